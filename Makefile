@@ -1,0 +1,56 @@
+# Each target prepares what it needs: a fresh machine with Python 3.11 and make is enough.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+METHOD ?= ss_cm_rsir
+DEMO_ARGS ?=
+
+.PHONY: help env demo test lint types proto pipelines bench lock ci clean
+help:            ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+env: $(STAMP)    ## create .venv from the locked requirements
+$(STAMP): requirements/dev.txt pyproject.toml
+	command -v $(PYTHON) >/dev/null || { echo "eoforge needs Python 3.11; '$(PYTHON)' was not found. Install it, or name yours: make PYTHON=python3 ..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: env        ## archive -> table -> trained model -> index -> service -> answered queries -> demo/report.html
+	$(BIN)/eoforge demo --method $(METHOD) $(DEMO_ARGS)
+
+test: env        ## all tests (kernels in two processes: plain, then through the Triton interpreter)
+	bash tests/run.sh $(BIN)
+
+lint: env        ## style and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
+
+types: env       ## mypy --strict on our packages
+	$(BIN)/mypy
+
+proto: env       ## regenerate eoforge/api from proto/
+	$(BIN)/python -m scripts.generate_proto
+
+pipelines: env   ## recompile pipelines/compiled/*.yaml
+	$(BIN)/python -m pipelines.compile
+
+bench: env       ## every benchmark, results into benchmarks/results/<device>/
+	$(BIN)/python -m benchmarks
+
+lock: env        ## recompile requirements/*.txt from pyproject.toml
+	$(BIN)/python -m scripts.lock
+
+ci:              ## what CI runs
+	bash .ci/run
+
+clean:           ## remove what the targets made (not the environment)
+	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""eoforge: search, compress and learn from satellite archives without moving the pixels."""

@@ -1,0 +1,80 @@
+"""Bands of Sentinel-1 and Sentinel-2 as reBEN stores them, on their native grids.
+
+Two band orders circulate for BigEarthNet models (facts: v0.1.1 puts S2 first with B8A last, v0.2.0 puts S1 first).
+Nothing here guesses: every function that stacks channels takes the band names, and every bundle records them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eoforge.errors import UsageError
+
+PATCH_METRES = 1200
+"""Side of a patch on the ground, in metres."""
+
+
+@dataclass(frozen=True)
+class BandGroup:
+    """Bands that share one grid and so one tensor column of ``patches.lance``.
+
+    Attributes:
+        column: Name of the column.
+        bands: Band names in channel order.
+        size: Side in pixels.
+        resolution: Metres per pixel.
+        dtype: NumPy dtype name.
+    """
+
+    column: str
+    bands: tuple[str, ...]
+    size: int
+    resolution: int
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)``."""
+        return (len(self.bands), self.size, self.size)
+
+
+S2_10M = BandGroup("s2_10m", ("B02", "B03", "B04", "B08"), 120, 10, "uint16")
+S2_20M = BandGroup("s2_20m", ("B05", "B06", "B07", "B8A", "B11", "B12"), 60, 20, "uint16")
+S2_60M = BandGroup("s2_60m", ("B01", "B09"), 20, 60, "uint16")
+S1_10M = BandGroup("s1", ("VV", "VH"), 120, 10, "float32")
+
+GROUPS: tuple[BandGroup, ...] = (S2_10M, S2_20M, S2_60M, S1_10M)
+GROUP_OF: dict[str, BandGroup] = {band: group for group in GROUPS for band in group.bands}
+
+S1_BANDS: tuple[str, ...] = S1_10M.bands
+S2_BANDS: tuple[str, ...] = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+"""All twelve optical bands in spectral order."""
+S2_BANDS_10: tuple[str, ...] = tuple(b for b in S2_BANDS if b not in S2_60M.bands)
+"""The ten bands at 10 and 20 m, in spectral order (what most BigEarthNet models read)."""
+
+MODALITIES: dict[str, tuple[str, ...]] = {"s1": S1_BANDS, "s2": S2_BANDS}
+"""The two sensors and every band each has."""
+
+
+def require_modality(name: str) -> str:
+    """Returns ``name`` if it is ``s1`` or ``s2``.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if name not in MODALITIES:
+        raise UsageError(f"modality must be one of {', '.join(MODALITIES)}; got {name!r}")
+    return name
+
+
+def require_bands(bands: tuple[str, ...], modality: str) -> tuple[str, ...]:
+    """Returns ``bands`` if all are distinct bands of ``modality``.
+
+    Raises:
+        UsageError: A band is unknown, of the other sensor, or named twice.
+    """
+    known = MODALITIES[require_modality(modality)]
+    wrong = [b for b in bands if b not in known]
+    if wrong or len(set(bands)) != len(bands) or not bands:
+        raise UsageError(f"bands of {modality} must be distinct names out of {', '.join(known)}; got {', '.join(bands) or 'none'}")
+    return bands

@@ -1,0 +1,130 @@
+"""The Lance schemas: the contract between ingestion, training, indexing and serving.
+
+``patches.lance`` holds one row per Sentinel-1/Sentinel-2 patch pair, rasters on their native grids (304,000 B a row
+instead of 691,200 B upsampled to float). ``codes.lance`` holds one row per (patch, modality) and bundle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from eoforge.data.bands import GROUPS, S2_10M
+from eoforge.errors import DataRefused, UsageError
+
+PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
+"""Field metadata that lets Lance detect two writers of the same key."""
+
+MAX_CODE_BITS = 512
+
+
+def _key(name: str, dtype: pa.DataType) -> pa.Field:
+    return pa.field(name, dtype, nullable=False, metadata=PRIMARY_KEY)
+
+
+def _required(name: str, dtype: pa.DataType) -> pa.Field:
+    return pa.field(name, dtype, nullable=False)
+
+
+_UTC = pa.timestamp("us", tz="UTC")
+
+METADATA_FIELDS: tuple[pa.Field, ...] = (
+    _key("patch_id", pa.string()),
+    _required("s1_name", pa.string()),
+    _required("s2v1_name", pa.string()),
+    _required("split", pa.string()),
+    _required("country", pa.string()),
+    _required("labels", pa.list_(pa.string())),
+    _required("label_mask", pa.uint32()),
+    _required("contains_seasonal_snow", pa.bool_()),
+    _required("contains_cloud_or_shadow", pa.bool_()),
+    _required("acquired_s2", _UTC),
+    _required("acquired_s1", _UTC),
+    _required("mgrs_tile", pa.string()),
+    _required("epsg", pa.int32()),
+    _required("ulx", pa.int32()),
+    _required("uly", pa.int32()),
+    _required("lon_min", pa.float64()),
+    _required("lat_min", pa.float64()),
+    _required("lon_max", pa.float64()),
+    _required("lat_max", pa.float64()),
+)
+"""Everything but pixels; ``ulx``/``uly`` are metres in ``epsg``, the lon/lat bounds degrees in WGS 84."""
+
+RASTER_FIELDS: tuple[pa.Field, ...] = (
+    *(_required(g.column, pa.fixed_shape_tensor(pa.type_for_alias(g.dtype), g.shape)) for g in GROUPS),
+    pa.field("reference_map", pa.fixed_shape_tensor(pa.uint16(), (S2_10M.size, S2_10M.size))),
+)
+
+PATCHES: pa.Schema = pa.schema([*METADATA_FIELDS, *RASTER_FIELDS, _required("digest", pa.string())])
+METADATA_COLUMNS: tuple[str, ...] = tuple(f.name for f in METADATA_FIELDS)
+RASTER_COLUMNS: tuple[str, ...] = tuple(f.name for f in RASTER_FIELDS)
+
+QUARANTINE: pa.Schema = pa.schema(
+    [
+        _key("patch_id", pa.string()),
+        _key("reason", pa.string()),
+        _required("detail", pa.string()),
+        _required("file", pa.string()),
+        _required("ingest_id", pa.string()),
+    ]
+)
+
+
+def codes_schema(bits: int, embedding_dim: int, metadata: dict[str, str]) -> pa.Schema:
+    """Schema of ``codes.lance``: one row per (patch_id, modality).
+
+    Args:
+        bits: Code length K, a multiple of 8 in 8..512.
+        embedding_dim: Length of the float embedding (its column stays nullable).
+        metadata: Names the bundle and the patches version the codes were made from.
+
+    Raises:
+        UsageError: ``bits`` is out of range or no multiple of 8.
+    """
+    if bits % 8 or not 8 <= bits <= MAX_CODE_BITS:
+        raise UsageError(f"code length must be a multiple of 8 between 8 and {MAX_CODE_BITS} bits; got {bits}")
+    return pa.schema(
+        [
+            _key("patch_id", pa.string()),
+            _key("modality", pa.string()),
+            _required("code", pa.list_(pa.uint8(), bits // 8)),
+            pa.field("embedding", pa.list_(pa.float32(), embedding_dim)),
+        ],
+        metadata=metadata,
+    )
+
+
+def tensor_column(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Turns a fixed-shape-tensor column into ``(array [N, ...], validity [N] bool)``; null rows become zeros.
+
+    The obvious conversions raise on nulls (``to_numpy_ndarray``) or drop the null rows and so shift all that follow
+    (``storage.flatten``). For ``reference_map`` the zeros are the ignore value.
+
+    Raises:
+        DataRefused: The column is no fixed-shape tensor.
+    """
+    if not isinstance(column.type, pa.FixedShapeTensorType):
+        raise DataRefused(f"expected a fixed-shape tensor column, got {column.type}")
+    shape = tuple(column.type.shape)
+    dtype = column.type.value_type.to_pandas_dtype()
+    out = np.zeros((len(column), *shape), dtype=dtype)
+    valid = np.ones(len(column), dtype=bool)
+    per_row = int(np.prod(shape))
+    offset = 0
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        rows = slice(offset, offset + len(chunk))
+        storage = chunk.storage
+        if chunk.null_count:
+            valid[rows] = chunk.is_valid().to_numpy(zero_copy_only=False)
+        # .values ignores the offset of a sliced array and keeps the slots of null rows: index them ourselves.
+        values = storage.values
+        values = (values.fill_null(0) if values.null_count else values).to_numpy(zero_copy_only=False)
+        values = values[storage.offset * per_row : (storage.offset + len(chunk)) * per_row].reshape(-1, *shape)
+        out[rows] = values
+        if chunk.null_count:
+            out[rows][~valid[rows]] = 0
+        offset += len(chunk)
+    return out, valid

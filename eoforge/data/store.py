@@ -1,0 +1,189 @@
+"""Where tables and files live: one way to address a local folder and an S3-compatible bucket.
+
+URIs are local paths or ``s3://bucket/prefix``. S3 credentials and endpoint come from the usual environment
+(``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``), which is
+what a Kubernetes secret provides; nothing is configured twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lance
+import obstore
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import LocalStore, S3Store
+
+from eoforge.errors import NotFound, StoreError, UsageError
+
+S3_SCHEME = "s3://"
+
+
+@dataclass(frozen=True)
+class TableRef:
+    """A table, optionally at a version: ``TABLE[@version]``."""
+
+    uri: str
+    version: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> TableRef:
+        """Parses ``URI`` or ``URI@7``.
+
+        Raises:
+            UsageError: What follows the last ``@`` of the final path part is no positive number.
+        """
+        head, at, tail = text.rpartition("@")
+        if not at or "/" in tail:
+            return cls(normalise(text))
+        if not tail.isdigit() or int(tail) < 1:
+            raise UsageError(f"expected TABLE or TABLE@VERSION with a positive version number; got {text!r}")
+        return cls(normalise(head), int(tail))
+
+    def __str__(self) -> str:
+        return self.uri if self.version is None else f"{self.uri}@{self.version}"
+
+
+def is_s3(uri: str) -> bool:
+    """Whether ``uri`` names an object store."""
+    return uri.startswith(S3_SCHEME)
+
+
+def normalise(uri: str) -> str:
+    """Absolute local path, or the S3 URI without a trailing slash.
+
+    Raises:
+        UsageError: The scheme is neither ``s3`` nor ``file``, or the bucket is missing.
+    """
+    if is_s3(uri):
+        if not uri[len(S3_SCHEME) :].strip("/"):
+            raise UsageError(f"expected s3://BUCKET/PREFIX; got {uri!r}")
+        return uri.rstrip("/")
+    if "://" in uri and not uri.startswith("file://"):
+        raise UsageError(f"expected a local path or s3://BUCKET/PREFIX; got {uri!r}")
+    return str(Path(uri.removeprefix("file://")).expanduser().absolute())
+
+
+def join(uri: str, *parts: str) -> str:
+    """``uri`` with path parts appended."""
+    return "/".join([uri.rstrip("/"), *(p.strip("/") for p in parts)])
+
+
+def storage_options(uri: str) -> dict[str, str] | None:
+    """Lance's ``storage_options`` for ``uri``: None for local paths, the AWS environment for S3."""
+    if not is_s3(uri):
+        return None
+    env = os.environ
+    options = {
+        "aws_access_key_id": env.get("AWS_ACCESS_KEY_ID"),
+        "aws_secret_access_key": env.get("AWS_SECRET_ACCESS_KEY"),
+        "aws_session_token": env.get("AWS_SESSION_TOKEN"),
+        "aws_region": env.get("AWS_REGION", env.get("AWS_DEFAULT_REGION", "us-east-1")),
+        "aws_endpoint": env.get("AWS_ENDPOINT_URL"),
+    }
+    if (env.get("AWS_ENDPOINT_URL") or "").startswith("http://"):
+        options["allow_http"] = "true"
+    return {k: v for k, v in options.items() if v}
+
+
+class ObjectStore:
+    """Files below one root, local or S3; keys are relative with ``/``."""
+
+    def __init__(self, root: str) -> None:
+        self.root = normalise(root)
+        if is_s3(self.root):
+            bucket, _, prefix = self.root[len(S3_SCHEME) :].partition("/")
+            options = dict(storage_options(self.root) or {})
+            allow_http = options.pop("allow_http", "false") == "true"
+            self._store: Any = S3Store(
+                bucket,
+                prefix=prefix or None,
+                config={k: v for k, v in options.items()},
+                client_options={"allow_http": allow_http, "timeout": "60s"},
+            )
+        else:
+            self._store = LocalStore(self.root, mkdir=True)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes ``data`` at ``key``, replacing what is there; readers see the old or the new bytes, never a part."""
+        self._call(obstore.put, key, data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Writes ``data`` only if ``key`` does not exist; False if it did. Atomic between racing writers."""
+        try:
+            self._call(obstore.put, key, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def get(self, key: str) -> bytes:
+        """The bytes at ``key``.
+
+        Raises:
+            NotFound: There is no such object.
+        """
+        return bytes(self._call(obstore.get, key).bytes())
+
+    def exists(self, key: str) -> bool:
+        """Whether ``key`` exists."""
+        try:
+            self._call(obstore.head, key)
+        except NotFound:
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Keys below ``prefix``, in lexicographic order."""
+        try:
+            found = [str(meta["path"]) for page in obstore.list(self._store, prefix or None) for meta in page]
+        except Exception as error:
+            raise StoreError(f"cannot list {join(self.root, prefix)}: {error}") from error
+        yield from sorted(found)
+
+    def delete(self, key: str) -> None:
+        """Removes ``key`` if it exists."""
+        try:
+            self._call(obstore.delete, key)
+        except NotFound:
+            return
+
+    def _call(self, function: Any, key: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(self._store, key, *args, **kwargs)
+        except AlreadyExistsError as error:
+            raise FileExistsError(key) from error
+        except FileNotFoundError as error:
+            raise NotFound(f"{join(self.root, key)} does not exist") from error
+        except Exception as error:
+            raise StoreError(
+                f"{function.__name__} {join(self.root, key)} failed: {error}. "
+                "Check endpoint and credentials with `eoforge doctor`."
+            ) from error
+
+
+def open_table(ref: TableRef | str) -> lance.LanceDataset:
+    """Opens a Lance table at its version, or the newest.
+
+    Raises:
+        NotFound: There is no table, or no such version.
+    """
+    ref = TableRef.parse(ref) if isinstance(ref, str) else ref
+    try:
+        return lance.dataset(ref.uri, version=ref.version, storage_options=storage_options(ref.uri))
+    except (ValueError, FileNotFoundError) as error:
+        raise NotFound(f"no Lance table at {ref}: {error}") from error
+    except OSError as error:
+        raise StoreError(f"cannot open {ref}: {error}. Check with `eoforge doctor`.") from error
+
+
+def table_exists(uri: str) -> bool:
+    """Whether ``uri`` holds a Lance table."""
+    try:
+        open_table(TableRef(normalise(uri)))
+    except NotFound:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Kubeflow pipelines: thin wrappers over plain functions of the library."""

@@ -1,0 +1,1 @@
+"""gRPC and KServe services, one folder each, over a shared runtime."""
