@@ -1,0 +1,203 @@
+"""The ``eoforge`` command.
+
+Every command wraps one plain function of the library, takes ``--json``, and ends with 0 (done), 2 (usage), 3 (data
+refused) or 1 (anything else). This package alone may import ``services`` and ``pipelines``, and heavy imports stay
+inside the functions so that ``eoforge --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eoforge.cli import output
+from eoforge.cli.search import register_search
+from eoforge.errors import EoforgeError, UsageError
+
+app = typer.Typer(
+    name="eoforge",
+    help="Search, compress and learn from satellite archives without moving the pixels.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+serve_app = typer.Typer(help="Run one of the services.", no_args_is_help=True)
+app.add_typer(serve_app, name="serve")
+register_search(app)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.", callback=lambda v: _json(v))]
+Preset = Annotated[str, typer.Option(help="tiny (a laptop's CPU, minutes) or paper (the published configuration).")]
+
+
+def _json(value: bool) -> bool:
+    output.configure(value)
+    return value
+
+
+@app.command()
+def synth(
+    out: Annotated[str, typer.Argument(help="Folder to write; must be empty or absent.")],
+    patches: Annotated[int, typer.Option(min=1, help="Number of patch pairs.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    json: Json = False,
+) -> None:
+    """Write a synthetic archive in the official reBEN layout."""
+    from eoforge.data.synthetic import generate_archive
+
+    output.emit(generate_archive(out, patches, seed, workers=workers), title="synthetic archive")
+
+
+@app.command()
+def ingest(
+    archive: Annotated[str, typer.Argument(help="Directory, s3:// prefix, folder of .tar/.tar.zst, or rico-hdl LMDB.")],
+    table: Annotated[str, typer.Argument(help="Lance table to create or grow: a path or s3:// URI.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read and write shards.")] = 1,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse the whole archive if one patch is bad.")] = False,
+    json: Json = False,
+) -> None:
+    """Ingest an archive into a Lance table, exactly once; run it again after any interruption."""
+    from eoforge.data.ingest import ingest as run
+
+    output.emit(run(archive, table, workers=workers, strict=strict), title="ingested")
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Argument(help="Name of the method, for example ss_cm_rsir.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Configuration overrides, key=value.")] = None,
+    data: Annotated[str, typer.Option(help="TABLE or TABLE@VERSION.")] = ...,  # type: ignore[assignment]  # typer: required
+    out: Annotated[str, typer.Option(help="Where run bundles go: a path or s3:// URI.")] = ...,  # type: ignore[assignment]  # typer: required
+    preset: Preset = "tiny",
+    config: Annotated[Path | None, typer.Option(help="Configuration file; overrides win over it.")] = None,
+    json: Json = False,
+) -> None:
+    """Train a method and write a run bundle; an interrupted run resumes where it stopped."""
+    from eoforge.data.store import TableRef
+    from eoforge.methods import get_method
+
+    chosen = get_method(method)
+    settings = chosen.config(preset, _pairs(overrides or []), str(config) if config else None)
+    bundle = chosen.train(TableRef.parse(data), out, settings)
+    # Under torchrun every rank gets here; one line of result is enough.
+    if _rank() == 0:
+        output.emit({"bundle": bundle.uri, "bundle_id": bundle.id, **_scalars(bundle.metrics)}, title="trained")
+
+
+@app.command("eval")
+def evaluate(
+    bundle: Annotated[str, typer.Argument(help="Run bundle: a path or s3:// URI.")],
+    data: Annotated[str, typer.Option(help="TABLE or TABLE@VERSION.")] = ...,  # type: ignore[assignment]  # typer: required
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Cut-off of the metrics.")] = 10,
+    out: Annotated[str | None, typer.Option(help="Folder for metrics.json and report.html.")] = None,
+    json: Json = False,
+) -> None:
+    """Evaluate a bundle: retrieval in four directions against random codes and the untrained network."""
+    from eoforge.bundle import load_bundle
+    from eoforge.data.store import TableRef
+    from eoforge.methods.evaluate import evaluate as run
+
+    output.emit(run(load_bundle(bundle), TableRef.parse(data), k=k, out=out), title="evaluation")
+
+
+@app.command()
+def index(
+    bundle: Annotated[str, typer.Argument(help="Run bundle that encodes.")],
+    table: Annotated[str, typer.Argument(help="TABLE or TABLE@VERSION with the patches.")],
+    codes: Annotated[str, typer.Argument(help="Lance table for the codes.")],
+    json: Json = False,
+) -> None:
+    """Encode every patch of a table into binary codes, exactly once."""
+    from eoforge.data.store import TableRef
+    from eoforge.index.build import build_index
+
+    output.emit(build_index(bundle, TableRef.parse(table), codes), title="indexed")
+
+
+@serve_app.command("retrieval")
+def serve_retrieval(
+    codes: Annotated[str | None, typer.Option(help="codes.lance to serve [EOFORGE_CODES_URI].")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind [EOFORGE_HOST].")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="gRPC port [EOFORGE_PORT].")] = None,
+    rest_port: Annotated[int | None, typer.Option(min=0, max=65535, help="REST and metrics port [EOFORGE_REST_PORT].")] = None,
+    json: Json = False,
+) -> None:
+    """Serve retrieval: the typed gRPC API and KServe's Open Inference Protocol V2 in one process."""
+    from services.retrieval.server import run
+    from services.retrieval.settings import RetrievalSettings
+
+    given = {"codes_uri": codes, "host": host, "port": port, "rest_port": rest_port}
+    run(RetrievalSettings(**{k: v for k, v in given.items() if v is not None}))
+
+
+@app.command()
+def doctor(
+    uri: Annotated[str | None, typer.Argument(help="Store to probe: a path or s3:// URI.")] = None,
+    json: Json = False,
+) -> None:
+    """Probe this machine and, if named, an object store: credentials, conditional PUT with racing writers, range reads."""
+    from eoforge.data.doctor import probe_machine, probe_store
+    from eoforge.errors import StoreError
+
+    checks = probe_machine() + (probe_store(uri) if uri else [])
+    output.emit_rows([output.as_dict(c) for c in checks], title="doctor")
+    failed = [c for c in checks if not c.ok]
+    if failed:
+        raise StoreError("; ".join(f"{c.name}: {c.detail}. {c.advice}" for c in failed))
+
+
+@app.command()
+def demo(
+    archive: Annotated[str | None, typer.Option(help="An archive of yours; a synthetic one is made otherwise.")] = None,
+    store: Annotated[str | None, typer.Option(help="s3:// URI or folder for tables; 's3' starts a SeaweedFS for the demo.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    method: Annotated[str, typer.Option(help="Method to train.")] = "ss_cm_rsir",
+    patches: Annotated[int, typer.Option(min=60, help="Size of the synthetic archive.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Run the main job end to end: archive, table, trained model, index, running service, answered queries, report."""
+    from eoforge.cli.demo import run_demo
+
+    output.emit(run_demo(out, archive=archive, store=store, method=method, patches=patches, seed=seed), title="demo")
+
+
+def _pairs(overrides: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"expected configuration overrides as key=value; got {text!r}")
+        pairs[key.strip()] = value
+    return pairs
+
+
+def _scalars(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in metrics.items() if isinstance(v, int | float | str)}
+
+
+def _rank() -> int:
+    import os
+
+    return int(os.environ.get("RANK", "0"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code; this is also what pipelines and tests call."""
+    args = sys.argv[1:] if argv is None else argv
+    output.configure("--json" in args)
+    try:
+        app(args=args)
+    except EoforgeError as error:
+        return output.fail(error)
+    except SystemExit as end:  # typer's own ending: 0, or 2 after it printed what is wrong with the call
+        return end.code if isinstance(end.code, int) else 1
+    return 0
+
+
+def entry() -> None:
+    """Console script."""
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What every command prints and how it ends: one result, for people or as JSON, and one exit code per kind of failure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from rich.console import Console
+from rich.table import Table
+
+from eoforge.errors import EoforgeError
+
+_state = {"json": False}
+_out = Console()
+_err = Console(stderr=True)
+
+
+def configure(as_json: bool) -> None:
+    """Chooses JSON or human output for this process; logs always go to standard error."""
+    _state["json"] = as_json
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    machine = as_json or not sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer() if machine else structlog.dev.ConsoleRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
+
+
+def as_dict(result: Any) -> dict[str, Any]:
+    """A result dataclass or mapping as a plain dict."""
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        return dataclasses.asdict(result)
+    return dict(result)
+
+
+def emit(result: Any, *, title: str | None = None) -> None:
+    """Prints a flat result: one JSON line with ``--json``, a two-column table otherwise."""
+    values = as_dict(result)
+    if _state["json"]:
+        # Not through rich: a consumer reads this line, so it must not be wrapped to a terminal's width.
+        print(json.dumps(values, default=str), flush=True)
+        return
+    table = Table(title=title, show_header=False, title_justify="left")
+    for key, value in values.items():
+        text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+        table.add_row(key.replace("_", " "), text)
+    _out.print(table)
+
+
+def emit_rows(rows: list[dict[str, Any]], *, title: str | None = None) -> None:
+    """Prints rows: a JSON list with ``--json``, a table otherwise."""
+    if _state["json"]:
+        print(json.dumps(rows, default=str), flush=True)
+        return
+    table = Table(*(k.replace("_", " ") for k in (rows[0] if rows else {})), title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(v) for v in row.values()))
+    _out.print(table)
+
+
+def say(text: str) -> None:
+    """A line for people, on standard error so that it never mixes with results."""
+    if not _state["json"]:
+        _err.print(text, highlight=False)
+
+
+def fail(error: EoforgeError) -> int:
+    """Prints ``error`` and returns the exit code of its kind."""
+    return fail_with(error.reason, str(error), error.exit_code)
+
+
+def fail_with(reason: str, message: str, exit_code: int) -> int:
+    """Prints a failure, as JSON on standard error with ``--json``, and returns ``exit_code``."""
+    if _state["json"]:
+        print(json.dumps({"error": {"reason": reason, "message": message, "exit_code": exit_code}}), file=sys.stderr)
+    else:
+        _err.print(f"[bold red]error[/] ({reason}): ", end="")
+        _err.print(message, markup=False, highlight=False)
+    return exit_code

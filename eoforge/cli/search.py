@@ -1,0 +1,75 @@
+"""``eoforge search``: ask a running retrieval service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eoforge.cli import output
+from eoforge.errors import NotFound, UsageError
+
+
+def register_search(app: typer.Typer) -> None:
+    """Adds the ``search`` command to ``app``."""
+
+    @app.command()
+    def search(
+        server: Annotated[str, typer.Option(help="HOST:PORT of a retrieval service.")] = "127.0.0.1:8081",
+        patch_id: Annotated[str | None, typer.Option(help="Query by a patch of the archive.")] = None,
+        image: Annotated[Path | None, typer.Option(help="Query by a multi-band GeoTIFF.")] = None,
+        from_: Annotated[str, typer.Option("--from", help="Sensor of the query: s1 or s2.")] = "s1",
+        to: Annotated[str, typer.Option("--to", help="Sensor of the hits: s1 or s2.")] = "s2",
+        k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of hits.")] = 10,
+        country: Annotated[list[str] | None, typer.Option(help="Only these countries (repeat).")] = None,
+        split: Annotated[list[str] | None, typer.Option(help="Only these splits (repeat).")] = None,
+        label: Annotated[list[str] | None, typer.Option(help="Any of these labels (repeat).")] = None,
+        all_labels: Annotated[list[str] | None, typer.Option(help="All of these labels (repeat).")] = None,
+        bbox: Annotated[str | None, typer.Option(help="LON_MIN,LAT_MIN,LON_MAX,LAT_MAX in degrees.")] = None,
+        exclude_snow: Annotated[bool, typer.Option("--no-snow", help="Leave out patches with seasonal snow.")] = False,
+        exclude_cloud: Annotated[bool, typer.Option("--no-cloud", help="Leave out patches with cloud or shadow.")] = False,
+        ca: Annotated[Path | None, typer.Option(help="CA certificate; turns TLS on.")] = None,
+        token: Annotated[str | None, typer.Option(envvar="EOFORGE_TOKEN", help="Bearer token.")] = None,
+        json: Annotated[bool, typer.Option("--json", help="Print the hits as JSON.", callback=_configure)] = False,
+    ) -> None:
+        """Find the patches most similar to one patch or image, across sensors."""
+        from eoforge.client import RetrievalClient, SearchFilter
+
+        if (patch_id is None) == (image is None):
+            raise UsageError("give exactly one of --patch-id and --image")
+        wanted = SearchFilter(
+            countries=tuple(country or ()),
+            splits=tuple(split or ()),
+            labels_any=tuple(label or ()),
+            labels_all=tuple(all_labels or ()),
+            bbox=_bbox(bbox) if bbox else None,
+            exclude_snow=exclude_snow,
+            exclude_cloud=exclude_cloud,
+        )
+        with RetrievalClient(server, ca_file=str(ca) if ca else None, token=token) as client:
+            if patch_id is not None:
+                hits = client.search(patch_id=patch_id, source=from_, target=to, k=k, filter=wanted)
+            else:
+                hits = client.search(geotiff=_read(image), source=from_, target=to, k=k, filter=wanted)
+        output.emit_rows([output.as_dict(h) for h in hits])
+
+
+def _configure(value: bool) -> bool:
+    output.configure(value)
+    return value
+
+
+def _bbox(text: str) -> tuple[float, float, float, float]:
+    parts = text.split(",")
+    try:
+        lon_min, lat_min, lon_max, lat_max = (float(p) for p in parts)
+    except ValueError:
+        raise UsageError(f"--bbox wants LON_MIN,LAT_MIN,LON_MAX,LAT_MAX in degrees; got {text!r}") from None
+    return lon_min, lat_min, lon_max, lat_max
+
+
+def _read(path: Path | None) -> bytes:
+    if path is None or not path.is_file():
+        raise NotFound(f"no image at {path}")
+    return path.read_bytes()
