@@ -1,0 +1,1 @@
+"""Binary codes of an archive: making them, keeping them, searching them."""

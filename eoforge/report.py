@@ -1,0 +1,130 @@
+"""Self-contained HTML pages: one file, no scripts, no links to anything outside, every text escaped.
+
+Reports of evaluation, ingestion and the demo share this skeleton. Functions that return HTML return :class:`Html`;
+everything else is text and is escaped when it enters the page, so a patch or country name cannot inject markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CSS = """
+:root{--ink:#1c2733;--soft:#5b6875;--line:#dfe5ea;--paper:#fff;--tint:#f4f7f9}
+:root{--accent:#0b6e99;--good:#1a7f4b;--bad:#b3412f}
+*{box-sizing:border-box}
+body{margin:0;background:var(--tint);color:var(--ink)}
+body{font:15px/1.5 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+main{max-width:1120px;margin:0 auto;padding:28px 20px 60px}
+h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:0 0 10px}p{margin:6px 0}
+.lead,.soft,figcaption{color:var(--soft)}
+section{background:var(--paper);border:1px solid var(--line);border-radius:10px}
+section{padding:18px 20px;margin:18px 0;overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:14px}
+th,td{padding:5px 12px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th{color:var(--soft);font-weight:600}th:first-child,td:first-child{text-align:left;padding-left:0}
+.tiles{display:flex;flex-wrap:wrap;gap:12px;margin:18px 0}
+.tile{flex:1 1 180px;background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:12px 16px}
+.tile b{display:block;font-size:24px;color:var(--accent)}.tile span{color:var(--soft);font-size:13px}
+figure{margin:0}figure img{max-width:100%;height:auto;display:block}
+.row{display:flex;gap:10px;margin:10px 0 18px}.card{width:132px;flex:none;font-size:12px;line-height:1.35}
+.card img{width:132px;height:132px;border-radius:6px;display:block;image-rendering:auto;border:3px solid var(--line)}
+.card.query img{border-color:var(--accent)}
+.card.partner img{border-color:var(--good)}.card.miss img{border-color:var(--bad)}
+.tag{display:inline-block;border-radius:4px;padding:0 5px;margin:2px 3px 0 0;background:var(--tint);color:var(--soft)}
+.tag.shared{background:#e2f3e9;color:var(--good)}
+footer{color:var(--soft);font-size:13px;margin-top:24px}
+"""
+
+
+class Html(str):
+    """A piece of HTML that is safe to put into a page as it stands."""
+
+    __slots__ = ()
+
+
+def escape(value: object) -> Html:
+    """``value`` as HTML: :class:`Html` as it stands, anything else escaped, quotes included."""
+    return value if isinstance(value, Html) else Html(html.escape(str(value), quote=True))
+
+
+def concat(parts: Iterable[object]) -> Html:
+    """The parts one after the other, text escaped."""
+    return Html("".join(escape(part) for part in parts))
+
+
+def element(tag: str, content: object = "", **attributes: str) -> Html:
+    """``<tag>content</tag>`` with escaped content and attributes; ``class_`` names the CSS classes."""
+    pairs = "".join(f' {name.rstrip("_")}="{html.escape(value)}"' for name, value in attributes.items())
+    return Html(f"<{tag}{pairs}>{escape(content)}</{tag}>")
+
+
+def page(title: str, lead: str, parts: Iterable[object], footer: str = "") -> str:
+    """A whole document.
+
+    Args:
+        title: Heading and window title.
+        lead: One sentence below the heading.
+        parts: Sections, tiles and figures in order.
+        footer: Where the numbers come from.
+    """
+    body = concat([element("h1", title), element("p", lead, class_="lead"), *parts, element("footer", footer)])
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_CSS}</style></head><body><main>{body}</main></body></html>\n"
+    )
+
+
+def section(title: str, *parts: object) -> Html:
+    """A titled box."""
+    return element("section", concat([element("h2", title), *parts]))
+
+
+def tiles(figures: Mapping[str, str]) -> Html:
+    """A row of key figures: caption to value."""
+    return element(
+        "div",
+        concat(
+            element("div", concat([element("b", v), element("span", k)]), class_="tile") for k, v in figures.items()
+        ),
+        class_="tiles",
+    )
+
+
+def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
+    """A table; floats are shown with four decimals, counts with thousands separators."""
+    head = element("tr", concat(element("th", cell) for cell in header))
+    body = concat(element("tr", concat(element("td", _cell(cell)) for cell in row)) for row in rows)
+    return element("table", concat([element("thead", head), element("tbody", body)]))
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return value
+
+
+def png_uri(png: bytes) -> str:
+    """PNG bytes as a ``data:`` URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def image(png: bytes, alt: str) -> Html:
+    """An ``<img>`` that carries its bytes."""
+    return Html(f'<img src="{png_uri(png)}" alt="{html.escape(alt)}">')
+
+
+def figure(fig: Figure, caption: str = "", dpi: int = 110) -> Html:
+    """A matplotlib figure as PNG inside the page."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
+    return element("figure", concat([image(buffer.getvalue(), caption), element("figcaption", caption)]))
