@@ -1,0 +1,199 @@
+"""What a reader yields and how it becomes rows of ``patches.lance``.
+
+A reader turns one metadata row (:class:`PatchMeta`) into a :class:`ReadResult`: a valid :class:`PatchPair`, or the
+:class:`Defect` list that says why there is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from eoforge.data.bands import GROUPS
+from eoforge.data.labels import mask_of
+from eoforge.data.names import parse_patch_id, parse_s1_name
+from eoforge.data.schema import PATCHES
+from eoforge.geo.footprint import footprint, lonlat_bounds
+
+
+class Reason(StrEnum):
+    """Why a patch is refused or (last entries) remarked upon. The values are stored in ``quarantine.lance``."""
+
+    BAD_NAME = "bad_name"
+    DUPLICATE_ID = "duplicate_id"
+    UNKNOWN_LABEL = "unknown_label"
+    S2_MISSING = "s2_missing"
+    S1_MISSING = "s1_missing"
+    MISSING_BAND = "missing_band"
+    UNREADABLE = "unreadable"
+    WRONG_SHAPE = "wrong_shape"
+    WRONG_DTYPE = "wrong_dtype"
+    CRS_MISMATCH = "crs_mismatch"
+    TRANSFORM_MISMATCH = "transform_mismatch"
+    NODATA_S2 = "nodata_s2"
+    NONFINITE_S1 = "nonfinite_s1"
+    UNKNOWN_CLC = "unknown_clc"
+    LABEL_MISMATCH = "label_mismatch"
+    SPLIT_MISMATCH = "split_mismatch"
+
+
+WARNINGS: frozenset[Reason] = frozenset({Reason.SPLIT_MISMATCH})
+"""Reasons that are reported but do not keep a patch out."""
+
+
+DIGEST_CHARS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PatchMeta:
+    """One row of the official metadata."""
+
+    patch_id: str
+    s1_name: str
+    s2v1_name: str
+    split: str
+    country: str
+    labels: tuple[str, ...]
+    contains_seasonal_snow: bool
+    contains_cloud_or_shadow: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PatchPair:
+    """A patch pair with everything that a row of ``patches.lance`` needs.
+
+    Attributes:
+        meta: The metadata row.
+        s2_10m: uint16 ``[4, 120, 120]``, reflectance x 10,000: B02 B03 B04 B08.
+        s2_20m: uint16 ``[6, 60, 60]``: B05 B06 B07 B8A B11 B12.
+        s2_60m: uint16 ``[2, 20, 20]``: B01 B09.
+        s1: float32 ``[2, 120, 120]``, dB: VV VH.
+        reference_map: uint16 ``[120, 120]`` CLC codes, or None where the archive has no map.
+    """
+
+    meta: PatchMeta
+    s2_10m: npt.NDArray[np.uint16]
+    s2_20m: npt.NDArray[np.uint16]
+    s2_60m: npt.NDArray[np.uint16]
+    s1: npt.NDArray[np.float32]
+    reference_map: npt.NDArray[np.uint16] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """One finding about one patch."""
+
+    patch_id: str
+    reason: Reason
+    detail: str
+    file: str
+
+    @property
+    def fatal(self) -> bool:
+        """Whether the patch is kept out because of it."""
+        return self.reason not in WARNINGS
+
+
+@dataclass(slots=True)
+class ReadResult:
+    """What became of one metadata row: ``pair`` is None exactly if a defect is fatal."""
+
+    meta: PatchMeta
+    pair: PatchPair | None
+    defects: list[Defect] = field(default_factory=list)
+
+
+def digest(pair: PatchPair) -> str:
+    """Content hash of a pair: 32 hex characters (128 bits of SHA-256) over its metadata and all pixels.
+
+    Two archives hold the same patch exactly if the digests are equal, whatever files the pixels came from.
+    """
+    meta = pair.meta
+    head = json.dumps(
+        [
+            meta.patch_id,
+            meta.s1_name,
+            meta.s2v1_name,
+            meta.split,
+            meta.country,
+            sorted(meta.labels),
+            meta.contains_seasonal_snow,
+            meta.contains_cloud_or_shadow,
+            pair.reference_map is not None,
+        ],
+        ensure_ascii=True,
+    )
+    state = hashlib.sha256(head.encode())
+    for group in GROUPS:
+        state.update(_bytes(getattr(pair, group.column), group.dtype))
+    if pair.reference_map is not None:
+        state.update(_bytes(pair.reference_map, "uint16"))
+    return state.hexdigest()[:DIGEST_CHARS]
+
+
+def _bytes(array: npt.NDArray[np.generic], dtype: str) -> memoryview:
+    """Row-major little-endian bytes, the same on every machine."""
+    return np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<")).data
+
+
+def record_batch(pairs: Sequence[PatchPair]) -> pa.RecordBatch:
+    """Pairs as rows of :data:`eoforge.data.schema.PATCHES`, with the derived columns filled in.
+
+    Raises:
+        DataRefused: A name or label is malformed (validated pairs never are).
+    """
+    metas = [p.meta for p in pairs]
+    patches = [parse_patch_id(m.patch_id) for m in metas]
+    scenes = [parse_s1_name(m.s1_name).scene for m in metas]
+    places = [footprint(p) for p in patches]
+    epsg, ulx, uly = np.array([(f.epsg, f.ulx, f.uly) for f in places], dtype=np.int32).reshape(-1, 3).T
+    bounds = lonlat_bounds(epsg, ulx, uly)
+    columns: dict[str, object] = {
+        "patch_id": [m.patch_id for m in metas],
+        "s1_name": [m.s1_name for m in metas],
+        "s2v1_name": [m.s2v1_name for m in metas],
+        "split": [m.split for m in metas],
+        "country": [m.country for m in metas],
+        "labels": [list(m.labels) for m in metas],
+        "label_mask": [mask_of(m.labels) for m in metas],
+        "contains_seasonal_snow": [m.contains_seasonal_snow for m in metas],
+        "contains_cloud_or_shadow": [m.contains_cloud_or_shadow for m in metas],
+        "acquired_s2": [p.tile.acquired for p in patches],
+        "acquired_s1": [s.acquired for s in scenes],
+        "mgrs_tile": [p.tile.mgrs for p in patches],
+        "epsg": epsg,
+        "ulx": ulx,
+        "uly": uly,
+        "lon_min": bounds[:, 0],
+        "lat_min": bounds[:, 1],
+        "lon_max": bounds[:, 2],
+        "lat_max": bounds[:, 3],
+        "digest": [digest(p) for p in pairs],
+    }
+    arrays = {name: pa.array(values, type=PATCHES.field(name).type) for name, values in columns.items()}
+    for group in GROUPS:
+        arrays[group.column] = _tensors([getattr(p, group.column) for p in pairs], PATCHES.field(group.column).type)
+    arrays["reference_map"] = _tensors([p.reference_map for p in pairs], PATCHES.field("reference_map").type)
+    return pa.record_batch([arrays[name] for name in PATCHES.names], schema=PATCHES)
+
+
+def _tensors(
+    values: Sequence[npt.NDArray[np.generic] | None], dtype: pa.FixedShapeTensorType
+) -> pa.FixedShapeTensorArray:
+    """Arrays of one shape as one tensor column in a single copy; None becomes null over zeros."""
+    out = np.zeros((len(values), *dtype.shape), dtype=dtype.value_type.to_pandas_dtype())
+    for slot, value in zip(out, values, strict=True):
+        if value is not None:
+            slot[...] = value
+    missing = np.array([v is None for v in values], dtype=bool)
+    storage = pa.FixedSizeListArray.from_arrays(
+        pa.array(out.reshape(-1)), int(np.prod(dtype.shape)), mask=pa.array(missing) if missing.any() else None
+    )
+    return pa.ExtensionArray.from_storage(dtype, storage)

@@ -1,0 +1,1 @@
+"""Where patches lie on the ground: MGRS tiles, UTM footprints, geographic bounds."""

@@ -1,0 +1,107 @@
+"""From a patch name to the ground it covers: UTM zone, upper-left corner, geographic bounds.
+
+reBEN's rasters carry their CRS and transform, but so does the name alone: a Sentinel-2 tile starts at the north-west
+corner of its MGRS 100 km square, snapped outwards to the 60 m grid, and patches step 1,200 m from there. The formula
+agrees with all published v1 geometries (facts: 208,536 checked, none differs); LMDB copies lost the georeference, so
+for them the name is the only source.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from pyproj import Transformer
+
+from eoforge.data.bands import PATCH_METRES
+from eoforge.data.names import PatchName
+from eoforge.errors import DataRefused
+
+_SQUARE = 100_000
+_ROW_CYCLE = 2_000_000
+_GRID = 60
+_UTM_NORTH = 32_600
+_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
+_ROWS = "ABCDEFGHJKLMNPQRSTUV"
+# Row letters repeat every 2,000 km; the least northing of any square in a latitude band (8 degrees each from the
+# equator, rounded down to 100 km) says which repetition is meant.
+_BAND_NORTHING = {
+    "N": 0, "P": 800_000, "Q": 1_700_000, "R": 2_600_000, "S": 3_500_000,
+    "T": 4_400_000, "U": 5_300_000, "V": 6_200_000, "W": 7_000_000, "X": 7_900_000,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """A patch on the ground: 1,200 m x 1,200 m, its upper-left corner in metres of the UTM zone ``epsg``."""
+
+    epsg: int
+    ulx: int
+    uly: int
+
+
+@lru_cache(maxsize=4096)
+def tile_origin(mgrs: str) -> Footprint:
+    """Zone and upper-left corner of a Sentinel-2 tile such as ``33UUP``.
+
+    Raises:
+        DataRefused: The tile lies in the southern hemisphere, or its letters name no 100 km square.
+    """
+    zone, band, column, row = int(mgrs[:2]), mgrs[2], mgrs[3], mgrs[4]
+    if band not in _BAND_NORTHING:
+        raise DataRefused(
+            f"tile {mgrs!r}: only the northern bands {''.join(_BAND_NORTHING)} are known; reBEN has no other"
+        )
+    # Eight column letters per zone, starting over every three zones; even zones start their rows at F.
+    easting = (_LETTERS.find(column) - (zone - 1) % 3 * 8 + 1) * _SQUARE
+    if not _SQUARE <= easting <= 8 * _SQUARE or row not in _ROWS:
+        raise DataRefused(f"tile {mgrs!r}: zone {zone} has no 100 km square {column}{row}")
+    northing = (_ROWS.index(row) - (0 if zone % 2 else 5)) % len(_ROWS) * _SQUARE
+    northing += max(0, math.ceil((_BAND_NORTHING[band] - northing) / _ROW_CYCLE)) * _ROW_CYCLE
+    return Footprint(
+        epsg=_UTM_NORTH + zone,
+        ulx=easting // _GRID * _GRID,
+        uly=-(-(northing + _SQUARE) // _GRID) * _GRID,
+    )
+
+
+def footprint(patch: PatchName) -> Footprint:
+    """Zone and upper-left corner of a patch.
+
+    Raises:
+        DataRefused: Its tile names no square of the northern hemisphere.
+    """
+    origin = tile_origin(patch.tile.mgrs)
+    return Footprint(origin.epsg, origin.ulx + PATCH_METRES * patch.x, origin.uly - PATCH_METRES * patch.y)
+
+
+@lru_cache(maxsize=64)
+def _to_wgs84(epsg: int) -> Transformer:
+    return Transformer.from_crs(epsg, 4326, always_xy=True)
+
+
+def lonlat_bounds(
+    epsg: npt.NDArray[np.int32], ulx: npt.NDArray[np.int32], uly: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float64]:
+    """Geographic bounds of patches, from their four corners (edges bulge beyond them by less than 0.1 m).
+
+    Args:
+        epsg: UTM zones ``[N]``.
+        ulx: Upper-left eastings ``[N]`` in metres.
+        uly: Upper-left northings ``[N]`` in metres.
+
+    Returns:
+        ``[N, 4]``: lon_min, lat_min, lon_max, lat_max in degrees, WGS 84.
+    """
+    bounds = np.empty((len(epsg), 4), dtype=np.float64)
+    for zone in np.unique(epsg):
+        rows = np.flatnonzero(epsg == zone)
+        # Corners [N, 4] in the order upper-left, upper-right, lower-left, lower-right.
+        eastings = ulx[rows, None] + np.array([0, PATCH_METRES, 0, PATCH_METRES], dtype=np.float64)
+        northings = uly[rows, None] - np.array([0, 0, PATCH_METRES, PATCH_METRES], dtype=np.float64)
+        lon, lat = _to_wgs84(int(zone)).transform(eastings, northings)
+        bounds[rows] = np.stack([lon.min(1), lat.min(1), lon.max(1), lat.max(1)], axis=1)
+    return bounds
