@@ -28,13 +28,14 @@ serve_app = typer.Typer(help="Run one of the services.", no_args_is_help=True)
 app.add_typer(serve_app, name="serve")
 register_search(app)
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.", callback=lambda v: _json(v))]
-Preset = Annotated[str, typer.Option(help="tiny (a laptop's CPU, minutes) or paper (the published configuration).")]
 
-
-def _json(value: bool) -> bool:
+def _configure(value: bool) -> bool:
     output.configure(value)
     return value
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.", callback=_configure)]
+Preset = Annotated[str, typer.Option(help="tiny (a laptop's CPU, minutes) or paper (the published configuration).")]
 
 
 @app.command()
@@ -122,7 +123,9 @@ def serve_retrieval(
     codes: Annotated[str | None, typer.Option(help="codes.lance to serve [EOFORGE_CODES_URI].")] = None,
     host: Annotated[str | None, typer.Option(help="Address to bind [EOFORGE_HOST].")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="gRPC port [EOFORGE_PORT].")] = None,
-    rest_port: Annotated[int | None, typer.Option(min=0, max=65535, help="REST and metrics port [EOFORGE_REST_PORT].")] = None,
+    rest_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="REST and metrics port [EOFORGE_REST_PORT].")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Serve retrieval: the typed gRPC API and KServe's Open Inference Protocol V2 in one process."""
@@ -138,7 +141,7 @@ def doctor(
     uri: Annotated[str | None, typer.Argument(help="Store to probe: a path or s3:// URI.")] = None,
     json: Json = False,
 ) -> None:
-    """Probe this machine and, if named, an object store: credentials, conditional PUT with racing writers, range reads."""
+    """Probe this machine and, if named, an object store: credentials, racing conditional PUTs, range reads."""
     from eoforge.data.doctor import probe_machine, probe_store
     from eoforge.errors import StoreError
 
@@ -152,7 +155,9 @@ def doctor(
 @app.command()
 def demo(
     archive: Annotated[str | None, typer.Option(help="An archive of yours; a synthetic one is made otherwise.")] = None,
-    store: Annotated[str | None, typer.Option(help="s3:// URI or folder for tables; 's3' starts a SeaweedFS for the demo.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="s3:// URI or folder for tables; 's3' starts a SeaweedFS for the demo.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     method: Annotated[str, typer.Option(help="Method to train.")] = "ss_cm_rsir",
     patches: Annotated[int, typer.Option(min=60, help="Size of the synthetic archive.")] = 2000,

@@ -1,4 +1,4 @@
-"""What every command prints and how it ends: one result, for people or as JSON, and one exit code per kind of failure."""
+"""What every command prints and how it ends: one result, for people or as JSON, one exit code per kind of failure."""
 
 from __future__ import annotations
 

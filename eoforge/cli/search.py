@@ -28,7 +28,9 @@ def register_search(app: typer.Typer) -> None:
         all_labels: Annotated[list[str] | None, typer.Option(help="All of these labels (repeat).")] = None,
         bbox: Annotated[str | None, typer.Option(help="LON_MIN,LAT_MIN,LON_MAX,LAT_MAX in degrees.")] = None,
         exclude_snow: Annotated[bool, typer.Option("--no-snow", help="Leave out patches with seasonal snow.")] = False,
-        exclude_cloud: Annotated[bool, typer.Option("--no-cloud", help="Leave out patches with cloud or shadow.")] = False,
+        exclude_cloud: Annotated[
+            bool, typer.Option("--no-cloud", help="Leave out patches with cloud or shadow.")
+        ] = False,
         ca: Annotated[Path | None, typer.Option(help="CA certificate; turns TLS on.")] = None,
         token: Annotated[str | None, typer.Option(envvar="EOFORGE_TOKEN", help="Bearer token.")] = None,
         json: Annotated[bool, typer.Option("--json", help="Print the hits as JSON.", callback=_configure)] = False,

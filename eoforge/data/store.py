@@ -1,8 +1,8 @@
 """Where tables and files live: one way to address a local folder and an S3-compatible bucket.
 
 URIs are local paths or ``s3://bucket/prefix``. S3 credentials and endpoint come from the usual environment
-(``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``), which is
-what a Kubernetes secret provides; nothing is configured twice.
+(``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``), which
+is what a Kubernetes secret provides; nothing is configured twice.
 """
 
 from __future__ import annotations
@@ -97,12 +97,12 @@ class ObjectStore:
         self.root = normalise(root)
         if is_s3(self.root):
             bucket, _, prefix = self.root[len(S3_SCHEME) :].partition("/")
-            options = dict(storage_options(self.root) or {})
+            options: Any = dict(storage_options(self.root) or {})
             allow_http = options.pop("allow_http", "false") == "true"
             self._store: Any = S3Store(
                 bucket,
                 prefix=prefix or None,
-                config={k: v for k, v in options.items()},
+                config=options,
                 client_options={"allow_http": allow_http, "timeout": "60s"},
             )
         else:
@@ -135,6 +135,14 @@ class ObjectStore:
         except NotFound:
             return False
         return True
+
+    def size(self, key: str) -> int:
+        """Bytes at ``key``, without reading them: what a limit is checked against before anything is allocated.
+
+        Raises:
+            NotFound: There is no such object.
+        """
+        return int(self._call(obstore.head, key)["size"])
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys below ``prefix``, in lexicographic order."""

@@ -1,0 +1,105 @@
+"""The tree keeps its shape: file sizes, fixed file sets, anchors on TODOs, names that clash with nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_LINES = 600
+CODE_FOLDERS = ("eoforge", "kernels", "pipelines", "services", "tests", "benchmarks", "scripts")
+METHOD_FILES = {"README.md", "__init__.py", "config.py", "model.py", "loss.py", "method.py"}
+KERNEL_FILES = {"README.md", "__init__.py", "kernel.py", "reference.py"}
+SERVICE_FILES = {"README.md", "__init__.py", "__main__.py", "servicer.py", "settings.py", "kserve.py"}
+TEN_METHODS = {"reben", "csmae", "ss_cm_rsir", "rs_jcif", "anneal", "dml_s2r", "rs_irl_svae", "grid", "fl_rs", "mm_fl"}
+
+
+def python_files() -> list[Path]:
+    """Our own Python files; ``eoforge/api`` is generated."""
+    api = ROOT / "eoforge" / "api"
+    return [p for folder in CODE_FOLDERS for p in sorted((ROOT / folder).rglob("*.py")) if api not in p.parents]
+
+
+def folders(parent: str) -> list[Path]:
+    """Sub-packages of ``parent`` that hold one op, method or service each."""
+    found = (p for p in (ROOT / parent).iterdir() if p.is_dir() and not p.name.startswith("_") and list(p.glob("*.py")))
+    return sorted(found)
+
+
+def test_no_file_is_too_long() -> None:
+    long = {str(p.relative_to(ROOT)): n for p in python_files() if (n := len(p.read_text().splitlines())) > MAX_LINES}
+    assert not long, f"files above {MAX_LINES} lines: {long}"
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = []
+    for path in python_files():
+        text = path.read_text().lstrip()
+        if text and not text.startswith(('"""', 'r"""', "#!")):
+            silent.append(str(path.relative_to(ROOT)))
+    assert not silent, f"modules without a docstring: {silent}"
+
+
+def test_todo_comments_name_an_anchor() -> None:
+    pattern = re.compile(r"#.*\b(TODO|FIXME|XXX)\b(?!\(#\d+\))")
+    hits = [
+        f"{p.relative_to(ROOT)}:{i}"
+        for p in python_files()
+        for i, line in enumerate(p.read_text().splitlines(), 1)
+        if pattern.search(line) and p != Path(__file__)
+    ]
+    assert not hits, f"TODO without an anchor such as TODO(#12): {hits}"
+
+
+@pytest.mark.parametrize(
+    ("parent", "required"),
+    [("eoforge/methods", METHOD_FILES), ("kernels", KERNEL_FILES), ("services", SERVICE_FILES)],
+)
+def test_fixed_file_sets(parent: str, required: set[str]) -> None:
+    assert folders(parent), f"{parent} holds no package: the test would check nothing"
+    for folder in folders(parent):
+        present = {p.name for p in folder.iterdir()}
+        assert required <= present, f"{folder.relative_to(ROOT)} lacks {sorted(required - present)}"
+
+
+def test_methods_dict_names_all_ten_and_matches_the_folders() -> None:
+    from eoforge.methods import METHODS
+
+    assert set(METHODS) == TEN_METHODS
+    built = {name for name, target in METHODS.items() if target is not None}
+    assert built == {p.name for p in folders("eoforge/methods")}
+
+
+def test_readme_has_a_row_for_every_method() -> None:
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert {row.split("`")[1] for row in rows} >= TEN_METHODS
+
+
+def test_import_names_belong_to_us_alone() -> None:
+    owners = importlib.metadata.packages_distributions()
+    for name in ("eoforge", "kernels", "pipelines", "services"):
+        assert set(owners.get(name, ["eoforge"])) == {"eoforge"}, f"{name} also comes from {owners[name]}"
+
+
+def test_command_line_starts_without_heavy_imports() -> None:
+    heavy = ("torch", "lance", "timm", "pytorch_lightning", "kfp", "kserve", "faiss", "rasterio", "matplotlib")
+    code = f"import sys, eoforge.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_nothing_unpickles() -> None:
+    pattern = re.compile(r"^\s*(import|from) (pickle|cloudpickle|dill)\b|weights_only\s*=\s*False", re.MULTILINE)
+    hits = [str(p.relative_to(ROOT)) for p in python_files() if pattern.search(p.read_text()) and p != Path(__file__)]
+    assert not hits, f"pickle is never used: {hits}"
+
+
+def test_locks_match_pyproject() -> None:
+    from scripts.lock import stale_locks
+
+    assert stale_locks() == []
