@@ -45,7 +45,9 @@ class _LogTracker:
     def report(self, event: str) -> None:
         self._last = time.monotonic()
         elapsed = self._last - self._start
-        self._log.info(event, done=self._done, seconds=round(elapsed, 1), per_second=round(self._done / max(elapsed, 1e-9), 1))
+        self._log.info(
+            event, done=self._done, seconds=round(elapsed, 1), per_second=round(self._done / max(elapsed, 1e-9), 1)
+        )
 
 
 @contextmanager
@@ -57,7 +59,13 @@ def track(what: str, total: int | None = None) -> Iterator[Tracker]:
         total: Number of steps, if known.
     """
     if sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True)) as progress:
             yield _BarTracker(progress, total, what)
         return

@@ -76,5 +76,7 @@ def require_bands(bands: tuple[str, ...], modality: str) -> tuple[str, ...]:
     known = MODALITIES[require_modality(modality)]
     wrong = [b for b in bands if b not in known]
     if wrong or len(set(bands)) != len(bands) or not bands:
-        raise UsageError(f"bands of {modality} must be distinct names out of {', '.join(known)}; got {', '.join(bands) or 'none'}")
+        raise UsageError(
+            f"bands of {modality} must be distinct names out of {', '.join(known)}; got {', '.join(bands) or 'none'}"
+        )
     return bands
