@@ -1,0 +1,1 @@
+"""Binary codes: how bits are packed, and the head that learns them."""

@@ -1,0 +1,166 @@
+"""A bundle is complete or it does not exist, and what it holds is what was written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lance
+import pyarrow as pa
+import pytest
+import torch
+
+from eoforge import bundle as bundles
+from eoforge.bundle import Bundle, load_bundle, write_bundle
+from eoforge.errors import BundleError, ConflictError, LimitExceeded, NotFound, UsageError
+
+WEIGHTS = {"a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3), "b": torch.tensor([7], dtype=torch.int64)}
+
+
+def write(parent: Path | str, **changes: Any) -> Bundle:
+    arguments: dict[str, Any] = {
+        "weights": WEIGHTS,
+        "config": {"method": "m"},
+        "metrics": {"loss": [1.0, 0.5]},
+        "readme": "# m\n",
+    }
+    return write_bundle(str(parent), **{**arguments, **changes})
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    written = write(tmp_path, extra_files={"curve.csv": b"step,loss\n"})
+    loaded = load_bundle(written.uri)
+    assert loaded == written
+    assert loaded.config == {"method": "m"}
+    assert loaded.metrics == {"loss": [1.0, 0.5]}
+    assert loaded.read("curve.csv") == b"step,loss\n"
+    tensors = loaded.weights()
+    assert tensors.keys() == WEIGHTS.keys()
+    assert all(torch.equal(tensors[k], WEIGHTS[k]) and tensors[k].dtype == WEIGHTS[k].dtype for k in WEIGHTS)
+    assert written.uri.endswith(written.short_id)
+
+
+def test_round_trip_on_s3(s3: Any) -> None:
+    written = write(s3.uri("runs"))
+    assert load_bundle(written.uri) == written
+    assert torch.equal(load_bundle(written.uri).weights()["b"], WEIGHTS["b"])
+
+
+def test_views_and_shared_tensors_are_stored_as_they_look(tmp_path: Path) -> None:
+    base = torch.arange(12.0).reshape(3, 4)
+    loaded = write(tmp_path, weights={"t": base.T, "same": base, "again": base}).weights()
+    assert torch.equal(loaded["t"], base.T)
+    assert torch.equal(loaded["again"], base)
+
+
+def test_writing_the_same_again_is_harmless_and_another_is_refused(tmp_path: Path) -> None:
+    first = write(tmp_path, name="run")
+    assert write(tmp_path, name="run") == first
+    with pytest.raises(ConflictError, match="another bundle"):
+        write(tmp_path, name="run", metrics={"loss": [2.0]})
+    assert load_bundle(first.uri) == first
+
+
+def test_without_manifest_there_is_no_bundle(tmp_path: Path) -> None:
+    written = write(tmp_path)
+    (Path(written.uri) / "manifest.json").unlink()
+    with pytest.raises(NotFound, match="written last"):
+        load_bundle(written.uri)
+    with pytest.raises(NotFound):
+        load_bundle(str(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_crash_before_the_manifest_is_repaired_by_the_next_writer(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"half": ')
+    assert write(tmp_path, name="run").config == {"method": "m"}
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.json", "metrics.json", "README.md"])
+def test_one_changed_byte_anywhere_is_found(tmp_path: Path, name: str) -> None:
+    path = Path(write(tmp_path).uri) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(BundleError, match="sha256"):
+        load_bundle(str(path.parent))
+
+
+def test_missing_unknown_and_grown_files_are_refused(tmp_path: Path) -> None:
+    original = Path(write(tmp_path).uri)
+
+    def damaged(name: str) -> Path:
+        return Path(shutil.copytree(original, tmp_path / name))
+
+    missing = damaged("missing")
+    (missing / "config.json").unlink()
+    with pytest.raises(BundleError, match="missing"):
+        load_bundle(str(missing))
+    unknown = damaged("unknown")
+    (unknown / "code.pkl").write_bytes(b"x")
+    with pytest.raises(BundleError, match=r"does not name: code\.pkl"):
+        load_bundle(str(unknown))
+    grown = damaged("grown")
+    with (grown / "metrics.json").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(BundleError, match="its manifest says"):
+        load_bundle(str(grown))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: m.update(format=2), "format 2"),
+        (lambda m: m["files"].pop("config.json"), r"does not name config\.json"),
+        (lambda m: m["files"].update({"../secret": m["files"]["README.md"]}), "plain file name"),
+        (lambda m: m["files"]["README.md"].update(sha256="zz"), "sha256"),
+        (lambda m: m["files"]["weights.safetensors"].update(bytes=1 << 60), "at most"),
+        (lambda m: m["files"]["README.md"].update(bytes=True), "sha256 and bytes"),
+    ],
+)
+def test_a_manifest_that_lies_is_refused(tmp_path: Path, change: Any, says: str) -> None:
+    path = Path(write(tmp_path).uri) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=says):
+        load_bundle(str(path.parent))
+
+
+def test_limits_hold_before_anything_is_written_or_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = write(tmp_path)
+    monkeypatch.setattr(bundles, "MAX_FILE_BYTES", 4)
+    with pytest.raises(LimitExceeded):
+        write(tmp_path, name="large")
+    assert not (tmp_path / "large").exists()
+    with pytest.raises(BundleError, match="at most 4 are read"):
+        load_bundle(written.uri)
+
+
+def test_names_and_values_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="plain name"):
+        write(tmp_path, extra_files={"a/b": b""})
+    with pytest.raises(UsageError, match="plain name"):
+        write(tmp_path, name="../run")
+    with pytest.raises(UsageError, match="finite"):
+        write(tmp_path, metrics={"loss": float("nan")})
+
+
+def test_the_training_version_is_tagged(tmp_path: Path) -> None:
+    table = str(tmp_path / "patches.lance")
+    for value in range(3):
+        lance.write_dataset(pa.table({"x": [value]}), table, mode="append" if value else "create")
+    written = write(tmp_path, config={"method": "m", "patches": {"uri": table, "version": 2}})
+    tags = lance.dataset(table).tags.list()
+    assert tags[f"bundle-{written.short_id}"]["version"] == 2
+    with pytest.raises(NotFound):
+        write(tmp_path, name="lost", config={"patches": {"uri": table, "version": 9}})
+    with pytest.raises(NotFound):
+        load_bundle(str(tmp_path / "lost"))
+
+
+def test_code_revision_names_the_commit() -> None:
+    assert bundles.code_revision() not in ("", "unknown")
