@@ -1,0 +1,271 @@
+"""The part of TIFF that reBEN's files use: tags, and the layout that an image file directory (IFD) describes.
+
+All files of one kind (say, all B02) share the bytes of their IFD: what differs (strip sizes, tie point, CRS) lies
+outside and is pointed to. So a layout is parsed once per kind and looked up by those bytes afterwards.
+
+Source: TIFF 6.0, OGC GeoTIFF 1.1 (19-008r4).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+WIDTH: Final = 256
+HEIGHT: Final = 257
+BITS: Final = 258
+COMPRESSION: Final = 259
+PHOTOMETRIC: Final = 262
+STRIP_OFFSETS: Final = 273
+SAMPLES_PER_PIXEL: Final = 277
+ROWS_PER_STRIP: Final = 278
+STRIP_BYTE_COUNTS: Final = 279
+PLANAR: Final = 284
+PREDICTOR: Final = 317
+SAMPLE_FORMAT: Final = 339
+PIXEL_SCALE: Final = 33550
+TIE_POINT: Final = 33922
+GEO_KEYS: Final = 34735
+GEO_DOUBLES: Final = 34736
+GEO_ASCII: Final = 34737
+GDAL_NODATA: Final = 42113
+
+SHORT: Final = 3
+LONG: Final = 4
+DOUBLE: Final = 12
+ASCII: Final = 2
+
+NO_COMPRESSION: Final = 1
+DEFLATE: Final = 8
+HORIZONTAL: Final = 2
+"""Predictor 2: each pixel holds the difference to its left neighbour."""
+
+GEO_MODEL: Final = 1024
+GEO_RASTER: Final = 1025
+GEO_CITATION: Final = 1026
+GEOGRAPHIC_CITATION: Final = 2049
+ANGULAR_UNITS: Final = 2054
+PROJECTED_CRS: Final = 3072
+LINEAR_UNITS: Final = 3076
+
+DEGREE: Final = 9102
+METRE: Final = 9001
+
+TYPE_FORMATS: Final = {SHORT: "H", LONG: "I", DOUBLE: "d", ASCII: "s"}
+_NEEDED = {WIDTH, HEIGHT, BITS, STRIP_OFFSETS, STRIP_BYTE_COUNTS, PIXEL_SCALE, TIE_POINT, GEO_KEYS}
+# A tag outside this set may change what the pixels mean (orientation, masks, tiles, scale): not ours to guess.
+_KNOWN = _NEEDED | {
+    COMPRESSION, PHOTOMETRIC, SAMPLES_PER_PIXEL, ROWS_PER_STRIP, PLANAR, PREDICTOR, SAMPLE_FORMAT,
+    GEO_DOUBLES, GEO_ASCII, GDAL_NODATA,
+}  # fmt: skip
+_DTYPES = {(8, 1): "u1", (16, 1): "<u2", (32, 1): "<u4", (16, 2): "<i2", (32, 2): "<i4", (32, 3): "<f4", (64, 3): "<f8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """An IFD entry: ``count`` values of ``type``, at byte ``offset`` of the file, or in ``inline``."""
+
+    type: int
+    count: int
+    offset: int
+    inline: bytes | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that the values take."""
+        return self.count * struct.calcsize(TYPE_FORMATS[self.type])
+
+    def scalar(self) -> int:
+        """The only value, or -1 if it is not one integer inside the entry."""
+        if self.inline is None or self.count != 1 or self.type not in (SHORT, LONG):
+            return -1
+        return int(struct.unpack("<" + TYPE_FORMATS[self.type], self.inline)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What an IFD says about its image; pixels are one sample each, in strips of whole rows."""
+
+    width: int
+    height: int
+    dtype: np.dtype[np.generic]
+    deflate: bool
+    predictor: bool
+    rows_per_strip: int
+    strip_offsets: Field
+    strip_byte_counts: Field
+    pixel_scale: Field
+    tie_point: Field
+    geo_keys: Field
+    nodata: Field | None
+
+    @property
+    def strips(self) -> int:
+        """Number of strips."""
+        return -(-self.height // self.rows_per_strip)
+
+    def strip_bytes(self, index: int) -> int:
+        """Size of a strip once decompressed; the last one may be shorter."""
+        rows = min(self.rows_per_strip, self.height - index * self.rows_per_strip)
+        return rows * self.width * self.dtype.itemsize
+
+
+@lru_cache(maxsize=256)
+def parse_layout(ifd: bytes) -> Layout | None:
+    """Reads a little-endian IFD (its entries and the pointer to the next one).
+
+    Returns:
+        The layout, or None for whatever this reader leaves to GDAL: tiles, several images or samples, other
+        compressions, unknown tags.
+    """
+    if ifd[-4:] != b"\0\0\0\0":
+        return None
+    fields: dict[int, Field] = {}
+    for tag, kind, count, value in struct.iter_unpack("<HHI4s", ifd[:-4]):
+        if tag not in _KNOWN or kind not in TYPE_FORMATS:
+            return None
+        size = count * struct.calcsize(TYPE_FORMATS[kind])
+        fields[tag] = Field(kind, count, struct.unpack("<I", value)[0], value[:size] if size <= 4 else None)
+    if not fields.keys() >= _NEEDED:
+        return None
+
+    def scalar(tag: int, default: int) -> int:
+        return fields[tag].scalar() if tag in fields else default
+
+    width, height = scalar(WIDTH, 0), scalar(HEIGHT, 0)
+    dtype = _DTYPES.get((scalar(BITS, 1), scalar(SAMPLE_FORMAT, 1)))
+    compression, predictor = scalar(COMPRESSION, NO_COMPRESSION), scalar(PREDICTOR, 1)
+    rows = min(scalar(ROWS_PER_STRIP, height), height)
+    plain = scalar(SAMPLES_PER_PIXEL, 1) == 1 and scalar(PLANAR, 1) == 1 and scalar(PHOTOMETRIC, 1) == 1
+    if not plain or dtype is None or min(width, height, rows) < 1 or compression not in (NO_COMPRESSION, DEFLATE):
+        return None
+    if predictor not in (1, HORIZONTAL) or (predictor == HORIZONTAL and (compression != DEFLATE or dtype[-2] == "f")):
+        return None
+    layout = Layout(
+        width=width,
+        height=height,
+        dtype=np.dtype(dtype),
+        deflate=compression == DEFLATE,
+        predictor=predictor == HORIZONTAL,
+        rows_per_strip=rows,
+        strip_offsets=fields[STRIP_OFFSETS],
+        strip_byte_counts=fields[STRIP_BYTE_COUNTS],
+        pixel_scale=fields[PIXEL_SCALE],
+        tie_point=fields[TIE_POINT],
+        geo_keys=fields[GEO_KEYS],
+        nodata=fields.get(GDAL_NODATA),
+    )
+    counts = (layout.strip_offsets.count, layout.strip_byte_counts.count)
+    doubles = (fields[PIXEL_SCALE], fields[TIE_POINT])
+    if counts != (layout.strips, layout.strips) or [(f.type, f.count) for f in doubles] != [(DOUBLE, 3), (DOUBLE, 6)]:
+        return None
+    integers = all(fields[tag].type in (SHORT, LONG) for tag in (STRIP_OFFSETS, STRIP_BYTE_COUNTS))
+    return layout if integers and fields[GEO_KEYS].type == SHORT else None
+
+
+@lru_cache(maxsize=256)
+def epsg_of(geo_keys: bytes) -> int | None:
+    """EPSG code of a GeoKey directory, or None if it is not a plain projected CRS in metres with area pixels."""
+    count = len(geo_keys) // 2
+    values = struct.unpack(f"<{count}H", geo_keys)
+    if count < 4 or values[0] != 1 or count < 4 + 4 * values[3]:
+        return None
+    keys = {values[i]: (values[i + 1], values[i + 3]) for i in range(4, 4 + 4 * values[3], 4)}
+    expected = {GEO_MODEL: 1, GEO_RASTER: 1, LINEAR_UNITS: METRE}
+    if any(keys.get(key, (0, value)) != (0, value) for key, value in expected.items()):
+        return None
+    location, code = keys.get(PROJECTED_CRS, (1, 0))
+    return code if location == 0 and 1024 <= code <= 32766 else None
+
+
+@lru_cache(maxsize=256)
+def nodata_of(text: bytes) -> float | None:
+    """The number that GDAL's nodata tag spells, None if it spells none."""
+    try:
+        return float(text.rstrip(b"\0").decode("ascii"))
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Header of a file to be written, with the byte positions of what differs between files of its kind."""
+
+    head: bytes
+    tie_point: int
+    strip_offsets: int
+    strip_byte_counts: int
+    counts_type: str
+    strips: tuple[int, ...]
+
+
+@lru_cache(maxsize=256)
+def build_template(
+    width: int, height: int, dtype: str, epsg: int, resolution: float, nodata: int | None, deflate: bool
+) -> Template:
+    """Header in the official layout: strips of at most 8 kB, values out of line in the order that GDAL writes.
+
+    Strip offsets and sizes are filled in for uncompressed files; compressed ones leave them to the caller.
+    """
+    kind = np.dtype(dtype)
+    rows = max(1, min(height, 8192 // (width * kind.itemsize)))
+    strips = tuple(min(rows, height - first) * width * kind.itemsize for first in range(0, height, rows))
+    zone, hemisphere = epsg % 100, "N" if epsg // 100 == 326 else "S"
+    citation = f"WGS 84 / UTM zone {zone}{hemisphere}|".encode("ascii")
+    ascii_keys = citation + b"WGS 84|\0"
+    geo_keys = (
+        (1, 1, 0, 7),
+        (GEO_MODEL, 0, 1, 1),
+        (GEO_RASTER, 0, 1, 1),
+        (GEO_CITATION, GEO_ASCII, len(citation), 0),
+        (GEOGRAPHIC_CITATION, GEO_ASCII, len(b"WGS 84|"), len(citation)),
+        (ANGULAR_UNITS, 0, 1, DEGREE),
+        (PROJECTED_CRS, 0, 1, epsg),
+        (LINEAR_UNITS, 0, 1, METRE),
+    )
+    # The originals hold the sizes of several optical strips as SHORT and all others as LONG.
+    counts_type = "H" if kind.kind == "u" and len(strips) > 1 and not deflate else "I"
+    entries: list[tuple[int, int, int, bytes]] = [
+        (WIDTH, SHORT, 1, struct.pack("<H", width)),
+        (HEIGHT, SHORT, 1, struct.pack("<H", height)),
+        (BITS, SHORT, 1, struct.pack("<H", 8 * kind.itemsize)),
+        (COMPRESSION, SHORT, 1, struct.pack("<H", DEFLATE if deflate else NO_COMPRESSION)),
+        (PHOTOMETRIC, SHORT, 1, struct.pack("<H", 1)),
+        (STRIP_OFFSETS, LONG, len(strips), bytes(4 * len(strips))),
+        (SAMPLES_PER_PIXEL, SHORT, 1, struct.pack("<H", 1)),
+        (ROWS_PER_STRIP, SHORT, 1, struct.pack("<H", rows)),
+        (STRIP_BYTE_COUNTS, SHORT if counts_type == "H" else LONG, len(strips),
+         struct.pack(f"<{len(strips)}{counts_type}", *strips)),
+        (PLANAR, SHORT, 1, struct.pack("<H", 1)),
+        *([(PREDICTOR, SHORT, 1, struct.pack("<H", HORIZONTAL))] if deflate else []),
+        (SAMPLE_FORMAT, SHORT, 1, struct.pack("<H", 3 if kind.kind == "f" else 1)),
+        (PIXEL_SCALE, DOUBLE, 3, struct.pack("<3d", resolution, resolution, 0)),
+        (TIE_POINT, DOUBLE, 6, bytes(48)),
+        (GEO_KEYS, SHORT, 32, struct.pack("<32H", *(v for key in geo_keys for v in key))),
+        (GEO_ASCII, ASCII, len(ascii_keys), ascii_keys),
+    ]  # fmt: skip
+    if nodata is not None:
+        entries.append((GDAL_NODATA, ASCII, len(str(nodata)) + 1, str(nodata).encode("ascii") + b"\0"))
+    start = 8 + 2 + 12 * len(entries) + 4
+    places: dict[int, int] = {}
+    tail = b""
+    # GDAL writes the strip sizes before the offsets, everything else in tag order.
+    for tag, _, _, value in sorted(entries, key=lambda e: STRIP_OFFSETS - 1 if e[0] == STRIP_BYTE_COUNTS else e[0]):
+        if len(value) > 4:
+            places[tag] = start + len(tail)
+            tail += value + bytes(len(value) % 2)
+    directory = b""
+    for index, (tag, kind_code, count, value) in enumerate(entries):
+        stored = struct.pack("<I", places[tag]) if tag in places else value.ljust(4, b"\0")
+        places.setdefault(tag, 8 + 2 + 12 * index + 8)
+        directory += struct.pack("<HHI", tag, kind_code, count) + stored
+    head = bytearray(b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + tail)
+    offsets = [len(head) + sum(strips[:i]) for i in range(len(strips))]
+    struct.pack_into(f"<{len(strips)}I", head, places[STRIP_OFFSETS], *offsets)
+    return Template(
+        bytes(head), places[TIE_POINT], places[STRIP_OFFSETS], places[STRIP_BYTE_COUNTS], counts_type, strips
+    )
