@@ -1,0 +1,1 @@
+"""Benchmarks: ours against a named peer in the same run, reported as ratios."""

@@ -1,0 +1,92 @@
+"""``python -m benchmarks [CASE ...]``: runs the cases and keeps what they printed, with device and versions.
+
+Every case is a module that measures ours and its peer in the same run and writes its figures with ``--out``. Results go
+to ``benchmarks/results/<device>/<case>.json``; they are records of a run on a named machine, never expectations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+CASES: dict[str, list[str]] = {
+    "read_archive": ["benchmarks.data.read_archive"],
+    "ingest": ["benchmarks.data.ingest"],
+    "ingest_memory": ["benchmarks.data.ingest_memory"],
+    "loader": ["benchmarks.data.loader"],
+    "search": ["benchmarks.index.search"],
+    "retrieval_service": ["benchmarks.services.retrieval"],
+}
+"""Case -> module and its arguments. Kernels have a runner of their own: ``python -m benchmarks.kernels``."""
+
+VERSIONS = ("torch", "pylance", "pyarrow", "numpy", "faiss-cpu", "rasterio", "grpcio", "lmdb")
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions a figure belongs to."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    return {
+        "device": f"cpu-{os.cpu_count()}",
+        "processor": model,
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "revision": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def run_case(name: str) -> Path:
+    """Runs one case in a process of its own and writes its record."""
+    described = environment()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        command = ["python", "-m", *CASES[name]]
+        subprocess.run([sys.executable, *command[1:], "--out", str(figures)], cwd=ROOT, check=True)
+        record = {"case": name, "command": " ".join(command), "environment": described}
+        record["figures"] = json.loads(figures.read_text())
+    target = RESULTS / str(described["device"]) / f"{name}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(record, indent=2) + "\n")
+    return target
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)}; all of them by default")
+    names = parser.parse_args().cases or list(CASES)
+    unknown = sorted(set(names) - set(CASES))
+    if unknown:
+        parser.error(f"unknown cases {', '.join(unknown)}; expected any of {', '.join(CASES)}")
+    for name in names:
+        print(f"== {name}", flush=True)
+        print(f"   {run_case(name).relative_to(ROOT)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
