@@ -1,0 +1,279 @@
+"""What the client takes and returns as plain dataclasses, and how that becomes messages of the typed API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.errors import UsageError
+
+MODALITIES = {"s1": pb.MODALITY_S1, "s2": pb.MODALITY_S2}
+NAMES = {number: name for name, number in MODALITIES.items()}
+SAMPLE_TYPE = {"s1": "<f4", "s2": "<u2"}
+"""Samples of a band on the wire."""
+_S1_BANDS = ("VV", "VH")
+
+Bands = Mapping[str, npt.NDArray[Any]]
+"""Band name to samples ``[H, W]``: uint16 for Sentinel-2, float32 dB for Sentinel-1."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFilter:
+    """Restricts the hits; conditions left empty do not restrict.
+
+    Attributes:
+        countries: Any of these.
+        splits: Any of train, validation, test.
+        labels_any: At least one of these.
+        labels_all: All of these.
+        bbox: The footprint touches (lon_min, lat_min, lon_max, lat_max), degrees.
+        acquired_from: Acquired by the hit's sensor at this time or later (with a time zone).
+        acquired_until: Acquired before this time.
+        exclude_snow: Leaves out patches with seasonal snow.
+        exclude_cloud: Leaves out patches with cloud or shadow.
+    """
+
+    countries: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    labels_any: tuple[str, ...] = ()
+    labels_all: tuple[str, ...] = ()
+    bbox: tuple[float, float, float, float] | None = None
+    acquired_from: datetime | None = None
+    acquired_until: datetime | None = None
+    exclude_snow: bool = False
+    exclude_cloud: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PatchInfo:
+    """What is known about a patch besides its pixels; the footprint is (lon_min, lat_min, lon_max, lat_max)."""
+
+    patch_id: str
+    s1_name: str
+    split: str
+    country: str
+    labels: tuple[str, ...]
+    contains_seasonal_snow: bool
+    contains_cloud_or_shadow: bool
+    acquired_s2: datetime
+    acquired_s1: datetime
+    mgrs_tile: str
+    epsg: int
+    ulx: int
+    uly: int
+    footprint: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One patch that was found, with the number of differing bits."""
+
+    patch_id: str
+    modality: str
+    distance: int
+    labels: tuple[str, ...]
+    country: str
+    split: str
+    acquired: datetime
+    epsg: int
+    footprint: tuple[float, float, float, float]
+    thumbnail_png: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Packed code ``[K/8]`` and embedding ``[D]`` of one image."""
+
+    code: bytes
+    embedding: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A patch with what was asked for; ``bands`` and ``reference_map`` are empty or None otherwise."""
+
+    info: PatchInfo
+    s1_thumbnail_png: bytes = field(repr=False)
+    s2_thumbnail_png: bytes = field(repr=False)
+    bands: dict[str, npt.NDArray[Any]] = field(repr=False)
+    reference_map: npt.NDArray[np.uint16] | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """What a server searches: ``patches`` and ``bands`` are per modality."""
+
+    name: str
+    version: int
+    method: str
+    bundle_id: str
+    bits: int
+    embedding_dim: int
+    patches_version: int
+    patches: dict[str, int]
+    bands: dict[str, tuple[str, ...]]
+
+
+def modality_number(name: str | None) -> pb.Modality:
+    """The number of ``s1`` or ``s2``; unspecified for None.
+
+    Raises:
+        UsageError: It is another name.
+    """
+    if name is None:
+        return pb.MODALITY_UNSPECIFIED
+    if name not in MODALITIES:
+        raise UsageError(f"modality must be s1 or s2; got {name!r}")
+    return MODALITIES[name]
+
+
+def band_message(name: str, samples: npt.NDArray[Any], modality: str) -> pb.Band:
+    """One band ``[H, W]`` as a message.
+
+    Raises:
+        UsageError: The samples are not two-dimensional, or their type loses values (a float image of Sentinel-2).
+    """
+    dtype = np.dtype(SAMPLE_TYPE[modality])
+    if samples.ndim != 2 or not np.can_cast(samples.dtype, dtype, casting="same_kind"):
+        raise UsageError(
+            f"band {name} of {modality} must be a [H, W] array of {dtype.name}; got {samples.dtype} {samples.shape}"
+        )
+    height, width = samples.shape
+    return pb.Band(name=name, height=height, width=width, samples=np.ascontiguousarray(samples, dtype=dtype).tobytes())
+
+
+def band_image(bands: Bands, modality: str) -> pb.BandImage:
+    """An image by band name as a message."""
+    messages = [band_message(name, samples, modality) for name, samples in bands.items()]
+    return pb.BandImage(modality=modality_number(modality), bands=messages)
+
+
+def search_request(
+    query: str | bytes | Bands | pb.GeoTiffImage, source: str | None, target: str, filter: SearchFilter | None
+) -> pb.SearchRequest:
+    """The message of a search; the type of ``query`` says which kind: patch id, code, bands or GeoTIFF."""
+    request = pb.SearchRequest(query_modality=modality_number(source), target_modality=modality_number(target))
+    if isinstance(query, str):
+        request.patch_id = query
+    elif isinstance(query, bytes):
+        request.code = query
+    elif isinstance(query, pb.GeoTiffImage):
+        request.geotiff.CopyFrom(query)
+    else:
+        if source is None:
+            raise UsageError("an image needs source='s1' or source='s2'")
+        request.bands.CopyFrom(band_image(query, source))
+    if filter is not None:
+        request.filter.CopyFrom(filter_message(filter))
+    return request
+
+
+def geotiff_image(content: bytes | Sequence[bytes], modality: str | None) -> pb.GeoTiffImage:
+    """One GeoTIFF or several as a message."""
+    files = [content] if isinstance(content, bytes) else content
+    return pb.GeoTiffImage(modality=modality_number(modality), files=[pb.GeoTiffFile(content=f) for f in files])
+
+
+def filter_message(wanted: SearchFilter) -> pb.Filter:
+    """A filter as a message.
+
+    Raises:
+        UsageError: A time has no time zone.
+    """
+    message = pb.Filter(
+        countries=wanted.countries,
+        splits=wanted.splits,
+        labels_any=wanted.labels_any,
+        labels_all=wanted.labels_all,
+        exclude_snow=wanted.exclude_snow,
+        exclude_cloud=wanted.exclude_cloud,
+    )
+    if wanted.bbox is not None:
+        lon_min, lat_min, lon_max, lat_max = wanted.bbox
+        message.bounds.CopyFrom(pb.BoundingBox(lon_min=lon_min, lat_min=lat_min, lon_max=lon_max, lat_max=lat_max))
+    for name in ("acquired_from", "acquired_until"):
+        moment: datetime | None = getattr(wanted, name)
+        if moment is not None:
+            if moment.tzinfo is None:
+                raise UsageError(f"{name} needs a time zone; got {moment.isoformat()}")
+            getattr(message, name).FromDatetime(moment)
+    return message
+
+
+def patch_info(message: pb.PatchMetadata) -> PatchInfo:
+    """A patch's metadata as a dataclass."""
+    return PatchInfo(
+        patch_id=message.patch_id,
+        s1_name=message.s1_name,
+        split=message.split,
+        country=message.country,
+        labels=tuple(message.labels),
+        contains_seasonal_snow=message.contains_seasonal_snow,
+        contains_cloud_or_shadow=message.contains_cloud_or_shadow,
+        acquired_s2=message.acquired_s2.ToDatetime(UTC),
+        acquired_s1=message.acquired_s1.ToDatetime(UTC),
+        mgrs_tile=message.mgrs_tile,
+        epsg=message.epsg,
+        ulx=message.ulx,
+        uly=message.uly,
+        footprint=_box(message.footprint),
+    )
+
+
+def hit(message: pb.Hit) -> Hit:
+    """A hit as a dataclass; ``acquired`` is the time of its sensor."""
+    patch = message.patch
+    acquired = patch.acquired_s1 if message.modality == pb.MODALITY_S1 else patch.acquired_s2
+    return Hit(
+        patch_id=patch.patch_id,
+        modality=NAMES[message.modality],
+        distance=message.distance,
+        labels=tuple(patch.labels),
+        country=patch.country,
+        split=patch.split,
+        acquired=acquired.ToDatetime(UTC),
+        epsg=patch.epsg,
+        footprint=_box(patch.footprint),
+        thumbnail_png=message.thumbnail_png,
+    )
+
+
+def patch(message: pb.GetPatchResponse) -> Patch:
+    """A patch with what came along."""
+    has_map = message.HasField("reference_map")
+    return Patch(
+        info=patch_info(message.patch),
+        s1_thumbnail_png=message.s1_thumbnail_png,
+        s2_thumbnail_png=message.s2_thumbnail_png,
+        bands={b.name: _samples(b, SAMPLE_TYPE["s1" if b.name in _S1_BANDS else "s2"]) for b in message.bands},
+        reference_map=_samples(message.reference_map, SAMPLE_TYPE["s2"]) if has_map else None,
+    )
+
+
+def index_info(message: pb.Index) -> IndexInfo:
+    """An index as a dataclass."""
+    return IndexInfo(
+        name=message.name,
+        version=message.version,
+        method=message.method,
+        bundle_id=message.bundle_id,
+        bits=message.bits,
+        embedding_dim=message.embedding_dim,
+        patches_version=message.patches_version,
+        patches={NAMES[m.modality]: m.patches for m in message.modalities},
+        bands={NAMES[m.modality]: tuple(m.bands) for m in message.modalities},
+    )
+
+
+def _box(message: pb.BoundingBox) -> tuple[float, float, float, float]:
+    return message.lon_min, message.lat_min, message.lon_max, message.lat_max
+
+
+def _samples(message: pb.Band, dtype: str) -> npt.NDArray[Any]:
+    return np.frombuffer(message.samples, dtype=dtype).reshape(message.height, message.width)
