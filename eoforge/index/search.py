@@ -1,0 +1,146 @@
+"""Exact search by Hamming distance, results in the order (distance, row).
+
+Codes of K bits know only K + 1 distances, so most ranks are ties; any order among ties other than by row would make
+results depend on the library, the thread count or the batch size. On the CPU, faiss's counting search collects rows per
+distance in the order it scans them, which is the order wanted here; on CUDA the kernel ``hamming_topk`` keeps it too.
+A filter selects rows before the search, so that filtered results are exact as well.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from eoforge.data.schema import MAX_CODE_BITS
+from eoforge.errors import LimitExceeded, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+Codes = npt.NDArray[np.uint8]
+Distances = npt.NDArray[np.int32]
+Rows = npt.NDArray[np.int64]
+
+MAX_K = 1_000
+"""Most neighbours per query; what the counting search keeps per query grows with k times K."""
+
+_COUNTING_BYTES = 64 << 20  # working memory of one chunk of queries
+_MIN_SPLIT_BYTES = 4 << 20  # below this, a thread costs more than the part of the scan that it takes over
+
+
+class HammingIndex:
+    """Packed codes in memory, searched exactly.
+
+    Args:
+        codes: ``[N, K/8]`` uint8; kept, not copied, when contiguous.
+        device: ``None`` or ``"cpu"`` for faiss on the CPU; a CUDA device for the kernel.
+
+    Raises:
+        UsageError: ``codes`` is no uint8 matrix of 1 to 64 columns.
+    """
+
+    def __init__(self, codes: Codes, device: str | None = None) -> None:
+        self.codes = _checked("codes", codes)
+        self.bits = 8 * self.codes.shape[1]
+        self.device = device or "cpu"
+        self._resident: torch.Tensor | None = None
+        if self.device != "cpu":
+            self._resident = _to_device(self.codes, self.device)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def search(self, queries: Codes, k: int, allow: npt.NDArray[np.bool_] | None = None) -> tuple[Distances, Rows]:
+        """The k nearest allowed rows of each query.
+
+        Args:
+            queries: ``[Q, K/8]`` uint8.
+            k: Neighbours per query, 1 to ``MAX_K``.
+            allow: ``[N]`` bool, the rows that may be found; None for all.
+
+        Returns:
+            Distances ``[Q, k']`` int32 and rows ``[Q, k']`` int64 with ``k' = min(k, allowed rows)``, ordered by
+            (distance, row).
+
+        Raises:
+            UsageError: Shapes or dtypes do not match the index, or ``k`` is below 1.
+            LimitExceeded: ``k`` is above ``MAX_K``.
+        """
+        queries = _checked("queries", queries)
+        if queries.shape[1] != self.codes.shape[1]:
+            raise UsageError(f"the index holds codes of {self.bits} bits; the queries have {8 * queries.shape[1]}")
+        if k < 1:
+            raise UsageError(f"k must be at least 1; got {k}")
+        if k > MAX_K:
+            raise LimitExceeded(f"k must be at most {MAX_K}; got {k}. Narrow the search with filters instead.")
+        if allow is not None and (allow.dtype != np.bool_ or allow.shape != (len(self),)):
+            raise UsageError(f"expected a filter of {len(self)} bool values; got {allow.dtype} {allow.shape}")
+        k = min(k, len(self) if allow is None else int(np.count_nonzero(allow)))
+        if k == 0 or len(queries) == 0:
+            return np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
+        if self._resident is not None:
+            return _search_device(self._resident, queries, k, allow)
+        if allow is None:
+            return _search_cpu(self.codes, queries, k)
+        # Copying the allowed codes together costs less than asking for each row in the innermost loop (measured at
+        # half of 1.1 M rows: 1.0 ms and a scan of 0.7 ms against 6 ms with faiss's selector).
+        selected = np.flatnonzero(allow)
+        distances, rows = _search_cpu(self.codes.take(selected, axis=0), queries, k)
+        return distances, selected[rows]
+
+
+def _checked(what: str, codes: Codes) -> Codes:
+    if codes.dtype != np.uint8 or codes.ndim != 2 or not 1 <= codes.shape[1] <= MAX_CODE_BITS // 8:
+        limit = MAX_CODE_BITS // 8
+        raise UsageError(f"{what} must be uint8 [N, K/8] of 1 to {limit} bytes a row; got {codes.dtype} {codes.shape}")
+    return np.ascontiguousarray(codes)
+
+
+def _search_cpu(codes: Codes, queries: Codes, k: int) -> tuple[Distances, Rows]:
+    threads = min(os.cpu_count() or 1, codes.nbytes // _MIN_SPLIT_BYTES)
+    if len(queries) == 1 and threads > 1:
+        return _search_split(codes, queries, k, threads)
+    per_query = 8 * k * (8 * codes.shape[1] + 1)  # faiss keeps k row numbers (8 bytes) for each of K + 1 distances
+    chunk = int(np.clip(_COUNTING_BYTES // per_query, 1, 128))
+    parts = [_scan(codes, queries[i : i + chunk], k) for i in range(0, len(queries), chunk)]
+    return np.concatenate([d for d, _ in parts]), np.concatenate([r for _, r in parts])
+
+
+def _scan(codes: Codes, queries: Codes, k: int) -> tuple[Distances, Rows]:
+    import faiss
+
+    distances, rows = faiss.knn_hamming(queries, codes, min(k, len(codes)), variant="mc")
+    return distances, rows
+
+
+def _search_split(codes: Codes, query: Codes, k: int, threads: int) -> tuple[Distances, Rows]:
+    """One query over several threads: faiss runs in parallel over queries only."""
+    bounds = np.linspace(0, len(codes), threads + 1, dtype=np.int64)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(lambda a, b: _scan(codes[a:b], query, k), bounds[:-1], bounds[1:]))
+    distances = np.concatenate([d[0] for d, _ in parts])
+    rows = np.concatenate([r[0] + start for (_, r), start in zip(parts, bounds[:-1], strict=True)])
+    order = np.argsort(distances, kind="stable")[:k]  # parts stand in row order, so stable means (distance, row)
+    return distances[None, order], rows[None, order]
+
+
+def _to_device(codes: Codes, device: str) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(codes).to(device)
+
+
+def _search_device(
+    codes: torch.Tensor, queries: Codes, k: int, allow: npt.NDArray[np.bool_] | None
+) -> tuple[Distances, Rows]:
+    import torch
+
+    from kernels.hamming_topk import hamming_topk
+
+    mask = None if allow is None else torch.from_numpy(allow).to(codes.device)
+    distances, rows = hamming_topk(torch.from_numpy(queries).to(codes.device), codes, k, mask)
+    return distances.cpu().numpy(), rows.cpu().numpy()
