@@ -54,7 +54,7 @@ DIGEST_CHARS = 32
 
 @dataclass(frozen=True, slots=True)
 class PatchMeta:
-    """One row of the official metadata."""
+    """One row of the official metadata; ``repeated`` says that an earlier row has the same patch_id."""
 
     patch_id: str
     s1_name: str
@@ -64,6 +64,7 @@ class PatchMeta:
     labels: tuple[str, ...]
     contains_seasonal_snow: bool
     contains_cloud_or_shadow: bool
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
