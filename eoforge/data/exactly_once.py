@@ -1,0 +1,304 @@
+"""Bulk loads into Lance tables that neither lose nor duplicate a row, whoever is killed and whoever races.
+
+The protocol (design/architecture.md, section 3), for any table with a primary key::
+
+    create_table     mode=create; the loser of that race opens the winner's table
+    write_fragments  each worker writes data files that no version names yet
+    Job.put_manifest then its shard manifest, by conditional PUT: the first writer of a shard wins
+    commit           one version: LanceOperation.Merge(existing + new fragments) at the version whose keys were checked
+
+``Merge`` conflicts with every concurrent write, so a commit whose check is out of date is refused and checks again.
+``Append`` would not be (three racing writers of 500 ids left 1,500 rows).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lance
+import pyarrow as pa
+import stamina
+from lance.commit import CommitConflictError
+from lance.fragment import write_fragments as lance_write_fragments
+
+from eoforge.data.staged import Plan, StagedRows, changed_groups, keep_rows, read_staged
+from eoforge.data.store import ObjectStore, TableRef, join, normalise, open_table, storage_options, table_exists
+from eoforge.errors import ConflictError, DataRefused, NotFound, StoreError, UsageError
+
+COMMIT_ATTEMPTS = 100
+JOB_PROPERTY = "eoforge.job"
+_ADDED, _SKIPPED = "eoforge.added", "eoforge.skipped"
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class CommitResult:
+    """What a job did to a table; every later commit of the same job returns the same.
+
+    Attributes:
+        version: The version that holds all rows of the job.
+        added: Rows that were new.
+        skipped: Rows that were already there (in the table, or in an earlier shard of the job).
+        changed: Rows whose key was there with another digest, and which now hold the job's content.
+    """
+
+    version: int
+    added: int
+    skipped: int
+    changed: int = 0
+
+
+def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
+    """Creates the empty table, or opens it if it is there; of racing creators one creates and all open the same.
+
+    Raises:
+        DataRefused: The table exists with another schema.
+    """
+    uri = normalise(uri)
+    if not table_exists(uri):
+        try:
+            lance.write_dataset(schema.empty_table(), uri, mode="create", storage_options=storage_options(uri))
+        except (OSError, ValueError) as error:  # lost the race (Lance has no exception of its own), or a real failure
+            if not table_exists(uri):
+                raise StoreError(f"cannot create {uri}: {error}. Check the store with `eoforge doctor`.") from error
+    table = open_table(TableRef(uri))
+    if not table.schema.equals(schema, check_metadata=True):
+        raise DataRefused(
+            f"{uri} exists with another schema than this job writes; choose another table name.\n"
+            f"expected:\n{schema}\nfound:\n{table.schema}"
+        )
+    return table
+
+
+def table_identity(table: lance.LanceDataset) -> str:
+    """Tells a table from one that was deleted and made again at the same place: the transaction that created it.
+
+    Empty once version 1 was cleaned up. Job folders outlive a deleted table; with this in their id nobody resumes one.
+    """
+    try:
+        creation = table.read_transaction(1)
+    except (OSError, ValueError):  # no such version any more
+        return ""
+    return creation.uuid if creation else ""
+
+
+class Job:
+    """The files of one bulk load, below ``<table>.jobs/<job_id>/`` on the table's own store."""
+
+    def __init__(self, table_uri: str, job_id: str) -> None:
+        """Names the job; nothing is written yet.
+
+        Raises:
+            UsageError: ``job_id`` is not a plain file name.
+        """
+        if not _JOB_ID.fullmatch(job_id):
+            raise UsageError(f"a job id has 1 to 128 letters, digits, '.', '_' or '-'; got {job_id!r}")
+        self.table_uri = normalise(table_uri)
+        self.job_id = job_id
+        self._store = ObjectStore(join(f"{self.table_uri}.jobs", job_id))
+
+    def put_manifest(self, shard: int, manifest: dict[str, Any]) -> bool:
+        """Records a shard as done; False if it already was, and then the earlier manifest stands."""
+        return self.put_if_absent(_shard_name(shard), json.dumps(manifest).encode())
+
+    def manifest(self, shard: int) -> dict[str, Any] | None:
+        """The shard's manifest, or None while nobody finished it."""
+        data = self.find(_shard_name(shard))
+        return None if data is None else dict(json.loads(data))
+
+    def drop_manifest(self, shard: int) -> None:
+        """Forgets a shard, so that it is written again."""
+        self._store.delete(_shard_name(shard))
+
+    def put(self, name: str, data: bytes) -> None:
+        """Writes a file of the job, replacing an older one."""
+        self._store.put(name, data)
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Writes a file of the job unless it is there; says whether it wrote. Atomic between racing writers."""
+        return self._store.put_if_absent(name, data)
+
+    def get(self, name: str) -> bytes:
+        """A file of the job.
+
+        Raises:
+            NotFound: There is none of that name.
+        """
+        return self._store.get(name)
+
+    def find(self, name: str) -> bytes | None:
+        """A file of the job, or None."""
+        try:
+            return self._store.get(name)
+        except NotFound:
+            return None
+
+
+def _shard_name(shard: int) -> str:
+    return f"shard-{shard:06d}.json"
+
+
+def write_fragments(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> list[str]:
+    """Writes batches as data files of the table that no version names yet; returns them as JSON for a manifest.
+
+    Memory is bounded by a few batches, however many come.
+    """
+    rest = iter(batches)
+    first = next(rest, None)
+    if first is None:
+        return []
+    uri = normalise(uri)
+    reader = pa.RecordBatchReader.from_batches(schema, itertools.chain([first], rest))
+    fragments = lance_write_fragments(reader, uri, schema=schema, mode="append", storage_options=storage_options(uri))
+    return [json.dumps(f.to_json()) for f in fragments]
+
+
+def discard_fragments(uri: str, fragments: Sequence[str]) -> None:
+    """Deletes data files of fragments that no manifest and no version names (the loser of a shard calls this)."""
+    store = ObjectStore(normalise(uri))
+    for path in _data_files(fragments):
+        store.delete(path)
+
+
+def fragments_exist(uri: str, fragments: Sequence[str]) -> bool:
+    """Whether all data files of staged fragments are still there."""
+    store = ObjectStore(normalise(uri))
+    return all(store.exists(path) for path in _data_files(fragments))
+
+
+def _data_files(fragments: Sequence[str]) -> Iterator[str]:
+    for text in fragments:
+        for file in json.loads(text)["files"]:
+            yield f"data/{file['path']}"
+
+
+def commit(
+    uri: str, job: Job, shards: int, keys: tuple[str, ...], *, digest: str | None = None, part: str = "fragments"
+) -> CommitResult:
+    """Makes a job's rows visible, once. Safe to call any number of times, by anyone, after any crash.
+
+    All new rows appear in one version. Rows whose key is there already are left out; with ``digest``, those whose
+    digest differs replace the old ones by merge_insert, in versions of at most ``staged.CHANGED_GROUP_ROWS`` rows
+    (merge_insert holds its whole source in memory several times over).
+
+    Args:
+        uri: The table.
+        job: The job whose manifests name the fragments.
+        shards: Number of shards; all must have a manifest.
+        keys: Columns of the primary key.
+        digest: Column that holds a hash of the row's content, if rows may change.
+        part: Key of the manifests under which the fragments are listed.
+
+    Raises:
+        StoreError: A shard has no manifest yet.
+        ConflictError: Other writers won ``COMMIT_ATTEMPTS`` times.
+    """
+    uri = normalise(uri)
+    result_name = f"{part}.result.json"
+    staged: StagedRows | None = None
+    try:
+        for attempt in stamina.retry_context(
+            on=CommitConflictError, attempts=COMMIT_ATTEMPTS, timeout=None, wait_initial=0.02, wait_max=2.0
+        ):
+            with attempt:
+                done = job.find(result_name)
+                if done is not None:
+                    return CommitResult(**json.loads(done))
+                staged = staged or read_staged(uri, _fragments(job, shards, part), keys, digest)
+                result = _commit_once(uri, job, staged, part)
+    except CommitConflictError as error:
+        raise ConflictError(f"other writers of {uri} won {COMMIT_ATTEMPTS} times; run the command again") from error
+    job.put_if_absent(result_name, json.dumps(asdict(result)).encode())
+    return CommitResult(**json.loads(job.get(result_name)))
+
+
+def _fragments(job: Job, shards: int, part: str) -> list[str]:
+    fragments: list[str] = []
+    for shard in range(shards):
+        manifest = job.manifest(shard)
+        if manifest is None:
+            raise StoreError(f"shard {shard} of job {job.job_id} has no manifest; run the shard (again), then commit")
+        fragments += manifest.get(part, [])
+    return fragments
+
+
+def _commit_once(uri: str, job: Job, staged: StagedRows, part: str) -> CommitResult:
+    """One attempt at the newest version.
+
+    Raises:
+        CommitConflictError: Another writer committed after the keys were checked; nothing was changed.
+    """
+    table = open_table(TableRef(uri))
+    mine = f"{job.job_id}/{part}"
+    job.put_if_absent(f"{part}.base.json", json.dumps({"version": table.version}).encode())
+    base = int(json.loads(job.get(f"{part}.base.json"))["version"])
+    plan = staged.against(table)
+    changed = _remember_changed(job, part, staged.names(plan.changed))
+    counts = _earlier_commit(table, base, mine)
+    if plan.fresh.any():
+        table, counts = _merge(table, staged, plan, mine)
+    for group in changed_groups(staged, plan):
+        # The condition makes a repeat harmless; use_index=False because with an index Lance 14.0.2 refuses conditions
+        # on tables with a primary key ("must not be nullable").
+        builder = table.merge_insert(list(staged.keys)).use_index(False)
+        condition = f"source.{staged.digest} <> target.{staged.digest}"
+        builder.when_matched_update_all(condition).execute(group)
+        table = open_table(TableRef(uri))
+    added = counts[0] if counts else 0
+    return CommitResult(table.version, added, len(staged) - added - len(changed), len(changed))
+
+
+def changed_keys(job: Job, part: str = "fragments") -> list[str]:
+    """Keys of the rows whose content this job replaced, sorted."""
+    return list(json.loads(job.find(f"{part}.changed.json") or b"[]"))
+
+
+def _remember_changed(job: Job, part: str, names: list[str]) -> list[str]:
+    """Adds to the list before anything is changed: a crash in the middle must not make the report forget."""
+    before = changed_keys(job, part)
+    after = sorted({*before, *names})
+    if after != before:
+        job.put(f"{part}.changed.json", json.dumps(after).encode())
+    return after
+
+
+def _merge(
+    table: lance.LanceDataset, staged: StagedRows, plan: Plan, mine: str
+) -> tuple[lance.LanceDataset, tuple[int, int]]:
+    fragments = [f.metadata for f in table.get_fragments()]
+    added = int(plan.fresh.sum())
+    for number, text in enumerate(staged.fragments):
+        wanted = plan.fresh[staged.rows_of(number)]
+        if wanted.all():
+            kept = [text]
+        elif wanted.any():
+            # Lance cannot put a deletion vector on a fragment before it is committed: write the rest of it anew.
+            kept = write_fragments(table.uri, table.schema, keep_rows(table.uri, text, wanted))
+        else:
+            kept = []
+        fragments += [lance.FragmentMetadata.from_json(k) for k in kept]
+    properties = {JOB_PROPERTY: mine, _ADDED: str(added), _SKIPPED: str(len(staged) - added)}
+    transaction = lance.Transaction(
+        table.version, lance.LanceOperation.Merge(fragments, table.schema), transaction_properties=properties
+    )
+    merged = lance.LanceDataset.commit(table.uri, transaction, storage_options=storage_options(table.uri))
+    return merged, (added, len(staged) - added)
+
+
+def _earlier_commit(table: lance.LanceDataset, base: int, mine: str) -> tuple[int, int] | None:
+    """Counts of this job's own earlier commit, which a crash or a twin of this process may have left behind."""
+    for version in range(base + 1, table.version + 1):
+        try:
+            transaction = table.read_transaction(version)
+        except (OSError, ValueError, TypeError):
+            # Cleaned up, or a compaction with indexes, whose transactions Lance 14.0.2 cannot represent: not ours.
+            continue
+        properties = (transaction.transaction_properties if transaction else None) or {}
+        if properties.get(JOB_PROPERTY) == mine:
+            return int(properties[_ADDED]), int(properties[_SKIPPED])
+    return None
