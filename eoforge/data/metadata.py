@@ -6,6 +6,7 @@ others. Half a million rows stay in Arrow; Python objects are made for the rows 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
@@ -108,11 +109,9 @@ def read_metadata(load: Callable[[str], bytes], where: str) -> MetadataRows:
             f"expected the official metadata at {where}/{MAIN_FILE}, and there is none. "
             "It comes with the reBEN download, next to the folders or tar files."
         ) from error
-    try:
+    # Many people keep the recommended patches only.
+    with contextlib.suppress(NotFound):
         tables.append(_parse(load(SNOW_CLOUD_FILE), f"{where}/{SNOW_CLOUD_FILE}"))
-    except NotFound:
-        # Many people keep the recommended patches only.
-        pass
     return MetadataRows.sort(pa.concat_tables(tables))
 
 

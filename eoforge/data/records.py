@@ -192,7 +192,7 @@ def _tensors(
     """Arrays of one shape as one tensor column in a single copy; None becomes null over zeros."""
     shape = (len(values), *dtype.shape)
     element = np.dtype(dtype.value_type.to_pandas_dtype())
-    # Arrow's pool keeps its pages between batches; fresh NumPy memory costs a page fault per 4 kB, three times the copy.
+    # Arrow's pool keeps its pages between batches; page faults in fresh NumPy memory cost three times the copy.
     buffer = pa.allocate_buffer(math.prod(shape) * element.itemsize)
     out = np.frombuffer(buffer, dtype=element).reshape(shape)
     for slot, value in zip(out, values, strict=True):

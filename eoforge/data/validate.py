@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from eoforge.data.bands import GROUPS, MODALITIES, S1_10M, S2_10M, BandGroup
 from eoforge.data.geotiff import Raster
-from eoforge.data.labels import CLC_TO_CLASS, CLASSES, INDEX, KNOWN_CLC, mask_of, names_of
+from eoforge.data.labels import CLASSES, CLC_TO_CLASS, INDEX, KNOWN_CLC, mask_of, names_of
 from eoforge.data.names import parse_patch_id, parse_s1_name, parse_s2v1_name
 from eoforge.data.records import Defect, PatchMeta, PatchPair, ReadResult, Reason
 from eoforge.data.split import official_split
@@ -76,14 +77,15 @@ def read_patch(
     place = _check_row(meta, findings, metadata_file)
     if place is None:
         return ReadResult(meta, None, findings.defects())
-    stacks: dict[str, npt.NDArray[np.generic]] = {}
+    stacks: dict[str, npt.NDArray[Any]] = {}
     for modality, absent in (("s2", Reason.S2_MISSING), ("s1", Reason.S1_MISSING)):
         _load_modality(modality, absent, place, load, file_of, findings, stacks)
     reference_map = _load_map(meta, place, load, file_of, findings)
     defects = findings.defects()
     if any(d.fatal for d in defects):
         return ReadResult(meta, None, defects)
-    pair = PatchPair(meta=meta, reference_map=reference_map, **{g.column: stacks[g.column] for g in GROUPS})  # type: ignore[arg-type]
+    arrays = {g.column: stacks[g.column] for g in GROUPS}
+    pair = PatchPair(meta=meta, reference_map=reference_map, **arrays)
     return ReadResult(meta, pair, defects)
 
 
@@ -104,7 +106,7 @@ def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | N
         findings.add(Reason.BAD_NAME, f"s1_name {meta.s1_name} names another cell than the patch_id", file)
     unknown = [name for name in meta.labels if name not in INDEX]
     if unknown or not meta.labels:
-        detail = f"expected one to {len(CLASSES)} of the reBEN classes, got {unknown or 'no label'}"
+        detail = f"expected 1..{len(CLASSES)} of the reBEN classes, got {unknown or 'no label'}"
         findings.add(Reason.UNKNOWN_LABEL, detail, file)
     expected = official_split(patch.x, patch.y)
     if meta.split != expected:
@@ -120,7 +122,7 @@ def _load_modality(
     load: Callable[[str], Raster | None],
     file_of: Callable[[str], str],
     findings: _Findings,
-    stacks: dict[str, npt.NDArray[np.generic]],
+    stacks: dict[str, npt.NDArray[Any]],
 ) -> None:
     missing = []
     bands = MODALITIES[modality]
