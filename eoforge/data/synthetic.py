@@ -1,0 +1,243 @@
+"""A synthetic reBEN: archives in the official layout, for demos, tests and scale runs.
+
+It is NOT real data. Names, footprints, splits and formats follow the official rules to the letter; pixels come from a
+simple model of ground (``synthetic_land``) and sensors (``synthetic_radiometry``). Each patch is a function of the
+seed and its name, so an archive grows without changing, and its bytes do not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eoforge.data.bands import GROUPS, S1_10M, S2_10M
+from eoforge.data.geotiff import write_geotiff
+from eoforge.data.labels import CLASSES, IGNORE_INDEX, clc_to_classes
+from eoforge.data.names import GRID_SIDE, parse_patch_id, scene_of, tile_of
+from eoforge.data.records import PatchMeta, PatchPair
+from eoforge.data.split import SPLITS, official_split
+from eoforge.data.store import is_s3, normalise
+from eoforge.data.synthetic_land import Ground, ground, key_of
+from eoforge.data.synthetic_radiometry import abundances, optical, radar
+from eoforge.data.synthetic_scenes import COUNTRIES, SCENES, Scene
+from eoforge.errors import UsageError
+from eoforge.geo.footprint import footprint
+from eoforge.progress import track
+
+MAX_UNLABELED = 0.25
+_FOLDERS = ("BigEarthNet-S2", "BigEarthNet-S1", "Reference_Maps")
+_METADATA = "metadata.parquet"
+_SNOW_CLOUD_METADATA = "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
+_METADATA_SCHEMA = pa.schema(
+    [
+        ("patch_id", pa.string()),
+        ("labels", pa.list_(pa.string())),
+        ("split", pa.string()),
+        ("country", pa.string()),
+        ("s1_name", pa.string()),
+        ("s2v1_name", pa.string()),
+        ("contains_seasonal_snow", pa.bool_()),
+        ("contains_cloud_or_shadow", pa.bool_()),
+    ]
+)
+_SPLIT_PATTERN = ("train", "validation", "train", "test")
+_CLOUD_EVERY = 40
+MAX_PATCHES = 120_000
+"""The 20 scenes hold more cells, but some are dropped for lack of labels and the rarest split must not run out."""
+
+
+@dataclass(frozen=True)
+class SyntheticSummary:
+    """What was written: ``patches`` in total, ``snow`` and ``cloud`` of them in the second metadata file."""
+
+    uri: str
+    seed: int
+    patches: int
+    snow: int
+    cloud: int
+    splits: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """One place in the archive: the ``number``-th patch, before its cell is known."""
+
+    number: int
+    scene: int
+    split: str
+    weather: bool
+
+    @property
+    def cloud(self) -> bool:
+        return self.weather and self.number % _CLOUD_EVERY == 5
+
+    @property
+    def snow(self) -> bool:
+        return self.weather and SCENES[self.scene].snow and self.number // len(SCENES) % 4 != 3
+
+
+def _slots(patches: int, weather: bool) -> Iterator[_Slot]:
+    """Slots in order: scenes take turns, and splits follow the official shares even in a small archive."""
+    scenes = len(SCENES)
+    for i in range(patches):
+        yield _Slot(i, i % scenes, _SPLIT_PATTERN[(i + i // scenes) % len(_SPLIT_PATTERN)], weather)
+
+
+def _cells(seed: int, scene: Scene, split: str) -> Iterator[tuple[int, int, Ground]]:
+    """Cells of a split in random order, without those that the labelling rule drops."""
+    cells = [(x, y) for x in range(GRID_SIDE) for y in range(GRID_SIDE) if official_split(x, y) == split]
+    rng = np.random.Generator(np.random.Philox(key=key_of("cells", seed, scene.s2)))
+    for i in rng.permutation(len(cells)):
+        x, y = cells[i]
+        place = footprint(parse_patch_id(f"{scene.s2}_{x:02d}_{y:02d}"))
+        here = ground(seed, place.epsg, scene.country_at(x, y), place.ulx, place.uly)
+        if here.unlabeled_share < MAX_UNLABELED:
+            yield x, y, here
+
+
+def _v1_name(scene: Scene, x: int, y: int) -> str:
+    """A BigEarthNet v1 name, with v1's bug of dropping the leading zero of the hour (``T93351``)."""
+    return f"{scene.s2[:20]}{int(scene.s2[20:26])}_{x}_{y}"
+
+
+def _pair(seed: int, slot: _Slot, x: int, y: int, here: Ground) -> PatchPair:
+    scene = SCENES[slot.scene]
+    country = scene.country_at(x, y)
+    patch_id = f"{scene.s2}_{x:02d}_{y:02d}"
+    rng = np.random.Generator(np.random.Philox(key=key_of("patch", seed, patch_id)))
+    rugged = COUNTRIES[country].rugged
+    mix = abundances(here, scene.month, country)
+    s1 = radar(here, mix, scene, x, rng, rugged=rugged)
+    s2_10m, s2_20m, s2_60m = optical(here, mix, scene, rng, snow=slot.snow, cloud=slot.cloud, rugged=rugged)
+    present = np.unique(clc_to_classes(here.clc))
+    meta = PatchMeta(
+        patch_id=patch_id,
+        s1_name=f"{scene.s1}_{scene.mgrs}_{x}_{y}",
+        s2v1_name=_v1_name(scene, x, y),
+        split=slot.split,
+        country=country,
+        labels=tuple(sorted(CLASSES[c] for c in present if c != IGNORE_INDEX)),
+        contains_seasonal_snow=slot.snow,
+        contains_cloud_or_shadow=slot.cloud,
+    )
+    return PatchPair(meta, s2_10m, s2_20m, s2_60m, s1, here.clc)
+
+
+def _generate(patches: int, seed: int, scenes: range, weather: bool) -> Iterator[PatchPair]:
+    """Pairs of ``scenes`` (a worker's share) in slot order."""
+    cells: dict[tuple[int, str], Iterator[tuple[int, int, Ground]]] = {}
+    for slot in _slots(patches, weather):
+        if slot.scene in scenes:
+            key = (slot.scene, slot.split)
+            if key not in cells:
+                cells[key] = _cells(seed, SCENES[slot.scene], slot.split)
+            yield _pair(seed, slot, *next(cells[key]))
+
+
+def _check_size(patches: int) -> None:
+    if not 1 <= patches <= MAX_PATCHES:
+        raise UsageError(f"expected 1 to {MAX_PATCHES} synthetic patches, got {patches}")
+
+
+def synthetic_pairs(patches: int, seed: int = 0) -> Iterator[PatchPair]:
+    """Yields ``patches`` synthetic pairs in memory; a longer run starts with the same pairs as a shorter one.
+
+    Raises:
+        UsageError: ``patches`` is not in 1..``MAX_PATCHES``.
+    """
+    _check_size(patches)
+    yield from _generate(patches, seed, range(len(SCENES)), weather=True)
+
+
+def generate_archive(
+    out: str,
+    patches: int,
+    seed: int = 0,
+    *,
+    workers: int = 1,
+    reference_maps: bool = True,
+    snow_cloud: bool = True,
+) -> SyntheticSummary:
+    """Writes an archive in the official layout below ``out``.
+
+    Args:
+        out: Local folder; it must not hold an archive yet.
+        patches: Number of patch pairs, snow and clouds included.
+        seed: The same seed gives the same bytes, whatever ``workers`` is.
+        workers: Processes.
+        reference_maps: Whether to write ``Reference_Maps``.
+        snow_cloud: Whether some patches show snow or clouds; their metadata are in the second parquet file.
+
+    Raises:
+        UsageError: ``patches`` is out of range, or ``out`` holds an archive.
+    """
+    _check_size(patches)
+    root = Path(normalise(out))
+    if is_s3(out) or (root / _METADATA).exists() or any((root / folder).exists() for folder in _FOLDERS):
+        raise UsageError(f"{out} must be a local folder without an archive in it; choose another or delete it first")
+    root.mkdir(parents=True, exist_ok=True)
+    workers = min(max(workers, 1), len(SCENES))
+    jobs = [(root, patches, seed, range(w, len(SCENES), workers), reference_maps, snow_cloud) for w in range(workers)]
+    with track("writing synthetic patches", patches) as tracker:
+        metas: list[PatchMeta] = []
+        if workers == 1:
+            for meta in _write_pairs(*jobs[0]):
+                metas.append(meta)
+                tracker.advance()
+        else:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                for done in as_completed([pool.submit(_write_share, job) for job in jobs]):
+                    metas += done.result()
+                    tracker.advance(len(done.result()))
+    flagged = [m.contains_seasonal_snow or m.contains_cloud_or_shadow for m in metas]
+    _write_metadata(root / _METADATA, [m for m, f in zip(metas, flagged, strict=True) if not f])
+    if snow_cloud:
+        _write_metadata(root / _SNOW_CLOUD_METADATA, [m for m, f in zip(metas, flagged, strict=True) if f])
+    return SyntheticSummary(
+        uri=str(root),
+        seed=seed,
+        patches=len(metas),
+        snow=sum(m.contains_seasonal_snow for m in metas),
+        cloud=sum(m.contains_cloud_or_shadow for m in metas),
+        splits={split: sum(m.split == split for m in metas) for split in SPLITS},
+    )
+
+
+def _write_share(job: tuple[Path, int, int, range, bool, bool]) -> list[PatchMeta]:
+    return list(_write_pairs(*job))
+
+
+def _write_pairs(
+    root: Path, patches: int, seed: int, scenes: range, reference_maps: bool, snow_cloud: bool
+) -> Iterator[PatchMeta]:
+    """Writes the pairs of ``scenes`` and yields the metadata of each once its files are there."""
+    for pair in _generate(patches, seed, scenes, snow_cloud):
+        meta = pair.meta
+        place = footprint(parse_patch_id(meta.patch_id))
+        corner = (place.epsg, place.ulx, place.uly)
+        s2 = root / _FOLDERS[0] / tile_of(meta.patch_id) / meta.patch_id
+        s1 = root / _FOLDERS[1] / scene_of(meta.s1_name) / meta.s1_name
+        for group in GROUPS:
+            folder, nodata = (s1, None) if group is S1_10M else (s2, 0)
+            folder.mkdir(parents=True, exist_ok=True)
+            for band, pixels in zip(group.bands, getattr(pair, group.column), strict=True):
+                write_geotiff(folder / f"{folder.name}_{band}.tif", pixels, *corner, group.resolution, nodata)
+        if reference_maps and pair.reference_map is not None:
+            folder = root / _FOLDERS[2] / tile_of(meta.patch_id) / meta.patch_id
+            folder.mkdir(parents=True)
+            path = folder / f"{meta.patch_id}_reference_map.tif"
+            write_geotiff(path, pair.reference_map, *corner, S2_10M.resolution, 0, deflate=True)
+        yield meta
+
+
+def _write_metadata(path: Path, metas: list[PatchMeta]) -> None:
+    """Writes one of the two official files: eight columns, rows in the order of ``patch_id``."""
+    rows = [{**asdict(m), "labels": list(m.labels)} for m in sorted(metas, key=lambda m: m.patch_id)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=_METADATA_SCHEMA), path, compression="zstd")

@@ -1,0 +1,199 @@
+"""What the two sensors see of the synthetic ground: linear mixing of materials, weather, speckle and noise.
+
+Every pixel is a mixture of a few materials whose abundances follow from land cover, season and field parcel. The same
+abundances give optical reflectance (mixed linearly per band) and radar backscatter (mixed in linear power), so the two
+sensors agree where ground does and differ where physics does. Area averages of abundances are area averages of
+reflectance: the 20 m and 60 m bands are exact means of the 10 m scene, shadows and clouds included.
+
+Reflectances are typical bottom-of-atmosphere values of Sentinel-2 L2A; backscatter is typical C-band sigma nought.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from eoforge.data.bands import S2_10M, S2_20M, S2_60M, S2_BANDS
+from eoforge.data.synthetic_land import PIXELS, Float, Ground, noise
+from eoforge.data.synthetic_scenes import COUNTRIES, Scene
+
+# Material: reflectance x 10,000 in the order of S2_BANDS (B01 ... B12), then VV and VH in dB.
+_MATERIALS: dict[str, tuple[tuple[int, ...], tuple[float, float]]] = {
+    "water": ((230, 240, 260, 180, 160, 120, 120, 100, 90, 90, 50, 30), (-19.0, -27.5)),
+    "sea": ((330, 340, 330, 200, 170, 130, 130, 110, 100, 100, 60, 40), (-17.0, -27.0)),
+    "conifer": ((150, 180, 330, 220, 520, 1450, 1750, 1880, 2050, 2100, 950, 430), (-10.5, -16.5)),
+    "leaf": ((180, 220, 480, 260, 800, 2600, 3250, 3450, 3650, 3650, 1700, 750), (-10.0, -16.0)),
+    "twig": ((300, 380, 520, 560, 850, 1250, 1450, 1600, 1750, 1800, 1950, 1200), (-10.8, -17.5)),
+    "crop": ((240, 310, 680, 330, 1000, 3300, 4250, 4450, 4600, 4500, 1850, 850), (-10.8, -16.8)),
+    "grass": ((250, 320, 690, 400, 1050, 2650, 3200, 3400, 3550, 3550, 2100, 1100), (-12.2, -18.8)),
+    "straw": ((480, 620, 920, 1130, 1480, 1880, 2100, 2280, 2450, 2500, 3000, 1950), (-12.8, -20.5)),
+    "soil": ((450, 600, 880, 1200, 1450, 1620, 1780, 1950, 2100, 2150, 2750, 2250), (-11.8, -21.0)),
+    "shrub": ((240, 320, 540, 480, 840, 1750, 2100, 2250, 2400, 2400, 1900, 1080), (-11.5, -17.8)),
+    "peat": ((240, 290, 470, 420, 740, 1400, 1650, 1750, 1900, 1900, 1450, 800), (-12.2, -19.0)),
+    "town": ((850, 950, 1080, 1180, 1320, 1500, 1620, 1720, 1800, 1850, 1850, 1600), (-4.5, -12.5)),
+    "hall": ((1500, 1650, 1780, 1880, 1980, 2080, 2150, 2250, 2300, 2300, 2350, 2150), (-2.0, -10.5)),
+    "sand": ((1450, 1750, 2250, 2650, 2850, 2950, 3050, 3150, 3250, 3250, 3700, 3200), (-17.0, -26.0)),
+    "rock": ((950, 1100, 1300, 1450, 1600, 1700, 1800, 1900, 2000, 2000, 2300, 2050), (-9.5, -18.0)),
+    "ash": ((280, 330, 430, 480, 580, 700, 800, 880, 980, 1000, 1650, 1650), (-12.5, -20.0)),
+    "snow": ((7600, 7900, 7900, 7800, 7700, 7500, 7300, 7100, 6900, 6300, 1000, 850), (-14.0, -21.0)),
+    "cloud": ((5600, 5500, 5300, 5300, 5400, 5500, 5600, 5700, 5800, 4300, 3800, 3000), (-99.0, -99.0)),
+}
+_NAMES = tuple(_MATERIALS)
+_M = {name: i for i, name in enumerate(_NAMES)}
+_REFLECTANCE = np.array([r for r, _ in _MATERIALS.values()], dtype=np.float32)
+_POWER = (10 ** (np.array([s for _, s in _MATERIALS.values()]) / 10)).astype(np.float32)
+
+# CLC code: static materials with weights. "field" and "meadow" are resolved per parcel, "wood" by season.
+_RECIPES: dict[int, dict[str, float]] = {
+    111: {"town": 0.9, "grass": 0.1}, 112: {"town": 0.5, "grass": 0.3, "wood": 0.2}, 121: {"hall": 0.85, "grass": 0.15},
+    122: {"hall": 0.5, "grass": 0.5}, 131: {"rock": 0.6, "soil": 0.4}, 141: {"grass": 0.6, "wood": 0.4},
+    142: {"grass": 0.85, "town": 0.15}, 211: {"field": 1.0}, 221: {"soil": 0.45, "leafy": 0.55},
+    222: {"leafy": 0.7, "grass": 0.3}, 223: {"soil": 0.4, "shrub": 0.4, "straw": 0.2}, 231: {"meadow": 1.0},
+    242: {"field": 0.55, "meadow": 0.3, "town": 0.1, "wood": 0.05}, 243: {"field": 0.4, "meadow": 0.25, "wood": 0.35},
+    244: {"meadow": 0.6, "shrub": 0.4}, 311: {"wood": 1.0}, 312: {"conifer": 1.0}, 313: {"wood": 0.5, "conifer": 0.5},
+    321: {"meadow": 0.85, "rock": 0.15}, 322: {"shrub": 0.7, "peat": 0.3}, 323: {"shrub": 0.8, "soil": 0.2},
+    324: {"shrub": 0.45, "wood": 0.3, "conifer": 0.25}, 331: {"sand": 1.0}, 332: {"rock": 1.0},
+    333: {"rock": 0.5, "straw": 0.5}, 334: {"ash": 1.0}, 335: {"snow": 0.9, "rock": 0.1},
+    411: {"peat": 0.5, "grass": 0.3, "water": 0.2}, 412: {"peat": 0.85, "shrub": 0.15}, 421: {"grass": 0.5, "sand": 0.2, "sea": 0.3}, 423: {"sand": 0.5, "sea": 0.5},
+    511: {"water": 1.0}, 512: {"water": 1.0}, 521: {"sea": 0.9, "sand": 0.1}, 523: {"sea": 1.0},
+}  # fmt: skip
+_FIELD, _MEADOW = len(_NAMES), len(_NAMES) + 1
+_CODES = np.array(sorted(_RECIPES), dtype=np.uint16)
+
+# Looks of a ground-range-detected scene: 4.4, and neighbouring pixels correlate since the grid is finer than the beam.
+ENL = 4.4
+_NORMAL_LOOKS = 0.5  # intensity of one squared normal number
+_SIDE = (4 - np.sqrt(16 - 24 * (1 - np.sqrt(_NORMAL_LOOKS / ENL)))) / 12
+_KERNEL = (float(_SIDE), float(1 - 2 * _SIDE))
+_NOISE_10M = 18.0
+"""Sensor noise of a 10 m pixel in digital numbers; coarser bands average more photons."""
+
+
+def _greenness(month: int, warmth: float) -> tuple[float, float, float]:
+    """(leaf cover of deciduous trees, green share of fields, green share of meadows) for a month."""
+    summer = 0.5 - 0.5 * np.cos(2 * np.pi * (month - 0.8 - 0.5 * warmth) / 12)
+    leaf = float(np.clip(1.5 * summer - 0.35 + 0.3 * warmth, 0.03, 1))
+    dry = max(0.0, warmth) * summer
+    field = 0.25 + 0.5 * float(np.exp(-(((month - 5.5) / 2.2) ** 2))) - 0.3 * dry
+    return leaf, field, float(np.clip(0.35 + 0.65 * summer - 1.3 * dry, 0.1, 1))
+
+
+@lru_cache(maxsize=128)
+def _recipe_table(month: int, country: str) -> Float:
+    """Abundances ``[1000, M + 2]`` by CLC code; the last two columns are field and meadow, still to be resolved."""
+    leaf = _greenness(month, COUNTRIES[country].warmth)[0]
+    table = np.zeros((1000, len(_NAMES) + 2), dtype=np.float32)
+    for code, recipe in _RECIPES.items():
+        for name, weight in recipe.items():
+            if name in ("wood", "leafy"):
+                table[code, _M["leaf"]] += weight * leaf
+                table[code, _M["twig" if name == "wood" else "soil"]] += weight * (1 - leaf)
+            else:
+                table[code, {"field": _FIELD, "meadow": _MEADOW}.get(name) or _M[name]] += weight
+    return table
+
+
+def abundances(ground: Ground, month: int, country: str) -> Float:
+    """Material abundances ``[120, 120, M]`` of a patch in a month; rows sum to one."""
+    table = _recipe_table(month, country)[ground.clc]
+    mix = table[..., : len(_NAMES)]
+    _, field_green, meadow_green = _greenness(month, COUNTRIES[country].warmth)
+    calendar, colour, _, ripeness = ground.parcel
+    # Sown, growing, ripe or ploughed: a parcel's phase is sharp, and wet ground stays green longer.
+    green = np.clip(0.5 + 4.0 * (field_green - calendar) + 0.1 * ground.moisture, 0.04, 0.97)
+    straw = (1 - green) * np.where(ripeness < (0.55 if 6 <= month <= 9 else 0.15), 0.85, 0.1)
+    field = table[..., _FIELD]
+    mix[..., _M["crop"]] += field * green
+    mix[..., _M["straw"]] += field * straw
+    mix[..., _M["soil"]] += field * (1 - green - straw)
+    lush = np.clip(meadow_green + 0.35 * (colour - 0.5) + 0.06 * ground.moisture + 0.06 * ground.texture[0], 0.05, 1)
+    meadow = table[..., _MEADOW]
+    mix[..., _M["grass"]] += meadow * lush
+    mix[..., _M["straw"]] += meadow * (1 - lush)
+    return mix
+
+
+def _blur(image: Float, side: float, centre: float) -> Float:
+    """Separable three-tap filter over the last two axes; edges repeat."""
+    s, c = np.float32(side), np.float32(centre)
+    for axis in (-1, -2):
+        out = c * image
+        body = np.moveaxis(out, axis, 0)
+        source = np.moveaxis(image, axis, 0)
+        body[1:] += s * source[:-1]
+        body[:-1] += s * source[1:]
+        body[0] += s * source[0]
+        body[-1] += s * source[-1]
+        image = out
+    return image
+
+
+def optical(
+    ground: Ground, mix: Float, scene: Scene, rng: np.random.Generator, *, snow: bool, cloud: bool, rugged: float
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
+    """Sentinel-2 bands on their native grids: uint16 ``[4, 120, 120]``, ``[6, 60, 60]``, ``[2, 20, 20]``."""
+    low_sun = 0.5 + 0.5 * np.cos(2 * np.pi * (scene.month - 0.5) / 12)
+    slope = np.gradient(ground.relief, axis=1) - np.gradient(ground.relief, axis=0)
+    solid = 1 - mix[..., _M["water"]] - mix[..., _M["sea"]]
+    tall = mix[..., _M["conifer"]] + mix[..., _M["leaf"]] + mix[..., _M["town"]] + mix[..., _M["hall"]]
+    light = 1 + solid * np.clip((4.0 + 5.0 * low_sun) * rugged * slope, -0.5, 0.5)
+    light *= 1 + (0.03 + 0.13 * tall) * solid * ground.texture[0] + 0.25 * (ground.parcel[1] - 0.5) * (solid - tall)
+    light *= 1 + 0.05 * rng.standard_normal()
+    # Towns are a patchwork of roofs.
+    light *= 1 + 0.35 * (mix[..., _M["town"]] + mix[..., _M["hall"]]) * ground.texture[1]
+    lit = mix * np.clip(light, 0.25, 2.2)[..., None]
+    if snow:
+        cover = np.clip(0.85 + 0.25 * ground.moisture + 0.1 * ground.texture[0], 0.1, 1)
+        cover *= 1 - 0.75 * np.minimum(tall, 1)
+        lit *= (1 - cover)[..., None]
+        lit[..., _M["snow"]] += cover * np.clip(light, 0.7, 1.15)
+    if cloud:
+        lit = _clouded(lit, int(rng.integers(1 << 62)))
+    twenty = lit.reshape(60, 2, 60, 2, -1).mean(axis=(1, 3))
+    sixty = twenty.reshape(20, 3, 20, 3, -1).mean(axis=(1, 3))
+    out = []
+    for abundance, group, noise_level in ((lit, S2_10M, _NOISE_10M), (twenty, S2_20M, 12.0), (sixty, S2_60M, 8.0)):
+        spectra = _REFLECTANCE[:, [S2_BANDS.index(b) for b in group.bands]]
+        image = np.ascontiguousarray((abundance.reshape(-1, len(_NAMES)) @ spectra).T).reshape(group.shape)
+        if group is S2_10M:
+            image = _blur(image, 0.12, 0.76)
+        image += np.float32(noise_level) * rng.standard_normal(group.shape, dtype=np.float32)
+        out.append(np.clip(np.rint(image), 1, 20_000).astype(np.uint16))
+    return out[0], out[1], out[2]
+
+
+def _clouded(lit: Float, key: int) -> Float:
+    """Puts cumulus with soft rims over a part of the patch, and its shadow to the north-west."""
+    shape = noise(key, 1, 600.0, 0, 0)[0] + 0.5 * noise(key ^ 1, 1, 150.0, 0, 0)[0]
+    shape += np.float32(0.6 - np.median(shape))
+    opacity = np.clip(1.6 * shape, 0, 1)
+    shadow = np.roll(opacity, (-14, -9), axis=(0, 1))
+    lit = lit * ((1 - 0.6 * shadow) * (1 - opacity))[..., None]
+    lit[..., _M["cloud"]] += opacity
+    return lit
+
+
+def radar(ground: Ground, mix: Float, scene: Scene, column: int, rng: np.random.Generator, *, rugged: float) -> Float:
+    """Sentinel-1 backscatter, float32 ``[2, 120, 120]`` in dB: VV, VH."""
+    power = np.ascontiguousarray((mix.reshape(-1, len(_NAMES)) @ _POWER).T).reshape(2, PIXELS, PIXELS)
+    water = mix[..., _M["water"]] + mix[..., _M["sea"]]
+    bare = mix[..., _M["soil"]] + mix[..., _M["straw"]] + mix[..., _M["grass"]] + mix[..., _M["crop"]]
+    built = mix[..., _M["town"]] + mix[..., _M["hall"]]
+    tall = mix[..., _M["conifer"]] + mix[..., _M["leaf"]]
+    # Morning scenes (descending) look west, evening scenes east: slopes that face the sensor are bright.
+    look = -1.0 if int(scene.s1[26:28]) < 12 else 1.0
+    slope = np.gradient(ground.relief, axis=1) * np.float32(look * 45 * rugged)
+    gain_db = (1 - water) * np.clip(slope, -6, 6)
+    gain_db += bare * (1.2 * ground.moisture + 4.0 * (ground.parcel[2] - 0.5) - 3.0 * (ground.parcel[1] - 0.5))
+    gain_db += 1.3 * tall * ground.texture[0] + 4.0 * built * ground.texture[1]
+    gain_db += water * np.float32(2.0 * rng.standard_normal())  # wind
+    # Incidence falls off by about 0.13 dB a degree over the 6.6 degrees of a tile.
+    gain_db += np.float32(look * 0.9 * (column / 90 - 0.5) + 0.3 * rng.standard_normal())
+    polarised = np.stack([gain_db, 0.8 * gain_db])
+    speckle = rng.standard_normal((2, PIXELS, PIXELS), dtype=np.float32)
+    speckle *= speckle
+    power = _blur(power, 0.12, 0.76) * 10 ** (polarised / np.float32(10)) * _blur(speckle, *_KERNEL)
+    # The noise floor of the sensor keeps calm water from going to minus infinity.
+    return (10 * np.log10(power + np.float32(2e-4) * np.array([3, 1], np.float32)[:, None, None])).astype(np.float32)
