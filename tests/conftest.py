@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import uuid
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from eoforge.data.seaweed import SeaweedEnv, seaweedfs
 
 SHARED = Path(os.environ.get("EOFORGE_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -23,3 +27,25 @@ def shared_data() -> Path:
         warnings.warn(f"real data absent ({SHARED}): a test that needs it did not run", stacklevel=1)
         pytest.skip(f"real data absent: {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedEnv]:
+    """A real S3 server for the whole run (SeaweedFS, on free loopback ports, with a random secret)."""
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: SeaweedEnv, monkeypatch: pytest.MonkeyPatch) -> str:
+    """``s3://`` URI of a fresh prefix; the ``AWS_*`` variables of this process (and its children) lead there."""
+    for name, value in s3_server.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    return s3_server.uri(f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh place for tables: once a local folder, once a prefix on a real S3 server."""
+    return str(tmp_path / "store") if request.param == "local" else str(request.getfixturevalue("s3"))
