@@ -54,7 +54,7 @@ def register_search(app: typer.Typer) -> None:
                 hits = client.search(patch_id=patch_id, source=from_, target=to, k=k, filter=wanted)
             else:
                 hits = client.search(geotiff=_read(image), source=from_, target=to, k=k, filter=wanted)
-        output.emit_rows([output.as_dict(h) for h in hits])
+        output.emit_rows([{k: v for k, v in output.as_dict(h).items() if k != "thumbnail_png"} for h in hits])
 
 
 def _configure(value: bool) -> bool:
