@@ -1,1 +1,1 @@
-"""Kubeflow pipelines: thin wrappers over plain functions of the library."""
+"""Kubeflow Pipelines of eoforge: ingest, train, index, evaluate, and the chain of them; see README.md."""

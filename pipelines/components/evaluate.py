@@ -1,0 +1,39 @@
+"""The evaluation step: retrieval in four directions, with pictures."""
+
+from kfp.dsl import HTML, Markdown, Metrics, Output
+
+from pipelines.components._component import component
+
+
+@component
+def evaluate(
+    bundle: str,
+    table: str,
+    version: str,
+    k: int,
+    report: Output[HTML],
+    overview: Output[Markdown],
+    metrics: Output[Metrics],
+):
+    """Evaluates a bundle: queries from the validation split, gallery from the test split.
+
+    Args:
+        bundle: Run bundle to evaluate.
+        table: Lance table of patches.
+        version: Version of it; empty for the newest.
+        k: Cut-off of the metrics.
+
+    Returns:
+        report: Queries, hits and distances, one self-contained page.
+        overview: The numbers as a table, with those of random codes and the untrained network.
+        metrics: The numbers.
+    """
+    from pathlib import Path
+
+    from pipelines.reports.retrieval import evaluate_bundle
+
+    done = evaluate_bundle(bundle, table, version, int(k))
+    Path(report.path).write_text(done.html)
+    Path(overview.path).write_text(done.markdown)
+    for name, value in done.metrics.items():
+        metrics.log_metric(name, value)

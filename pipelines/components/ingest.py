@@ -1,0 +1,127 @@
+"""Steps of ingestion: plan, write shards, commit, finish, report."""
+
+# mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
+# kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
+
+from typing import NamedTuple
+
+from kfp.dsl import HTML, Artifact, Markdown, Metrics, Output
+
+from pipelines.components._component import component
+
+
+# kfp.local iterates only over a task output that is called "Output".
+@component
+def plan_ingest(archive: str, table: str, shard_rows: int, strict: bool) -> NamedTuple(
+    "Plan", [("ingest_id", str), ("Output", list[str])]
+):
+    """Reads the archive's metadata, not its pixels, and writes the plan next to the table.
+
+    Args:
+        archive: Directory or s3:// prefix in the official reBEN layout, folder of .tar files, or rico-hdl LMDB.
+        table: Lance table to create or grow, a path or s3:// URI.
+        shard_rows: Patches per shard.
+        strict: Refuse the whole archive if one patch is bad.
+
+    Returns:
+        ingest_id: Names the plan and the manifests in the store; the same archive and options give the same id.
+        Output: At most 64 shard ranges, each "ingest id:first shard:number of shards".
+    """
+    from eoforge.data.ingest import plan_ingest as plan
+    from pipelines.ranges import shard_ranges
+
+    made = plan(archive, table, shard_rows=int(shard_rows), strict=strict)
+    print(f"{made.rows} patches in {made.shards} shards, ingestion {made.ingest_id}")
+    ranges = shard_ranges(made.ingest_id, made.shards)
+    return (made.ingest_id, ranges)
+
+
+@component
+def ingest_range(table: str, shard_range: str):
+    """Reads, checks and writes a range of shards; shards that an earlier attempt finished are skipped.
+
+    Args:
+        table: Lance table that grows.
+        shard_range: "ingest id:first shard:number of shards".
+    """
+    from eoforge.data.ingest import ingest_shards
+    from pipelines.ranges import ShardRange
+
+    part = ShardRange.parse(shard_range)
+    print(ingest_shards(table, part.job_id, part.first, part.count))
+
+
+@component
+def commit_ingest(table: str, ingest_id: str, metrics: Output[Metrics], lineage: Output[Artifact]) -> NamedTuple(
+    "Commit", [("version", str), ("summary", str)]
+):
+    """Makes the new patches visible in one commit; doing it again changes nothing.
+
+    Args:
+        table: Lance table that grows.
+        ingest_id: Which ingestion to commit.
+
+    Returns:
+        version: Version of the table with the new patches.
+        summary: Counts of this ingestion as JSON; every input patch is in exactly one of them.
+        metrics: The same counts, as numbers.
+        lineage: Small JSON that names table, version, rows and schema; the table itself never leaves its store.
+    """
+    import json
+    from dataclasses import asdict
+
+    from eoforge.data.ingest import commit_ingest as commit
+    from pipelines.lineage import write_table_lineage
+
+    done = commit(table, ingest_id)
+    for name in ("patches_in", "added", "unchanged", "changed", "quarantined", "duplicates", "warnings"):
+        metrics.log_metric(name, getattr(done, name))
+    lineage.metadata.update(write_table_lineage(lineage.path, table, done.version))
+    return (str(done.version), json.dumps(asdict(done)))
+
+
+@component
+def finish_table(table: str, committed_version: str) -> str:
+    """Builds the scalar indexes and the band statistics of the newest version.
+
+    Args:
+        table: Lance table of patches.
+        committed_version: Version that the commit made; the indexes cover at least it.
+
+    Returns:
+        Output: Version of the table with its indexes, to be used from here on.
+    """
+    from eoforge.data.ingest import finish_table as finish
+
+    version = finish(table)
+    print(f"{table}: committed {committed_version}, finished {version}")
+    return str(version)
+
+
+@component
+def quality_report(
+    table: str, version: str, summary: str, report: Output[HTML], overview: Output[Markdown], metrics: Output[Metrics]
+):
+    """Draws what came in: counts, class balance, quarantine, thumbnails, map, band statistics.
+
+    Args:
+        table: Lance table of patches.
+        version: Version to report on.
+        summary: Counts of the ingestion as JSON.
+
+    Returns:
+        report: The page, one self-contained file.
+        overview: Counts and quarantine reasons.
+        metrics: Number of patches per split.
+    """
+    import json
+    from pathlib import Path
+
+    from eoforge.data.store import TableRef
+    from pipelines.reports.quality import collect, quality_html, quality_markdown
+
+    quality = collect(TableRef(table, int(version)), json.loads(summary))
+    Path(report.path).write_text(quality_html(quality))
+    Path(overview.path).write_text(quality_markdown(quality))
+    for split, count in quality.splits.items():
+        metrics.log_metric(f"patches_{split}", count)

@@ -1,0 +1,26 @@
+"""The pipelines themselves: the order of the steps and what each step needs of the cluster.
+
+Modules in this package must not use ``from __future__ import annotations``: kfp reads the annotations as types.
+"""
+
+from typing import Any
+
+
+def all_pipelines() -> dict[str, Any]:
+    """Every pipeline by name. Imports kfp, so callers that only want the names use ``PIPELINES``."""
+    from pipelines.definitions.archive_to_service import archive_to_service
+    from pipelines.definitions.evaluate import evaluate
+    from pipelines.definitions.index import index
+    from pipelines.definitions.ingest import ingest
+    from pipelines.definitions.train import train
+
+    return {
+        "ingest": ingest,
+        "train": train,
+        "index": index,
+        "evaluate": evaluate,
+        "archive_to_service": archive_to_service,
+    }
+
+
+PIPELINES: tuple[str, ...] = ("ingest", "train", "index", "evaluate", "archive_to_service")

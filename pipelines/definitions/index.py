@@ -1,0 +1,56 @@
+"""Run bundle + patches table -> codes table: encode shards in parallel, one commit."""
+
+# mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
+# kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from pipelines.components import index as steps
+from pipelines.definitions.placement import place
+from pipelines.settings import ENCODE_PARALLELISM
+
+
+@dsl.pipeline(name="eoforge-index", description="Encode every patch of a table into binary codes, exactly once.")
+def index(bundle: str, table: str, codes: str, version: str = "", shard_rows: int = 4096) -> NamedTuple(
+    "Indexed", [("codes_table", str), ("codes_version", str)]
+):
+    """Encodes a table; interrupted or run again, it adds what is missing and nothing twice.
+
+    Args:
+        bundle: Run bundle that encodes.
+        table: Lance table of patches.
+        codes: Lance table for the codes, for example s3://lake/codes-{bundle}.lance; "{bundle}" becomes the bundle's
+            short id, so that a new bundle gets a table of its own.
+        version: Version of the patches table; empty for the newest.
+        shard_rows: Patches per shard.
+
+    Returns:
+        codes_table: Table of codes, with the bundle's id filled in.
+        codes_version: Its version.
+    """
+    from collections import namedtuple
+
+    plan = place(
+        steps.plan_index(bundle=bundle, table=table, version=version, codes=codes, shard_rows=shard_rows),
+        cpu="2",
+        memory="8Gi",
+    )
+    with dsl.ParallelFor(plan.outputs["Output"], parallelism=ENCODE_PARALLELISM) as shard_range:
+        part = place(
+            steps.encode_range(bundle=bundle, codes=codes, shard_range=shard_range),
+            cpu="8",
+            memory="16Gi",
+            gpu=True,
+            hours=24,
+        )
+    commit = place(
+        steps.commit_index(codes_table=plan.outputs["codes_table"], job_id=plan.outputs["job_id"]),
+        cpu="2",
+        memory="8Gi",
+    )
+    commit.after(part)
+    return namedtuple("Indexed", ["codes_table", "codes_version"])(
+        plan.outputs["codes_table"], commit.outputs["Output"]
+    )

@@ -1,0 +1,49 @@
+"""What a step gets from the cluster: store access, limits, retries, GPU, tolerations, security context."""
+
+from typing import Any
+
+from kfp import kubernetes
+
+from pipelines.settings import (
+    CONFIG_KEYS,
+    CONFIG_MAP,
+    GPU_RESOURCE,
+    GPUS_PER_NODE,
+    SECRET,
+    SECRET_KEYS,
+    USER_ID,
+)
+
+
+def place(task: Any, *, cpu: str, memory: str, gpu: bool = False, hours: int = 6, retries: int = 3) -> Any:
+    """Sets everything that all steps have in common, and the limits of this one.
+
+    Every step reads or writes a store whose content kfp cannot see, so its cache must never answer for one. Limits are
+    constants: given as parameters, kfp adds inputs to the task that its component does not declare.
+
+    Args:
+        task: The task.
+        cpu: CPU limit, and as request half of it.
+        memory: Memory limit and request.
+        gpu: Whether the step needs a GPU.
+        hours: The pod is stopped after so long.
+        retries: Further attempts; each continues where the last one stopped.
+
+    Returns:
+        The task.
+    """
+    task.set_caching_options(False)
+    task.set_retry(retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
+    task.set_cpu_request(f"{int(cpu) * 500}m").set_cpu_limit(cpu)
+    task.set_memory_request(memory).set_memory_limit(memory)
+    if gpu:
+        task.set_accelerator_type(GPU_RESOURCE).set_accelerator_limit(GPUS_PER_NODE)
+        kubernetes.add_toleration(task, key=GPU_RESOURCE, operator="Exists", effect="NoSchedule")
+    # Optional: a service account with a cloud identity needs no secret, and AWS itself no endpoint.
+    kubernetes.use_secret_as_env(task, secret_name=SECRET, secret_key_to_env=SECRET_KEYS, optional=True)
+    kubernetes.use_config_map_as_env(task, config_map_name=CONFIG_MAP, config_map_key_to_env=CONFIG_KEYS, optional=True)
+    kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path="/tmp", size_limit="50Gi")  # noqa: S108
+    kubernetes.set_security_context(task, run_as_user=USER_ID, run_as_group=USER_ID, run_as_non_root=True)
+    kubernetes.set_image_pull_policy(task, "IfNotPresent")
+    kubernetes.set_timeout(task, hours * 3600)
+    return task

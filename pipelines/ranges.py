@@ -1,0 +1,56 @@
+"""Shard ranges: the only thing besides names and versions that travels between steps.
+
+A ParallelFor item carries all that its step needs, ``JOB:FIRST:COUNT``. Lists of shards, manifests and fragments
+stay in the store (275 of Lance's fragment descriptions would already exceed the size of one process argument), and
+kfp.local hands the loop item to every input of a loop body that comes from a task, so a job id beside it is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from eoforge.errors import UsageError
+from pipelines.settings import MAX_ITERATIONS
+
+
+@dataclass(frozen=True)
+class ShardRange:
+    """``count`` shards of a job, beginning with shard ``first``."""
+
+    job_id: str
+    first: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.job_id}:{self.first}:{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> ShardRange:
+        """Reads ``JOB:FIRST:COUNT``.
+
+        Raises:
+            UsageError: ``text`` is no shard range.
+        """
+        job_id, first, count = [*text.rsplit(":", 2), "", ""][:3]
+        if not job_id or not first.isdigit() or not count.isdigit() or int(count) < 1:
+            raise UsageError(f"expected a shard range JOB:FIRST:COUNT, for example 4f2a:0:8; got {text!r}")
+        return cls(job_id, int(first), int(count))
+
+
+def shard_ranges(job_id: str, shards: int, limit: int = MAX_ITERATIONS) -> list[str]:
+    """Cuts ``shards`` shards into at most ``limit`` contiguous ranges whose sizes differ by at most one.
+
+    Args:
+        job_id: Ingestion or index job in the store.
+        shards: Number of shards of the job.
+        limit: Most ranges to make.
+
+    Raises:
+        UsageError: There is nothing to do; an empty ParallelFor would fail later and say less.
+    """
+    if shards < 1:
+        raise UsageError(f"job {job_id} has no shards: the archive or table is empty. Check its URI")
+    parts = min(shards, limit)
+    edges = [shards * i // parts for i in range(parts + 1)]
+    return [str(ShardRange(job_id, a, b - a)) for a, b in pairwise(edges)]

@@ -1,0 +1,32 @@
+"""What the compiled pipelines expect of the cluster: image, secret, config map, sizes.
+
+The charts create objects of the same names.
+"""
+
+from __future__ import annotations
+
+import os
+
+# kfp.local warns about every step whose image name does not contain "python".
+IMAGE = os.environ.get("EOFORGE_PIPELINES_IMAGE", "eoforge/pipelines-python:0.1.0")
+"""Image of every step; it holds eoforge, pipelines and kfp, so that no step installs anything at run time."""
+
+SECRET = "eoforge-s3"  # noqa: S105  # the name of a Kubernetes secret, not its content
+SECRET_KEYS = {"AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY"}
+CONFIG_MAP = "eoforge-config"
+CONFIG_KEYS = {"AWS_ENDPOINT_URL": "AWS_ENDPOINT_URL", "AWS_REGION": "AWS_REGION"}
+
+USER_ID = 10001
+"""User and group of the image; pods run as non-root."""
+
+GPU_RESOURCE = "nvidia.com/gpu"
+GPUS_PER_NODE = 1
+
+MAX_ITERATIONS = 64
+"""Most iterations that a ParallelFor gets: a plan larger than that gets longer ranges, not more pods."""
+INGEST_PARALLELISM = 16
+ENCODE_PARALLELISM = 8
+
+TRAINING_RUNTIME = "torch-distributed"
+SERVICE_ACCOUNT = "pipeline-runner"
+"""Service account of the training pods: the one that Kubeflow Pipelines gives the steps of a run."""
