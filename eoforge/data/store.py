@@ -18,7 +18,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, S3Store
 
-from eoforge.errors import NotFound, StoreError, UsageError
+from eoforge.errors import LimitExceeded, NotFound, StoreError, UsageError
 
 S3_SCHEME = "s3://"
 
@@ -120,13 +120,21 @@ class ObjectStore:
             return False
         return True
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, limit: int | None = None) -> bytes:
         """The bytes at ``key``.
+
+        Args:
+            key: Which object.
+            limit: Most bytes to take; a larger object is refused before it is read.
 
         Raises:
             NotFound: There is no such object.
+            LimitExceeded: It is larger than ``limit``.
         """
-        return bytes(self._call(obstore.get, key).bytes())
+        found = self._call(obstore.get, key)
+        if limit is not None and found.meta["size"] > limit:
+            raise LimitExceeded(f"{join(self.root, key)} has {found.meta['size']} bytes; at most {limit} are read")
+        return bytes(found.bytes())
 
     def exists(self, key: str) -> bool:
         """Whether ``key`` exists."""
