@@ -1,0 +1,1 @@
+"""What every eoforge service shares: settings, bootstrap, interceptor, errors, authentication, quotas, telemetry."""

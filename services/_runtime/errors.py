@@ -1,0 +1,160 @@
+"""One catalogue: which error becomes which gRPC and HTTP status, and which of its words may leave the process.
+
+Every error answer carries ``google.rpc.ErrorInfo`` (domain ``eoforge``, the reason, the request id). Messages written
+for callers pass; those that may name hosts, paths or secrets are replaced by a fixed sentence with the request id, and
+the log holds the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from kserve.errors import InvalidInput, ModelNotFound
+
+from eoforge.errors import EoforgeError
+
+DOMAIN = "eoforge"
+DETAILS_KEY = "grpc-status-details-bin"
+
+
+class Unauthenticated(EoforgeError):
+    """The caller did not prove who it is."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class Retriable(EoforgeError):
+    """Try again after ``retry_after`` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QuotaExceeded(Retriable):
+    """The caller used up its share."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
+class Overloaded(Retriable):
+    """The queue is full."""
+
+    reason = "OVERLOADED"
+
+
+class IndexChanged(EoforgeError):
+    """A page token belongs to an index version that is served no more."""
+
+    reason = "INDEX_CHANGED"
+
+
+class DeadlineExceeded(EoforgeError):
+    """The deadline passed before the work was done."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Unimplemented(EoforgeError):
+    """The call exists in the protocol but not in this service."""
+
+    reason = "UNIMPLEMENTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How one reason is answered; ``fixed`` replaces the error's own words where set."""
+
+    status: grpc.StatusCode
+    http: int
+    fixed: str | None = None
+
+
+CATALOGUE: dict[str, Entry] = {
+    "INVALID_ARGUMENT": Entry(grpc.StatusCode.INVALID_ARGUMENT, 400),
+    "DATA_REFUSED": Entry(grpc.StatusCode.INVALID_ARGUMENT, 422),
+    "LIMIT_EXCEEDED": Entry(grpc.StatusCode.INVALID_ARGUMENT, 413),
+    "NOT_FOUND": Entry(grpc.StatusCode.NOT_FOUND, 404),
+    "UNAUTHENTICATED": Entry(grpc.StatusCode.UNAUTHENTICATED, 401),
+    "QUOTA_EXCEEDED": Entry(grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
+    "OVERLOADED": Entry(grpc.StatusCode.RESOURCE_EXHAUSTED, 503),
+    "INDEX_CHANGED": Entry(grpc.StatusCode.FAILED_PRECONDITION, 409),
+    "CONFLICT": Entry(grpc.StatusCode.ABORTED, 409),
+    "DEADLINE_EXCEEDED": Entry(grpc.StatusCode.DEADLINE_EXCEEDED, 504),
+    "UNIMPLEMENTED": Entry(grpc.StatusCode.UNIMPLEMENTED, 501),
+    "STORE_UNAVAILABLE": Entry(
+        grpc.StatusCode.UNAVAILABLE, 503, "the service cannot reach its store at the moment; try again later"
+    ),
+    "BUNDLE_REFUSED": Entry(
+        grpc.StatusCode.FAILED_PRECONDITION, 500, "the service's model is damaged or does not fit; tell its operator"
+    ),
+    "INTERNAL": Entry(grpc.StatusCode.INTERNAL, 500, "the service failed; tell its operator the request id"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as the caller gets to see it."""
+
+    reason: str
+    entry: Entry
+    message: str
+    request_id: str
+    retry_after: float | None = None
+
+    @property
+    def hides(self) -> bool:
+        """Whether the log must hold what the answer does not say."""
+        return self.entry.fixed is not None
+
+    def rich_status(self) -> status_pb2.Status:
+        """The status with its ErrorInfo and, where waiting helps, RetryInfo."""
+        info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata={"request_id": self.request_id})
+        details = [info]
+        if self.retry_after is not None:
+            details.append(error_details_pb2.RetryInfo(retry_delay=duration(self.retry_after)))
+        packed = []
+        for detail in details:
+            packed.append(any_pb2.Any())
+            packed[-1].Pack(detail)
+        return status_pb2.Status(code=self.entry.status.value[0], message=self.message, details=packed)
+
+
+def duration(seconds: float) -> duration_pb2.Duration:
+    """Seconds as a Duration, rounded up to whole milliseconds so that a client never comes back too early."""
+    out = duration_pb2.Duration()
+    out.FromMilliseconds(math.ceil(seconds * 1000))
+    return out
+
+
+def describe(error: BaseException, request_id: str) -> Problem:
+    """What to answer for ``error``; anything that is not in the catalogue is INTERNAL."""
+    if isinstance(error, TimeoutError):
+        error = DeadlineExceeded("the deadline passed before the work was done; allow more time or ask for less")
+    elif isinstance(error, NotImplementedError):
+        error = Unimplemented("this service does not offer that call")
+    if isinstance(error, InvalidInput):
+        reason = "INVALID_ARGUMENT"
+    elif isinstance(error, ModelNotFound):
+        reason = "NOT_FOUND"
+    else:
+        reason = error.reason if isinstance(error, EoforgeError) and error.reason in CATALOGUE else "INTERNAL"
+    entry = CATALOGUE[reason]
+    message = str(error) if entry.fixed is None else f"{entry.fixed} (request id {request_id})"
+    return Problem(reason, entry, message, request_id, getattr(error, "retry_after", None))
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], problem: Problem) -> NoReturn:
+    """Ends the call with the problem's status and details.
+
+    Raises:
+        grpc.aio.AbortError: Always; that is how gRPC ends a handler.
+    """
+    trailers = ((DETAILS_KEY, problem.rich_status().SerializeToString()), ("x-request-id", problem.request_id))
+    await context.abort(problem.entry.status, problem.message, trailers)
+    raise RuntimeError("gRPC's abort returned")

@@ -1,0 +1,163 @@
+"""The REST side: KServe's Open Inference Protocol V2 and ``/metrics``, under the same rules as gRPC.
+
+KServe's own ``ModelServer`` binds REST on every address, lets any caller unload the model and knows no authentication,
+so its data plane and V2 endpoints are mounted on an application of ours instead.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from kserve.errors import ModelNotReady, ServerNotReady, model_not_ready_handler, server_not_ready_handler
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from eoforge.errors import LimitExceeded, UsageError
+from services._runtime.auth import Authenticator
+from services._runtime.errors import DOMAIN, Problem, Unimplemented, describe
+from services._runtime.interceptor import report, request_id_of
+from services._runtime.quota import Quota
+from services._runtime.settings import RuntimeSettings
+from services._runtime.telemetry import REQUESTS, SECONDS
+
+OPEN_PATHS = frozenset({"/metrics", "/v2/health/live", "/v2/health/ready"})
+CERTIFICATE_CALLER = ("rest-client-certificate",)
+"""Uvicorn verifies client certificates but does not say whose they are: over REST they share one quota."""
+
+log = structlog.get_logger("access")
+
+
+def application(
+    settings: RuntimeSettings,
+    data_plane: DataPlane,
+    authenticator: Authenticator,
+    quota: Quota,
+    draining: Callable[[], bool],
+) -> FastAPI:
+    """The application.
+
+    Args:
+        settings: Limits.
+        data_plane: KServe's models.
+        authenticator: Says who calls.
+        quota: Counts per caller, together with gRPC.
+        draining: Whether the service is on its way out, which readiness reports.
+    """
+    app = FastAPI(title="eoforge", docs_url=None, redoc_url=None)
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        path = request.url.path
+        request_id = request_id_of(request.headers.get("x-request-id"))
+        started, who = time.perf_counter(), ""
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            if path == "/v2/health/ready" and draining():
+                return JSONResponse({"ready": False}, status_code=503)
+            if path not in OPEN_PATHS:
+                names = CERTIFICATE_CALLER if settings.tls_client_ca_file else ()
+                address = request.client.host if request.client else "unknown"
+                who = authenticator.identify(request.headers.get("authorization"), names, address).name
+                quota.take(who)
+                _check_body(request, settings.max_message_bytes)
+                if path.startswith("/v2/repository"):
+                    raise Unimplemented("this service loads its model itself; it cannot be loaded or unloaded")
+            response = await call_next(request)
+        except Exception as error:
+            problem = describe(error, request_id)
+            report(problem, error)
+            response = problem_response(problem)
+        if path not in OPEN_PATHS:
+            route = request.scope.get("route")
+            name = f"REST {getattr(route, 'path', 'unknown')}"
+            seconds = time.perf_counter() - started
+            REQUESTS.labels(name, str(response.status_code)).inc()
+            SECONDS.labels(name).observe(seconds)
+            log.info("call", method=name, code=response.status_code, caller=who, milliseconds=round(seconds * 1e3, 2))
+        response.headers["x-request-id"] = request_id
+        return response
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    register_v2_endpoints(app, data_plane, None)
+    app.add_exception_handler(ModelNotReady, model_not_ready_handler)
+    app.add_exception_handler(ServerNotReady, server_not_ready_handler)
+    return app
+
+
+def problem_response(problem: Problem) -> Response:
+    """A problem as JSON with the status of the catalogue."""
+    headers = {} if problem.retry_after is None else {"Retry-After": str(max(1, round(problem.retry_after)))}
+    body = {
+        "error": problem.message,
+        "reason": problem.reason,
+        "domain": DOMAIN,
+        "request_id": problem.request_id,
+    }
+    return JSONResponse(body, status_code=problem.entry.http, headers=headers)
+
+
+def server(settings: RuntimeSettings, app: FastAPI) -> uvicorn.Server:
+    """Uvicorn for ``app``, on the same address and with the same certificates as gRPC."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.rest_port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=int(settings.drain_seconds) or None,
+        ssl_certfile=str(settings.tls_cert_file) if settings.tls_cert_file else None,
+        ssl_keyfile=str(settings.tls_key_file) if settings.tls_key_file else None,
+        ssl_ca_certs=str(settings.tls_client_ca_file) if settings.tls_client_ca_file else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca_file else ssl.CERT_NONE,
+    )
+    return _Embedded(config)
+
+
+def listen(settings: RuntimeSettings) -> socket.socket:
+    """A bound socket for REST; bound here because uvicorn ends the process when a port is taken.
+
+    Raises:
+        OSError: The address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.rest_port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class _Embedded(uvicorn.Server):
+    """Uvicorn inside a loop that handles signals itself."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signal handlers alone."""
+        yield
+
+
+def _check_body(request: Request, limit: int) -> None:
+    """Refuses a body before it is read: by its declared length, which is therefore required."""
+    if request.method not in ("POST", "PUT", "PATCH"):
+        return
+    length = request.headers.get("content-length", "")
+    if not length.isdigit():
+        raise UsageError("a request with a body needs a Content-Length header")
+    if int(length) > limit:
+        raise LimitExceeded(f"a body may have {limit} bytes; this one has {length}")

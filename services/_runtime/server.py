@@ -1,0 +1,199 @@
+"""One process per service: typed API, OIP V2, health and reflection on one gRPC port, REST beside it, graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent import futures
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from kserve import Model, ModelRepository
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as oip_pb2
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
+from kserve.protocol.grpc.servicer import InferenceServicer
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+
+from eoforge.errors import UsageError
+from services._runtime import rest
+from services._runtime.auth import Authenticator
+from services._runtime.errors import Unimplemented
+from services._runtime.interceptor import CallInterceptor
+from services._runtime.quota import Quota
+from services._runtime.settings import RuntimeSettings
+
+MIGRATION_THREADS = 4
+"""Threads for generated handlers that are not coroutines (gRPC's reflection has some)."""
+OIP_SERVICE = oip_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+
+log = structlog.get_logger("server")
+
+
+class OpenInference(InferenceServicer):
+    """KServe's servicer without the two calls by which anyone could take the model away from everyone."""
+
+    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
+        """Refuses."""
+        raise Unimplemented("this service loads its model itself")
+
+    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
+        """Refuses."""
+        raise Unimplemented("this service cannot be unloaded")
+
+
+@dataclass
+class Service:
+    """What a service brings.
+
+    Attributes:
+        name: Full name of its typed gRPC service.
+        register: Adds its servicer to a gRPC server.
+        models: Its OIP V2 models.
+        start: Called inside the loop before the ports open.
+        stop: Called when the last call has ended.
+    """
+
+    name: str
+    register: Callable[[grpc.aio.Server], None]
+    models: Sequence[Model]
+    start: Callable[[], Awaitable[None]]
+    stop: Callable[[], Awaitable[None]]
+
+
+@dataclass
+class Server:
+    """Runs one service in the current event loop.
+
+    Attributes:
+        settings: The runtime's part of its settings.
+        service: The service.
+        port: gRPC port once started.
+        rest_port: REST port once started.
+        health_port: Port of the plaintext health checks once started, if any.
+    """
+
+    settings: RuntimeSettings
+    service: Service
+    port: int = 0
+    rest_port: int = 0
+    health_port: int | None = None
+    _draining: bool = False
+    _grpc: list[grpc.aio.Server] = field(default_factory=list)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Opens the ports; returns when calls are answered.
+
+        Raises:
+            UsageError: The settings are contradictory or unsafe, or a port is taken.
+        """
+        settings, service = self.settings, self.service
+        settings.require_consistent()
+        authenticator = Authenticator(settings)
+        quota = Quota(settings.quota_per_second, settings.quota_burst)
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs leave aio out
+        repository = ModelRepository()
+        for model in service.models:
+            repository.update(model)
+        data_plane = DataPlane(model_registry=repository)
+        await service.start()
+
+        options = [
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", settings.max_message_bytes),
+            ("grpc.so_reuseport", 0),
+        ]
+        server = grpc.aio.server(
+            futures.ThreadPoolExecutor(MIGRATION_THREADS),
+            interceptors=(CallInterceptor(authenticator, quota, settings.max_call_seconds),),
+            options=options,
+        )
+        oip_grpc.add_GRPCInferenceServiceServicer_to_server(
+            OpenInference(data_plane, ModelRepositoryExtension(model_registry=repository)), server
+        )
+        service.register(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (service.name, OIP_SERVICE)
+        if settings.reflection:
+            reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        self.port = _bind(server, settings.host, settings.port, _credentials(settings))
+        self._grpc.append(server)
+        if settings.health_port is not None:
+            probes = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
+            self.health_port = _bind(probes, settings.host, settings.health_port, None)
+            self._grpc.append(probes)
+        await self._start_rest(data_plane, authenticator, quota)
+        for started in self._grpc:
+            await started.start()
+        for name in ("", *names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        log.info("serving", host=settings.host, port=self.port, rest_port=self.rest_port, tls=settings.tls)
+        if settings.insecure:
+            log.warning("EOFORGE_INSECURE is set: the network must keep strangers and eavesdroppers out")
+
+    async def stop(self) -> None:
+        """Ends without failing a call: says so, waits until callers have noticed, lets running calls finish."""
+        if self._draining:
+            return
+        self._draining = True
+        log.info("draining")
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self.settings.drain_notice_seconds)
+        self._rest.should_exit = True
+        await asyncio.gather(*(server.stop(self.settings.drain_seconds) for server in self._grpc), *self._tasks)
+        await self.service.stop()
+        log.info("stopped")
+
+    async def run(self) -> None:
+        """Starts, and stops on SIGTERM or SIGINT."""
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        await self.start()
+        await stopping.wait()
+        await self.stop()
+
+    async def _start_rest(self, data_plane: DataPlane, authenticator: Authenticator, quota: Quota) -> None:
+        app = rest.application(self.settings, data_plane, authenticator, quota, lambda: self._draining)
+        self._rest = rest.server(self.settings, app)
+        try:
+            listener = rest.listen(self.settings)
+        except OSError as error:
+            raise UsageError(f"cannot listen on {self.settings.host}:{self.settings.rest_port}: {error}") from error
+        self.rest_port = listener.getsockname()[1]
+        self._tasks.append(asyncio.create_task(self._rest.serve(sockets=[listener])))
+        while not self._rest.started:
+            await asyncio.sleep(0.01)
+
+
+def _credentials(settings: RuntimeSettings) -> grpc.ServerCredentials | None:
+    """TLS, mutual if there is a client CA; None for plaintext.
+
+    Raises:
+        UsageError: A file cannot be read.
+    """
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    try:
+        pair = (settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
+        client_ca = settings.tls_client_ca_file.read_bytes() if settings.tls_client_ca_file else None
+    except OSError as error:
+        raise UsageError(f"cannot read a TLS file: {error}") from error
+    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise UsageError(f"cannot listen on {address}: {error}. Is another process there?") from error

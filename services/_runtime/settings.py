@@ -1,0 +1,111 @@
+"""Settings that every service has, read from ``EOFORGE_*`` environment variables.
+
+Secure by default: a service listens on the loopback address, and refuses any other without TLS and without a way to
+tell callers apart, unless ``EOFORGE_INSECURE=true`` says that the network around it does both.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from eoforge.errors import UsageError
+
+
+class RuntimeSettings(BaseSettings):
+    """Settings common to all services; the descriptions become the tables in the services' READMEs.
+
+    Raises:
+        UsageError: A value is missing or malformed.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="EOFORGE_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address that all ports bind.")
+    port: int = Field(8081, ge=0, le=65535, description="gRPC port: the typed API and OIP V2. 0 takes a free one.")
+    rest_port: int = Field(8080, ge=0, le=65535, description="REST port: OIP V2 and /metrics. 0 takes a free one.")
+    health_port: int | None = Field(
+        None, ge=0, le=65535, description="Plaintext port with grpc.health.v1 alone, for probes that speak no TLS."
+    )
+    insecure: bool = Field(False, description="Allow a non-loopback address without TLS or without authentication.")
+
+    tls_cert_file: Path | None = Field(None, description="Server certificate chain (PEM).")
+    tls_key_file: Path | None = Field(None, description="Server private key (PEM).")
+    tls_client_ca_file: Path | None = Field(None, description="CA of client certificates; turns mutual TLS on.")
+    token_key_file: Path | None = Field(
+        None, description="Key that bearer tokens are verified with: PEM public key, JWKS, or HS256 secret."
+    )
+    token_algorithm: Literal["RS256", "ES256", "EdDSA", "HS256"] = Field(
+        "RS256", description="The one algorithm that is accepted."
+    )
+    token_audience: str | None = Field(None, description="Required aud claim.")
+    token_issuer: str | None = Field(None, description="Required iss claim.")
+
+    quota_per_second: float | None = Field(None, gt=0, description="Requests a second per caller; unset: no quota.")
+    quota_burst: int = Field(20, ge=1, description="Requests that a caller may make at once before the rate counts.")
+    max_message_bytes: int = Field(64 << 20, ge=1 << 10, description="Largest gRPC message or REST body.")
+    max_call_seconds: float = Field(60.0, gt=0, description="Longest unary call, whatever deadline the client sets.")
+    drain_notice_seconds: float = Field(
+        3.0, ge=0, description="Time between reporting NOT_SERVING and refusing new calls."
+    )
+    drain_seconds: float = Field(30.0, ge=0, description="Time for running calls to finish after that.")
+
+    reflection: bool = Field(True, description="Serve gRPC reflection (grpcurl needs it).")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line kept.")
+    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector (gRPC), such as http://otel:4317.")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            prefix = self.model_config["env_prefix"]
+            found = [f"{prefix}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+            raise UsageError("settings refused: " + "; ".join(found)) from error
+
+    @property
+    def tls(self) -> bool:
+        """Whether the ports speak TLS."""
+        return self.tls_cert_file is not None
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers must identify themselves."""
+        return self.token_key_file is not None or self.tls_client_ca_file is not None
+
+    def require_consistent(self) -> None:
+        """Refuses settings that contradict each other or expose the service.
+
+        Raises:
+            UsageError: With what to set.
+        """
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise UsageError("TLS needs both EOFORGE_TLS_CERT_FILE and EOFORGE_TLS_KEY_FILE; got one of them")
+        if self.tls_client_ca_file is not None and not self.tls:
+            raise UsageError("EOFORGE_TLS_CLIENT_CA_FILE (mutual TLS) needs EOFORGE_TLS_CERT_FILE and _KEY_FILE too")
+        if self.token_key_file is not None and not (self.token_audience and self.token_issuer):
+            raise UsageError("EOFORGE_TOKEN_KEY_FILE needs EOFORGE_TOKEN_AUDIENCE and EOFORGE_TOKEN_ISSUER too")
+        missing = [
+            what
+            for there, what in (
+                (self.tls, "TLS (EOFORGE_TLS_CERT_FILE, EOFORGE_TLS_KEY_FILE)"),
+                (self.authenticates, "authentication (EOFORGE_TOKEN_KEY_FILE or EOFORGE_TLS_CLIENT_CA_FILE)"),
+            )
+            if not there
+        ]
+        if missing and not self.insecure and not is_loopback(self.host):
+            raise UsageError(
+                f"refusing to listen on {self.host} without {' and without '.join(missing)}. Set them, listen on "
+                "127.0.0.1, or set EOFORGE_INSECURE=true if the network around this service provides them"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
