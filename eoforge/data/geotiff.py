@@ -92,33 +92,31 @@ def _field(data: bytes, field: tiff.Field, name: str) -> bytes:
 
 
 def _decode(data: bytes, layout: tiff.Layout, name: str) -> npt.NDArray[Any] | None:
-    """Pixels ``[H, W]``; None if the strips have sizes that only GDAL knows how to take (sparse files, padding)."""
-    offsets = _integers(data, layout.strip_offsets, name)
-    counts = _integers(data, layout.strip_byte_counts, name)
-    expected = [layout.strip_bytes(i) for i in range(layout.strips)]
-    if 0 in offsets or (not layout.deflate and list(counts) != expected):
-        return None
-    for offset, count in zip(offsets, counts, strict=True):
-        if offset + count > len(data):
-            end = offset + count
-            raise DataRefused(f"{name}: truncated: pixels end at byte {end}, the file has {len(data)} bytes")
-    shape = (layout.height, layout.width)
+    """Pixels ``[H, W]``; None if the strips lie or are sized in a way that is left to GDAL."""
+    raw_offsets = _field(data, layout.strip_offsets, name)
+    raw_counts = _field(data, layout.strip_byte_counts, name)
     if not layout.deflate:
-        gapless = all(a + n == b for a, n, b in zip(offsets, counts, offsets[1:], strict=False))
-        if gapless:
-            return np.frombuffer(data, layout.dtype, layout.height * layout.width, offsets[0]).reshape(shape)
-        joined = b"".join(data[o : o + n] for o, n in zip(offsets, counts, strict=True))
-        return np.frombuffer(joined, layout.dtype).reshape(shape)
-    strips = [
-        _inflate(data[offset : offset + count], size, name)
-        for offset, count, size in zip(offsets, counts, expected, strict=True)
-    ]
-    pixels = np.frombuffer(b"".join(strips), layout.dtype).reshape(shape)
+        span = tiff.gapless_span(layout, raw_offsets, raw_counts)
+        if span is None:
+            return None
+        _check_end(data, span[1], name)
+        pixels = np.frombuffer(data, layout.dtype, layout.height * layout.width, span[0])
+        return pixels.reshape(layout.height, layout.width)
+    offsets = struct.unpack(f"<{layout.strips}{tiff.TYPE_FORMATS[layout.strip_offsets.type]}", raw_offsets)
+    counts = struct.unpack(f"<{layout.strips}{tiff.TYPE_FORMATS[layout.strip_byte_counts.type]}", raw_counts)
+    if 0 in offsets:
+        return None
+    strips = []
+    for index, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
+        _check_end(data, offset + count, name)
+        strips.append(_inflate(data[offset : offset + count], layout.strip_bytes(index), name))
+    pixels = np.frombuffer(b"".join(strips), layout.dtype).reshape(layout.height, layout.width)
     return np.add.accumulate(pixels, axis=1, dtype=layout.dtype) if layout.predictor else pixels
 
 
-def _integers(data: bytes, field: tiff.Field, name: str) -> tuple[int, ...]:
-    return struct.unpack(f"<{field.count}{tiff.TYPE_FORMATS[field.type]}", _field(data, field, name))
+def _check_end(data: bytes, end: int, name: str) -> None:
+    if end > len(data):
+        raise DataRefused(f"{name}: truncated: pixels end at byte {end}, the file has {len(data)} bytes")
 
 
 def _inflate(strip: bytes, size: int, name: str) -> bytes:

@@ -6,7 +6,6 @@ others. Half a million rows stay in Arrow; Python objects are made for the rows 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
@@ -87,31 +86,32 @@ class MetadataRows(Sequence[PatchMeta]):
         for start in range(0, len(self), 4096):
             columns = [column.to_pylist() for column in self.table.slice(start, 4096).columns]
             repeats = self._repeated[start : start + 4096].tolist()
-            for (*names, labels, snow, cloud), repeat in zip(zip(*columns, strict=True), repeats, strict=True):
-                yield PatchMeta(*names, tuple(labels), snow, cloud, repeat)
+            for row, repeat in zip(zip(*columns, strict=True), repeats, strict=True):
+                patch_id, s1_name, s2v1_name, split, country, labels, snow, cloud = row
+                yield PatchMeta(patch_id, s1_name, s2v1_name, split, country, tuple(labels), snow, cloud, repeat)
 
 
-def read_metadata(load: Callable[[str], bytes], where: str) -> MetadataRows:
+def read_metadata(load: Callable[[str], bytes | None], where: str) -> MetadataRows:
     """Reads both metadata files of an archive; the one with snow, cloud and shadow patches may be absent.
 
     Args:
-        load: Returns the bytes of a file by its name; raises NotFound if there is none.
+        load: Returns the bytes of a file by its name, None if there is none.
         where: The place, for messages.
 
     Raises:
         NotFound: There is no ``metadata.parquet``.
         DataRefused: A file is no parquet, lacks a column, has one of another type, or has empty cells.
     """
-    try:
-        tables = [_parse(load(MAIN_FILE), f"{where}/{MAIN_FILE}")]
-    except NotFound as error:
+    main, snow_cloud = load(MAIN_FILE), load(SNOW_CLOUD_FILE)
+    if main is None:
         raise NotFound(
             f"expected the official metadata at {where}/{MAIN_FILE}, and there is none. "
             "It comes with the reBEN download, next to the folders or tar files."
-        ) from error
+        )
+    tables = [_parse(main, f"{where}/{MAIN_FILE}")]
     # Many people keep the recommended patches only.
-    with contextlib.suppress(NotFound):
-        tables.append(_parse(load(SNOW_CLOUD_FILE), f"{where}/{SNOW_CLOUD_FILE}"))
+    if snow_cloud is not None:
+        tables.append(_parse(snow_cloud, f"{where}/{SNOW_CLOUD_FILE}"))
     return MetadataRows.sort(pa.concat_tables(tables))
 
 

@@ -67,17 +67,13 @@ _DTYPES = {(8, 1): "u1", (16, 1): "<u2", (32, 1): "<u4", (16, 2): "<i2", (32, 2)
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """An IFD entry: ``count`` values of ``type``, at byte ``offset`` of the file, or in ``inline``."""
+    """An IFD entry: ``count`` values of ``type`` in ``size`` bytes, at byte ``offset`` of the file, or ``inline``."""
 
     type: int
     count: int
+    size: int
     offset: int
     inline: bytes | None
-
-    @property
-    def size(self) -> int:
-        """Bytes that the values take."""
-        return self.count * struct.calcsize(TYPE_FORMATS[self.type])
 
     def scalar(self) -> int:
         """The only value, or -1 if it is not one integer inside the entry."""
@@ -86,7 +82,7 @@ class Field:
         return int(struct.unpack("<" + TYPE_FORMATS[self.type], self.inline)[0])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: one object per IFD, cheap to look up by
 class Layout:
     """What an IFD says about its image; pixels are one sample each, in strips of whole rows."""
 
@@ -129,7 +125,7 @@ def parse_layout(ifd: bytes) -> Layout | None:
         if tag not in _KNOWN or kind not in TYPE_FORMATS:
             return None
         size = count * struct.calcsize(TYPE_FORMATS[kind])
-        fields[tag] = Field(kind, count, struct.unpack("<I", value)[0], value[:size] if size <= 4 else None)
+        fields[tag] = Field(kind, count, size, struct.unpack("<I", value)[0], value[:size] if size <= 4 else None)
     if not fields.keys() >= _NEEDED:
         return None
 
@@ -165,6 +161,25 @@ def parse_layout(ifd: bytes) -> Layout | None:
         return None
     integers = all(fields[tag].type in (SHORT, LONG) for tag in (STRIP_OFFSETS, STRIP_BYTE_COUNTS))
     return layout if integers and fields[GEO_KEYS].type == SHORT else None
+
+
+@lru_cache(maxsize=1024)
+def gapless_span(layout: Layout, offsets: bytes, counts: bytes) -> tuple[int, int] | None:
+    """First byte and end of uncompressed pixels that lie in the file without gaps, as in every official raster.
+
+    Args:
+        layout: The image.
+        offsets: Its strip offsets as stored.
+        counts: Its strip sizes as stored.
+    """
+    starts = struct.unpack(f"<{layout.strips}{TYPE_FORMATS[layout.strip_offsets.type]}", offsets)
+    sizes = struct.unpack(f"<{layout.strips}{TYPE_FORMATS[layout.strip_byte_counts.type]}", counts)
+    expected = (layout.strip_bytes(i) for i in range(layout.strips))
+    if starts[0] == 0 or any(a != b for a, b in zip(sizes, expected, strict=True)):
+        return None
+    if any(a + n != b for a, n, b in zip(starts, sizes, starts[1:], strict=False)):
+        return None
+    return starts[0], starts[-1] + sizes[-1]
 
 
 @lru_cache(maxsize=256)

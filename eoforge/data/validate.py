@@ -89,6 +89,11 @@ def read_patch(
     return ReadResult(meta, pair, defects)
 
 
+def is_readable(meta: PatchMeta) -> bool:
+    """Whether :func:`read_patch` will ask for this row's rasters: its names are well formed and it is no repetition."""
+    return _check_row(meta, _Findings(meta.patch_id, {}, {}), "") is not None
+
+
 def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | None:
     """Checks names, labels and split; None if the patch cannot be located or must not be read a second time."""
     if meta.repeated:
