@@ -22,7 +22,7 @@ from eoforge.data.geotiff import write_geotiff
 from eoforge.data.labels import CLASSES, IGNORE_INDEX, clc_to_classes
 from eoforge.data.names import GRID_SIDE, parse_patch_id, scene_of, tile_of
 from eoforge.data.records import PatchMeta, PatchPair
-from eoforge.data.split import SPLITS, official_split
+from eoforge.data.split import SPLITS, official_splits
 from eoforge.data.store import is_s3, normalise
 from eoforge.data.synthetic_land import Ground, ground, key_of
 from eoforge.data.synthetic_radiometry import abundances, optical, radar
@@ -92,10 +92,11 @@ def _slots(patches: int, weather: bool) -> Iterator[_Slot]:
 
 def _cells(seed: int, scene: Scene, split: str) -> Iterator[tuple[int, int, Ground]]:
     """Cells of a split in random order, without those that the labelling rule drops."""
-    cells = [(x, y) for x in range(GRID_SIDE) for y in range(GRID_SIDE) if official_split(x, y) == split]
-    rng = np.random.Generator(np.random.Philox(key=key_of("cells", seed, scene.s2)))
-    for i in rng.permutation(len(cells)):
-        x, y = cells[i]
+    x_all, y_all = np.divmod(np.arange(GRID_SIDE**2), GRID_SIDE)
+    cells = np.flatnonzero(official_splits(x_all, y_all) == SPLITS.index(split))
+    rng = np.random.Generator(np.random.Philox(key=key_of("cells", seed, scene.s2, split)))
+    for cell in rng.permutation(cells).tolist():
+        x, y = divmod(cell, GRID_SIDE)
         place = footprint(parse_patch_id(f"{scene.s2}_{x:02d}_{y:02d}"))
         here = ground(seed, place.epsg, scene.country_at(x, y), place.ulx, place.uly)
         if here.unlabeled_share < MAX_UNLABELED:

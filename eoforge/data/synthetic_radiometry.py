@@ -56,19 +56,20 @@ _RECIPES: dict[int, dict[str, float]] = {
     321: {"meadow": 0.85, "rock": 0.15}, 322: {"shrub": 0.7, "peat": 0.3}, 323: {"shrub": 0.8, "soil": 0.2},
     324: {"shrub": 0.45, "wood": 0.3, "conifer": 0.25}, 331: {"sand": 1.0}, 332: {"rock": 1.0},
     333: {"rock": 0.5, "straw": 0.5}, 334: {"ash": 1.0}, 335: {"snow": 0.9, "rock": 0.1},
-    411: {"peat": 0.5, "grass": 0.3, "water": 0.2}, 412: {"peat": 0.85, "shrub": 0.15}, 421: {"grass": 0.5, "sand": 0.2, "sea": 0.3}, 423: {"sand": 0.5, "sea": 0.5},
-    511: {"water": 1.0}, 512: {"water": 1.0}, 521: {"sea": 0.9, "sand": 0.1}, 523: {"sea": 1.0},
+    411: {"peat": 0.5, "grass": 0.3, "water": 0.2}, 412: {"peat": 0.85, "shrub": 0.15},
+    421: {"grass": 0.5, "sand": 0.2, "sea": 0.3}, 423: {"sand": 0.5, "sea": 0.5}, 511: {"water": 1.0},
+    512: {"water": 1.0}, 521: {"sea": 0.9, "sand": 0.1}, 523: {"sea": 1.0},
 }  # fmt: skip
 _FIELD, _MEADOW = len(_NAMES), len(_NAMES) + 1
-_CODES = np.array(sorted(_RECIPES), dtype=np.uint16)
 
 # Looks of a ground-range-detected scene: 4.4, and neighbouring pixels correlate since the grid is finer than the beam.
 ENL = 4.4
 _NORMAL_LOOKS = 0.5  # intensity of one squared normal number
 _SIDE = (4 - np.sqrt(16 - 24 * (1 - np.sqrt(_NORMAL_LOOKS / ENL)))) / 12
 _KERNEL = (float(_SIDE), float(1 - 2 * _SIDE))
-_NOISE_10M = 18.0
-"""Sensor noise of a 10 m pixel in digital numbers; coarser bands average more photons."""
+_NOISE = (18.0, 12.0, 8.0)
+"""Sensor noise at 10, 20 and 60 m in digital numbers: coarser bands average more photons."""
+_INDEX_10M, _INDEX_20M, _INDEX_60M = ([S2_BANDS.index(b) for b in g.bands] for g in (S2_10M, S2_20M, S2_60M))
 
 
 def _greenness(month: int, warmth: float) -> tuple[float, float, float]:
@@ -82,36 +83,36 @@ def _greenness(month: int, warmth: float) -> tuple[float, float, float]:
 
 @lru_cache(maxsize=128)
 def _recipe_table(month: int, country: str) -> Float:
-    """Abundances ``[1000, M + 2]`` by CLC code; the last two columns are field and meadow, still to be resolved."""
+    """Abundances ``[M + 2, 1000]`` by CLC code; the last two rows are field and meadow, still to be resolved."""
     leaf = _greenness(month, COUNTRIES[country].warmth)[0]
-    table = np.zeros((1000, len(_NAMES) + 2), dtype=np.float32)
+    table = np.zeros((len(_NAMES) + 2, 1000), dtype=np.float32)
     for code, recipe in _RECIPES.items():
         for name, weight in recipe.items():
             if name in ("wood", "leafy"):
-                table[code, _M["leaf"]] += weight * leaf
-                table[code, _M["twig" if name == "wood" else "soil"]] += weight * (1 - leaf)
+                table[_M["leaf"], code] += weight * leaf
+                table[_M["twig" if name == "wood" else "soil"], code] += weight * (1 - leaf)
             else:
-                table[code, {"field": _FIELD, "meadow": _MEADOW}.get(name) or _M[name]] += weight
+                table[{"field": _FIELD, "meadow": _MEADOW}.get(name) or _M[name], code] += weight
     return table
 
 
 def abundances(ground: Ground, month: int, country: str) -> Float:
-    """Material abundances ``[120, 120, M]`` of a patch in a month; rows sum to one."""
-    table = _recipe_table(month, country)[ground.clc]
-    mix = table[..., : len(_NAMES)]
+    """Material abundances ``[M, 120, 120]`` of a patch in a month; they sum to one per pixel."""
+    table = np.take(_recipe_table(month, country), ground.clc, axis=1)
+    mix = table[: len(_NAMES)]
     _, field_green, meadow_green = _greenness(month, COUNTRIES[country].warmth)
     calendar, colour, _, ripeness = ground.parcel
     # Sown, growing, ripe or ploughed: a parcel's phase is sharp, and wet ground stays green longer.
     green = np.clip(0.5 + 4.0 * (field_green - calendar) + 0.1 * ground.moisture, 0.04, 0.97)
-    straw = (1 - green) * np.where(ripeness < (0.55 if 6 <= month <= 9 else 0.15), 0.85, 0.1)
-    field = table[..., _FIELD]
-    mix[..., _M["crop"]] += field * green
-    mix[..., _M["straw"]] += field * straw
-    mix[..., _M["soil"]] += field * (1 - green - straw)
+    straw = (1 - green) * np.where(ripeness < (0.55 if 6 <= month <= 9 else 0.15), np.float32(0.85), np.float32(0.1))
+    field = table[_FIELD]
+    mix[_M["crop"]] += field * green
+    mix[_M["straw"]] += field * straw
+    mix[_M["soil"]] += field * (1 - green - straw)
     lush = np.clip(meadow_green + 0.35 * (colour - 0.5) + 0.06 * ground.moisture + 0.06 * ground.texture[0], 0.05, 1)
-    meadow = table[..., _MEADOW]
-    mix[..., _M["grass"]] += meadow * lush
-    mix[..., _M["straw"]] += meadow * (1 - lush)
+    meadow = table[_MEADOW]
+    mix[_M["grass"]] += meadow * lush
+    mix[_M["straw"]] += meadow * (1 - lush)
     return mix
 
 
@@ -134,57 +135,71 @@ def optical(
     ground: Ground, mix: Float, scene: Scene, rng: np.random.Generator, *, snow: bool, cloud: bool, rugged: float
 ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
     """Sentinel-2 bands on their native grids: uint16 ``[4, 120, 120]``, ``[6, 60, 60]``, ``[2, 20, 20]``."""
-    low_sun = 0.5 + 0.5 * np.cos(2 * np.pi * (scene.month - 0.5) / 12)
-    slope = np.gradient(ground.relief, axis=1) - np.gradient(ground.relief, axis=0)
-    solid = 1 - mix[..., _M["water"]] - mix[..., _M["sea"]]
-    tall = mix[..., _M["conifer"]] + mix[..., _M["leaf"]] + mix[..., _M["town"]] + mix[..., _M["hall"]]
+    low_sun = 0.5 + 0.5 * float(np.cos(2 * np.pi * (scene.month - 0.5) / 12))
+    solid = 1 - mix[_M["water"]] - mix[_M["sea"]]
+    tall = mix[_M["conifer"]] + mix[_M["leaf"]] + mix[_M["town"]] + mix[_M["hall"]]
+    slope = _slope(ground.relief, -1) - _slope(ground.relief, -2)
     light = 1 + solid * np.clip((4.0 + 5.0 * low_sun) * rugged * slope, -0.5, 0.5)
     light *= 1 + (0.03 + 0.13 * tall) * solid * ground.texture[0] + 0.25 * (ground.parcel[1] - 0.5) * (solid - tall)
-    light *= 1 + 0.05 * rng.standard_normal()
     # Towns are a patchwork of roofs.
-    light *= 1 + 0.35 * (mix[..., _M["town"]] + mix[..., _M["hall"]]) * ground.texture[1]
-    lit = mix * np.clip(light, 0.25, 2.2)[..., None]
+    light *= 1 + 0.35 * (mix[_M["town"]] + mix[_M["hall"]]) * ground.texture[1]
+    light = np.clip(light * float(1 + 0.05 * rng.standard_normal()), 0.25, 2.2)
+    image = _mixed(mix, _REFLECTANCE) * light
     if snow:
         cover = np.clip(0.85 + 0.25 * ground.moisture + 0.1 * ground.texture[0], 0.1, 1)
         cover *= 1 - 0.75 * np.minimum(tall, 1)
-        lit *= (1 - cover)[..., None]
-        lit[..., _M["snow"]] += cover * np.clip(light, 0.7, 1.15)
+        image = _cover(image, "snow", cover, np.clip(light, 0.7, 1.15))
     if cloud:
-        lit = _clouded(lit, int(rng.integers(1 << 62)))
-    twenty = lit.reshape(60, 2, 60, 2, -1).mean(axis=(1, 3))
-    sixty = twenty.reshape(20, 3, 20, 3, -1).mean(axis=(1, 3))
-    out = []
-    for abundance, group, noise_level in ((lit, S2_10M, _NOISE_10M), (twenty, S2_20M, 12.0), (sixty, S2_60M, 8.0)):
-        spectra = _REFLECTANCE[:, [S2_BANDS.index(b) for b in group.bands]]
-        image = np.ascontiguousarray((abundance.reshape(-1, len(_NAMES)) @ spectra).T).reshape(group.shape)
-        if group is S2_10M:
-            image = _blur(image, 0.12, 0.76)
-        image += np.float32(noise_level) * rng.standard_normal(group.shape, dtype=np.float32)
-        out.append(np.clip(np.rint(image), 1, 20_000).astype(np.uint16))
-    return out[0], out[1], out[2]
+        opacity, sunlight = _clouds(int(rng.integers(1 << 62)))
+        image = _cover(image * sunlight, "cloud", opacity, np.float32(1))
+    native = (_blur(image[_INDEX_10M], 0.12, 0.76), _mean(image[_INDEX_20M], 2), _mean(image[_INDEX_60M], 6))
+    noisy = (
+        bands + np.float32(level) * rng.standard_normal(bands.shape, dtype=np.float32)
+        for bands, level in zip(native, _NOISE, strict=True)
+    )
+    s2_10m, s2_20m, s2_60m = (np.clip(np.rint(bands), 1, 20_000).astype(np.uint16) for bands in noisy)
+    return s2_10m, s2_20m, s2_60m
 
 
-def _clouded(lit: Float, key: int) -> Float:
-    """Puts cumulus with soft rims over a part of the patch, and its shadow to the north-west."""
+def _mixed(mix: Float, signatures: Float) -> Float:
+    """Linear mixture ``[C, 120, 120]`` of signatures ``[M, C]``, eight rows at a time: see ``synthetic_land.noise``."""
+    out = np.empty((signatures.shape[1], PIXELS // 8, 8 * PIXELS), dtype=np.float32)
+    np.matmul(signatures.T, mix.reshape(len(_NAMES), *out.shape[1:]).transpose(1, 0, 2), out=out.transpose(1, 0, 2))
+    return out.reshape(-1, PIXELS, PIXELS)
+
+
+def _cover(image: Float, material: str, opacity: Float, light: Float | np.float32) -> Float:
+    """Puts a layer of ``material`` over all bands."""
+    return image * (1 - opacity) + _REFLECTANCE[_M[material]][:, None, None] * (opacity * light)
+
+
+def _slope(relief: Float, axis: int) -> Float:
+    return np.diff(relief, axis=axis, append=np.take(relief, [-1], axis=axis))
+
+
+def _mean(bands: Float, factor: int) -> Float:
+    """Area averages over blocks of ``factor`` x ``factor`` pixels."""
+    rows = sum(bands[:, i::factor] for i in range(factor))
+    return sum(rows[:, :, i::factor] for i in range(factor)) / np.float32(factor**2)
+
+
+def _clouds(key: int) -> tuple[Float, Float]:
+    """Opacity of cumulus with soft rims over a part of the patch, and the light left in its shadow."""
     shape = noise(key, 1, 600.0, 0, 0)[0] + 0.5 * noise(key ^ 1, 1, 150.0, 0, 0)[0]
-    shape += np.float32(0.6 - np.median(shape))
-    opacity = np.clip(1.6 * shape, 0, 1)
-    shadow = np.roll(opacity, (-14, -9), axis=(0, 1))
-    lit = lit * ((1 - 0.6 * shadow) * (1 - opacity))[..., None]
-    lit[..., _M["cloud"]] += opacity
-    return lit
+    opacity = np.clip(1.6 * (shape + np.float32(0.6 - np.median(shape))), 0, 1)
+    return opacity, 1 - 0.6 * np.roll(opacity, (-14, -9), axis=(0, 1))
 
 
 def radar(ground: Ground, mix: Float, scene: Scene, column: int, rng: np.random.Generator, *, rugged: float) -> Float:
     """Sentinel-1 backscatter, float32 ``[2, 120, 120]`` in dB: VV, VH."""
-    power = np.ascontiguousarray((mix.reshape(-1, len(_NAMES)) @ _POWER).T).reshape(2, PIXELS, PIXELS)
-    water = mix[..., _M["water"]] + mix[..., _M["sea"]]
-    bare = mix[..., _M["soil"]] + mix[..., _M["straw"]] + mix[..., _M["grass"]] + mix[..., _M["crop"]]
-    built = mix[..., _M["town"]] + mix[..., _M["hall"]]
-    tall = mix[..., _M["conifer"]] + mix[..., _M["leaf"]]
+    power = _mixed(mix, _POWER)
+    water = mix[_M["water"]] + mix[_M["sea"]]
+    bare = mix[_M["soil"]] + mix[_M["straw"]] + mix[_M["grass"]] + mix[_M["crop"]]
+    built = mix[_M["town"]] + mix[_M["hall"]]
+    tall = mix[_M["conifer"]] + mix[_M["leaf"]]
     # Morning scenes (descending) look west, evening scenes east: slopes that face the sensor are bright.
     look = -1.0 if int(scene.s1[26:28]) < 12 else 1.0
-    slope = np.gradient(ground.relief, axis=1) * np.float32(look * 45 * rugged)
+    slope = _slope(ground.relief, -1) * np.float32(look * 45 * rugged)
     gain_db = (1 - water) * np.clip(slope, -6, 6)
     gain_db += bare * (1.2 * ground.moisture + 4.0 * (ground.parcel[2] - 0.5) - 3.0 * (ground.parcel[1] - 0.5))
     gain_db += 1.3 * tall * ground.texture[0] + 4.0 * built * ground.texture[1]
