@@ -76,6 +76,8 @@ QUARANTINE: pa.Schema = pa.schema(
 def codes_schema(bits: int, embedding_dim: int, metadata: dict[str, str]) -> pa.Schema:
     """Schema of ``codes.lance``: one row per (patch_id, modality).
 
+    ``digest`` is that of the patch which was encoded: a code whose patch has another digest today is out of date.
+
     Args:
         bits: Code length K, a multiple of 8 in 8..512.
         embedding_dim: Length of the float embedding (its column stays nullable).
@@ -92,6 +94,7 @@ def codes_schema(bits: int, embedding_dim: int, metadata: dict[str, str]) -> pa.
             _key("modality", pa.string()),
             _required("code", pa.list_(pa.uint8(), bits // 8)),
             pa.field("embedding", pa.list_(pa.float32(), embedding_dim)),
+            _required("digest", pa.string()),
         ],
         metadata=metadata,
     )
