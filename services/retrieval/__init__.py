@@ -1,0 +1,1 @@
+"""The retrieval service: exact cross-sensor search over the codes of an archive."""

@@ -1,0 +1,42 @@
+"""Settings of the retrieval service (``EOFORGE_*`` environment variables)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from eoforge.errors import UsageError
+from services._runtime.settings import RuntimeSettings
+
+
+class RetrievalSettings(RuntimeSettings):
+    """What to serve, and the limits of one request. See :class:`RuntimeSettings` for the rest."""
+
+    codes_uri: str = Field(description="codes.lance to serve: a path or s3:// URI. With @VERSION it is never swapped.")
+    index_name: str = Field("default", description="Name of the index in ListIndexes.")
+    model_name: str = Field("eoforge-retrieval", description="Prefix of the OIP V2 model names (-encode and -search).")
+    device: str | None = Field(None, description="Torch device of encoder and search; unset takes the CPU.")
+    poll_seconds: float = Field(30.0, gt=0, description="How often to look for a newer version of the codes.")
+
+    max_page_size: int = Field(1000, ge=1, le=1000, description="Most hits in one answer.")
+    max_images: int = Field(64, ge=1, description="Most images in one Encode or OIP request.")
+    max_image_bytes: int = Field(4 << 20, ge=1 << 10, description="Largest encoded image (all GeoTIFF files of it).")
+    max_thumbnails: int = Field(100, ge=0, description="Most hits with thumbnails in one answer.")
+
+    encode_batch: int = Field(32, ge=1, description="Most images that the encoder gets at once.")
+    encode_delay_seconds: float = Field(0.002, ge=0, description="How long an image waits for company.")
+    encode_queue: int = Field(256, ge=1, description="Images that may wait; beyond that callers get OVERLOADED.")
+    search_workers: int = Field(2, ge=1, description="Searches and reads that run at the same time.")
+    search_queue: int = Field(256, ge=1, description="Searches that may wait; beyond that callers get OVERLOADED.")
+
+    def require_consistent(self) -> None:
+        """Refuses contradictions.
+
+        Raises:
+            UsageError: With what to set.
+        """
+        super().require_consistent()
+        if self.max_images > self.encode_queue:
+            raise UsageError(
+                f"EOFORGE_MAX_IMAGES ({self.max_images}) above EOFORGE_ENCODE_QUEUE ({self.encode_queue}) would allow "
+                "requests that can never be served; raise the queue or lower the limit"
+            )
