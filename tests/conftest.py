@@ -7,10 +7,12 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from eoforge.data.seaweed import SeaweedEnv, seaweedfs
+if TYPE_CHECKING:
+    from eoforge.data.seaweed import SeaweedEnv
 
 SHARED = Path(os.environ.get("EOFORGE_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -32,6 +34,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedEnv]:
     """A real S3 server for the whole run (SeaweedFS, on free loopback ports, with a random secret)."""
+    from eoforge.data.seaweed import seaweedfs  # here: tests/kernels run on machines that have torch and pytest only
+
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
 

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import lance
 import pyarrow as pa
@@ -26,14 +24,26 @@ import stamina
 from lance.commit import CommitConflictError
 from lance.fragment import write_fragments as lance_write_fragments
 
+from eoforge.data.job import Job
 from eoforge.data.staged import Plan, StagedRows, changed_groups, keep_rows, read_staged
-from eoforge.data.store import ObjectStore, TableRef, join, normalise, open_table, storage_options, table_exists
-from eoforge.errors import ConflictError, DataRefused, NotFound, StoreError, UsageError
+from eoforge.data.store import ObjectStore, TableRef, normalise, open_table, storage_options, table_exists
+from eoforge.errors import ConflictError, DataRefused, StoreError
+
+__all__ = [
+    "CommitResult",
+    "Job",
+    "changed_keys",
+    "commit",
+    "create_table",
+    "discard_fragments",
+    "fragments_exist",
+    "table_identity",
+    "write_fragments",
+]
 
 COMMIT_ATTEMPTS = 100
 JOB_PROPERTY = "eoforge.job"
 _ADDED, _SKIPPED = "eoforge.added", "eoforge.skipped"
-_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -87,75 +97,35 @@ def table_identity(table: lance.LanceDataset) -> str:
     return creation.uuid if creation else ""
 
 
-class Job:
-    """The files of one bulk load, below ``<table>.jobs/<job_id>/`` on the table's own store."""
-
-    def __init__(self, table_uri: str, job_id: str) -> None:
-        """Names the job; nothing is written yet.
-
-        Raises:
-            UsageError: ``job_id`` is not a plain file name.
-        """
-        if not _JOB_ID.fullmatch(job_id):
-            raise UsageError(f"a job id has 1 to 128 letters, digits, '.', '_' or '-'; got {job_id!r}")
-        self.table_uri = normalise(table_uri)
-        self.job_id = job_id
-        self._store = ObjectStore(join(f"{self.table_uri}.jobs", job_id))
-
-    def put_manifest(self, shard: int, manifest: dict[str, Any]) -> bool:
-        """Records a shard as done; False if it already was, and then the earlier manifest stands."""
-        return self.put_if_absent(_shard_name(shard), json.dumps(manifest).encode())
-
-    def manifest(self, shard: int) -> dict[str, Any] | None:
-        """The shard's manifest, or None while nobody finished it."""
-        data = self.find(_shard_name(shard))
-        return None if data is None else dict(json.loads(data))
-
-    def drop_manifest(self, shard: int) -> None:
-        """Forgets a shard, so that it is written again."""
-        self._store.delete(_shard_name(shard))
-
-    def put(self, name: str, data: bytes) -> None:
-        """Writes a file of the job, replacing an older one."""
-        self._store.put(name, data)
-
-    def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Writes a file of the job unless it is there; says whether it wrote. Atomic between racing writers."""
-        return self._store.put_if_absent(name, data)
-
-    def get(self, name: str) -> bytes:
-        """A file of the job.
-
-        Raises:
-            NotFound: There is none of that name.
-        """
-        return self._store.get(name)
-
-    def find(self, name: str) -> bytes | None:
-        """A file of the job, or None."""
-        try:
-            return self._store.get(name)
-        except NotFound:
-            return None
-
-
-def _shard_name(shard: int) -> str:
-    return f"shard-{shard:06d}.json"
-
-
 def write_fragments(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> list[str]:
     """Writes batches as data files of the table that no version names yet; returns them as JSON for a manifest.
 
-    Memory is bounded by a few batches, however many come.
+    Memory is bounded by a few batches, however many come. What ``batches`` raises comes out as it is.
     """
-    rest = iter(batches)
+    failures: list[Exception] = []
+    rest = _remember_failure(batches, failures)
     first = next(rest, None)
     if first is None:
         return []
     uri = normalise(uri)
     reader = pa.RecordBatchReader.from_batches(schema, itertools.chain([first], rest))
-    fragments = lance_write_fragments(reader, uri, schema=schema, mode="append", storage_options=storage_options(uri))
+    try:
+        fragments = lance_write_fragments(
+            reader, uri, schema=schema, mode="append", storage_options=storage_options(uri)
+        )
+    except OSError as error:
+        if failures:  # Lance flattens what our iterator raised into text
+            raise failures[0] from error
+        raise StoreError(f"cannot write data files of {uri}: {error}. Check with `eoforge doctor`.") from error
     return [json.dumps(f.to_json()) for f in fragments]
+
+
+def _remember_failure(batches: Iterable[pa.RecordBatch], failures: list[Exception]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from batches
+    except Exception as error:
+        failures.append(error)
+        raise
 
 
 def discard_fragments(uri: str, fragments: Sequence[str]) -> None:

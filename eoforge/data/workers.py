@@ -1,0 +1,57 @@
+"""A pool of spawned processes that dies with its owner (Lance is not fork-safe)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import wait
+from typing import Any, TypeVar
+
+from eoforge.errors import UsageError
+
+T = TypeVar("T")
+
+
+def in_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
+    """Yields ``function(*call)`` for each call, in order; with one worker in this process, else in spawned ones.
+
+    Args:
+        function: A module-level function.
+        calls: Its arguments.
+        workers: Processes to use at most.
+
+    Raises:
+        UsageError: ``workers`` is not positive.
+        Exception: What ``function`` raised first; calls that did not start are dropped.
+    """
+    if workers < 1:
+        raise UsageError(f"workers must be at least 1; got {workers}")
+    workers = min(workers, len(calls))
+    if workers <= 1:
+        for call in calls:
+            yield function(*call)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
+        futures = [pool.submit(function, *call) for call in calls]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _die_with_parent() -> None:
+    """Ends this worker when its parent is gone: an executor's workers outlive a parent that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
