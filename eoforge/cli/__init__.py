@@ -112,10 +112,14 @@ def index(
     json: Json = False,
 ) -> None:
     """Encode every patch of a table into binary codes, exactly once."""
+    from eoforge.bundle import load_bundle
     from eoforge.data.store import TableRef
     from eoforge.index.build import build_index
+    from eoforge.methods import get_method
 
-    output.emit(build_index(bundle, TableRef.parse(table), codes), title="indexed")
+    made = load_bundle(bundle)
+    encoder = get_method(str(made.config["method"])).load(made)
+    output.emit(build_index(bundle, TableRef.parse(table), codes, encoder), title="indexed")
 
 
 @serve_app.command("retrieval")
