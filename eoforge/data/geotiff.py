@@ -176,7 +176,7 @@ def write_geotiff(
         UsageError: Another shape, dtype or CRS.
     """
     kind = array.dtype
-    if array.ndim != 2 or kind not in (np.uint16, np.float32) or not 0 < max(array.shape, default=0) < 1 << 16:
+    if array.ndim != 2 or kind not in (np.uint16, np.float32) or not all(0 < n < 1 << 16 for n in array.shape):
         raise UsageError(f"expected uint16 or float32 [H, W] with sides of 1..65535, got {kind} {list(array.shape)}")
     if not (32601 <= epsg <= 32660 or 32701 <= epsg <= 32760):
         raise UsageError(f"expected the EPSG code of a WGS 84 UTM zone, got {epsg}")

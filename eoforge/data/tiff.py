@@ -243,7 +243,8 @@ def build_template(
         (LINEAR_UNITS, 0, 1, METRE),
     )
     # The originals hold the sizes of several optical strips as SHORT and all others as LONG.
-    counts_type = "H" if kind.kind == "u" and len(strips) > 1 and not deflate else "I"
+    short = kind.kind == "u" and len(strips) > 1 and not deflate and max(strips) < 1 << 16
+    counts_type = "H" if short else "I"
     entries: list[tuple[int, int, int, bytes]] = [
         (WIDTH, SHORT, 1, struct.pack("<H", width)),
         (HEIGHT, SHORT, 1, struct.pack("<H", height)),
@@ -253,7 +254,7 @@ def build_template(
         (STRIP_OFFSETS, LONG, len(strips), bytes(4 * len(strips))),
         (SAMPLES_PER_PIXEL, SHORT, 1, struct.pack("<H", 1)),
         (ROWS_PER_STRIP, SHORT, 1, struct.pack("<H", rows)),
-        (STRIP_BYTE_COUNTS, SHORT if counts_type == "H" else LONG, len(strips),
+        (STRIP_BYTE_COUNTS, SHORT if short else LONG, len(strips),
          struct.pack(f"<{len(strips)}{counts_type}", *strips)),
         (PLANAR, SHORT, 1, struct.pack("<H", 1)),
         *([(PREDICTOR, SHORT, 1, struct.pack("<H", HORIZONTAL))] if deflate else []),
