@@ -136,6 +136,14 @@ class ObjectStore:
             raise LimitExceeded(f"{join(self.root, key)} has {found.meta['size']} bytes; at most {limit} are read")
         return bytes(found.bytes())
 
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        """Bytes ``start .. end - 1`` of the object at ``key``.
+
+        Raises:
+            NotFound: There is no such object.
+        """
+        return bytes(self._call(obstore.get_range, key, start=start, end=end))
+
     def exists(self, key: str) -> bool:
         """Whether ``key`` exists."""
         try:
