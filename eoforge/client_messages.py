@@ -14,7 +14,7 @@ from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.errors import UsageError
 
 MODALITIES = {"s1": pb.MODALITY_S1, "s2": pb.MODALITY_S2}
-NAMES = {number: name for name, number in MODALITIES.items()}
+NAMES: dict[int, str] = {number: name for name, number in MODALITIES.items()}
 SAMPLE_TYPE = {"s1": "<f4", "s2": "<u2"}
 """Samples of a band on the wire."""
 _S1_BANDS = ("VV", "VH")
@@ -32,8 +32,9 @@ class SearchFilter:
         splits: Any of train, validation, test.
         labels_any: At least one of these.
         labels_all: All of these.
-        bbox: The footprint touches (lon_min, lat_min, lon_max, lat_max), degrees.
-        acquired_from: Acquired by the hit's sensor at this time or later (with a time zone).
+        bbox: The footprint touches (lon_min, lat_min, lon_max, lat_max), degrees; lon_min > lon_max crosses the 180th
+            meridian.
+        acquired_from: Acquired by Sentinel-2 at this time or later (with a time zone).
         acquired_until: Acquired before this time.
         exclude_snow: Leaves out patches with seasonal snow.
         exclude_cloud: Leaves out patches with cloud or shadow.

@@ -76,7 +76,7 @@ def assemble(bands: Iterable[tuple[str, Array]], modality: str, needed: Sequence
         DataRefused: A needed band holds NaN or infinity (radar) or 0, which means no data (optical).
     """
     known = MODALITIES[require_modality(modality)]
-    columns = {g.column: np.zeros(g.shape, dtype=g.dtype) for g in GROUPS if set(g.bands) <= set(known)}
+    columns = empty_columns(known)
     found = set()
     for name, samples in bands:
         if name not in known:
@@ -94,9 +94,15 @@ def assemble(bands: Iterable[tuple[str, Array]], modality: str, needed: Sequence
     return Raster(modality, columns)
 
 
+def empty_columns(bands: Sequence[str]) -> dict[str, Array]:
+    """Zeros ``[C, H, W]`` for every column that holds one of ``bands``."""
+    return {g.column: np.zeros(g.shape, dtype=g.dtype) for g in GROUPS if set(g.bands) & set(bands)}
+
+
 def batch_of(rasters: Sequence[Raster]) -> PatchBatch:
     """Rasters of one modality as the batch that encoders take."""
     import torch
+
     from eoforge.data.loader import PatchBatch
 
     columns: dict[str, Any] = {group.column: None for group in GROUPS}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from eoforge.errors import UsageError
@@ -27,6 +29,11 @@ class RetrievalSettings(RuntimeSettings):
     encode_queue: int = Field(256, ge=1, description="Images that may wait; beyond that callers get OVERLOADED.")
     search_workers: int = Field(2, ge=1, description="Searches and reads that run at the same time.")
     search_queue: int = Field(256, ge=1, description="Searches that may wait; beyond that callers get OVERLOADED.")
+
+    def __init__(
+        self, **values: Any
+    ) -> None:  # spelt out because type checkers would demand every field as an argument
+        super().__init__(**values)
 
     def require_consistent(self) -> None:
         """Refuses contradictions.

@@ -328,7 +328,7 @@ class TestTls:
             own = {"cert_file": str(pki.path("client.pem")), "key_file": str(pki.path("client.key"))}
             with RetrievalClient(run.target, ca_file=ca, attempts=1, **own) as client:
                 client.get_patch("x")
-                with pytest.raises(RemoteError, match="berlin.silo") as caught:
+                with pytest.raises(RemoteError, match=r"berlin\.silo") as caught:
                     client.get_patch("x")
                 assert caught.value.remote_reason == "QUOTA_EXCEEDED"
             stranger = {"cert_file": str(pki.path("stranger.pem")), "key_file": str(pki.path("stranger.key"))}
@@ -362,7 +362,7 @@ class TestExposure:
         RuntimeSettings(host=host, insecure=True).require_consistent()
 
     def test_a_server_does_not_start_exposed(self) -> None:
-        with pytest.raises(UsageError, match="refusing to listen on 0.0.0.0"), running(lambda: make(host="0.0.0.0")):
+        with pytest.raises(UsageError, match=r"refusing to listen on 0\.0\.0\.0"), running(lambda: make(host="0.0.0.0")):
             pass
 
     def test_settings_come_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:

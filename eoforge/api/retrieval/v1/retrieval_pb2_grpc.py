@@ -30,8 +30,8 @@ class RetrievalServiceStub:
     other way round. Every patch is a pair of a Sentinel-1 and a Sentinel-2 image of the same 1.2 km square.
 
     A query becomes a binary code; hits are the patches whose codes differ from it in the fewest bits. The search is exact,
-    with filters too, and ties are broken by the order of rows in the index, so equal requests get equal answers as long as
-    the index version stays the same.
+    with filters too, and ties are broken by patch id, so equal requests get equal answers as long as the index version
+    stays the same.
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, INDEX_CHANGED,
@@ -76,8 +76,8 @@ class RetrievalServiceServicer:
     other way round. Every patch is a pair of a Sentinel-1 and a Sentinel-2 image of the same 1.2 km square.
 
     A query becomes a binary code; hits are the patches whose codes differ from it in the fewest bits. The search is exact,
-    with filters too, and ties are broken by the order of rows in the index, so equal requests get equal answers as long as
-    the index version stays the same.
+    with filters too, and ties are broken by patch id, so equal requests get equal answers as long as the index version
+    stays the same.
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, INDEX_CHANGED,
@@ -161,8 +161,8 @@ class RetrievalService:
     other way round. Every patch is a pair of a Sentinel-1 and a Sentinel-2 image of the same 1.2 km square.
 
     A query becomes a binary code; hits are the patches whose codes differ from it in the fewest bits. The search is exact,
-    with filters too, and ties are broken by the order of rows in the index, so equal requests get equal answers as long as
-    the index version stays the same.
+    with filters too, and ties are broken by patch id, so equal requests get equal answers as long as the index version
+    stays the same.
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, INDEX_CHANGED,

@@ -1,0 +1,16 @@
+"""``python -m services.retrieval``: serves retrieval with settings from the environment (``EOFORGE_*``)."""
+
+from __future__ import annotations
+
+import sys
+
+from eoforge.errors import EoforgeError
+from services.retrieval.server import run
+from services.retrieval.settings import RetrievalSettings
+
+if __name__ == "__main__":
+    try:
+        run(RetrievalSettings())
+    except EoforgeError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)

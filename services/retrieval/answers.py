@@ -1,0 +1,180 @@
+"""From rows of the tables to messages: hits, metadata, pictures, pixels. Runs in threads, never in the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import lance
+import numpy as np
+import numpy.typing as npt
+
+from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.client_messages import MODALITIES, band_message
+from eoforge.data.bands import GROUPS, S1_10M
+from eoforge.data.labels import CLASSES, INDEX
+from eoforge.data.schema import tensor_column
+from eoforge.errors import LimitExceeded, NotFound, UsageError
+from eoforge.index.catalog import IndexSnapshot, SearchFilter
+from services.retrieval.state import Served
+
+THUMBNAIL_COLUMN = {"s1": "s1", "s2": "s2_10m"}
+MAX_CHOICES = 256
+"""Values of one filter condition."""
+Array = npt.NDArray[Any]
+
+
+def search_filter(message: pb.Filter) -> SearchFilter:
+    """A filter from its message.
+
+    Raises:
+        LimitExceeded: A condition lists too many values.
+        UsageError: A value is unknown or out of range.
+    """
+    for name in ("countries", "splits", "labels_any", "labels_all"):
+        if len(getattr(message, name)) > MAX_CHOICES:
+            raise LimitExceeded(f"filter.{name} may list {MAX_CHOICES} values; got {len(getattr(message, name))}")
+    unknown = [label for label in (*message.labels_any, *message.labels_all) if label not in INDEX]
+    if unknown:
+        raise UsageError(f"unknown label {unknown[0][:80]!r}; the 19 classes are {'; '.join(CLASSES)}")
+    box = message.bounds
+    return SearchFilter(
+        countries=tuple(message.countries),
+        splits=tuple(message.splits),
+        labels_any=tuple(message.labels_any),
+        labels_all=tuple(message.labels_all),
+        bbox=(box.lon_min, box.lat_min, box.lon_max, box.lat_max) if message.HasField("bounds") else None,
+        acquired_from=_time(message, "acquired_from"),
+        acquired_until=_time(message, "acquired_until"),
+        exclude_snow=message.exclude_snow,
+        exclude_cloud=message.exclude_cloud,
+    )
+
+
+def nearest(
+    served: Served, code: npt.NDArray[np.uint8], target: str, wanted: SearchFilter | None, offset: int, size: int
+) -> tuple[list[pb.Hit], bool, int]:
+    """Hits ``offset`` to ``offset + size`` of one query, whether there are more, and how many rows were allowed.
+
+    Raises:
+        NotFound: The index holds no codes of ``target``.
+    """
+    snapshot = served.snapshot
+    index = snapshot.index_of(target)
+    allow = None if wanted is None or wanted == SearchFilter() else snapshot.allow(wanted)
+    candidates = len(snapshot) if allow is None else int(np.count_nonzero(allow))
+    distances, rows = index.search(code[None], offset + size, allow)
+    kept = rows[0, offset:]
+    metadata = metadata_messages(snapshot, kept)
+    hits = [
+        pb.Hit(patch=patch, modality=MODALITIES[target], distance=int(distance))
+        for patch, distance in zip(metadata, distances[0, offset:], strict=True)
+    ]
+    return hits, candidates > offset + size, candidates
+
+
+def metadata_messages(snapshot: IndexSnapshot, rows: npt.NDArray[np.int64]) -> list[pb.PatchMetadata]:
+    """What is known about the patches of some rows, in their order."""
+    return [_metadata(row) for row in snapshot.metadata.take(rows).to_pylist()]
+
+
+def add_thumbnails(served: Served, hits: Sequence[pb.Hit], modality: str) -> None:
+    """Puts the picture of its sensor into every hit."""
+    column = THUMBNAIL_COLUMN[modality]
+    pixels = read_pixels(served.patches, [h.patch.patch_id for h in hits], [column])
+    for hit in hits:
+        image = pixels[hit.patch.patch_id][column]
+        hit.thumbnail_png = thumbnail(modality, image)
+
+
+def thumbnail(modality: str, image: Array) -> bytes:
+    """PNG of one sensor's image: natural colours from ``[4, H, W]``, or false colours from radar ``[2, H, W]``."""
+    from eoforge.data.plot import rgb, s1_composite, thumbnail_png
+
+    return thumbnail_png(s1_composite(image) if modality == "s1" else rgb(image))
+
+
+def patch_response(served: Served, request: pb.GetPatchRequest) -> pb.GetPatchResponse:
+    """One patch with what was asked for.
+
+    Raises:
+        NotFound: The index does not hold it.
+    """
+    snapshot = served.snapshot
+    row = row_of(snapshot, request.patch_id, snapshot.modalities[0])
+    response = pb.GetPatchResponse(patch=metadata_messages(snapshot, np.array([row]))[0])
+    columns = {g.column for g in GROUPS} if request.include_pixels else set()
+    columns |= set(THUMBNAIL_COLUMN.values()) if request.include_thumbnails else set()
+    columns |= {"reference_map"} if request.include_reference_map else set()
+    if not columns:
+        return response
+    pixels = read_pixels(served.patches, [request.patch_id], sorted(columns))[request.patch_id]
+    if request.include_thumbnails:
+        response.s1_thumbnail_png = thumbnail("s1", pixels["s1"])
+        response.s2_thumbnail_png = thumbnail("s2", pixels["s2_10m"])
+    if request.include_pixels:
+        for group in (S1_10M, *(g for g in GROUPS if g is not S1_10M)):
+            modality = "s1" if group is S1_10M else "s2"
+            for name, samples in zip(group.bands, pixels[group.column], strict=True):
+                response.bands.append(band_message(name, samples, modality))
+    if request.include_reference_map and pixels["reference_map"] is not None:
+        response.reference_map.CopyFrom(band_message("reference_map", pixels["reference_map"], "s2"))
+    return response
+
+
+def row_of(snapshot: IndexSnapshot, patch_id: str, modality: str) -> int:
+    """The row of a patch.
+
+    Raises:
+        NotFound: It is not in the index; unlike the snapshot's own error it names no store.
+    """
+    try:
+        return snapshot.row_of(patch_id, modality)
+    except NotFound as error:
+        raise NotFound(f"no patch {patch_id[:128]!r} with {modality} in index version {snapshot.version}") from error
+
+
+def read_pixels(
+    patches: lance.LanceDataset, patch_ids: Sequence[str], columns: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Rasters of some patches: patch id -> column -> ``[C, H, W]`` (None where there is no reference map)."""
+    names = ", ".join("'" + i.replace("'", "''") + "'" for i in patch_ids)
+    table = patches.to_table(columns=["patch_id", *columns], filter=f"patch_id IN ({names})")
+    out: dict[str, dict[str, Any]] = {i: {} for i in table.column("patch_id").to_pylist()}
+    for column in columns:
+        values, valid = tensor_column(table.column(column))
+        for patch_id, value, there in zip(out, values, valid, strict=True):
+            out[patch_id][column] = value if there else None
+    return out
+
+
+def _metadata(row: dict[str, Any]) -> pb.PatchMetadata:
+    box = pb.BoundingBox(lon_min=row["lon_min"], lat_min=row["lat_min"], lon_max=row["lon_max"], lat_max=row["lat_max"])
+    message = pb.PatchMetadata(
+        patch_id=row["patch_id"],
+        s1_name=row["s1_name"],
+        split=row["split"],
+        country=row["country"],
+        labels=row["labels"],
+        contains_seasonal_snow=row["contains_seasonal_snow"],
+        contains_cloud_or_shadow=row["contains_cloud_or_shadow"],
+        mgrs_tile=row["mgrs_tile"],
+        epsg=row["epsg"],
+        ulx=row["ulx"],
+        uly=row["uly"],
+        footprint=box,
+    )
+    message.acquired_s2.FromDatetime(row["acquired_s2"])
+    message.acquired_s1.FromDatetime(row["acquired_s1"])
+    return message
+
+
+def _time(message: pb.Filter, name: str) -> datetime | None:
+    if not message.HasField(name):
+        return None
+    try:
+        moment: datetime = getattr(message, name).ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"filter.{name} is no time between the years 1 and 9999") from error
+    return moment

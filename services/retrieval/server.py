@@ -1,0 +1,80 @@
+"""Puts the retrieval service together."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+
+from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from eoforge.data.bands import MODALITIES
+from eoforge.data.store import TableRef
+from services._runtime.server import Server, Service
+from services._runtime.telemetry import configure_logs, configure_traces
+from services.retrieval.batching import BoundedPool, EncodeBatcher
+from services.retrieval.kserve import EncodeModel, SearchModel
+from services.retrieval.servicer import RetrievalServicer
+from services.retrieval.settings import RetrievalSettings
+from services.retrieval.state import IndexHolder
+
+SERVICE = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
+
+
+def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Server:
+    """The server of ``settings``; must be called inside the event loop that will run it.
+
+    Args:
+        settings: All settings.
+        holder: The index to serve, if it is not the one that the settings name.
+
+    Raises:
+        UsageError: The settings contradict each other or expose the service.
+    """
+    settings.require_consistent()
+    index = holder or IndexHolder(TableRef.parse(settings.codes_uri), settings.device, settings.poll_seconds)
+    batcher = EncodeBatcher(settings.encode_batch, settings.encode_delay_seconds, settings.encode_queue)
+    pool = BoundedPool(settings.search_workers, settings.search_queue)
+    servicer = RetrievalServicer(settings, index, batcher, pool)
+
+    async def start() -> None:
+        await index.start()
+        batcher.start()
+
+    async def stop() -> None:
+        await index.stop()
+        await batcher.stop()
+        pool.stop()
+
+    models = [
+        *(EncodeModel(settings, modality, index, batcher) for modality in MODALITIES),
+        *(SearchModel(settings, modality, index, pool) for modality in MODALITIES),
+    ]
+
+    def register(server: grpc.aio.Server) -> None:
+        retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  # generated
+
+    service = Service(
+        name=SERVICE,
+        register=register,
+        models=models,
+        start=start,
+        stop=stop,
+    )
+    return Server(settings, service)
+
+
+def run(settings: RetrievalSettings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        UsageError: The settings contradict each other or expose the service, or a port is taken.
+        NotFound: Codes, patches or bundle do not exist.
+    """
+    configure_logs(settings)
+    configure_traces(settings, "retrieval")
+
+    async def main() -> None:
+        await build(settings).run()
+
+    asyncio.run(main())

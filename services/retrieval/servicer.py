@@ -1,0 +1,201 @@
+"""The typed API. Each call pins one version of the index, and nothing here blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from eoforge.client_messages import MODALITIES, NAMES
+from eoforge.errors import LimitExceeded, NotFound, UsageError
+from eoforge.index.search import MAX_K
+from services._runtime.errors import describe, duration
+from services._runtime.interceptor import report
+from services.retrieval import answers
+from services.retrieval.batching import BoundedPool, EncodeBatcher
+from services.retrieval.images import Raster, from_bands, from_geotiff
+from services.retrieval.paging import page_of, token_for
+from services.retrieval.settings import RetrievalSettings
+from services.retrieval.state import IndexHolder, Served
+
+STREAM_WINDOW = 16
+"""Searches of one stream that run at the same time."""
+MAX_CORRELATION_BYTES = 128
+MAX_PATCH_ID_CHARS = 128
+
+Context = grpc.aio.ServicerContext
+Code = npt.NDArray[np.uint8]
+
+
+class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
+    """Answers the calls of ``RetrievalService``; raised errors become statuses in the runtime's interceptor."""
+
+    def __init__(
+        self, settings: RetrievalSettings, holder: IndexHolder, batcher: EncodeBatcher, pool: BoundedPool
+    ) -> None:
+        self._settings, self._holder, self._batcher, self._pool = settings, holder, batcher, pool
+
+    async def Search(self, request: pb.SearchRequest, context: Context[Any, Any]) -> pb.SearchResponse:
+        """See the proto."""
+        return await self._search(request, _deadline(context))
+
+    async def SearchStream(
+        self, requests: AsyncIterator[pb.SearchStreamRequest], context: Context[Any, Any]
+    ) -> AsyncIterator[pb.SearchStreamResponse]:
+        """See the proto. Searches overlap within a window, so that their images share encoder batches."""
+        deadline = _deadline(context)
+        slots = asyncio.Semaphore(STREAM_WINDOW)
+        running: asyncio.Queue[asyncio.Task[pb.SearchStreamResponse] | None] = asyncio.Queue()
+
+        async def read() -> None:
+            async for request in requests:
+                await slots.acquire()
+                running.put_nowait(asyncio.create_task(self._stream_answer(request, deadline)))
+
+        reader = asyncio.create_task(read())
+        reader.add_done_callback(lambda _: running.put_nowait(None))
+        try:
+            while (task := await running.get()) is not None:
+                yield await task
+                slots.release()
+            await reader  # raises what ended the reading, if anything did
+        finally:
+            reader.cancel()
+            while not running.empty():
+                if (task := running.get_nowait()) is not None:
+                    task.cancel()
+
+    async def Encode(self, request: pb.EncodeRequest, context: Context[Any, Any]) -> pb.EncodeResponse:
+        """See the proto."""
+        if len(request.images) > self._settings.max_images:
+            raise LimitExceeded(f"a request may hold {self._settings.max_images} images; got {len(request.images)}")
+        served = self._holder.current
+        rasters = [await self._pool.run(self._image, image, served) for image in request.images]
+        encodings = await self._batcher.encode(served.encoder, rasters, _deadline(context))
+        return pb.EncodeResponse(
+            encodings=[pb.Encoding(code=c.tobytes(), embedding=e.tolist()) for c, e in encodings],
+            bundle_id=served.bundle.id,
+        )
+
+    async def GetPatch(self, request: pb.GetPatchRequest, context: Context[Any, Any]) -> pb.GetPatchResponse:
+        """See the proto."""
+        return await self._pool.run(answers.patch_response, self._holder.current, request)
+
+    async def ListIndexes(self, request: pb.ListIndexesRequest, context: Context[Any, Any]) -> pb.ListIndexesResponse:
+        """See the proto. There is one index, so any page holds it and no token was ever given out."""
+        if request.page_token:
+            raise UsageError("page_token is not one of this service; the list has one page")
+        served = self._holder.current
+        snapshot = served.snapshot
+        modalities = [
+            pb.ModalitySize(modality=MODALITIES[m], patches=len(snapshot.indexes[m]), bands=served.bands(m))
+            for m in snapshot.modalities
+        ]
+        index = pb.Index(
+            name=self._settings.index_name,
+            version=snapshot.version,
+            method=snapshot.info.method,
+            bundle_id=served.bundle.id,
+            bits=served.encoder.bits,
+            embedding_dim=served.encoder.embedding_dim,
+            patches_version=snapshot.info.patches.version,
+            modalities=modalities,
+        )
+        return pb.ListIndexesResponse(indexes=[index])
+
+    async def _stream_answer(self, request: pb.SearchStreamRequest, deadline: float | None) -> pb.SearchStreamResponse:
+        answer = pb.SearchStreamResponse(correlation_id=request.correlation_id[:MAX_CORRELATION_BYTES])
+        try:
+            if len(request.correlation_id.encode()) > MAX_CORRELATION_BYTES:
+                raise LimitExceeded(f"correlation_id may have {MAX_CORRELATION_BYTES} bytes")
+            answer.result.CopyFrom(await self._search(request.search, deadline))
+        except Exception as error:
+            problem = describe(error, structlog.contextvars.get_contextvars().get("request_id", ""))
+            report(problem, error)
+            answer.error.CopyFrom(
+                pb.Error(code=problem.entry.status.value[0], reason=problem.reason, message=problem.message)
+            )
+            if problem.retry_after is not None:
+                answer.error.retry_delay.CopyFrom(duration(problem.retry_after))
+        return answer
+
+    async def _search(self, request: pb.SearchRequest, deadline: float | None) -> pb.SearchResponse:
+        served = self._holder.current
+        version = served.snapshot.version
+        target = _modality(request.target_modality, "target_modality")
+        if target not in served.snapshot.modalities:
+            raise NotFound(f"the index holds no codes of {target}")
+        offset, size = page_of(request, version, self._settings.max_page_size)
+        if request.include_thumbnails and size > self._settings.max_thumbnails:
+            raise LimitExceeded(
+                f"a page with thumbnails may hold {self._settings.max_thumbnails} hits; got page_size {size}"
+            )
+        wanted = answers.search_filter(request.filter) if request.HasField("filter") else None
+        code = await self._query_code(request, served, deadline)
+        hits, more, candidates = await self._pool.run(answers.nearest, served, code, target, wanted, offset, size)
+        if request.include_thumbnails and hits:
+            await self._pool.run(answers.add_thumbnails, served, hits, target)
+        end = offset + size
+        return pb.SearchResponse(
+            hits=hits,
+            next_page_token=token_for(request, version, end) if more and end < MAX_K else "",
+            query_code=code.tobytes(),
+            index_version=version,
+            candidates=candidates,
+        )
+
+    async def _query_code(self, request: pb.SearchRequest, served: Served, deadline: float | None) -> Code:
+        kind = request.WhichOneof("query")
+        if kind == "patch_id":
+            if len(request.patch_id) > MAX_PATCH_ID_CHARS:
+                raise LimitExceeded(f"patch_id may have {MAX_PATCH_ID_CHARS} characters")
+            modality = _modality(request.query_modality, "query_modality")
+            row = answers.row_of(served.snapshot, request.patch_id, modality)
+            return served.snapshot.indexes[modality].codes[row]
+        if kind == "code":
+            if len(request.code) != served.encoder.bits // 8:
+                raise UsageError(
+                    f"codes of this index have {served.encoder.bits // 8} bytes ({served.encoder.bits} bits); "
+                    f"got {len(request.code)} bytes"
+                )
+            return np.frombuffer(request.code, dtype=np.uint8)
+        if kind is None:
+            raise UsageError("a search needs one of patch_id, bands, geotiff and code; got none")
+        given = getattr(request, kind)
+        image = pb.Image(**{kind: given})
+        if request.query_modality and given.modality and request.query_modality != given.modality:
+            raise UsageError("query_modality contradicts the image's own modality; leave query_modality out")
+        raster = await self._pool.run(self._image, image, served, request.query_modality)
+        [(code, _)] = await self._batcher.encode(served.encoder, [raster], deadline)
+        return code
+
+    def _image(self, image: pb.Image, served: Served, fallback: int = pb.MODALITY_UNSPECIFIED) -> Raster:
+        kind = image.WhichOneof("source")
+        if kind is None:
+            raise UsageError("an image needs bands or geotiff; got neither")
+        given = getattr(image, kind)
+        modality = _modality(given.modality or fallback, "modality of the image")
+        if modality not in served.encoder.modalities:
+            raise UsageError(f"this index encodes {', '.join(served.encoder.modalities)}; got an image of {modality}")
+        if kind == "geotiff":
+            return from_geotiff(given, modality, served.bands(modality), self._settings.max_image_bytes)
+        return from_bands(given, modality, served.bands(modality))
+
+
+def _modality(number: int, what: str) -> str:
+    if number not in NAMES:
+        raise UsageError(f"{what} must be MODALITY_S1 or MODALITY_S2; got {number}")
+    return NAMES[number]
+
+
+def _deadline(context: Context[Any, Any]) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining

@@ -1,0 +1,143 @@
+"""What is being served, and its replacement while requests run.
+
+A request takes :attr:`IndexHolder.current` once and keeps to it, so a swap never changes the index under a request, and
+the old one is freed when its last request ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import lance
+import structlog
+from prometheus_client import Counter, Gauge
+
+from eoforge.bundle import Bundle, load_bundle
+from eoforge.data.bands import GROUPS, MODALITIES
+from eoforge.data.store import TableRef, open_table
+from eoforge.errors import BundleError
+from eoforge.index.catalog import IndexSnapshot
+from eoforge.index.encoder import Encoder
+from eoforge.methods import get_method
+from services.retrieval.images import Raster, batch_of, empty_columns
+
+VERSION = Gauge("eoforge_index_version", "Version of the codes that are served.")
+PATCHES = Gauge("eoforge_index_patches", "Patches in the index.")
+SWAPS = Counter("eoforge_index_swaps_total", "Attempts to take up a newer version.", ("result",))
+
+log = structlog.get_logger("index")
+
+
+@dataclass(frozen=True)
+class Served:
+    """One version of an index with everything that answering takes.
+
+    Attributes:
+        snapshot: Codes and metadata.
+        encoder: The model of the bundle that made the codes.
+        bundle: That bundle.
+        patches: The version of the patches that the codes stand for.
+    """
+
+    snapshot: IndexSnapshot
+    encoder: Encoder
+    bundle: Bundle
+    patches: lance.LanceDataset = field(repr=False)
+
+    def bands(self, modality: str) -> tuple[str, ...]:
+        """Bands that the encoder reads."""
+        return tuple(self.bundle.config["bands"][modality])
+
+    def columns(self, modality: str) -> tuple[str, ...]:
+        """Columns of ``patches.lance`` that hold those bands."""
+        needed = set(self.bands(modality))
+        return tuple(g.column for g in GROUPS if needed & set(g.bands))
+
+
+def load(codes: TableRef, device: str | None, before: Served | None = None) -> Served:
+    """Loads a version of the index; the encoder of ``before`` is kept if the bundle is the same.
+
+    Raises:
+        NotFound: Codes, patches or bundle do not exist.
+        BundleError: The bundle is damaged, is another one than the codes name, or makes other codes.
+    """
+    snapshot = IndexSnapshot.open(codes, device)
+    info = snapshot.info
+    patches = open_table(info.patches)
+    if before is not None and before.bundle.id == info.bundle_id:
+        return Served(snapshot, before.encoder, before.bundle, patches)
+    bundle = load_bundle(info.bundle_uri)
+    if bundle.id != info.bundle_id:
+        raise BundleError(f"the codes were made with bundle {info.bundle_id}, but {info.bundle_uri} is {bundle.id}")
+    encoder = get_method(info.method).load(bundle, device)
+    if encoder.bits != info.bits:
+        raise BundleError(f"codes of {codes} have {info.bits} bits, but bundle {bundle.short_id} makes {encoder.bits}")
+    for modality in encoder.modalities:
+        # The first call of a model is by far its slowest; it is not a caller who waits for it.
+        encoder.encode(batch_of([Raster(modality, empty_columns(MODALITIES[modality]))]), modality)
+    return Served(snapshot, encoder, bundle, patches)
+
+
+class IndexHolder:
+    """Holds the index that is served and looks for newer versions.
+
+    Args:
+        codes: The table of codes; with a version it is never swapped.
+        device: Torch device.
+        poll_seconds: How often to look.
+    """
+
+    def __init__(self, codes: TableRef, device: str | None, poll_seconds: float) -> None:
+        self._codes, self._device, self._poll_seconds = codes, device, poll_seconds
+        self._served: Served | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def current(self) -> Served:
+        """The index to answer from; take it once per request."""
+        if self._served is None:
+            raise RuntimeError("the index was used before it was loaded")
+        return self._served
+
+    async def start(self) -> None:
+        """Loads the index, and goes on looking for newer versions in the background."""
+        self._take_up(await asyncio.to_thread(load, self._codes, self._device))
+        if self._codes.version is None:
+            self._task = asyncio.create_task(self._poll())
+
+    async def stop(self) -> None:
+        """Stops looking."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def refresh(self) -> bool:
+        """Takes up a newer version if there is one; says whether it did.
+
+        Raises:
+            EoforgeError: There is one, but it cannot be loaded; the old one stays.
+        """
+        newest = await asyncio.to_thread(lambda: open_table(TableRef(self._codes.uri)).version)
+        if newest == self.current.snapshot.version:
+            return False
+        ref = TableRef(self._codes.uri, newest)
+        self._take_up(await asyncio.to_thread(load, ref, self._device, self.current))
+        return True
+
+    def _take_up(self, served: Served) -> None:
+        self._served = served
+        VERSION.set(served.snapshot.version)
+        PATCHES.set(len(served.snapshot))
+        log.info("serving index", version=served.snapshot.version, patches=len(served.snapshot))
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_seconds)
+            try:
+                if await self.refresh():
+                    SWAPS.labels("done").inc()
+            except Exception:
+                # A store that is down or a half-copied bundle must not end the service: it goes on with what it has.
+                SWAPS.labels("failed").inc()
+                log.exception("newer index refused", serving=self.current.snapshot.version)
