@@ -33,7 +33,7 @@ class ShardRange:
             UsageError: ``text`` is no shard range.
         """
         job_id, first, count = [*text.rsplit(":", 2), "", ""][:3]
-        if not job_id or not first.isdigit() or not count.isdigit() or int(count) < 1:
+        if not job_id or not first.isdigit() or not count.isdigit():
             raise UsageError(f"expected a shard range JOB:FIRST:COUNT, for example 4f2a:0:8; got {text!r}")
         return cls(job_id, int(first), int(count))
 
@@ -46,11 +46,11 @@ def shard_ranges(job_id: str, shards: int, limit: int = MAX_ITERATIONS) -> list[
         shards: Number of shards of the job.
         limit: Most ranges to make.
 
-    Raises:
-        UsageError: There is nothing to do; an empty ParallelFor would fail later and say less.
+    Returns:
+        The ranges in order; one empty range if nothing is left to do, because an empty ParallelFor is no success.
     """
-    if shards < 1:
-        raise UsageError(f"job {job_id} has no shards: the archive or table is empty. Check its URI")
+    if not shards:
+        return [str(ShardRange(job_id, 0, 0))]
     parts = min(shards, limit)
     edges = [shards * i // parts for i in range(parts + 1)]
     return [str(ShardRange(job_id, a, b - a)) for a, b in pairwise(edges)]

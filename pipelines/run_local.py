@@ -187,13 +187,11 @@ class _FailureReader:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.run_local", description="Run a pipeline locally.")
-    parser.add_argument("pipeline", nargs="?", choices=PIPELINES)
+    parser.add_argument("pipeline", choices=PIPELINES)
     parser.add_argument("params", nargs="*", help="name=value; numbers, lists and booleans as JSON")
     parser.add_argument("--root", default="kfp-runs", help="folder for logs and artifacts")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     try:
-        if not args.pipeline:
-            raise UsageError(f"name a pipeline: {', '.join(PIPELINES)}")
         run = run_local(
             args.pipeline, args.root, dict(map(_param, args.params)), echo=lambda line: print(line, file=sys.stderr)
         )

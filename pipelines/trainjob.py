@@ -1,4 +1,4 @@
-"""Training as a Kubeflow TrainJob (``trainer.kubeflow.org/v1alpha1``): build, create or adopt, watch, read logs, clean up.
+"""Training as a Kubeflow TrainJob: build, create or adopt, watch, read logs, clean up.
 
 The step that launches it holds no GPU: resources, tolerations and environment set on the step go to the training pods.
 A step that is retried finds the TrainJob of its first attempt by name and goes on waiting for it.

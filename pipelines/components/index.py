@@ -58,6 +58,9 @@ def encode_range(bundle: str, codes: str, shard_range: str):
     from pipelines.ranges import ShardRange
 
     part = ShardRange.parse(shard_range)
+    if not part.count:
+        print("every patch has its codes already")
+        return
     loaded = load_bundle(bundle)
     encoder = get_method(loaded.config["method"]).load(loaded)
     print(encode_shards(codes_uri(codes, bundle), part.job_id, part.first, part.count, encoder))

@@ -15,7 +15,7 @@ from pipelines.components._component import component
 def plan_ingest(archive: str, table: str, shard_rows: int, strict: bool) -> NamedTuple(
     "Plan", [("ingest_id", str), ("Output", list[str])]
 ):
-    """Reads the archive's metadata, not its pixels, and writes the plan next to the table.
+    """Reads the archive's metadata (with strict, all of it) and writes the plan next to the table.
 
     Args:
         archive: Directory or s3:// prefix in the official reBEN layout, folder of .tar files, or rico-hdl LMDB.
@@ -30,7 +30,7 @@ def plan_ingest(archive: str, table: str, shard_rows: int, strict: bool) -> Name
     from eoforge.data.ingest import plan_ingest as plan
     from pipelines.ranges import shard_ranges
 
-    made = plan(archive, table, shard_rows=int(shard_rows), strict=strict)
+    made = plan(archive, table, shard_rows=int(shard_rows), strict=strict, workers=4)
     print(f"{made.rows} patches in {made.shards} shards, ingestion {made.ingest_id}")
     ranges = shard_ranges(made.ingest_id, made.shards)
     return (made.ingest_id, ranges)
@@ -77,7 +77,9 @@ def commit_ingest(table: str, ingest_id: str, metrics: Output[Metrics], lineage:
     for name in ("patches_in", "added", "unchanged", "changed", "quarantined", "duplicates", "warnings"):
         metrics.log_metric(name, getattr(done, name))
     lineage.metadata.update(write_table_lineage(lineage.path, table, done.version))
-    return (str(done.version), json.dumps(asdict(done)))
+    # The names of changed patches stay in the store: only counts are small whatever the archive.
+    summary = {key: value for key, value in asdict(done).items() if key != "changed_ids"}
+    return (str(done.version), json.dumps(summary))
 
 
 @component
@@ -118,7 +120,8 @@ def quality_report(
     from pathlib import Path
 
     from eoforge.data.store import TableRef
-    from pipelines.reports.quality import collect, quality_html, quality_markdown
+    from pipelines.reports.quality import collect, quality_markdown
+    from pipelines.reports.quality_page import quality_html
 
     quality = collect(TableRef(table, int(version)), json.loads(summary))
     Path(report.path).write_text(quality_html(quality))

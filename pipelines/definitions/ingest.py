@@ -33,7 +33,10 @@ def ingest(archive: str, table: str, shard_rows: int = 2048, strict: bool = Fals
     from collections import namedtuple
 
     plan = place(
-        steps.plan_ingest(archive=archive, table=table, shard_rows=shard_rows, strict=strict), cpu="2", memory="8Gi"
+        steps.plan_ingest(archive=archive, table=table, shard_rows=shard_rows, strict=strict),
+        cpu="4",
+        memory="8Gi",
+        hours=24,
     )
     with dsl.ParallelFor(plan.outputs["Output"], parallelism=INGEST_PARALLELISM) as shard_range:
         part = place(steps.ingest_range(table=table, shard_range=shard_range), cpu="4", memory="8Gi", hours=24)

@@ -1,0 +1,1 @@
+"""What people look at: quality of an ingestion, training curves, retrieval. Self-contained HTML, and Markdown."""
