@@ -1,0 +1,120 @@
+"""From a native-grid batch to network input, on the batch's device: select, upsample, normalise, flip.
+
+Upsampling after the copy to the device moves 275 kB a pair instead of 806 kB. Nearest neighbour gives ConfigILM's
+values (source pixel ``floor(i * in / out)``), bilinear those of ``align_corners=False``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from eoforge.data.bands import GROUP_OF, S1_BANDS, require_bands
+from eoforge.data.batch import PatchBatch
+from eoforge.errors import UsageError
+
+INTERPOLATIONS = ("nearest", "bilinear")
+FLIP_HORIZONTAL, FLIP_VERTICAL = 1, 2
+"""Bits of ``flip``: mirror left and right, mirror top and bottom."""
+
+
+class Prepare(nn.Module):
+    """Makes float32 ``[B, C, size, size]`` of the bands of one modality.
+
+    Attributes:
+        bands: Band names, the channel order of the output.
+        modality: The modality of all of them.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        bands: Sequence[str],
+        mean: Sequence[float] | npt.NDArray[np.floating],
+        std: Sequence[float] | npt.NDArray[np.floating],
+        size: int = 120,
+        interpolation: str = "nearest",
+    ) -> None:
+        """Args:
+            bands: Names of distinct bands, all of Sentinel-1 or all of Sentinel-2.
+            mean: One per band, in its unit (reflectance x 10,000, or dB).
+            std: One per band, positive.
+            size: Side of the output in pixels.
+            interpolation: ``nearest`` or ``bilinear``.
+
+        Raises:
+            UsageError: The bands are not distinct names of one modality, or the numbers do not fit them.
+        """
+        super().__init__()
+        self.modality = "s1" if set(bands) & set(S1_BANDS) else "s2"
+        self.bands = require_bands(tuple(bands), self.modality)
+        self.size, self.interpolation = size, interpolation
+        centre = torch.as_tensor(np.asarray(mean, dtype=np.float32))
+        scale = torch.as_tensor(np.asarray(std, dtype=np.float32))
+        if centre.shape != (len(bands),) or scale.shape != (len(bands),) or not bool((scale > 0).all()):
+            raise UsageError(
+                f"expected a mean and a positive std for each of {len(bands)} bands; "
+                f"got shapes {list(centre.shape)} and {list(scale.shape)}, smallest std {scale.min().item():g}"
+            )
+        if interpolation not in INTERPOLATIONS or size < 1:
+            raise UsageError(f"expected one of {INTERPOLATIONS} and size >= 1; got {interpolation!r}, {size}")
+        self.register_buffer("mean", centre[:, None, None], persistent=False)
+        self.register_buffer("std", scale[:, None, None], persistent=False)
+
+    def forward(self, batch: PatchBatch, flip: torch.Tensor | None = None) -> torch.Tensor:
+        """Args:
+            batch: Patches with this modality, on any device.
+            flip: uint8 ``[B]``, bits ``FLIP_HORIZONTAL`` and ``FLIP_VERTICAL``, or None.
+
+        Returns:
+            float32 ``[B, C, size, size]`` on the batch's device, channels in the order of ``bands``.
+
+        Raises:
+            UsageError: The batch does not hold this modality.
+        """
+        parts = {column: self._part(batch, column) for column in dict.fromkeys(GROUP_OF[b].column for b in self.bands)}
+        if len(parts) == 1:
+            (images,) = parts.values()
+        else:
+            images = self.mean.new_empty((len(batch), len(self.bands), self.size, self.size))
+            for column, part in parts.items():
+                images[:, self._channels(column)] = part
+        return images if flip is None else _flipped(images, flip)
+
+    def _channels(self, column: str) -> list[int]:
+        return [i for i, band in enumerate(self.bands) if GROUP_OF[band].column == column]
+
+    def _part(self, batch: PatchBatch, column: str) -> torch.Tensor:
+        """The bands of one grid, normalised and resized: ``[B, len(channels), size, size]``."""
+        pixels: torch.Tensor | None = getattr(batch, column)
+        if pixels is None:
+            raise UsageError(f"the batch holds no {column}; read it with modalities=({self.modality!r}, ...)")
+        channels = self._channels(column)
+        sources = [GROUP_OF[self.bands[i]].bands.index(self.bands[i]) for i in channels]
+        chosen = pixels if sources == list(range(pixels.shape[1])) else pixels[:, sources]
+        # Nearest copies pixels and bilinear weights sum to one, so the small grid can be normalised before it grows.
+        return self._resize((chosen.to(torch.float32) - self.mean[channels]) / self.std[channels])
+
+    def _resize(self, values: torch.Tensor) -> torch.Tensor:
+        if values.shape[-1] == self.size:
+            return values
+        if self.interpolation == "bilinear":
+            return functional.interpolate(values, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        return functional.interpolate(values, size=(self.size, self.size), mode="nearest")
+
+
+def _flipped(images: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
+    if flip.shape != images.shape[:1]:
+        raise UsageError(f"expected one flip per patch, [{len(images)}]; got {list(flip.shape)}")
+    flip = flip.to(images.device)
+    for bit, axis in ((FLIP_HORIZONTAL, -1), (FLIP_VERTICAL, -2)):
+        wanted = (flip & bit).bool()[:, None, None, None]
+        images = torch.where(wanted, images.flip(axis), images)
+    return images
