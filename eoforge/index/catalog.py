@@ -1,0 +1,215 @@
+"""An index as a service or a report holds it: codes per modality, and what is known of each patch, row by row.
+
+One row is one patch, in the order of patch ids, the same row in every modality: an optical patch and its radar partner
+share a row number, and results do not depend on the order in which shards were ingested. At 549,488 patches the
+snapshot takes some 300 MB; rasters are not read.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eoforge.data.labels import CLASSES, INDEX, mask_of
+from eoforge.data.schema import METADATA_COLUMNS
+from eoforge.data.store import TableRef, open_table
+from eoforge.errors import NotFound, UsageError
+from eoforge.index.info import IndexInfo
+from eoforge.index.search import HammingIndex
+
+BoundingBox = tuple[float, float, float, float]
+"""lon_min, lat_min, lon_max, lat_max in degrees (WGS 84); lon_min > lon_max crosses the 180th meridian."""
+
+
+@dataclass(frozen=True)
+class SearchFilter:
+    """Which patches may be found; empty fields allow everything, several fields must all hold.
+
+    Attributes:
+        countries: Any of these.
+        splits: Any of these.
+        labels_any: At least one of these classes.
+        labels_all: All of these classes.
+        bbox: The footprint touches this box.
+        acquired_from: Sentinel-2 acquisition at this time or later, with time zone.
+        acquired_until: Sentinel-2 acquisition before this time, with time zone.
+        exclude_snow: No seasonal snow.
+        exclude_cloud: No cloud or cloud shadow.
+    """
+
+    countries: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    labels_any: tuple[str, ...] = ()
+    labels_all: tuple[str, ...] = ()
+    bbox: BoundingBox | None = None
+    acquired_from: datetime | None = None
+    acquired_until: datetime | None = None
+    exclude_snow: bool = False
+    exclude_cloud: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in (*self.labels_any, *self.labels_all) if name not in INDEX]
+        if unknown:
+            raise UsageError(f"unknown label {unknown[0]!r}; the 19 classes are {'; '.join(CLASSES)}")
+        if self.bbox is not None:
+            west, south, east, north = self.bbox
+            if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):
+                raise UsageError(f"expected lon_min, lat_min, lon_max, lat_max in degrees; got {self.bbox}")
+        for time in (self.acquired_from, self.acquired_until):
+            if time is not None and time.tzinfo is None:
+                raise UsageError(f"filter times need a time zone (UTC: append Z); got {time.isoformat()}")
+
+
+class IndexSnapshot:
+    """One version of an index, loaded.
+
+    Attributes:
+        uri: The table of codes.
+        version: Its version.
+        info: Bundle and patches that the codes came from.
+        metadata: ``METADATA_COLUMNS``, one row per patch, ordered by patch id.
+        indexes: Modality to its index, rows as in ``metadata``.
+    """
+
+    def __init__(
+        self,
+        ref: TableRef,
+        info: IndexInfo,
+        metadata: pa.Table,
+        codes: dict[str, npt.NDArray[np.uint8]],
+        device: str | None,
+    ) -> None:
+        """Takes aligned parts; :meth:`open` reads them from a table."""
+        self.uri, self.version, self.info, self.metadata = ref.uri, int(ref.version or 0), info, metadata
+        self.indexes = {modality: HammingIndex(rows, device) for modality, rows in sorted(codes.items())}
+        self._ids = metadata.column("patch_id").combine_chunks()
+        self._columns = _FilterColumns(metadata)
+
+    @classmethod
+    def open(cls, codes: TableRef, device: str | None = None) -> IndexSnapshot:
+        """Loads the codes and the metadata of the patches version that they name.
+
+        Codes of patches that are not in that version are left out, and so are patches without a code in every
+        modality: an index run that is still committing shows itself only when it has ended.
+
+        Raises:
+            NotFound: There is no such table or version, or its patches are gone.
+            DataRefused: The table is no table of codes.
+        """
+        table = open_table(codes)
+        info = IndexInfo.of(table.schema, codes.uri)
+        rows = table.to_table(columns=["patch_id", "modality", "code"]).combine_chunks()
+        metadata = open_table(info.patches).to_table(columns=list(METADATA_COLUMNS)).sort_by("patch_id")
+        complete = np.ones(metadata.num_rows, dtype=bool)
+        places: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = {}
+        for modality in pc.unique(rows.column("modality")).to_pylist():
+            part = rows.filter(pc.equal(rows.column("modality"), modality))
+            place = pc.index_in(metadata.column("patch_id"), value_set=part.column("patch_id").combine_chunks())
+            place_N = pc.fill_null(place, -1).to_numpy().astype(np.int64)
+            complete &= place_N >= 0
+            packed = part.column("code").combine_chunks().flatten().to_numpy().reshape(-1, info.bits // 8)
+            places[modality] = (packed, place_N)
+        aligned = {modality: packed[place[complete]] for modality, (packed, place) in places.items()}
+        kept = metadata.filter(pa.array(complete if places else np.zeros_like(complete)))
+        return cls(TableRef(codes.uri, table.version), info, kept.combine_chunks(), aligned, device)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What can be searched, sorted."""
+        return tuple(self.indexes)
+
+    def index_of(self, modality: str) -> HammingIndex:
+        """The index of one modality.
+
+        Raises:
+            NotFound: The index holds no codes of it.
+        """
+        if modality not in self.indexes:
+            held = ", ".join(self.modalities) or "nothing yet"
+            raise NotFound(f"the index {self.uri} holds {held}; there are no codes of {modality!r}")
+        return self.indexes[modality]
+
+    def row_of(self, patch_id: str, modality: str) -> int:
+        """The patch's row; it is the same in every modality that the index holds.
+
+        Raises:
+            NotFound: The patch or the modality is not in the index.
+        """
+        self.index_of(modality)
+        row = bisect.bisect_left(range(len(self)), patch_id, key=lambda i: str(self._ids[i]))
+        if row == len(self) or str(self._ids[row]) != patch_id:
+            raise NotFound(f"patch {patch_id!r} is not in the index {self.uri}@{self.version}")
+        return row
+
+    def code_of(self, patch_id: str, modality: str) -> npt.NDArray[np.uint8]:
+        """The patch's code ``[K/8]`` in one modality.
+
+        Raises:
+            NotFound: The patch or the modality is not in the index.
+        """
+        return self.index_of(modality).codes[self.row_of(patch_id, modality)]
+
+    def allow(self, wanted: SearchFilter) -> npt.NDArray[np.bool_]:
+        """The rows that a filter allows, ``[N]``, for :meth:`HammingIndex.search`."""
+        return self._columns.allow(wanted)
+
+
+class _FilterColumns:
+    """The columns that filters look at, as arrays: strings as small integers, times as microseconds since 1970."""
+
+    def __init__(self, metadata: pa.Table) -> None:
+        self._rows = metadata.num_rows
+        self._choices = {name: _encoded(metadata.column(name)) for name in ("country", "split")}
+        self._label_mask = metadata.column("label_mask").to_numpy()
+        self._acquired = metadata.column("acquired_s2").cast(pa.int64()).to_numpy()
+        self._snow = metadata.column("contains_seasonal_snow").to_numpy()
+        self._cloud = metadata.column("contains_cloud_or_shadow").to_numpy()
+        self._box = [metadata.column(name).to_numpy() for name in ("lon_min", "lat_min", "lon_max", "lat_max")]
+
+    def allow(self, wanted: SearchFilter) -> npt.NDArray[np.bool_]:
+        keep = np.ones(self._rows, dtype=bool)
+        for name, values in (("country", wanted.countries), ("split", wanted.splits)):
+            if values:
+                names, codes = self._choices[name]
+                keep &= np.isin(codes, [i for i, n in enumerate(names) if n in values])
+        if wanted.labels_any:
+            keep &= (self._label_mask & np.uint32(mask_of(wanted.labels_any))) != 0
+        if wanted.labels_all:
+            every = np.uint32(mask_of(wanted.labels_all))
+            keep &= (self._label_mask & every) == every
+        if wanted.bbox is not None:
+            keep &= self._touches(wanted.bbox)
+        if wanted.acquired_from is not None:
+            keep &= self._acquired >= _microseconds(wanted.acquired_from)
+        if wanted.acquired_until is not None:
+            keep &= self._acquired < _microseconds(wanted.acquired_until)
+        if wanted.exclude_snow:
+            keep &= ~self._snow
+        if wanted.exclude_cloud:
+            keep &= ~self._cloud
+        return keep
+
+    def _touches(self, box: BoundingBox) -> npt.NDArray[np.bool_]:
+        west, south, east, north = box
+        lon_min, lat_min, lon_max, lat_max = self._box
+        east_of, west_of = lon_max >= west, lon_min <= east
+        across = east_of & west_of if west <= east else east_of | west_of
+        return across & (lat_max >= south) & (lat_min <= north)
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int32]]:
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+
+
+def _microseconds(time: datetime) -> int:
+    return int(pa.scalar(time, pa.timestamp("us", tz="UTC")).value)
