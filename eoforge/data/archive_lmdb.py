@@ -63,9 +63,15 @@ class LmdbArchive:
             ) from error
 
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
-        """See :class:`eoforge.data.reben.Archive`."""
+        """See :class:`eoforge.data.reben.Archive`.
+
+        Raises:
+            DataRefused: The database is damaged.
+        """
+        # Opened before any patch is read: a bad database is not the fault of the patch that asks first.
+        environment = self._environment
         for meta in rows:
-            patch = _LmdbPatch(self, meta)
+            patch = _LmdbPatch(self.uri, environment, meta)
             yield read_patch(meta, patch.load, patch.key_of, str(self._metadata_folder / MAIN_FILE))
 
     @cached_property
@@ -78,36 +84,38 @@ class LmdbArchive:
         except lmdb.Error as error:
             raise DataRefused(f"{self._folder}: damaged or no LMDB: {error}") from error
 
-    def tensors(self, key: str) -> dict[str, npt.NDArray[Any]] | None:
-        """Tensors of a key by name, None if the key is absent.
 
-        Raises:
-            DataRefused: The value is too large or no safetensors file of a known dtype.
-        """
-        import lmdb
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
+def _tensors(environment: Any, key: str) -> dict[str, npt.NDArray[Any]] | None:
+    """Tensors of a key by name, None if the key is absent.
 
-        try:
-            with self._environment.begin(buffers=True) as transaction:
-                value = transaction.get(key.encode())
-                if value is None:
-                    return None
-                if len(value) > MAX_FILE_BYTES:
-                    raise DataRefused(f"{key} has {len(value)} bytes; at most {MAX_FILE_BYTES} are read")
-                tensors: dict[str, npt.NDArray[Any]] = load(bytes(value))
-                return tensors
-        except lmdb.Error as error:
-            raise DataRefused(f"{key}: the LMDB is damaged: {error}") from error
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise DataRefused(f"{key}: no safetensors value of a known dtype: {error}") from error
+    Raises:
+        DataRefused: The value is too large or no safetensors file of a known dtype.
+    """
+    import lmdb
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        with environment.begin(buffers=True) as transaction:
+            value = transaction.get(key.encode())
+            if value is None:
+                return None
+            if len(value) > MAX_FILE_BYTES:
+                raise DataRefused(f"{key} has {len(value)} bytes; at most {MAX_FILE_BYTES} are read")
+            tensors: dict[str, npt.NDArray[Any]] = load(bytes(value))
+            return tensors
+    except lmdb.Error as error:
+        raise DataRefused(f"{key}: the LMDB is damaged: {error}") from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DataRefused(f"{key}: no safetensors value of a known dtype: {error}") from error
 
 
 class _LmdbPatch:
     """The values of one patch, each read once however many bands are asked of it."""
 
-    def __init__(self, archive: LmdbArchive, meta: PatchMeta) -> None:
-        self._archive = archive
+    def __init__(self, uri: str, environment: Any, meta: PatchMeta) -> None:
+        self._uri = uri
+        self._environment = environment
         self._meta = meta
         self._values: dict[str, dict[str, npt.NDArray[Any]] | None] = {}
 
@@ -117,12 +125,12 @@ class _LmdbPatch:
         return self._meta.s1_name if band in S1_BANDS else self._meta.patch_id
 
     def key_of(self, band: str) -> str:
-        return f"{self._archive.uri}#{self._key(band)}"
+        return f"{self._uri}#{self._key(band)}"
 
     def load(self, band: str) -> Raster | None:
         key = self._key(band)
         if key not in self._values:
-            self._values[key] = self._archive.tensors(key)
+            self._values[key] = _tensors(self._environment, key)
         value = self._values[key]
         name = "Data" if band == REFERENCE_MAP else band
         if value is None or name not in value:

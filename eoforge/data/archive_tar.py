@@ -19,14 +19,14 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from eoforge.data.reben import EXTENSIONS, MAP_FOLDER, MAX_FILE_BYTES, S1_FOLDER, S2_FOLDER, FileArchive, read_file
+from eoforge.data.records import PatchMeta, ReadResult
 from eoforge.errors import DataRefused, NotFound, StoreError
 from eoforge.progress import track
 
@@ -59,24 +59,32 @@ class TarArchive(FileArchive):
         missing = [kind for kind in (S2_FOLDER, S1_FOLDER) if kind not in self._tars]
         if missing:
             raise NotFound(f"expected {' and '.join(f'{kind}.tar or .tar.zst' for kind in missing)} in {self.uri}")
+        self._staged: dict[str, _StagedTar] = {}
         self._scratch = Path(scratch or os.environ.get(SCRATCH_VARIABLE) or tempfile.gettempdir())
 
-    def fetch(self, path: str, limit: int = MAX_FILE_BYTES) -> bytes | None:
-        """See :class:`eoforge.data.reben.FileArchive`. The first look-up stages the tars, which may take long.
+    def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
+        """See :class:`eoforge.data.reben.Archive`. The first call stages the tars, which may take long.
 
         Raises:
             DataRefused: A tar is truncated, damaged or hostile.
             StoreError: The scratch disk is full or fails.
         """
+        # Before any patch is read: a bad tar is not the fault of the patch that asks first.
+        self.stage()
+        yield from super().read(rows)
+
+    def stage(self) -> None:
+        """Indexes the tars, unless that was done before."""
+        if not self._staged:
+            self._staged = {kind: _stage(tar, self._scratch) for kind, tar in self._tars.items()}
+
+    def fetch(self, path: str, limit: int = MAX_FILE_BYTES) -> bytes | None:
+        """See :class:`eoforge.data.reben.FileArchive`."""
         kind, _, rest = path.partition("/")
         if not rest:
             return read_file(f"{self.uri}/{path}", limit)
         staged = self._staged.get(kind)
         return None if staged is None else staged.fetch(_key(path))
-
-    @cached_property
-    def _staged(self) -> dict[str, _StagedTar]:
-        return {kind: _stage(tar, self._scratch) for kind, tar in self._tars.items()}
 
 
 @dataclass(frozen=True)
