@@ -131,7 +131,10 @@ def plot(pair: PatchPair) -> Figure:
         axis.set_axis_off()
     if pair.reference_map is not None:
         present = np.unique(clc_to_classes(pair.reference_map)).reshape(-1)
-        handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*map_colours(c)), label=_short(int(c))) for c in present]
+        handles = [
+            Patch(color="#{:02x}{:02x}{:02x}".format(*colour), label=_short(int(index)))
+            for index, colour in zip(present, map_colours(present), strict=True)
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(f"{meta.patch_id}\n{meta.country}, {meta.split}", fontsize=10)
     return figure

@@ -12,7 +12,6 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +43,7 @@ _AMPLITUDES /= np.sqrt((_AMPLITUDES**2).sum(axis=1, keepdims=True))
 # Cubic B-spline interpolation of unit-variance lattice values has a variance of (151/315)^2 on average.
 _SPLINE_GAIN = np.float32(315 / 151)
 
+_UNIT = np.float32(2.0**-24)
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
@@ -58,6 +58,8 @@ class Ground:
         parcel: float32 ``[4, 120, 120]`` uniform in 0..1, constant within a field parcel: crop calendar, soil colour,
             tillage roughness, ripeness.
         texture: float32 ``[2, 120, 120]`` standardised fine structure: canopies, buildings.
+        cover: float32 ``[4, 120, 120]`` in 0..1, what CORINE is too coarse to map: groves in open land, clearings in
+            forest, roads, hamlets.
     """
 
     clc: npt.NDArray[np.uint16]
@@ -65,6 +67,7 @@ class Ground:
     moisture: Float
     parcel: Float
     texture: Float
+    cover: Float
 
     @property
     def unlabeled_share(self) -> float:
@@ -79,15 +82,15 @@ def key_of(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(":".join(map(str, parts)).encode(), digest_size=16).digest(), "big")
 
 
-def _hash(ix: npt.NDArray[np.int64], iy: npt.NDArray[np.int64], key: int) -> Float:
-    """Uniform numbers in 0..1 for integer lattice points: splitmix64 over both coordinates."""
+def _bits(ix: npt.NDArray[np.int64], iy: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.uint64]:
+    """64 random bits for integer lattice points: splitmix64 over both coordinates."""
     with np.errstate(over="ignore"):
         z = ix.astype(np.uint64) * _MIX[0] + np.uint64(key & 0xFFFFFFFFFFFFFFFF)
         z = (z ^ (z >> np.uint64(30))) * _MIX[1] + iy.astype(np.uint64) * _MIX[2]
         z = (z ^ (z >> np.uint64(27))) * _MIX[2]
         z = (z ^ (z >> np.uint64(30))) * _MIX[1]
         z ^= z >> np.uint64(31)
-    return (z >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    return z
 
 
 @lru_cache(maxsize=8192)
@@ -110,9 +113,10 @@ def noise(key: int, fields: int, spacing: float, ulx: float, uly: float) -> Floa
     x, y = float(ulx), -float(uly)
     ix, iy = int(x // spacing), int(y // spacing)
     wx, wy = _spline(x - ix * spacing, spacing), _spline(y - iy * spacing, spacing)
-    gy, gx = np.meshgrid(np.arange(wy.shape[1]) + iy, np.arange(wx.shape[1]) + ix, indexing="ij")
+    gy, gx = np.arange(wy.shape[1])[:, None] + iy, np.arange(wx.shape[1]) + ix
     lanes = np.arange(fields, dtype=np.int64)[:, None, None] << 40
-    values = (_hash(gx[None] + lanes, gy[None] + 0 * lanes, key ^ int(spacing)) - 0.5) * np.float32(12**0.5)
+    bits = _bits(gx + lanes, gy, key ^ int(spacing))
+    values = ((bits >> np.uint64(40)).astype(np.float32) * _UNIT - np.float32(0.5)) * np.float32(12**0.5)
     # In four groups of rows: larger products would wake BLAS threads, which cost more than they do here.
     rows = wy.reshape(4, 1, PIXELS // 4, -1) @ values @ wx.T
     return rows.transpose(1, 0, 2, 3).reshape(fields, PIXELS, PIXELS) * _SPLINE_GAIN
@@ -133,12 +137,20 @@ def parcels(key: int, country: Country, ulx: float, uly: float, bend: Float) -> 
     angle = (key % 180) * np.pi / 180
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     width, length = country.parcel
-    # Bending the coordinates by a smooth field turns rows by tens of degrees from place to place, as roads do.
-    along = (c * x[None, :] + s * y[:, None] + 900 * bend) / np.float32(length)
-    row = np.floor((-s * x[None, :] + c * y[:, None] + 900 * bend[::, ::]) / np.float32(width)).astype(np.int64)
-    jitter = _hash(row, row, key)
-    column = np.floor(along + jitter).astype(np.int64)
-    return np.stack([_hash(column, row + (lane << 40), key) for lane in range(1, 5)])
+    # A smooth bend turns the rows from place to place, as valleys and roads do, and leaves edges nearly straight.
+    along = (c * x[None, :] + s * y[:, None] + 500 * bend) / np.float32(length)
+    row = np.floor((-s * x[None, :] + c * y[:, None] + 500 * bend) / np.float32(width)).astype(np.int64)
+    first = int(row.min())
+    jitter = (_bits(np.arange(first, int(row.max()) + 1), np.int64(0), key) >> np.uint64(40)).astype(np.float32) * _UNIT
+    column = np.floor(along + jitter[row - first]).astype(np.int64)
+    # One 64-bit hash per parcel of the patch holds its four numbers of 16 bits.
+    west, width_in_parcels = int(column.min()), int(column.max() - column.min()) + 1
+    table = _bits(
+        np.arange(width_in_parcels)[None, :] + west, np.arange(first, int(row.max()) + 1)[:, None], key ^ 1
+    ).reshape(-1)
+    lanes = (table[None] >> np.array([[0], [16], [32], [48]], dtype=np.uint64)) & np.uint64(0xFFFF)
+    numbers = lanes.astype(np.float32) * np.float32(2.0**-16)
+    return np.take(numbers, (row - first) * width_in_parcels + (column - west), axis=1)
 
 
 @lru_cache(maxsize=64)
@@ -212,13 +224,24 @@ def ground(seed: int, zone: int, country: str, ulx: float, uly: float) -> Ground
     low = key & 0xFFFFFFFFFFFFFFFF
     spec = COUNTRIES[country]
     f = fields(low, ulx, uly)
-    fine: Any = noise(low ^ 0xF1, 2, 50.0, ulx, uly) * np.float32(0.75) + noise(
-        low ^ 0xF2, 2, 24.0, ulx, uly
-    ) * np.float32(0.66)
+    small = noise(low ^ 0xF0, 3, 200.0, ulx, uly) + 0.5 * noise(low ^ 0xF0, 3, 100.0, ulx, uly)
+    fine = 0.45 * noise(low ^ 0xF1, 2, 60.0, ulx, uly) + 0.85 * noise(low ^ 0xF2, 2, 24.0, ulx, uly)
+    # Roads are where a field as smooth as relief crosses zero; hamlets gather along them.
+    road = np.abs(f["moisture"] - f["people"]) / np.hypot(*np.gradient(f["moisture"] - f["people"], PITCH))
+    near = np.clip(1.5 - road / 200, 0, 1)
+    cover = np.stack(
+        [
+            np.clip(4 * (small[0] - 1.15), 0, 1),
+            np.clip(4 * (small[1] - 1.45), 0, 1),
+            np.clip(1.3 - road / 8, 0, 0.8),
+            near * np.clip(2 * (small[2] + fine[1] - 1.9), 0, 0.9),
+        ]
+    )
     return Ground(
         clc=land_cover(f, spec),
         relief=f["relief"],
         moisture=f["moisture"],
-        parcel=parcels(low, spec, ulx, uly, f["relief"]),
+        parcel=parcels(low, spec, ulx, uly, f["river"]),
         texture=fine,
+        cover=cover,
     )

@@ -113,7 +113,28 @@ def abundances(ground: Ground, month: int, country: str) -> Float:
     meadow = table[_MEADOW]
     mix[_M["grass"]] += meadow * lush
     mix[_M["straw"]] += meadow * (1 - lush)
+    _add_small_cover(mix, ground, table[_FIELD] + table[_MEADOW])
     return mix
+
+
+def _add_small_cover(mix: Float, ground: Ground, open_land: Float) -> None:
+    """Mixes in what lies below CORINE's mapping unit: groves, clearings, roads and hamlets."""
+    grove, clearing, road, hamlet = ground.cover
+    forest = mix[_M["conifer"]] + mix[_M["leaf"]] + mix[_M["twig"]]
+    wet = mix[_M["water"]] + mix[_M["sea"]] + mix[_M["sand"]]
+    tree = "twig" if mix[_M["twig"]].any() else "leaf"
+    # Layer over layer, each hiding its share of what lies below. Gravel and asphalt mirror radar away: sand does too.
+    layers: tuple[tuple[Float, dict[str, float]], ...] = (
+        (clearing * forest, {"grass": 1.0}),
+        (grove * open_land, {"conifer": 0.5, tree: 0.5}),
+        (np.where(wet > 0, np.float32(0), road), {"sand": 1.0}),
+        (np.where(wet > 0, np.float32(0), hamlet * (1 - 0.6 * forest)), {"town": 1.0}),
+    )
+    for share, materials in layers:
+        if share.any():
+            mix *= 1 - share
+            for name, weight in materials.items():
+                mix[_M[name]] += weight * share
 
 
 def _blur(image: Float, side: float, centre: float) -> Float:
@@ -146,8 +167,8 @@ def optical(
     light = np.clip(light * float(1 + 0.05 * rng.standard_normal()), 0.25, 2.2)
     image = _mixed(mix, _REFLECTANCE) * light
     if snow:
-        cover = np.clip(0.85 + 0.25 * ground.moisture + 0.1 * ground.texture[0], 0.1, 1)
-        cover *= 1 - 0.75 * np.minimum(tall, 1)
+        cover = np.clip(0.8 + 0.15 * ground.moisture + 0.4 * (ground.parcel[1] - 0.5), 0.1, 1)
+        cover *= 1 - np.minimum(0.85 * tall + 0.6 * mix[_M["twig"]] + 0.4 * mix[_M["shrub"]], 0.9)
         image = _cover(image, "snow", cover, np.clip(light, 0.7, 1.15))
     if cloud:
         opacity, sunlight = _clouds(int(rng.integers(1 << 62)))
@@ -186,7 +207,7 @@ def _mean(bands: Float, factor: int) -> Float:
 def _clouds(key: int) -> tuple[Float, Float]:
     """Opacity of cumulus with soft rims over a part of the patch, and the light left in its shadow."""
     shape = noise(key, 1, 600.0, 0, 0)[0] + 0.5 * noise(key ^ 1, 1, 150.0, 0, 0)[0]
-    opacity = np.clip(1.6 * (shape + np.float32(0.6 - np.median(shape))), 0, 1)
+    opacity = np.clip(1.6 * (shape + np.float32(0.1 - np.median(shape))), 0, 1)
     return opacity, 1 - 0.6 * np.roll(opacity, (-14, -9), axis=(0, 1))
 
 
