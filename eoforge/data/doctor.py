@@ -68,7 +68,22 @@ def probe_store(uri: str) -> list[Check]:
         return checks
     probes = {"conditional put": _conditional_put, "racing writers": _race, "range reads": _ranges, "delete": _delete}
     checks += [_guarded(name, probe, store) for name, probe in probes.items()]
+    if not is_s3(uri):
+        shutil.rmtree(store.root)  # its files are gone, the folder would stay
     return checks
+
+
+def require_conditional_put(uri: str) -> None:
+    """Refuses a store on which Lance commits would overwrite each other; two small PUTs, before any bulk load.
+
+    Raises:
+        StoreError: The store ignores ``If-None-Match``, or cannot be written.
+    """
+    store = ObjectStore(join(uri, f".eoforge-probe-{secrets.token_hex(6)}"))
+    check = _conditional_put(store)
+    store.delete("once")
+    if not check.ok:
+        raise StoreError(f"{normalise(uri)}: {check.detail}. {check.advice}")
 
 
 def probe_machine() -> list[Check]:

@@ -2,7 +2,7 @@
 
 The protocol (design/architecture.md, section 3), for any table with a primary key::
 
-    create_table     mode=create; the loser of that race opens the winner's table
+    create_table     version 1, empty; the loser of that race opens the winner's table
     write_fragments  each worker writes data files that no version names yet
     Job.put_manifest then its shard manifest, by conditional PUT: the first writer of a shard wins
     commit           one version: LanceOperation.Merge(existing + new fragments) at the version whose keys were checked
@@ -71,8 +71,11 @@ def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
     """
     uri = normalise(uri)
     if not table_exists(uri):
+        # Not write_dataset(mode="create"): in Lance 14.0.2 the loser of a narrow race overwrites as version 2 and so
+        # hides what was committed in between. An Overwrite that read version 0 can become version 1 or fail.
+        empty = lance.LanceOperation.Overwrite(schema, [])
         try:
-            lance.write_dataset(schema.empty_table(), uri, mode="create", storage_options=storage_options(uri))
+            lance.LanceDataset.commit(uri, empty, read_version=0, storage_options=storage_options(uri), max_retries=0)
         except (OSError, ValueError) as error:  # lost the race (Lance has no exception of its own), or a real failure
             if not table_exists(uri):
                 raise StoreError(f"cannot create {uri}: {error}. Check the store with `eoforge doctor`.") from error

@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
+from eoforge.data.doctor import require_conditional_put
 from eoforge.data.exactly_once import Job, create_table, table_identity
 from eoforge.data.metadata import METADATA, MetadataRows
 from eoforge.data.quarantine import quarantine_uri
 from eoforge.data.reben import open_archive
 from eoforge.data.records import Defect
 from eoforge.data.schema import PATCHES, QUARANTINE
-from eoforge.data.store import normalise
+from eoforge.data.store import is_s3, normalise
 from eoforge.data.workers import in_processes
 from eoforge.errors import DataRefused, NotFound, UsageError
 from eoforge.progress import track
@@ -75,6 +76,7 @@ def plan_ingest(
         NotFound: There is no archive.
         DataRefused: The archive has no rows; or ``strict`` and a patch is bad.
         UsageError: ``shard_rows`` is not positive.
+        StoreError: The table's store ignores conditional PUT: Lance would lose commits there without an error.
     """
     if shard_rows < 1:
         raise UsageError(f"shard_rows must be at least 1; got {shard_rows}")
@@ -86,6 +88,8 @@ def plan_ingest(
     parts = [rows[start : start + shard_rows] for start in range(0, len(rows), shard_rows)]
     if strict:
         _validate(archive, parts, workers)
+    if is_s3(table):
+        require_conditional_put(f"{table}.jobs")
     identity = table_identity(create_table(table, PATCHES))
     create_table(quarantine_uri(table), QUARANTINE)
     payloads = [_pack(part) for part in parts]
