@@ -62,6 +62,18 @@ class Method(Protocol):
             BundleError: The bundle is of another method, or its weights, bands or shapes do not fit.
         """
 
+    def untrained(self, bundle: Bundle, seed: int | None = None, device: str | None = None) -> Encoder:
+        """The network of ``bundle`` (bands, normalisation, bits) with initial weights: the baseline of an evaluation.
+
+        Args:
+            bundle: Names the network; its weights are not read.
+            seed: Of the weights; the bundle's own seed if None.
+            device: As for :meth:`load`.
+
+        Raises:
+            BundleError: As :meth:`load`.
+        """
+
 
 def get_method(name: str) -> Method:
     """The method object of ``name``; imports its module only now.

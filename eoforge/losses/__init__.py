@@ -1,0 +1,1 @@
+"""Training objectives that more than one method needs."""

@@ -1,0 +1,199 @@
+"""A whole training run, from a table to a bundle: what every method's ``train`` does around its own network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from eoforge.bundle import Bundle, code_revision, load_bundle, write_bundle
+from eoforge.data.loader import PatchFilter, PatchLoader
+from eoforge.data.statistics import band_statistics
+from eoforge.data.store import TableRef, normalise, open_table
+from eoforge.errors import NotFound, UsageError
+from eoforge.methods.run_files import CURVE, RunFiles, State, run_name
+from eoforge.methods.training import Fitted, Learner, TrainConfig, fit
+from eoforge.nn.distributed import World
+
+Normalisation = dict[str, tuple[float, float]]
+"""Band -> (mean, standard deviation)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a method adds to a run.
+
+    Attributes:
+        method: Its name.
+        bands: Per modality, in channel order.
+        learner: Builds the learner, with initial weights that depend on the seed alone.
+        network: The part of the learner whose weights the bundle keeps.
+        facts: Further keys of ``config.json`` (bits, embedding length, interpolation, ...).
+        card: The model card's opening: what the model is and what for. Markdown.
+    """
+
+    method: str
+    bands: Mapping[str, tuple[str, ...]]
+    learner: Callable[[Normalisation], Learner]
+    network: Callable[[Learner], nn.Module]
+    facts: Callable[[Learner], dict[str, Any]]
+    card: str
+
+
+def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, resume: bool = True) -> Bundle:
+    """Trains, or goes on training, and writes the bundle; a run that was finished before returns its bundle.
+
+    Under ``torchrun`` every rank calls this and gets the same bundle; ``out`` must be one place for all.
+
+    Raises:
+        NotFound: There is no such table or version.
+        UsageError: The batch cannot be shared by the ranks, or the training split is too small.
+    """
+    world = World.from_env()
+    if config.batch_size % world.size:
+        raise UsageError(f"batch_size must be a multiple of the {world.size} ranks; got {config.batch_size}")
+    with _joined(world):
+        data = _pinned(data, world)
+        files = RunFiles(normalise(out), run_name(recipe.method, asdict(config), data))
+        if resume and (bundle := _finished(files)) is not None:
+            return bundle
+        if not resume and world.rank == 0:
+            files.clear()
+        start = files.resume() if resume else (State(), None)
+
+        statistics = band_statistics(data)
+        names = [band for group in recipe.bands.values() for band in group]
+        pairs = zip(statistics.mean(names).tolist(), statistics.std(names).tolist(), strict=True)
+        normalisation: Normalisation = dict(zip(names, pairs, strict=True))
+        learner = recipe.learner(normalisation)
+        training, validation = _loaders(data, config, world)
+        fitted = fit(learner, training, validation, config, files, world, start)
+        if world.rank == 0:
+            bundle = _write(recipe, learner, fitted, normalisation, data, out, config, world)
+            files.finish(bundle.uri)
+        _barrier(world)
+        found = _finished(files)
+    if found is None:
+        raise NotFound(
+            f"rank 0 wrote no bundle that rank {world.rank} can see; {out} must be the same place for all ranks"
+        )
+    return found
+
+
+def _finished(files: RunFiles) -> Bundle | None:
+    uri = files.finished()
+    if uri is None:
+        return None
+    try:
+        return load_bundle(uri)
+    except NotFound:
+        return None  # it was deleted since: train again
+
+
+def _loaders(data: TableRef, config: TrainConfig, world: World) -> tuple[PatchLoader, PatchLoader | None]:
+    training = PatchLoader(
+        data,
+        batch_size=config.batch_size // world.size,
+        filter=PatchFilter(splits=("train",)),
+        shuffle=True,
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.size,
+        workers=config.workers,
+        drop_last=True,
+    )
+    # Every rank scores the same patches: cheaper than agreeing on who has how many.
+    try:
+        validation = PatchLoader(data, batch_size=config.batch_size, filter=PatchFilter(splits=("validation",)))
+    except NotFound:
+        return training, None  # a small table may have no such patches; then the last epoch counts as the best
+    return training, validation
+
+
+def _write(
+    recipe: Recipe,
+    learner: Learner,
+    fitted: Fitted,
+    normalisation: Normalisation,
+    data: TableRef,
+    out: str,
+    config: TrainConfig,
+    world: World,
+) -> Bundle:
+    learner.load_state_dict(fitted.weights)
+    facts = {
+        "method": recipe.method,
+        "config": asdict(config),
+        "bands": {modality: list(names) for modality, names in recipe.bands.items()},
+        "normalisation": {band: list(values) for band, values in normalisation.items()},
+        "seed": config.seed,
+        "patches": {"uri": data.uri, "version": data.version},
+        "code_revision": code_revision(),
+        **recipe.facts(learner),
+    }
+    best = next(row for row in fitted.curve.epochs if row["epoch"] == fitted.best_epoch)
+    metrics = {
+        "loss": best["loss"],
+        "best_epoch": fitted.best_epoch,
+        "stopped_early": fitted.stopped_early,
+        "training_seconds": fitted.seconds,
+        "steps": len(fitted.curve.steps),
+        "ranks": world.size,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
+        **{name: value for name, value in best.items() if name.startswith("validation_")},
+        "history": fitted.curve.epochs,
+    }
+    weights = recipe.network(learner).state_dict()
+    readme = _card(recipe, facts, metrics)
+    extra = {CURVE: fitted.curve.csv()}
+    return write_bundle(out, weights=weights, config=facts, metrics=metrics, readme=readme, extra_files=extra)
+
+
+def _card(recipe: Recipe, facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    patches = facts["patches"]
+    scalars = {k: v for k, v in metrics.items() if isinstance(v, int | float | str)}
+    rows = "\n".join(f"| {k} | {round(v, 4) if isinstance(v, float) else v} |" for k, v in scalars.items())
+    bands = "\n".join(f"- {modality}: {', '.join(names)}" for modality, names in facts["bands"].items())
+    settings = "\n".join(f"| {k} | {v} |" for k, v in facts["config"].items())
+    return (
+        f"# {recipe.method}\n\n{recipe.card}\n\n"
+        f"Trained on the `train` split of `{patches['uri']}` at version {patches['version']} "
+        f"by code revision `{facts['code_revision']}`.\n\n"
+        f"## Input\n\nBands in this order, on their native grids, normalised as `config.json` says:\n\n{bands}\n\n"
+        f"## Figures\n\nOf the best epoch; `validation_...` on the `validation` split of the same table version. "
+        f"They say nothing about other archives.\n\n| figure | value |\n| --- | --- |\n{rows}\n\n"
+        f"## Settings\n\n| setting | value |\n| --- | --- |\n{settings}\n"
+    )
+
+
+@contextmanager
+def _joined(world: World) -> Iterator[None]:
+    """Makes the ranks known to each other while the block runs; Lightning finds the group and uses it."""
+    if world.size == 1 or distributed.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(world.local_rank)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def _pinned(data: TableRef, world: World) -> TableRef:
+    """``data`` with a version, the same on all ranks even if the table grows while they start."""
+    version = torch.tensor(data.version or open_table(data).version)
+    if world.size > 1:
+        distributed.broadcast(version, src=0)
+    return TableRef(data.uri, int(version))
+
+
+def _barrier(world: World) -> None:
+    if world.size > 1:
+        distributed.barrier()

@@ -1,0 +1,1 @@
+"""SS-CM-RSIR: self-supervised cross-modal retrieval (Sumbul, Müller, Demir, ICIP 2022), ending in hash codes."""

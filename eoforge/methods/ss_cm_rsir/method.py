@@ -1,0 +1,138 @@
+"""SS-CM-RSIR for the command line, the pipelines and the services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eoforge.bundle import Bundle
+from eoforge.data.loader import PatchBatch
+from eoforge.data.prepare import Prepare
+from eoforge.data.store import TableRef
+from eoforge.errors import BundleError, UsageError
+from eoforge.hashing.packing import pack_torch
+from eoforge.index.encoder import Encoder
+from eoforge.index.search import HammingIndex
+from eoforge.methods import encoding
+from eoforge.methods.config import build_config, from_dict
+from eoforge.methods.run import Normalisation, Recipe, train_run
+from eoforge.methods.ss_cm_rsir.config import Config
+from eoforge.methods.ss_cm_rsir.loss import objective
+from eoforge.methods.ss_cm_rsir.model import SsCmRsir
+from eoforge.methods.training import Learner
+from eoforge.metrics.retrieval import partner_recall
+from eoforge.nn.seeds import derive_seed
+
+SCORE_HITS = 10
+_CARD = (
+    "Cross-modal retrieval between Sentinel-1 and Sentinel-2 patches by binary codes, trained without labels on pairs "
+    "of the same place (SS-CM-RSIR). One encoder per sensor; patches of either sensor are found by the Hamming "
+    "distance of their codes."
+)
+
+
+class _Learner(Learner):
+    """The network with the way from batches to it."""
+
+    def __init__(self, config: Config, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.config = config
+        self.network = encoding.seeded(lambda: SsCmRsir(config), config.seed)
+        self.prepare_s1 = self._prepare(config.s1_bands, normalisation)
+        self.prepare_s2 = self._prepare(config.s2_bands, normalisation)
+
+    def _prepare(self, bands: tuple[str, ...], normalisation: Normalisation) -> Prepare:
+        mean, std = zip(*(normalisation[band] for band in bands), strict=True)
+        return Prepare(bands, list(mean), list(std), size=self.config.size, interpolation=self.config.interpolation)
+
+    def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
+        flip = self._flips(batch, epoch) if self.config.flips else None
+        outputs = self.network(self.prepare_s1(batch, flip), self.prepare_s2(batch, flip))
+        return objective(outputs, epoch, self.config)
+
+    def _flips(self, batch: PatchBatch, epoch: int) -> Tensor:
+        # By patch and epoch: the same whatever rank or batch a patch falls into. Both sensors flip alike, since where
+        # things lie is part of what the two images have in common.
+        bits = [derive_seed("flip", self.config.seed, epoch, patch_id) & 3 for patch_id in batch.patch_id]
+        return torch.tensor(bits, dtype=torch.uint8, device=batch.label_mask.device)
+
+    def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
+        """Recall of the same place's patch of the other sensor among the ten nearest codes, both ways."""
+        codes: dict[str, list[Tensor]] = {"s1": [], "s2": []}
+        for batch in batches:
+            for modality, prepare in (("s1", self.prepare_s1), ("s2", self.prepare_s2)):
+                logits, _ = self.network.encode(prepare(batch), modality)
+                codes[modality].append(pack_torch(logits).cpu())
+        s1, s2 = (torch.cat(codes[modality]).numpy() for modality in ("s1", "s2"))
+        partners = np.arange(len(s1))
+        figures = {
+            f"recall@{SCORE_HITS}_{name}": partner_recall(
+                HammingIndex(gallery).search(queries, SCORE_HITS)[1], partners
+            )
+            for name, queries, gallery in (("s1_to_s2", s1, s2), ("s2_to_s1", s2, s1))
+        }
+        return {**figures, "score": sum(figures.values()) / len(figures)}
+
+
+class SsCmRsirMethod:
+    """See :class:`eoforge.methods.Method`."""
+
+    name = "ss_cm_rsir"
+    config_type: type[Any] = Config
+
+    def config(self, preset: str, overrides: Mapping[str, str], file: str | None = None) -> Config:
+        return build_config(Config, preset, overrides, file)
+
+    def train(self, data: TableRef, out: str, config: Any, *, resume: bool = True) -> Bundle:
+        if not isinstance(config, Config):
+            raise UsageError(f"{self.name} trains with its own Config; got {type(config).__name__}")
+        recipe = Recipe(
+            method=self.name,
+            bands={"s1": config.s1_bands, "s2": config.s2_bands},
+            learner=lambda normalisation: _Learner(config, normalisation),
+            network=lambda learner: cast("_Learner", learner).network,
+            facts=lambda learner: {
+                "bits": config.bits,
+                "embedding_dim": cast("_Learner", learner).network.branch("s1").encoder.features,
+                "interpolation": config.interpolation,
+            },
+            card=_CARD,
+        )
+        return train_run(recipe, data, out, config, resume=resume)
+
+    def load(self, bundle: Bundle, device: str | None = None) -> Encoder:
+        network, config = self._network(bundle, None)
+        encoding.load_weights(network, bundle)
+        return self._encoder(bundle, network, config, device)
+
+    def untrained(self, bundle: Bundle, seed: int | None = None, device: str | None = None) -> Encoder:
+        network, config = self._network(bundle, seed)
+        return self._encoder(bundle, network, config, device)
+
+    def _network(self, bundle: Bundle, seed: int | None) -> tuple[SsCmRsir, Config]:
+        encoding.require_method(bundle, self.name)
+        try:
+            config = from_dict(Config, bundle.config["config"])
+        except (UsageError, AttributeError) as error:
+            raise BundleError(f"{bundle.uri}: its settings are none of {self.name}: {error}") from error
+        return encoding.seeded(lambda: SsCmRsir(config), config.seed if seed is None else seed), config
+
+    def _encoder(self, bundle: Bundle, network: SsCmRsir, config: Config, device: str | None) -> Encoder:
+        where = encoding.choose_device(device)
+        features = network.branch("s1").encoder.features
+        facts = {"bits": config.bits, "embedding_dim": features, "interpolation": config.interpolation}
+        for key, value in facts.items():
+            if bundle.config[key] != value:
+                raise BundleError(
+                    f"{bundle.uri}: config.json says {key} {bundle.config[key]!r}, its settings {value!r}"
+                )
+        bands = encoding.bands_of(bundle, {"s1": config.s1_bands, "s2": config.s2_bands})
+        prepare = {m: p.to(where) for m, p in encoding.prepares(bundle, bands, config.size).items()}
+        return encoding.HashEncoder(network.to(where).eval(), prepare, config.bits, features, where)
+
+
+METHOD = SsCmRsirMethod()

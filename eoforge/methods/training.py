@@ -1,0 +1,333 @@
+"""Training on pytorch-lightning, the same for every method: any number of ranks, and exact resume.
+
+Lightning brings devices, precision, DDP and accumulation. The position in the data stays ours: the run is one stream
+of (epoch, number, batch), a checkpoint names the next position, and everything else (learning rate, random numbers,
+order of patches) is a function of the position. So a run that was killed anywhere and resumed makes the same steps as
+one that was not, also on another number of ranks (then equal but for rounding).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, distributed, nn
+
+from eoforge.data.loader import PatchBatch, PatchLoader
+from eoforge.errors import EoforgeError, UsageError
+from eoforge.methods.run_files import Curve, RunFiles, State
+from eoforge.nn.distributed import World
+from eoforge.nn.seeds import derive_seed
+from eoforge.progress import Tracker, track
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings that every training run has.
+
+    Attributes:
+        seed: Of every random number.
+        epochs: Passes over the training split.
+        batch_size: Patches per batch over all ranks together.
+        accumulate: Batches per optimiser step. Negatives and neighbours come from one batch, not from all of them.
+        learning_rate: Peak of the schedule (linear warm-up, cosine to zero).
+        warmup_epochs: Length of the warm-up.
+        weight_decay: Decoupled, as in AdamW; with 0 this is Adam.
+        patience: Stop after this many epochs without a better validation score; None never stops early.
+        validation_patches: At most this many patches of the validation split are scored after each epoch.
+        checkpoint_steps: Optimiser steps between checkpoints; one is written after each epoch in any case.
+        workers: Loader processes per rank; 0 reads in the training process.
+    """
+
+    seed: int = 0
+    epochs: int = 100
+    batch_size: int = 256
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    warmup_epochs: float = 1.0
+    weight_decay: float = 0.0
+    patience: int | None = None
+    validation_patches: int = 1024
+    checkpoint_steps: int = 200
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks what types cannot say.
+
+        Raises:
+            UsageError: A value is out of range.
+        """
+        self._require_positive(
+            "epochs", "batch_size", "accumulate", "learning_rate", "validation_patches", "checkpoint_steps"
+        )
+        self._require_not_negative("seed", "warmup_epochs", "weight_decay", "workers")
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"patience must be at least 1, or none; got {self.patience}")
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise UsageError(f"{name} must be greater than 0; got {getattr(self, name)}")
+
+    def _require_not_negative(self, *names: str) -> None:
+        for name in names:
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise UsageError(f"{name} must not be negative; got {getattr(self, name)}")
+
+
+class Learner(nn.Module):
+    """What a method brings: its network, its loss and its score."""
+
+    def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
+        """Scalars by name; ``loss`` is minimised, all are logged. The same on every rank if features are gathered."""
+        raise NotImplementedError
+
+    def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
+        """Validation figures by name; ``score`` decides which epoch is best (higher is better). No gradient."""
+        raise NotImplementedError
+
+
+class Slot(NamedTuple):
+    """A batch and its place in the run."""
+
+    epoch: int
+    number: int
+    batch: PatchBatch
+
+
+class _Stream:
+    """All batches of the run from a position on; Lightning sees it as one long epoch."""
+
+    def __init__(self, loader: PatchLoader, epochs: int, per_epoch: int, state: State) -> None:
+        self.loader, self.epochs, self.per_epoch, self.state = loader, epochs, per_epoch, state
+
+    def __iter__(self) -> Iterator[Slot]:
+        first = self.state.number
+        for epoch in range(self.state.epoch, self.epochs):
+            self.loader.set_epoch(epoch)
+            if first:
+                # The run's name already pins what the loader's state would check, but for the number of ranks; a step
+                # holds the same patches for any number of them, so only the position counts.
+                self.loader.load_state_dict({**self.loader.state_dict(), "epoch": epoch, "batches": first})
+            for number, batch in enumerate(self.loader, start=first):
+                if number >= self.per_epoch:
+                    break
+                yield Slot(epoch, number, batch)
+            first = 0
+
+
+class _Engine(pl.LightningModule):
+    """Steps, schedule, seeds, validation, checkpoints."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        validation: PatchLoader | None,
+        config: TrainConfig,
+        per_epoch: int,
+        state: State,
+        files: RunFiles,
+        world: World,
+        tracker: Tracker,
+    ) -> None:
+        super().__init__()
+        self.learner = learner
+        self.validation, self.config, self.per_epoch = validation, config, per_epoch
+        self.run, self.files, self.world, self.tracker = state, files, world, tracker
+        self.pending: list[dict[str, Tensor]] = []
+        self.clock = time.perf_counter()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        config = self.config
+        optimizer = torch.optim.AdamW(
+            self.learner.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        if self.run.optimizer is not None:
+            optimizer.load_state_dict(self.run.optimizer)
+            self.run.optimizer = None  # the optimiser owns it now; a second copy would only cost memory
+        return optimizer
+
+    def transfer_batch_to_device(self, batch: Slot, device: torch.device, dataloader_idx: int) -> Slot:
+        return Slot(batch.epoch, batch.number, batch.batch.to(device))
+
+    def on_train_batch_start(self, batch: Slot, batch_idx: int) -> None:
+        torch.manual_seed(derive_seed("step", self.config.seed, batch.epoch, batch.number, self.world.rank))
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self._learning_rate(batch)
+
+    def _learning_rate(self, slot: Slot) -> float:
+        done = (slot.epoch + slot.number / self.per_epoch) / self.config.epochs
+        warm = (slot.epoch + (slot.number + 1) / self.per_epoch) / max(self.config.warmup_epochs, 1e-9)
+        return self.config.learning_rate * min(1.0, warm) * 0.5 * (1 + math.cos(math.pi * done))
+
+    def training_step(self, batch: Slot, batch_idx: int) -> Tensor:
+        terms = self.learner.losses(batch.batch, batch.epoch)
+        self.pending.append({name: value.detach() for name, value in terms.items()})
+        return terms["loss"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Slot, batch_idx: int) -> None:
+        self.tracker.advance()
+        done = batch.number + 1
+        if done % self.config.accumulate:
+            return  # gradients under way are in no checkpoint: a resumed run starts at a whole optimiser step
+        step = done // self.config.accumulate
+        ended = done == self.per_epoch
+        if ended or step % self.config.checkpoint_steps == 0:
+            self._settle(batch)
+            self.run.epoch, self.run.number = (batch.epoch + 1, 0) if ended else (batch.epoch, done)
+            if ended:
+                self._end_epoch(batch.epoch)
+            self._save()
+
+    def _settle(self, slot: Slot) -> None:
+        """Moves the losses since the last call from the device into the curve; one transfer instead of one a step."""
+        names = list(self.pending[0])
+        rows = torch.stack([torch.stack([terms[n].float() for n in names]) for terms in self.pending]).tolist()
+        for offset, row in enumerate(rows, start=slot.number + 1 - len(rows)):
+            terms = dict(zip(names, row, strict=True))
+            if not math.isfinite(terms["loss"]):
+                raise EoforgeError(
+                    f"training diverged: loss {terms['loss']} in epoch {slot.epoch}, batch {offset}. "
+                    "Lower learning_rate or raise warmup_epochs"
+                )
+            lr = self._learning_rate(slot._replace(number=offset))
+            self.run.curve.add_step({"epoch": slot.epoch, "batch": offset, "lr": lr, **terms})
+        self.pending.clear()
+
+    def _end_epoch(self, epoch: int) -> None:
+        figures: dict[str, float] = {}
+        better = True
+        if self.validation is not None:
+            self.learner.eval()
+            with torch.no_grad():
+                figures = self.learner.score(self._validation_batches())
+            self.learner.train()
+            # Equal on all ranks already, but for rounding; all must take the same decision.
+            figures["score"] = float(self.trainer.strategy.broadcast(torch.tensor(figures["score"])))
+            better = self.run.best_score is None or figures["score"] > self.run.best_score
+        self.run.curve.end_epoch(epoch, figures)
+        if better:
+            self.run.best_score, self.run.best_epoch = figures.get("score"), epoch
+            if self.world.rank == 0:
+                self.files.save_best(self.learner.state_dict())
+        patience = self.config.patience
+        if patience is not None and self.validation is not None and epoch - self.run.best_epoch >= patience:
+            self.run.stopped = True
+            self.trainer.should_stop = True
+
+    def _validation_batches(self) -> Iterator[PatchBatch]:
+        assert self.validation is not None
+        seen = 0
+        for batch in self.validation:
+            yield batch.to(self.device)
+            seen += len(batch)
+            if seen >= self.config.validation_patches:
+                return
+
+    def _save(self) -> None:
+        now = time.perf_counter()
+        self.run.seconds += now - self.clock
+        self.clock = now
+        if self.world.rank == 0:
+            self.files.save(self.run, self.learner.state_dict(), self.trainer.optimizers[0].state_dict())
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The outcome of :func:`fit`: the best epoch's weights, the curve and how long the steps took.
+
+    Attributes:
+        weights: State of the learner after the best epoch.
+        curve: Per step and per epoch.
+        best_epoch: Number of that epoch.
+        seconds: Training time over all attempts; lost work of killed ones excluded.
+        stopped_early: Whether patience ran out.
+    """
+
+    weights: dict[str, Tensor]
+    curve: Curve
+    best_epoch: int
+    seconds: float
+    stopped_early: bool
+
+
+def fit(
+    learner: Learner,
+    training: PatchLoader,
+    validation: PatchLoader | None,
+    config: TrainConfig,
+    files: RunFiles,
+    world: World,
+    start: tuple[State, dict[str, Tensor] | None],
+) -> Fitted:
+    """Trains from ``start`` to the end.
+
+    Args:
+        learner: With initial weights that are equal on all ranks.
+        training: Batches of this rank (``batch_size // world.size`` patches each), ``drop_last=True``.
+        validation: The whole validation split, on every rank; None if there is none.
+        config: Settings.
+        files: Where checkpoints and logs go.
+        world: This process among its peers.
+        start: State and weights of the run's last checkpoint, or a fresh state and None for ``learner``'s own weights.
+
+    Raises:
+        UsageError: The training split holds fewer patches than one optimiser step needs.
+        EoforgeError: The loss became NaN or infinite.
+    """
+    per_epoch = len(training) // config.accumulate * config.accumulate
+    if per_epoch == 0:
+        raise UsageError(
+            f"the training split does not fill {config.accumulate} batch(es) of {config.batch_size} patches; "
+            "choose a smaller batch_size"
+        )
+    state, weights = start
+    if weights is not None:
+        learner.load_state_dict(weights)
+    if state.epoch < config.epochs and not state.stopped:
+        left = config.epochs * per_epoch - state.epoch * per_epoch - state.number
+        with ExitStack() as stack:
+            tracker = stack.enter_context(track("training", left)) if world.rank == 0 else _Silent()
+            stack.enter_context(files.tensorboard(state.curve) if world.rank == 0 else ExitStack())
+            engine = _Engine(learner, validation, config, per_epoch, state, files, world, tracker)
+            _trainer(config, world).fit(engine, _Stream(training, config.epochs, per_epoch, state))
+    if world.size > 1:
+        distributed.barrier()  # rank 0 may still be writing what the others read next
+    return Fitted(files.best(), state.curve, state.best_epoch, state.seconds, state.stopped)
+
+
+class _Silent:
+    def advance(self, steps: int = 1) -> None:
+        """Ranks beyond the first show no progress."""
+
+
+def _trainer(config: TrainConfig, world: World) -> pl.Trainer:
+    cuda = torch.cuda.is_available()
+    # Lightning advertises its other features and cannot know that our stream has no length on purpose.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    return pl.Trainer(
+        accelerator="gpu" if cuda else "cpu",
+        devices=world.local_size,
+        num_nodes=world.nodes,
+        strategy=DDPStrategy(process_group_backend="nccl" if cuda else "gloo") if world.size > 1 else "auto",
+        precision="bf16-mixed" if cuda else "32-true",
+        sync_batchnorm=cuda and world.size > 1,
+        accumulate_grad_batches=config.accumulate,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
