@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eoforge.data.loader import PatchBatch, read_rows
+from eoforge.data.batch import PatchBatch, read_rows
 from eoforge.index.encoder import Encoder
 
 ENCODE_ROWS = 64

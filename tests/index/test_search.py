@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eoforge.errors import LimitExceeded, UsageError
@@ -28,6 +28,7 @@ def check(codes, queries, k, allow=None):
     np.testing.assert_array_equal(distances, expected_distances.reshape(rows.shape))
 
 
+@settings(deadline=None)
 @given(
     rows=st.integers(1, 400),
     queries=st.integers(1, 9),
@@ -90,3 +91,16 @@ def test_what_does_not_fit_is_refused():
         HammingIndex(codes.astype(np.float32))
     with pytest.raises(UsageError, match="64 bytes"):
         HammingIndex(np.zeros((4, 65), np.uint8))
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_the_device_path_gives_the_same_results(filtered):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    codes, queries = rng.integers(0, 4, (300, 2), dtype=np.uint8), rng.integers(0, 4, (5, 2), dtype=np.uint8)
+    allow = rng.random(300) < 0.5 if filtered else None
+    # The kernel's op runs on CPU tensors too, so that the hand-over is tested on a machine without a GPU.
+    distances, rows = search._search_device(torch.from_numpy(codes), queries, 40, allow)
+    expected_distances, expected_rows = brute_force(codes, queries, 40, allow)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(distances, expected_distances)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eoforge.errors import UsageError
@@ -73,6 +73,7 @@ def slow_measures(queries, results, archive, k):
     return {f"{name}@{k}": value for name, value in out.items()}
 
 
+@settings(deadline=None)
 @given(queries=st.integers(1, 8), rows=st.integers(6, 40), classes=st.integers(1, 19), seed=st.integers(0, 2**32 - 1))
 def test_equals_the_slow_loop(queries, rows, classes, seed):
     rng = np.random.default_rng(seed)

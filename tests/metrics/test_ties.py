@@ -16,7 +16,7 @@ from eoforge.metrics.ties import hamming_distances, tie_aware_measures, tie_awar
 ROWS = 5
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(k=st.integers(1, 7), levels=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
 def test_equals_the_mean_over_all_orders(k, levels, seed):
     rng = np.random.default_rng(seed)
