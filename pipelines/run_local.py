@@ -120,7 +120,7 @@ def run_local(
                 log.write(line)
                 failure.read(line)
                 if echo:
-                    echo(line.rstrip())
+                    echo(line.rstrip("\n"))
             child.wait()
         except BaseException:
             os.killpg(child.pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from eoforge.data.bands import GROUPS, S1_10M
 from eoforge.data.labels import CLASSES
@@ -71,6 +72,7 @@ def _classes(quality: Quality) -> Html:
         axes.text(total, y, f"  {int(total):,}", va="center", fontsize=8, color=_SOFT)
     axes.set_yticks(range(len(order)), [_short(CLASSES[i]) for i in order], color=_INK)
     axes.grid(axis="x", color=_LINE, linewidth=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("patches", fontsize=8, color=_SOFT)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     many = ", ".join(f"{n}: {count:,}" for n, count in enumerate(quality.labels_per_patch) if count)
@@ -93,10 +95,11 @@ def _places(quality: Quality) -> Html:
     months.bar(range(12), quality.months, color=SPLIT_COLOURS[0], width=0.72)
     months.set_xticks(range(12), [m[0] for m in _MONTHS])
     months.set_title("Sentinel-2 acquisitions by month", fontsize=9, color=_SOFT, loc="left")
+    months.yaxis.set_major_locator(MaxNLocator(integer=True))
     months.grid(axis="y", color=_LINE, linewidth=0.6)
     shown = min(quality.rows, _MAX_DOTS)
     part = "" if shown == quality.rows else f" ({shown:,} of {quality.rows:,} drawn)"
-    flags = "; ".join(f"{name.replace('_', ' ')}: {count:,}" for name, count in quality.flags.items())
+    flags = "; ".join(f"{name.replace('_', ' ')}: {count:,} patches" for name, count in quality.flags.items())
     splits = list(quality.splits)
     rows = [(country, *(by.get(s, 0) for s in splits), sum(by.values())) for country, by in quality.countries.items()]
     rows.append(("all", *quality.splits.values(), quality.rows))

@@ -1,0 +1,52 @@
+"""The retrieval report as Kubeflow shows it: the page of ``eoforge eval``, its numbers, and a Markdown table of them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eoforge.bundle import load_bundle
+from eoforge.data.store import TableRef
+from pipelines.reports.curves import scalar_metrics
+
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of an evaluation: the page, the table as Markdown, the numbers."""
+
+    html: str
+    markdown: str
+    metrics: dict[str, float]
+
+
+def evaluate_bundle(bundle_uri: str, table: str, version: str, k: int) -> Evaluation:
+    """Evaluates a bundle as ``eoforge eval`` does.
+
+    Args:
+        bundle_uri: The bundle.
+        table: Patches table.
+        version: Its version; empty for the newest.
+        k: Cut-off.
+    """
+    from eoforge.methods.evaluate import evaluate
+
+    bundle = load_bundle(bundle_uri)
+    ref = TableRef(table, int(version) if version else None)
+    with tempfile.TemporaryDirectory() as folder:
+        result = evaluate(bundle, ref, k=k, out=folder)
+        html = Path(folder, REPORT).read_text()
+    metrics = scalar_metrics(result)
+    return Evaluation(html, metrics_markdown(f"{bundle.config['method']} {bundle.short_id}", ref, metrics), metrics)
+
+
+def metrics_markdown(title: str, table: TableRef, metrics: Mapping[str, Any]) -> str:
+    """The numbers as a Markdown table."""
+    lines = [f"# {title}", "", f"`{table}`: queries from the validation split, gallery from the test split.", ""]
+    lines += ["| figure | value |", "| --- | ---: |"]
+    lines += [f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in metrics.items()]
+    return "\n".join(lines) + "\n"

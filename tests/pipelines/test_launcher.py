@@ -1,0 +1,88 @@
+"""Training on this machine: the right command, its result, its errors, its end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eoforge.data.store import TableRef
+from eoforge.errors import DataRefused, EoforgeError, NotFound, UsageError
+from pipelines.launcher import LocalLauncher, TrainingJob
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainingJob:
+    return TrainingJob(
+        "ss_cm_rsir", TableRef(str(tmp_path / "patches.lance"), 3), str(tmp_path / "runs"), "tiny", ("a=1",)
+    )
+
+
+class Script(LocalLauncher):
+    """Runs a few lines of Python instead of the command line."""
+
+    def command(self, job: TrainingJob) -> list[str]:
+        return [sys.executable, "-u", "-c", self.code]
+
+    code = ""
+
+
+def script(code: str) -> Script:
+    return type("One", (Script,), {"code": code})()
+
+
+def test_command_is_the_command_line_tool(job: TrainingJob) -> None:
+    command = LocalLauncher().command(job)
+    assert command[1:5] == ["-m", "eoforge.cli", "train", "ss_cm_rsir"]
+    assert command[command.index("--data") + 1] == f"{job.table.uri}@3"
+    assert command[command.index("--out") + 1] == job.out
+    assert command[-2:] == ["--json", "epochs=1"]
+
+
+def test_several_processes_run_under_torchrun(job: TrainingJob) -> None:
+    command = LocalLauncher(processes=2).command(job)
+    assert command[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--module"]
+    assert command[6:9] == ["eoforge.cli", "train", "ss_cm_rsir"]
+
+
+def test_real_command_reports_its_own_error(job: TrainingJob) -> None:
+    with pytest.raises(NotFound, match=r"training ss-cm-rsir-\w+ failed: no Lance table at .*patches.lance@3"):
+        LocalLauncher().train(job, timeout_s=120)
+
+
+def test_reported_error_keeps_its_kind(job: TrainingJob) -> None:
+    line = '{"error": {"reason": "DATA_REFUSED", "message": "no validation split", "exit_code": 3}}'
+    with pytest.raises(DataRefused, match="no validation split"):
+        script(f"print('{line}'); raise SystemExit(3)").train(job, timeout_s=30)
+
+
+def test_crash_shows_the_last_lines(job: TrainingJob) -> None:
+    with pytest.raises(EoforgeError, match=r"(?s)exit code 1.*ZeroDivisionError"):
+        script("print('epoch 1'); 1 / 0").train(job, timeout_s=30)
+
+
+def test_success_without_a_bundle_is_an_error(job: TrainingJob) -> None:
+    with pytest.raises(EoforgeError, match="without naming its bundle"):
+        script("print('{\"epochs\": 1}')").train(job, timeout_s=30)
+
+
+def test_timeout_ends_the_whole_process_group(job: TrainingJob, tmp_path: Path) -> None:
+    beat = tmp_path / "beat"
+    child = (
+        f"import time, pathlib\nwhile True: pathlib.Path({str(beat)!r}).write_text(str(time.time())); time.sleep(0.02)"
+    )
+    with pytest.raises(EoforgeError, match="after 1 s"):
+        script(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])").train(job, timeout_s=1)
+    last = beat.read_text()
+    time.sleep(0.3)
+    assert beat.read_text() == last, "a worker outlived the launcher"
+
+
+def test_plan_pins_a_version_and_refuses_nonsense(tmp_path: Path) -> None:
+    arguments = {"method": "m", "table": str(tmp_path / "t.lance"), "runs": "r", "preset": "tiny", "overrides": ()}
+    with pytest.raises(UsageError, match="version must be a number"):
+        TrainingJob.plan(version="newest", **arguments)
+    with pytest.raises(NotFound):
+        TrainingJob.plan(version="", **arguments)
