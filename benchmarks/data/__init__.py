@@ -1,0 +1,1 @@
+"""Benchmarks of archives, tables and loaders."""
