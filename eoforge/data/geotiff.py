@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.data import tiff
+from eoforge.data.tiff_template import build_template
 from eoforge.errors import DataRefused, UsageError
 
 MAX_PIXELS = 1 << 24
@@ -183,7 +184,7 @@ def write_geotiff(
     if deflate and kind != np.uint16:
         raise UsageError(f"DEFLATE with horizontal predictor is for integers, got {kind}")
     height, width = array.shape
-    template = tiff.build_template(width, height, kind.name, epsg, float(resolution), nodata, deflate)
+    template = build_template(width, height, kind.name, epsg, float(resolution), nodata, deflate)
     head = bytearray(template.head)
     struct.pack_into("<6d", head, template.tie_point, 0, 0, 0, ulx, uly, 0)
     pixels = np.ascontiguousarray(array, dtype=kind.newbyteorder("<"))
