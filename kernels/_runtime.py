@@ -1,7 +1,7 @@
 """What every op shares: when a tensor goes through the Triton kernel, and how arguments are refused.
 
-A CUDA tensor always goes through the kernel. A CPU tensor does so only in a process started with ``TRITON_INTERPRET=1``,
-where Triton runs kernels as NumPy programs; otherwise it takes the plain PyTorch branch in the op's body.
+A CUDA tensor always goes through the kernel. A CPU tensor does so only in a process started with ``TRITON_INTERPRET=1``
+(Triton then runs kernels as NumPy programs); otherwise it takes the plain PyTorch branch in the body of the op.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor
 def pack_bits_reference(x: Tensor) -> Tensor:
     """``[N, K] -> uint8 [N, K/8]``; bit k is ``x[:, k] > 0``, least significant bit first."""
     weights = 2 ** torch.arange(8, device=x.device)
-    bits = (x > 0).unflatten(-1, (x.shape[-1] // 8, 8))
+    bits = (x > 0).reshape(*x.shape[:-1], x.shape[-1] // 8, 8)
     return (bits * weights).sum(-1).to(torch.uint8)
 
 

@@ -1,7 +1,7 @@
 """Ahead-of-time compilation of Triton kernels for GPUs that this machine does not have.
 
-``triton.compile`` needs a target, not a device; ``cuobjdump`` (it ships in triton's wheel) then reads registers, stack and
-shared memory from the machine code. A kernel that spills has a stack, so ``stack == 0`` is the gate.
+``triton.compile`` needs a target, not a device; ``cuobjdump`` (it ships in triton's wheel) then reads registers,
+stack and shared memory from the machine code. A kernel that spills has a stack, so ``stack == 0`` is the gate.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def compile_kernel(
     Args:
         kernel: A ``@triton.jit`` function.
         sm: 80 or 90.
-        types: Triton type of every run-time argument, such as ``*bf16`` or ``i32``. Pointers count as 16-byte aligned, as
-            PyTorch's allocator makes them.
+        types: Triton type of every run-time argument, such as ``*bf16`` or ``i32``. Pointers count as 16-byte aligned,
+            as PyTorch's allocator makes them.
         constexprs: Value of every ``tl.constexpr`` argument.
         num_warps: As at launch.
         num_stages: As at launch.

@@ -1,14 +1,13 @@
 """Fixtures of the kernel tests, which run in two processes (architecture.md, section 5).
 
-Process 1, plain: reference, opcheck, torch.compile, ahead-of-time compilation. Process 2, ``TRITON_INTERPRET=1``: CPU tensors
-through the kernels. Tests that belong to one process only say so with ``plain_only`` or ``interpreted_only``; those of the
-other process are not collected there, so that no skip hides anything. GPU cases carry ``@pytest.mark.gpu``.
+Process 1, plain: reference, opcheck, torch.compile, ahead-of-time compilation. Process 2, ``TRITON_INTERPRET=1``: CPU
+tensors through the kernels. Tests that belong to one process only say so (``plain_only``, ``interpreted_only``); the
+other process deselects them (and prints how many), so no skip hides anything. GPU cases carry ``@pytest.mark.gpu``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts the kernels that the interpreter runs, by name: proof that a CPU tensor went through them."""
     counter: Counter[str] = Counter()
     if INTERPRETED:
@@ -52,7 +51,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
             return original(self, *args, **kwargs)
 
         monkeypatch.setattr(GridExecutor, "__call__", counted)
-    yield counter
+    return counter
 
 
 @pytest.fixture
