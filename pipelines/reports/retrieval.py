@@ -1,4 +1,4 @@
-"""The retrieval report as Kubeflow shows it: the page of ``eoforge eval``, its numbers, and a Markdown table of them."""
+"""The retrieval report as Kubeflow shows it: the page of ``eoforge eval``, its numbers, and those as Markdown."""
 
 from __future__ import annotations
 

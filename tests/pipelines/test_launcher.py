@@ -16,7 +16,7 @@ from pipelines.launcher import LocalLauncher, TrainingJob
 @pytest.fixture
 def job(tmp_path: Path) -> TrainingJob:
     return TrainingJob(
-        "ss_cm_rsir", TableRef(str(tmp_path / "patches.lance"), 3), str(tmp_path / "runs"), "tiny", ("a=1",)
+        "ss_cm_rsir", TableRef(str(tmp_path / "patches.lance"), 3), str(tmp_path / "runs"), "tiny", ("epochs=1",)
     )
 
 
