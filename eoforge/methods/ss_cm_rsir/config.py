@@ -90,7 +90,8 @@ class Config(TrainConfig):
             weight_decay=1e-4,
             backbone="tiny",
             hash_hidden=256,
-            hash_temperature=0.1,
+            temperature=0.2,
+            hash_temperature=0.2,
         )
 
     @classmethod
