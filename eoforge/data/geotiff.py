@@ -132,18 +132,19 @@ def _inflate(strip: bytes, size: int, name: str) -> bytes:
 
 
 def _read_with_rasterio(data: bytes, name: str) -> Raster:
+    from rasterio import Env
     from rasterio.errors import RasterioError
     from rasterio.io import MemoryFile
 
     try:
         # The driver is fixed: a file that names others (a VRT, say) could make GDAL open what it points to.
-        with MemoryFile(data) as memory, memory.open(driver="GTiff") as source:
+        with Env(), MemoryFile(data) as memory, memory.open(driver="GTiff") as source:
             if source.count != 1:
                 raise DataRefused(f"{name}: expected one band, got {source.count}")
             _check_size(source.width, source.height, name)
             epsg = None if source.crs is None else source.crs.to_epsg()
             return Raster(source.read(1), epsg, tuple(source.transform)[:6], source.nodata)
-    except RasterioError as error:
+    except (RasterioError, ValueError) as error:  # rasterio decodes a damaged CRS name with UnicodeDecodeError
         raise DataRefused(f"{name}: damaged or no GeoTIFF: {error}") from error
 
 

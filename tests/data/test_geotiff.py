@@ -221,6 +221,17 @@ def test_damaged_bytes_give_a_raster_or_an_error(data: st.DataObject) -> None:
         assert read_geotiff(bytes(original), "B01").pixels.size <= MAX_PIXELS
 
 
+def test_a_damaged_crs_name_in_a_file_for_gdal_is_refused() -> None:
+    """Found by mutation: rasterio lets a UnicodeDecodeError out."""
+    data = bytearray(write_geotiff(None, SMALL, 32633, 300_000, 5_400_000, 60, 0))
+    crs = data.index(struct.pack("<4H", tiff.PROJECTED_CRS, 0, 1, 32633))
+    data[crs + 6 : crs + 8] = struct.pack("<H", 32767)
+    name = data.index(b"WGS 84 / UTM")
+    data[name] = 0xFF
+    with pytest.raises(DataRefused, match="B01"):
+        read_geotiff(bytes(data), "B01")
+
+
 SMALL = some_array(20, "uint16")
 
 
