@@ -20,33 +20,25 @@ import pyarrow.parquet as pq
 from eoforge.data.bands import GROUPS, S1_10M, S2_10M
 from eoforge.data.geotiff import write_geotiff
 from eoforge.data.labels import CLASSES, IGNORE_INDEX, clc_to_classes
-from eoforge.data.names import GRID_SIDE, parse_patch_id, scene_of, tile_of
+from eoforge.data.metadata import MAIN_FILE, METADATA, SNOW_CLOUD_FILE
+from eoforge.data.names import GRID_SIDE, parse_patch_id
+from eoforge.data.reben import MAP_FOLDER, S1_FOLDER, S2_FOLDER, path_of
 from eoforge.data.records import PatchMeta, PatchPair
 from eoforge.data.split import SPLITS, official_splits
 from eoforge.data.store import is_s3, normalise
 from eoforge.data.synthetic_land import Ground, ground, key_of
 from eoforge.data.synthetic_radiometry import abundances, optical, radar
 from eoforge.data.synthetic_scenes import COUNTRIES, SCENES, Scene
+from eoforge.data.validate import REFERENCE_MAP
 from eoforge.errors import UsageError
 from eoforge.geo.footprint import footprint
 from eoforge.progress import track
 
 MAX_UNLABELED = 0.25
-_FOLDERS = ("BigEarthNet-S2", "BigEarthNet-S1", "Reference_Maps")
-_METADATA = "metadata.parquet"
-_SNOW_CLOUD_METADATA = "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
-_METADATA_SCHEMA = pa.schema(
-    [
-        ("patch_id", pa.string()),
-        ("labels", pa.list_(pa.string())),
-        ("split", pa.string()),
-        ("country", pa.string()),
-        ("s1_name", pa.string()),
-        ("s2v1_name", pa.string()),
-        ("contains_seasonal_snow", pa.bool_()),
-        ("contains_cloud_or_shadow", pa.bool_()),
-    ]
-)
+# The order of the official files.
+_COLUMNS = ("patch_id", "labels", "split", "country", "s1_name", "s2v1_name")
+_FLAGS = ("contains_seasonal_snow", "contains_cloud_or_shadow")
+_METADATA = pa.schema([METADATA.field(name) for name in (*_COLUMNS, *_FLAGS)])
 _SPLIT_PATTERN = ("train", "validation", "train", "test")
 _CLOUD_EVERY = 40
 MAX_PATCHES = 120_000
@@ -181,7 +173,7 @@ def generate_archive(
     """
     _check_size(patches)
     root = Path(normalise(out))
-    if is_s3(out) or (root / _METADATA).exists() or any((root / folder).exists() for folder in _FOLDERS):
+    if is_s3(out) or any((root / name).exists() for name in (MAIN_FILE, S2_FOLDER, S1_FOLDER, MAP_FOLDER)):
         raise UsageError(f"{out} must be a local folder without an archive in it; choose another or delete it first")
     root.mkdir(parents=True, exist_ok=True)
     workers = min(max(workers, 1), len(SCENES))
@@ -198,9 +190,9 @@ def generate_archive(
                     metas += done.result()
                     tracker.advance(len(done.result()))
     flagged = [m.contains_seasonal_snow or m.contains_cloud_or_shadow for m in metas]
-    _write_metadata(root / _METADATA, [m for m, f in zip(metas, flagged, strict=True) if not f])
+    _write_metadata(root / MAIN_FILE, [m for m, f in zip(metas, flagged, strict=True) if not f])
     if snow_cloud:
-        _write_metadata(root / _SNOW_CLOUD_METADATA, [m for m, f in zip(metas, flagged, strict=True) if f])
+        _write_metadata(root / SNOW_CLOUD_FILE, [m for m, f in zip(metas, flagged, strict=True) if f])
     return SyntheticSummary(
         uri=str(root),
         seed=seed,
@@ -223,22 +215,24 @@ def _write_pairs(
         meta = pair.meta
         place = footprint(parse_patch_id(meta.patch_id))
         corner = (place.epsg, place.ulx, place.uly)
-        s2 = root / _FOLDERS[0] / tile_of(meta.patch_id) / meta.patch_id
-        s1 = root / _FOLDERS[1] / scene_of(meta.s1_name) / meta.s1_name
         for group in GROUPS:
-            folder, nodata = (s1, None) if group is S1_10M else (s2, 0)
-            folder.mkdir(parents=True, exist_ok=True)
             for band, pixels in zip(group.bands, getattr(pair, group.column), strict=True):
-                write_geotiff(folder / f"{folder.name}_{band}.tif", pixels, *corner, group.resolution, nodata)
-        if reference_maps and pair.reference_map is not None:
-            folder = root / _FOLDERS[2] / tile_of(meta.patch_id) / meta.patch_id
-            folder.mkdir(parents=True)
-            path = folder / f"{meta.patch_id}_reference_map.tif"
+                nodata = None if group is S1_10M else 0
+                write_geotiff(_file(root, meta, band), pixels, *corner, group.resolution, nodata)
+        if reference_maps:
+            assert pair.reference_map is not None  # synthetic pairs always have one
+            path = _file(root, meta, REFERENCE_MAP)
             write_geotiff(path, pair.reference_map, *corner, S2_10M.resolution, 0, deflate=True)
         yield meta
+
+
+def _file(root: Path, meta: PatchMeta, band: str) -> Path:
+    path = root / f"{path_of(meta, band)}.tif"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _write_metadata(path: Path, metas: list[PatchMeta]) -> None:
     """Writes one of the two official files: eight columns, rows in the order of ``patch_id``."""
     rows = [{**asdict(m), "labels": list(m.labels)} for m in sorted(metas, key=lambda m: m.patch_id)]
-    pq.write_table(pa.Table.from_pylist(rows, schema=_METADATA_SCHEMA), path, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=_METADATA), path, compression="zstd")
