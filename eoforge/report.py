@@ -27,8 +27,10 @@ h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:0 0 10px}p{margin:6px 
 section{background:var(--paper);border:1px solid var(--line);border-radius:10px}
 section{padding:18px 20px;margin:18px 0;overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:14px}
-th,td{padding:5px 12px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th{color:var(--soft);font-weight:600}th:first-child,td:first-child{text-align:left;padding-left:0}
+th,td{padding:5px 12px;border-bottom:1px solid var(--line);text-align:right}
+td{white-space:nowrap}th{vertical-align:bottom}
+th{color:var(--soft);font-weight:600}h3{font-size:15px;margin:16px 0 6px}
+th:first-child,td:first-child{text-align:left;padding-left:0}
 .tiles{display:flex;flex-wrap:wrap;gap:12px;margin:18px 0}
 .tile{flex:1 1 180px;background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:12px 16px}
 .tile b{display:block;font-size:24px;color:var(--accent)}.tile span{color:var(--soft);font-size:13px}

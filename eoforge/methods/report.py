@@ -105,14 +105,18 @@ def _comparison(measured: Evaluation) -> Html:
     k = measured.k
     columns = {
         f"partner_recall@{k}": f"partner recall@{k}",
-        f"map_jaccard50_archive@{k}": f"mAP@{k}, Jaccard ≥ 0.5",
-        f"map_shared_archive@{k}": f"mAP@{k}, one shared label",
+        f"map_jaccard50_archive@{k}": f"mAP@{k} Jaccard ≥ 0.5",
+        f"map_shared_archive@{k}": f"mAP@{k} one shared label",
         f"f1_of_means@{k}": f"F1@{k} of means",
         f"mean_f1@{k}": f"mean F1@{k}",
         f"ndcg@{k}": f"NDCG@{k}",
     }
     rows = [
-        (_arrow(direction), SYSTEM[system], *(measured.measures[system][direction].get(name, "–") for name in columns))
+        (
+            element("b", _arrow(direction)) if system == TRAINED else "",
+            SYSTEM[system],
+            *(measured.measures[system][direction].get(name, "–") for name in columns),
+        )
         for direction in measured.measures[TRAINED]
         for system in SYSTEM
     ]
@@ -129,8 +133,9 @@ def _comparison(measured: Evaluation) -> Html:
 def _all_measures(measured: Evaluation) -> Html:
     directions = list(measured.measures[TRAINED])
     by_name = measured.measures[TRAINED]
-    plain = [name for name in by_name[directions[0]] if not name.startswith(_EXPECTED)]
-    expected = [name for name in by_name[directions[0]] if name.startswith(_EXPECTED)]
+    every = list(dict.fromkeys(name for direction in directions for name in by_name[direction]))
+    plain = [name for name in every if not name.startswith(_EXPECTED)]
+    expected = [name for name in every if name.startswith(_EXPECTED)]
     parts: list[object] = []
     for title, names in (("Order (distance, row)", plain), ("Expected over all orders of ties", expected)):
         rows = [
@@ -204,7 +209,8 @@ def _describe(measured: Evaluation, position: int) -> dict[str, Any]:
 
 def _card(png: bytes, patch: dict[str, Any], kind: str, caption: str, wanted: set[str]) -> Html:
     tags = concat(
-        element("span", label, class_="tag shared" if label in wanted else "tag") for label in sorted(patch["labels"])
+        element("span", label.split(", with")[0], class_="tag shared" if label in wanted else "tag", title=label)
+        for label in sorted(patch["labels"])
     )
     body = concat([image(png, patch["patch_id"]), caption, element("div", tags)])
     return element("div", body, class_=f"card {kind}".strip(), title=patch["patch_id"])

@@ -1,0 +1,153 @@
+"""Evaluation and its report, with an encoder whose right answers are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from eoforge.bundle import write_bundle
+from eoforge.data.exactly_once import create_table
+from eoforge.data.records import record_batch
+from eoforge.data.schema import PATCHES
+from eoforge.data.store import TableRef
+from eoforge.data.synthetic import synthetic_pairs
+from eoforge.errors import UsageError
+from eoforge.methods import evaluate as module
+from eoforge.methods.evaluate import RANDOM, TRAINED, UNTRAINED, evaluate, measure
+from eoforge.methods.report import retrieval_report_html
+from eoforge.metrics.retrieval import retrieval_measures
+
+
+class LabelEncoder:
+    """Codes hold the label mask (so that equal labels meet) and the patch's name; sensors agree fully."""
+
+    bits, embedding_dim, modalities, device = 64, 64, ("s1", "s2"), "cpu"
+
+    def encode(self, batch, modality):
+        assert (batch.s1 if modality == "s1" else batch.s2_10m) is not None
+        words = np.empty((len(batch), 2), np.uint32)
+        words[:, 0] = batch.label_mask.numpy()
+        words[:, 1] = [zlib.crc32(name.encode()) for name in batch.patch_id]
+        codes = words.view(np.uint8)
+        return codes, np.unpackbits(codes, axis=1).astype(np.float32) - 0.5
+
+
+class ConstantEncoder(LabelEncoder):
+    def encode(self, batch, modality):
+        codes, floats = super().encode(batch, modality)
+        return np.zeros_like(codes), floats
+
+
+class FakeMethod:
+    def load(self, bundle, device=None):
+        return LabelEncoder()
+
+    def untrained(self, bundle, seed, device=None):
+        return ConstantEncoder()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    uri = str(tmp_path_factory.mktemp("evaluate") / "patches.lance")
+    table = create_table(uri, PATCHES)
+    table.insert(record_batch(list(synthetic_pairs(160, seed=1))))
+    return TableRef(uri)
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "get_method", lambda name: FakeMethod())
+    history = [{"epoch": i, "step": i, "loss": 3.0 - i, "validation_loss": 4.0 - i} for i in range(3)]
+    config = {"method": "<b>mine</b>", "seed": 0}
+    weights = {"w": torch.zeros(1)}
+    return write_bundle(str(tmp_path), weights=weights, config=config, metrics={"history": history}, readme="")
+
+
+def test_a_perfect_encoder_scores_one_and_the_baselines_what_they_must(bundle, data):
+    measured = measure(bundle, data)
+    facts = measured.facts
+    assert (facts["query_split"], facts["gallery_split"], facts["queries"], facts["gallery"]) == (
+        "validation",
+        "test",
+        40,
+        40,
+    )
+    assert set(measured.measures) == {"trained", "trained_embedding", "untrained", "random"}
+    assert set(measured.measures[TRAINED]) == {"s1_to_s1", "s1_to_s2", "s2_to_s1", "s2_to_s2"}
+    for direction in ("s1_to_s2", "s2_to_s1"):
+        assert measured.measures[TRAINED][direction]["partner_recall@10"] == 1
+        assert measured.measures[TRAINED][direction]["tie_aware_partner_recall@10"] == 1
+        # Constant codes: all distances tie, so rows 0..9 are found; by chance a partner is among them 10 times of 40.
+        assert measured.measures[UNTRAINED][direction]["partner_recall@10"] == pytest.approx(0.25)
+        assert measured.measures[UNTRAINED][direction]["tie_aware_partner_recall@10"] == pytest.approx(0.25)
+        exact = {name: m[direction]["map_exact_archive@10"] for name, m in measured.measures.items()}
+        assert exact[TRAINED] > 2 * max(exact[UNTRAINED], exact[RANDOM])
+    assert "partner_recall@10" not in measured.measures[TRAINED]["s1_to_s1"]
+
+
+def test_queries_are_validation_and_the_gallery_is_test(bundle, data):
+    """The measures of constant codes follow from the splits' labels alone."""
+    measured = measure(bundle, data)
+    masks = measured.metadata.column("label_mask").to_numpy()
+    split = np.asarray(measured.metadata.column("split").to_pylist())
+    archive, query = masks[split == "test"], masks[split == "validation"]
+    first = np.broadcast_to(archive[:20], (len(query), 20))
+    expected = retrieval_measures(query, first, archive, (5, 10, 20))
+    got = measured.measures[UNTRAINED]["s1_to_s2"]
+    assert {name: got[name] for name in expected} == pytest.approx(expected)
+
+
+def test_files_and_the_flat_result(bundle, data, tmp_path):
+    out = tmp_path / "evaluation"
+    result = evaluate(bundle, data, k=7, out=str(out))
+    assert result["partner_recall@7_s1_to_s2_trained"] == 1
+    assert result["map_jaccard50_archive@7_s2_to_s1_random"] < 1
+    assert result["patches"].endswith("@2")
+    assert all(isinstance(value, str | int | float) for value in result.values())
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["facts"]["k"] == 7
+    assert metrics["measures"]["trained"]["s1_to_s2"]["partner_recall@7"] == 1
+    assert metrics["bits"]["s1"]["constant_bits"] > 0
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+    with pytest.raises(UsageError, match="sealed"):
+        evaluate(bundle, data, out=bundle.uri)
+
+
+def test_the_report_is_self_contained_shows_pictures_and_escapes(bundle, data):
+    measured = measure(bundle, data)
+    hostile = dataclasses.replace(
+        measured,
+        metadata=measured.metadata.set_column(
+            measured.metadata.column_names.index("country"),
+            "country",
+            [["<script>alert(1)</script>"] * measured.metadata.num_rows],
+        ),
+    )
+    page = retrieval_report_html(hostile)
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "&lt;b&gt;mine&lt;/b&gt;" in page
+    assert not re.findall(r'(?:src|href)="(?!data:image/png;base64,)', page)
+    # Per direction 5 queries with 6 hits each, and a loss curve and one plot of bits per sensor.
+    assert page.count("<img ") == 2 * 5 * 7 + 3
+    assert page.count('class="card query"') == 10
+    assert page.count('class="card partner"') == 4  # both partner queries of both directions, in first place
+    assert "validation split" in page
+    assert "test split" in page
+
+
+def test_without_history_the_report_says_so(bundle, data):
+    assert "no history" in retrieval_report_html(dataclasses.replace(measure(bundle, data), history=[]))
+
+
+def test_an_empty_split_is_refused(bundle, tmp_path):
+    table = create_table(str(tmp_path / "t.lance"), PATCHES)
+    table.insert(record_batch([p for p in synthetic_pairs(20, seed=1) if p.meta.split != "test"]))
+    with pytest.raises(UsageError, match="0 of them"):
+        evaluate(bundle, TableRef(str(tmp_path / "t.lance")))
