@@ -123,6 +123,29 @@ def test_other_files_are_read_as_rasterio_reads_them(profile: dict[str, Any]) ->
         assert_equals_rasterio(data, read_geotiff(data))
 
 
+def test_strips_with_gaps_between_them_are_read_as_rasterio_reads_them() -> None:
+    pixels = some_array(120, "uint16")
+    data = write_geotiff(None, pixels, 32633, 300_000, 5_400_000, 10, 0)
+    entry = data.index(struct.pack("<HHI", tiff.STRIP_OFFSETS, tiff.LONG, 4))
+    place = struct.unpack_from("<I", data, entry + 8)[0]
+    offsets = list(struct.unpack_from("<4I", data, place))
+    moved = data + bytes(100) + data[offsets[1] : offsets[2]]
+    offsets[1] = len(data) + 100
+    moved = moved[:place] + struct.pack("<4I", *offsets) + moved[place + 16 :]
+    raster = read_geotiff(moved)
+    assert_equals_rasterio(moved, raster)
+    np.testing.assert_array_equal(raster.pixels, pixels)
+
+
+def test_points_instead_of_areas_shift_the_transform_as_in_gdal() -> None:
+    data = write_geotiff(None, some_array(20, "uint16"), 32633, 300_000, 5_400_000, 60, 0)
+    area, point = (struct.pack("<4H", tiff.GEO_RASTER, 0, 1, kind) for kind in (1, 2))
+    assert data.count(area) == 1
+    raster = read_geotiff(data.replace(area, point))
+    assert_equals_rasterio(data.replace(area, point), raster)
+    assert raster.transform[2] == 300_000 - 30
+
+
 def test_real_files_equal_rasterio(shared_data: Path, no_rasterio: None) -> None:
     paths = [p for f in ("reben-*", "bigearthnet-v1-sample") for p in sorted(shared_data.glob(f"{f}/**/*.tif*"))]
     assert len(paths) == 24 * 14 + 1 + 2 * 14 + 1 + 14 * 12 + 9 * 2
