@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import structlog
@@ -26,6 +26,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 log = structlog.get_logger("access")
 Context = grpc.aio.ServicerContext
+
+
+class Trailer(NamedTuple):
+    """One trailing header; KServe's servicer reads them back by these names."""
+
+    key: str
+    value: str
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
@@ -108,7 +115,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             caller = self._authenticator.identify(headers.get("authorization"), _names(context), _address(context))
             who = caller.name
             self._quota.take(who)
-            context.set_trailing_metadata((("x-request-id", request_id),))
+            context.set_trailing_metadata((Trailer("x-request-id", request_id),))
             yield caller
         except (asyncio.CancelledError, GeneratorExit):
             code = "CANCELLED"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 
 from eoforge.errors import EoforgeError
-from services.retrieval.server import run
 from services.retrieval.settings import RetrievalSettings
 
 if __name__ == "__main__":
     try:
-        run(RetrievalSettings())
+        settings = RetrievalSettings()
+        settings.require_consistent()
+        from services.retrieval.server import run  # seconds of imports, which wrong settings need not wait for
+
+        run(settings)
     except EoforgeError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)

@@ -14,7 +14,7 @@ from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S2_10M, require_mod
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 
 if TYPE_CHECKING:
-    from eoforge.data.loader import PatchBatch
+    from eoforge.data.batch import PatchBatch
 
 FULL_SIDE = S2_10M.size
 MAX_BANDS = 16
@@ -59,6 +59,8 @@ def from_geotiff(message: pb.GeoTiffImage, modality: str, needed: Sequence[str],
     """
     if len(message.files) > MAX_BANDS:
         raise LimitExceeded(f"an image may have {MAX_BANDS} files; this one has {len(message.files)}")
+    if not all(f.content for f in message.files):
+        raise DataRefused("a file is empty; send the bytes of a .tif")  # GDAL would open it for writing
     size = sum(len(f.content) for f in message.files)
     if size > max_bytes:
         raise LimitExceeded(f"the files of an image may have {max_bytes} bytes; these have {size}")
@@ -103,7 +105,7 @@ def batch_of(rasters: Sequence[Raster]) -> PatchBatch:
     """Rasters of one modality as the batch that encoders take."""
     import torch
 
-    from eoforge.data.loader import PatchBatch
+    from eoforge.data.batch import PatchBatch
 
     columns: dict[str, Any] = {group.column: None for group in GROUPS}
     for column in rasters[0].columns:

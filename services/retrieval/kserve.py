@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -147,4 +148,4 @@ def _response(name: str, payload: InferRequest, arrays: Mapping[str, Any]) -> In
         output = InferOutput(key, list(array.shape), datatypes[array.dtype.name])
         output.set_data_from_numpy(array, binary_data=payload.from_grpc)
         outputs.append(output)
-    return InferResponse(payload.id, name, outputs)
+    return InferResponse(payload.id or uuid.uuid4().hex, name, outputs)

@@ -362,7 +362,10 @@ class TestExposure:
         RuntimeSettings(host=host, insecure=True).require_consistent()
 
     def test_a_server_does_not_start_exposed(self) -> None:
-        with pytest.raises(UsageError, match=r"refusing to listen on 0\.0\.0\.0"), running(lambda: make(host="0.0.0.0")):
+        with (
+            pytest.raises(UsageError, match="refusing to listen"),
+            running(lambda: make(host="0.0.0.0")),
+        ):
             pass
 
     def test_settings_come_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:

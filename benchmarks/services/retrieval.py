@@ -1,0 +1,201 @@
+"""What the service costs over the bare index call, and how many searches it answers: ``--out FILE``.
+
+An index of the archive's full size (549,488 patches, random codes) is served by a process of its own over loopback;
+client and server share the machine's cores. The bare call is the same search in the client's process, same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pyarrow as pa
+
+from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from eoforge.data.schema import METADATA_FIELDS
+from eoforge.data.store import TableRef
+from eoforge.index.catalog import IndexSnapshot, SearchFilter
+from eoforge.index.info import IndexInfo
+
+PATCHES, BITS, K = 549_488, 128, 10
+SEQUENTIAL = 300
+CLIENTS = (1, 8, 64)
+SECONDS = 5.0
+START_S = 300.0
+
+
+def snapshot(patches: int) -> IndexSnapshot:
+    """Random codes with plausible metadata; the same in every process."""
+    rng = np.random.Generator(np.random.Philox(key=1))
+    codes = {m: rng.integers(0, 256, (patches, BITS // 8), dtype=np.uint8) for m in ("s1", "s2")}
+    number = np.arange(patches)
+    values: dict[str, Any] = {
+        "patch_id": [f"S2A_MSIL2A_20180101T000000_N9999_R001_T35VNK_{i:07d}" for i in number],
+        "s1_name": [f"S1A_IW_GRDH_1SDV_20180101T000000_35VNK_{i:07d}" for i in number],
+        "s2v1_name": [f"S2A_MSIL2A_20180101T000000_{i:07d}" for i in number],
+        "split": np.array(["train", "validation", "test"])[number % 3],
+        "country": np.array(["Finland", "Portugal", "Austria", "Ireland"])[number % 4],
+        "labels": pa.ListArray.from_arrays(
+            np.arange(0, 2 * patches + 1, 2, dtype=np.int32),
+            pa.array(np.array(["Arable land", "Mixed forest"])[np.arange(2 * patches) % 2]),
+        ),
+        "label_mask": np.full(patches, (1 << 2) | (1 << 10), np.uint32),
+        "mgrs_tile": np.full(patches, "35VNK"),
+        "contains_seasonal_snow": number % 10 == 0,
+        "contains_cloud_or_shadow": number % 7 == 0,
+        "acquired_s2": pa.array(number * 1_000_000 + 1_500_000_000_000_000).cast(pa.timestamp("us", tz="UTC")),
+        "acquired_s1": pa.array(number * 1_000_000 + 1_500_000_000_000_000).cast(pa.timestamp("us", tz="UTC")),
+    }
+    columns = {
+        f.name: pa.array(values[f.name], type=f.type)
+        if f.name in values
+        else pa.array(number % 90, type=pa.int64()).cast(f.type)
+        for f in METADATA_FIELDS
+    }
+    info = IndexInfo("benchmark", "none", "none", BITS, TableRef("none", 1))
+    return IndexSnapshot(TableRef("none", 1), info, pa.table(columns), codes, None)
+
+
+def serve(patches: int, ready: Any) -> None:
+    """Runs the service over that index; the child process's main."""
+    from services._runtime.telemetry import configure_logs
+    from services.retrieval.server import build
+    from services.retrieval.settings import RetrievalSettings
+    from services.retrieval.state import IndexHolder, Served
+
+    held = snapshot(patches)
+
+    class Fixed(IndexHolder):
+        """Serves what it is given; encoder and patches are not asked for by searches with patch ids."""
+
+        async def start(self) -> None:
+            nothing: Any = None
+            self._take_up(Served(held, nothing, nothing, nothing))
+
+    settings = RetrievalSettings(codes_uri="none", port=0, rest_port=0, log_level="warning", drain_notice_seconds=0)
+    configure_logs(settings)
+
+    async def main() -> None:
+        server = build(settings, Fixed(TableRef("none", 1), None, 3600.0))
+        await server.start()
+        ready.put(server.port)
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """p50 and p99 in milliseconds."""
+    p50, p99 = np.percentile(np.array(seconds) * 1e3, [50, 99])
+    return {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3)}
+
+
+def bare(index: IndexSnapshot, rows: list[int], wanted: SearchFilter | None) -> list[float]:
+    """Seconds per bare index call, with the filter's bitmap where there is a filter."""
+    times = []
+    for row in rows:
+        start = time.perf_counter()
+        allow = None if wanted is None else index.allow(wanted)
+        index.index_of("s2").search(index.index_of("s1").codes[row][None], K, allow)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+async def one_by_one(call: Callable[[int], Awaitable[Any]], rows: list[int]) -> list[float]:
+    """Seconds per call, one in flight."""
+    times = []
+    for row in rows:
+        start = time.perf_counter()
+        await call(row)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+async def together(call: Callable[[int], Awaitable[Any]], clients: int, rows: list[int]) -> dict[str, float]:
+    """Searches a second and latencies with ``clients`` in flight."""
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
+
+    async def client(number: int) -> None:
+        turn = number
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            await call(rows[turn % len(rows)])
+            times.append(time.perf_counter() - start)
+            turn += clients
+
+    start = time.perf_counter()
+    await asyncio.gather(*(client(i) for i in range(clients)))
+    return {"searches_per_second": round(len(times) / (time.perf_counter() - start), 1), **percentiles(times)}
+
+
+async def measure(target: str, index: IndexSnapshot) -> dict[str, Any]:
+    """All figures against a running service."""
+    rng = np.random.Generator(np.random.Philox(key=2))
+    rows = rng.integers(0, len(index), SEQUENTIAL).tolist()
+    ids = index.metadata.column("patch_id").take(pa.array(rows)).to_pylist()
+    names = dict(zip(rows, ids, strict=True))
+    chosen = {"all": (None, None), "country": (SearchFilter(countries=("Finland",)), pb.Filter(countries=["Finland"]))}
+    out: dict[str, Any] = {"patches": len(index), "bits": BITS, "k": K, "overhead": {}, "load": {}}
+    async with grpc.aio.insecure_channel(target) as channel:
+        stub: Any = retrieval_pb2_grpc.RetrievalServiceStub(channel)
+
+        def caller(wanted: pb.Filter | None) -> Callable[[int], Awaitable[Any]]:
+            def call(row: int) -> Awaitable[Any]:
+                request = pb.SearchRequest(
+                    patch_id=names[row], query_modality=1, target_modality=2, page_size=K, filter=wanted
+                )
+                awaited: Awaitable[Any] = stub.Search(request, timeout=60)
+                return awaited
+
+            return call
+
+        for name, (wanted, message) in chosen.items():
+            await one_by_one(caller(message), rows[:20])
+            direct = percentiles(bare(index, rows, wanted))
+            served = percentiles(await one_by_one(caller(message), rows))
+            out["overhead"][name] = {
+                "bare": direct,
+                "service": served,
+                "service_over_bare_p50": round(served["p50_ms"] / direct["p50_ms"], 2),
+                "service_minus_bare_p50_ms": round(served["p50_ms"] - direct["p50_ms"], 3),
+            }
+        for clients in CLIENTS:
+            out["load"][str(clients)] = await together(caller(None), clients, rows)
+    return out
+
+
+def main() -> None:
+    """Starts the service, measures, prints and writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--patches", type=int, default=PATCHES, help="size of the index")
+    arguments = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    ready: Any = context.Queue()
+    process = context.Process(target=serve, args=(arguments.patches, ready), daemon=True)
+    process.start()
+    try:
+        index = snapshot(arguments.patches)
+        port = ready.get(timeout=START_S)
+        figures = asyncio.run(measure(f"127.0.0.1:{port}", index))
+    finally:
+        process.terminate()
+        process.join()
+    text = json.dumps(figures, indent=2)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

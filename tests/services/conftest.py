@@ -1,0 +1,54 @@
+"""The world that the retrieval service's tests serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from eoforge.methods import METHODS
+from services._runtime.server import Server
+from services._runtime.settings import RuntimeSettings
+from services._runtime.telemetry import configure_logs
+from services.retrieval.server import build
+from services.retrieval.settings import RetrievalSettings
+from tests.services.world import METHOD, World, make_world
+
+
+@pytest.fixture(scope="session", autouse=True)
+def projection_method() -> Iterator[None]:
+    """Lets bundles of the tests name the tests' method."""
+    METHODS[METHOD] = "tests.services.world:PROJECTION"
+    yield
+    del METHODS[METHOD]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def service_logs() -> None:
+    """Logs as in production: by default structlog prints every local variable of a traceback."""
+    configure_logs(RuntimeSettings(log_level="warning"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = make_world(tmp_path_factory.mktemp("world"))
+    yield made
+    made.encoder.pause = 0.0
+
+
+def settings_for(world: World, **values: Any) -> RetrievalSettings:
+    defaults: dict[str, Any] = {
+        "codes_uri": world.codes,
+        "port": 0,
+        "rest_port": 0,
+        "drain_notice_seconds": 0.0,
+        "drain_seconds": 10.0,
+        "poll_seconds": 3600.0,
+    }
+    return RetrievalSettings(**(defaults | values))
+
+
+def server_for(world: World, **values: Any) -> Callable[[], Server]:
+    """A maker of servers for ``running``."""
+    return lambda: build(settings_for(world, **values))
