@@ -98,8 +98,8 @@ def test_four_ingestions_of_one_archive_at_the_same_time(archive: str, store_uri
         assert int(str(summary["added"])) + int(str(summary["unchanged"])) == PATCHES
 
 
-def test_archives_that_overlap_at_the_same_time(store_uri: str, tmp_path: Path) -> None:
-    table = join(store_uri, "patches.lance")
+def test_archives_that_overlap_at_the_same_time(tmp_path: Path) -> None:
+    table = str(tmp_path / "patches.lance")
     archives = [archive_of(tmp_path / str(start), 24, start=start) for start in (0, 12, 24)]
     racers = [Ingestion(tmp_path, archive, table).ready() for archive in archives]
     for racer in racers:
@@ -110,8 +110,8 @@ def test_archives_that_overlap_at_the_same_time(store_uri: str, tmp_path: Path) 
     assert sum(int(str(s["unchanged"])) for s in summaries) == 24
 
 
-def test_two_ingestions_of_different_pixels_leave_one_of_the_two(tmp_path: Path, store_uri: str) -> None:
-    table = join(store_uri, "patches.lance")
+def test_two_ingestions_of_different_pixels_leave_one_of_the_two(tmp_path: Path) -> None:
+    table = str(tmp_path / "patches.lance")
     archives = [archive_of(tmp_path / str(seed), 12, seed=seed) for seed in (1, 2)]
     racers = [Ingestion(tmp_path, archive, table).ready() for archive in archives]
     for racer in racers:
