@@ -14,11 +14,11 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from pyproj import Transformer
 
 from eoforge.data.bands import PATCH_METRES
 from eoforge.data.names import PatchName
 from eoforge.errors import DataRefused
+from eoforge.geo.utm import utm_to_lonlat
 
 _SQUARE = 100_000
 _ROW_CYCLE = 2_000_000
@@ -78,11 +78,6 @@ def footprint(patch: PatchName) -> Footprint:
     return Footprint(origin.epsg, origin.ulx + PATCH_METRES * patch.x, origin.uly - PATCH_METRES * patch.y)
 
 
-@lru_cache(maxsize=64)
-def _to_wgs84(epsg: int) -> Transformer:
-    return Transformer.from_crs(epsg, 4326, always_xy=True)
-
-
 def lonlat_bounds(
     epsg: npt.NDArray[np.int32], ulx: npt.NDArray[np.int32], uly: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float64]:
@@ -96,12 +91,8 @@ def lonlat_bounds(
     Returns:
         ``[N, 4]``: lon_min, lat_min, lon_max, lat_max in degrees, WGS 84.
     """
-    bounds = np.empty((len(epsg), 4), dtype=np.float64)
-    for zone in np.unique(epsg):
-        rows = np.flatnonzero(epsg == zone)
-        # Corners [N, 4] in the order upper-left, upper-right, lower-left, lower-right.
-        eastings = ulx[rows, None] + np.array([0, PATCH_METRES, 0, PATCH_METRES], dtype=np.float64)
-        northings = uly[rows, None] - np.array([0, 0, PATCH_METRES, PATCH_METRES], dtype=np.float64)
-        lon, lat = _to_wgs84(int(zone)).transform(eastings, northings)
-        bounds[rows] = np.stack([lon.min(1), lat.min(1), lon.max(1), lat.max(1)], axis=1)
-    return bounds
+    # Corners [N, 4] in the order upper-left, upper-right, lower-left, lower-right.
+    eastings = ulx[:, None].astype(np.float64) + np.array([0, PATCH_METRES, 0, PATCH_METRES])
+    northings = uly[:, None].astype(np.float64) - np.array([0, 0, PATCH_METRES, PATCH_METRES])
+    lon, lat = utm_to_lonlat(np.asarray(epsg)[:, None], eastings, northings)
+    return np.stack([lon.min(1), lat.min(1), lon.max(1), lat.max(1)], axis=1)

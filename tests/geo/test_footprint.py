@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
 from pyproj import Transformer
 
 from eoforge.data.metadata import MetadataRows
 from eoforge.data.names import parse_patch_id, parse_s1_name
 from eoforge.errors import DataRefused
 from eoforge.geo.footprint import Footprint, footprint, lonlat_bounds, tile_origin
+from eoforge.geo.utm import utm_to_lonlat
 
 BANDS = "CDEFGHJKLMNPQRSTUVWX"
 COLUMNS = ("ABCDEFGH", "JKLMNPQR", "STUVWXYZ")
@@ -56,6 +60,12 @@ def test_every_official_footprint_lies_in_the_square_that_its_name_says(official
     assert (places[:, 1:] % 60 == 0).all()
     bounds = lonlat_bounds(*places.T)
     assert (bounds[:, :2] < bounds[:, 2:]).all()
+    for zone in np.unique(places[:, 0]):
+        rows = places[places[:, 0] == zone]
+        expected = Transformer.from_crs(int(zone), 4326, always_xy=True).transform(rows[:, 1], rows[:, 2])
+        got = utm_to_lonlat(rows[:, 0], rows[:, 1].astype(float), rows[:, 2].astype(float))
+        ten_micrometres = 1e-10  # degrees of latitude, rounded up
+        assert np.allclose(got, expected, atol=ten_micrometres, rtol=0)
     # All of BigEarthNet's ten countries, and nothing else, lies in this box.
     assert bounds[:, 0].min() > -11
     assert bounds[:, 2].max() < 32
@@ -120,3 +130,23 @@ def test_bounds_hold_the_patch() -> None:
 def test_tiles_that_do_not_exist_or_lie_in_the_south_are_refused(mgrs: str) -> None:
     with pytest.raises(DataRefused, match=mgrs):
         tile_origin(mgrs)
+
+
+@given(
+    zone=st.integers(32601, 32660),
+    easting=st.floats(100_000, 900_000),
+    northing=st.floats(0, 9_300_000),
+)
+def test_utm_agrees_with_proj_anywhere_in_a_zone(zone: int, easting: float, northing: float) -> None:
+    lon, lat = utm_to_lonlat(np.array(zone), np.array(easting), np.array(northing))
+    expected = Transformer.from_crs(zone, 4326, always_xy=True).transform(easting, northing)
+    apart = (float(lon) - expected[0] + 180) % 360 - 180  # zone 1 may lie west of the date line
+    assert abs(apart) * np.cos(np.radians(expected[1])) < 1e-10
+    assert abs(float(lat) - expected[1]) < 1e-10
+
+
+def test_bounds_can_be_computed_in_threads_that_arrow_or_lance_own() -> None:
+    row = np.array([32633], dtype=np.int32), np.array([331_200], dtype=np.int32), np.array([5_331_600], dtype=np.int32)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: lonlat_bounds(*row), range(32)))
+    assert all(np.array_equal(r, results[0]) for r in results)
