@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from eoforge.report import Html, element, figure, page, section, table, tiles
 
@@ -85,6 +86,7 @@ def _epochs(epochs: Sequence[Mapping[str, float]], names: Sequence[str]) -> Html
     x = [row["epoch"] for row in epochs]
     for i, (name, one) in enumerate(zip(names, axes, strict=True)):
         values = [row[name] for row in epochs]
+        one.xaxis.set_major_locator(MaxNLocator(integer=True))
         one.plot(x, values, color=_COLOURS[i % 6], marker="o", markersize=3, linewidth=1.4)
         one.set_title(f"{name.replace('_', ' ')}  {values[-1]:.4g}", fontsize=9, loc="left")
     return figure(

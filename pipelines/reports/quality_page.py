@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eoforge.data.bands import GROUPS, S1_10M
+from eoforge.data.bands import S1_BANDS, S2_BANDS
 from eoforge.data.labels import CLASSES
 from eoforge.data.statistics import S1_EDGES, S2_EDGES
 from eoforge.report import Html, concat, element, escape, figure, image, page, section, table, tiles
@@ -178,22 +178,22 @@ def _bands(quality: Quality) -> Html:
     statistics = quality.bands
     if statistics is None:
         return section("Bands", element("p", "The table is empty."))
-    bands = [band for group in GROUPS for band in group.bands]
+    bands = (*S2_BANDS, *S1_BANDS)
     drawing = Figure(figsize=(10, 4.8), facecolor="white")
     for i, band in enumerate(bands):
         axes = drawing.add_subplot(3, 5, i + 1)
         _quiet(axes)
-        edges = S1_EDGES if band in S1_10M.bands else S2_EDGES
+        edges = S1_EDGES if band in S1_BANDS else S2_EDGES
         counts = np.asarray(statistics.bands[band].histogram)
         used = np.flatnonzero(counts > counts.sum() / 10_000)
-        axes.stairs(counts, edges, fill=True, color=SPLIT_COLOURS[2 if band in S1_10M.bands else 0])
+        axes.stairs(counts, edges, fill=True, color=SPLIT_COLOURS[2 if band in S1_BANDS else 0])
         if len(used):  # a handful of bright roofs must not squeeze the picture
             axes.set_xlim(edges[used[0]], edges[used[-1] + 1])
         axes.set_title(band, fontsize=9, color=_INK, loc="left", pad=2)
         axes.set_yticks([])
     drawing.subplots_adjust(hspace=0.55, wspace=0.15)
     rows = [
-        (band, *(round(float(v), 2) for v in (one.mean, one.std, one.min, one.max)))
+        (band, *(f"{v:,.1f}" for v in (one.mean, one.std, one.min, one.max)))
         for band, one in ((band, statistics.bands[band]) for band in bands)
     ]
     return section(

@@ -48,5 +48,9 @@ def metrics_markdown(title: str, table: TableRef, metrics: Mapping[str, Any]) ->
     """The numbers as a Markdown table."""
     lines = [f"# {title}", "", f"`{table}`: queries from the validation split, gallery from the test split.", ""]
     lines += ["| figure | value |", "| --- | ---: |"]
-    lines += [f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in metrics.items()]
+    lines += [f"| {name.replace('_', ' ')} | {_shown(value)} |" for name, value in metrics.items()]
     return "\n".join(lines) + "\n"
+
+
+def _shown(value: float) -> str:
+    return f"{int(value):,}" if float(value).is_integer() and value > 1 else f"{value:.4f}"
