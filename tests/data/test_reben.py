@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
@@ -124,6 +125,27 @@ def test_an_s3_prefix_reports_like_a_folder(archive: Path, s3: str) -> None:
         Reason.UNREADABLE,
         Reason.MISSING_BAND,
     ]
+
+
+@pytest.mark.s3
+def test_bad_names_ask_an_object_store_for_nothing(archive: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    metas = [p.meta for p in make_pairs()]
+    bad = [replace(metas[0], patch_id="../x_26_57"), replace(metas[1], s1_name="//..//"), metas[2], metas[2]]
+    write_metadata(archive, bad)
+    opened = open_archive(upload(archive, s3))
+    assert isinstance(opened, S3Archive)
+    asked: list[str] = []
+    fetch = opened.fetch
+    monkeypatch.setattr(opened, "fetch", lambda path, *limit: asked.append(path) or fetch(path, *limit))
+    results = list(opened.read(opened.metadata()))
+    assert [[d.reason for d in r.defects] for r in results] == [
+        [Reason.BAD_NAME],
+        [Reason.BAD_NAME],
+        [],
+        [Reason.DUPLICATE_ID],
+    ]
+    names = (metas[2].patch_id, metas[2].s1_name)
+    assert all(any(n in path for n in names) for path in asked if "/" in path)
 
 
 @pytest.mark.s3
