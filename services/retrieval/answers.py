@@ -102,6 +102,8 @@ def patch_response(served: Served, request: pb.GetPatchRequest) -> pb.GetPatchRe
         NotFound: The index does not hold it.
     """
     snapshot = served.snapshot
+    if not snapshot.modalities:
+        raise NotFound("the index is still empty")
     row = row_of(snapshot, request.patch_id, snapshot.modalities[0])
     response = pb.GetPatchResponse(patch=metadata_messages(snapshot, np.array([row]))[0])
     columns = {g.column for g in GROUPS} if request.include_pixels else set()

@@ -18,6 +18,8 @@ from eoforge.data.store import TableRef
 from eoforge.index.build import build_index
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.methods import get_method
+from scripts.settings_table import table
+from services._runtime.errors import CATALOGUE
 from tests.services.world import World, bands_of
 
 READY_S = 120.0
@@ -92,3 +94,10 @@ def test_it_does_not_start_without_reason(environment: dict[str, str], code: int
     assert process.returncode == code
     assert message in errors
     assert "Traceback" not in errors
+
+
+def test_the_readme_lists_every_setting_and_every_error() -> None:
+    readme = (Path(__file__).parents[2] / "services/retrieval/README.md").read_text()
+    assert table("services.retrieval.settings") in readme, "run python -m scripts.settings_table and paste the result"
+    for reason, entry in CATALOGUE.items():
+        assert f"| {reason} | {entry.status.name} | {entry.http} |" in readme

@@ -1,0 +1,34 @@
+"""Prints a service's settings as a Markdown table: ``python -m scripts.settings_table services.retrieval.settings``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+
+from pydantic_core import PydanticUndefined
+
+from services._runtime.settings import RuntimeSettings
+
+
+def table(module: str) -> str:
+    """The table of the one settings class that ``module`` defines, own settings first."""
+    classes = [
+        value
+        for value in vars(importlib.import_module(module)).values()
+        if inspect.isclass(value) and issubclass(value, RuntimeSettings) and value.__module__ == module
+    ]
+    (settings,) = classes
+    shared = RuntimeSettings.model_fields
+    fields = settings.model_fields
+    names = [n for n in fields if n not in shared] + [n for n in fields if n in shared]
+    lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for name in names:
+        field = fields[name]
+        default = "required" if field.default is PydanticUndefined else "" if field.default is None else field.default
+        lines.append(f"| `{settings.model_config['env_prefix']}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(sys.argv[1]))
