@@ -38,6 +38,14 @@ class ShardRange:
         return cls(job_id, int(first), int(count))
 
 
+def worthwhile(rows: int, shard_rows: int) -> int:
+    """How many ranges ``rows`` patches deserve: a pod for less than ``shard_rows`` of them would mostly start up.
+
+    Small archives get smaller shards than asked for, so the number of shards says nothing about this.
+    """
+    return min(MAX_ITERATIONS, -(-rows // shard_rows))
+
+
 def shard_ranges(job_id: str, shards: int, limit: int = MAX_ITERATIONS) -> list[str]:
     """Cuts ``shards`` shards into at most ``limit`` contiguous ranges whose sizes differ by at most one.
 
@@ -51,6 +59,6 @@ def shard_ranges(job_id: str, shards: int, limit: int = MAX_ITERATIONS) -> list[
     """
     if not shards:
         return [str(ShardRange(job_id, 0, 0))]
-    parts = min(shards, limit)
+    parts = max(1, min(shards, limit))
     edges = [shards * i // parts for i in range(parts + 1)]
     return [str(ShardRange(job_id, a, b - a)) for a, b in pairwise(edges)]

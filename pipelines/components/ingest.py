@@ -20,7 +20,7 @@ def plan_ingest(archive: str, table: str, shard_rows: int, strict: bool) -> Name
     Args:
         archive: Directory or s3:// prefix in the official reBEN layout, folder of .tar files, or rico-hdl LMDB.
         table: Lance table to create or grow, a path or s3:// URI.
-        shard_rows: Patches per shard.
+        shard_rows: Most patches of a shard, and fewest of a range.
         strict: Refuse the whole archive if one patch is bad.
 
     Returns:
@@ -28,11 +28,11 @@ def plan_ingest(archive: str, table: str, shard_rows: int, strict: bool) -> Name
         Output: At most 64 shard ranges, each "ingest id:first shard:number of shards".
     """
     from eoforge.data.ingest import plan_ingest as plan
-    from pipelines.ranges import shard_ranges
+    from pipelines.ranges import shard_ranges, worthwhile
 
     made = plan(archive, table, shard_rows=int(shard_rows), strict=strict, workers=4)
     print(f"{made.rows} patches in {made.shards} shards, ingestion {made.ingest_id}")
-    ranges = shard_ranges(made.ingest_id, made.shards)
+    ranges = shard_ranges(made.ingest_id, made.shards, worthwhile(made.rows, int(shard_rows)))
     return (made.ingest_id, ranges)
 
 

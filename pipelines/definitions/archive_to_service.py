@@ -25,7 +25,7 @@ def archive_to_service(
     preset: str = "paper",
     overrides: list[str] = [],  # noqa: B006  # kfp copies the default into the compiled pipeline
     strict: bool = False,
-    shard_rows: int = 2048,
+    shard_rows: int = 1024,
     k: int = 10,
     nodes: int = 1,
     runtime: str = TRAINING_RUNTIME,
@@ -56,7 +56,7 @@ def archive_to_service(
         preset: tiny (minutes on a CPU) or paper (the published configuration).
         overrides: Configuration overrides, each "key=value".
         strict: Refuse the whole archive, and write nothing, if one patch is bad.
-        shard_rows: Patches per shard, of ingestion and of indexing.
+        shard_rows: Most patches of a shard and fewest of a pod, of ingestion and of indexing.
         k: Cut-off of the metrics.
         nodes: Number of training nodes; each has one GPU.
         runtime: ClusterTrainingRuntime of Kubeflow Trainer that the TrainJob refers to.

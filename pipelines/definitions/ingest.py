@@ -14,7 +14,7 @@ from pipelines.settings import INGEST_PARALLELISM
 
 
 @dsl.pipeline(name="eoforge-ingest", description="Ingest a reBEN archive into a Lance table, exactly once.")
-def ingest(archive: str, table: str, shard_rows: int = 2048, strict: bool = False) -> NamedTuple(
+def ingest(archive: str, table: str, shard_rows: int = 1024, strict: bool = False) -> NamedTuple(
     "Ingested", [("version", str), ("summary", str), ("quality", HTML)]
 ):
     """Ingests an archive; interrupted or run again, it adds what is missing and nothing twice.
@@ -22,7 +22,7 @@ def ingest(archive: str, table: str, shard_rows: int = 2048, strict: bool = Fals
     Args:
         archive: Directory or s3:// prefix in the official reBEN layout, folder of .tar files, or rico-hdl LMDB.
         table: Lance table to create or grow, for example s3://lake/patches.lance.
-        shard_rows: Patches per shard; a shard is what one worker writes and what a retry repeats.
+        shard_rows: Most patches of a shard, which is what a retry repeats, and fewest of a pod.
         strict: Refuse the whole archive, and write nothing, if one patch is bad.
 
     Returns:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from eoforge.data.split import official_split
 from eoforge.errors import UsageError
 from pipelines.components.ingest import plan_ingest
-from pipelines.ranges import ShardRange, shard_ranges
+from pipelines.ranges import ShardRange, shard_ranges, worthwhile
 from pipelines.settings import MAX_ITERATIONS
 
 REBEN_ROWS = 549_488
+SHARD_ROWS = 1024
+"""The pipelines' default."""
 MAX_PARAMETER_BYTES = 8 * 1024
 
 
@@ -35,6 +37,11 @@ def test_ranges_cover_every_shard_once_and_evenly(shards: int, limit: int) -> No
 def test_text_form_round_trips(job_id: str, first: int, count: int) -> None:
     one = ShardRange(job_id, first, count)
     assert ShardRange.parse(str(one)) == one
+
+
+@pytest.mark.parametrize(("rows", "ranges"), [(0, 0), (1, 1), (1024, 1), (2000, 2), (REBEN_ROWS, MAX_ITERATIONS)])
+def test_no_pod_for_a_handful_of_patches(rows: int, ranges: int) -> None:
+    assert worthwhile(rows, SHARD_ROWS) == ranges
 
 
 def test_finished_job_gets_one_empty_range() -> None:
@@ -76,13 +83,13 @@ _TILES = (("33", "UUP"), ("29", "SNC"), ("34", "WFU"))
 
 def check_plan(archive: Path, table: Path, rows: int) -> None:
     """Plans by the step's own function and checks what would travel through Kubeflow."""
-    ingest_id, ranges = plan_ingest.python_func(str(archive), str(table), 2048, False)
+    ingest_id, ranges = plan_ingest.python_func(str(archive), str(table), SHARD_ROWS, False)
     assert len(ranges) <= MAX_ITERATIONS
     assert len(str(ranges).encode()) <= MAX_PARAMETER_BYTES
     assert max(len(text.encode()) for text in [ingest_id, *ranges]) <= MAX_PARAMETER_BYTES
     parsed = [ShardRange.parse(text) for text in ranges]
     assert {r.job_id for r in parsed} == {ingest_id}
-    assert sum(r.count for r in parsed) == -(-rows // 2048)
+    assert sum(r.count for r in parsed) == -(-rows // SHARD_ROWS)
 
 
 def test_whole_of_reben_is_planned_from_its_official_metadata(shared_data: Path, tmp_path: Path) -> None:
