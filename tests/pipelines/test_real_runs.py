@@ -24,6 +24,10 @@ from tests.pipelines.test_reports import assert_self_contained
 
 SHARD_ROWS = 16
 
+# Some twenty steps, each a Python process of its own that imports torch or Lance: a minute on two idle cores, but the
+# suite's limit is meant for tests that do the work themselves.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
 
 def content(table: str | Path) -> dict[str, str]:
     """Digest of every patch by id; tables are equal if these are."""
@@ -72,7 +76,6 @@ def kill_when_a_shard_is_written(root: Path, params: dict[str, Any]) -> None:
     assert content(table) == {}, "shards must not be visible before the commit"
 
 
-@pytest.mark.slow
 def test_chain_resumes_the_killed_ingestion_and_equals_a_direct_one(
     served: tuple[LocalRun, Path], archive: DamagedArchive, tmp_path: Path
 ) -> None:
@@ -85,7 +88,6 @@ def test_chain_resumes_the_killed_ingestion_and_equals_a_direct_one(
     assert run.outputs["version"] == str(open_table(str(root / "patches.lance")).version)
 
 
-@pytest.mark.slow
 def test_chain_leaves_a_bundle_and_codes_of_the_same_version(served: tuple[LocalRun, Path]) -> None:
     run, root = served
     bundle = load_bundle(run.outputs["bundle"])
@@ -98,7 +100,6 @@ def test_chain_leaves_a_bundle_and_codes_of_the_same_version(served: tuple[Local
     assert found == sorted((p, m) for p in content(root / "patches.lance") for m in ("s1", "s2"))
 
 
-@pytest.mark.slow
 def test_chain_shows_pages_metrics_and_lineage(served: tuple[LocalRun, Path]) -> None:
     run, _ = served
     for name in ("quality", "curves", "retrieval"):
@@ -115,7 +116,6 @@ def test_chain_shows_pages_metrics_and_lineage(served: tuple[LocalRun, Path]) ->
     assert (codes["uri"], codes["version"]) == (run.outputs["codes_table"], int(run.outputs["codes_version"]))
 
 
-@pytest.mark.slow
 def test_every_parameter_that_travelled_is_small(served: tuple[LocalRun, Path]) -> None:
     _, root = served
     seen = dict(parameters(root / "kfp"))
@@ -123,7 +123,6 @@ def test_every_parameter_that_travelled_is_small(served: tuple[LocalRun, Path]) 
     assert {n: len(v) for n, v in seen.items() if len(v.encode()) > MAX_PARAMETER_BYTES} == {}
 
 
-@pytest.mark.slow
 def test_running_again_adds_nothing_and_keeps_the_bundle(
     served: tuple[LocalRun, Path], archive: DamagedArchive
 ) -> None:
