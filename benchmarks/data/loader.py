@@ -4,8 +4,9 @@ The peer is what BigEarthNet users run: rico-hdl's database (one safetensors val
 calling process, one transaction, bands by name. Two products are timed, in turns, page cache warm:
 
 - *native*: batches of both sensors on their native grids, ready for the device;
-- *prepared*: float32 [B, 14, 120, 120], nearest resampling and normalisation. The peer does it per patch as ConfigILM
-  does; ours does it per batch, which on a GPU machine happens after the transfer and so costs the loader nothing.
+- *prepared*: float32 at 120 x 120, nearest resampling and normalisation. The peer does it per patch and stacks
+  [B, 14, 120, 120], as ConfigILM does; ours does it per batch, a tensor for each sensor ([B, 2, ...] and [B, 12, ...]).
+  On a GPU machine ours happens after the transfer and so costs the loader nothing.
 
 Pixels are synthetic; nothing is compressed in either store, so they do not matter.
 
@@ -129,7 +130,7 @@ class Ours:
     def prepared(self) -> None:
         """One epoch of network input."""
         for batch in self._batches():
-            torch.cat([self._s1(batch), self._s2(batch)], dim=1)
+            self._s1(batch), self._s2(batch)
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -79,35 +79,42 @@ class Prepare(nn.Module):
         Raises:
             UsageError: The batch does not hold this modality.
         """
-        parts = {column: self._part(batch, column) for column in dict.fromkeys(GROUP_OF[b].column for b in self.bands)}
-        if len(parts) == 1:
-            (images,) = parts.values()
-        else:
-            images = self.mean.new_empty((len(batch), len(self.bands), self.size, self.size))
-            for column, part in parts.items():
-                images[:, self._channels(column)] = part
+        images = self.mean.new_empty((len(batch), len(self.bands), self.size, self.size))
+        for column in dict.fromkeys(GROUP_OF[band].column for band in self.bands):
+            channels = [i for i, band in enumerate(self.bands) if GROUP_OF[band].column == column]
+            values = self._normalised(batch, column, channels)
+            if self.size % values.shape[-1] or self.interpolation == "bilinear":
+                values = self._resized(values)
+            for i, channel in enumerate(channels):
+                _fill(images[:, channel], values[:, i])
         return images if flip is None else _flipped(images, flip)
 
-    def _channels(self, column: str) -> list[int]:
-        return [i for i, band in enumerate(self.bands) if GROUP_OF[band].column == column]
+    def _normalised(self, batch: PatchBatch, column: str, channels: list[int]) -> torch.Tensor:
+        """The bands of one grid as float32 ``[B, len(channels), h, w]``, normalised before they grow.
 
-    def _part(self, batch: PatchBatch, column: str) -> torch.Tensor:
-        """The bands of one grid, normalised and resized: ``[B, len(channels), size, size]``."""
+        Nearest copies pixels and bilinear weights sum to one, so the order does not matter to the values.
+        """
         pixels: torch.Tensor | None = getattr(batch, column)
         if pixels is None:
             raise UsageError(f"the batch holds no {column}; read it with modalities=({self.modality!r}, ...)")
-        channels = self._channels(column)
         sources = [GROUP_OF[self.bands[i]].bands.index(self.bands[i]) for i in channels]
         chosen = pixels if sources == list(range(pixels.shape[1])) else pixels[:, sources]
-        # Nearest copies pixels and bilinear weights sum to one, so the small grid can be normalised before it grows.
-        return self._resize((chosen.to(torch.float32) - self.mean[channels]) / self.std[channels])
+        return (chosen.to(torch.float32) - self.mean[channels]).div_(self.std[channels])
 
-    def _resize(self, values: torch.Tensor) -> torch.Tensor:
+    def _resized(self, values: torch.Tensor) -> torch.Tensor:
         if values.shape[-1] == self.size:
             return values
+        size = (self.size, self.size)
         if self.interpolation == "bilinear":
-            return functional.interpolate(values, size=(self.size, self.size), mode="bilinear", align_corners=False)
-        return functional.interpolate(values, size=(self.size, self.size), mode="nearest")
+            return functional.interpolate(values, size=size, mode="bilinear", align_corners=False)
+        return functional.interpolate(values, size=size, mode="nearest")
+
+
+def _fill(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copies ``source`` [B, h, w] into ``target`` [B, h * f, w * f], each pixel f x f times, in one pass."""
+    side = source.shape[-1]
+    factor = target.shape[-1] // side
+    target.view(-1, side, factor, side, factor).copy_(source[:, :, None, :, None])
 
 
 def _flipped(images: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
