@@ -25,15 +25,15 @@ from eoforge.metrics.retrieval import retrieval_measures
 
 
 class LabelEncoder:
-    """Codes hold the label mask (so that equal labels meet) and the patch's name; sensors agree fully."""
+    """Codes hold the label mask seven times, so that equal labels meet, and a hash of the name; sensors agree fully."""
 
-    bits, embedding_dim, modalities, device = 64, 64, ("s1", "s2"), "cpu"
+    bits, embedding_dim, modalities, device = 256, 256, ("s1", "s2"), "cpu"
 
     def encode(self, batch, modality):
         assert (batch.s1 if modality == "s1" else batch.s2_10m) is not None
-        words = np.empty((len(batch), 2), np.uint32)
-        words[:, 0] = batch.label_mask.numpy()
-        words[:, 1] = [zlib.crc32(name.encode()) for name in batch.patch_id]
+        words = np.empty((len(batch), 8), np.uint32)
+        words[:, :7] = batch.label_mask.numpy()[:, None]
+        words[:, 7] = [zlib.crc32(name.encode()) & 0xFFFF for name in batch.patch_id]
         codes = words.view(np.uint8)
         return codes, np.unpackbits(codes, axis=1).astype(np.float32) - 0.5
 
