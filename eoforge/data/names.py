@@ -47,9 +47,7 @@ class TileName:
     mgrs: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.mission}_MSIL2A_{self.acquired:{_TIME_FORMAT}}_N{self.baseline:04d}_R{self.orbit:03d}_T{self.mgrs}"
-        )
+        return f"{self.mission}_MSIL2A_{_time_text(self.acquired)}_N{self.baseline:04d}_R{self.orbit:03d}_T{self.mgrs}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ class SceneName:
     acquired: datetime
 
     def __str__(self) -> str:
-        return f"{self.mission}_IW_GRDH_1SDV_{self.acquired:{_TIME_FORMAT}}"
+        return f"{self.mission}_IW_GRDH_1SDV_{_time_text(self.acquired)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +105,11 @@ def _utc(text: str, name: str) -> datetime:
         return datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC)
     except ValueError as error:
         raise DataRefused(f"{name!r}: {text} is no UTC time of the form YYYYMMDDTHHMMSS") from error
+
+
+@lru_cache(maxsize=4096)
+def _time_text(moment: datetime) -> str:
+    return f"{moment:{_TIME_FORMAT}}"
 
 
 @lru_cache(maxsize=4096)

@@ -39,7 +39,7 @@ DAMAGES: dict[str, tuple[Reason, str, Change | None]] = {
     "empty value": (Reason.UNREADABLE, "s1", lambda value: b""),
     "cut value": (Reason.UNREADABLE, "s2", lambda value: save(value)[:-7]),
     "a TIFF": (Reason.UNREADABLE, "map", lambda value: write_geotiff(None, value["Data"], 32633, 0, 0, 10)),
-    "too large": (Reason.UNREADABLE, "map", lambda value: bytes(MAX_FILE_BYTES + 1)),
+    "too large": (Reason.UNREADABLE, "map", edited(padding=np.zeros(MAX_FILE_BYTES, np.uint8))),
     "huge header": (Reason.UNREADABLE, "s1", lambda value: b"\xff" * 8 + save(value)),
     "shape": (Reason.WRONG_SHAPE, "s2", edited(B01=np.ones((30, 30), np.uint16))),
     "dtype": (Reason.WRONG_DTYPE, "s1", edited(VV=np.ones((120, 120), np.int32))),

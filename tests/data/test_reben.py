@@ -136,7 +136,12 @@ def test_bad_names_ask_an_object_store_for_nothing(archive: Path, s3: str, monke
     assert isinstance(opened, S3Archive)
     asked: list[str] = []
     fetch = opened.fetch
-    monkeypatch.setattr(opened, "fetch", lambda path, *limit: asked.append(path) or fetch(path, *limit))
+
+    def spy(path: str, *limit: int) -> bytes | None:
+        asked.append(path)
+        return fetch(path, *limit)
+
+    monkeypatch.setattr(opened, "fetch", spy)
     results = list(opened.read(opened.metadata()))
     assert [[d.reason for d in r.defects] for r in results] == [
         [Reason.BAD_NAME],
@@ -224,13 +229,13 @@ def test_what_is_no_archive_says_what_was_expected(tmp_path: Path) -> None:
         open_archive(str(folder)).metadata()
 
 
-def test_names_cannot_lead_out_of_the_archive(archive: Path) -> None:
+def test_names_cannot_lead_out_of_the_archive(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_archive(str(archive))
     rows = opened.metadata()
     table = rows.table.set_column(0, "patch_id", pa.array(["../../etc/x_26_57"] * len(rows)))
     asked: list[str] = []
     assert isinstance(opened, DirectoryArchive)
-    opened.fetch = lambda path, limit=0: asked.append(path)  # type: ignore[method-assign,assignment,misc]  # a spy
+    monkeypatch.setattr(opened, "fetch", asked.append)
     results = list(opened.read(MetadataRows.sort(table)[:1]))
     assert [d.reason for d in results[0].defects] == [Reason.BAD_NAME]
     assert asked == []
