@@ -96,7 +96,8 @@ def main() -> None:
     for kind, make in (("random", random_codes), ("clustered", clustered_codes)):
         codes = make(rng, options.codes, options.bits // 8)
         for count in QUERIES:
-            queries = codes[rng.integers(0, len(codes), count)] ^ random_codes(rng, count, options.bits // 8) & np.uint8(0x11)
+            nearby = random_codes(rng, count, options.bits // 8) & np.uint8(0x11)
+            queries = codes[rng.integers(0, len(codes), count)] ^ nearby
             for filtered in (False, True):
                 figures = compare(codes, queries, options.k, options.rounds, allow if filtered else None)
                 cases.append({"codes": kind, "queries": count, "filtered": filtered, **figures})

@@ -1,8 +1,8 @@
 """An index as a service or a report holds it: codes per modality, and what is known of each patch, row by row.
 
 One row is one patch, in the order of patch ids, the same row in every modality: an optical patch and its radar partner
-share a row number, and results do not depend on the order in which shards were ingested. At 549,488 patches the
-snapshot takes some 300 MB; rasters are not read.
+share a row number, and results do not depend on the order in which shards were ingested. Rasters are not
+read: 549,488 patches with two 128-bit codes each opened in 3.4 s of CPU time and 690 MB (measured on a local disk).
 """
 
 from __future__ import annotations
