@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,7 +152,7 @@ def test_resume_in_mid_epoch_equals_no_interruption(table: str, stop: int, worke
     seen, reader = [], iter(interrupted)
     for _ in range(stop):
         seen.append(next(reader).patch_id)
-    state = pickle.loads(pickle.dumps(interrupted.state_dict()))
+    state = json.loads(json.dumps(interrupted.state_dict()))
     resumed = make()
     resumed.load_state_dict(state)
     assert seen + epochs(resumed, 2) == expected
