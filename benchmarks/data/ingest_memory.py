@@ -61,7 +61,7 @@ def peak_of(archive: Path, table: Path, workers: int) -> dict[str, float]:
             continue
         largest, total = max(largest, *sizes), max(total, sum(sizes))
         time.sleep(_SAMPLE_S)
-    added = int(process.communicate()[0])
+    added = int(process.communicate()[0].splitlines()[-1])
     if process.returncode:
         raise SystemExit(f"ingestion of {archive} failed")
     return {
