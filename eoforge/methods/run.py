@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed, nn
@@ -15,9 +15,12 @@ from eoforge.data.loader import PatchFilter, PatchLoader
 from eoforge.data.statistics import band_statistics
 from eoforge.data.store import TableRef, normalise, open_table
 from eoforge.errors import NotFound, UsageError
+from eoforge.methods.learner import Learner, TrainConfig
 from eoforge.methods.run_files import CURVE, RunFiles, State, run_name
-from eoforge.methods.training import Fitted, Learner, TrainConfig, fit
 from eoforge.nn.distributed import World
+
+if TYPE_CHECKING:
+    from eoforge.methods.training import Fitted
 
 Normalisation = dict[str, tuple[float, float]]
 """Band -> (mean, standard deviation)."""
@@ -53,6 +56,8 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
         NotFound: There is no such table or version.
         UsageError: The batch cannot be shared by the ranks, or the training split is too small.
     """
+    from eoforge.methods.training import fit  # brings Lightning, which only those who train have
+
     world = World.from_env()
     if config.batch_size % world.size:
         raise UsageError(f"batch_size must be a multiple of the {world.size} ranks; got {config.batch_size}")

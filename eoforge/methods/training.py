@@ -20,80 +20,15 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from eoforge.data.loader import PatchBatch, PatchLoader
 from eoforge.errors import EoforgeError, UsageError
+from eoforge.methods.learner import Learner, TrainConfig
 from eoforge.methods.run_files import Curve, RunFiles, State
 from eoforge.nn.distributed import World
 from eoforge.nn.seeds import derive_seed
 from eoforge.progress import Tracker, track
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings that every training run has.
-
-    Attributes:
-        seed: Of every random number.
-        epochs: Passes over the training split.
-        batch_size: Patches per batch over all ranks together.
-        accumulate: Batches per optimiser step. Negatives and neighbours come from one batch, not from all of them.
-        learning_rate: Peak of the schedule (linear warm-up, cosine to zero).
-        warmup_epochs: Length of the warm-up.
-        weight_decay: Decoupled, as in AdamW; with 0 this is Adam.
-        patience: Stop after this many epochs without a better validation score; None never stops early.
-        validation_patches: At most this many patches of the validation split are scored after each epoch.
-        checkpoint_steps: Optimiser steps between checkpoints; one is written after each epoch in any case.
-        workers: Loader processes per rank; 0 reads in the training process.
-    """
-
-    seed: int = 0
-    epochs: int = 100
-    batch_size: int = 256
-    accumulate: int = 1
-    learning_rate: float = 1e-3
-    warmup_epochs: float = 1.0
-    weight_decay: float = 0.0
-    patience: int | None = None
-    validation_patches: int = 1024
-    checkpoint_steps: int = 200
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks what types cannot say.
-
-        Raises:
-            UsageError: A value is out of range.
-        """
-        self._require_positive(
-            "epochs", "batch_size", "accumulate", "learning_rate", "validation_patches", "checkpoint_steps"
-        )
-        self._require_not_negative("seed", "warmup_epochs", "weight_decay", "workers")
-        if self.patience is not None and self.patience < 1:
-            raise UsageError(f"patience must be at least 1, or none; got {self.patience}")
-
-    def _require_positive(self, *names: str) -> None:
-        for name in names:
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise UsageError(f"{name} must be greater than 0; got {getattr(self, name)}")
-
-    def _require_not_negative(self, *names: str) -> None:
-        for name in names:
-            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
-                raise UsageError(f"{name} must not be negative; got {getattr(self, name)}")
-
-
-class Learner(nn.Module):
-    """What a method brings: its network, its loss and its score."""
-
-    def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
-        """Scalars by name; ``loss`` is minimised, all are logged. The same on every rank if features are gathered."""
-        raise NotImplementedError
-
-    def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
-        """Validation figures by name; ``score`` decides which epoch is best (higher is better). No gradient."""
-        raise NotImplementedError
 
 
 class Slot(NamedTuple):

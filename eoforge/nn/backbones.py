@@ -11,13 +11,13 @@ VIT_PATCH = 15
 """Divides the 120 pixels of a patch into 8 x 8 tokens."""
 
 
-_POOL = 4
+_MAP_SIDE = 30
 _NORM_GROUP = 16
 _VARIANCE_FLOOR = 1e-4
 
 
 class TinyCnn(nn.Module):
-    """Means over 4 x 4 pixels, three convolutions with group norm, then mean and deviation over the map.
+    """Means down to about 30 x 30 pixels, three convolutions with group norm, then mean and deviation over the map.
 
     Averaging first takes most of the speckle and of the arithmetic away. Group norm keeps patches independent of each
     other: an encoding cannot depend on who shares the batch. The deviation is kept beside the mean because parcels and
@@ -25,12 +25,13 @@ class TinyCnn(nn.Module):
 
     Args:
         channels: Input bands C.
+        size: Side of the input in pixels.
         width: Channels of the first convolution; the later ones have two and four times as many.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, size: int, width: int) -> None:
         super().__init__()
-        stages: list[nn.Module] = [nn.AvgPool2d(_POOL)]
+        stages: list[nn.Module] = [nn.AvgPool2d(max(1, size // _MAP_SIDE))]
         previous = channels
         for stage, stride in ((width, 1), (2 * width, 2), (4 * width, 2)):
             stages += [
@@ -81,7 +82,7 @@ def build_backbone(name: str, channels: int, size: int, width: int = 32) -> Tiny
     if name == "tiny":
         if width < 8 or width % 8:
             raise UsageError(f"the tiny backbone needs a width that is a multiple of 8; got {width}")
-        return TinyCnn(channels, width)
+        return TinyCnn(channels, size, width)
     import timm  # slow to import, and the tiny backbone does without
 
     if name == "resnet50":

@@ -8,13 +8,13 @@ from typing import Literal
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.data.schema import MAX_CODE_BITS
 from eoforge.errors import UsageError
-from eoforge.methods.training import TrainConfig
+from eoforge.methods.learner import TrainConfig
 from eoforge.nn.backbones import BACKBONES
 
 
 @dataclass(frozen=True)
 class Config(TrainConfig):
-    """Settings beyond those of every training run (:class:`~eoforge.methods.training.TrainConfig`).
+    """Settings beyond those of every training run (:class:`~eoforge.methods.learner.TrainConfig`).
 
     Attributes:
         s1_bands: Radar bands in channel order.
@@ -88,6 +88,8 @@ class Config(TrainConfig):
             batch_size=128,
             learning_rate=2e-3,
             weight_decay=1e-4,
+            size=60,
+            interpolation="bilinear",  # from 120 to 60 this is the mean of 2 x 2 pixels: speckle shrinks, none is lost
             backbone="tiny",
             hash_hidden=256,
             temperature=0.2,

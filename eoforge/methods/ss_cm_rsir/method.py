@@ -19,11 +19,11 @@ from eoforge.index.encoder import Encoder
 from eoforge.index.search import HammingIndex
 from eoforge.methods import encoding
 from eoforge.methods.config import build_config, from_dict
+from eoforge.methods.learner import Learner
 from eoforge.methods.run import Normalisation, Recipe, train_run
 from eoforge.methods.ss_cm_rsir.config import Config
 from eoforge.methods.ss_cm_rsir.loss import objective
 from eoforge.methods.ss_cm_rsir.model import SsCmRsir
-from eoforge.methods.training import Learner
 from eoforge.metrics.retrieval import partner_recall
 from eoforge.nn.seeds import derive_seed
 

@@ -1,0 +1,51 @@
+"""Small tables of synthetic patches, and the smallest run of the first method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lance
+import pyarrow as pa
+import pytest
+import torch
+
+from eoforge.data.records import record_batch
+from eoforge.data.store import TableRef
+from eoforge.data.synthetic import synthetic_pairs
+
+SMALL = {
+    "width": "8",
+    "bits": "16",
+    "hash_hidden": "16",
+    "projection": "16",
+    "size": "40",
+    "batch_size": "8",
+    "epochs": "3",
+}
+"""Overrides of the tiny preset that make three epochs a matter of a second."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    # Steps this small are slower on many threads, and tests run beside others.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    return list(synthetic_pairs(64, seed=5))
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory, pairs) -> TableRef:
+    uri = tmp_path_factory.mktemp("tables") / "patches.lance"
+    lance.write_dataset(pa.Table.from_batches([record_batch(pairs)]), str(uri))
+    return TableRef(str(uri), 1)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> str:
+    return str(tmp_path / "runs")
