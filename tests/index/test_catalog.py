@@ -138,3 +138,17 @@ def test_an_index_that_is_not_committed_shows_nothing_of_itself(tmp_path, pairs)
     assert open_table(TableRef(codes, later - 1)).count_rows() == 40
     assert len(IndexSnapshot.open(TableRef(codes, later - 1))) == 10
     assert len(IndexSnapshot.open(TableRef(codes, later))) == 20
+
+
+def test_a_patch_without_a_code_in_every_modality_is_left_out(tmp_path, pairs):
+    patches, codes = str(tmp_path / "patches.lance"), str(tmp_path / "codes.lance")
+    bundle = make_bundle(str(tmp_path / "runs"), patches, write_patches(patches, pairs[:10]))
+    build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
+    lost = pairs[4].meta.patch_id
+    open_table(codes).delete(f"patch_id = '{lost}' AND modality = 's2'")
+    snapshot = IndexSnapshot.open(TableRef(codes))
+    assert len(snapshot) == 9
+    with pytest.raises(NotFound, match=lost):
+        snapshot.row_of(lost, "s1")
+    for pair in (p for p in pairs[:10] if p.meta.patch_id != lost):
+        np.testing.assert_array_equal(snapshot.code_of(pair.meta.patch_id, "s2"), expected_code(pair, "s2"))
