@@ -148,6 +148,14 @@ class RetrievalClient:
         """Ends the connection."""
         self._channel.close()
 
+    def wait_connected(self, seconds: float) -> bool:
+        """Waits until the server listens; False if it did not within ``seconds``."""
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=seconds)
+        except grpc.FutureTimeoutError:
+            return False
+        return True
+
     def search(
         self,
         *,

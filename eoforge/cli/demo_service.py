@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 READY_S = 120.0
 STOP_S = 30.0
 QUERIES_PER_DIRECTION = 4
-HITS = 8
+HITS = 6
 TIMED_QUERIES = 100
 
 
@@ -88,16 +88,13 @@ def free_ports(count: int) -> list[int]:
 
 
 def _wait_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    from eoforge.client import RemoteError, RetrievalClient
+    from eoforge.client import RetrievalClient
 
     deadline = time.monotonic() + READY_S
-    with RetrievalClient(address, timeout=5.0) as client:
+    with RetrievalClient(address) as client:
         while time.monotonic() < deadline and process.poll() is None:
-            try:
-                client.indexes()  # retries with growing pauses inside
-            except RemoteError:
-                continue
-            return
+            if client.wait_connected(1.0):
+                return
     tail = log.read_text(errors="replace")[-2000:]
     state = (
         f"ended with {process.returncode}" if process.poll() is not None else f"was not ready within {READY_S:.0f} s"

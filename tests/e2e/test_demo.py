@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SMALL = ["--patches", "240", "--set", "epochs=2"]
+SMALL = ["--patches", "240", "--set", "epochs=2", "--set", "batch_size=32"]
 
 
 def run_demo(folder: Path, *more: str) -> dict[str, object]:
