@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from eoforge.data.seaweed import SeaweedEnv
+
+# A busy machine is no failure: an example may take as long as it takes, the suite has its own limit.
+settings.register_profile("eoforge", deadline=None)
+settings.load_profile("eoforge")
 
 SHARED = Path(os.environ.get("EOFORGE_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
