@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -59,10 +59,16 @@ def emit(result: Any, *, title: str | None = None) -> None:
     _out.print(table)
 
 
-def emit_rows(rows: list[dict[str, Any]], *, title: str | None = None) -> None:
-    """Prints rows: a JSON list with ``--json``, a table otherwise."""
+def emit_rows(
+    rows: list[dict[str, Any]], *, title: str | None = None, line: Callable[[dict[str, Any]], str] | None = None
+) -> None:
+    """Prints rows: a JSON list with ``--json``; otherwise one ``line`` each if given, or a table."""
     if _state["json"]:
         print(json.dumps(rows, default=str), flush=True)
+        return
+    if line:
+        for row in rows:
+            print(line(row))
         return
     table = Table(*(k.replace("_", " ") for k in (rows[0] if rows else {})), title=title, title_justify="left")
     for row in rows:

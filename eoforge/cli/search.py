@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,12 +54,19 @@ def register_search(app: typer.Typer) -> None:
                 hits = client.search(patch_id=patch_id, source=from_, target=to, k=k, filter=wanted)
             else:
                 hits = client.search(geotiff=_read(image), source=from_, target=to, k=k, filter=wanted)
-        output.emit_rows([{k: v for k, v in output.as_dict(h).items() if k != "thumbnail_png"} for h in hits])
+        rows = [{k: v for k, v in output.as_dict(h).items() if k != "thumbnail_png"} for h in hits]
+        output.emit_rows(rows, line=_line)
 
 
 def _configure(value: bool) -> bool:
     output.configure(value)
     return value
+
+
+def _line(hit: dict[str, Any]) -> str:
+    """A hit for people: distance in bits, patch, where and when, labels."""
+    labels = "; ".join(hit["labels"])
+    return f"{hit['distance']:>4}  {hit['patch_id']}  {hit['country']}, {hit['acquired']:%Y-%m-%d}  {labels}"
 
 
 def _bbox(text: str) -> tuple[float, float, float, float]:
