@@ -1,0 +1,1 @@
+"""Benchmarks of the Triton ops; run with ``python -m benchmarks.kernels``."""
