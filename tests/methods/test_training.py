@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lance
+import pyarrow as pa
 import pytest
 import torch
 
 from eoforge.bundle import load_bundle
-from eoforge.data.store import TableRef
+from eoforge.data.records import PatchPair, record_batch
+from eoforge.data.store import ObjectStore, TableRef, join, storage_options
 from eoforge.errors import DataRefused, EoforgeError, NotFound, UsageError
 from eoforge.methods import get_method
 from eoforge.methods.run_files import RunFiles, State, run_name
@@ -34,6 +37,10 @@ def assignments(overrides: dict[str, str]) -> list[str]:
 def weights_equal(first: str, second: str) -> bool:
     a, b = load_bundle(first).weights(), load_bundle(second).weights()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def bundles_in(stdout: str) -> list[str]:
+    return [line.removeprefix("bundle: ") for line in stdout.splitlines() if line.startswith("bundle: ")]
 
 
 def figures(uri: str) -> tuple[Any, ...]:
@@ -55,8 +62,9 @@ def test_killed_twice_and_resumed_is_bit_for_bit_the_uninterrupted_run(table: Ta
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
     done = subprocess.run([*command, *assignments(RUN)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert weights_equal(done.stdout.strip(), whole)
-    assert figures(done.stdout.strip()) == figures(whole)
+    (resumed,) = bundles_in(done.stdout)
+    assert weights_equal(resumed, whole)
+    assert figures(resumed) == figures(whole)
 
 
 def test_two_ranks_train_as_one(table: TableRef, whole: str, runs: str) -> None:
@@ -67,7 +75,7 @@ def test_two_ranks_train_as_one(table: TableRef, whole: str, runs: str) -> None:
     command = [*launcher, "-m", "tests.methods.train_worker", str(table), runs, *assignments(RUN)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    uris = done.stdout.split()
+    uris = bundles_in(done.stdout)
     assert len(uris) == 2
     assert uris[0] == uris[1]
     together, alone = load_bundle(uris[0]), load_bundle(whole)
@@ -89,8 +97,6 @@ def test_a_finished_run_is_not_trained_again_unless_asked(table: TableRef, runs:
 
 
 def test_the_newest_version_is_pinned_and_tagged(table: TableRef, runs: str) -> None:
-    import lance
-
     bundle = METHOD.train(TableRef(table.uri), runs, METHOD.config("tiny", {**RUN, "epochs": "1"}))
     assert bundle.config["patches"] == {"uri": table.uri, "version": 1}
     assert lance.dataset(table.uri).tags.list()[f"bundle-{bundle.short_id}"]["version"] == 1
@@ -128,18 +134,16 @@ def test_early_stopping_keeps_the_best_epoch(table: TableRef, runs: str) -> None
     assert metrics["validation_score"] == max(scores)
 
 
-def test_training_on_s3(s3: Any, pairs: Any) -> None:
-    import lance
-    import pyarrow as pa
-
-    from eoforge.data.records import record_batch
-    from eoforge.data.store import storage_options
-
-    uri = s3.uri("patches.lance")
+@pytest.mark.s3
+def test_training_on_s3(s3: str, pairs: list[PatchPair]) -> None:
+    uri = join(s3, "patches.lance")
     lance.write_dataset(pa.Table.from_batches([record_batch(pairs)]), uri, storage_options=storage_options(uri))
-    bundle = METHOD.train(TableRef(uri, 1), s3.uri("runs"), METHOD.config("tiny", {**RUN, "epochs": "1"}))
+    bundle = METHOD.train(TableRef(uri, 1), join(s3, "runs"), METHOD.config("tiny", {**RUN, "epochs": "1"}))
+    assert bundle.uri.startswith(s3)
     assert load_bundle(bundle.uri) == bundle
-    assert bundle.uri.startswith("s3://")
+    keys = list(ObjectStore(join(s3, "runs")).list())
+    assert [k for k in keys if k.startswith("logs/") and "events." in k]
+    assert [k for k in keys if k.endswith("best.ckpt")]
 
 
 def test_what_cannot_train_says_why(

@@ -1,4 +1,4 @@
-"""Trains in a process of its own, to be killed or as one of several ranks: TABLE OUT [--die-after STEPS] key=value ..."""
+"""Trains in a process of its own, to be killed or as one of several ranks: TABLE OUT [--die-after N] key=value ..."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(table: str, out: str, *rest: str) -> None:
         training._Engine.on_train_batch_end = dying
     method = get_method("ss_cm_rsir")
     overrides = dict(pair.split("=", 1) for pair in rest)
-    print(method.train(TableRef.parse(table), out, method.config("tiny", overrides)).uri)
+    print("bundle:", method.train(TableRef.parse(table), out, method.config("tiny", overrides)).uri)
 
 
 if __name__ == "__main__":
