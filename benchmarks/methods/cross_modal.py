@@ -1,8 +1,8 @@
 """Cross-modal retrieval by hash codes: a trained network against an untrained one and random codes, for several seeds.
 
 Trains the tiny preset on a synthetic archive and measures, on the held-out splits and in both directions across
-sensors, recall@10 of the exact partner and mAP@10 at Jaccard >= 0.5. Says for each whether the trained codes reach twice
-the random ones and more than the best untrained seed.
+sensors, recall@10 of the exact partner and mAP@10 at Jaccard >= 0.5. Says for each whether the trained codes reach
+twice the random ones and more than the best untrained seed.
 
     python -m benchmarks.methods.cross_modal [--patches 2000] [--seeds 3] [--method NAME] [--out FILE] [key=value ...]
 """
