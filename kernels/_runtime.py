@@ -7,6 +7,7 @@ A CUDA tensor always goes through the kernel. A CPU tensor does so only in a pro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -22,6 +23,11 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 def through_kernel(tensor: Tensor) -> bool:
     """Whether work on ``tensor`` is done by a Triton kernel rather than by the PyTorch branch."""
     return tensor.is_cuda or INTERPRETED
+
+
+def wrap_triton(kernel: Any) -> Any:
+    """``torch.library.wrap_triton``, but an interpreted function goes as it is (torch before 2.14 refuses it)."""
+    return kernel if INTERPRETED else torch.library.wrap_triton(kernel)
 
 
 def cdiv(a: int, b: int) -> int:

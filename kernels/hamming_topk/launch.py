@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.library import wrap_triton
 
-from kernels._runtime import cdiv, next_power_of_2
+from kernels._runtime import cdiv, next_power_of_2, wrap_triton
 from kernels.hamming_topk.kernel import (
     collect_kernel,
     expand_kernel,

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import wrap_triton
 
-from kernels._runtime import FLOATS, cdiv, require_device, require_dtype, require_shape, through_kernel
+from kernels._runtime import FLOATS, cdiv, require_device, require_dtype, require_shape, through_kernel, wrap_triton
 from kernels.masked_mse.kernel import masked_mse_kernel, scale_kernel
 from kernels.masked_mse.reference import EPS, masked_mse_reference, masked_target
 from kernels.patch_gather.sources import ChannelTable, check_sources, kernel_shape, three_pointers

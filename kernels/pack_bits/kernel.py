@@ -4,7 +4,8 @@
 import torch
 import triton
 import triton.language as tl
-from torch.library import wrap_triton
+
+from kernels._runtime import wrap_triton
 
 PACK_BLOCK = 1024  # bytes of output a program writes: 64 elements a thread, four 128-bit loads in flight
 UNPACK_BLOCK = 1024

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.library import wrap_triton
 
-from kernels._runtime import FLOATS, through_kernel
+from kernels._runtime import FLOATS, through_kernel, wrap_triton
 from kernels.patch_gather.kernel import patch_gather_kernel
 from kernels.patch_gather.reference import patch_gather_reference
 from kernels.patch_gather.sources import ChannelTable, check_sources, kernel_shape, three_pointers

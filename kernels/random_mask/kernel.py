@@ -4,7 +4,8 @@
 import torch
 import triton
 import triton.language as tl
-from torch.library import wrap_triton
+
+from kernels._runtime import wrap_triton
 
 ROWS = 4  # samples a program: a permutation of 64 tokens alone would leave a warp idle most of the time
 

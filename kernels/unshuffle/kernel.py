@@ -4,7 +4,8 @@
 import torch
 import triton
 import triton.language as tl
-from torch.library import wrap_triton
+
+from kernels._runtime import wrap_triton
 
 BLOCK_T = 16
 BLOCK_D = 128
