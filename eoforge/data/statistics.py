@@ -23,8 +23,8 @@ S2_EDGES = np.arange(0, 16_385, 128, dtype=np.float64)
 S1_EDGES = np.arange(-60.0, 30.5, 0.5)
 """Edges of the histogram of backscatter in dB; the outer bins also hold everything beyond."""
 _LEVELS = 1 << 16
-_BATCH_ROWS = 64
-_READ_AHEAD_BYTES = 64 << 20
+_BATCH_ROWS = 16
+_READ_AHEAD_BYTES = 16 << 20
 _KIND = 1
 
 
@@ -166,12 +166,12 @@ def _compute(dataset: lance.LanceDataset, uri: str) -> BandStatistics:
     if not patches:
         raise DataRefused(f"{uri} has no rows at version {dataset.version}; ingest an archive first")
     accumulators = {group.column: _Accumulator(group) for group in GROUPS}
-    # Lance's default reads 2 GiB ahead of a slower consumer.
+    # Lance's defaults read 2 GiB ahead of a slower consumer.
     scanner = dataset.scanner(
         columns=list(accumulators),
         filter=where,
         batch_size=_BATCH_ROWS,
-        batch_readahead=2,
+        batch_readahead=1,
         fragment_readahead=1,
         io_buffer_size=_READ_AHEAD_BYTES,
         scan_in_order=True,
