@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from eoforge.data.loader import PatchBatch
 from eoforge.errors import UsageError
+
+if TYPE_CHECKING:
+    from eoforge.data.loader import PatchBatch  # brings Lance, which a config does not need
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class TrainConfig:
         learning_rate: Peak of the schedule (linear warm-up, cosine to zero).
         warmup_epochs: Length of the warm-up.
         weight_decay: Decoupled, as in AdamW; with 0 this is Adam.
+        beta2: Decay of the optimiser's squared gradients.
         patience: Stop after this many epochs without a better validation score; None never stops early.
         validation_patches: At most this many patches of the validation split are scored after each epoch.
         checkpoint_steps: Optimiser steps between checkpoints; one is written after each epoch in any case.
@@ -40,6 +44,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     warmup_epochs: float = 1.0
     weight_decay: float = 0.0
+    beta2: float = 0.999
     patience: int | None = None
     validation_patches: int = 1024
     checkpoint_steps: int = 200
@@ -55,6 +60,8 @@ class TrainConfig:
             "epochs", "batch_size", "accumulate", "learning_rate", "validation_patches", "checkpoint_steps"
         )
         self._require_not_negative("seed", "warmup_epochs", "weight_decay", "workers")
+        if not 0 <= self.beta2 < 1:
+            raise UsageError(f"beta2 must be at least 0 and less than 1; got {self.beta2}")
         if self.patience is not None and self.patience < 1:
             raise UsageError(f"patience must be at least 1, or none; got {self.patience}")
 

@@ -37,6 +37,7 @@ class Recipe:
         network: The part of the learner whose weights the bundle keeps.
         facts: Further keys of ``config.json`` (bits, embedding length, interpolation, ...).
         card: The model card's opening: what the model is and what for. Markdown.
+        training_loader: Makes the training batches, called as :class:`PatchLoader` is.
     """
 
     method: str
@@ -45,6 +46,7 @@ class Recipe:
     network: Callable[[Learner], nn.Module]
     facts: Callable[[Learner], dict[str, Any]]
     card: str
+    training_loader: Callable[..., PatchLoader] = PatchLoader
 
 
 def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, resume: bool = True) -> Bundle:
@@ -75,7 +77,7 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
         pairs = zip(statistics.mean(names).tolist(), statistics.std(names).tolist(), strict=True)
         normalisation: Normalisation = dict(zip(names, pairs, strict=True))
         learner = recipe.learner(normalisation)
-        training, validation = _loaders(data, config, world)
+        training, validation = _loaders(recipe, data, config, world)
         fitted = fit(learner, training, validation, config, files, world, start)
         if world.rank == 0:
             bundle = _write(recipe, learner, fitted, normalisation, data, out, config, world)
@@ -99,8 +101,10 @@ def _finished(files: RunFiles) -> Bundle | None:
         return None  # it was deleted since: train again
 
 
-def _loaders(data: TableRef, config: TrainConfig, world: World) -> tuple[PatchLoader, PatchLoader | None]:
-    training = PatchLoader(
+def _loaders(
+    recipe: Recipe, data: TableRef, config: TrainConfig, world: World
+) -> tuple[PatchLoader, PatchLoader | None]:
+    training = recipe.training_loader(
         data,
         batch_size=config.batch_size // world.size,
         filter=PatchFilter(splits=("train",)),

@@ -84,7 +84,10 @@ class _Engine(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         config = self.config
         optimizer = torch.optim.AdamW(
-            self.learner.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.learner.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, config.beta2),
         )
         if self.run.optimizer is not None:
             optimizer.load_state_dict(self.run.optimizer)
@@ -231,6 +234,9 @@ def fit(
     if state.epoch < config.epochs and not state.stopped:
         left = config.epochs * per_epoch - state.epoch * per_epoch - state.number
         with ExitStack() as stack:
+            # Lightning advertises its other features and cannot know that our stream has no length on purpose.
+            logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+            stack.enter_context(warnings.catch_warnings(action="ignore", module="pytorch_lightning"))
             tracker = stack.enter_context(track("training", left)) if world.rank == 0 else _Silent()
             stack.enter_context(files.tensorboard(state.curve) if world.rank == 0 else ExitStack())
             engine = _Engine(learner, validation, config, per_epoch, state, files, world, tracker)
@@ -247,9 +253,6 @@ class _Silent:
 
 def _trainer(config: TrainConfig, world: World) -> pl.Trainer:
     cuda = torch.cuda.is_available()
-    # Lightning advertises its other features and cannot know that our stream has no length on purpose.
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
     return pl.Trainer(
         accelerator="gpu" if cuda else "cpu",
         devices=world.local_size,

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from eoforge.losses.contrastive import intra_modal_similarity, modal_discrepancy, nt_xent
-from eoforge.losses.hash_codes import bit_balance, quantisation
+from eoforge.losses.hash_objective import hash_objective
 from eoforge.methods.ss_cm_rsir.config import Config
 from eoforge.methods.ss_cm_rsir.model import Outputs
 
@@ -48,12 +48,3 @@ def objective(outputs: Outputs, epoch: int, config: Config) -> dict[str, Tensor]
         "similarity": similarity,
         **hash_terms,
     }
-
-
-def hash_objective(hashes: tuple[Tensor, Tensor], config: Config) -> dict[str, Tensor]:
-    """NT-Xent between the sensors' hash outputs ``[B, K]``, quantisation, and bit balance (DA4DTE, *confirmed*)."""
-    contrast = nt_xent(*hashes, config.hash_temperature)
-    quantised = quantisation(*hashes, reduction=config.hash_reduction)
-    first, second = (bit_balance(h, config.balance_over, config.hash_reduction) for h in hashes)
-    total = contrast + config.quantisation_weight * quantised + config.balance_weight * (first + second)
-    return {"hash": total, "hash_contrast": contrast, "quantisation": quantised, "balance": first + second}

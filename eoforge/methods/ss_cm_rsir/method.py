@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,18 +15,15 @@ from eoforge.data.store import TableRef
 from eoforge.errors import BundleError, UsageError
 from eoforge.hashing.packing import pack_torch
 from eoforge.index.encoder import Encoder
-from eoforge.index.search import HammingIndex
 from eoforge.methods import encoding
 from eoforge.methods.config import build_config, from_dict
 from eoforge.methods.learner import Learner
+from eoforge.methods.pairs import code_recall, random_flips
 from eoforge.methods.run import Normalisation, Recipe, train_run
 from eoforge.methods.ss_cm_rsir.config import Config
 from eoforge.methods.ss_cm_rsir.loss import objective
 from eoforge.methods.ss_cm_rsir.model import SsCmRsir
-from eoforge.metrics.retrieval import partner_recall
-from eoforge.nn.seeds import derive_seed
 
-SCORE_HITS = 10
 _CARD = (
     "Cross-modal retrieval between Sentinel-1 and Sentinel-2 patches by binary codes, trained without labels on pairs "
     "of the same place (SS-CM-RSIR). One encoder per sensor; patches of either sensor are found by the Hamming "
@@ -50,15 +46,9 @@ class _Learner(Learner):
         return Prepare(bands, list(mean), list(std), size=self.config.size, interpolation=self.config.interpolation)
 
     def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
-        flip = self._flips(batch, epoch) if self.config.flips else None
+        flip = random_flips(batch, self.config.seed, epoch) if self.config.flips else None
         outputs = self.network(self.prepare_s1(batch, flip), self.prepare_s2(batch, flip))
         return objective(outputs, epoch, self.config)
-
-    def _flips(self, batch: PatchBatch, epoch: int) -> Tensor:
-        # By patch and epoch: the same whatever rank or batch a patch falls into. Both sensors flip alike, since where
-        # things lie is part of what the two images have in common.
-        bits = [derive_seed("flip", self.config.seed, epoch, patch_id) & 3 for patch_id in batch.patch_id]
-        return torch.tensor(bits, dtype=torch.uint8, device=batch.label_mask.device)
 
     def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
         """Recall of the same place's patch of the other sensor among the ten nearest codes, both ways."""
@@ -67,15 +57,7 @@ class _Learner(Learner):
             for modality, prepare in (("s1", self.prepare_s1), ("s2", self.prepare_s2)):
                 logits, _ = self.network.encode(prepare(batch), modality)
                 codes[modality].append(pack_torch(logits).cpu())
-        s1, s2 = (torch.cat(codes[modality]).numpy() for modality in ("s1", "s2"))
-        partners = np.arange(len(s1))
-        figures = {
-            f"recall@{SCORE_HITS}_{name}": partner_recall(
-                HammingIndex(gallery).search(queries, SCORE_HITS)[1], partners
-            )
-            for name, queries, gallery in (("s1_to_s2", s1, s2), ("s2_to_s1", s2, s1))
-        }
-        return {**figures, "score": sum(figures.values()) / len(figures)}
+        return code_recall({modality: torch.cat(parts) for modality, parts in codes.items()})
 
 
 class SsCmRsirMethod:
