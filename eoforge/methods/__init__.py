@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, str | None] = {
     "reben": None,
-    "csmae": None,
+    "csmae": "eoforge.methods.csmae.method:METHOD",
     "ss_cm_rsir": "eoforge.methods.ss_cm_rsir.method:METHOD",
     "rs_jcif": None,
     "anneal": None,

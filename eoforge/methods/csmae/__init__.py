@@ -1,0 +1,1 @@
+"""CSMAE: cross-sensor masked autoencoders (Hackstein, Sumbul, Clasen, Demir, TGRS 2024), ending in hash codes."""

@@ -1,0 +1,277 @@
+"""Settings of CSMAE: of one training step, of pre-training, and of the whole run that ends in codes.
+
+Imports torch and NumPy only: the benchmark of a step runs on machines that have no Lance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
+from eoforge.errors import UsageError
+from eoforge.methods.learner import TrainConfig
+
+VITS: dict[str, tuple[int, int, int]] = {
+    "micro": (96, 3, 4),
+    "tiny": (192, 3, 12),
+    "small": (384, 6, 12),
+    "base": (768, 12, 12),
+    "large": (1024, 16, 24),
+}
+"""Encoder -> (width, heads, depth). All but ``micro`` (*ours*, for CPUs) are the released code's."""
+
+MAX_TOKENS = 256
+MIN_BITS, BITS_STEP = 16, 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training step computes.
+
+    Attributes:
+        variant: Encoder and decoder, each (C)ommon to the sensors or (S)ensor-specific.
+        s1_bands: Radar bands in channel order.
+        s2_bands: Optical bands in channel order: ten, all twelve, or any other choice.
+        size: Side of the network's input in pixels.
+        patch: Side of a patch in pixels.
+        vit: Encoder, one of ``VITS``.
+        shared_depth: Blocks at the end of a sensor-specific encoder that both sensors share.
+        decoder_width: Channels of the decoder.
+        decoder_depth: Its blocks.
+        decoder_heads: Its attention heads.
+        feature: What stands for an image: "gap", the normed mean of its patch tokens, or "cls".
+        mask_ratio: Share of patches that the first sensor hides.
+        masking: How the second sensor's mask follows from the first's.
+        reconstruction: Where the tokens of one sensor are laid to predict the other; see ``masking.py``.
+        norm_pix: Standardise every target patch by its own mean and deviation.
+        umr_weight: Of the reconstruction of each sensor from itself.
+        cmr_weight: Of the reconstruction of each sensor from the other.
+        mim_weight: Of the contrast between the sensors' features.
+        mde_weight: Of the discrepancy term, which is subtracted.
+        temperature: Of the contrast.
+        sharing: Embed visible patches only, predict masked ones only, run a trunk once for all that it decodes;
+            False takes the plain path, with the same losses and gradients but for rounding.
+    """
+
+    variant: Literal["cecd", "cesd", "secd", "sesd"] = "secd"
+    s1_bands: tuple[str, ...] = S1_BANDS
+    s2_bands: tuple[str, ...] = S2_BANDS_10
+    size: int = 120
+    patch: int = 15
+    vit: Literal["micro", "tiny", "small", "base", "large"] = "base"
+    shared_depth: int = 2
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    feature: Literal["gap", "cls"] = "gap"
+    mask_ratio: float = 0.5
+    masking: Literal["identical", "disjoint", "random"] = "random"
+    reconstruction: Literal["disjoint", "identical"] = "disjoint"
+    norm_pix: bool = False
+    umr_weight: float = 1.0
+    cmr_weight: float = 1.0
+    mim_weight: float = 1.0
+    mde_weight: float = 0.0
+    temperature: float = 0.5
+    sharing: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks what types cannot say.
+
+        Raises:
+            UsageError: A value is out of range, or two values do not fit.
+        """
+        require_bands(self.s1_bands, "s1")
+        require_bands(self.s2_bands, "s2")
+        if self.patch < 1 or self.size < 1 or self.size % self.patch or self.tokens > MAX_TOKENS:
+            raise UsageError(
+                f"patch must divide size into at most {MAX_TOKENS} patches; got size {self.size}, patch {self.patch}"
+            )
+        if not 1 <= self.keep["s1"] < self.tokens:
+            raise UsageError(
+                f"mask_ratio must leave and hide at least one of {self.tokens} patches; got {self.mask_ratio}"
+            )
+        if not 1 <= self.shared_depth <= VITS[self.vit][2]:
+            raise UsageError(f"shared_depth must lie in 1..{VITS[self.vit][2]} for {self.vit}; got {self.shared_depth}")
+        if self.decoder_depth < 1 or self.decoder_heads < 1 or self.decoder_width % (4 * self.decoder_heads):
+            raise UsageError(
+                "decoder_depth and decoder_heads must be positive and decoder_width a multiple of 4 x decoder_heads; "
+                f"got {self.decoder_depth}, {self.decoder_heads}, {self.decoder_width}"
+            )
+        weights = (self.umr_weight, self.cmr_weight, self.mim_weight, self.mde_weight)
+        if min(weights) < 0 or not self.umr_weight + self.cmr_weight > 0 or not self.temperature > 0:
+            raise UsageError(
+                "weights must not be negative, umr_weight or cmr_weight must be positive, and so must temperature; "
+                f"got weights {weights}, temperature {self.temperature}"
+            )
+
+    @property
+    def bands(self) -> dict[str, tuple[str, ...]]:
+        """Per sensor, in channel order."""
+        return {"s1": self.s1_bands, "s2": self.s2_bands}
+
+    @property
+    def tokens(self) -> int:
+        """Patches L of an image."""
+        return (self.size // self.patch) ** 2
+
+    @property
+    def keep(self) -> dict[str, int]:
+        """Visible patches per sensor; under disjoint masking the second sees exactly what the first does not."""
+        first = int(self.tokens * (1 - self.mask_ratio))
+        return {"s1": first, "s2": self.tokens - first if self.masking == "disjoint" else first}
+
+    @property
+    def width(self) -> int:
+        """Channels D of tokens and features."""
+        return VITS[self.vit][0]
+
+    @property
+    def depths(self) -> tuple[int, int]:
+        """Sensor-specific and shared blocks of the encoder ("multi" and "cross" in the released configs)."""
+        depth = VITS[self.vit][2]
+        return (0, depth) if self.variant.startswith("ce") else (depth - self.shared_depth, self.shared_depth)
+
+    @property
+    def common_decoder(self) -> bool:
+        """Whether one trunk decodes both sensors."""
+        return self.variant.endswith("cd")
+
+
+@dataclass(frozen=True)
+class Pretraining(TrainConfig, Settings):
+    """Settings of masked pre-training; those of :class:`~eoforge.methods.learner.TrainConfig` hold for this stage.
+
+    Attributes:
+        interpolation: How 20 and 60 m bands come to ``size``.
+        flips: Whether to mirror patches at random, both sensors alike.
+    """
+
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "nearest"
+    flips: bool = True
+
+    def __post_init__(self) -> None:
+        """As the bases'."""
+        TrainConfig.__post_init__(self)
+        Settings.__post_init__(self)
+
+
+@dataclass(frozen=True)
+class Config(Pretraining):
+    """Settings of a whole run: pre-training, then hash heads on the frozen encoder.
+
+    Attributes:
+        bits: Code length K, a multiple of 8 in 16..512.
+        hash_hidden: Hidden width of the hash heads.
+        hash_epochs: Passes over the cached features.
+        hash_batch_size: Patches per step of the heads, over all ranks together.
+        hash_learning_rate: Peak of the heads' schedule.
+        hash_temperature: Of the contrast between the sensors' hash outputs.
+        quantisation_weight: Of the pull of hash outputs towards -1 and 1.
+        balance_weight: Of the bit balance.
+        balance_over: "bits" balances each code, "samples" balances each bit.
+        hash_reduction: "mean" (weights hold for every batch size) or "sum" (the released code's).
+        standardise: Take the features' mean and deviation over the training split out before the heads.
+    """
+
+    bits: int = 128
+    hash_hidden: int = 768
+    hash_epochs: int = 25
+    hash_batch_size: int = 128
+    hash_learning_rate: float = 1e-4
+    hash_temperature: float = 0.5
+    quantisation_weight: float = 0.1
+    balance_weight: float = 0.1
+    balance_over: Literal["bits", "samples"] = "bits"
+    hash_reduction: Literal["sum", "mean"] = "mean"
+    standardise: bool = True
+
+    def __post_init__(self) -> None:
+        """As the bases', and the heads' own."""
+        super().__post_init__()
+        from eoforge.data.schema import MAX_CODE_BITS  # brings pyarrow, which a training step does not need
+
+        if self.bits % BITS_STEP or not MIN_BITS <= self.bits <= MAX_CODE_BITS:
+            raise UsageError(
+                f"bits must be a multiple of {BITS_STEP} between {MIN_BITS} and {MAX_CODE_BITS}; got {self.bits}"
+            )
+        self._require_positive("hash_hidden", "hash_epochs", "hash_batch_size", "hash_learning_rate")
+        self._require_positive("hash_temperature")
+        self._require_not_negative("quantisation_weight", "balance_weight")
+
+    @classmethod
+    def tiny(cls) -> Config:
+        """Trains on 1,000 pairs in a few minutes on two CPU cores."""
+        return cls(
+            epochs=20,
+            batch_size=64,
+            learning_rate=1e-3,
+            warmup_epochs=2.0,
+            weight_decay=0.05,
+            beta2=0.95,
+            size=60,
+            patch=10,
+            interpolation="bilinear",  # from 120 to 60 this is the mean of 2 x 2 pixels: speckle shrinks, none is lost
+            vit="micro",
+            decoder_width=64,
+            decoder_depth=1,
+            decoder_heads=4,
+            temperature=0.2,
+            hash_hidden=256,
+            hash_epochs=20,
+            hash_batch_size=64,
+            hash_learning_rate=2e-3,
+            hash_temperature=0.2,
+        )
+
+    @classmethod
+    def paper(cls) -> Config:
+        """The authors' configuration (SECD, their best for cross-sensor retrieval), band order included."""
+        return cls(
+            seed=42,
+            epochs=150,
+            batch_size=128,
+            learning_rate=1e-4,
+            warmup_epochs=10.0,
+            weight_decay=0.05,
+            beta2=0.95,
+            s1_bands=("VH", "VV"),
+            s2_bands=("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B11", "B12", "B8A"),
+            interpolation="bicubic",
+            quantisation_weight=0.001,
+            balance_weight=0.01,
+            hash_reduction="sum",
+            standardise=False,
+        )
+
+    def pretraining(self) -> Pretraining:
+        """The first stage alone: runs that differ in their heads only share it."""
+        return Pretraining(**_fields(self, Pretraining))
+
+    def heads(self, pretrained: str) -> HashStage:
+        """The second stage, on the encoder of the bundle with the id ``pretrained``."""
+        values = _fields(self, Config) | {
+            "epochs": self.hash_epochs,
+            "batch_size": self.hash_batch_size,
+            "learning_rate": self.hash_learning_rate,
+            "warmup_epochs": min(1.0, self.hash_epochs),
+            "pretrained": pretrained,
+        }
+        return HashStage(**values)
+
+
+@dataclass(frozen=True)
+class HashStage(Config):
+    """The second stage: ``Config`` with the heads' schedule as the run's own.
+
+    Attributes:
+        pretrained: Id of the pre-training bundle: another encoder is another run.
+    """
+
+    pretrained: str = ""
+
+
+def _fields(config: Config, kind: type[Any]) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}

@@ -1,0 +1,158 @@
+"""CSMAE for the command line, the pipelines and the services: pre-training, then hash heads, then one bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from eoforge.bundle import Bundle
+from eoforge.data.bands import MODALITIES
+from eoforge.data.loader import PatchBatch
+from eoforge.data.prepare import Prepare
+from eoforge.data.store import TableRef, join
+from eoforge.errors import BundleError, UsageError
+from eoforge.index.encoder import Encoder
+from eoforge.methods import encoding
+from eoforge.methods.config import build_config, from_dict
+from eoforge.methods.csmae.config import Config, Pretraining
+from eoforge.methods.csmae.heads import CsmaeHash, HashLearner, NameLoader
+from eoforge.methods.csmae.loss import objective
+from eoforge.methods.csmae.masking import draw_masks
+from eoforge.methods.csmae.model import Csmae
+from eoforge.methods.learner import Learner
+from eoforge.methods.pairs import feature_recall, random_flips
+from eoforge.methods.run import Normalisation, Recipe, train_run
+from kernels.random_mask import mask_state
+
+PRETRAINING = "csmae-pretraining"
+_CARD = (
+    "Cross-modal retrieval between Sentinel-1 and Sentinel-2 patches by binary codes. The encoder is a cross-sensor "
+    "masked autoencoder (CSMAE), trained without labels on pairs of the same place; hash heads learned on its frozen "
+    "features. The figures below are the heads'; `pretraining` in `config.json` names the bundle of the encoder."
+)
+_PRETRAINING_CARD = (
+    "A cross-sensor masked autoencoder (CSMAE), encoder and decoders, before its hash heads: a stage of a `csmae` run."
+)
+
+
+class PretrainingLearner(Learner):
+    """The autoencoder with the way from batches to it."""
+
+    def __init__(self, config: Pretraining, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.config = config
+        self.network = encoding.seeded(lambda: Csmae(config), config.seed)
+        self.prepare = nn.ModuleDict(_prepares(config, normalisation))
+
+    def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
+        flip = random_flips(batch, self.config.seed, epoch) if self.config.flips else None
+        images = {modality: prepare(batch, flip) for modality, prepare in self.prepare.items()}
+        # The trainer seeds torch's generator by (seed, epoch, batch, rank), so this draw is a function of them.
+        state = mask_state(int(torch.randint(2**62, ())), device=images["s1"].device)
+        return objective(self.network, images, draw_masks(state, len(batch), self.config))
+
+    def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
+        """Recall of the same place's patch of the other sensor among the ten nearest features."""
+        parts: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
+        for batch in batches:
+            for modality, prepare in self.prepare.items():
+                parts[modality].append(self.network.encoder.features(prepare(batch), modality))
+        return feature_recall({modality: torch.cat(rows) for modality, rows in parts.items()})
+
+
+def _prepares(config: Pretraining, normalisation: Normalisation) -> dict[str, Prepare]:
+    prepares = {}
+    for modality, bands in config.bands.items():
+        mean, std = zip(*(normalisation[band] for band in bands), strict=True)
+        prepares[modality] = Prepare(bands, list(mean), list(std), config.size, config.interpolation)
+    return prepares
+
+
+class CsmaeMethod:
+    """See :class:`eoforge.methods.Method`."""
+
+    name = "csmae"
+    config_type: type[Any] = Config
+
+    def config(self, preset: str, overrides: Mapping[str, str], file: str | None = None) -> Config:
+        return build_config(Config, preset, overrides, file)
+
+    def train(self, data: TableRef, out: str, config: Any, *, resume: bool = True) -> Bundle:
+        if not isinstance(config, Config):
+            raise UsageError(f"{self.name} trains with its own Config; got {type(config).__name__}")
+        pretrained = self.pretrain(data, out, config, resume=resume)
+        table = TableRef(pretrained.config["patches"]["uri"], pretrained.config["patches"]["version"])
+        recipe = Recipe(
+            method=self.name,
+            bands=config.bands,
+            learner=lambda normalisation: self._hash_learner(pretrained, table, config, normalisation),
+            network=lambda learner: cast("HashLearner", learner).network,
+            # The stage's own config is an internal matter: the bundle keeps the one that the user gave.
+            facts=lambda _: {"config": asdict(config), **_facts(config), "pretraining": pretrained.id},
+            card=_CARD,
+            training_loader=NameLoader,
+        )
+        return train_run(recipe, table, out, config.heads(pretrained.id), resume=resume)
+
+    def pretrain(self, data: TableRef, out: str, config: Config, *, resume: bool = True) -> Bundle:
+        """The first stage: a bundle of encoder and decoders below ``out/pretraining``.
+
+        Configs that differ in their hash heads only share it: the second of them finds it finished.
+        """
+        first = config.pretraining()
+        recipe = Recipe(
+            method=PRETRAINING,
+            bands=first.bands,
+            learner=lambda normalisation: PretrainingLearner(first, normalisation),
+            network=lambda learner: cast("PretrainingLearner", learner).network,
+            facts=lambda _: {"bits": 0, "embedding_dim": first.width, "interpolation": first.interpolation},
+            card=_PRETRAINING_CARD,
+        )
+        return train_run(recipe, data, join(out, "pretraining"), first, resume=resume)
+
+    def _hash_learner(
+        self, pretrained: Bundle, table: TableRef, config: Config, normalisation: Normalisation
+    ) -> HashLearner:
+        network = encoding.seeded(lambda: CsmaeHash(config), config.seed)
+        weights = {k.removeprefix("encoder."): v for k, v in pretrained.weights().items() if k.startswith("encoder.")}
+        network.encoder.load_state_dict(weights)
+        return HashLearner(network, _prepares(config, normalisation), table, config)
+
+    def load(self, bundle: Bundle, device: str | None = None) -> Encoder:
+        network, config = self._network(bundle, None)
+        encoding.load_weights(network, bundle)
+        return self._encoder(bundle, network, config, device)
+
+    def untrained(self, bundle: Bundle, seed: int | None = None, device: str | None = None) -> Encoder:
+        network, config = self._network(bundle, seed)
+        return self._encoder(bundle, network, config, device)
+
+    def _network(self, bundle: Bundle, seed: int | None) -> tuple[CsmaeHash, Config]:
+        encoding.require_method(bundle, self.name)
+        try:
+            config = from_dict(Config, bundle.config["config"])
+        except (UsageError, AttributeError) as error:
+            raise BundleError(f"{bundle.uri}: its settings are none of {self.name}: {error}") from error
+        return encoding.seeded(lambda: CsmaeHash(config), config.seed if seed is None else seed), config
+
+    def _encoder(self, bundle: Bundle, network: CsmaeHash, config: Config, device: str | None) -> Encoder:
+        where = encoding.choose_device(device)
+        for key, value in _facts(config).items():
+            if bundle.config[key] != value:
+                raise BundleError(
+                    f"{bundle.uri}: config.json says {key} {bundle.config[key]!r}, its settings {value!r}"
+                )
+        bands = encoding.bands_of(bundle, config.bands)
+        prepare = {m: p.to(where) for m, p in encoding.prepares(bundle, bands, config.size).items()}
+        return encoding.HashEncoder(network.to(where).eval(), prepare, config.bits, config.width, where)
+
+
+def _facts(config: Config) -> dict[str, Any]:
+    return {"bits": config.bits, "embedding_dim": config.width, "interpolation": config.interpolation}
+
+
+METHOD = CsmaeMethod()
