@@ -236,7 +236,8 @@ def fit(
         with ExitStack() as stack:
             # Lightning advertises its other features and cannot know that our stream has no length on purpose.
             logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-            stack.enter_context(warnings.catch_warnings(action="ignore", module="pytorch_lightning"))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
             tracker = stack.enter_context(track("training", left)) if world.rank == 0 else _Silent()
             stack.enter_context(files.tensorboard(state.curve) if world.rank == 0 else ExitStack())
             engine = _Engine(learner, validation, config, per_epoch, state, files, world, tracker)
