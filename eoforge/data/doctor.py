@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from eoforge.data.store import ObjectStore, is_s3, join, normalise
@@ -62,7 +63,10 @@ def probe_store(uri: str) -> list[Check]:
         checks.append(_endpoint())
         if not checks[-1].ok:
             return checks
-    store = ObjectStore(join(uri, f".eoforge-doctor-{secrets.token_hex(6)}"))
+    else:
+        uri = _existing(uri)  # the probe leaves no folder behind that was not there
+    # Impatient: a server that takes connections and answers nothing must be named within seconds.
+    store = ObjectStore(join(uri, f".eoforge-doctor-{secrets.token_hex(6)}"), patient=False)
     checks.append(_guarded("credentials", _credentials, store))
     if not checks[-1].ok:
         return checks
@@ -79,7 +83,7 @@ def require_conditional_put(uri: str) -> None:
     Raises:
         StoreError: The store ignores ``If-None-Match``, or cannot be written.
     """
-    store = ObjectStore(join(uri, f".eoforge-probe-{secrets.token_hex(6)}"))
+    store = ObjectStore(join(uri, f".eoforge-probe-{secrets.token_hex(6)}"), patient=False)
     check = _conditional_put(store)
     store.delete("once")
     if not check.ok:
@@ -101,6 +105,11 @@ def probe_machine() -> list[Check]:
             "" if free >= MIN_FREE_BYTES else "Set EOFORGE_SCRATCH to a folder with at least 5 GiB free.",
         ),
     ]
+
+
+def _existing(path: str) -> str:
+    """The folder at ``path``, or the nearest one above it that exists."""
+    return next(str(p) for p in (Path(path), *Path(path).parents) if p.exists())
 
 
 def _endpoint() -> Check:

@@ -26,7 +26,7 @@ from lance.fragment import write_fragments as lance_write_fragments
 
 from eoforge.data.job import Job
 from eoforge.data.staged import Plan, StagedRows, changed_groups, keep_rows, read_staged
-from eoforge.data.store import ObjectStore, TableRef, normalise, open_table, storage_options, table_exists
+from eoforge.data.store import ObjectStore, TableRef, normalise, open_table, plain, storage_options, table_exists
 from eoforge.errors import ConflictError, DataRefused, StoreError
 
 __all__ = [
@@ -78,7 +78,9 @@ def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
             lance.LanceDataset.commit(uri, empty, read_version=0, storage_options=storage_options(uri), max_retries=0)
         except (OSError, ValueError) as error:  # lost the race (Lance has no exception of its own), or a real failure
             if not table_exists(uri):
-                raise StoreError(f"cannot create {uri}: {error}. Check the store with `eoforge doctor`.") from error
+                raise StoreError(
+                    f"cannot create {uri}: {plain(error)}. Check the store with `eoforge doctor`."
+                ) from error
     table = open_table(TableRef(uri))
     if not table.schema.equals(schema, check_metadata=True):
         raise DataRefused(
@@ -119,7 +121,7 @@ def write_fragments(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatc
     except OSError as error:
         if failures:  # Lance flattens what our iterator raised into text
             raise failures[0] from error
-        raise StoreError(f"cannot write data files of {uri}: {error}. Check with `eoforge doctor`.") from error
+        raise StoreError(f"cannot write data files of {uri}: {plain(error)}. Check with `eoforge doctor`.") from error
     return [json.dumps(f.to_json()) for f in fragments]
 
 

@@ -21,7 +21,7 @@ from eoforge.data.quarantine import quarantine_uri
 from eoforge.data.reben import open_archive
 from eoforge.data.records import Defect
 from eoforge.data.schema import PATCHES, QUARANTINE
-from eoforge.data.store import is_s3, normalise
+from eoforge.data.store import is_s3, normalise, table_to_write
 from eoforge.data.workers import in_processes
 from eoforge.errors import DataRefused, NotFound, UsageError
 from eoforge.progress import track
@@ -75,12 +75,14 @@ def plan_ingest(
     Raises:
         NotFound: There is no archive.
         DataRefused: The archive has no rows; or ``strict`` and a patch is bad.
-        UsageError: ``shard_rows`` is not positive.
+        UsageError: ``shard_rows`` is not positive, or ``table`` names a version, a whole bucket or the archive.
         StoreError: The table's store ignores conditional PUT: Lance would lose commits there without an error.
     """
     if shard_rows < 1:
         raise UsageError(f"shard_rows must be at least 1; got {shard_rows}")
-    archive, table = normalise(archive), normalise(table)
+    archive, table = normalise(archive), table_to_write(table)
+    if archive == table:
+        raise UsageError(f"the table would be made inside the archive {archive}; name another place for it")
     rows = open_archive(archive).metadata()
     if not len(rows):
         raise DataRefused(f"{archive}: the metadata have no rows; nothing to ingest")

@@ -8,8 +8,10 @@ is what a Kubernetes secret provides; nothing is configured twice.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,11 @@ from obstore.store import LocalStore, S3Store
 from eoforge.errors import LimitExceeded, NotFound, StoreError, UsageError
 
 S3_SCHEME = "s3://"
+# What Lance and obstore append to a message: places in their own Rust sources, and a dump of the error object.
+_RUST_PLACE = re.compile(r",? \S+\.rs:\d+:\d+")
+_RUST_DUMP = "\n\nDebug source:"
+_ABSENT = ("not found", "not a directory")
+_PROBE_TIMEOUT = "10s"
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class TableRef:
         Raises:
             UsageError: What follows the last ``@`` of the final path part is no positive number.
         """
-        head, at, tail = text.rpartition("@")
+        head, at, tail = text.rstrip("/").rpartition("@")
         if not at or "/" in tail:
             return cls(normalise(text))
         if not tail.isdigit() or int(tail) < 1:
@@ -68,6 +75,20 @@ def normalise(uri: str) -> str:
     return str(Path(uri.removeprefix("file://")).expanduser().absolute())
 
 
+def table_to_write(text: str) -> str:
+    """URI of a table that is to be created or to grow.
+
+    Raises:
+        UsageError: It names a version, or a whole bucket: jobs and quarantine lie beside the table, in its folder.
+    """
+    ref = TableRef.parse(text)
+    if ref.version is not None:
+        raise UsageError(f"a table grows at its newest version; expected it without @{ref.version}, got {text!r}")
+    if is_s3(ref.uri) and "/" not in ref.uri.removeprefix(S3_SCHEME):
+        raise UsageError(f"expected a table inside a bucket, s3://BUCKET/TABLE; got {text!r}")
+    return ref.uri
+
+
 def join(uri: str, *parts: str) -> str:
     """``uri`` with path parts appended."""
     return "/".join([uri.rstrip("/"), *(p.strip("/") for p in parts)])
@@ -91,9 +112,14 @@ def storage_options(uri: str) -> dict[str, str] | None:
 
 
 class ObjectStore:
-    """Files below one root, local or S3; keys are relative with ``/``."""
+    """Files below one root, local or S3; keys are relative with ``/``.
 
-    def __init__(self, root: str) -> None:
+    Args:
+        root: Local path or ``s3://`` URI.
+        patient: Wait through restarts of an object store, up to minutes; a probe wants to know within seconds.
+    """
+
+    def __init__(self, root: str, *, patient: bool = True) -> None:
         self.root = normalise(root)
         if is_s3(self.root):
             bucket, _, prefix = self.root[len(S3_SCHEME) :].partition("/")
@@ -103,10 +129,13 @@ class ObjectStore:
                 bucket,
                 prefix=prefix or None,
                 config=options,
-                client_options={"allow_http": allow_http, "timeout": "60s"},
+                client_options={"allow_http": allow_http, "timeout": "60s" if patient else _PROBE_TIMEOUT},
+                retry_config=None if patient else {"max_retries": 1, "retry_timeout": timedelta(seconds=15)},
             )
         else:
-            self._store = LocalStore(self.root, mkdir=True)
+            self._store = (
+                None  # opened by the first call: who asks for what is not there must not leave a folder behind
+            )
 
     def put(self, key: str, data: bytes) -> None:
         """Writes ``data`` at ``key``, replacing what is there; readers see the old or the new bytes, never a part."""
@@ -163,9 +192,11 @@ class ObjectStore:
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys below ``prefix``, in lexicographic order."""
         try:
-            found = [str(meta["path"]) for page in obstore.list(self._store, prefix or None) for meta in page]
+            found = [str(meta["path"]) for page in obstore.list(self._opened(), prefix or None) for meta in page]
+        except NotFound:
+            return
         except Exception as error:
-            raise StoreError(f"cannot list {join(self.root, prefix)}: {error}") from error
+            raise StoreError(f"cannot list {join(self.root, prefix)}: {plain(error)}") from error
         yield from sorted(found)
 
     def delete(self, key: str) -> None:
@@ -176,17 +207,28 @@ class ObjectStore:
             return
 
     def _call(self, function: Any, key: str, *args: Any, **kwargs: Any) -> Any:
+        store = self._opened(create=function is obstore.put)
         try:
-            return function(self._store, key, *args, **kwargs)
+            return function(store, key, *args, **kwargs)
         except AlreadyExistsError as error:
             raise FileExistsError(key) from error
         except FileNotFoundError as error:
             raise NotFound(f"{join(self.root, key)} does not exist") from error
         except Exception as error:
             raise StoreError(
-                f"{function.__name__} {join(self.root, key)} failed: {error}. "
+                f"{function.__name__} {join(self.root, key)} failed: {plain(error)}. "
                 "Check endpoint and credentials with `eoforge doctor`."
             ) from error
+
+    def _opened(self, create: bool = False) -> Any:
+        if self._store is None:
+            if not create and not Path(self.root).is_dir():
+                raise NotFound(f"{self.root} does not exist")
+            try:
+                self._store = LocalStore(self.root, mkdir=True)
+            except OSError as error:
+                raise StoreError(f"cannot make the folder {self.root}: {error}. Name another place.") from error
+        return self._store
 
 
 def open_table(ref: TableRef | str) -> lance.LanceDataset:
@@ -194,14 +236,17 @@ def open_table(ref: TableRef | str) -> lance.LanceDataset:
 
     Raises:
         NotFound: There is no table, or no such version.
+        StoreError: The store cannot be reached or refuses us, or the table is damaged.
     """
     ref = TableRef.parse(ref) if isinstance(ref, str) else ref
     try:
         return lance.dataset(ref.uri, version=ref.version, storage_options=storage_options(ref.uri))
-    except (ValueError, FileNotFoundError) as error:
-        raise NotFound(f"no Lance table at {ref}: {error}") from error
-    except OSError as error:
-        raise StoreError(f"cannot open {ref}: {error}. Check with `eoforge doctor`.") from error
+    except (ValueError, OSError) as error:
+        reason = plain(error)
+        # Lance raises ValueError for an absent table, wrong credentials and a dead server alike.
+        if any(word in reason.lower() for word in _ABSENT):
+            raise NotFound(f"no Lance table at {ref}: {reason}") from error
+        raise StoreError(f"cannot open {ref}: {reason}. Check with `eoforge doctor`.") from error
 
 
 def table_exists(uri: str) -> bool:
@@ -211,3 +256,8 @@ def table_exists(uri: str) -> bool:
     except NotFound:
         return False
     return True
+
+
+def plain(error: Exception) -> str:
+    """The message of a store library for people: without places in its sources and dumps of its objects."""
+    return _RUST_PLACE.sub("", str(error).partition(_RUST_DUMP)[0])

@@ -30,7 +30,7 @@ from eoforge.data.exactly_once import (
     write_fragments,
 )
 from eoforge.data.schema import codes_schema
-from eoforge.data.store import TableRef, normalise, open_table, table_exists
+from eoforge.data.store import TableRef, normalise, open_table, table_exists, table_to_write
 from eoforge.errors import BundleError, ConflictError, DataRefused, NotFound, UsageError
 from eoforge.index.encode import encode_rows
 from eoforge.index.encoder import Encoder
@@ -85,15 +85,17 @@ def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int
     Raises:
         NotFound: The bundle or the patches do not exist.
         DataRefused: The codes table belongs to another bundle or other patches.
-        UsageError: The codes stand for a newer version of the patches, or ``shard_rows`` is below 1.
+        UsageError: The codes stand for a newer version of the patches, ``shard_rows`` is below 1, or ``codes_uri``
+            names a version or a whole bucket.
     """
     if shard_rows < 1:
         raise UsageError(f"a shard needs at least 1 patch; got shard_rows={shard_rows}")
+    codes_uri = table_to_write(codes_uri)
     bundle = load_bundle(bundle_uri)
     require_keys(bundle)
     patches = open_table(table)
     pinned = TableRef(normalise(table.uri), patches.version)
-    codes = _codes_table(bundle, pinned, normalise(codes_uri))
+    codes = _codes_table(bundle, pinned, codes_uri)
 
     parts = (bundle.id, str(pinned), str(shard_rows), table_identity(codes), table_identity(patches))
     job_id = "index-" + hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
@@ -106,7 +108,7 @@ def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int
     count = len(rows) // 8
     plan = IndexPlan(
         job_id=job_id,
-        codes=normalise(codes_uri),
+        codes=codes_uri,
         bundle_uri=bundle.uri,
         bundle_id=bundle.id,
         patches_uri=pinned.uri,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -152,6 +153,24 @@ def test_an_endpoint_where_nobody_listens_is_reported_at_once(monkeypatch: pytes
     (check,) = probe_store("s3://bucket/x")
     assert (check.name, check.ok) == ("endpoint", False)
     assert "AWS_ENDPOINT_URL" in check.advice
+
+
+def test_a_server_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes connections, so only a short limit per request tells; the patient client would ask for minutes."""
+    monkeypatch.setattr("eoforge.data.store._PROBE_TIMEOUT", "0.3s")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        checks = probe_store("s3://bucket/x")
+        assert failed(checks) == ["credentials"]
+        with pytest.raises(StoreError, match="eoforge doctor"):
+            require_conditional_put("s3://bucket/x")
+
+
+def test_probing_a_folder_to_be_leaves_none(tmp_path: Path) -> None:
+    assert failed(probe_store(str(tmp_path / "a" / "b"))) == []
+    (tmp_path / "file").write_bytes(b"")
+    assert failed(probe_store(str(tmp_path / "file" / "T"))) == ["credentials"]
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_wrong_secret_is_a_matter_of_credentials(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

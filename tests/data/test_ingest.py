@@ -324,6 +324,18 @@ def test_questions_that_make_no_sense(archive: str, tmp_path: Path) -> None:
         ingest(archive, table, shard_rows=SHARD_ROWS, workers=0)
 
 
+@pytest.mark.parametrize("table", ["t.lance@3", "s3://bucket", "the archive itself"])
+def test_places_that_no_table_can_have(
+    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """A table named t.lance@3 could never be opened, and beside a whole bucket there is no place for quarantine."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError):
+        ingest(archive, archive if table == "the archive itself" else table)
+    assert not list(tmp_path.glob("*@3*"))
+    assert not (Path(archive) / "_versions").exists()
+
+
 def test_native_grids_are_what_the_schema_says(archive: str, tmp_path: Path) -> None:
     table = str(tmp_path / "patches.lance")
     small(archive, table)

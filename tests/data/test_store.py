@@ -11,8 +11,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eoforge.data.store import ObjectStore, TableRef, join, normalise, open_table, storage_options, table_exists
-from eoforge.errors import NotFound, UsageError
+from eoforge.data.store import (
+    ObjectStore,
+    TableRef,
+    join,
+    normalise,
+    open_table,
+    storage_options,
+    table_exists,
+    table_to_write,
+)
+from eoforge.errors import NotFound, StoreError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -23,6 +32,7 @@ from eoforge.errors import NotFound, UsageError
         ("/a@b/t.lance", "/a@b/t.lance", None),
         ("s3://lake/t.lance@12", "s3://lake/t.lance", 12),
         ("s3://lake/t.lance/", "s3://lake/t.lance", None),
+        ("/a/t.lance@7/", "/a/t.lance", 7),
     ],
 )
 def test_tables_are_named_with_or_without_version(text: str, uri: str, version: int | None) -> None:
@@ -33,6 +43,13 @@ def test_tables_are_named_with_or_without_version(text: str, uri: str, version: 
 def test_addresses_that_mean_nothing(text: str) -> None:
     with pytest.raises(UsageError):
         TableRef.parse(text)
+
+
+@pytest.mark.parametrize("text", ["/t.lance@3", "/t.lance@3/", "s3://lake", "s3://lake/"])
+def test_tables_that_cannot_be_written(text: str) -> None:
+    """A version is history; beside a whole bucket there is no place for jobs and quarantine."""
+    with pytest.raises(UsageError):
+        table_to_write(text)
 
 
 def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +97,31 @@ def test_no_table(store_uri: str) -> None:
     assert not table_exists(join(store_uri, "t.lance"))
     with pytest.raises(NotFound, match=r"t\.lance"):
         open_table(join(store_uri, "t.lance@3"))
+
+
+def test_a_store_that_refuses_us_is_not_an_absent_table(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    for uri in (join(s3, "t.lance"), join(s3, "t.lance@3")):
+        with pytest.raises(StoreError, match="eoforge doctor") as refused:
+            open_table(uri)
+        assert ".rs:" not in str(refused.value)
+    with pytest.raises(StoreError) as refused:
+        ObjectStore(s3).get("a")
+    assert "Debug source" not in str(refused.value)
+
+
+def test_asking_for_what_is_not_there_leaves_nothing(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path / "absent"))
+    assert not store.exists("a")
+    assert list(store.list()) == []
+    store.delete("a")
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_place_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="cannot make the folder"):
+        ObjectStore(str(tmp_path / "file" / "store")).put("a", b"")
 
 
 def test_the_s3_server_dies_with_its_owner(tmp_path: Path) -> None:
