@@ -169,7 +169,7 @@ def test_opcheck_and_compile() -> None:
 
 @pytest.mark.plain_only
 @pytest.mark.parametrize("sm", TARGETS)
-@pytest.mark.parametrize("bits", [16, 64, 96, 128, 504, 512])
+@pytest.mark.parametrize("bits", [16, 96, 128, 504, 512])
 def test_compiles_ahead_of_time(sm: int, bits: int) -> None:
     """Every kernel, with the launch shapes of 1.1 M codes: no spills; popcount is one instruction a word."""
     unit_bytes = 4 if bits % 32 == 0 else 1
@@ -181,7 +181,7 @@ def test_compiles_ahead_of_time(sm: int, bits: int) -> None:
     common = {"NONE": bits + 1, "UNITS": units, "UNITS_P2": next_power_of_2(units)}
     few, many = (make_plan(q, 1_100_000, 100, bits // 8, unit_bytes) for q in (8, 1024))
     warps = 4 if few.block * next_power_of_2(units) <= 4096 else 8
-    for filtered in (False, True):
+    for filtered in (False, True) if bits == 128 else (True,):
         shape = {**common, "GROUP": few.group, "BLOCK": few.block, "FILTERED": filtered}
         scan = compile_kernel(kernel.scan_few_kernel, sm, types, {**shape, "QUERIES": few.queries}, num_warps=warps)
         assert_fits(scan, sm)
