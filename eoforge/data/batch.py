@@ -9,7 +9,9 @@ from typing import Any
 import lance
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from eoforge.data.bands import GROUPS, MODALITIES
 from eoforge.data.labels import INDEX, clc_to_classes
@@ -150,10 +152,21 @@ def read_rows(
     columns = [group.column for group in GROUPS if bands.issuperset(group.bands)]
     maps = ["reference_map"] if reference_map else []
     table = dataset.take(rows, columns=["patch_id", "label_mask", *columns, *maps])
-    rasters = {name: torch.from_numpy(tensor_column(table[name])[0]) for name in columns}
+    rasters = {name: _raster(table[name]) for name in columns}
     return PatchBatch(
         patch_id=table["patch_id"].to_pylist(),
         label_mask=torch.from_numpy(table["label_mask"].to_numpy().astype(np.int64)),
         reference_map=torch.from_numpy(clc_to_classes(tensor_column(table["reference_map"])[0])) if maps else None,
         **{group.column: rasters.get(group.column) for group in GROUPS},
     )
+
+
+def _raster(column: pa.ChunkedArray) -> torch.Tensor:
+    """Pixels ``[B, ...]`` of a raster column.
+
+    Lance decodes each request into memory of its own, so that memory becomes the tensor: a copy would cost half as much
+    as the reading. It stays alive as long as the tensor does.
+    """
+    if column.num_chunks != 1 or column.null_count:
+        return torch.from_numpy(tensor_column(column)[0])
+    return from_dlpack(column.chunk(0).storage.flatten()).view(len(column), *column.type.shape)

@@ -260,6 +260,20 @@ def test_reads_from_an_object_store(s3: str, pairs: list[PatchPair]) -> None:
     assert sorted(n for b in batches for n in b.patch_id) == sorted(p.meta.patch_id for p in pairs[:12])
 
 
+def test_batches_own_their_pixels(table: str, pairs: list[PatchPair]) -> None:
+    """Rasters are Arrow memory without a copy: writing to them changes neither a later batch nor one read before."""
+    loader = PatchLoader(table, batch_size=20)
+    first = next(iter(loader))
+    kept = next(iter(loader))
+    for pixels in (first.s2_10m, first.s2_20m, first.s2_60m, first.s1):
+        assert pixels is not None
+        pixels.fill_(7)
+    for batch in (kept, next(iter(loader))):
+        for k, pair in enumerate(pairs[:20]):
+            for name in ("s2_10m", "s2_20m", "s2_60m", "s1"):
+                assert np.array_equal(getattr(batch, name)[k].numpy(), getattr(pair, name))
+
+
 def test_a_batch_moves_as_a_whole(table: str) -> None:
     batch = next(iter(PatchLoader(table, batch_size=3, reference_map=True)))
     moved = batch.to("meta")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,35 @@ def test_no_flip_and_zero_flip_agree_and_bits_mean_their_axis() -> None:
     assert torch.equal(flipped[1], plain[1].flip(-1))
     assert torch.equal(flipped[2], plain[2].flip(-2))
     assert torch.equal(flipped[3], plain[3].flip(-1, -2))
+
+
+def test_images_in_use_keep_their_memory_and_what_is_free_is_used_again() -> None:
+    prepare = Prepare(S2_BANDS, np.zeros(12), np.ones(12))
+    first, second = make_batch(3, seed=1), make_batch(3, seed=2)
+    images = prepare(first)
+    view, place = images[1:, :2], images.data_ptr()
+    expected = view.clone()
+    del images
+    other = prepare(second)
+    assert other.data_ptr() != place, "a view still holds it"
+    assert torch.equal(view, expected)
+    del view
+    again = prepare(make_batch(2, seed=1))
+    assert again.data_ptr() == place
+    assert torch.equal(again, Prepare(S2_BANDS, np.zeros(12), np.ones(12))(make_batch(2, seed=1)))
+    assert len(prepare(make_batch(5))) == 5, "larger than any before"
+    assert torch.equal(pickle.loads(pickle.dumps(prepare))(second), other)
+
+
+def test_autograd_holds_the_images_it_needs() -> None:
+    prepare = Prepare(S1_BANDS, np.zeros(2), np.ones(2))
+    weight = torch.ones(2, 1, 1, requires_grad=True)
+    expected = prepare(make_batch(seed=1)).sum(dim=(0, 2, 3))
+    loss = (prepare(make_batch(seed=1)) * weight).sum()
+    prepare(make_batch(seed=2))
+    loss.backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad.ravel(), expected)
 
 
 def test_statistics_move_with_the_module() -> None:
