@@ -8,6 +8,7 @@ inside the functions so that ``eoforge --help`` answers at once.
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -214,6 +215,14 @@ def main(argv: list[str] | None = None) -> int:
         return output.fail(error)
     except SystemExit as end:  # typer's own ending: 0, or 2 after it printed what is wrong with the call
         return end.code if isinstance(end.code, int) else 1
+    except Exception as error:  # a bug of ours, or a machine that fails: callers that read JSON still get their line
+        traceback.print_exc()
+        return output.fail_with(
+            EoforgeError.reason,
+            f"{type(error).__name__}: {error}. Expected nothing of the kind: if disk and memory are in order, report "
+            "the lines above as a bug of eoforge.",
+            EoforgeError.exit_code,
+        )
     return 0
 
 

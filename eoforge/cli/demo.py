@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from eoforge.cli import output
 from eoforge.errors import DataRefused, UsageError
 
@@ -96,7 +98,7 @@ def _run(
     with stages.stage("retrieval service"), running_service(run.outputs["codes_table"], out / "service.log") as address:
         answers = ask(address, seed)
     result = write_report(out, run, answers, stages.seconds)
-    output.say(f"open [bold]{out / 'report.html'}[/]")
+    output.say(f"open [bold]{escape(str(out / 'report.html'))}[/]")
     return result
 
 

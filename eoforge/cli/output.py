@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from eoforge.errors import EoforgeError
@@ -55,7 +56,7 @@ def emit(result: Any, *, title: str | None = None) -> None:
     table = Table(title=title, show_header=False, title_justify="left")
     for key, value in values.items():
         text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
-        table.add_row(key.replace("_", " "), text)
+        table.add_row(key.replace("_", " "), escape(text))  # a path may hold what rich takes for markup
     _out.print(table)
 
 
@@ -72,7 +73,7 @@ def emit_rows(
         return
     table = Table(*(k.replace("_", " ") for k in (rows[0] if rows else {})), title=title, title_justify="left")
     for row in rows:
-        table.add_row(*(str(v) for v in row.values()))
+        table.add_row(*(escape(str(v)) for v in row.values()))
     _out.print(table)
 
 

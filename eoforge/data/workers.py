@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
-from eoforge.errors import UsageError
+from eoforge.errors import EoforgeError, UsageError
 
 T = TypeVar("T")
 
@@ -25,6 +27,7 @@ def in_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], w
 
     Raises:
         UsageError: ``workers`` is not positive.
+        EoforgeError: A worker was killed, mostly for memory.
         Exception: What ``function`` raised first; calls that did not start are dropped.
     """
     if workers < 1:
@@ -35,17 +38,24 @@ def in_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], w
             yield function(*call)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures = [pool.submit(function, *call) for call in calls]
         try:
             for future in futures:
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise EoforgeError(
+                f"one of {workers} worker processes was killed; mostly memory ran out. What was finished is kept: run "
+                "the command again, with fewer workers"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _die_with_parent() -> None:
+def _start_worker() -> None:
     """Ends this worker when its parent is gone: an executor's workers outlive a parent that was killed."""
+    # Ctrl-C reaches the whole process group; the parent tells the user, the workers just end.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

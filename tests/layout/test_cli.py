@@ -7,6 +7,7 @@ import json
 import pytest
 
 from eoforge.cli import main
+from eoforge.cli.output import configure, emit, emit_rows
 
 COMMANDS = ("synth", "ingest", "train", "eval", "index", "serve", "search", "doctor", "demo")
 
@@ -37,6 +38,29 @@ def test_missing_table_is_an_error_that_names_it(capsys: pytest.CaptureFixture[s
     assert main(["train", "ss_cm_rsir", "--data", "nowhere.lance", "--out", "runs", "--json"]) == 1
     error = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
     assert "nowhere.lance" in error["message"]
+
+
+def test_text_that_looks_like_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders may be named like rich's tags: those must neither vanish nor end the command."""
+    configure(as_json=False)
+    emit({"table": "/data/[bold]x[/y]"})
+    emit_rows([{"detail": "[/data/z]"}])
+    printed = capsys.readouterr().out
+    assert "/data/[bold]x[/y]" in printed
+    assert "[/data/z]" in printed
+
+
+def test_what_nobody_expected_is_one_line_of_json_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("eoforge.data.ingest.ingest", full)
+    assert main(["ingest", "archive", "table", "--json"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in json.loads(lines[-1])["error"]["message"]
+    assert any("Traceback" in line for line in lines[:-1])
 
 
 def test_search_wants_exactly_one_query(capsys: pytest.CaptureFixture[str]) -> None:
