@@ -77,6 +77,13 @@ def open_archive(uri: str, *, scratch: str | None = None) -> Archive:
     """
     uri = normalise(uri)
     if is_s3(uri):
+        store = ObjectStore(uri)
+        # Without this, a prefix of tar files would send every patch to quarantine, each as missing.
+        if not (store.has_any(S2_FOLDER) or store.has_any(S1_FOLDER)):
+            raise NotFound(
+                f"no archive at {uri}: expected the prefixes {S2_FOLDER}/ and {S1_FOLDER}/ with {MAIN_FILE}. "
+                "Tar files and LMDBs are read from a local folder."
+            )
         return S3Archive(uri)
     from eoforge.data.archive_lmdb import LmdbArchive, find_lmdb
     from eoforge.data.archive_tar import TarArchive, find_tars

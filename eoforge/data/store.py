@@ -199,6 +199,18 @@ class ObjectStore:
             raise StoreError(f"cannot list {join(self.root, prefix)}: {plain(error)}") from error
         yield from sorted(found)
 
+    def has_any(self, prefix: str) -> bool:
+        """Whether anything lies below ``prefix``; one request, however much does."""
+        try:
+            return any(len(page) for page in obstore.list(self._opened(), prefix, chunk_size=1))
+        except NotFound:
+            return False
+        except Exception as error:
+            raise StoreError(
+                f"cannot list {join(self.root, prefix)}: {plain(error)}. "
+                "Check endpoint and credentials with `eoforge doctor`."
+            ) from error
+
     def delete(self, key: str) -> None:
         """Removes ``key`` if it exists."""
         try:

@@ -106,6 +106,16 @@ def test_an_s3_prefix_gives_the_same(archive: Path, s3: str) -> None:
 
 
 @pytest.mark.s3
+def test_an_s3_prefix_without_folders_is_no_archive(archive: Path, s3: str) -> None:
+    """Else tar files on a bucket would send half a million patches to quarantine, each as missing."""
+    store = ObjectStore(s3)
+    store.put(MAIN_FILE, (archive / MAIN_FILE).read_bytes())
+    store.put("BigEarthNet-S2.tar", b"")
+    with pytest.raises(NotFound, match="local folder"):
+        open_archive(s3)
+
+
+@pytest.mark.s3
 def test_an_s3_prefix_reports_like_a_folder(archive: Path, s3: str) -> None:
     pairs = make_pairs()
     next(archive.rglob(f"{pairs[0].meta.patch_id}_B02.tif")).write_bytes(b"II*\0")
