@@ -147,10 +147,12 @@ class Pretraining(TrainConfig, Settings):
     Attributes:
         interpolation: How 20 and 60 m bands come to ``size``.
         flips: Whether to mirror patches at random, both sensors alike.
+        released: Path of a checkpoint of the released code to start from; empty starts from random weights.
     """
 
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "nearest"
     flips: bool = True
+    released: str = ""
 
     def __post_init__(self) -> None:
         """As the bases'."""

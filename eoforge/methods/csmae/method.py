@@ -20,6 +20,7 @@ from eoforge.methods import encoding
 from eoforge.methods.config import build_config, from_dict
 from eoforge.methods.csmae.config import Config, Pretraining
 from eoforge.methods.csmae.heads import CsmaeHash, HashLearner, NameLoader
+from eoforge.methods.csmae.importer import load_released
 from eoforge.methods.csmae.loss import objective
 from eoforge.methods.csmae.masking import draw_masks
 from eoforge.methods.csmae.model import Csmae
@@ -46,6 +47,8 @@ class PretrainingLearner(Learner):
         super().__init__()
         self.config = config
         self.network = encoding.seeded(lambda: Csmae(config), config.seed)
+        if config.released:
+            load_released(self.network, config.released)
         self.prepare = nn.ModuleDict(_prepares(config, normalisation))
 
     def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
