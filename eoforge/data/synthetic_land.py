@@ -43,6 +43,10 @@ _AMPLITUDES /= np.sqrt((_AMPLITUDES**2).sum(axis=1, keepdims=True))
 # Cubic B-spline interpolation of unit-variance lattice values has a variance of (151/315)^2 on average.
 _SPLINE_GAIN = np.float32(315 / 151)
 
+# The same for groves, clearings and hamlets, and for canopies and roofs.
+_SMALL = np.array([[1.0, 0.5]] * 3, dtype=np.float32)
+_FINE = np.array([[0.45, 0.85]] * 2, dtype=np.float32)
+
 _UNIT = np.float32(2.0**-24)
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
@@ -108,26 +112,37 @@ def _spline(phase: float, spacing: float) -> Float:
     return weights
 
 
-def noise(key: int, fields: int, spacing: float, ulx: float, uly: float) -> Float:
-    """Correlated unit-variance noise ``[fields, 120, 120]`` at lattice ``spacing`` metres, continuous in space."""
+def noise(key: int, spacings: tuple[float, ...], amplitudes: Float, ulx: float, uly: float) -> Float:
+    """Correlated noise ``[fields, 120, 120]``, continuous in space: a sum of octaves.
+
+    Args:
+        key: Names the fields.
+        spacings: Distance of the lattice points in metres, one per octave.
+        amplitudes: Standard deviation of each octave of each field, ``[fields, octaves]``.
+        ulx: Easting of the upper-left corner in metres.
+        uly: Northing of the upper-left corner in metres.
+    """
     x, y = float(ulx), -float(uly)
-    ix, iy = int(x // spacing), int(y // spacing)
-    wx, wy = _spline(x - ix * spacing, spacing), _spline(y - iy * spacing, spacing)
-    gy, gx = np.arange(wy.shape[1])[:, None] + iy, np.arange(wx.shape[1]) + ix
-    lanes = np.arange(fields, dtype=np.int64)[:, None, None] << 40
-    bits = _bits(gx + lanes, gy, key ^ int(spacing))
-    values = ((bits >> np.uint64(40)).astype(np.float32) * _UNIT - np.float32(0.5)) * np.float32(12**0.5)
-    # In four groups of rows: larger products would wake BLAS threads, which cost more than they do here.
-    rows = wy.reshape(4, 1, PIXELS // 4, -1) @ values @ wx.T
-    return rows.transpose(1, 0, 2, 3).reshape(fields, PIXELS, PIXELS) * _SPLINE_GAIN
+    lanes = np.arange(len(amplitudes), dtype=np.int64)[:, None, None] << 40
+    columns, across = [], []
+    for octave, spacing in enumerate(spacings):
+        ix, iy = int(x // spacing), int(y // spacing)
+        wx, wy = _spline(x - ix * spacing, spacing), _spline(y - iy * spacing, spacing)
+        gy, gx = np.arange(wy.shape[1])[:, None] + iy, np.arange(wx.shape[1]) + ix
+        bits = _bits(gx + lanes, gy, key ^ int(spacing))
+        values = (bits >> np.uint64(40)).astype(np.float32) * _UNIT - np.float32(0.5)
+        values *= amplitudes[:, octave, None, None] * (_SPLINE_GAIN * np.float32(12**0.5))
+        columns.append(wy @ values)
+        across.append(wx)
+    # All octaves in one product, in groups of 15 rows: larger ones would wake BLAS threads, which cost more than they
+    # do here.
+    rows = np.concatenate(columns, axis=2).reshape(len(amplitudes) * (PIXELS // 15), 15, -1)
+    return (rows @ np.concatenate(across, axis=1).T).reshape(len(amplitudes), PIXELS, PIXELS)
 
 
 def fields(key: int, ulx: float, uly: float) -> dict[str, Float]:
     """The standardised ground fields of one patch by name."""
-    total = np.zeros((len(_GROUND), PIXELS, PIXELS), dtype=np.float32)
-    for octave, spacing in enumerate(_OCTAVES):
-        total += _AMPLITUDES[:, octave, None, None] * noise(key, len(_GROUND), spacing, ulx, uly)
-    return dict(zip(_GROUND, total, strict=True))
+    return dict(zip(_GROUND, noise(key, _OCTAVES, _AMPLITUDES, ulx, uly), strict=True))
 
 
 def parcels(key: int, country: Country, ulx: float, uly: float, bend: Float) -> Float:
@@ -224,10 +239,11 @@ def ground(seed: int, zone: int, country: str, ulx: float, uly: float) -> Ground
     low = key & 0xFFFFFFFFFFFFFFFF
     spec = COUNTRIES[country]
     f = fields(low, ulx, uly)
-    small = noise(low ^ 0xF0, 3, 200.0, ulx, uly) + 0.5 * noise(low ^ 0xF0, 3, 100.0, ulx, uly)
-    fine = 0.45 * noise(low ^ 0xF1, 2, 60.0, ulx, uly) + 0.85 * noise(low ^ 0xF2, 2, 24.0, ulx, uly)
+    small = noise(low ^ 0xF0, (200.0, 100.0), _SMALL, ulx, uly)
+    fine = noise(low ^ 0xF1, (60.0, 24.0), _FINE, ulx, uly)
     # Roads are where a field as smooth as relief crosses zero; hamlets gather along them.
-    road = np.abs(f["moisture"] - f["people"]) / np.hypot(*np.gradient(f["moisture"] - f["people"], PITCH))
+    height = f["moisture"] - f["people"]
+    road = np.abs(height) / np.hypot(*np.gradient(height, PITCH))
     near = np.clip(1.5 - road / 200, 0, 1)
     cover = np.stack(
         [

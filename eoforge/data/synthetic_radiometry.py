@@ -10,6 +10,7 @@ Reflectances are typical bottom-of-atmosphere values of Sentinel-2 L2A; backscat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -43,6 +44,7 @@ _MATERIALS: dict[str, tuple[tuple[int, ...], tuple[float, float]]] = {
 _NAMES = tuple(_MATERIALS)
 _M = {name: i for i, name in enumerate(_NAMES)}
 _REFLECTANCE = np.array([r for r, _ in _MATERIALS.values()], dtype=np.float32)
+_DECIBEL = np.float32(np.log(10) / 10)
 _POWER = (10 ** (np.array([s for _, s in _MATERIALS.values()]) / 10)).astype(np.float32)
 
 # CLC code: static materials with weights. "field" and "meadow" are resolved per parcel, "wood" by season.
@@ -60,13 +62,15 @@ _RECIPES: dict[int, dict[str, float]] = {
     421: {"grass": 0.5, "sand": 0.2, "sea": 0.3}, 423: {"sand": 0.5, "sea": 0.5}, 511: {"water": 1.0},
     512: {"water": 1.0}, 521: {"sea": 0.9, "sand": 0.1}, 523: {"sea": 1.0},
 }  # fmt: skip
+Mixture = dict[str, Float]
+"""Abundance ``[120, 120]`` of each material that occurs in a patch."""
 _FIELD, _MEADOW = len(_NAMES), len(_NAMES) + 1
 
 # Looks of a ground-range-detected scene: 4.4, and neighbouring pixels correlate since the grid is finer than the beam.
 ENL = 4.4
-_NORMAL_LOOKS = 0.5  # intensity of one squared normal number
-_SIDE = (4 - np.sqrt(16 - 24 * (1 - np.sqrt(_NORMAL_LOOKS / ENL)))) / 12
+_SIDE = (4 - np.sqrt(16 - 24 * (1 - np.sqrt(1 / ENL)))) / 12
 _KERNEL = (float(_SIDE), float(1 - 2 * _SIDE))
+_EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
 _NOISE = (18.0, 12.0, 8.0)
 """Sensor noise at 10, 20 and 60 m in digital numbers: coarser bands average more photons."""
 _INDEX_10M, _INDEX_20M, _INDEX_60M = ([S2_BANDS.index(b) for b in g.bands] for g in (S2_10M, S2_20M, S2_60M))
@@ -96,102 +100,173 @@ def _recipe_table(month: int, country: str) -> Float:
     return table
 
 
-def abundances(ground: Ground, month: int, country: str) -> Float:
-    """Material abundances ``[M, 120, 120]`` of a patch in a month; they sum to one per pixel."""
-    table = np.take(_recipe_table(month, country), ground.clc, axis=1)
-    mix = table[: len(_NAMES)]
+def abundances(ground: Ground, month: int, country: str) -> Mixture:
+    """What the pixels of a patch consist of in a month; abundances sum to one per pixel."""
+    codes = np.flatnonzero(np.bincount(ground.clc.ravel(), minlength=1000))
+    place = np.zeros(1000, dtype=np.intp)
+    place[codes] = np.arange(len(codes))
+    index = place[ground.clc]
+    table = _recipe_table(month, country)[:, codes]
+    mix = {name: table[i][index] for i, name in enumerate(_NAMES) if table[i].any()}
     _, field_green, meadow_green = _greenness(month, COUNTRIES[country].warmth)
     calendar, colour, _, ripeness = ground.parcel
-    # Sown, growing, ripe or ploughed: a parcel's phase is sharp, and wet ground stays green longer.
-    green = np.clip(0.5 + 4.0 * (field_green - calendar) + 0.1 * ground.moisture, 0.04, 0.97)
-    straw = (1 - green) * np.where(ripeness < (0.55 if 6 <= month <= 9 else 0.15), np.float32(0.85), np.float32(0.1))
-    field = table[_FIELD]
-    mix[_M["crop"]] += field * green
-    mix[_M["straw"]] += field * straw
-    mix[_M["soil"]] += field * (1 - green - straw)
-    lush = np.clip(meadow_green + 0.35 * (colour - 0.5) + 0.06 * ground.moisture + 0.06 * ground.texture[0], 0.05, 1)
-    meadow = table[_MEADOW]
-    mix[_M["grass"]] += meadow * lush
-    mix[_M["straw"]] += meadow * (1 - lush)
-    _add_small_cover(mix, ground, table[_FIELD] + table[_MEADOW])
+    open_land = np.zeros(index.shape, dtype=np.float32)
+    if table[_FIELD].any():
+        field = table[_FIELD][index]
+        # Sown, growing, ripe or ploughed: a parcel's phase is sharp, and wet ground stays green longer.
+        green = np.clip(0.5 + 4.0 * (field_green - calendar) + 0.1 * ground.moisture, 0.04, 0.97)
+        dry = np.where(ripeness < (0.55 if 6 <= month <= 9 else 0.15), np.float32(0.85), np.float32(0.1))
+        straw = (1 - green) * dry
+        _add(mix, "crop", field * green)
+        _add(mix, "straw", field * straw)
+        _add(mix, "soil", field * (1 - green - straw))
+        open_land += field
+    if table[_MEADOW].any():
+        meadow = table[_MEADOW][index]
+        lush = meadow_green + 0.35 * (colour - 0.5) + 0.06 * ground.moisture + 0.06 * ground.texture[0]
+        lush = meadow * np.clip(lush, 0.05, 1)
+        _add(mix, "grass", lush)
+        _add(mix, "straw", meadow - lush)
+        open_land += meadow
+    _add_small_cover(mix, ground, open_land)
     return mix
 
 
-def _add_small_cover(mix: Float, ground: Ground, open_land: Float) -> None:
+def _add(mix: Mixture, name: str, share: Float) -> None:
+    mix[name] = mix[name] + share if name in mix else share
+
+
+def _total(mix: Mixture, *names: str) -> Float:
+    """Area share ``[120, 120]`` of several materials together."""
+    total = np.zeros((PIXELS, PIXELS), dtype=np.float32)
+    for name in names:
+        if name in mix:
+            total += mix[name]
+    return total
+
+
+def _add_small_cover(mix: Mixture, ground: Ground, open_land: Float) -> None:
     """Mixes in what lies below CORINE's mapping unit: groves, clearings, roads and hamlets."""
     grove, clearing, road, hamlet = ground.cover
-    forest = mix[_M["conifer"]] + mix[_M["leaf"]] + mix[_M["twig"]]
-    wet = mix[_M["water"]] + mix[_M["sea"]] + mix[_M["sand"]]
-    tree = "twig" if mix[_M["twig"]].any() else "leaf"
+    forest = _total(mix, "conifer", "leaf", "twig")
+    dry = _total(mix, "water", "sea", "sand") == 0
+    tree = "twig" if "twig" in mix else "leaf"
     # Layer over layer, each hiding its share of what lies below. Gravel and asphalt mirror radar away: sand does too.
     layers: tuple[tuple[Float, dict[str, float]], ...] = (
         (clearing * forest, {"grass": 1.0}),
         (grove * open_land, {"conifer": 0.5, tree: 0.5}),
-        (np.where(wet > 0, np.float32(0), road), {"sand": 1.0}),
-        (np.where(wet > 0, np.float32(0), hamlet * (1 - 0.6 * forest)), {"town": 1.0}),
+        (road * dry, {"sand": 1.0}),
+        (hamlet * dry * (1 - 0.6 * forest), {"town": 1.0}),
     )
     for share, materials in layers:
         if share.any():
-            mix *= 1 - share
+            rest = 1 - share
+            for below in mix.values():
+                below *= rest
             for name, weight in materials.items():
-                mix[_M[name]] += weight * share
+                _add(mix, name, weight * share)
 
 
 def _blur(image: Float, side: float, centre: float) -> Float:
     """Separable three-tap filter over the last two axes; edges repeat."""
-    s, c = np.float32(side), np.float32(centre)
     for axis in (-1, -2):
-        out = c * image
-        body = np.moveaxis(out, axis, 0)
-        source = np.moveaxis(image, axis, 0)
-        body[1:] += s * source[:-1]
-        body[:-1] += s * source[1:]
-        body[0] += s * source[0]
-        body[-1] += s * source[-1]
+        out = np.float32(centre) * image
+        body, flank = np.moveaxis(out, axis, 0), np.moveaxis(np.float32(side) * image, axis, 0)
+        body[1:] += flank[:-1]
+        body[:-1] += flank[1:]
+        body[0] += flank[0]
+        body[-1] += flank[-1]
         image = out
     return image
 
 
+def _bits(rng: np.random.Generator, words: int) -> npt.NDArray[np.uint64]:
+    return rng.integers(0, 2**64 - 1, words, dtype=np.uint64, endpoint=True)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Float:
+    """Nearly normal numbers: sums of four random bytes, a fifth of the cost of exact ones."""
+    words = _bits(rng, int(np.prod(shape)) // 2)
+    pairs = (words & _EVEN_BYTES) + ((words >> np.uint64(8)) & _EVEN_BYTES)
+    half = len(pairs) // 2
+    numbers = (pairs[:half] + pairs[half:]).view(np.uint16).astype(np.float32)
+    numbers -= np.float32(2 * 255)
+    numbers *= np.float32((4 * (256**2 - 1) / 12) ** -0.5)
+    return numbers.reshape(shape)
+
+
+def _exponential(rng: np.random.Generator, shape: tuple[int, ...]) -> Float:
+    """Exponential numbers of mean 1: the intensity of a single look."""
+    numbers = _bits(rng, int(np.prod(shape)) // 4).view(np.uint16).astype(np.float32)
+    numbers += np.float32(0.5)
+    numbers *= np.float32(2.0**-16)
+    np.log(numbers, out=numbers)
+    return np.negative(numbers, out=numbers).reshape(shape)
+
+
 def optical(
-    ground: Ground, mix: Float, scene: Scene, rng: np.random.Generator, *, snow: bool, cloud: bool, rugged: float
+    ground: Ground, mix: Mixture, scene: Scene, rng: np.random.Generator, *, snow: bool, cloud: bool, rugged: float
 ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
     """Sentinel-2 bands on their native grids: uint16 ``[4, 120, 120]``, ``[6, 60, 60]``, ``[2, 20, 20]``."""
     low_sun = 0.5 + 0.5 * float(np.cos(2 * np.pi * (scene.month - 0.5) / 12))
-    solid = 1 - mix[_M["water"]] - mix[_M["sea"]]
-    tall = mix[_M["conifer"]] + mix[_M["leaf"]] + mix[_M["town"]] + mix[_M["hall"]]
+    solid = 1 - _total(mix, "water", "sea")
+    roofs = _total(mix, "town", "hall")
+    tall = _total(mix, "conifer", "leaf") + roofs
     slope = _slope(ground.relief, -1) - _slope(ground.relief, -2)
     light = 1 + solid * np.clip((4.0 + 5.0 * low_sun) * rugged * slope, -0.5, 0.5)
     light *= 1 + (0.03 + 0.13 * tall) * solid * ground.texture[0] + 0.25 * (ground.parcel[1] - 0.5) * (solid - tall)
     # Towns are a patchwork of roofs.
-    light *= 1 + 0.35 * (mix[_M["town"]] + mix[_M["hall"]]) * ground.texture[1]
+    light *= 1 + 0.35 * roofs * ground.texture[1]
     light = np.clip(light * float(1 + 0.05 * rng.standard_normal()), 0.25, 2.2)
-    image = _mixed(mix, _REFLECTANCE) * light
+    # Light falls on materials, not on bands: they are few, and all that follows is linear in them.
+    below, layers = light, {}
     if snow:
         cover = np.clip(0.8 + 0.15 * ground.moisture + 0.4 * (ground.parcel[1] - 0.5), 0.1, 1)
-        cover *= 1 - np.minimum(0.85 * tall + 0.6 * mix[_M["twig"]] + 0.4 * mix[_M["shrub"]], 0.9)
-        image = _cover(image, "snow", cover, np.clip(light, 0.7, 1.15))
+        cover *= 1 - np.minimum(0.85 * tall + 0.6 * _total(mix, "twig") + 0.4 * _total(mix, "shrub"), 0.9)
+        layers["snow"] = cover * np.clip(light, 0.7, 1.15)
+        below = below * (1 - cover)
     if cloud:
         opacity, sunlight = _clouds(int(rng.integers(1 << 62)))
-        image = _cover(image * sunlight, "cloud", opacity, np.float32(1))
-    native = (_blur(image[_INDEX_10M], 0.12, 0.76), _mean(image[_INDEX_20M], 2), _mean(image[_INDEX_60M], 6))
-    noisy = (
-        bands + np.float32(level) * rng.standard_normal(bands.shape, dtype=np.float32)
-        for bands, level in zip(native, _NOISE, strict=True)
+        sunlight *= 1 - opacity
+        layers = {name: share * sunlight for name, share in layers.items()} | {"cloud": opacity}
+        below = below * sunlight
+    names = [*mix, *layers]
+    lit_10m = np.empty((len(names), PIXELS, PIXELS), dtype=np.float32)
+    for lit, share in zip(lit_10m, mix.values(), strict=False):
+        np.multiply(share, below, out=lit)
+    for lit, share in zip(lit_10m[len(mix) :], layers.values(), strict=True):
+        lit[:] = share
+    lit_20m = _mean(lit_10m, 2)
+    native = (
+        _blur(_mixed(lit_10m, names, _REFLECTANCE[:, _INDEX_10M]), 0.12, 0.76),
+        _mixed(lit_20m, names, _REFLECTANCE[:, _INDEX_20M]),
+        _mixed(_mean(lit_20m, 3), names, _REFLECTANCE[:, _INDEX_60M]),
     )
-    s2_10m, s2_20m, s2_60m = (np.clip(np.rint(bands), 1, 20_000).astype(np.uint16) for bands in noisy)
+    s2_10m, s2_20m, s2_60m = (_digital(bands, level, rng) for bands, level in zip(native, _NOISE, strict=True))
     return s2_10m, s2_20m, s2_60m
 
 
-def _mixed(mix: Float, signatures: Float) -> Float:
-    """Linear mixture ``[C, 120, 120]`` of signatures ``[M, C]``, eight rows at a time: see ``synthetic_land.noise``."""
-    out = np.empty((signatures.shape[1], PIXELS // 8, 8 * PIXELS), dtype=np.float32)
-    np.matmul(signatures.T, mix.reshape(len(_NAMES), *out.shape[1:]).transpose(1, 0, 2), out=out.transpose(1, 0, 2))
-    return out.reshape(-1, PIXELS, PIXELS)
+def _digital(bands: Float, level: float, rng: np.random.Generator) -> npt.NDArray[np.uint16]:
+    """Digital numbers with sensor noise; ``bands`` is used up."""
+    noisy = _normal(rng, bands.shape)
+    noisy *= np.float32(level)
+    bands += noisy
+    np.clip(np.rint(bands, out=bands), 1, 20_000, out=bands)
+    return bands.astype(np.uint16)
 
 
-def _cover(image: Float, material: str, opacity: Float, light: Float | np.float32) -> Float:
-    """Puts a layer of ``material`` over all bands."""
-    return image * (1 - opacity) + _REFLECTANCE[_M[material]][:, None, None] * (opacity * light)
+def _mixed(shares: Float, names: Sequence[str], signatures: Float) -> Float:
+    """Linear mixture ``[C, H, W]`` of ``shares`` [m, H, W] of the named materials by ``signatures`` [M, C].
+
+    At most 900 pixels at a time: see ``synthetic_land.noise``.
+    """
+    weights = signatures[[_M[name] for name in names]].T
+    size = shares.shape[1:]
+    parts = max(1, shares[0].size // 900)
+    out = np.empty((len(weights), *size), dtype=np.float32)
+    groups = shares.reshape(len(shares), parts, -1).transpose(1, 0, 2)
+    np.matmul(weights, groups, out=out.reshape(len(weights), parts, -1).transpose(1, 0, 2))
+    return out
 
 
 def _slope(relief: Float, axis: int) -> Float:
@@ -206,18 +281,17 @@ def _mean(bands: Float, factor: int) -> Float:
 
 def _clouds(key: int) -> tuple[Float, Float]:
     """Opacity of cumulus with soft rims over a part of the patch, and the light left in its shadow."""
-    shape = noise(key, 1, 600.0, 0, 0)[0] + 0.5 * noise(key ^ 1, 1, 150.0, 0, 0)[0]
+    shape = noise(key, (600.0, 150.0), np.array([[1.0, 0.5]], dtype=np.float32), 0, 0)[0]
     opacity = np.clip(1.6 * (shape + np.float32(0.1 - np.median(shape))), 0, 1)
     return opacity, 1 - 0.6 * np.roll(opacity, (-14, -9), axis=(0, 1))
 
 
-def radar(ground: Ground, mix: Float, scene: Scene, column: int, rng: np.random.Generator, *, rugged: float) -> Float:
+def radar(ground: Ground, mix: Mixture, scene: Scene, column: int, rng: np.random.Generator, *, rugged: float) -> Float:
     """Sentinel-1 backscatter, float32 ``[2, 120, 120]`` in dB: VV, VH."""
-    power = _mixed(mix, _POWER)
-    water = mix[_M["water"]] + mix[_M["sea"]]
-    bare = mix[_M["soil"]] + mix[_M["straw"]] + mix[_M["grass"]] + mix[_M["crop"]]
-    built = mix[_M["town"]] + mix[_M["hall"]]
-    tall = mix[_M["conifer"]] + mix[_M["leaf"]]
+    water = _total(mix, "water", "sea")
+    bare = _total(mix, "soil", "straw", "grass", "crop")
+    built = _total(mix, "town", "hall")
+    tall = _total(mix, "conifer", "leaf")
     # Morning scenes (descending) look west, evening scenes east: slopes that face the sensor are bright.
     look = -1.0 if int(scene.s1[26:28]) < 12 else 1.0
     slope = _slope(ground.relief, -1) * np.float32(look * 45 * rugged)
@@ -227,9 +301,12 @@ def radar(ground: Ground, mix: Float, scene: Scene, column: int, rng: np.random.
     gain_db += water * np.float32(2.0 * rng.standard_normal())  # wind
     # Incidence falls off by about 0.13 dB a degree over the 6.6 degrees of a tile.
     gain_db += np.float32(look * 0.9 * (column / 90 - 0.5) + 0.3 * rng.standard_normal())
-    polarised = np.stack([gain_db, 0.8 * gain_db])
-    speckle = rng.standard_normal((2, PIXELS, PIXELS), dtype=np.float32)
-    speckle *= speckle
-    power = _blur(power, 0.12, 0.76) * 10 ** (polarised / np.float32(10)) * _blur(speckle, *_KERNEL)
+    speckle = _exponential(rng, (2, PIXELS, PIXELS))
+    power = _blur(_mixed(np.stack(list(mix.values())), list(mix), _POWER), 0.12, 0.76)
+    power *= np.exp(gain_db * (_DECIBEL * np.array([1.0, 0.8], np.float32)[:, None, None]))
+    power *= _blur(speckle, *_KERNEL)
     # The noise floor of the sensor keeps calm water from going to minus infinity.
-    return (10 * np.log10(power + np.float32(2e-4) * np.array([3, 1], np.float32)[:, None, None])).astype(np.float32)
+    power += np.array([6e-4, 2e-4], np.float32)[:, None, None]
+    np.log(power, out=power)
+    power /= _DECIBEL
+    return power
