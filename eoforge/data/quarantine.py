@@ -18,7 +18,8 @@ def quarantine_uri(table: str) -> str:
     """``quarantine.lance`` in the folder of ``table``.
 
     It holds one row per (patch_id, reason), from the ingestion that met it first; remarks that do not keep a patch out
-    (``records.WARNINGS``) are there too. Rows stay when a later archive repairs the patch: it is a log.
+    (``records.WARNINGS``) are there too. Rows stay when a later archive repairs the patch: it is a log. Tables in one
+    folder share it.
     """
     return join(normalise(table).rpartition("/")[0], QUARANTINE_NAME)
 

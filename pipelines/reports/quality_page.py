@@ -171,6 +171,10 @@ def _quarantine(quality: Quality) -> Html:
             element("p", f"Kept out of the table: {shown}{quality.quarantine_total:,} findings", class_="soft")
         )
         parts.append(table(("patch", "reason", "what is wrong", "file"), rows))
+    if (known := sum(reasons.values()) - quality.quarantine_total) > 0:
+        # quarantine.lance names each finding once, under the ingestion that met it first.
+        earlier = f"{known:,} findings were met before and stand in quarantine.lance under an earlier ingestion or row."
+        parts.append(element("p", earlier, class_="soft"))
     return section("Quarantine and warnings", *parts)
 
 

@@ -65,6 +65,13 @@ def test_quarantined_patch_is_named_with_its_reason(quality: Quality, archive: D
     assert reason in quality_markdown(quality)
 
 
+def test_findings_of_earlier_ingestions_are_not_passed_over(quality: Quality, html: str) -> None:
+    """Ingested again, the same bad patch is counted but named by the first ingestion: the page says where it stands."""
+    again = quality_html(replace(quality, quarantine=[], quarantine_total=0))
+    assert "1 findings were met before and stand in quarantine.lance" in again
+    assert "met before" not in html
+
+
 def test_page_is_one_file_with_every_picture_inside(quality: Quality, html: str) -> None:
     assert_self_contained(html)
     assert len(quality.samples) == SAMPLES
