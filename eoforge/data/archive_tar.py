@@ -34,6 +34,7 @@ SCRATCH_VARIABLE = "EOFORGE_SCRATCH"
 _KINDS = (S2_FOLDER, S1_FOLDER, MAP_FOLDER)
 _BLOCK = 512
 _CHUNK = 1 << 20
+_AGAIN = "Download it again and compare its md5 with the published one."
 # tarfile reads extended headers whole, at the size they claim; real ones hold one path.
 _MAX_HEADER_BYTES = 1 << 20
 # zstd -6 uses 4 MiB; a stream may ask for more, but not for all memory.
@@ -169,19 +170,20 @@ def _members(source: _Source, tar: Path) -> Iterator[tuple[str, int, int]]:
                     or member.issparse()
                 ):
                     raise DataRefused(
-                        f"{tar}: member {member.name!r} is a link, device or sparse file, or points outside"
+                        f"{tar}: member {member.name!r} is a link, device or sparse file, or points outside. {_AGAIN}"
                     )
                 if member.size > MAX_FILE_BYTES:
                     raise DataRefused(
-                        f"{tar}: member {member.name!r} claims {member.size} bytes, at most {MAX_FILE_BYTES}"
+                        f"{tar}: member {member.name!r} claims {member.size} bytes, expected at most "
+                        f"{MAX_FILE_BYTES}. {_AGAIN}"
                     )
                 if member.isreg() and path.suffix in EXTENSIONS:
                     yield member.name, member.offset_data, member.size
     except (tarfile.TarError, UnicodeError) as error:
-        raise DataRefused(f"{tar}: truncated or damaged after byte {source.tell()}: {error}") from error
+        raise DataRefused(f"{tar}: truncated or damaged after byte {source.tell()}: {error}. {_AGAIN}") from error
     # tarfile takes a damaged header for the end; the true end is a block of zeros.
     if source.last != bytes(_BLOCK):
-        raise DataRefused(f"{tar}: truncated or damaged at byte {source.tell()}. Download it again.")
+        raise DataRefused(f"{tar}: truncated or damaged at byte {source.tell()}. {_AGAIN}")
 
 
 class _Source(io.RawIOBase):
@@ -237,4 +239,4 @@ def _source(tar: Path, payload: Path | None) -> Iterator[_Source]:
         try:
             yield _Source(cast(Any, stream), copy)
         except zstandard.ZstdError as error:
-            raise DataRefused(f"{tar}: damaged or no Zstandard file: {error}. Download it again.") from error
+            raise DataRefused(f"{tar}: damaged or no Zstandard file: {error}. {_AGAIN}") from error
