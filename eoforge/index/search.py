@@ -115,8 +115,13 @@ def _scan(codes: Codes, queries: Codes, k: int) -> tuple[Distances, Rows]:
 
     # faiss is parallel over queries: threads beyond their number only wait at its barrier, and where cores are shared
     # they wait for a time slice (one query on two busy cores: median 28 ms with two threads, 0.05 ms with one).
+    # The number is OpenMP's, which torch shares: if it stayed changed, torch would add up in another order afterwards.
+    before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(min(len(queries), os.cpu_count() or 1))
-    distances, rows = faiss.knn_hamming(queries, codes, min(k, len(codes)), variant="mc")
+    try:
+        distances, rows = faiss.knn_hamming(queries, codes, min(k, len(codes)), variant="mc")
+    finally:
+        faiss.omp_set_num_threads(before)
     return distances, rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,3 +105,13 @@ def test_the_device_path_gives_the_same_results(filtered):
     expected_distances, expected_rows = brute_force(codes, queries, 40, allow)
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_array_equal(distances, expected_distances)
+
+
+def test_search_leaves_the_threads_of_torch_alone():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        HammingIndex(np.zeros((100, 8), np.uint8)).search(np.zeros((50, 8), np.uint8), 5)
+        assert torch.get_num_threads() == 1  # resuming exactly depends on it: threads decide the order of sums
+    finally:
+        torch.set_num_threads(before)
