@@ -30,7 +30,7 @@ from tests.methods.conftest import SMALL
 METHOD = get_method("ss_cm_rsir")
 CONFIG = METHOD.config("tiny", SMALL)
 
-GOLDEN = (12.8269, 10.0883, 7.2053, 6.9712, 6.2636, 4.5074, 5.5666, 4.9754, 3.3442, 4.764)
+GOLDEN = (11.9217, 9.6832, 6.7639, 7.2275, 6.641, 4.788, 6.0286, 5.7997, 4.2013, 5.5408)
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,22 @@ def losses_of(learner: _Learner, batch: PatchBatch, steps: int) -> list[float]:
     return curve
 
 
-def test_golden_loss_curve_of_ten_steps(batch: PatchBatch) -> None:
+def drawn_batch() -> PatchBatch:
+    """Noise around a level that both sensors share: nothing here changes when the synthetic archive does."""
+    rng = np.random.Generator(np.random.Philox(key=1))
+    level = rng.uniform(0.2, 1.8, (16, 1, 1, 1))
+
+    def optical(bands: int, size: int) -> torch.Tensor:
+        return torch.from_numpy((1000 * level + rng.normal(0, 200, (16, bands, size, size))).clip(1).astype(np.uint16))
+
+    s1 = torch.from_numpy((-20 + 6 * level + rng.normal(0, 3, (16, 2, 120, 120))).astype(np.float32))
+    names = [f"patch-{i}" for i in range(16)]
+    return PatchBatch(names, optical(4, 120), optical(6, 60), optical(2, 20), s1, torch.zeros(16, dtype=torch.int64))
+
+
+def test_golden_loss_curve_of_ten_steps() -> None:
     # Written by this code; the tolerance is what threads and instruction sets may add up to in ten steps.
-    assert losses_of(learner_of(CONFIG), batch, 10) == pytest.approx(GOLDEN, rel=5e-3)
+    assert losses_of(learner_of(CONFIG), drawn_batch(), 10) == pytest.approx(GOLDEN, rel=5e-3)
 
 
 def test_ramp_is_the_exponential_of_a_line() -> None:

@@ -56,8 +56,8 @@ def whole(table: TableRef, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_killed_twice_and_resumed_is_bit_for_bit_the_uninterrupted_run(table: TableRef, whole: str, runs: str) -> None:
     command = [*WORKER, str(table), runs]
-    # Four steps an epoch, a checkpoint every two: the first kill loses a step of epoch 0, the second one of epoch 1.
-    for die_after in ("3", "3"):
+    # Four steps an epoch, a checkpoint every two: the first kill comes right after epoch 0, the second loses a step.
+    for die_after in ("4", "3"):
         killed = subprocess.run([*command, "--die-after", die_after, *assignments(RUN)], capture_output=True, cwd=ROOT)
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
     done = subprocess.run([*command, *assignments(RUN)], capture_output=True, text=True, cwd=ROOT)
