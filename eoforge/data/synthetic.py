@@ -7,6 +7,7 @@ seed and its name, so an archive grows without changing, and its bytes do not de
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -215,21 +216,22 @@ def _write_pairs(
         meta = pair.meta
         place = footprint(parse_patch_id(meta.patch_id))
         corner = (place.epsg, place.ulx, place.uly)
+        files: dict[str, bytes] = {}
         for group in GROUPS:
             for band, pixels in zip(group.bands, getattr(pair, group.column), strict=True):
                 nodata = None if group is S1_10M else 0
-                write_geotiff(_file(root, meta, band), pixels, *corner, group.resolution, nodata)
+                files[path_of(meta, band)] = write_geotiff(None, pixels, *corner, group.resolution, nodata)
         if reference_maps:
             assert pair.reference_map is not None  # synthetic pairs always have one
-            path = _file(root, meta, REFERENCE_MAP)
-            write_geotiff(path, pair.reference_map, *corner, S2_10M.resolution, 0, deflate=True)
+            data = write_geotiff(None, pair.reference_map, *corner, S2_10M.resolution, 0, deflate=True)
+            files[path_of(meta, REFERENCE_MAP)] = data
+        # Fifteen small files a pair: plain strings and one mkdir per folder save a tenth of all the time.
+        for folder in {os.path.dirname(path) for path in files}:
+            os.makedirs(f"{root}/{folder}", exist_ok=True)
+        for path, data in files.items():
+            with open(f"{root}/{path}.tif", "wb", buffering=0) as file:
+                file.write(data)
         yield meta
-
-
-def _file(root: Path, meta: PatchMeta, band: str) -> Path:
-    path = root / f"{path_of(meta, band)}.tif"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _write_metadata(path: Path, metas: list[PatchMeta]) -> None:

@@ -134,9 +134,9 @@ def noise(key: int, spacings: tuple[float, ...], amplitudes: Float, ulx: float, 
         values *= amplitudes[:, octave, None, None] * (_SPLINE_GAIN * np.float32(12**0.5))
         columns.append(wy @ values)
         across.append(wx)
-    # All octaves in one product, in groups of 15 rows: larger ones would wake BLAS threads, which cost more than they
+    # All octaves in one product, in groups of 24 rows: larger ones would wake BLAS threads, which cost more than they
     # do here.
-    rows = np.concatenate(columns, axis=2).reshape(len(amplitudes) * (PIXELS // 15), 15, -1)
+    rows = np.concatenate(columns, axis=2).reshape(len(amplitudes) * (PIXELS // 24), 24, -1)
     return (rows @ np.concatenate(across, axis=1).T).reshape(len(amplitudes), PIXELS, PIXELS)
 
 
@@ -156,7 +156,8 @@ def parcels(key: int, country: Country, ulx: float, uly: float, bend: Float) -> 
     along = (c * x[None, :] + s * y[:, None] + 500 * bend) / np.float32(length)
     row = np.floor((-s * x[None, :] + c * y[:, None] + 500 * bend) / np.float32(width)).astype(np.int64)
     first = int(row.min())
-    jitter = (_bits(np.arange(first, int(row.max()) + 1), np.int64(0), key) >> np.uint64(40)).astype(np.float32) * _UNIT
+    numbers = _bits(np.arange(first, int(row.max()) + 1), np.zeros(1, dtype=np.int64), key)
+    jitter = (numbers >> np.uint64(40)).astype(np.float32) * _UNIT
     column = np.floor(along + jitter[row - first]).astype(np.int64)
     # One 64-bit hash per parcel of the patch holds its four numbers of 16 bits.
     west, width_in_parcels = int(column.min()), int(column.max() - column.min()) + 1
@@ -164,8 +165,9 @@ def parcels(key: int, country: Country, ulx: float, uly: float, bend: Float) -> 
         np.arange(width_in_parcels)[None, :] + west, np.arange(first, int(row.max()) + 1)[:, None], key ^ 1
     ).reshape(-1)
     lanes = (table[None] >> np.array([[0], [16], [32], [48]], dtype=np.uint64)) & np.uint64(0xFFFF)
-    numbers = lanes.astype(np.float32) * np.float32(2.0**-16)
-    return np.take(numbers, (row - first) * width_in_parcels + (column - west), axis=1)
+    return np.take(
+        lanes.astype(np.float32) * np.float32(2.0**-16), (row - first) * width_in_parcels + (column - west), axis=1
+    )
 
 
 @lru_cache(maxsize=64)
@@ -243,7 +245,8 @@ def ground(seed: int, zone: int, country: str, ulx: float, uly: float) -> Ground
     fine = noise(low ^ 0xF1, (60.0, 24.0), _FINE, ulx, uly)
     # Roads are where a field as smooth as relief crosses zero; hamlets gather along them.
     height = f["moisture"] - f["people"]
-    road = np.abs(height) / np.hypot(*np.gradient(height, PITCH))
+    south, east = np.gradient(height, PITCH)
+    road = np.abs(height) / np.sqrt(south * south + east * east)
     near = np.clip(1.5 - road / 200, 0, 1)
     cover = np.stack(
         [

@@ -275,8 +275,14 @@ def _slope(relief: Float, axis: int) -> Float:
 
 def _mean(bands: Float, factor: int) -> Float:
     """Area averages over blocks of ``factor`` x ``factor`` pixels."""
-    rows = sum(bands[:, i::factor] for i in range(factor))
-    return sum(rows[:, :, i::factor] for i in range(factor)) / np.float32(factor**2)
+    rows = bands[:, ::factor].copy()
+    for i in range(1, factor):
+        rows += bands[:, i::factor]
+    blocks = rows[:, :, ::factor].copy()
+    for i in range(1, factor):
+        blocks += rows[:, :, i::factor]
+    blocks *= np.float32(factor**-2)
+    return blocks
 
 
 def _clouds(key: int) -> tuple[Float, Float]:
