@@ -175,6 +175,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
     files = RunFiles(str(tmp_path), "run")
     path = tmp_path / "checkpoints" / "run" / "last.ckpt"
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state": Path("."), "weights": {}}, path)
     with pytest.raises(DataRefused, match="damaged"):
         files.resume()
