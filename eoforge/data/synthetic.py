@@ -42,6 +42,7 @@ _FLAGS = ("contains_seasonal_snow", "contains_cloud_or_shadow")
 _METADATA = pa.schema([METADATA.field(name) for name in (*_COLUMNS, *_FLAGS)])
 _SPLIT_PATTERN = ("train", "validation", "train", "test")
 _CLOUD_EVERY = 40
+_PATCHES_PER_WORKER = 1000  # a spawned process imports for as long as it takes to write some 400
 MAX_PATCHES = 120_000
 """The 20 scenes hold more cells, but some are dropped for lack of labels and the rarest split must not run out."""
 
@@ -165,7 +166,7 @@ def generate_archive(
         out: Local folder; it must not hold an archive yet.
         patches: Number of patch pairs, snow and clouds included.
         seed: The same seed gives the same bytes, whatever ``workers`` is.
-        workers: Processes.
+        workers: Processes at most; few patches are written by fewer.
         reference_maps: Whether to write ``Reference_Maps``.
         snow_cloud: Whether some patches show snow or clouds; their metadata are in the second parquet file.
 
@@ -177,7 +178,7 @@ def generate_archive(
     if is_s3(out) or any((root / name).exists() for name in (MAIN_FILE, S2_FOLDER, S1_FOLDER, MAP_FOLDER)):
         raise UsageError(f"{out} must be a local folder without an archive in it; choose another or delete it first")
     root.mkdir(parents=True, exist_ok=True)
-    workers = min(max(workers, 1), len(SCENES))
+    workers = max(1, min(workers, len(SCENES), patches // _PATCHES_PER_WORKER))
     jobs = [(root, patches, seed, range(w, len(SCENES), workers), reference_maps, snow_cloud) for w in range(workers)]
     with track("writing synthetic patches", patches) as tracker:
         metas: list[PatchMeta] = []

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from eoforge.data import synthetic
 from eoforge.data.bands import S2_BANDS
 from eoforge.data.labels import CLASSES, CLC_TO_CLASS, KNOWN_CLC, UNLABELED_CLC
 from eoforge.data.names import parse_patch_id, parse_s1_name, parse_s2v1_name
@@ -202,7 +203,8 @@ def _fingerprint(root: Path) -> dict[str, str]:
     return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-def test_archive_is_valid_and_independent_of_workers(tmp_path: Path) -> None:
+def test_archive_is_valid_and_independent_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "_PATCHES_PER_WORKER", 22)
     one = generate_archive(str(tmp_path / "one"), 44, seed=7)
     two = generate_archive(str(tmp_path / "two"), 44, seed=7, workers=2)
     assert _fingerprint(tmp_path / "one") == _fingerprint(tmp_path / "two")
