@@ -169,3 +169,24 @@ def test_the_device_gives_the_same_values() -> None:
     flip = torch.tensor([1, 2, 3], dtype=torch.uint8)
     on_device = prepare.to("cuda")(batch.to("cuda"), flip)
     np.testing.assert_allclose(on_device.cpu(), prepare.to("cpu")(batch, flip), rtol=1e-6, atol=1e-6)
+
+
+def keys_cubic(row: np.ndarray, at: float, a: float = -0.75) -> float:
+    """Cubic convolution of four neighbours, edges repeated."""
+    left, total = int(np.floor(at)), 0.0
+    for i in range(left - 1, left + 3):
+        d = abs(at - i)
+        inner = (a + 2) * d**3 - (a + 3) * d**2 + 1
+        weight = inner if d <= 1 else a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+        total += weight * row[min(max(i, 0), len(row) - 1)]
+    return total
+
+
+def test_bicubic_aligns_corners() -> None:
+    batch = make_batch(1)
+    row = np.random.default_rng(1).integers(1, 9_000, 60)
+    batch.s2_20m = torch.from_numpy(np.broadcast_to(row.astype(np.uint16), (1, 6, 60, 60)).copy())
+    image = Prepare(("B05",), [100.0], [50.0], interpolation="bicubic")(batch)[0, 0]
+    expected = [(keys_cubic(row, x * 59 / 119) - 100) / 50 for x in range(120)]
+    assert image[7].tolist() == pytest.approx(expected, abs=1e-2)
+    assert image[0, [0, -1]].tolist() == pytest.approx([(row[0] - 100) / 50, (row[-1] - 100) / 50], abs=1e-3)
