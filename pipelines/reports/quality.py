@@ -148,7 +148,6 @@ def _samples(table: Any, patch_ids: list[str]) -> list[Sample]:
 
 def _pictures(rows: pa.Table) -> list[Sample]:
     from eoforge.data.plot import map_colours, rgb, s1_composite, thumbnail_png
-
     from eoforge.data.schema import tensor_column
 
     optical, _ = tensor_column(rows["s2_10m"])
