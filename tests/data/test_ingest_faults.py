@@ -18,6 +18,7 @@ from eoforge.errors import NotFound
 from tests.data.ingest_support import SHARD_ROWS, Ingestion, archive_of, content, pairs_of
 
 PATCHES = 40
+KILLS = 20
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +37,18 @@ def rows_now(table: str) -> int:
         return 0
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_and_run_again(archive: str, store_uri: str, tmp_path: Path, kills: int) -> None:
+@pytest.mark.slow
+def test_killed_at_random_moments_and_run_again(archive: str, store_uri: str, tmp_path: Path) -> None:
     """Kills fall between the start and 1.2 times an undisturbed run; a run that got through starts on a new table."""
     whole = Ingestion(tmp_path, archive, join(store_uri, "whole", "patches.lance")).ready().go()
     begin = time.monotonic()
     assert whole.summary()["added"] == PATCHES
     undisturbed = time.monotonic() - begin
 
-    rng = np.random.default_rng(kills)
+    rng = np.random.default_rng(KILLS)
     tables = [join(store_uri, "killed-0", "patches.lance")]
     killed = 0
-    while killed < kills:
+    while killed < KILLS:
         run = Ingestion(tmp_path, archive, tables[-1]).ready().go()
         try:
             run.process.wait(timeout=rng.uniform(0, 1.2 * undisturbed))
