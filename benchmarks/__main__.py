@@ -28,6 +28,7 @@ CASES: dict[str, list[str]] = {
     "loader": ["benchmarks.data.loader"],
     "search": ["benchmarks.index.search"],
     "retrieval_service": ["benchmarks.services.retrieval"],
+    "cross_modal": ["benchmarks.methods.cross_modal"],
 }
 """Case -> module and its arguments. Kernels have a runner of their own: ``python -m benchmarks.kernels``."""
 
