@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eoforge.errors import EoforgeError
+from eoforge.errors import EoforgeError, NotFound
 
 if TYPE_CHECKING:
     from eoforge.client import Hit, IndexInfo, Patch, RetrievalClient
@@ -108,7 +108,7 @@ def ask(address: str, seed: int) -> Answers:
 
     with RetrievalClient(address) as client:
         (index,) = client.indexes()
-        pool = _query_pool(client, seed)
+        pool = _query_pool(client, index, seed)
         answers = []
         for source, target in (("s1", "s2"), ("s2", "s1")):
             for patch_id in pool[:QUERIES_PER_DIRECTION]:
@@ -125,20 +125,25 @@ def ask(address: str, seed: int) -> Answers:
     return Answers(index, answers, times)
 
 
-def _query_pool(client: RetrievalClient, seed: int, size: int = 32) -> list[str]:
-    """Patches of the test split, drawn by the seed from the neighbours of a random code."""
-    from eoforge.client import SearchFilter
+def _query_pool(client: RetrievalClient, index: IndexInfo, seed: int) -> list[str]:
+    """Different patches to ask about: for each class one that carries it, from the test split where there is one.
 
-    (index,) = client.indexes()
+    Raises:
+        NotFound: The index is empty.
+    """
+    from eoforge.client import SearchFilter
+    from eoforge.data.labels import CLASSES
+
     rng = np.random.Generator(np.random.Philox(key=seed))
-    code = rng.integers(0, 256, index.bits // 8, dtype=np.uint8).tobytes()
-    hits = client.search(code=code, target="s2", k=200, filter=SearchFilter(splits=("test",)))
-    # One code's nearest neighbours look alike: take them spread over the whole list, and with differing labels first.
-    chosen: dict[tuple[str, ...], str] = {}
-    for hit in hits:
-        chosen.setdefault(hit.labels, hit.patch_id)
-    rest = [h.patch_id for h in hits if h.patch_id not in set(chosen.values())]
-    return [*chosen.values(), *rest][:size]
+    chosen: list[str] = []
+    for splits in (("test",), ()):
+        for label in rng.permutation(CLASSES):
+            code = rng.integers(0, 256, index.bits // 8, dtype=np.uint8).tobytes()
+            wanted = SearchFilter(splits=splits, labels_any=(str(label),))
+            chosen += [h.patch_id for h in client.search(code=code, target="s2", k=1, filter=wanted)]
+        if chosen:
+            return list(dict.fromkeys(chosen))
+    raise NotFound("the index holds no patch; is the archive empty?")
 
 
 def _answer(client: RetrievalClient, patch_id: str, source: str, target: str, wanted: object, condition: str) -> Answer:
