@@ -20,6 +20,7 @@ from typing import Any
 from eoforge.data.exactly_once import Job, changed_keys, commit
 from eoforge.data.ingest_plan import SUMMARY, IngestPlan, load_plan, plan_ingest, refused
 from eoforge.data.ingest_shards import ingest_shards
+from eoforge.data.memory import bound_arenas
 from eoforge.data.quarantine import KEYS as QUARANTINE_KEYS
 from eoforge.data.quarantine import quarantine_uri
 from eoforge.data.statistics import band_statistics
@@ -135,6 +136,7 @@ def finish_table(table: str) -> int:
     Returns:
         The version that has both.
     """
+    bound_arenas()
     version = ensure_indexes(table)
     ref = TableRef(normalise(table), version)
     if open_table(ref).count_rows():  # an archive of bad patches alone leaves a table without statistics
@@ -158,6 +160,7 @@ def ingest(
         DataRefused: The archive has no rows; or ``strict`` and a patch is bad.
         NotFound: There is no archive.
     """
+    bound_arenas()
     plan = plan_ingest(archive, table, shard_rows=shard_rows, strict=strict, workers=workers)
     calls = [(plan.table, plan.ingest_id, shard, 1) for shard in range(plan.shards)]
     with track("ingesting patches", plan.rows) as progress:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from eoforge.data.exactly_once import discard_fragments, fragments_exist, write_fragments
 from eoforge.data.ingest_plan import IngestPlan, load_plan, shard_metadata
+from eoforge.data.memory import bound_arenas
 from eoforge.data.metadata import MetadataRows
 from eoforge.data.quarantine import defect_batch, quarantine_uri
 from eoforge.data.reben import Archive, open_archive
@@ -85,6 +86,7 @@ def ingest_shards(table: str, ingest_id: str, first: int, count: int) -> dict[st
         NotFound: The ingestion is not planned, or the archive is gone.
         UsageError: The range is not within the plan.
     """
+    bound_arenas()
     job, plan = load_plan(table, ingest_id)
     if first < 0 or count < 0 or first + count > plan.shards:
         raise UsageError(

@@ -1,0 +1,20 @@
+"""Keeps resident memory near what is in use while Lance's many threads allocate and free row batches."""
+
+from __future__ import annotations
+
+import ctypes
+
+_M_ARENA_MAX = -8  # <malloc.h>
+_ARENAS = 2
+
+
+def bound_arenas() -> None:
+    """Lets glibc's malloc keep two arenas instead of eight a core; call it before Lance starts its threads.
+
+    Each arena holds on to the largest amount it ever served. Ingesting 20,000 patches peaked at 834 MiB with the
+    default and at 591 MiB with two arenas, in the same time (``benchmarks.data.ingest_memory``). Elsewhere than with
+    glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, _ARENAS)

@@ -1,0 +1,44 @@
+"""The bound on malloc arenas is taken up by the C library of this process."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+# malloc_info counts the arenas ("heaps") of the process; each allocating thread would get one of its own.
+PROGRAM = """
+import ctypes, os, sys, tempfile, threading
+from eoforge.data.memory import bound_arenas
+if sys.argv[1] == "bounded":
+    bound_arenas()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+barrier = threading.Barrier(8)
+def allocate():
+    libc.malloc(4096)
+    barrier.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+libc.fopen.restype, libc.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
+libc.malloc_info.argtypes, libc.fclose.argtypes = [ctypes.c_int, ctypes.c_void_p], [ctypes.c_void_p]
+path = os.path.join(tempfile.mkdtemp(), "info.xml")
+out = libc.fopen(path.encode(), b"w")
+libc.malloc_info(0, out)
+libc.fclose(out)
+print(open(path).read())
+"""
+
+
+def arenas(mode: str) -> int:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True)
+    return len(re.findall(r"<heap nr=", done.stdout))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc_info")
+def test_two_arenas_however_many_threads() -> None:
+    assert arenas("free") > 2, "without the bound this many threads take more"
+    assert arenas("bounded") <= 2
