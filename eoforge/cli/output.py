@@ -21,6 +21,16 @@ _out = Console()
 _err = Console(stderr=True)
 
 
+class _StandardError:
+    """Standard error as it is when something is written: whoever replaced it may have closed the one of earlier."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def configure(as_json: bool) -> None:
     """Chooses JSON or human output for this process; logs always go to standard error."""
     _state["json"] = as_json
@@ -35,7 +45,7 @@ def configure(as_json: bool) -> None:
             structlog.processors.JSONRenderer() if machine else structlog.dev.ConsoleRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=_StandardError()),  # type: ignore[arg-type]  # write and flush
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+import structlog
 
 from eoforge.cli import main
 from eoforge.cli.output import configure, emit, emit_rows
@@ -66,3 +68,14 @@ def test_what_nobody_expected_is_one_line_of_json_too(
 def test_search_wants_exactly_one_query(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "--json"]) == 2
     assert "--patch-id" in capsys.readouterr().err
+
+
+def test_logs_follow_standard_error_when_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = io.StringIO()
+    monkeypatch.setattr("sys.stderr", first)
+    assert main(["synth", "--help"]) == 0
+    first.close()
+    second = io.StringIO()
+    monkeypatch.setattr("sys.stderr", second)
+    structlog.get_logger("after").info("still heard")
+    assert "still heard" in second.getvalue()
