@@ -4,49 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import structlog
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from eoforge.errors import EoforgeError
+from eoforge.logs import configure_logs
 
 _state = {"json": False}
 _out = Console()
 _err = Console(stderr=True)
 
 
-class _StandardError:
-    """Standard error as it is when something is written: whoever replaced it may have closed the one of earlier."""
-
-    def write(self, text: str) -> int:
-        return sys.stderr.write(text)
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-
 def configure(as_json: bool) -> None:
     """Chooses JSON or human output for this process; logs always go to standard error."""
     _state["json"] = as_json
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    machine = as_json or not sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer() if machine else structlog.dev.ConsoleRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file=_StandardError()),  # type: ignore[arg-type]  # write and flush
-    )
+    configure_logs(as_json=as_json or not sys.stderr.isatty())
 
 
 def as_dict(result: Any) -> dict[str, Any]:

@@ -1,12 +1,9 @@
-"""Logs, metrics and traces: what an operator sees of a service."""
+"""Metrics and traces: what an operator sees of a service besides its logs."""
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Mapping
 
-import structlog
 from opentelemetry import propagate, trace
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -22,22 +19,6 @@ SECONDS = Histogram(
 IN_FLIGHT = Gauge("eoforge_requests_in_flight", "Calls being answered.")
 
 TRACER = trace.get_tracer("eoforge.services")
-
-
-def configure_logs(settings: RuntimeSettings) -> None:
-    """One JSON object a line on standard error; libraries report warnings through the same stream."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )
 
 
 def configure_traces(settings: RuntimeSettings, service: str) -> None:

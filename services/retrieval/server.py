@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import grpc
 
@@ -10,8 +11,9 @@ from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.data.bands import MODALITIES
 from eoforge.data.store import TableRef
+from eoforge.logs import configure_logs
 from services._runtime.server import Server, Service
-from services._runtime.telemetry import configure_logs, configure_traces
+from services._runtime.telemetry import configure_traces
 from services.retrieval.batching import BoundedPool, EncodeBatcher
 from services.retrieval.kserve import EncodeModel, SearchModel
 from services.retrieval.servicer import RetrievalServicer
@@ -71,7 +73,7 @@ def run(settings: RetrievalSettings) -> None:
         UsageError: The settings contradict each other or expose the service, or a port is taken.
         NotFound: Codes, patches or bundle do not exist.
     """
-    configure_logs(settings)
+    configure_logs(as_json=True, level=getattr(logging, settings.log_level.upper()))
     configure_traces(settings, "retrieval")
 
     async def main() -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from eoforge.logs import configure_logs
 from eoforge.methods import METHODS
 from services._runtime.server import Server
-from services._runtime.settings import RuntimeSettings
-from services._runtime.telemetry import configure_logs
 from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from tests.services.world import METHOD, World, make_world
@@ -27,7 +27,7 @@ def projection_method() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def service_logs() -> None:
     """Logs as in production: by default structlog prints every local variable of a traceback."""
-    configure_logs(RuntimeSettings(log_level="warning"))
+    configure_logs(as_json=True, level=logging.WARNING)
 
 
 @pytest.fixture(scope="module")
