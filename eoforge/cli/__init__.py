@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from eoforge.cli import output
+from eoforge.cli.output import Json
 from eoforge.cli.search import register_search
 from eoforge.errors import EoforgeError, UsageError
 
@@ -30,12 +31,6 @@ app.add_typer(serve_app, name="serve")
 register_search(app)
 
 
-def _configure(value: bool) -> bool:
-    output.configure(value)
-    return value
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.", callback=_configure)]
 Preset = Annotated[str, typer.Option(help="tiny (a laptop's CPU, minutes) or paper (the published configuration).")]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -60,6 +59,8 @@ def running_service(codes: str, log: Path) -> Iterator[str]:
     Raises:
         ServiceFailed: It ended, or was not ready in time; the message holds the end of its log.
     """
+    from eoforge.data.seaweed import free_ports
+
     port, rest_port = free_ports(2)
     command = [sys.executable, "-m", "eoforge.cli", "serve", "retrieval", "--codes", codes]
     command += ["--host", "127.0.0.1", "--port", str(port), "--rest-port", str(rest_port)]
@@ -73,18 +74,6 @@ def running_service(codes: str, log: Path) -> Iterator[str]:
                 process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def free_ports(count: int) -> list[int]:
-    """Distinct loopback ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
 
 
 def _wait_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:

@@ -6,8 +6,9 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,10 +21,15 @@ _out = Console()
 _err = Console(stderr=True)
 
 
-def configure(as_json: bool) -> None:
-    """Chooses JSON or human output for this process; logs always go to standard error."""
+def configure(as_json: bool) -> bool:
+    """Chooses JSON or human output for this process and returns the choice; logs always go to standard error."""
     _state["json"] = as_json
     configure_logs(as_json=as_json or not sys.stderr.isatty())
+    return as_json
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.", callback=configure)]
+"""The option that every command has."""
 
 
 def as_dict(result: Any) -> dict[str, Any]:

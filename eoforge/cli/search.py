@@ -33,7 +33,7 @@ def register_search(app: typer.Typer) -> None:
         ] = False,
         ca: Annotated[Path | None, typer.Option(help="CA certificate; turns TLS on.")] = None,
         token: Annotated[str | None, typer.Option(envvar="EOFORGE_TOKEN", help="Bearer token.")] = None,
-        json: Annotated[bool, typer.Option("--json", help="Print the hits as JSON.", callback=_configure)] = False,
+        json: output.Json = False,
     ) -> None:
         """Find the patches most similar to one patch or image, across sensors."""
         from eoforge.client import RetrievalClient, SearchFilter
@@ -56,11 +56,6 @@ def register_search(app: typer.Typer) -> None:
                 hits = client.search(geotiff=_read(image), source=from_, target=to, k=k, filter=wanted)
         rows = [{k: v for k, v in output.as_dict(h).items() if k != "thumbnail_png"} for h in hits]
         output.emit_rows(rows, line=_line)
-
-
-def _configure(value: bool) -> bool:
-    output.configure(value)
-    return value
 
 
 def _line(hit: dict[str, Any]) -> str:
