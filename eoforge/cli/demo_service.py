@@ -17,7 +17,7 @@ import numpy as np
 from eoforge.errors import EoforgeError, NotFound
 
 if TYPE_CHECKING:
-    from eoforge.client import Hit, IndexInfo, Patch, RetrievalClient
+    from eoforge.client import Hit, IndexInfo, Patch, RetrievalClient, SearchFilter
 
 READY_S = 120.0
 STOP_S = 30.0
@@ -135,8 +135,10 @@ def _query_pool(client: RetrievalClient, index: IndexInfo, seed: int) -> list[st
     raise NotFound("the index holds no patch; is the archive empty?")
 
 
-def _answer(client: RetrievalClient, patch_id: str, source: str, target: str, wanted: object, condition: str) -> Answer:
+def _answer(
+    client: RetrievalClient, patch_id: str, source: str, target: str, wanted: SearchFilter, condition: str
+) -> Answer:
     start = time.perf_counter()
-    hits = client.search(patch_id=patch_id, source=source, target=target, k=HITS, filter=wanted, thumbnails=True)  # type: ignore[arg-type]  # SearchFilter
+    hits = client.search(patch_id=patch_id, source=source, target=target, k=HITS, filter=wanted, thumbnails=True)
     milliseconds = (time.perf_counter() - start) * 1e3
     return Answer(client.get_patch(patch_id, thumbnails=True), source, target, condition, hits, milliseconds)
