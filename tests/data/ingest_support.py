@@ -13,17 +13,7 @@ from tests.data.archives import make_pair, write_archive
 
 SHARD_ROWS = 6
 
-_PROGRAM = """
-import json, sys
-from dataclasses import asdict
-from eoforge.data.ingest import ingest
-archive, table, workers, shard_rows = sys.argv[1:]
-if __name__ == "__main__":
-    print("ready", flush=True)
-    sys.stdin.readline()
-    summary = ingest(archive, table, workers=int(workers), shard_rows=int(shard_rows))
-    print(json.dumps(asdict(summary)), flush=True)
-"""
+_PROGRAM = Path(__file__).with_name("ingest_once.py")
 
 
 def pairs_of(count: int, seed: int = 0, start: int = 0) -> list[PatchPair]:
@@ -48,11 +38,9 @@ def content(table: str) -> dict[str, str]:
 class Ingestion:
     """An ingestion in its own process, which waits at the start line until ``go``."""
 
-    def __init__(self, folder: Path, archive: str, table: str, workers: int = 1, shard_rows: int = SHARD_ROWS) -> None:
-        script = folder / "ingest_once.py"
-        script.write_text(_PROGRAM)
+    def __init__(self, archive: str, table: str, workers: int = 1, shard_rows: int = SHARD_ROWS) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(script), archive, table, str(workers), str(shard_rows)],
+            [sys.executable, str(_PROGRAM), archive, table, str(workers), str(shard_rows)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -40,7 +40,7 @@ def rows_now(table: str) -> int:
 @pytest.mark.slow
 def test_killed_at_random_moments_and_run_again(archive: str, store_uri: str, tmp_path: Path) -> None:
     """Kills fall between the start and 1.2 times an undisturbed run; a run that got through starts on a new table."""
-    whole = Ingestion(tmp_path, archive, join(store_uri, "whole", "patches.lance")).ready().go()
+    whole = Ingestion(archive, join(store_uri, "whole", "patches.lance")).ready().go()
     begin = time.monotonic()
     assert whole.summary()["added"] == PATCHES
     undisturbed = time.monotonic() - begin
@@ -49,7 +49,7 @@ def test_killed_at_random_moments_and_run_again(archive: str, store_uri: str, tm
     tables = [join(store_uri, "killed-0", "patches.lance")]
     killed = 0
     while killed < KILLS:
-        run = Ingestion(tmp_path, archive, tables[-1]).ready().go()
+        run = Ingestion(archive, tables[-1]).ready().go()
         try:
             run.process.wait(timeout=rng.uniform(0, 1.2 * undisturbed))
         except subprocess.TimeoutExpired:
@@ -61,7 +61,7 @@ def test_killed_at_random_moments_and_run_again(archive: str, store_uri: str, tm
             run.summary()
             tables.append(join(store_uri, f"killed-{len(tables)}", "patches.lance"))
     for table in tables:
-        summary = Ingestion(tmp_path, archive, table).ready().go().summary()
+        summary = Ingestion(archive, table).ready().go().summary()
         done = {name: summary[name] for name in ("patches_in", "quarantined")}
         assert done == {"patches_in": PATCHES, "quarantined": 0}
         assert content(table) == expected()
@@ -69,7 +69,7 @@ def test_killed_at_random_moments_and_run_again(archive: str, store_uri: str, tm
 
 def test_the_workers_of_a_killed_ingestion_end_too(archive: str, tmp_path: Path) -> None:
     table = str(tmp_path / "patches.lance")
-    run = Ingestion(tmp_path, archive, table, workers=2, shard_rows=1).ready().go()
+    run = Ingestion(archive, table, workers=2, shard_rows=1).ready().go()
     parent = psutil.Process(run.process.pid)
     children: list[psutil.Process] = []
     while len(children) < 3 and run.process.poll() is None:  # two workers and the resource tracker
@@ -86,7 +86,7 @@ def test_the_workers_of_a_killed_ingestion_end_too(archive: str, tmp_path: Path)
 
 def test_four_ingestions_of_one_archive_at_the_same_time(archive: str, store_uri: str, tmp_path: Path) -> None:
     table = join(store_uri, "patches.lance")
-    racers = [Ingestion(tmp_path, archive, table) for _ in range(4)]
+    racers = [Ingestion(archive, table) for _ in range(4)]
     for racer in racers:
         racer.ready()
     for racer in racers:
@@ -102,7 +102,7 @@ def test_four_ingestions_of_one_archive_at_the_same_time(archive: str, store_uri
 def test_archives_that_overlap_at_the_same_time(tmp_path: Path) -> None:
     table = str(tmp_path / "patches.lance")
     archives = [archive_of(tmp_path / str(start), 24, start=start) for start in (0, 12, 24)]
-    racers = [Ingestion(tmp_path, archive, table).ready() for archive in archives]
+    racers = [Ingestion(archive, table).ready() for archive in archives]
     for racer in racers:
         racer.go()
     summaries = [racer.summary() for racer in racers]
@@ -114,7 +114,7 @@ def test_archives_that_overlap_at_the_same_time(tmp_path: Path) -> None:
 def test_two_ingestions_of_different_pixels_leave_one_of_the_two(tmp_path: Path) -> None:
     table = str(tmp_path / "patches.lance")
     archives = [archive_of(tmp_path / str(seed), 12, seed=seed) for seed in (1, 2)]
-    racers = [Ingestion(tmp_path, archive, table).ready() for archive in archives]
+    racers = [Ingestion(archive, table).ready() for archive in archives]
     for racer in racers:
         racer.go()
     for racer in racers:
