@@ -1,0 +1,1 @@
+"""Federated learning: what coordinator, silos and simulation share."""
