@@ -1,0 +1,1 @@
+"""The federation service: coordinates rounds of federated learning between silos that keep their data."""
