@@ -1,0 +1,289 @@
+"""The stream format: one header that says everything, the payload, the hash codes, a CRC-32C.
+
+All numbers are little-endian; the order of the fields is the order of the bytes::
+
+    magic "EOFC" | version u16 | kind u8 | flags u8 | bands u16 | height u32 | width u32 | tile u16 | overlap u16
+    | quality f32 | error_s2 u16 | error_s1 f32 | bundle 8 bytes | code bytes u16 | codes u32
+    | name length u16 | CRS length u16 | name | [EPSG u32, x f64, y f64, pixel f64  or  CRS text, transform 6 f64]
+    | payload length u64 | payload | codes | CRC-32C u32 of all before it
+
+``bands`` has bit ``i`` set for the i-th name of ``raster.BAND_ORDER``. Nothing is allocated from a number in the header
+before that number has been checked against the limits and against the length of the stream itself.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+import google_crc32c
+
+from eoforge.codec.raster import ALIGNMENT, BAND_ORDER, Georeference, factor_of, grid_shape
+from eoforge.data.bands import MODALITIES
+from eoforge.errors import DataRefused, LimitExceeded
+
+MAGIC = b"EOFC"
+VERSION = 1
+DIGEST_BYTES = 8
+"""Bytes of the bundle's id that a stream carries: ``Bundle.short_id``."""
+MAX_NAME_BYTES = 256
+MAX_CRS_BYTES = 8192
+MAX_CODE_BYTES = 64
+_FIXED = struct.Struct("<4sHBBHIIHHfHf8sHIHH")
+_EPSG = struct.Struct("<Iddd")
+_TRANSFORM = struct.Struct("<6d")
+_LENGTH = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
+_GEO_NONE, _GEO_EPSG, _GEO_TEXT = 0, 1, 2
+
+
+class Kind(IntEnum):
+    """How the payload was made."""
+
+    LEARNED = 1
+    BOUNDED = 2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is read at most, whatever a header claims.
+
+    Attributes:
+        max_pixels: Pixels of the base grid of a whole raster; a Sentinel-2 tile has 10,980 x 10,980.
+        max_tile_pixels: Pixels of the base grid that are decoded at a time.
+        max_payload_bytes: Bytes of a payload.
+    """
+
+    max_pixels: int = 1 << 27
+    max_tile_pixels: int = 1 << 22
+    max_payload_bytes: int = 1 << 32
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything that a stream says about itself.
+
+    Attributes:
+        kind: Learned or bounded.
+        bands: Band names in the order of ``raster.BAND_ORDER``.
+        shape: Rows and columns of the base grid.
+        patch_id: Name, may be empty.
+        georeference: Where the raster lies, None if unknown.
+        tile: Side of a tile in base pixels; 0 if the raster is one piece.
+        overlap: Base pixels that a tile reaches into its neighbours.
+        quality: Quality step of a learned stream, NaN otherwise.
+        max_error: Bound of a bounded stream by modality: DN for ``s2``, dB for ``s1``.
+        bundle: First 16 hex digits of the id of the bundle that decodes a learned stream; empty otherwise.
+        code_bytes: Bytes of one hash code, 0 if the stream carries none.
+        codes: Number of hash codes: one per tile and modality.
+        payload_bytes: Length of the payload.
+    """
+
+    kind: Kind
+    bands: tuple[str, ...]
+    shape: tuple[int, int]
+    patch_id: str = ""
+    georeference: Georeference | None = None
+    tile: int = 0
+    overlap: int = 0
+    quality: float = math.nan
+    max_error: tuple[tuple[str, float], ...] = ()
+    bundle: str = ""
+    code_bytes: int = 0
+    codes: int = 0
+    payload_bytes: int = 0
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Sensors with at least one band."""
+        return tuple(m for m, names in MODALITIES.items() if set(names) & set(self.bands))
+
+    @property
+    def samples(self) -> int:
+        """Values over all bands on their native grids."""
+        return sum(math.prod(grid_shape(self.shape, factor_of(band))) for band in self.bands)
+
+
+@dataclass(frozen=True)
+class Container:
+    """A stream taken apart: header, payload and codes ``codes * code_bytes`` bytes, in tile then modality order."""
+
+    header: Header
+    payload: memoryview
+    codes: memoryview
+
+
+def pack(header: Header, payload: bytes, codes: bytes = b"") -> bytes:
+    """The bytes of a stream.
+
+    Args:
+        header: Its ``payload_bytes`` is taken from ``payload``.
+        payload: What the kind's decoder reads.
+        codes: ``header.codes * header.code_bytes`` bytes.
+
+    Raises:
+        LimitExceeded: A name, a CRS or the raster is larger than the format holds.
+    """
+    name = header.patch_id.encode()
+    geo, crs, kind = _pack_georeference(header.georeference)
+    if len(name) > MAX_NAME_BYTES or len(crs) > MAX_CRS_BYTES:
+        raise LimitExceeded(
+            f"a stream holds a name of {MAX_NAME_BYTES} and a CRS of {MAX_CRS_BYTES} bytes; got {len(name)}, {len(crs)}"
+        )
+    _check_shape(header.shape, LIMITS)
+    errors = dict(header.max_error)
+    fixed = _FIXED.pack(
+        MAGIC,
+        VERSION,
+        header.kind,
+        kind,
+        sum(1 << BAND_ORDER.index(band) for band in header.bands),
+        *header.shape,
+        header.tile,
+        header.overlap,
+        header.quality,
+        int(errors.get("s2", 0)),
+        errors.get("s1", 0.0),
+        bytes.fromhex(header.bundle) if header.bundle else bytes(DIGEST_BYTES),
+        header.code_bytes,
+        header.codes,
+        len(name),
+        len(crs),
+    )
+    body = b"".join((fixed, name, crs, geo, _LENGTH.pack(len(payload)), payload, codes))
+    return body + _CRC.pack(google_crc32c.value(body))
+
+
+def inspect(stream: bytes, limits: Limits = LIMITS) -> Header:
+    """Reads the header alone.
+
+    Raises:
+        DataRefused: It is no stream of eoforge, of another version, truncated, or contradicts itself.
+        LimitExceeded: It claims more than ``limits``.
+    """
+    return _parse(stream, limits)[0]
+
+
+def unpack(stream: bytes, limits: Limits = LIMITS) -> Container:
+    """Takes a stream apart after its length and checksum have been checked.
+
+    Raises:
+        DataRefused: As for :func:`inspect`, or the checksum does not match.
+        LimitExceeded: It claims more than ``limits``.
+    """
+    header, start = _parse(stream, limits)
+    view = memoryview(stream)
+    (stored,) = _CRC.unpack(view[-_CRC.size :])
+    found = google_crc32c.value(bytes(view[: -_CRC.size]))
+    if found != stored:
+        raise DataRefused(
+            f"damaged stream: its CRC-32C is {found:08x}, it says {stored:08x}. Fetch it again from where it came"
+        )
+    end = start + header.payload_bytes
+    return Container(header, view[start:end], view[end : -_CRC.size])
+
+
+def _parse(stream: bytes, limits: Limits) -> tuple[Header, int]:
+    """The header and the position of the payload."""
+    if len(stream) < _FIXED.size or stream[:4] != MAGIC:
+        raise DataRefused(
+            f"no stream of eoforge: expected at least {_FIXED.size} bytes starting with {MAGIC!r}; "
+            f"got {len(stream)} starting with {bytes(stream[:4])!r}"
+        )
+    (
+        _, version, kind, flags, mask, height, width, tile, overlap, quality, error_s2, error_s1, bundle,
+        code_bytes, codes, name_bytes, crs_bytes,
+    ) = _FIXED.unpack_from(stream)  # fmt: skip
+    if version != VERSION:
+        raise DataRefused(
+            f"stream format {version}: this eoforge reads format {VERSION}. Use the eoforge that wrote it"
+        )
+    if kind not in tuple(Kind) or flags > _GEO_TEXT or not mask or mask >> len(BAND_ORDER):
+        raise DataRefused(f"damaged stream: kind {kind}, flags {flags}, bands {mask:#x} are not defined")
+    if name_bytes > MAX_NAME_BYTES or crs_bytes > MAX_CRS_BYTES or code_bytes > MAX_CODE_BYTES:
+        raise DataRefused(
+            f"damaged stream: claims a name of {name_bytes}, a CRS of {crs_bytes} and codes of {code_bytes} bytes"
+        )
+    shape = (height, width)
+    _check_shape(shape, limits)
+    _check_tiles(shape, tile, overlap, limits)
+    geo_bytes = (0, _EPSG.size, _TRANSFORM.size)[flags]
+    start = _FIXED.size + name_bytes + crs_bytes + geo_bytes + _LENGTH.size
+    if len(stream) < start + _CRC.size:
+        raise DataRefused(f"truncated stream: its header has {start} bytes, the stream {len(stream)}")
+    name_end = _FIXED.size + name_bytes
+    name = _text(stream[_FIXED.size : name_end], "patch id")
+    georeference = _unpack_georeference(stream, name_end, crs_bytes, flags)
+    (payload_bytes,) = _LENGTH.unpack_from(stream, start - _LENGTH.size)
+    if payload_bytes > limits.max_payload_bytes:
+        raise LimitExceeded(f"the stream claims {payload_bytes} payload bytes; at most {limits.max_payload_bytes}")
+    whole = start + payload_bytes + codes * code_bytes + _CRC.size
+    if len(stream) != whole:
+        raise DataRefused(f"truncated or padded stream: its header says {whole} bytes, there are {len(stream)}")
+    bands = tuple(band for i, band in enumerate(BAND_ORDER) if mask >> i & 1)
+    if not (kind == Kind.BOUNDED or math.isfinite(quality)) or not (math.isfinite(error_s1) and error_s1 >= 0):
+        raise DataRefused(f"damaged stream: quality {quality} or error {error_s1} is no number that a stream can have")
+    header = Header(
+        Kind(kind), bands, shape, name, georeference, tile, overlap, quality, (), bundle.hex() if any(bundle) else "",
+        code_bytes, codes, payload_bytes,
+    )  # fmt: skip
+    if kind == Kind.BOUNDED:
+        known = {"s1": error_s1, "s2": float(error_s2)}
+        object.__setattr__(header, "max_error", tuple((m, known[m]) for m in header.modalities))
+    return header, start
+
+
+def _check_shape(shape: tuple[int, int], limits: Limits) -> None:
+    if 0 in shape:
+        raise DataRefused(f"damaged stream: a raster of {shape[0]} x {shape[1]} pixels")
+    if math.prod(shape) > limits.max_pixels:
+        raise LimitExceeded(f"the stream claims {shape[0]} x {shape[1]} pixels; at most {limits.max_pixels} are read")
+
+
+def _check_tiles(shape: tuple[int, int], tile: int, overlap: int, limits: Limits) -> None:
+    if tile % ALIGNMENT or overlap % ALIGNMENT or (overlap >= tile if tile else overlap):
+        raise DataRefused(f"damaged stream: tiles of {tile} pixels with an overlap of {overlap}")
+    at_once = math.prod(min(tile + 2 * overlap, side) if tile else side for side in shape)
+    if at_once > limits.max_tile_pixels:
+        raise LimitExceeded(
+            f"the stream is decoded in pieces of {at_once} pixels; at most {limits.max_tile_pixels} at a time"
+        )
+
+
+def _pack_georeference(georeference: Georeference | None) -> tuple[bytes, bytes, int]:
+    """Transform bytes, CRS bytes, and which form they have."""
+    if georeference is None:
+        return b"", b"", _GEO_NONE
+    a, b, c, d, e, f = georeference.transform
+    code = georeference.crs.removeprefix("EPSG:")
+    if b == d == 0 and a == -e and georeference.crs.startswith("EPSG:") and code.isascii() and code.isdecimal():
+        number = int(code)
+        if str(number) == code and number < 1 << 32:
+            return _EPSG.pack(number, c, f, a), b"", _GEO_EPSG
+    return _TRANSFORM.pack(a, b, c, d, e, f), georeference.crs.encode(), _GEO_TEXT
+
+
+def _unpack_georeference(stream: bytes, start: int, crs_bytes: int, flags: int) -> Georeference | None:
+    if flags == _GEO_NONE:
+        return None
+    if flags == _GEO_EPSG:
+        epsg, x, y, pixel = _EPSG.unpack_from(stream, start + crs_bytes)
+        crs, transform = f"EPSG:{epsg}", (pixel, 0.0, x, 0.0, -pixel, y)
+    else:
+        crs = _text(stream[start : start + crs_bytes], "CRS")
+        transform = _TRANSFORM.unpack_from(stream, start + crs_bytes)
+    if not all(map(math.isfinite, transform)):
+        raise DataRefused(f"damaged stream: its transform {transform} is not finite")
+    return Georeference(crs, transform)
+
+
+def _text(raw: bytes, what: str) -> str:
+    try:
+        return bytes(raw).decode()
+    except UnicodeDecodeError as error:
+        raise DataRefused(f"damaged stream: its {what} is no UTF-8 text") from error

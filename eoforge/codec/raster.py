@@ -1,0 +1,180 @@
+"""A raster as the codec takes and gives it: bands on their native grids, and where they lie on the ground.
+
+All grids hang on one base grid, that of the 10 m bands, which need not be present: a band at ``r`` metres has
+``ceil(H * 10 / r)`` rows for ``H`` rows of the base grid, and the same for columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S1_10M, S2_10M, S2_20M, S2_60M
+from eoforge.data.batch import PatchBatch
+from eoforge.data.names import parse_patch_id
+from eoforge.data.records import PatchPair
+from eoforge.errors import DataRefused, UsageError
+from eoforge.geo.footprint import footprint
+
+BASE_METRES = 10
+ALIGNMENT = 6
+"""Base pixels after which all three grids of Sentinel-2 meet again."""
+BAND_ORDER: tuple[str, ...] = tuple(GROUP_OF)
+"""Every known band in the order of the columns of ``patches.lance``."""
+
+Transform = tuple[float, float, float, float, float, float]
+
+
+def factor_of(band: str) -> int:
+    """Base pixels per pixel of ``band``: 1, 2 or 6.
+
+    Raises:
+        UsageError: There is no such band.
+    """
+    if band not in GROUP_OF:
+        raise UsageError(f"unknown band {band!r}; the bands are {', '.join(BAND_ORDER)}")
+    return GROUP_OF[band].resolution // BASE_METRES
+
+
+def grid_shape(shape: tuple[int, int], factor: int) -> tuple[int, int]:
+    """Rows and columns of the grid that is ``factor`` times coarser than the base grid ``shape``."""
+    return (-(-shape[0] // factor), -(-shape[1] // factor))
+
+
+@dataclass(frozen=True)
+class Georeference:
+    """Where a raster lies.
+
+    Attributes:
+        crs: ``EPSG:<code>`` or WKT.
+        transform: ``(a, b, c, d, e, f)`` of the base grid: x = a * column + b * row + c, y = d * column + e * row + f.
+    """
+
+    crs: str
+    transform: Transform
+
+    def moved(self, row: int, column: int) -> Georeference:
+        """The same for a window that starts at this base pixel."""
+        a, b, c, d, e, f = self.transform
+        return Georeference(self.crs, (a, b, c + a * column + b * row, d, e, f + d * column + e * row))
+
+    def scaled(self, factor: int) -> Transform:
+        """The transform of the grid that is ``factor`` times coarser."""
+        a, b, c, d, e, f = self.transform
+        return (a * factor, b * factor, c, d * factor, e * factor, f)
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """Bands of one place.
+
+    Attributes:
+        bands: Name -> ``[h, w]`` on its native grid: uint16 (Sentinel-2, reflectance x 10,000) or float32
+            (Sentinel-1, dB); kept in ``BAND_ORDER``.
+        shape: Rows and columns of the base grid; derived from the finest band if not given.
+        georeference: Where it lies, None if unknown.
+        patch_id: Name, may be empty.
+    """
+
+    bands: Mapping[str, npt.NDArray[Any]]
+    shape: tuple[int, int] = (0, 0)
+    georeference: Georeference | None = None
+    patch_id: str = ""
+    modalities: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.bands:
+            raise UsageError(f"a raster needs at least one band out of {', '.join(BAND_ORDER)}")
+        finest = min(self.bands, key=factor_of)
+        factor = factor_of(finest)
+        sides = np.shape(self.bands[finest])
+        shape = self.shape if self.shape != (0, 0) or len(sides) != 2 else (sides[0] * factor, sides[1] * factor)
+        ordered: dict[str, npt.NDArray[Any]] = {}
+        for band in BAND_ORDER:
+            if band not in self.bands:
+                continue
+            pixels = np.asarray(self.bands[band])
+            wanted, dtype = grid_shape(shape, factor_of(band)), GROUP_OF[band].dtype
+            if pixels.shape != wanted or pixels.dtype != np.dtype(dtype) or 0 in wanted:
+                raise DataRefused(
+                    f"{band}: expected {dtype} of {list(wanted)} pixels (base grid {list(shape)}); "
+                    f"got {pixels.dtype} {list(pixels.shape)}"
+                )
+            ordered[band] = pixels
+        object.__setattr__(self, "bands", ordered)
+        object.__setattr__(self, "shape", (int(shape[0]), int(shape[1])))
+        present = tuple(m for m, names in MODALITIES.items() if set(names) & set(ordered))
+        object.__setattr__(self, "modalities", present)
+
+    def transform_of(self, band: str) -> Transform | None:
+        """Transform of a band's native grid, None without a georeference."""
+        return None if self.georeference is None else self.georeference.scaled(factor_of(band))
+
+    def only(self, modality: str) -> Raster:
+        """The bands of one sensor.
+
+        Raises:
+            UsageError: There is none.
+        """
+        chosen = {b: p for b, p in self.bands.items() if b in MODALITIES.get(modality, ())}
+        if not chosen:
+            raise UsageError(f"the raster has bands of {', '.join(self.modalities)}; none of {modality!r}")
+        return Raster(chosen, self.shape, self.georeference, self.patch_id)
+
+    def window(self, row: int, column: int, height: int, width: int) -> Raster:
+        """The base pixels ``[row, row + height) x [column, column + width)``, cut at the raster's edge; a view.
+
+        Raises:
+            UsageError: The corner is no multiple of ``ALIGNMENT`` or lies outside.
+        """
+        if row % ALIGNMENT or column % ALIGNMENT or not (0 <= row < self.shape[0] and 0 <= column < self.shape[1]):
+            raise UsageError(
+                f"a window starts at multiples of {ALIGNMENT} inside {list(self.shape)}; got row {row}, column {column}"
+            )
+        shape = (min(height, self.shape[0] - row), min(width, self.shape[1] - column))
+        cut = {}
+        for band, pixels in self.bands.items():
+            f = factor_of(band)
+            rows, columns = grid_shape(shape, f)
+            cut[band] = pixels[row // f : row // f + rows, column // f : column // f + columns]
+        moved = None if self.georeference is None else self.georeference.moved(row, column)
+        return Raster(cut, shape, moved, self.patch_id)
+
+
+def from_pair(pair: PatchPair, modalities: tuple[str, ...] = ("s1", "s2")) -> Raster:
+    """A patch pair as the readers yield it, with the georeference that its name implies."""
+    groups = {group.column: getattr(pair, group.column) for group in GROUPS}
+    return _assemble(pair.meta.patch_id, groups, modalities)
+
+
+def from_batch(batch: PatchBatch, modalities: tuple[str, ...] = ("s1", "s2")) -> list[Raster]:
+    """The patches of a batch, each as one raster; modalities that the batch does not hold are left out."""
+    columns = {
+        group.column: tensor.cpu().numpy() for group in GROUPS if (tensor := getattr(batch, group.column)) is not None
+    }
+    return [_assemble(name, {c: t[i] for c, t in columns.items()}, modalities) for i, name in enumerate(batch.patch_id)]
+
+
+def _assemble(patch_id: str, groups: Mapping[str, npt.NDArray[Any]], modalities: tuple[str, ...]) -> Raster:
+    known = {band for modality in modalities for band in MODALITIES[modality]}
+    bands = {
+        band: groups[group.column][i]
+        for group in (S2_10M, S2_20M, S2_60M, S1_10M)
+        if group.column in groups
+        for i, band in enumerate(group.bands)
+        if band in known
+    }
+    return Raster(bands, georeference=_georeference(patch_id), patch_id=patch_id)
+
+
+def _georeference(patch_id: str) -> Georeference | None:
+    try:
+        place = footprint(parse_patch_id(patch_id))
+    except DataRefused:  # a name of another archive says nothing about the place
+        return None
+    transform = (float(BASE_METRES), 0.0, float(place.ulx), 0.0, -float(BASE_METRES), float(place.uly))
+    return Georeference(f"EPSG:{place.epsg}", transform)
