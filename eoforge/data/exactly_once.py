@@ -5,7 +5,8 @@ The protocol (design/architecture.md, section 3), for any table with a primary k
     create_table     version 1, empty; the loser of that race opens the winner's table
     write_fragments  each worker writes data files that no version names yet
     Job.put_manifest then its shard manifest, by conditional PUT: the first writer of a shard wins
-    commit           one version: LanceOperation.Merge(existing + new fragments) at the version whose keys were checked
+    commit           one version: LanceOperation.Merge(existing + new fragments) at the version whose keys were checked;
+                     the old rows of changed keys get deletion vectors in that same version
 
 ``Merge`` conflicts with every concurrent write, so a commit whose check is out of date is refused and checks again.
 ``Append`` would not be (three racing writers of 500 ids left 1,500 rows).
@@ -25,7 +26,7 @@ from lance.commit import CommitConflictError
 from lance.fragment import write_fragments as lance_write_fragments
 
 from eoforge.data.job import Job
-from eoforge.data.staged import Plan, StagedRows, changed_groups, keep_rows, read_staged
+from eoforge.data.staged import Plan, StagedRows, keep_rows, read_staged, without_rows
 from eoforge.data.store import ObjectStore, TableRef, normalise, open_table, plain, storage_options, table_exists
 from eoforge.errors import ConflictError, DataRefused, StoreError
 
@@ -43,7 +44,8 @@ __all__ = [
 
 COMMIT_ATTEMPTS = 100
 JOB_PROPERTY = "eoforge.job"
-_ADDED, _SKIPPED = "eoforge.added", "eoforge.skipped"
+_READ_VERSION = "eoforge.read_version"
+_COUNTS = ("eoforge.added", "eoforge.skipped", "eoforge.changed")
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,9 @@ def commit(
 ) -> CommitResult:
     """Makes a job's rows visible, once. Safe to call any number of times, by anyone, after any crash.
 
-    All new rows appear in one version. Rows whose key is there already are left out; with ``digest``, those whose
-    digest differs replace the old ones by merge_insert, in versions of at most ``staged.CHANGED_GROUP_ROWS`` rows
-    (merge_insert holds its whole source in memory several times over).
+    All new rows appear in one version, and in the same one, with ``digest``, rows whose digest differs take the place
+    of the old ones. Other rows whose key is there already are left out. Nothing is read but keys and digests, unless a
+    staged fragment also holds rows to leave out.
 
     Args:
         uri: The table.
@@ -209,23 +211,21 @@ def _commit_once(uri: str, job: Job, staged: StagedRows, part: str) -> CommitRes
         CommitConflictError: Another writer committed after the keys were checked; nothing was changed.
     """
     table = open_table(TableRef(uri))
-    mine = f"{job.job_id}/{part}"
     job.put_if_absent(f"{part}.base.json", json.dumps({"version": table.version}).encode())
     base = int(json.loads(job.get(f"{part}.base.json"))["version"])
-    plan = staged.against(table)
-    changed = _remember_changed(job, part, staged.names(plan.changed))
-    counts = _earlier_commit(table, base, mine)
-    if plan.fresh.any():
-        table, counts = _merge(table, staged, plan, mine)
-    for group in changed_groups(staged, plan):
-        # The condition makes a repeat harmless; use_index=False because with an index Lance 14.0.2 refuses conditions
-        # on tables with a primary key ("must not be nullable").
-        builder = table.merge_insert(list(staged.keys)).use_index(False)
-        condition = f"source.{staged.digest} <> target.{staged.digest}"
-        builder.when_matched_update_all(condition).execute(group)
-        table = open_table(TableRef(uri))
-    added = counts[0] if counts else 0
-    return CommitResult(table.version, added, len(staged) - added - len(changed), len(changed))
+    done = _earlier_commit(table, base, f"{job.job_id}/{part}")
+    if done is None:
+        plan = staged.against(table)
+        if not (plan.fresh.any() or plan.changed.any()):
+            return CommitResult(table.version, 0, len(staged))
+        # Before the commit: a crash right after it must not make the report forget.
+        names = sorted(staged.names(plan.changed))
+        job.put(_changed_at(part, table.version), json.dumps(names).encode())
+        done = _merge(table, staged, plan, f"{job.job_id}/{part}"), table.version
+    result, read_version = done
+    if result.changed:
+        job.put(f"{part}.changed.json", job.get(_changed_at(part, read_version)))
+    return result
 
 
 def changed_keys(job: Job, part: str = "fragments") -> list[str]:
@@ -233,22 +233,15 @@ def changed_keys(job: Job, part: str = "fragments") -> list[str]:
     return list(json.loads(job.find(f"{part}.changed.json") or b"[]"))
 
 
-def _remember_changed(job: Job, part: str, names: list[str]) -> list[str]:
-    """Adds to the list before anything is changed: a crash in the middle must not make the report forget."""
-    before = changed_keys(job, part)
-    after = sorted({*before, *names})
-    if after != before:
-        job.put(f"{part}.changed.json", json.dumps(after).encode())
-    return after
+def _changed_at(part: str, version: int) -> str:
+    """Attempts at other versions, which other writers won, may find other rows changed."""
+    return f"{part}.changed.v{version}.json"
 
 
-def _merge(
-    table: lance.LanceDataset, staged: StagedRows, plan: Plan, mine: str
-) -> tuple[lance.LanceDataset, tuple[int, int]]:
-    fragments = [f.metadata for f in table.get_fragments()]
-    added = int(plan.fresh.sum())
+def _merge(table: lance.LanceDataset, staged: StagedRows, plan: Plan, mine: str) -> CommitResult:
+    fragments = without_rows(table, plan.replaced)
     for number, text in enumerate(staged.fragments):
-        wanted = plan.fresh[staged.rows_of(number)]
+        wanted = (plan.fresh | plan.changed)[staged.rows_of(number)]
         if wanted.all():
             kept = [text]
         elif wanted.any():
@@ -257,16 +250,27 @@ def _merge(
         else:
             kept = []
         fragments += [lance.FragmentMetadata.from_json(k) for k in kept]
-    properties = {JOB_PROPERTY: mine, _ADDED: str(added), _SKIPPED: str(len(staged) - added)}
+    added, changed = int(plan.fresh.sum()), int(plan.changed.sum())
+    counts = (added, len(staged) - added - changed, changed)
     transaction = lance.Transaction(
-        table.version, lance.LanceOperation.Merge(fragments, table.schema), transaction_properties=properties
+        table.version,
+        lance.LanceOperation.Merge(fragments, table.schema),
+        transaction_properties={
+            JOB_PROPERTY: mine,
+            _READ_VERSION: str(table.version),
+            **dict(zip(_COUNTS, map(str, counts), strict=True)),
+        },
     )
     merged = lance.LanceDataset.commit(table.uri, transaction, storage_options=storage_options(table.uri))
-    return merged, (added, len(staged) - added)
+    return CommitResult(merged.version, *counts)
 
 
-def _earlier_commit(table: lance.LanceDataset, base: int, mine: str) -> tuple[int, int] | None:
-    """Counts of this job's own earlier commit, which a crash or a twin of this process may have left behind."""
+def _earlier_commit(table: lance.LanceDataset, base: int, mine: str) -> tuple[CommitResult, int] | None:
+    """This job's own earlier commit, which a crash or a twin of this process may have left behind.
+
+    Returns:
+        Its result and the version that its keys were checked against.
+    """
     for version in range(base + 1, table.version + 1):
         try:
             transaction = table.read_transaction(version)
@@ -275,5 +279,6 @@ def _earlier_commit(table: lance.LanceDataset, base: int, mine: str) -> tuple[in
             continue
         properties = (transaction.transaction_properties if transaction else None) or {}
         if properties.get(JOB_PROPERTY) == mine:
-            return int(properties[_ADDED]), int(properties[_SKIPPED])
+            counts = [int(properties[name]) for name in _COUNTS]
+            return CommitResult(version, *counts), int(properties[_READ_VERSION])
     return None

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from eoforge.data.records import PatchPair
-from eoforge.data.store import TableRef, open_table
+from eoforge.data.store import open_table
 from tests.data.archives import make_pair, write_archive
 
 SHARD_ROWS = 6
@@ -29,7 +29,7 @@ def archive_of(folder: Path, count: int, seed: int = 0, start: int = 0) -> str:
 
 def content(table: str) -> dict[str, str]:
     """``patch_id`` to digest; fails if a patch is there twice."""
-    rows = open_table(TableRef(table)).to_table(columns=["patch_id", "digest"])
+    rows = open_table(table).to_table(columns=["patch_id", "digest"])
     ids = rows["patch_id"].to_pylist()
     assert len(ids) == len(set(ids)), "a patch is in the table twice"
     return dict(zip(ids, rows["digest"].to_pylist(), strict=True))

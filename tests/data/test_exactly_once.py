@@ -105,13 +105,46 @@ def test_changed_rows_replace_the_old_ones_and_are_named(table: str) -> None:
     assert open_table(TableRef(table)).version == result.version
 
 
-def test_more_changes_than_one_group_holds(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eoforge.data.staged.CHANGED_GROUP_ROWS", 128)
+def test_new_and_changed_rows_of_many_fragments_come_in_one_version(table: str) -> None:
     names = [f"n{i:04d}" for i in range(300)]
-    load(table, "one", [names])
-    result = load(table, "two", [names[:150], names[150:]], digest="new")
-    assert (result.changed, result.added, result.skipped) == (300, 0, 0)
-    assert set(rows(table).values()) == {"new"}
+    before = load(table, "one", [names[:100], names[100:200], names[200:]])
+    open_table(TableRef(table)).create_scalar_index("name", "BTREE", name="name_idx")
+    indexed = open_table(TableRef(table)).version
+    # The first fragment changes whole, the second in part, the third not at all.
+    job = staged(table, "two", [names[:150], ["new", *names[290:]]], digest="b")
+    rival = staged(table, "three", [names[120:130]], digest="b")
+    result = commit(table, job, 2, KEYS, digest="digest")
+    assert (result.version, result.changed, result.added, result.skipped) == (indexed + 1, 160, 1, 0)
+    fragments = open_table(TableRef(table)).get_fragments()
+    assert [f.count_rows() for f in fragments] == [50, 90, 150, 11], "of the first nothing is left, not even a name"
+    expected = dict.fromkeys(names, "a") | dict.fromkeys([*names[:150], *names[290:], "new"], "b")
+    assert {name: digest for (name, _), digest in rows(table).items()} == expected
+    for name in (names[0], names[120], names[170], names[299], "new"):
+        found = open_table(TableRef(table)).to_table(columns=["digest"], filter=f"name = '{name}'")
+        assert found["digest"].to_pylist() == [expected[name]], "the index knows nothing of the rows that are gone"
+    assert set(open_table(TableRef(table, before.version)).to_table()["digest"].to_pylist()) == {"a"}
+    assert commit(table, rival, 1, KEYS, digest="digest").skipped == 10, "addresses of old rows are of no use any more"
+
+
+def test_a_crash_after_changes_were_committed_still_names_them(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(table, "zero", [["a", "b"]])
+    job = staged(table, "one", [["a", "b", "c"]], digest="new")
+    real = Job.put
+
+    def dies_at_the_list(self: Job, name: str, data: bytes) -> None:
+        if name == "fragments.changed.json":
+            raise RuntimeError("killed here")
+        real(self, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "put", dies_at_the_list)
+        with pytest.raises(RuntimeError, match="killed here"):
+            commit(table, job, 1, KEYS, digest="digest")
+    load(table, "other", [["a"]], digest="newer")
+    result = commit(table, job, 1, KEYS, digest="digest")
+    assert (result.added, result.changed, result.skipped) == (1, 2, 0)
+    assert changed_keys(job) == ["a/k", "b/k"]
+    assert rows(table)["a", "k"] == "newer", "what came later stands"
 
 
 def test_a_crash_between_commit_and_result_neither_repeats_nor_miscounts(

@@ -254,24 +254,30 @@ def test_the_slower_of_two_writers_of_a_shard_leaves_no_files(archive: str, tabl
 
 
 def test_a_reader_sees_the_old_table_or_the_new_one(tmp_path: Path, table: str) -> None:
+    """New and changed patches appear together: no version in between holds some of them."""
     small(archive_of(tmp_path / "a", 8), table)
-    grown = archive_of(tmp_path / "a", 20)
-    seen: set[int] = set()
+    grown = archive_of(tmp_path / "b", 20, seed=5)
+    seen: list[dict[str, str]] = []
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.is_set():
-            seen.add(open_table(TableRef(table)).count_rows())
+            seen.append(content(table))
 
     reader = threading.Thread(target=watch)
     reader.start()
     try:
-        small(grown, table)
+        summary = small(grown, table)
     finally:
         stop.set()
         reader.join()
-    seen.add(open_table(TableRef(table)).count_rows())
-    assert seen == {8, 20}
+    assert (summary.changed, summary.added) == (8, 12)
+    whole = [digests(pairs_of(8)), digests(pairs_of(20, seed=5))]
+    assert all(state in whole for state in seen)
+    versions = [v["version"] for v in open_table(TableRef(table)).versions()]
+    contents = [content(f"{table}@{version}") for version in versions]
+    assert all(state in ({}, *whole) for state in contents)
+    assert contents[-1] == whole[1]
 
 
 def test_indexes_cover_all_rows_and_serve_filters(tmp_path: Path, table: str) -> None:
