@@ -124,12 +124,12 @@ VERDICT_DROPPED: Verdict
 VERDICT_REFUSED: Verdict
 
 class Manifest(_message.Message):
-    __slots__ = ("bytes", "chunks")
-    BYTES_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("length", "chunks")
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
-    bytes: int
+    length: int
     chunks: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, bytes: _Optional[int] = ..., chunks: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    def __init__(self, length: _Optional[int] = ..., chunks: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("index", "data")
@@ -205,31 +205,14 @@ class PrivacyPolicy(_message.Message):
     def __init__(self, dp: _Optional[_Union[DpMode, str]] = ..., clip_norm: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., delta: _Optional[float] = ..., max_epsilon: _Optional[float] = ..., secure_aggregation: _Optional[bool] = ..., threshold: _Optional[int] = ..., fraction_bits: _Optional[int] = ..., robust: _Optional[_Union[Robust, str]] = ..., byzantine_share: _Optional[float] = ...) -> None: ...
 
 class DataContract(_message.Message):
-    __slots__ = ("modalities", "min_samples", "max_update_norm", "local_keys", "modality_keys")
-    class ModalityKeysEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: KeyPatterns
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[KeyPatterns, _Mapping]] = ...) -> None: ...
+    __slots__ = ("modalities", "min_samples", "max_update_norm")
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
     MIN_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     MAX_UPDATE_NORM_FIELD_NUMBER: _ClassVar[int]
-    LOCAL_KEYS_FIELD_NUMBER: _ClassVar[int]
-    MODALITY_KEYS_FIELD_NUMBER: _ClassVar[int]
     modalities: _containers.RepeatedScalarFieldContainer[str]
     min_samples: int
     max_update_norm: float
-    local_keys: _containers.RepeatedScalarFieldContainer[str]
-    modality_keys: _containers.MessageMap[str, KeyPatterns]
-    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., min_samples: _Optional[int] = ..., max_update_norm: _Optional[float] = ..., local_keys: _Optional[_Iterable[str]] = ..., modality_keys: _Optional[_Mapping[str, KeyPatterns]] = ...) -> None: ...
-
-class KeyPatterns(_message.Message):
-    __slots__ = ("patterns",)
-    PATTERNS_FIELD_NUMBER: _ClassVar[int]
-    patterns: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, patterns: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., min_samples: _Optional[int] = ..., max_update_norm: _Optional[float] = ...) -> None: ...
 
 class RunSpec(_message.Message):
     __slots__ = ("method", "config", "strategy", "strategy_options", "policy", "privacy", "data", "initial_model", "seed", "silos", "operators", "bundle_config")
@@ -260,7 +243,7 @@ class RunSpec(_message.Message):
     def __init__(self, method: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., strategy: _Optional[str] = ..., strategy_options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., policy: _Optional[_Union[RoundPolicy, _Mapping]] = ..., privacy: _Optional[_Union[PrivacyPolicy, _Mapping]] = ..., data: _Optional[_Union[DataContract, _Mapping]] = ..., initial_model: _Optional[_Union[Manifest, _Mapping]] = ..., seed: _Optional[int] = ..., silos: _Optional[_Iterable[str]] = ..., operators: _Optional[_Iterable[str]] = ..., bundle_config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
-    __slots__ = ("silo", "round", "digest", "samples", "bytes", "scalars", "metrics", "modality", "norm")
+    __slots__ = ("silo", "round", "digest", "samples", "size", "scalars", "metrics", "steps", "norm")
     class ScalarsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -279,21 +262,21 @@ class Accepted(_message.Message):
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
-    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
     SCALARS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
-    MODALITY_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     NORM_FIELD_NUMBER: _ClassVar[int]
     silo: str
     round: int
     digest: str
     samples: int
-    bytes: int
+    size: int
     scalars: _containers.ScalarMap[str, float]
     metrics: _containers.ScalarMap[str, float]
-    modality: str
+    steps: int
     norm: float
-    def __init__(self, silo: _Optional[str] = ..., round: _Optional[int] = ..., digest: _Optional[str] = ..., samples: _Optional[int] = ..., bytes: _Optional[int] = ..., scalars: _Optional[_Mapping[str, float]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., modality: _Optional[str] = ..., norm: _Optional[float] = ...) -> None: ...
+    def __init__(self, silo: _Optional[str] = ..., round: _Optional[int] = ..., digest: _Optional[str] = ..., samples: _Optional[int] = ..., size: _Optional[int] = ..., scalars: _Optional[_Mapping[str, float]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., steps: _Optional[int] = ..., norm: _Optional[float] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("silo", "round", "digest", "reason")
@@ -350,8 +333,18 @@ class RevealedShare(_message.Message):
     share: bytes
     def __init__(self, owner: _Optional[str] = ..., share: _Optional[bytes] = ...) -> None: ...
 
+class Member(_message.Message):
+    __slots__ = ("silo", "samples", "modality")
+    SILO_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    MODALITY_FIELD_NUMBER: _ClassVar[int]
+    silo: str
+    samples: int
+    modality: str
+    def __init__(self, silo: _Optional[str] = ..., samples: _Optional[int] = ..., modality: _Optional[str] = ...) -> None: ...
+
 class Round(_message.Message):
-    __slots__ = ("number", "phase", "selected", "wanted", "accepted", "refused", "dropped", "sealed", "opened_at", "evaluations", "evaluators", "mask_keys", "shared", "unmasked")
+    __slots__ = ("number", "phase", "selected", "wanted", "accepted", "refused", "dropped", "sealed", "opened_at", "evaluations", "evaluators", "mask_keys", "shared", "unmasked", "members")
     class MaskKeysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -373,6 +366,7 @@ class Round(_message.Message):
     MASK_KEYS_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
     UNMASKED_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     number: int
     phase: Phase
     selected: _containers.RepeatedScalarFieldContainer[str]
@@ -387,7 +381,8 @@ class Round(_message.Message):
     mask_keys: _containers.MessageMap[str, MaskKeys]
     shared: _containers.RepeatedScalarFieldContainer[str]
     unmasked: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, number: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., selected: _Optional[_Iterable[str]] = ..., wanted: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[Refused, _Mapping]]] = ..., dropped: _Optional[_Iterable[str]] = ..., sealed: _Optional[_Iterable[str]] = ..., opened_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., evaluators: _Optional[_Iterable[str]] = ..., mask_keys: _Optional[_Mapping[str, MaskKeys]] = ..., shared: _Optional[_Iterable[str]] = ..., unmasked: _Optional[_Iterable[str]] = ...) -> None: ...
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    def __init__(self, number: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., selected: _Optional[_Iterable[str]] = ..., wanted: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[Refused, _Mapping]]] = ..., dropped: _Optional[_Iterable[str]] = ..., sealed: _Optional[_Iterable[str]] = ..., opened_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., evaluators: _Optional[_Iterable[str]] = ..., mask_keys: _Optional[_Mapping[str, MaskKeys]] = ..., shared: _Optional[_Iterable[str]] = ..., unmasked: _Optional[_Iterable[str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
 
 class RoundSummary(_message.Message):
     __slots__ = ("number", "model", "updates", "refused", "stragglers", "training", "evaluation", "bytes_up", "seconds", "epsilon", "silos")
@@ -437,7 +432,7 @@ class RoundSummary(_message.Message):
     def __init__(self, number: _Optional[int] = ..., model: _Optional[str] = ..., updates: _Optional[int] = ..., refused: _Optional[int] = ..., stragglers: _Optional[_Iterable[str]] = ..., training: _Optional[_Mapping[str, float]] = ..., evaluation: _Optional[_Mapping[str, float]] = ..., bytes_up: _Optional[int] = ..., seconds: _Optional[_Mapping[str, float]] = ..., epsilon: _Optional[float] = ..., silos: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("run_id", "spec", "status", "failure", "round", "history", "objects", "creator", "created_at", "sequence", "term", "holder", "bundle_uri", "epsilon")
+    __slots__ = ("run_id", "spec", "status", "failure", "round", "history", "objects", "creator", "created_at", "sequence", "term", "holder", "bundle_uri", "epsilon", "initial_model")
     class ObjectsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -459,6 +454,7 @@ class Run(_message.Message):
     HOLDER_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_URI_FIELD_NUMBER: _ClassVar[int]
     EPSILON_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_MODEL_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     spec: RunSpec
     status: RunStatus
@@ -473,7 +469,8 @@ class Run(_message.Message):
     holder: str
     bundle_uri: str
     epsilon: float
-    def __init__(self, run_id: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., status: _Optional[_Union[RunStatus, str]] = ..., failure: _Optional[str] = ..., round: _Optional[_Union[Round, _Mapping]] = ..., history: _Optional[_Iterable[_Union[RoundSummary, _Mapping]]] = ..., objects: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sequence: _Optional[int] = ..., term: _Optional[int] = ..., holder: _Optional[str] = ..., bundle_uri: _Optional[str] = ..., epsilon: _Optional[float] = ...) -> None: ...
+    initial_model: str
+    def __init__(self, run_id: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., status: _Optional[_Union[RunStatus, str]] = ..., failure: _Optional[str] = ..., round: _Optional[_Union[Round, _Mapping]] = ..., history: _Optional[_Iterable[_Union[RoundSummary, _Mapping]]] = ..., objects: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sequence: _Optional[int] = ..., term: _Optional[int] = ..., holder: _Optional[str] = ..., bundle_uri: _Optional[str] = ..., epsilon: _Optional[float] = ..., initial_model: _Optional[str] = ...) -> None: ...
 
 class RunEvent(_message.Message):
     __slots__ = ("sequence", "at", "actor", "term", "created", "lease_taken", "round_opened", "accepted", "refused", "dropped", "sealed", "reduced", "evaluated", "round_closed", "status_changed", "keys_advertised", "shares_deposited", "unmasked", "phase_changed")
@@ -518,21 +515,14 @@ class RunEvent(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., term: _Optional[int] = ..., created: _Optional[_Union[Created, _Mapping]] = ..., lease_taken: _Optional[_Union[LeaseTaken, _Mapping]] = ..., round_opened: _Optional[_Union[RoundOpened, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., dropped: _Optional[_Union[Dropped, _Mapping]] = ..., sealed: _Optional[_Union[Sealed, _Mapping]] = ..., reduced: _Optional[_Union[Reduced, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluation, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ..., status_changed: _Optional[_Union[StatusChanged, _Mapping]] = ..., keys_advertised: _Optional[_Union[KeysAdvertised, _Mapping]] = ..., shares_deposited: _Optional[_Union[SharesDeposited, _Mapping]] = ..., unmasked: _Optional[_Union[Unmasked, _Mapping]] = ..., phase_changed: _Optional[_Union[PhaseChanged, _Mapping]] = ...) -> None: ...
 
 class Created(_message.Message):
-    __slots__ = ("run_id", "spec", "objects")
-    class ObjectsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: str
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    __slots__ = ("run_id", "spec", "model")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
-    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     spec: RunSpec
-    objects: _containers.ScalarMap[str, str]
-    def __init__(self, run_id: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., objects: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    model: str
+    def __init__(self, run_id: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class LeaseTaken(_message.Message):
     __slots__ = ("holder",)
@@ -541,16 +531,27 @@ class LeaseTaken(_message.Message):
     def __init__(self, holder: _Optional[str] = ...) -> None: ...
 
 class RoundOpened(_message.Message):
-    __slots__ = ("number", "selected", "wanted", "phase")
+    __slots__ = ("number", "selected", "wanted", "phase", "members", "objects")
+    class ObjectsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     SELECTED_FIELD_NUMBER: _ClassVar[int]
     WANTED_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
     number: int
     selected: _containers.RepeatedScalarFieldContainer[str]
     wanted: int
     phase: Phase
-    def __init__(self, number: _Optional[int] = ..., selected: _Optional[_Iterable[str]] = ..., wanted: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ...) -> None: ...
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    objects: _containers.ScalarMap[str, str]
+    def __init__(self, number: _Optional[int] = ..., selected: _Optional[_Iterable[str]] = ..., wanted: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., objects: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Dropped(_message.Message):
     __slots__ = ("silo", "reason")
@@ -902,7 +903,7 @@ class TaskObject(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("kind", "run_id", "round", "objects", "method", "config", "strategy", "strategy_options", "seed", "privacy", "data", "mask_keys", "shares", "survivors", "threshold", "selected", "status", "deadline")
+    __slots__ = ("kind", "run_id", "round", "objects", "method", "config", "strategy", "strategy_options", "seed", "privacy", "data", "mask_keys", "shares", "survivors", "threshold", "selected", "status", "deadline", "scalars")
     class MaskKeysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -910,6 +911,13 @@ class Task(_message.Message):
         key: str
         value: MaskKeys
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[MaskKeys, _Mapping]] = ...) -> None: ...
+    class ScalarsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     KIND_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -928,6 +936,7 @@ class Task(_message.Message):
     SELECTED_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    SCALARS_FIELD_NUMBER: _ClassVar[int]
     kind: TaskKind
     run_id: str
     round: int
@@ -946,7 +955,8 @@ class Task(_message.Message):
     selected: int
     status: RunStatus
     deadline: _timestamp_pb2.Timestamp
-    def __init__(self, kind: _Optional[_Union[TaskKind, str]] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., objects: _Optional[_Iterable[_Union[TaskObject, _Mapping]]] = ..., method: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., strategy: _Optional[str] = ..., strategy_options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., privacy: _Optional[_Union[PrivacyPolicy, _Mapping]] = ..., data: _Optional[_Union[DataContract, _Mapping]] = ..., mask_keys: _Optional[_Mapping[str, MaskKeys]] = ..., shares: _Optional[_Iterable[_Union[EncryptedShare, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., threshold: _Optional[int] = ..., selected: _Optional[int] = ..., status: _Optional[_Union[RunStatus, str]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    scalars: _containers.ScalarMap[str, float]
+    def __init__(self, kind: _Optional[_Union[TaskKind, str]] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., objects: _Optional[_Iterable[_Union[TaskObject, _Mapping]]] = ..., method: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., strategy: _Optional[str] = ..., strategy_options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., privacy: _Optional[_Union[PrivacyPolicy, _Mapping]] = ..., data: _Optional[_Union[DataContract, _Mapping]] = ..., mask_keys: _Optional[_Mapping[str, MaskKeys]] = ..., shares: _Optional[_Iterable[_Union[EncryptedShare, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., threshold: _Optional[int] = ..., selected: _Optional[int] = ..., status: _Optional[_Union[RunStatus, str]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scalars: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class WatchTasksResponse(_message.Message):
     __slots__ = ("task",)
@@ -1027,7 +1037,7 @@ class PutUpdateResponse(_message.Message):
     def __init__(self, stored: _Optional[int] = ...) -> None: ...
 
 class UpdateAnswer(_message.Message):
-    __slots__ = ("digest", "samples", "scalars", "metrics")
+    __slots__ = ("digest", "samples", "scalars", "metrics", "steps")
     class ScalarsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -1046,11 +1056,13 @@ class UpdateAnswer(_message.Message):
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     SCALARS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     digest: str
     samples: int
     scalars: _containers.ScalarMap[str, float]
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, digest: _Optional[str] = ..., samples: _Optional[int] = ..., scalars: _Optional[_Mapping[str, float]] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    steps: int
+    def __init__(self, digest: _Optional[str] = ..., samples: _Optional[int] = ..., scalars: _Optional[_Mapping[str, float]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., steps: _Optional[int] = ...) -> None: ...
 
 class EvaluationAnswer(_message.Message):
     __slots__ = ("samples", "metrics")

@@ -1,0 +1,154 @@
+"""The one place where updates become a model: slice by slice, in float64, silos in the order of their ids.
+
+Service and simulation call :func:`combine`, so equal updates give equal bits. Every element is computed on its own, so
+the result depends neither on how tensors are sliced nor on how many threads work; memory grows with neither silos nor
+model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from eoforge.errors import UsageError
+from eoforge.federated.objects import Objects, StoredFile
+from eoforge.federated.strategy import Add, Array, Output, Reduction, Source, Specs, name_of, split_name
+from eoforge.federated.tensorfile import Layout
+
+Sum = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Elements ``[start, stop)`` of one output."""
+
+    output: Output
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Term:
+    """Elements ``[start, stop)`` of one ``Add``, before its scale."""
+
+    add: Add
+    start: int
+    stop: int
+
+
+class Combiner(Protocol):
+    """How the updates of a term become one array: their sum, or something robust or noisy instead."""
+
+    def __call__(self, terms: Sequence[Term], source: Source) -> Sequence[Sum]:
+        """One float64 array per term."""
+
+
+def weighted_sum(terms: Sequence[Term], source: Source) -> Sequence[Sum]:
+    """``sum over silos of share * update``; silo by silo, so that one silo's chunk serves all terms that lie in it."""
+    sums = [np.zeros(t.stop - t.start) for t in terms]
+    for silo in sorted({s for t in terms for s in t.add.shares}):
+        for total, term in zip(sums, terms, strict=True):
+            share = term.add.shares.get(silo)
+            if share is not None:
+                total += np.multiply(source.update(silo, term.add.name, term.start, term.stop), share, dtype=np.float64)
+    return sums
+
+
+def combine(parts: Sequence[Part], source: Source, combiner: Combiner = weighted_sum) -> list[Array]:
+    """New elements of the outputs that ``parts`` name, each in the dtype of its tensor."""
+    totals: list[Sum] = []
+    for part in parts:
+        total = np.zeros(part.stop - part.start)
+        for name, coefficient in part.output.keep:
+            total += np.multiply(source.state(name, part.start, part.stop), coefficient, dtype=np.float64)
+        totals.append(total)
+    owners = [(i, Term(add, part.start, part.stop)) for i, part in enumerate(parts) for add in part.output.add]
+    for (i, term), added in zip(owners, combiner([term for _, term in owners], source), strict=True):
+        totals[i] += added * term.add.scale
+    return [_cast(total, part.output.spec.dtype) for part, total in zip(parts, totals, strict=True)]
+
+
+class StoredSource:
+    """Reads a round's updates and the server's tensors from storage.
+
+    Args:
+        updates: Files of updates by silo; their tensors have full names.
+        state: Files of server tensors by group; their tensors have names without the group.
+    """
+
+    def __init__(self, updates: Mapping[str, StoredFile], state: Mapping[str, StoredFile]) -> None:
+        self._updates, self._state = updates, state
+
+    def update(self, silo: str, name: str, start: int, stop: int) -> Array:
+        """See :class:`Source`."""
+        return self._updates[silo].read(name, start, stop)
+
+    def state(self, name: str, start: int, stop: int) -> Array:
+        """See :class:`Source`."""
+        group, tensor = split_name(name)
+        return self._state[group].read(tensor, start, stop)
+
+
+def write_reduction(
+    reduction: Reduction,
+    state: Mapping[str, StoredFile],
+    source: Source,
+    objects: Objects,
+    pool: ThreadPoolExecutor,
+    combiner: Combiner = weighted_sum,
+) -> dict[str, str]:
+    """Computes a round and stores the files of the groups that it changes.
+
+    Args:
+        reduction: What to compute.
+        state: Files of all groups as before the round.
+        source: Where elements come from.
+        objects: Where the new files go.
+        pool: Where chunks are computed.
+        combiner: What replaces the plain sum, if anything.
+
+    Returns:
+        Digest of the new file of each changed group.
+
+    Raises:
+        UsageError: Two outputs name the same tensor.
+    """
+    outputs = {output.name: output for output in reduction.outputs}
+    if len(outputs) != len(reduction.outputs) or outputs.keys() & reduction.values.keys():
+        raise UsageError("a strategy must write each tensor once")
+    changed = {split_name(name)[0] for name in (*outputs, *reduction.values)}
+    written: dict[str, str] = {}
+    for group in sorted(changed):
+        old: Specs = state[group].specs if group in state else {}
+        new = {split_name(n)[1]: o.spec for n, o in outputs.items() if split_name(n)[0] == group}
+        missing = [n for n in reduction.values if split_name(n)[0] == group and split_name(n)[1] not in old]
+        if missing:
+            raise UsageError(f"a strategy gave values for {', '.join(missing)}, which it did not start with")
+
+        def fill(wanted: Sequence[tuple[str, int, int]], group: str = group) -> list[Array]:
+            parts: list[Part] = []
+            arrays: list[Array | None] = []
+            for tensor, start, stop in wanted:
+                name = name_of(group, tensor)
+                if name in outputs:
+                    parts.append(Part(outputs[name], start, stop))
+                    arrays.append(None)
+                elif name in reduction.values:
+                    arrays.append(np.asarray(reduction.values[name]).reshape(-1)[start:stop])
+                else:
+                    arrays.append(state[group].read(tensor, start, stop))
+            computed = iter(combine(parts, source, combiner))
+            return [next(computed) if array is None else array for array in arrays]
+
+        written[group] = objects.write(Layout.of({**old, **new}), fill, pool)
+    return written
+
+
+def _cast(total: Sum, dtype: str) -> Array:
+    target = np.dtype(dtype)
+    return np.rint(total).astype(target) if target.kind in "iu" else total.astype(target)
