@@ -1,0 +1,1 @@
+"""The compression service: streams from rasters and back, codes and headers from streams."""

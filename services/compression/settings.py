@@ -1,0 +1,70 @@
+"""Settings of the compression service (``EOFORGE_*`` environment variables)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from eoforge.errors import UsageError
+from services._runtime.settings import RuntimeSettings
+
+
+class CompressionSettings(RuntimeSettings):
+    """Which codecs to serve, and the limits of one request. See :class:`RuntimeSettings` for the rest."""
+
+    bundle_uris: str = Field(
+        "",
+        description="Run bundles of codecs, paths or s3:// URIs separated by commas; the first is the default. "
+        "None: streams of bounded error only, which need no model.",
+    )
+    model_name: str = Field(
+        "eoforge-compression", description="Prefix of the OIP V2 model names (-compress, -decompress and -hash)."
+    )
+    device: str | None = Field(None, description="Torch device of the codecs; unset takes the CPU.")
+
+    max_pixels: int = Field(
+        1 << 22, ge=1, description="Most pixels of the 10 m grid in one raster, given or to be decoded."
+    )
+    max_raster_bytes: int = Field(48 << 20, ge=1 << 10, description="Largest raster (all bands or files of it).")
+    max_stream_bytes: int = Field(48 << 20, ge=1 << 10, description="Largest stream.")
+
+    codec_batch: int = Field(16, ge=1, description="Most patches that a codec gets at once.")
+    codec_delay_seconds: float = Field(0.002, ge=0, description="How long a patch waits for company.")
+    codec_queue: int = Field(256, ge=1, description="Patches that may wait; beyond that callers get OVERLOADED.")
+    codec_workers: int = Field(
+        2, ge=1, description="Bounded-error codings, GeoTIFF readings and header readings that run at the same time."
+    )
+    codec_worker_queue: int = Field(
+        256, ge=1, description="Such calls that may wait; beyond that callers get OVERLOADED."
+    )
+    stream_window: int = Field(16, ge=1, description="Patches of one stream of requests that are worked on at once.")
+
+    def __init__(
+        self, **values: Any
+    ) -> None:  # spelt out because type checkers would demand every field as an argument
+        super().__init__(**values)
+
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        """The bundles one by one."""
+        return tuple(uri.strip() for uri in self.bundle_uris.split(",") if uri.strip())
+
+    def require_consistent(self) -> None:
+        """Refuses contradictions.
+
+        Raises:
+            UsageError: With what to set.
+        """
+        super().require_consistent()
+        largest = max(self.max_raster_bytes, self.max_stream_bytes)
+        if largest > self.max_message_bytes:
+            raise UsageError(
+                f"EOFORGE_MAX_RASTER_BYTES and EOFORGE_MAX_STREAM_BYTES (up to {largest}) must fit into "
+                f"EOFORGE_MAX_MESSAGE_BYTES ({self.max_message_bytes}); raise that or lower these"
+            )
+        if self.stream_window > self.codec_queue:
+            raise UsageError(
+                f"EOFORGE_STREAM_WINDOW ({self.stream_window}) above EOFORGE_CODEC_QUEUE ({self.codec_queue}) would "
+                "let one stream fill the queue by itself; raise the queue or lower the window"
+            )
