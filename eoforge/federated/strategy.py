@@ -161,19 +161,23 @@ class Source(Protocol):
 
 
 class Strategy(Protocol):
-    """One federated algorithm, seen from the server; stateless: what it remembers are server tensors.
+    """One federated algorithm, seen from the server; stateless: what it remembers are server tensors."""
 
-    Attributes:
-        name: As in ``eoforge.methods.fl_rs.strategies.STRATEGIES``.
-        sum_type: The server needs sums over silos only, so secure aggregation is possible.
-        down: Groups that go down to a silo, each about the size of the model.
-        up: Groups that come up.
-    """
+    @property
+    def name(self) -> str:
+        """As in ``eoforge.methods.fl_rs.strategies.STRATEGIES``."""
 
-    name: str
-    sum_type: bool
-    down: tuple[str, ...]
-    up: tuple[str, ...]
+    @property
+    def sum_type(self) -> bool:
+        """Whether the server needs sums over silos only, so that secure aggregation is possible."""
+
+    @property
+    def down(self) -> tuple[str, ...]:
+        """Groups that go down to a silo, each about the size of the model."""
+
+    @property
+    def up(self) -> tuple[str, ...]:
+        """Groups that come up."""
 
     def start(self, model: Specs, silos: Sequence[SiloInfo]) -> Mapping[str, Start]:
         """Server tensors beyond ``model/...`` at the start of a run (``model`` is keyed without its group)."""
