@@ -1,0 +1,98 @@
+{{/* Names, labels and images. Every template of this library takes the root context of a service chart. */}}
+
+{{/* What the library must know about the service: `<chart>.service`, a YAML map that each chart defines. */}}
+{{- define "eoforge-common.service" -}}
+{{- include (printf "%s.service" .Chart.Name) . -}}
+{{- end -}}
+
+{{- define "eoforge-common.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that never change between versions: selectors are immutable. */}}
+{{- define "eoforge-common.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "eoforge-common.metaLabels" -}}
+app.kubernetes.io/part-of: eoforge
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "eoforge-common.labels" -}}
+{{ include "eoforge-common.selector" . }}
+app.kubernetes.io/component: server
+{{ include "eoforge-common.metaLabels" . }}
+{{- end -}}
+
+{{/* Labels of the pods that serve; hooks and tests are other components and are never selected as servers. */}}
+{{- define "eoforge-common.podSelector" -}}
+{{ include "eoforge-common.selector" . }}
+app.kubernetes.io/component: server
+{{- end -}}
+
+{{/* Takes (dict "root" . "component" NAME). */}}
+{{- define "eoforge-common.componentLabels" -}}
+{{ include "eoforge-common.selector" .root }}
+app.kubernetes.io/component: {{ .component }}
+{{ include "eoforge-common.metaLabels" .root }}
+{{- end -}}
+
+{{/* Takes (dict "root" . "image" IMAGE). A digest wins over a tag. */}}
+{{- define "eoforge-common.imageOf" -}}
+{{- $global := dig "image" (dict) (.root.Values.global | default dict) -}}
+{{- $registry := .image.registry | default (get $global "registry") -}}
+{{- $tag := .image.tag | default (get $global "tag") | default .root.Chart.AppVersion -}}
+{{- if $registry }}{{ $registry }}/{{ end }}{{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ $tag }}{{ end -}}
+{{- end -}}
+
+{{- define "eoforge-common.image" -}}
+{{- include "eoforge-common.imageOf" (dict "root" . "image" .Values.image) -}}
+{{- end -}}
+
+{{/* imagePullSecrets, own and global, as a field or nothing. */}}
+{{- define "eoforge-common.pullSecrets" -}}
+{{- $names := concat (.Values.imagePullSecrets | default list) (dig "imagePullSecrets" (list) (.Values.global | default dict)) -}}
+{{- if $names }}
+imagePullSecrets:
+{{- range uniq $names }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "eoforge-common.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "eoforge-common.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "eoforge-common.serviceAccountObject" -}}
+{{- if .Values.serviceAccount.create }}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ include "eoforge-common.serviceAccount" . }}
+  namespace: {{ .Release.Namespace }}
+  labels: {{- include "eoforge-common.labels" . | nindent 4 }}
+  {{- with .Values.serviceAccount.annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+automountServiceAccountToken: false
+{{- end }}
+{{- end -}}

@@ -1,0 +1,160 @@
+{{/* The serving pod. Every pod of these charts meets the pod security standard "restricted". */}}
+
+{{- define "eoforge-common.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "eoforge-common.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "eoforge-common.volumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: {{ .Values.scratch.tmpSize }}}
+{{- if .Values.scratch.cacheClaim }}
+- name: cache
+  persistentVolumeClaim: {claimName: {{ .Values.scratch.cacheClaim }}}
+{{- else }}
+- name: cache
+  emptyDir: {sizeLimit: {{ .Values.scratch.cacheSize }}}
+{{- end }}
+{{- if include "eoforge-common.tlsInPod" . }}
+- name: tls
+  secret: {secretName: {{ include "eoforge-common.tlsSecret" . }}, defaultMode: 0440}
+{{- if .Values.tls.clientCaSecret }}
+- name: client-ca
+  secret: {secretName: {{ .Values.tls.clientCaSecret }}, defaultMode: 0440}
+{{- end }}
+{{- end }}
+{{- with .Values.auth.tokens.existingSecret }}
+- name: token
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- include "eoforge-common.s3Volumes" . }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "eoforge-common.mounts" -}}
+- {name: tmp, mountPath: /tmp}
+- {name: cache, mountPath: /var/cache/eoforge}
+{{- if include "eoforge-common.tlsInPod" . }}
+- {name: tls, mountPath: /etc/eoforge/tls, readOnly: true}
+{{- if .Values.tls.clientCaSecret }}
+- {name: client-ca, mountPath: /etc/eoforge/client-ca, readOnly: true}
+{{- end }}
+{{- end }}
+{{- if .Values.auth.tokens.existingSecret }}
+- {name: token, mountPath: /etc/eoforge/token, readOnly: true}
+{{- end }}
+{{- include "eoforge-common.s3Mounts" . }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Kubernetes' gRPC probes speak no TLS: they ask the health-only port, which no Service and no policy opens. */}}
+{{- define "eoforge-common.probes" -}}
+{{- $grpc := dict "grpc" (dict "port" (int .Values.ports.health)) -}}
+startupProbe: {{- mergeOverwrite (deepCopy $grpc) .Values.probes.startup | toYaml | nindent 2 }}
+readinessProbe: {{- mergeOverwrite (deepCopy $grpc) .Values.probes.readiness | toYaml | nindent 2 }}
+livenessProbe: {{- mergeOverwrite (deepCopy $grpc) .Values.probes.liveness | toYaml | nindent 2 }}
+{{- end -}}
+
+{{/* KServe gives every port whose name contains grpc or h2c the appProtocol h2c, which is wrong once the pod ends TLS. */}}
+{{- define "eoforge-common.container" -}}
+{{- $service := include "eoforge-common.service" . | fromYaml -}}
+name: {{ ternary "kserve-container" "server" .Values.kserve.enabled }}
+image: {{ include "eoforge-common.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+command: [python, -m, {{ $service.module }}]
+ports:
+  - {name: {{ ternary "tls" "grpc" (eq .Values.tls.mode "pod") }}, containerPort: {{ .Values.ports.grpc }}, protocol: TCP}
+  {{- with .Values.ports.silo }}
+  - {name: tls-silo, containerPort: {{ . }}, protocol: TCP}
+  {{- end }}
+  - {name: rest, containerPort: {{ .Values.ports.rest }}, protocol: TCP}
+  - {name: health, containerPort: {{ .Values.ports.health }}, protocol: TCP}
+env: {{- include "eoforge-common.env" . | nindent 2 }}
+{{ include "eoforge-common.probes" . }}
+resources: {{- toYaml .Values.resources | nindent 2 }}
+securityContext: {{- include "eoforge-common.containerSecurity" . | nindent 2 }}
+terminationMessagePolicy: FallbackToLogsOnError
+volumeMounts: {{- include "eoforge-common.mounts" . | nindent 2 }}
+{{- end -}}
+
+{{/* With the development store, pods and store start together: wait for it instead of failing the install. */}}
+{{- define "eoforge-common.waitForStore" -}}
+{{- $s3 := include "eoforge-common.s3" . | fromYaml -}}
+- name: wait-for-store
+  image: {{ include "eoforge-common.image" . }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [/bin/sh, -c, 'until eoforge doctor "$0"; do sleep 2; done', "s3://{{ $s3.bucket }}"]
+  env:
+    {{- include "eoforge-common.s3Env" . | nindent 4 }}
+    {{- include "eoforge-common.cacheEnv" . | nindent 4 }}
+  resources: {requests: {cpu: 100m, memory: 1Gi}, limits: {memory: 1Gi}}
+  securityContext: {{- include "eoforge-common.containerSecurity" . | nindent 4 }}
+  volumeMounts:
+    - {name: tmp, mountPath: /tmp}
+    - {name: cache, mountPath: /var/cache/eoforge}
+    {{- include "eoforge-common.s3Mounts" . | nindent 4 }}
+{{- end -}}
+
+{{/* Everything of the pod but its containers. */}}
+{{- define "eoforge-common.podSettings" -}}
+serviceAccountName: {{ include "eoforge-common.serviceAccount" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- include "eoforge-common.pullSecrets" . }}
+terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+securityContext: {{- include "eoforge-common.podSecurity" . | nindent 2 }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if .Values.topologySpread.enabled }}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: {{ .Values.topologySpread.topologyKey }}
+    whenUnsatisfiable: {{ .Values.topologySpread.whenUnsatisfiable }}
+    labelSelector:
+      matchLabels: {{- include "eoforge-common.podSelector" . | nindent 8 }}
+{{- end }}
+{{- if dig "devS3" "enabled" false (.Values.global | default dict) }}
+initContainers: {{- include "eoforge-common.waitForStore" . | nindent 2 }}
+{{- end }}
+volumes: {{- include "eoforge-common.volumes" . | nindent 2 }}
+{{- end -}}
+
+{{- define "eoforge-common.podAnnotations" -}}
+eoforge.io/settings: {{ toJson .Values.settings | sha256sum | trunc 16 }}
+{{- with .Values.podAnnotations }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "eoforge-common.podLabels" -}}
+{{ include "eoforge-common.labels" . }}
+{{- with .Values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,50 @@
+{{/* Contradictions that a schema cannot express; all of them are named at once, with what to do. */}}
+
+{{- define "eoforge-common.validate" -}}
+{{- $service := include "eoforge-common.service" . | fromYaml -}}
+{{- $v := .Values -}}
+{{- $problems := list -}}
+{{- if not (include "eoforge-common.uri" .) -}}
+{{- $problems = append $problems (printf "nothing to serve: set settings.%s, or s3.bucket (global.s3.bucket)" $service.uriSetting) -}}
+{{- end -}}
+{{- if and (eq $v.tls.mode "pod") (not (include "eoforge-common.tlsSecret" .)) -}}
+{{- $problems = append $problems "tls.mode=pod needs tls.existingSecret (keys tls.crt, tls.key) or tls.certManager.enabled=true" -}}
+{{- end -}}
+{{- if and $v.tls.clientCaSecret (ne $v.tls.mode "pod") -}}
+{{- $problems = append $problems "tls.clientCaSecret (mutual TLS) needs tls.mode=pod: a Gateway that ends TLS hides the client's certificate" -}}
+{{- end -}}
+{{- if and $v.tls.certManager.enabled (not $v.tls.certManager.issuerRef.name) -}}
+{{- $problems = append $problems "tls.certManager.enabled=true needs tls.certManager.issuerRef.name" -}}
+{{- end -}}
+{{- $tokens := $v.auth.tokens -}}
+{{- if and $tokens.existingSecret (not (and $tokens.audience $tokens.issuer)) -}}
+{{- $problems = append $problems "auth.tokens.existingSecret needs auth.tokens.audience and auth.tokens.issuer" -}}
+{{- end -}}
+{{- if not (or $tokens.existingSecret $v.tls.clientCaSecret $v.auth.anonymous) -}}
+{{- $problems = append $problems "nobody could be told apart: set auth.tokens.existingSecret or tls.clientCaSecret, or say auth.anonymous=true" -}}
+{{- end -}}
+{{- if and $v.ports.silo (not (and $tokens.existingSecret $v.tls.clientCaSecret)) -}}
+{{- $problems = append $problems "ports.silo separates silos with certificates from operators with tokens: it needs tls.clientCaSecret and auth.tokens.existingSecret" -}}
+{{- end -}}
+{{- if and $v.route.enabled (not $v.route.parentRefs) -}}
+{{- $problems = append $problems "route.enabled=true needs route.parentRefs, the Gateway to attach to" -}}
+{{- end -}}
+{{- if and $v.route.enabled (eq $v.tls.mode "pod") (not $v.route.hostnames) -}}
+{{- $problems = append $problems "a TLSRoute tells services apart by server name: set route.hostnames" -}}
+{{- end -}}
+{{- $drain := addf (dig "drainNoticeSeconds" 3.0 $v.settings | default 3.0) (dig "drainSeconds" 30.0 $v.settings | default 30.0) -}}
+{{- if lt (float64 $v.terminationGracePeriodSeconds) $drain -}}
+{{- $problems = append $problems (printf "terminationGracePeriodSeconds=%v is shorter than the service's own drain of %v s: calls would be cut off" $v.terminationGracePeriodSeconds $drain) -}}
+{{- end -}}
+{{- if not $service.single -}}
+{{- if and (eq $v.autoscaling.type "keda") (not $v.autoscaling.prometheusAddress) -}}
+{{- $problems = append $problems "autoscaling.type=keda needs autoscaling.prometheusAddress" -}}
+{{- end -}}
+{{- if gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas) -}}
+{{- $problems = append $problems "autoscaling.minReplicas is above autoscaling.maxReplicas" -}}
+{{- end -}}
+{{- end -}}
+{{- if $problems -}}
+{{- fail (printf "\n%s: %s" .Chart.Name (join (printf "\n%s: " .Chart.Name) $problems)) -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,116 @@
+{{/* What runs the pod: Deployment or StatefulSet, or KServe's InferenceService with a ServingRuntime. */}}
+
+{{- define "eoforge-common.workload" -}}
+{{- include "eoforge-common.validate" . -}}
+{{- if .Values.kserve.enabled }}
+{{ include "eoforge-common.servingRuntime" . }}
+---
+{{ include "eoforge-common.inferenceService" . }}
+{{- else }}
+{{ include "eoforge-common.plain" . }}
+{{- end }}
+{{- end -}}
+
+{{- define "eoforge-common.plain" -}}
+{{- $service := include "eoforge-common.service" . | fromYaml -}}
+apiVersion: apps/v1
+kind: {{ ternary "StatefulSet" "Deployment" $service.single }}
+metadata:
+  name: {{ include "eoforge-common.fullname" . }}
+  namespace: {{ .Release.Namespace }}
+  labels: {{- include "eoforge-common.labels" . | nindent 4 }}
+spec:
+  {{- if or $service.single (eq .Values.autoscaling.type "none") }}
+  replicas: {{ ternary 1 (int .Values.replicas) $service.single }}
+  {{- end }}
+  revisionHistoryLimit: 5
+  selector:
+    matchLabels: {{- include "eoforge-common.podSelector" . | nindent 6 }}
+  {{- if $service.single }}
+  serviceName: {{ include "eoforge-common.fullname" . }}-api
+  {{- else }}
+  strategy: {type: RollingUpdate, rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
+  {{- end }}
+  template:
+    metadata:
+      labels: {{- include "eoforge-common.podLabels" . | nindent 8 }}
+      annotations: {{- include "eoforge-common.podAnnotations" . | nindent 8 }}
+    spec:
+      {{- include "eoforge-common.podSettings" . | nindent 6 }}
+      containers:
+        - {{- include "eoforge-common.container" . | nindent 10 }}
+{{- end -}}
+
+{{- define "eoforge-common.runtimeName" -}}
+{{- $name := include "eoforge-common.fullname" . -}}
+{{- if .Values.kserve.clusterServingRuntime }}{{ .Release.Namespace }}-{{ $name }}{{ else }}{{ $name }}{{ end -}}
+{{- end -}}
+
+{{- define "eoforge-common.servingRuntime" -}}
+{{- $service := include "eoforge-common.service" . | fromYaml -}}
+apiVersion: serving.kserve.io/v1alpha1
+kind: {{ ternary "ClusterServingRuntime" "ServingRuntime" .Values.kserve.clusterServingRuntime }}
+metadata:
+  name: {{ include "eoforge-common.runtimeName" . }}
+  {{- if not .Values.kserve.clusterServingRuntime }}
+  namespace: {{ .Release.Namespace }}
+  {{- end }}
+  labels: {{- include "eoforge-common.labels" . | nindent 4 }}
+spec:
+  annotations:
+    prometheus.kserve.io/port: {{ .Values.ports.rest | quote }}
+    prometheus.kserve.io/path: /metrics
+  multiModel: false
+  protocolVersions: [grpc-v2, v2]
+  supportedModelFormats:
+    - {name: {{ $service.modelFormat }}, version: "1", autoSelect: false}
+  containers:
+    - {{- include "eoforge-common.container" . | nindent 6 }}
+{{- end -}}
+
+{{- define "eoforge-common.inferenceService" -}}
+{{- $service := include "eoforge-common.service" . | fromYaml -}}
+{{- $scaler := dict "none" "none" "hpa" "hpa" "keda" "external" -}}
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: {{ include "eoforge-common.fullname" . }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- include "eoforge-common.labels" . | nindent 4 }}
+    {{- if .Values.kserve.clusterLocal }}
+    networking.kserve.io/visibility: cluster-local
+    {{- end }}
+  annotations:
+    serving.kserve.io/deploymentMode: Standard
+    serving.kserve.io/autoscalerClass: {{ $service.single | ternary "none" (get $scaler .Values.autoscaling.type) }}
+    {{- with .Values.kserve.annotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  predictor:
+    labels: {{- include "eoforge-common.podLabels" . | nindent 6 }}
+    annotations: {{- include "eoforge-common.podAnnotations" . | nindent 6 }}
+    {{- if $service.single }}
+    minReplicas: 1
+    maxReplicas: 1
+    deploymentStrategy: {type: Recreate}
+    {{- else if eq .Values.autoscaling.type "none" }}
+    minReplicas: {{ .Values.replicas }}
+    maxReplicas: {{ .Values.replicas }}
+    deploymentStrategy: {type: RollingUpdate, rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
+    {{- else }}
+    minReplicas: {{ .Values.autoscaling.minReplicas }}
+    maxReplicas: {{ .Values.autoscaling.maxReplicas }}
+    {{- if eq .Values.autoscaling.type "hpa" }}
+    scaleMetric: cpu
+    scaleTarget: {{ .Values.autoscaling.targetCpuPercent }}
+    {{- end }}
+    deploymentStrategy: {type: RollingUpdate, rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
+    {{- end }}
+    {{- include "eoforge-common.podSettings" . | nindent 4 }}
+    model:
+      modelFormat: {name: {{ $service.modelFormat }}, version: "1"}
+      protocolVersion: grpc-v2
+      runtime: {{ include "eoforge-common.runtimeName" . }}
+{{- end -}}
