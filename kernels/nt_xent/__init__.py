@@ -1,0 +1,279 @@
+"""Contrast between pairs (NT-Xent) and similarity to nearest neighbours, without a matrix of pairs in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels._runtime import (
+    FLOATS,
+    cdiv,
+    next_power_of_2,
+    require_device,
+    require_dtype,
+    require_shape,
+    through_kernel,
+    wrap_triton,
+)
+from kernels.nt_xent.kernel import (
+    inverse_norm_kernel,
+    neighbour_backward_kernel,
+    neighbour_kernel,
+    nt_xent_backward_kernel,
+    nt_xent_kernel,
+)
+from kernels.nt_xent.reference import (
+    nearest_neighbours_reference,
+    neighbour_similarity_reference,
+    nt_xent_reference,
+)
+
+__all__ = [
+    "nearest_neighbours",
+    "nearest_neighbours_reference",
+    "neighbour_similarity",
+    "neighbour_similarity_reference",
+    "nt_xent",
+    "nt_xent_reference",
+]
+
+MIN_ROWS = 2
+NORM_BLOCK = {"BLOCK_M": 16, "BLOCK_D": 128}
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy over the 2B features of B pairs.
+
+    ``(1 / 2B) sum_i -log( exp(cos(z_i, z_i+) / t) / sum_{j != i} exp(cos(z_i, z_j) / t) )``, z the 2B features and z_i+
+    the other feature of the same pair. Products take the features as stored, sums are in float32 with the maximum
+    subtracted: finite at every temperature in every dtype. Memory is O(B D), also in the backward pass.
+
+    Args:
+        first: ``[B, D]``; float32, bfloat16 or float16.
+        second: ``[B, D]`` of the same dtype; row i belongs to row i of ``first``.
+        temperature: t > 0.
+
+    Returns:
+        float32 scalar; 0 if there are no pairs.
+
+    Raises:
+        TypeError: Another dtype, or two.
+        ValueError: Shapes or devices do not fit, or the temperature is not positive.
+    """
+    require_dtype("nt_xent(first)", first, FLOATS)
+    require_dtype("nt_xent(second)", second, (first.dtype,))
+    require_shape("nt_xent(first)", first, (None, None), "[B, D]")
+    require_shape("nt_xent(second)", second, tuple(first.shape), "[B, D]")
+    require_device("nt_xent(second)", second, "first", first)
+    if not temperature > 0:
+        raise ValueError(f"nt_xent(temperature): expected more than 0; got {temperature}")
+    loss: Tensor = _nt_xent(torch.cat([first, second]), 1.0 / temperature)[0]
+    return loss
+
+
+def nearest_neighbours(features: Tensor) -> Tensor:
+    """The nearest other row of every row by Euclidean distance, the lowest index on ties; no gradient.
+
+    Args:
+        features: ``[N, D]``, N >= 2; float32, bfloat16 or float16.
+
+    Returns:
+        int32 ``[N]``.
+
+    Raises:
+        TypeError: Another dtype.
+        ValueError: Not a matrix, or fewer than two rows.
+    """
+    _check_rows("nearest_neighbours", features)
+    neighbours: Tensor = _neighbour_similarity(features.detach())[1]
+    return neighbours
+
+
+def neighbour_similarity(features: Tensor) -> Tensor:
+    """Mean cosine between every row and its nearest other row (:func:`nearest_neighbours`).
+
+    The choice of the neighbour has no gradient; both ends of the cosine have. No distance matrix is stored.
+
+    Args:
+        features: ``[N, D]``, N >= 2; float32, bfloat16 or float16.
+
+    Returns:
+        float32 scalar.
+
+    Raises:
+        TypeError: Another dtype.
+        ValueError: Not a matrix, or fewer than two rows.
+    """
+    _check_rows("neighbour_similarity", features)
+    mean: Tensor = _neighbour_similarity(features)[0]
+    return mean
+
+
+def _check_rows(op: str, features: Tensor) -> None:
+    require_dtype(f"{op}(features)", features, FLOATS)
+    require_shape(f"{op}(features)", features, (None, None), "[N, D]")
+    if features.shape[0] < MIN_ROWS:
+        raise ValueError(f"{op}(features): expected at least {MIN_ROWS} rows; got {features.shape[0]}")
+
+
+def tiles(dim: int, dtype: torch.dtype) -> dict[str, int]:
+    """Tile sizes of the products; narrower steps for float32, whose three tf32 parts need the room."""
+    step = 32 if dtype == torch.float32 else 64
+    return {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_D": min(step, max(next_power_of_2(dim), 16))}
+
+
+def features_tile(dim: int) -> int:
+    """Features of the gradient that a program holds; a wider row is cut, and its products are computed again."""
+    return min(max(next_power_of_2(dim), 16), 128)
+
+
+@torch.library.triton_op("eoforge::nt_xent", mutates_args={})
+def _nt_xent(features: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, and per row 1 / length and the log of the sum (both float32 [2B]; empty on the PyTorch branch)."""
+    if not through_kernel(features):
+        nothing = features.new_empty(0, dtype=torch.float32)
+        return nt_xent_reference(features, 1.0 / scale), nothing, nothing.clone()
+    n_rows, dim = features.shape
+    inverse, lse, losses = (torch.empty(n_rows, dtype=torch.float32, device=features.device) for _ in range(3))
+    if n_rows == 0:
+        return torch.zeros((), device=features.device), inverse, lse
+    x = features.contiguous()
+    shape = tiles(dim, x.dtype)
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
+        wrap_triton(inverse_norm_kernel)[(cdiv(n_rows, NORM_BLOCK["BLOCK_M"]),)](
+            x, inverse, n_rows, D=dim, **NORM_BLOCK, num_warps=4
+        )
+        wrap_triton(nt_xent_kernel)[(cdiv(n_rows, shape["BLOCK_M"]),)](
+            x, inverse, lse, losses, n_rows, scale, D=dim, **shape, num_warps=4, num_stages=2
+        )
+    return losses.mean(), inverse, lse
+
+
+@_nt_xent.register_fake
+def _(features: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    rows = features.shape[0] if through_kernel(features) else 0
+    inverse, lse = (features.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    return features.new_empty((), dtype=torch.float32), inverse, lse
+
+
+@torch.library.triton_op("eoforge::nt_xent_backward", mutates_args={})
+def _nt_xent_backward(features: Tensor, inverse: Tensor, lse: Tensor, grad: Tensor, scale: float) -> Tensor:
+    if not through_kernel(features):
+        return _nt_xent_gradient(features, grad, scale)
+    n_rows, dim = features.shape
+    out = torch.empty((n_rows, dim), dtype=features.dtype, device=features.device)
+    if out.numel() == 0:
+        return out
+    x, shape, wide = features.contiguous(), tiles(dim, features.dtype), features_tile(dim)
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
+        wrap_triton(nt_xent_backward_kernel)[(cdiv(n_rows, shape["BLOCK_M"]), cdiv(dim, wide))](
+            x, inverse, lse, grad, out, n_rows, scale, D=dim, **shape, BLOCK_F=wide, num_warps=8, num_stages=2
+        )
+    return out
+
+
+@_nt_xent_backward.register_fake
+def _(features: Tensor, inverse: Tensor, lse: Tensor, grad: Tensor, scale: float) -> Tensor:
+    return features.new_empty(features.shape)
+
+
+def _nt_xent_gradient(features: Tensor, grad: Tensor, scale: float) -> Tensor:
+    """The kernel's formula with whole matrices, for the PyTorch branch."""
+    rows, pairs = features.shape[0], features.shape[0] // 2
+    inverse = 1 / features.float().norm(dim=1, keepdim=True).clamp_min(1e-12)
+    z = features.float() * inverse
+    cosine = z @ z.T
+    weight = (cosine * scale).fill_diagonal_(float("-inf")).softmax(dim=1)
+    weight = weight + weight.T
+    weight.diagonal(pairs).sub_(2)
+    weight.diagonal(-pairs).sub_(2)
+    along = (weight * cosine).sum(dim=1, keepdim=True)
+    return (grad * (scale / max(rows, 1)) * inverse * (weight @ z - along * z)).to(features.dtype)
+
+
+def _setup_contrast(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    features, ctx.scale = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(features, *output[1:])
+
+
+def _contrast_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    features, inverse, lse = ctx.saved_tensors
+    return _nt_xent_backward(features, inverse, lse, grad, ctx.scale), None
+
+
+_nt_xent.register_autograd(_contrast_backward, setup_context=_setup_contrast)
+
+
+@torch.library.triton_op("eoforge::neighbour_similarity", mutates_args={})
+def _neighbour_similarity(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The mean cosine; per row the neighbour int32, the cosine and 1 / length (float32; empty on the PyTorch branch)."""
+    n_rows, dim = features.shape
+    if not through_kernel(features):
+        neighbours = nearest_neighbours_reference(features)
+        nothing = features.new_empty(0, dtype=torch.float32)
+        return neighbour_similarity_reference(features, neighbours), neighbours, nothing, nothing.clone()
+    neighbours = torch.empty(n_rows, dtype=torch.int32, device=features.device)
+    cosine, inverse = (torch.empty(n_rows, dtype=torch.float32, device=features.device) for _ in range(2))
+    x = features.contiguous()
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
+        wrap_triton(neighbour_kernel)[(cdiv(n_rows, 32),)](
+            x, neighbours, cosine, inverse, n_rows, D=dim, BLOCK_M=32, BLOCK_N=64, BLOCK_D=64, num_warps=4
+        )
+    return cosine.mean(), neighbours, cosine, inverse
+
+
+@_neighbour_similarity.register_fake
+def _(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n_rows = features.shape[0]
+    cosine, inverse = (
+        features.new_empty(n_rows if through_kernel(features) else 0, dtype=torch.float32) for _ in range(2)
+    )
+    mean, neighbours = features.new_empty((), dtype=torch.float32), features.new_empty(n_rows, dtype=torch.int32)
+    return mean, neighbours, cosine, inverse
+
+
+@torch.library.triton_op("eoforge::neighbour_similarity_backward", mutates_args={})
+def _neighbour_backward(features: Tensor, neighbours: Tensor, cosine: Tensor, inverse: Tensor, grad: Tensor) -> Tensor:
+    n_rows, dim = features.shape
+    if not through_kernel(features):
+        return _neighbour_gradient(features, neighbours, grad)
+    out = torch.empty((n_rows, dim), dtype=features.dtype, device=features.device)
+    x, wide = features.contiguous(), features_tile(dim)
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
+        wrap_triton(neighbour_backward_kernel)[(cdiv(n_rows, 64), cdiv(dim, wide))](
+            x, neighbours, cosine, inverse, grad, out, n_rows,
+            D=dim, BLOCK_M=64, BLOCK_N=64, BLOCK_F=wide, num_warps=8, num_stages=2,
+        )  # fmt: skip
+    return out
+
+
+@_neighbour_backward.register_fake
+def _(features: Tensor, neighbours: Tensor, cosine: Tensor, inverse: Tensor, grad: Tensor) -> Tensor:
+    return features.new_empty(features.shape)
+
+
+def _neighbour_gradient(features: Tensor, neighbours: Tensor, grad: Tensor) -> Tensor:
+    """The kernel's formula with whole matrices, for the PyTorch branch."""
+    rows = features.shape[0]
+    inverse = 1 / features.float().norm(dim=1, keepdim=True).clamp_min(1e-12)
+    z = features.float() * inverse
+    chosen = neighbours.long()[:, None] == torch.arange(rows, device=features.device)
+    weight = chosen.float() + chosen.float().T
+    along = (weight * (z @ z.T)).sum(dim=1, keepdim=True)
+    return (grad / rows * inverse * (weight @ z - along * z)).to(features.dtype)
+
+
+def _setup_neighbours(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(inputs[0], *output[1:])
+
+
+def _neighbours_backward(ctx: Any, grad: Tensor, *_: Tensor) -> Tensor:
+    result: Tensor = _neighbour_backward(*ctx.saved_tensors, grad)
+    return result
+
+
+_neighbour_similarity.register_autograd(_neighbours_backward, setup_context=_setup_neighbours)
