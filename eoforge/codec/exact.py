@@ -1,0 +1,119 @@
+"""Layers in exact integer arithmetic: what they give depends on no machine, device, batch size or thread count.
+
+Activations are whole numbers that stand for multiples of 2^-12, weights likewise. Sums of products are carried in
+float64, where whole numbers below 2^53 add up exactly in any order; that no sum can reach 2^53 is checked from the
+weights before each use. Rounding is a shift, by int64.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from eoforge.errors import BundleError, DataRefused
+
+FRACTION_BITS = 12
+ONE = 1 << FRACTION_BITS
+ACTIVATION_LIMIT = 1 << 24
+"""Inputs of a layer lie in -2^24..2^24, that is -4,096..4,096."""
+_EXACT = 1 << 53
+
+
+def rescale(value: Tensor, bits: int) -> Tensor:
+    """``floor(value / 2^bits + 1/2)`` of int64."""
+    return (value + (1 << bits >> 1)) >> bits
+
+
+def clamp(value: Tensor) -> Tensor:
+    """Into the range that layers accept."""
+    return value.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+
+
+class ExactConv(nn.Module):
+    """The integer twin of a ``Conv2d`` (stride 1, same size) or a ``Linear`` (kernel 1).
+
+    Args:
+        inputs: Channels I.
+        outputs: Channels O.
+        kernel: Odd side of the kernel.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.register_buffer("weight", torch.zeros(outputs, inputs * kernel * kernel, dtype=torch.int32))
+        self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int64))
+
+    @torch.no_grad()
+    def copy(self, layer: nn.Conv2d | nn.Linear) -> None:
+        """Rounds the weights of the float twin.
+
+        Raises:
+            DataRefused: A weight is not finite or too large to compute with exactly.
+        """
+        weight = layer.weight.detach().double().reshape(self.weight.shape) * ONE
+        bias = layer.bias.detach().double() if layer.bias is not None else torch.zeros(len(weight), dtype=torch.float64)
+        if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()) or weight.abs().max() >= 1 << 30:
+            raise DataRefused("a weight is infinite or above 2^18: training has diverged. Train with a smaller rate")
+        self.weight.copy_(weight.round())
+        self.bias.copy_((bias * ONE * ONE).round())
+        self._check()
+
+    def _check(self) -> None:
+        reach = self.weight.double().abs().sum(1) * ACTIVATION_LIMIT + self.bias.double().abs()
+        if not reach.max() < _EXACT:
+            raise BundleError(
+                f"the sums of an exact layer may reach {reach.max():.3g}; above 2^53 they are not exact. "
+                "Train with weight decay"
+            )
+
+    def forward(self, x_BIHW: Tensor) -> Tensor:
+        """int64 ``[B, I, H, W]`` within the limit to int64 ``[B, O, H, W]``, not yet clamped.
+
+        Raises:
+            BundleError: The weights are too large to be exact.
+        """
+        self._check()
+        batch, _, height, width = x_BIHW.shape
+        columns = functional.unfold(x_BIHW.double(), self.kernel, padding=self.kernel // 2)
+        total = self.weight.double() @ columns
+        return rescale(total.long() + self.bias[:, None], FRACTION_BITS).reshape(batch, -1, height, width)
+
+
+class ExactHyperDecoder(nn.Module):
+    """Twin of ``priors.HyperDecoder``: integer hyper-latent to mean and scale index of each latent."""
+
+    def __init__(self, hyper: int, latent: int) -> None:
+        super().__init__()
+        self.first = ExactConv(hyper, hyper * 4, 3)
+        self.second = ExactConv(hyper, hyper * 4, 3)
+        self.last = ExactConv(hyper, latent * 2, 3)
+
+    def forward(self, z_BZhw: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole numbers ``[B, Z, h, w]`` to two int64 ``[B, M, 4h, 4w]`` in multiples of 2^-12."""
+        x = clamp(z_BZhw * (ONE // 4))
+        for layer in (self.first, self.second):
+            x = functional.pixel_shuffle(clamp(layer(x)).clamp(min=0), 2)
+        mean, scale = self.last(x).chunk(2, dim=1)
+        return mean, scale
+
+
+class ExactHash(nn.Module):
+    """Twin of ``priors.HashModule``: normalised latent to hash logits."""
+
+    def __init__(self, latent: int, hidden: int, bits: int) -> None:
+        super().__init__()
+        self.conv = ExactConv(latent, hidden, 3)
+        self.inner = ExactConv(hidden, hidden)
+        self.outer = ExactConv(hidden, bits)
+
+    def forward(self, y_BMhw: Tensor) -> Tensor:
+        """int64 ``[B, M, h, w]`` to int64 logits ``[B, K]``."""
+        x = clamp(self.conv(clamp(y_BMhw))).clamp(min=0)
+        pooled = torch.div(x.sum((2, 3), keepdim=True), x.shape[2] * x.shape[3], rounding_mode="floor")
+        hidden = clamp(self.inner(pooled)).clamp(min=0)
+        return self.outer(hidden).flatten(1)

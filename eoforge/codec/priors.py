@@ -1,0 +1,138 @@
+"""The float side of the entropy model, what training sees: likelihoods, hyper-transforms, hash module.
+
+Each module whose outputs decide probabilities or hash codes has a twin of whole numbers in ``exact``; ``update`` copies
+its weights there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from eoforge.codec.tables import SCALES, SIGMA_MIN, SIGMA_RATIO, Frequencies
+
+LOG_RATIO = math.log(SIGMA_RATIO)
+LOG_SIGMA_MIN = math.log(SIGMA_MIN)
+HYPER_REACH = 63
+"""Largest value of the hyper-latent that its tables hold."""
+_HYPER_SCALE = 4.0
+_COMPONENTS = 3
+_FLOOR = 1e-9
+_HYPER_TOTAL = 1 << 22
+
+
+def ladder_index(sigma: Tensor) -> Tensor:
+    """The (fractional) entry of ``tables``' ladder whose standard deviation is ``sigma``."""
+    return (sigma.log() - LOG_SIGMA_MIN) / LOG_RATIO
+
+
+def gaussian_likelihood(residual: Tensor, index: Tensor) -> Tensor:
+    """Mass of the cell of width one around ``residual`` under a centred Gaussian of that ladder entry."""
+    sigma = (index.clamp(0, SCALES - 1) * LOG_RATIO + LOG_SIGMA_MIN).exp()
+    distance = residual.abs()
+    # Both arguments negative: differences of small tails instead of differences of numbers near one.
+    upper = torch.special.ndtr((0.5 - distance) / sigma)
+    lower = torch.special.ndtr((-0.5 - distance) / sigma)
+    return (upper - lower).clamp(min=_FLOOR)
+
+
+class FactorisedPrior(nn.Module):
+    """A mixture of three logistics per channel of the hyper-latent.
+
+    Args:
+        channels: Z.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.centre = nn.Parameter(torch.linspace(-1.0, 1.0, _COMPONENTS).repeat(channels, 1))
+        self.log_scale = nn.Parameter(torch.zeros(channels, _COMPONENTS))
+        self.weight = nn.Parameter(torch.zeros(channels, _COMPONENTS))
+        self.register_buffer("frequencies", torch.zeros(channels, 2 * HYPER_REACH + 2, dtype=torch.int32))
+
+    def likelihood(self, z_BZhw: Tensor) -> Tensor:
+        """Mass of the cell of width one around each value."""
+        x = z_BZhw.permute(0, 2, 3, 1)[..., None]
+        scale = self.log_scale.clamp(-4.0, 5.0).exp()
+        # The same reflection as for Gaussians: the mass is that of a cell left of the centre.
+        distance = (x - self.centre).abs()
+        upper = torch.sigmoid((0.5 - distance) / scale)
+        lower = torch.sigmoid((-0.5 - distance) / scale)
+        mass = ((upper - lower) * self.weight.softmax(-1)).sum(-1)
+        return mass.permute(0, 3, 1, 2).clamp(min=_FLOOR)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Writes the tables: from here on they, not the floats, decide."""
+        values = torch.arange(-HYPER_REACH, HYPER_REACH + 1, device=self.centre.device).float()
+        mass = self.likelihood(values.view(1, 1, -1, 1).expand(1, len(self.centre), -1, 1))[0, :, :, 0].double()
+        escape = (1 - mass.sum(1, keepdim=True)).clamp(min=1e-6)
+        table = torch.cat([mass, escape], dim=1)
+        self.frequencies.copy_((table / table.sum(1, keepdim=True) * _HYPER_TOTAL).floor())
+
+    def tables(self) -> list[Frequencies]:
+        """Frequencies of each channel's values and escape symbol."""
+        return list(self.frequencies.cpu().numpy().astype(np.int64))
+
+
+class HyperEncoder(nn.Module):
+    """Normalised latent ``[B, M, h, w]`` to hyper-latent ``[B, Z, h / 4, w / 4]``, not yet rounded."""
+
+    def __init__(self, latent: int, hyper: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(latent, hyper, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(hyper, hyper, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(hyper, hyper, 5, stride=2, padding=2),
+        )
+
+    def forward(self, y_BMhw: Tensor) -> Tensor:
+        """Latents reach far (bright clouds), so their size enters by its logarithm."""
+        z_BZhw: Tensor = self.layers(torch.asinh(y_BMhw)) * _HYPER_SCALE
+        return z_BZhw
+
+
+class HyperDecoder(nn.Module):
+    """Hyper-latent to mean and scale of the latent; the float twin of ``exact.ExactHyperDecoder``."""
+
+    def __init__(self, hyper: int, latent: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(hyper, hyper * 4, 3, padding=1)
+        self.second = nn.Conv2d(hyper, hyper * 4, 3, padding=1)
+        self.last = nn.Conv2d(hyper, latent * 2, 3, padding=1)
+        # An untrained hyper-decoder says nothing, which leaves the channels' own scales.
+        nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, z_BZhw: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B, Z, h, w]`` to two ``[B, M, 4h, 4w]``."""
+        x = z_BZhw / _HYPER_SCALE
+        for layer in (self.first, self.second):
+            x = functional.pixel_shuffle(layer(x).relu(), 2)
+        mean, scale = self.last(x).chunk(2, dim=1)
+        return mean, scale
+
+
+class HashModule(nn.Module):
+    """Normalised quantised latent to hash logits, without any synthesis; twin of ``exact.ExactHash``."""
+
+    def __init__(self, latent: int, hidden: int, bits: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(latent, hidden, 3, padding=1)
+        self.inner = nn.Linear(hidden, hidden)
+        self.outer = nn.Linear(hidden, bits)
+
+    def forward(self, y_BMhw: Tensor) -> Tensor:
+        """``[B, M, h, w]`` to ``[B, K]``; bit k of the code is ``logit_k > 0``."""
+        pooled = self.conv(y_BMhw).relu().mean((2, 3))
+        logits_BK: Tensor = self.outer(self.inner(pooled).relu())
+        return logits_BK

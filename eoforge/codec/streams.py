@@ -1,0 +1,185 @@
+"""Learned streams: pieces under a header, whole patches in batches, large rasters tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from eoforge.codec import pieces, tiles
+from eoforge.codec.container import DIGEST_BYTES, Container, Header, Kind, Limits, pack, unpack
+from eoforge.codec.pieces import Layout
+from eoforge.codec.raster import Raster
+from eoforge.errors import BundleError, DataRefused, UsageError
+
+if TYPE_CHECKING:
+    from eoforge.codec.model import Codec
+
+BATCH = 32
+"""Patches that are coded at once: more makes a CPU no faster and costs memory."""
+
+
+def compress(codec: Codec, rasters: Sequence[Raster], quality: float) -> list[bytes]:
+    """One stream each; equal layouts go through the network together."""
+    streams: dict[int, bytes] = {}
+    for (bands, shape), members in pieces.group_by_layout(rasters).items():
+        if tiles.is_tiled(shape):
+            streams.update({i: compress_tiled(codec, rasters[i], quality) for i in members})
+            continue
+        layout = Layout(bands, shape, pieces.fraction_of(quality))
+        for start in range(0, len(members), BATCH):
+            chosen = members[start : start + BATCH]
+            coded = pieces.encode(codec, [rasters[i] for i in chosen], layout)
+            for i, piece in zip(chosen, coded, strict=True):
+                header = _header(codec, rasters[i], quality, len(piece.codes))
+                streams[i] = pack(header, piece.payload, b"".join(piece.codes))
+    return [streams[i] for i in range(len(rasters))]
+
+
+def compress_tiled(
+    codec: Codec, source: tiles.Source, quality: float, tile: int = tiles.TILE, overlap: int = tiles.OVERLAP
+) -> bytes:
+    """The stream of a large raster; only one window of pixels is in memory at a time.
+
+    Args:
+        codec: With integer tables.
+        source: A raster, or anything that reads windows.
+        quality: As for ``Codec.compress``.
+        tile: Side of a tile in base pixels, a multiple of 6.
+        overlap: Base pixels that a tile reaches into each neighbour, a multiple of 6.
+    """
+    quality = codec.config.require_quality(quality)
+    payloads: list[bytes] = []
+    codes: list[bytes] = []
+    for row in tiles.plan(source.shape, tile, overlap):
+        for window in row:
+            raster = source.window(window.row, window.column, window.height, window.width)
+            layout = Layout(tuple(raster.bands), raster.shape, pieces.fraction_of(quality))
+            (piece,) = pieces.encode(codec, [raster], layout)
+            payloads.append(piece.payload)
+            codes += piece.codes
+    return pack(_header(codec, source, quality, len(codes), tile, overlap), tiles.join(payloads), b"".join(codes))
+
+
+def decompress(codec: Codec, streams: Sequence[bytes], limits: Limits) -> list[Raster]:
+    """Rasters in the order of the streams."""
+    containers = [_open(codec, stream, limits) for stream in streams]
+    rasters: dict[int, Raster] = {}
+    for layout, members in _by_layout(containers).items():
+        for start in range(0, len(members), BATCH):
+            chosen = members[start : start + BATCH]
+            decoded = pieces.decode(codec, [containers[i].payload for i in chosen], layout)
+            rasters.update({i: _raster(containers[i].header, bands) for i, bands in zip(chosen, decoded, strict=True)})
+    for i, container in enumerate(containers):
+        if i not in rasters:
+            rasters[i] = _assemble(codec, container)
+    return [rasters[i] for i in range(len(streams))]
+
+
+def decompress_strips(codec: Codec, stream: bytes, limits: Limits) -> Iterator[tuple[int, tiles.Pixels]]:
+    """A raster in strips over its whole width, as (first base row, bands): memory for one row of tiles."""
+    container = _open(codec, stream, limits)
+    yield from _strips(codec, container)
+
+
+def hash_stream(codec: Codec, streams: Sequence[bytes], modality: str | None, limits: Limits) -> npt.NDArray[np.uint8]:
+    """Codes ``[B, K / 8]`` made anew from the latents; see ``Codec.hash_stream``."""
+    containers = [_open(codec, stream, limits) for stream in streams]
+    codes = np.zeros((len(streams), codec.config.bits // 8), dtype=np.uint8)
+    groups = _by_layout(containers)
+    if sum(map(len, groups.values())) != len(streams):
+        raise UsageError("a tiled stream has one code per tile and sensor: read them with stored_codes")
+    for layout, members in groups.items():
+        chosen_modality = modality or ("s2" if "s2" in layout.modalities else "s1")
+        if chosen_modality not in layout.modalities:
+            raise UsageError(f"a stream holds {', '.join(layout.modalities)}; it has no code of {modality}")
+        for start in range(0, len(members), BATCH):
+            chosen = members[start : start + BATCH]
+            found = pieces.hashes(codec, [containers[i].payload for i in chosen], layout)
+            codes[chosen] = found[chosen_modality]
+    return codes
+
+
+def stored_codes(stream: bytes, limits: Limits) -> dict[str, npt.NDArray[np.uint8]]:
+    """Modality -> codes ``[tiles, K / 8]`` that a stream carries, without a model.
+
+    Raises:
+        DataRefused: The stream is damaged, or its codes are not one per tile and sensor.
+    """
+    container = unpack(stream, limits)
+    head = container.header
+    count = sum(map(len, tiles.plan(head.shape, head.tile, head.overlap))) * len(head.modalities)
+    if not head.code_bytes or head.codes != count:
+        raise DataRefused(f"expected one code per tile and sensor, {count}; the stream carries {head.codes}")
+    codes = np.frombuffer(container.codes, dtype=np.uint8).reshape(-1, len(head.modalities), head.code_bytes)
+    return {modality: codes[:, i] for i, modality in enumerate(head.modalities)}
+
+
+def _header(codec: Codec, source: tiles.Source, quality: float, codes: int, tile: int = 0, overlap: int = 0) -> Header:
+    return Header(
+        Kind.LEARNED,
+        tuple(source.bands),
+        source.shape,
+        source.patch_id,
+        source.georeference,
+        tile,
+        overlap,
+        quality,
+        bundle=codec.bundle_id[: 2 * DIGEST_BYTES],
+        code_bytes=codec.config.bits // 8,
+        codes=codes,
+    )
+
+
+def _open(codec: Codec, stream: bytes, limits: Limits) -> Container:
+    """A stream that this codec can read."""
+    container = unpack(stream, limits)
+    head = container.header
+    if head.kind is not Kind.LEARNED:
+        raise DataRefused("this stream was made with max_error and needs no codec: read it with bounded.decompress")
+    own = codec.bundle_id[: 2 * DIGEST_BYTES]
+    if own and head.bundle != own:
+        raise BundleError(f"the stream was made with bundle {head.bundle or '(none)'}, this codec is {own}. Load that")
+    for modality in head.modalities:
+        pieces.require_ready(codec, modality, head.bands)
+    if codec.config.require_quality(head.quality) != head.quality:
+        raise DataRefused(f"damaged stream: quality {head.quality} is no multiple of 1/16")
+    if head.codes and head.code_bytes != codec.config.bits // 8:
+        raise BundleError(f"the stream has codes of {8 * head.code_bytes} bits, this codec makes {codec.config.bits}")
+    return container
+
+
+def _by_layout(containers: Sequence[Container]) -> dict[Layout, list[int]]:
+    """Positions of the streams that are one piece, by what they have in common."""
+    groups: dict[Layout, list[int]] = {}
+    for i, container in enumerate(containers):
+        head = container.header
+        if not head.tile:
+            groups.setdefault(Layout(head.bands, head.shape, pieces.fraction_of(head.quality)), []).append(i)
+    return groups
+
+
+def _strips(codec: Codec, container: Container) -> Iterator[tuple[int, tiles.Pixels]]:
+    head = container.header
+    rows = tiles.plan(head.shape, head.tile, head.overlap)
+    count = sum(map(len, rows))
+    payloads = iter(tiles.split(container.payload, count) if head.tile else [container.payload])
+
+    def decoded(row: Sequence[tiles.Window]) -> Iterator[tiles.Pixels]:
+        for window in row:
+            layout = Layout(head.bands, (window.height, window.width), pieces.fraction_of(head.quality))
+            yield pieces.decode(codec, [next(payloads)], layout)[0]
+
+    yield from tiles.strips(((row, decoded(row)) for row in rows), head.shape, head.tile, head.overlap)
+
+
+def _assemble(codec: Codec, container: Container) -> Raster:
+    return _raster(
+        container.header, tiles.assemble(container.header.bands, container.header.shape, _strips(codec, container))
+    )
+
+
+def _raster(head: Header, bands: tiles.Pixels) -> Raster:
+    return Raster(bands, head.shape, head.georeference, head.patch_id)

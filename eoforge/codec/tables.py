@@ -1,0 +1,81 @@
+"""Probability tables made by whole numbers alone, so that they are the same on every machine.
+
+A Gaussian of standard deviation sigma, cut into cells of width one, is summed from samples of its density. The samples
+follow from each other by multiplication: ``g(x + h) = g(x) * r(x)`` and ``r(x + h) = r(x) * exp(-h^2 / sigma^2)``. With
+fixed-point Python integers and the two constants from ``decimal`` (whose ``exp`` is correctly rounded by its
+specification) no floating-point rounding of any machine takes part.
+"""
+
+from __future__ import annotations
+
+from decimal import Context, Decimal
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+SCALES = 64
+"""Entries of the ladder of standard deviations."""
+SIGMA_MIN, SIGMA_RATIO = Decimal("0.11"), Decimal("1.13")
+MAX_REACH = 511
+"""Largest value that a table holds; what lies beyond is coded by the escape symbol and its plain bits."""
+TOTAL_BITS = 22
+"""Frequencies of a table add up to at most 2^22, which a float32 still counts exactly."""
+_BITS = 96
+_REACH_SIGMAS = 7
+_CONTEXT = Context(prec=40)
+
+Frequencies = npt.NDArray[np.int64]
+
+
+def sigma_of(index: int) -> float:
+    """Standard deviation of ladder entry ``index``."""
+    return float(SIGMA_MIN * SIGMA_RATIO**index)
+
+
+def _fixed(value: Decimal) -> int:
+    return int((value * (1 << _BITS)).to_integral_value(context=_CONTEXT))
+
+
+def _gaussian_mass(sigma: Decimal, reach: int) -> list[int]:
+    """Fixed-point mass of the cells 0..reach + 1 (the cell 0 whole, not its half)."""
+    parts = max(4, int(16 / sigma) // 2 * 2)  # even, so that cell borders fall between two midpoints
+    half = 1 / Decimal(2 * parts)
+    variance = sigma * sigma
+    density = _fixed(_CONTEXT.exp(-half * half / (2 * variance)))  # at x = h / 2, h = 1 / parts
+    step = _fixed(_CONTEXT.exp(-4 * half * half / variance))  # ratio of ratios
+    ratio = _fixed(_CONTEXT.exp(-4 * half * half / variance))  # g(3h/2) / g(h/2) = exp(-(9 - 1) h^2 / (8 sigma^2))
+    mass = [0] * (reach + 2)
+    for sample in range((2 * reach + 3) * parts // 2):
+        mass[(2 * sample + 1 + parts) // (2 * parts)] += density
+        density = density * ratio >> _BITS
+        ratio = ratio * step >> _BITS
+        if not density:
+            break
+    mass[0] *= 2
+    return mass
+
+
+@cache
+def gaussian_masses() -> tuple[tuple[int, ...], ...]:
+    """Per ladder entry the mass of the values 0..reach and, last, of one more that stands for the tail."""
+    masses = []
+    for index in range(SCALES):
+        sigma = SIGMA_MIN * SIGMA_RATIO**index
+        reach = min(MAX_REACH, int(_REACH_SIGMAS * sigma) + 1)
+        masses.append(tuple(_gaussian_mass(sigma, reach)))
+    return tuple(masses)
+
+
+def frequencies(mass: tuple[int, ...]) -> Frequencies:
+    """Integer frequencies ``[2 * reach + 2]`` of -reach..reach and the escape symbol, from masses of 0..reach + 1."""
+    whole = mass[0] + 2 * sum(mass[1:])
+    scaled = [m * ((1 << TOTAL_BITS) - len(mass) * 2) // whole for m in mass]
+    side, tail = scaled[1:-1], scaled[-1]
+    return np.array([*side[::-1], scaled[0], *side, 2 * tail + 1], dtype=np.int64)
+
+
+@cache
+def gaussian_frequencies() -> tuple[Frequencies, ...]:
+    """The ladder as frequencies."""
+    return tuple(frequencies(mass) for mass in gaussian_masses())
