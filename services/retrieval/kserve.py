@@ -12,7 +12,8 @@ from kserve import InferOutput, InferRequest, InferResponse, Model
 from eoforge.data.bands import GROUPS
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.index.search import MAX_K
-from services.retrieval.batching import BoundedPool, EncodeBatcher
+from services._runtime.batching import BoundedPool
+from services.retrieval.batching import EncodeBatcher
 from services.retrieval.images import Raster
 from services.retrieval.paging import DEFAULT_PAGE
 from services.retrieval.settings import RetrievalSettings

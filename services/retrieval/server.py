@@ -12,9 +12,10 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.data.bands import MODALITIES
 from eoforge.data.store import TableRef
 from eoforge.logs import configure_logs
+from services._runtime.batching import BoundedPool
 from services._runtime.server import Server, Service
 from services._runtime.telemetry import configure_traces
-from services.retrieval.batching import BoundedPool, EncodeBatcher
+from services.retrieval.batching import EncodeBatcher
 from services.retrieval.kserve import EncodeModel, SearchModel
 from services.retrieval.servicer import RetrievalServicer
 from services.retrieval.settings import RetrievalSettings
@@ -36,7 +37,7 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
     settings.require_consistent()
     index = holder or IndexHolder(TableRef.parse(settings.codes_uri), settings.device, settings.poll_seconds)
     batcher = EncodeBatcher(settings.encode_batch, settings.encode_delay_seconds, settings.encode_queue)
-    pool = BoundedPool(settings.search_workers, settings.search_queue)
+    pool = BoundedPool(settings.search_workers, settings.search_queue, "searches")
     servicer = RetrievalServicer(settings, index, batcher, pool)
 
     async def start() -> None:

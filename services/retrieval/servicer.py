@@ -17,10 +17,11 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.client_messages import MODALITIES, NAMES
 from eoforge.errors import LimitExceeded, NotFound, UsageError
 from eoforge.index.search import MAX_K
+from services._runtime.batching import BoundedPool
 from services._runtime.errors import describe, duration
 from services._runtime.interceptor import report
 from services.retrieval import answers
-from services.retrieval.batching import BoundedPool, EncodeBatcher
+from services.retrieval.batching import EncodeBatcher
 from services.retrieval.images import Raster, from_bands, from_geotiff
 from services.retrieval.paging import page_of, token_for
 from services.retrieval.settings import RetrievalSettings

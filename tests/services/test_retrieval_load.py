@@ -21,7 +21,7 @@ from eoforge.data.store import TableRef
 from eoforge.errors import EoforgeError
 from services._runtime.server import Server
 from services.retrieval import state
-from services.retrieval.batching import DROPPED
+from services.retrieval.batching import METRICS
 from services.retrieval.server import build
 from services.retrieval.state import IndexHolder
 from tests.services.conftest import server_for, settings_for
@@ -43,7 +43,7 @@ def encode_request(world: World, images: int = 1) -> pb.EncodeRequest:
 
 
 def dropped(why: str) -> float:
-    return DROPPED.labels(why)._value.get()
+    return METRICS.dropped.labels(why)._value.get()
 
 
 def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -1,0 +1,203 @@
+"""Micro-batching of work that is cheaper together, and bounded threads for what would block the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services._runtime.errors import DeadlineExceeded, Overloaded
+from services._runtime.telemetry import TRACER
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_FIRST_GUESS_S = 0.05
+_MIN_RETRY_S = 0.05
+
+
+class BatchMetrics:
+    """What operators see of one batcher; made once per process, at import.
+
+    Args:
+        name: Part of the metrics' names, such as ``encode``.
+        things: What is batched, in the plural.
+    """
+
+    def __init__(self, name: str, things: str) -> None:
+        self.name, self.things = name, things
+        self.size = Histogram(
+            f"eoforge_{name}_batch_size",
+            f"{things} per {name} call.".capitalize(),
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+        )
+        self.queued = Gauge(f"eoforge_{name}_queue", f"{things} waiting for {name}.".capitalize())
+        self.dropped = Counter(
+            f"eoforge_{name}_dropped_total", f"{things} dropped before {name}.".capitalize(), ("why",)
+        )
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[Item, Result]):
+    key: Hashable
+    item: Item
+    deadline: float | None
+    future: asyncio.Future[Result]
+
+
+class Batcher(Generic[Item, Result]):
+    """Collects items of concurrent requests into batches for one function, which runs in a thread of its own.
+
+    Args:
+        work: Items of one key to their results, in order. A result that is an exception fails its item alone; an
+            exception that is raised fails the whole batch.
+        metrics: Where sizes, waits and drops are counted.
+        max_batch: Items per call.
+        max_delay: Seconds that an item waits for company.
+        max_queue: Items that may wait.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Hashable, Sequence[Item]], Sequence[Result | Exception]],
+        metrics: BatchMetrics,
+        max_batch: int,
+        max_delay: float,
+        max_queue: int,
+    ) -> None:
+        self._do, self._metrics = work, metrics
+        self._max_batch, self._max_delay, self._max_queue = max_batch, max_delay, max_queue
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._arrived = asyncio.Event()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=metrics.name)
+        self._seconds_per_batch = _FIRST_GUESS_S
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Starts the worker in the running loop."""
+        self._task = asyncio.create_task(self._work())
+
+    async def stop(self) -> None:
+        """Stops the worker; nothing may be waiting any more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._pool.shutdown(wait=True)
+
+    async def submit(self, items: Sequence[tuple[Hashable, Item]], deadline: float | None) -> list[Result]:
+        """Results of ``items``, in order.
+
+        Args:
+            items: The items, each with its key: only items of equal keys share a call.
+            deadline: ``time.monotonic()`` after which the caller no longer cares.
+
+        Raises:
+            Overloaded: There is no room for that many items.
+            DeadlineExceeded: The deadline passed while they waited.
+        """
+        if len(self._waiting) + len(items) > self._max_queue:
+            batches = -(-len(self._waiting) // self._max_batch)
+            wait = max(_MIN_RETRY_S, batches * self._seconds_per_batch)
+            raise Overloaded(
+                f"{len(self._waiting)} {self._metrics.things} are waiting; try again in {wait:.2f} s", wait
+            )
+        loop = asyncio.get_running_loop()
+        added: list[_Waiting[Item, Result]] = [_Waiting(*i, deadline, loop.create_future()) for i in items]
+        self._waiting.extend(added)
+        self._metrics.queued.set(len(self._waiting))
+        self._arrived.set()
+        # A cancelled call cancels its futures, which is how the worker knows to leave the items out.
+        return list(await asyncio.gather(*(w.future for w in added)))
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrived.wait()
+            if len(self._waiting) < self._max_batch:
+                await asyncio.sleep(self._max_delay)
+            batch = self._next_batch()
+            if batch:
+                await self._run(batch)
+
+    async def _run(self, batch: list[_Waiting[Item, Result]]) -> None:
+        self._metrics.size.observe(len(batch))
+        started = time.monotonic()
+        items = [w.item for w in batch]
+        loop = asyncio.get_running_loop()
+        results: Sequence[Result | Exception]
+        try:
+            with TRACER.start_as_current_span(self._metrics.name, attributes={"batch": len(batch)}):
+                results = await loop.run_in_executor(self._pool, self._do, batch[0].key, items)
+        except Exception as error:
+            results = [error] * len(batch)
+        self._seconds_per_batch += 0.2 * (time.monotonic() - started - self._seconds_per_batch)
+        for waiting, result in zip(batch, results, strict=True):
+            if waiting.future.done():
+                continue
+            if isinstance(result, Exception):
+                waiting.future.set_exception(result)
+            else:
+                waiting.future.set_result(result)
+
+    def _next_batch(self) -> list[_Waiting[Item, Result]]:
+        """Takes the oldest item and those that can go with it; drops what nobody waits for any more."""
+        batch: list[_Waiting[Item, Result]] = []
+        left: deque[_Waiting[Item, Result]] = deque()
+        now = time.monotonic()
+        for waiting in self._waiting:
+            if waiting.future.cancelled():
+                self._metrics.dropped.labels("cancelled").inc()
+            elif waiting.deadline is not None and waiting.deadline <= now:
+                self._metrics.dropped.labels("deadline").inc()
+                waiting.future.set_exception(
+                    DeadlineExceeded(f"the deadline passed while waiting for its turn ({self._metrics.name})")
+                )
+            elif len(batch) < self._max_batch and (not batch or batch[0].key == waiting.key):
+                batch.append(waiting)
+            else:
+                left.append(waiting)
+        self._waiting = left
+        self._metrics.queued.set(len(left))
+        if not left:
+            self._arrived.clear()
+        return batch
+
+
+class BoundedPool:
+    """Threads for blocking work, with a bound on what may wait for them.
+
+    Args:
+        workers: Threads.
+        max_waiting: Calls that may wait besides those that run.
+        things: What the calls are, in the plural, for messages and thread names.
+    """
+
+    def __init__(self, workers: int, max_waiting: int, things: str) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=things)
+        self._limit, self._inside, self._things = workers + max_waiting, 0, things
+        self._workers, self._seconds = workers, _FIRST_GUESS_S
+
+    async def run(self, function: Callable[..., Result], *args: object) -> Result:
+        """Runs ``function(*args)`` in a thread.
+
+        Raises:
+            Overloaded: Too many calls are waiting.
+        """
+        if self._inside >= self._limit:
+            wait = max(_MIN_RETRY_S, self._inside / self._workers * self._seconds)
+            raise Overloaded(f"{self._inside} {self._things} are waiting; try again in {wait:.2f} s", wait)
+        self._inside += 1
+        started = time.monotonic()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        finally:
+            self._inside -= 1
+            self._seconds += 0.05 * (time.monotonic() - started - self._seconds)
+
+    def stop(self) -> None:
+        """Waits for what runs."""
+        self._pool.shutdown(wait=True)
