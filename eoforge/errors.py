@@ -49,6 +49,18 @@ class ConflictError(EoforgeError):
     reason = "CONFLICT"
 
 
+class LeaseLost(ConflictError):
+    """Another coordinator acts for this run."""
+
+    reason = "NOT_LEADER"
+
+
+class WrongState(EoforgeError):
+    """What was named exists, but is not in a state that allows the call: a run that has ended, a round that is over."""
+
+    reason = "WRONG_STATE"
+
+
 class BundleError(DataRefused):
     """A run bundle is incomplete, damaged, or made for other bands, shapes or bits."""
 

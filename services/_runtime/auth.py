@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,18 @@ _LEEWAY_S = 10
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Quotas count per ``name``; ``way`` is token, certificate or anonymous."""
+    """Quotas count per ``name``; ``way`` is token, certificate or anonymous.
+
+    ``scopes`` are what a token grants (its ``scope`` claim, separated by blanks, as in RFC 8693).
+    """
 
     name: str
     way: str
+    scopes: frozenset[str] = frozenset()
+
+
+CALLER: ContextVar[Caller] = ContextVar("caller")
+"""Who makes the call that is being answered; the interceptor sets it."""
 
 
 class Authenticator:
@@ -36,12 +45,16 @@ class Authenticator:
     subject. With a client CA alone, the certificate (already verified by the TLS handshake) names the caller. With
     neither, callers are told apart by address.
 
+    Args:
+        settings: What is demanded.
+        either: With key and CA, a certificate or a token suffices (they come in on different ports).
+
     Raises:
         UsageError: The key file cannot be read or holds no key for the algorithm.
     """
 
-    def __init__(self, settings: RuntimeSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: RuntimeSettings, *, either: bool = False) -> None:
+        self._settings, self._either = settings, either
         self._keys: TokenKeys | None = None
         if settings.token_key_file is not None:
             self._keys = TokenKeys(settings.token_key_file, settings.token_algorithm)
@@ -57,15 +70,18 @@ class Authenticator:
         Raises:
             Unauthenticated: What is demanded is missing or does not hold.
         """
+        if self._either and certificate_names and authorization is None:
+            return Caller(certificate_names[0], "certificate")
         if self._keys is not None:
-            return Caller(self._subject(self._keys, authorization), "token")
+            claims = self._claims(self._keys, authorization)
+            return Caller(str(claims["sub"]), "token", frozenset(str(claims.get("scope", "")).split()))
         if self._settings.tls_client_ca_file is not None:
             if not certificate_names:
                 raise Unauthenticated("expected a client certificate with a subject alternative name; there is none")
             return Caller(certificate_names[0], "certificate")
         return Caller(f"anonymous@{address}", "anonymous")
 
-    def _subject(self, keys: TokenKeys, authorization: str | None) -> str:
+    def _claims(self, keys: TokenKeys, authorization: str | None) -> dict[str, Any]:
         if authorization is None or not authorization.lower().startswith(SCHEME):
             raise Unauthenticated("expected the header 'authorization: Bearer TOKEN'; there is none")
         if len(authorization) > MAX_TOKEN_CHARS:
@@ -88,7 +104,7 @@ class Authenticator:
             raise Unauthenticated(f"the token is for another audience than {settings.token_audience!r}") from error
         except jwt.PyJWTError as error:
             raise Unauthenticated("the token was refused: signature, issuer or required claims do not hold") from error
-        return str(claims["sub"])
+        return claims
 
 
 class TokenKeys:

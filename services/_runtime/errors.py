@@ -28,6 +28,12 @@ class Unauthenticated(EoforgeError):
     reason = "UNAUTHENTICATED"
 
 
+class PermissionDenied(EoforgeError):
+    """The caller is known, but may not do this."""
+
+    reason = "PERMISSION_DENIED"
+
+
 class Retriable(EoforgeError):
     """Try again after ``retry_after`` seconds."""
 
@@ -81,10 +87,13 @@ CATALOGUE: dict[str, Entry] = {
     "LIMIT_EXCEEDED": Entry(grpc.StatusCode.INVALID_ARGUMENT, 413),
     "NOT_FOUND": Entry(grpc.StatusCode.NOT_FOUND, 404),
     "UNAUTHENTICATED": Entry(grpc.StatusCode.UNAUTHENTICATED, 401),
+    "PERMISSION_DENIED": Entry(grpc.StatusCode.PERMISSION_DENIED, 403),
     "QUOTA_EXCEEDED": Entry(grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
     "OVERLOADED": Entry(grpc.StatusCode.RESOURCE_EXHAUSTED, 503),
     "INDEX_CHANGED": Entry(grpc.StatusCode.FAILED_PRECONDITION, 409),
     "CONFLICT": Entry(grpc.StatusCode.ABORTED, 409),
+    "NOT_LEADER": Entry(grpc.StatusCode.UNAVAILABLE, 503),
+    "WRONG_STATE": Entry(grpc.StatusCode.FAILED_PRECONDITION, 409),
     "DEADLINE_EXCEEDED": Entry(grpc.StatusCode.DEADLINE_EXCEEDED, 504),
     "UNIMPLEMENTED": Entry(grpc.StatusCode.UNIMPLEMENTED, 501),
     "STORE_UNAVAILABLE": Entry(

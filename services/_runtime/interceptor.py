@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import grpc
 import structlog
 
-from services._runtime.auth import Authenticator, Caller
+from services._runtime.auth import CALLER, Authenticator, Caller
 from services._runtime.errors import Problem, abort, describe
 from services._runtime.quota import Quota
 from services._runtime.telemetry import IN_FLIGHT, REQUESTS, SECONDS, server_span
@@ -114,6 +114,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         try:
             caller = self._authenticator.identify(headers.get("authorization"), _names(context), _address(context))
             who = caller.name
+            CALLER.set(caller)
             self._quota.take(who)
             context.set_trailing_metadata((Trailer("x-request-id", request_id),))
             yield caller

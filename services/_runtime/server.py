@@ -57,6 +57,8 @@ class Service:
         models: Its OIP V2 models.
         start: Called inside the loop before the ports open.
         stop: Called when the last call has ended.
+        drain: Called when the service is told to end, so that streams without an end of their own can finish.
+        certificate_port: A second gRPC port with mutual TLS; the first one then asks for no certificate.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Service:
     models: Sequence[Model]
     start: Callable[[], Awaitable[None]]
     stop: Callable[[], Awaitable[None]]
+    drain: Callable[[], None] = lambda: None
+    certificate_port: int | None = None
 
 
 @dataclass
@@ -75,6 +79,7 @@ class Server:
         service: The service.
         port: gRPC port once started.
         rest_port: REST port once started.
+        certificate_port: gRPC port with mutual TLS once started, if there is a second one.
         health_port: Port of the plaintext health checks once started, if any.
     """
 
@@ -82,6 +87,7 @@ class Server:
     service: Service
     port: int = 0
     rest_port: int = 0
+    certificate_port: int | None = None
     health_port: int | None = None
     _draining: bool = False
     _grpc: list[grpc.aio.Server] = field(default_factory=list)
@@ -95,7 +101,7 @@ class Server:
         """
         settings, service = self.settings, self.service
         settings.require_consistent()
-        authenticator = Authenticator(settings)
+        authenticator = Authenticator(settings, either=service.certificate_port is not None)
         quota = Quota(settings.quota_per_second, settings.quota_burst)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs leave aio out
         repository = ModelRepository()
@@ -108,6 +114,10 @@ class Server:
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
             ("grpc.so_reuseport", 0),
+            # Silos keep a stream open for hours; their pings keep load balancers from cutting it.
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+            ("grpc.http2.max_ping_strikes", 0),
         ]
         server = grpc.aio.server(
             futures.ThreadPoolExecutor(MIGRATION_THREADS),
@@ -122,7 +132,10 @@ class Server:
         names = (service.name, OIP_SERVICE)
         if settings.reflection:
             reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        self.port = _bind(server, settings.host, settings.port, _credentials(settings))
+        second = service.certificate_port
+        self.port = _bind(server, settings.host, settings.port, _credentials(settings, mutual=second is None))
+        if second is not None:
+            self.certificate_port = _bind(server, settings.host, second, _credentials(settings, mutual=True))
         self._grpc.append(server)
         if settings.health_port is not None:
             probes = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -144,6 +157,7 @@ class Server:
             return
         self._draining = True
         log.info("draining")
+        self.service.drain()
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self.settings.drain_notice_seconds)
         self._rest.should_exit = True
@@ -173,20 +187,46 @@ class Server:
             await asyncio.sleep(0.01)
 
 
-def _credentials(settings: RuntimeSettings) -> grpc.ServerCredentials | None:
-    """TLS, mutual if there is a client CA; None for plaintext.
+def _credentials(settings: RuntimeSettings, mutual: bool) -> grpc.ServerCredentials | None:
+    """TLS, mutual if there is a client CA and ``mutual``; None for plaintext.
+
+    Files that change are read again for new connections, so certificates and CAs rotate without a restart.
 
     Raises:
         UsageError: A file cannot be read.
     """
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
+    files = [settings.tls_key_file, settings.tls_cert_file]
+    demands = mutual and settings.tls_client_ca_file is not None
+    if mutual and settings.tls_client_ca_file is not None:
+        files.append(settings.tls_client_ca_file)
+
+    def read() -> tuple[bytes, ...]:
+        return tuple(path.read_bytes() for path in files)
+
+    def configuration(contents: tuple[bytes, ...]) -> grpc.ServerCertificateConfiguration:
+        key, certificate, *ca = contents
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], ca[0] if ca else None)
+
     try:
-        pair = (settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
-        client_ca = settings.tls_client_ca_file.read_bytes() if settings.tls_client_ca_file else None
+        known = [read()]
     except OSError as error:
         raise UsageError(f"cannot read a TLS file: {error}") from error
-    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        try:
+            now = read()
+        except OSError as error:  # in the middle of a rotation: the old ones still serve
+            log.warning("cannot read a TLS file", error=str(error))
+            return None
+        if now == known[0]:
+            return None
+        known[0] = now
+        return configuration(now)
+
+    first = configuration(known[0])
+    return grpc.dynamic_ssl_server_credentials(first, changed, demands)  # type: ignore[arg-type]  # None: unchanged
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:

@@ -20,9 +20,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from google.rpc import error_details_pb2, status_pb2
 
+from services._runtime.errors import CATALOGUE
 from services._runtime.server import Server
 
 START_S = 60.0
+RETRIEVAL_REASONS = set(CATALOGUE) - {"PERMISSION_DENIED", "NOT_LEADER", "WRONG_STATE"}
+"""What a retrieval service can answer; the others belong to federation."""
 
 
 class Running:

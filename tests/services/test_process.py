@@ -20,6 +20,7 @@ from eoforge.index.catalog import IndexSnapshot
 from eoforge.methods import get_method
 from scripts.settings_table import table
 from services._runtime.errors import CATALOGUE
+from tests.services.support import RETRIEVAL_REASONS
 from tests.services.world import World, bands_of
 
 READY_S = 120.0
@@ -99,5 +100,6 @@ def test_it_does_not_start_without_reason(environment: dict[str, str], code: int
 def test_the_readme_lists_every_setting_and_every_error() -> None:
     readme = (Path(__file__).parents[2] / "services/retrieval/README.md").read_text()
     assert table("services.retrieval.settings") in readme, "run python -m scripts.settings_table and paste the result"
-    for reason, entry in CATALOGUE.items():
+    for reason in sorted(RETRIEVAL_REASONS):
+        entry = CATALOGUE[reason]
         assert f"| {reason} | {entry.status.name} | {entry.http} |" in readme

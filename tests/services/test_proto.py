@@ -12,6 +12,7 @@ import pytest
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from scripts import generate_proto
+from tests.services.support import RETRIEVAL_REASONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +54,7 @@ def test_the_reasons_in_the_reference_are_in_the_catalogue() -> None:
 
     head = (ROOT / "proto/eoforge/api/retrieval/v1/retrieval.proto").read_text().split("service ")[0]
     named = {word for word in CATALOGUE if word in head}
-    assert named == set(CATALOGUE) - {"CONFLICT", "BUNDLE_REFUSED", "UNIMPLEMENTED"}
+    assert named == RETRIEVAL_REASONS - {"CONFLICT", "BUNDLE_REFUSED", "UNIMPLEMENTED"}
 
 
 def test_the_package_is_versioned() -> None:

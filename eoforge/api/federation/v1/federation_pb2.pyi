@@ -344,7 +344,7 @@ class Member(_message.Message):
     def __init__(self, silo: _Optional[str] = ..., samples: _Optional[int] = ..., modality: _Optional[str] = ...) -> None: ...
 
 class Round(_message.Message):
-    __slots__ = ("number", "phase", "selected", "wanted", "accepted", "refused", "dropped", "sealed", "opened_at", "evaluations", "evaluators", "mask_keys", "shared", "unmasked", "members")
+    __slots__ = ("number", "phase", "selected", "wanted", "accepted", "refused", "dropped", "sealed", "opened_at", "evaluations", "evaluators", "mask_keys", "shared", "unmasked", "members", "seconds")
     class MaskKeysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -352,6 +352,13 @@ class Round(_message.Message):
         key: str
         value: MaskKeys
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[MaskKeys, _Mapping]] = ...) -> None: ...
+    class SecondsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     SELECTED_FIELD_NUMBER: _ClassVar[int]
@@ -367,6 +374,7 @@ class Round(_message.Message):
     SHARED_FIELD_NUMBER: _ClassVar[int]
     UNMASKED_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
     number: int
     phase: Phase
     selected: _containers.RepeatedScalarFieldContainer[str]
@@ -382,7 +390,8 @@ class Round(_message.Message):
     shared: _containers.RepeatedScalarFieldContainer[str]
     unmasked: _containers.RepeatedScalarFieldContainer[str]
     members: _containers.RepeatedCompositeFieldContainer[Member]
-    def __init__(self, number: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., selected: _Optional[_Iterable[str]] = ..., wanted: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[Refused, _Mapping]]] = ..., dropped: _Optional[_Iterable[str]] = ..., sealed: _Optional[_Iterable[str]] = ..., opened_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., evaluators: _Optional[_Iterable[str]] = ..., mask_keys: _Optional[_Mapping[str, MaskKeys]] = ..., shared: _Optional[_Iterable[str]] = ..., unmasked: _Optional[_Iterable[str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+    seconds: _containers.ScalarMap[str, float]
+    def __init__(self, number: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., selected: _Optional[_Iterable[str]] = ..., wanted: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[Refused, _Mapping]]] = ..., dropped: _Optional[_Iterable[str]] = ..., sealed: _Optional[_Iterable[str]] = ..., opened_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., evaluators: _Optional[_Iterable[str]] = ..., mask_keys: _Optional[_Mapping[str, MaskKeys]] = ..., shared: _Optional[_Iterable[str]] = ..., unmasked: _Optional[_Iterable[str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., seconds: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class RoundSummary(_message.Message):
     __slots__ = ("number", "model", "updates", "refused", "stragglers", "training", "evaluation", "bytes_up", "seconds", "epsilon", "silos")

@@ -1,0 +1,109 @@
+"""What an update must be before it counts: the tensors that were asked for, finite, and within bounds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from eoforge.errors import DataRefused
+from eoforge.federated.strategy import Specs
+from eoforge.federated.tensorfile import Layout, chunk_span
+
+NORM_BLOCK = 1 << 16
+"""Elements whose squares are added at once in float64."""
+
+
+@dataclass(frozen=True)
+class ChunkFacts:
+    """What one chunk contributes.
+
+    Attributes:
+        unusable: A tensor with NaN or infinity in this chunk, or None.
+        squares: Sum of squares of its floating-point elements; 0 unless it was asked for.
+    """
+
+    unusable: str | None
+    squares: float
+
+
+def check_tensors(found: Specs, expected: Specs) -> None:
+    """Compares names, shapes and dtypes.
+
+    Raises:
+        DataRefused: They differ; names the first few differences.
+    """
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or extra:
+        raise DataRefused(
+            f"the update must hold the tensors that its strategy sends: {len(missing)} missing "
+            f"({', '.join(missing[:3])}), {len(extra)} unexpected ({', '.join(extra[:3])})"
+        )
+    for name, spec in expected.items():
+        if (found[name].shape, found[name].dtype) != (spec.shape, spec.dtype):
+            raise DataRefused(
+                f"tensor {name!r} must be {spec.dtype} {list(spec.shape)}; "
+                f"got {found[name].dtype} {list(found[name].shape)}"
+            )
+
+
+def chunk_facts(layout: Layout, index: int, data: bytes | memoryview, squares: bool) -> ChunkFacts:
+    """Looks at every element of one chunk of an update.
+
+    Args:
+        layout: Of the update.
+        index: Position of the chunk.
+        data: Its bytes.
+        squares: Whether the norm is needed.
+    """
+    first, last = chunk_span(index, layout.length)
+    total = 0.0
+    for segment in layout.segments(first, last):
+        dtype = np.dtype(layout.specs[segment.name].dtype)
+        if dtype.kind != "f":
+            continue
+        values = np.frombuffer(data, dtype, segment.stop - segment.start, segment.offset)
+        # NaN and infinity survive minimum and maximum, which are several times faster than isfinite.
+        if not (math.isfinite(values.min()) and math.isfinite(values.max())):
+            return ChunkFacts(segment.name, 0.0)
+        if squares:
+            for start in range(0, len(values), NORM_BLOCK):
+                block = values[start : start + NORM_BLOCK].astype(np.float64)
+                total += float(np.dot(block, block))
+    return ChunkFacts(None, total)
+
+
+def check_facts(facts: list[ChunkFacts], max_norm: float) -> float:
+    """Judges an update by the facts of its chunks, in order.
+
+    Args:
+        facts: One per chunk.
+        max_norm: Largest L2 norm, or 0.
+
+    Returns:
+        The L2 norm of its floating-point tensors, 0 if squares were not asked for.
+
+    Raises:
+        DataRefused: It holds NaN or infinity, or is too large.
+    """
+    for fact in facts:
+        if fact.unusable is not None:
+            raise DataRefused(f"tensor {fact.unusable!r} holds NaN or infinity; the update would spoil the model")
+    norm = math.sqrt(sum(fact.squares for fact in facts))
+    if max_norm and norm > max_norm:
+        raise DataRefused(f"the update's L2 norm is {norm:.6g}; the run's bound is {max_norm:.6g}")
+    return norm
+
+
+def check_numbers(samples: int, most: int, scalars: dict[str, float]) -> None:
+    """Checks what a silo says of its update besides tensors.
+
+    Raises:
+        DataRefused: The sample count is 0 or more than the silo registered, or a number is not finite.
+    """
+    if not 0 < samples <= most:
+        raise DataRefused(f"an update must say how many samples it was trained on, 1 to {most}; got {samples}")
+    bad = [name for name, value in scalars.items() if not math.isfinite(value)]
+    if bad:
+        raise DataRefused(f"the update's numbers must be finite; {', '.join(sorted(bad)[:3])} are not")

@@ -1,0 +1,143 @@
+"""A run's journal: one object per event, each created by conditional PUT, so that every position has one writer.
+
+That is all the coordination there is. A coordinator takes a run by writing a lease event; whoever held the run before
+finds the next position taken when it wants to write, and stops. No clock decides who is right, only who may try: see
+:class:`Beacon`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from google.protobuf import json_format
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.data.store import ObjectStore
+from eoforge.errors import LeaseLost, NotFound
+from eoforge.federated.state import apply
+
+MAX_EVENT_BYTES = 16 << 20
+_SNAPSHOTS_KEPT = 2
+
+
+class Journal:
+    """The journal of one run, and the state that its events make.
+
+    Args:
+        store: The coordinator's store.
+        run_id: Which run.
+
+    Attributes:
+        run: State after the last event that was read or written here.
+    """
+
+    def __init__(self, store: ObjectStore, run_id: str) -> None:
+        self._store, self._root = store, f"runs/{run_id}"
+        self.run = pb.Run()
+
+    def load(self) -> pb.Run:
+        """Reads the newest snapshot and every event after it.
+
+        Raises:
+            NotFound: There is no such run.
+        """
+        if not self.run.sequence:
+            snapshots = list(self._store.list(f"{self._root}/snapshots"))
+            if snapshots:
+                json_format.Parse(self._store.get(snapshots[-1]), self.run)
+        while (event := self._find(self.run.sequence + 1)) is not None:
+            apply(self.run, event)
+        if not self.run.sequence:
+            raise NotFound(f"there is no run {self._root.removeprefix('runs/')!r}")
+        return self.run
+
+    def append(self, event: pb.RunEvent, actor: str) -> pb.RunEvent:
+        """Writes the next event; it is stored when this returns.
+
+        Raises:
+            LeaseLost: Somebody else wrote it; nothing was changed.
+        """
+        event.sequence, event.actor = self.run.sequence + 1, actor
+        event.term = event.term or self.run.term
+        event.at.GetCurrentTime()
+        data = json_format.MessageToJson(event, indent=None).encode()
+        if not self._store.put_if_absent(self._key(event.sequence), data):
+            raise LeaseLost("another coordinator has taken this run")
+        apply(self.run, event)
+        return event
+
+    def take(self, holder: str) -> pb.RunEvent:
+        """Takes the run for ``holder``; from now on the holder before cannot write.
+
+        Raises:
+            LeaseLost: Yet another coordinator was faster.
+        """
+        self.load()
+        event = pb.RunEvent(term=self.run.term + 1, lease_taken=pb.LeaseTaken(holder=holder))
+        return self.append(event, holder)
+
+    def snapshot(self) -> None:
+        """Stores the state, so that loading need not read every event; equal states give equal bytes."""
+        folder = f"{self._root}/snapshots"
+        data = json_format.MessageToJson(self.run, indent=None, sort_keys=True).encode()
+        self._store.put(f"{folder}/{self.run.sequence:012d}.json", data)
+        for key in list(self._store.list(folder))[:-_SNAPSHOTS_KEPT]:
+            self._store.delete(key)
+
+    def events(self, after: int) -> Iterator[pb.RunEvent]:
+        """Stored events with greater sequence numbers, in order."""
+        while (event := self._find(after + 1)) is not None:
+            yield event
+            after += 1
+
+    def _find(self, sequence: int) -> pb.RunEvent | None:
+        try:
+            data = self._store.get(self._key(sequence), MAX_EVENT_BYTES)
+        except NotFound:
+            return None
+        return json_format.Parse(data, pb.RunEvent())
+
+    def _key(self, sequence: int) -> str:
+        return f"{self._root}/journal/{sequence:012d}.json"
+
+
+class Beacon:
+    """Signs of life of coordinators: who may take whose runs.
+
+    Each coordinator counts up its own object. Another one takes its runs when the count has not changed for
+    ``lease_seconds`` of the watcher's own clock; clocks of machines are never compared. If it is wrong, the journal
+    still lets only one of them write.
+
+    Args:
+        store: The coordinator's store.
+        name: This coordinator.
+        lease_seconds: Silence after which a coordinator counts as gone.
+        clock: Seconds from a monotonic clock.
+    """
+
+    def __init__(
+        self, store: ObjectStore, name: str, lease_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store, self._name, self._lease_seconds, self._clock = store, name, lease_seconds, clock
+        self._count = 0
+        self._seen: dict[str, tuple[bytes, float]] = {}
+
+    def beat(self) -> None:
+        """Shows that this coordinator lives."""
+        self._count += 1
+        self._store.put(f"coordinators/{self._name}", f"{time.time_ns()} {self._count}".encode())
+
+    def is_gone(self, holder: str) -> bool:
+        """Whether ``holder`` may be replaced: it is this coordinator's earlier life, or has been silent for long."""
+        if holder in ("", self._name):
+            return True
+        try:
+            sign = self._store.get(f"coordinators/{holder}")
+        except NotFound:
+            sign = b""
+        before = self._seen.get(holder)
+        if before is None or before[0] != sign:
+            self._seen[holder] = (sign, self._clock())
+            return False
+        return self._clock() - before[1] >= self._lease_seconds
