@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,6 +17,9 @@ from eoforge.data.labels import INDEX, clc_to_classes
 from eoforge.data.schema import tensor_column
 from eoforge.data.split import SPLITS
 from eoforge.errors import UsageError
+
+if TYPE_CHECKING:
+    import lance
 
 SEASONS: dict[str, tuple[int, int, int]] = {
     "spring": (3, 4, 5),

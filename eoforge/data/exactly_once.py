@@ -18,17 +18,18 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import lance
 import pyarrow as pa
 import stamina
-from lance.commit import CommitConflictError
-from lance.fragment import write_fragments as lance_write_fragments
 
 from eoforge.data.job import Job
 from eoforge.data.staged import Plan, StagedRows, keep_rows, read_staged, without_rows
 from eoforge.data.store import ObjectStore, TableRef, normalise, open_table, plain, storage_options, table_exists
 from eoforge.errors import ConflictError, DataRefused, StoreError
+
+if TYPE_CHECKING:
+    import lance
 
 __all__ = [
     "CommitResult",
@@ -71,6 +72,8 @@ def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
     Raises:
         DataRefused: The table exists with another schema.
     """
+    import lance
+
     uri = normalise(uri)
     if not table_exists(uri):
         # Not write_dataset(mode="create"): in Lance 14.0.2 the loser of a narrow race overwrites as version 2 and so
@@ -109,6 +112,8 @@ def write_fragments(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatc
 
     Memory is bounded by a few batches, however many come. What ``batches`` raises comes out as it is.
     """
+    from lance.fragment import write_fragments as lance_write_fragments
+
     failures: list[Exception] = []
     rest = _remember_failure(batches, failures)
     first = next(rest, None)
@@ -175,6 +180,8 @@ def commit(
         StoreError: A shard has no manifest yet.
         ConflictError: Other writers won ``COMMIT_ATTEMPTS`` times.
     """
+    from lance.commit import CommitConflictError
+
     uri = normalise(uri)
     result_name = f"{part}.result.json"
     staged: StagedRows | None = None
@@ -239,6 +246,8 @@ def _changed_at(part: str, version: int) -> str:
 
 
 def _merge(table: lance.LanceDataset, staged: StagedRows, plan: Plan, mine: str) -> CommitResult:
+    import lance
+
     fragments = without_rows(table, plan.replaced)
     for number, text in enumerate(staged.fragments):
         wanted = (plan.fresh | plan.changed)[staged.rows_of(number)]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from lance.file import LanceFileReader
-from lance.fragment import DeletionFile
 
 from eoforge.data.store import join, storage_options
+
+if TYPE_CHECKING:
+    import lance
+    from lance.file import LanceFileReader
 
 READ_ROWS = 64
 _SEPARATOR = "\x1f"
@@ -122,6 +124,8 @@ def without_rows(table: lance.LanceDataset, addresses: npt.NDArray[np.uint64]) -
         table: The version that the addresses are of.
         addresses: Row addresses: the fragment's id in the upper 32 bits.
     """
+    from lance.fragment import DeletionFile
+
     of_fragment = addresses >> np.uint64(32)
     kept: list[lance.FragmentMetadata] = []
     for fragment in table.get_fragments():
@@ -138,6 +142,8 @@ def without_rows(table: lance.LanceDataset, addresses: npt.NDArray[np.uint64]) -
 
 
 def _reader(uri: str, fragment: str, columns: list[str] | None) -> LanceFileReader:
+    from lance.file import LanceFileReader
+
     path = json.loads(fragment)["files"][0]["path"]
     return LanceFileReader(join(uri, "data", path), storage_options=storage_options(uri), columns=columns)
 

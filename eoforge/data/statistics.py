@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -16,6 +16,9 @@ from eoforge.data.exactly_once import table_identity
 from eoforge.data.schema import tensor_column
 from eoforge.data.store import ObjectStore, TableRef, normalise, open_table
 from eoforge.errors import DataRefused, UsageError
+
+if TYPE_CHECKING:
+    import lance
 
 SPLIT = "train"
 S2_EDGES = np.arange(0, 16_385, 128, dtype=np.float64)

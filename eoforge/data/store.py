@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lance
 import obstore
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, S3Store
 
 from eoforge.errors import LimitExceeded, NotFound, StoreError, UsageError
+
+if TYPE_CHECKING:
+    import lance
 
 S3_SCHEME = "s3://"
 # What Lance and obstore append to a message: places in their own Rust sources, and a dump of the error object.
@@ -250,6 +252,8 @@ def open_table(ref: TableRef | str) -> lance.LanceDataset:
         NotFound: There is no table, or no such version.
         StoreError: The store cannot be reached or refuses us, or the table is damaged.
     """
+    import lance  # here, because it takes seconds, and most processes that name a store open no table
+
     ref = TableRef.parse(ref) if isinstance(ref, str) else ref
     try:
         return lance.dataset(ref.uri, version=ref.version, storage_options=storage_options(ref.uri))

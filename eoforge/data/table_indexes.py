@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import lance
 import stamina
 
 from eoforge.data.store import TableRef, normalise, open_table
 from eoforge.errors import ConflictError
+
+if TYPE_CHECKING:
+    import lance
 
 INDEXES: dict[str, Literal["BTREE", "BITMAP", "LABEL_LIST"]] = {
     "patch_id": "BTREE",

@@ -12,8 +12,8 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -36,6 +36,9 @@ from eoforge.index.encode import encode_rows
 from eoforge.index.encoder import Encoder
 from eoforge.index.info import PATCHES_VERSION, IndexInfo
 from eoforge.progress import Tracker, track
+
+if TYPE_CHECKING:
+    import lance
 
 KEYS = ("patch_id", "modality")
 _PLAN, _ROWS = "plan.json", "rows.bin"

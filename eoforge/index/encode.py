@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from eoforge.data.batch import PatchBatch, read_rows
 from eoforge.index.encoder import Encoder
+
+if TYPE_CHECKING:
+    import lance
 
 ENCODE_ROWS = 64
 """Patches read and encoded at once: 20 MB of pixels, twice that with the batch read ahead."""

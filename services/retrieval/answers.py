@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lance
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +17,9 @@ from eoforge.data.schema import tensor_column
 from eoforge.errors import LimitExceeded, NotFound, UsageError
 from eoforge.index.catalog import IndexSnapshot, SearchFilter
 from services.retrieval.state import Served
+
+if TYPE_CHECKING:
+    import lance
 
 THUMBNAIL_COLUMN = {"s1": "s1", "s2": "s2_10m"}
 MAX_CHOICES = 256

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import lance
 import structlog
 from prometheus_client import Counter, Gauge
 
@@ -21,6 +21,9 @@ from eoforge.index.catalog import IndexSnapshot
 from eoforge.index.encoder import Encoder
 from eoforge.methods import get_method
 from services.retrieval.images import Raster, batch_of, empty_columns
+
+if TYPE_CHECKING:
+    import lance
 
 VERSION = Gauge("eoforge_index_version", "Version of the codes that are served.")
 PATCHES = Gauge("eoforge_index_patches", "Patches in the index.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,9 @@ def test_a_worker_that_was_killed_is_explained(tmp_path: Path) -> None:
     with pytest.raises(EoforgeError, match="fewer workers"):
         list(in_processes(be_killed, [(str(tmp_path / "a"),), (str(tmp_path / "b"),)], 2))
     assert list(tmp_path.iterdir())
+
+
+def test_a_worker_that_opens_no_table_starts_without_lance() -> None:
+    """With pandas behind it, it takes two seconds: most of the life of a process that writes a few hundred patches."""
+    check = "import sys, eoforge.data.ingest, eoforge.data.synthetic; sys.exit('lance' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=120)
