@@ -25,22 +25,9 @@ import yaml
 CHARTS = Path(__file__).resolve().parents[1] / "charts"
 MARKER = "<!-- values: made by `python -m scripts.chart_schema` -->"
 FROM_CHART = frozenset(
-    [
-        "host",
-        "port",
-        "rest_port",
-        "health_port",
-        "silo_port",
-        "insecure",
-        "tls_cert_file",
-        "tls_key_file",
-        "tls_client_ca_file",
-        "token_key_file",
-        "token_algorithm",
-        "token_audience",
-        "token_issuer",
-        "otlp_endpoint",
-    ]
+    {"host", "port", "rest_port", "health_port", "silo_port", "insecure"}
+    | {"tls_cert_file", "tls_key_file", "tls_client_ca_file", "otlp_endpoint"}
+    | {"token_key_file", "token_algorithm", "token_audience", "token_issuer"}
 )
 """Settings that the templates derive from other values: ports, TLS, tokens, traces."""
 _KEY = re.compile(r"^( *)([A-Za-z][\w-]*):(?: |$)")
@@ -172,7 +159,23 @@ def schema(chart: Path) -> dict[str, Any]:
         made = {"description": leaf.description, "type": _TYPES[type(value[leaf.path[-1]])]}
         made |= settings_schema(leaf.settings) if leaf.settings else {}
         node["properties"][leaf.path[-1]] = made | leaf.extra
+    # Helm hands a chart the values of its dependencies too; those check their own.
+    for dependency in yaml.safe_load((chart / "Chart.yaml").read_text()).get("dependencies", []):
+        _open(root["properties"].setdefault(dependency.get("alias", dependency["name"]), {"type": "object"}))
+        for imported in dependency.get("import-values", []):
+            exported = yaml.safe_load(
+                (chart / dependency["repository"].removeprefix("file://") / "values.yaml").read_text()
+            )
+            target = root["properties"][imported["parent"]]["properties"]
+            target |= {key: {"type": "object"} for key in exported[imported["child"]]}
     return root
+
+
+def _open(node: dict[str, Any]) -> None:
+    """Lifts ``additionalProperties`` from an object and those in it."""
+    node.pop("additionalProperties", None)
+    for child in node.get("properties", {}).values():
+        _open(child)
 
 
 def table(chart: Path) -> str:

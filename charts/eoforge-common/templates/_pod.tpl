@@ -131,7 +131,7 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- with .Values.affinity }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- if .Values.topologySpread.enabled }}
+{{- if (.Values.topologySpread).enabled }}
 topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: {{ .Values.topologySpread.topologyKey }}

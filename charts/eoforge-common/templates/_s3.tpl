@@ -66,5 +66,5 @@
 {{- $service := include "eoforge-common.service" . | fromYaml -}}
 {{- $s3 := include "eoforge-common.s3" . | fromYaml -}}
 {{- $given := get .Values.settings $service.uriSetting -}}
-{{- if $given }}{{ $given }}{{ else if $s3.bucket }}{{ printf "s3://%s/%s" $s3.bucket $service.uriDefault }}{{ end -}}
+{{- if $given }}{{ $given }}{{ else if and $s3.bucket $service.uriDefault }}{{ printf "s3://%s/%s" $s3.bucket $service.uriDefault }}{{ end -}}
 {{- end -}}

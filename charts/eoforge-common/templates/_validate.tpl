@@ -4,7 +4,7 @@
 {{- $service := include "eoforge-common.service" . | fromYaml -}}
 {{- $v := .Values -}}
 {{- $problems := list -}}
-{{- if not (include "eoforge-common.uri" .) -}}
+{{- if and $service.uriDefault (not (include "eoforge-common.uri" .)) -}}
 {{- $problems = append $problems (printf "nothing to serve: set settings.%s, or s3.bucket (global.s3.bucket)" $service.uriSetting) -}}
 {{- end -}}
 {{- if and (eq $v.tls.mode "pod") (not (include "eoforge-common.tlsSecret" .)) -}}

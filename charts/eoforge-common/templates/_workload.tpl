@@ -83,7 +83,7 @@ metadata:
     {{- end }}
   annotations:
     serving.kserve.io/deploymentMode: Standard
-    serving.kserve.io/autoscalerClass: {{ $service.single | ternary "none" (get $scaler .Values.autoscaling.type) }}
+    serving.kserve.io/autoscalerClass: {{ if $service.single }}none{{ else }}{{ get $scaler .Values.autoscaling.type }}{{ end }}
     {{- with .Values.kserve.annotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

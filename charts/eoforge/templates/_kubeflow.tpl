@@ -1,0 +1,35 @@
+{{/* Names of what Kubeflow needs. */}}
+
+{{- define "eoforge.namespace" -}}
+{{- default .Release.Namespace .Values.kubeflow.namespace -}}
+{{- end -}}
+
+{{- define "eoforge.labels" -}}
+app.kubernetes.io/name: eoforge
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: eoforge
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "eoforge.pipelinesImage" -}}
+{{- include "eoforge-common.imageOf" (dict "root" . "image" .Values.kubeflow.image) -}}
+{{- end -}}
+
+{{/* One compiled pipeline with this installation's image; takes (dict "root" . "name" NAME). */}}
+{{- define "eoforge.compiled" -}}
+{{- $text := .root.Files.Get (printf "pipelines/%s.yaml" .name) -}}
+{{- if not $text -}}
+{{- fail (printf "kubeflow.pipelines.names: there is no compiled pipeline %q" .name) -}}
+{{- end -}}
+{{- $text | replace "image: eoforge/pipelines-python:0.1.0" (printf "image: %s" (include "eoforge.pipelinesImage" .root)) -}}
+{{- end -}}
+
+{{/* The context that the doctor of the library wants, made of the umbrella's values. */}}
+{{- define "eoforge.doctor" -}}
+{{- $values := dict
+  "image" .Values.doctor.image "doctor" .Values.doctor "global" .Values.global "s3" (dict) "imagePullSecrets" list
+  "networkPolicy" (dict "enabled" .Values.doctor.networkPolicy) "serviceAccount" (dict "annotations" .Values.doctor.serviceAccountAnnotations) -}}
+{{- include "eoforge-common.doctor" (dict "Values" $values "Release" .Release "Chart" .Chart "Files" .Files) -}}
+{{- end -}}
