@@ -143,6 +143,10 @@ class ObjectStore:
         """Writes ``data`` at ``key``, replacing what is there; readers see the old or the new bytes, never a part."""
         self._call(obstore.put, key, data)
 
+    def put_stream(self, key: str, parts: Iterator[bytes]) -> None:
+        """Writes ``parts`` one after the other as one object, holding a few of them in memory."""
+        self._call(obstore.put, key, parts)
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Writes ``data`` only if ``key`` does not exist; False if it did. Atomic between racing writers."""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -23,6 +24,9 @@ class FederationSettings(RuntimeSettings):
         ge=0,
         le=65535,
         description="Second gRPC port with mutual TLS for silos, when operators come with tokens to EOFORGE_PORT.",
+    )
+    revoked_file: Path | None = Field(
+        None, description="Certificate revocation list (PEM) of the client CA; read again when it changes."
     )
     instance: str = Field(
         default_factory=socket.gethostname,

@@ -1,0 +1,56 @@
+"""What a run's privacy policy does to its rounds."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.federated.dp import NoisySum, epsilon_after
+from eoforge.federated.files import RunFiles
+from eoforge.federated.reduce import Combiner, StoredSource, weighted_sum
+from eoforge.federated.robust import CentreOf, Selected, median, multi_krum, trimmed_mean
+from eoforge.federated.spec import DEFAULT_DELTA
+
+
+def needs_norms(spec: pb.RunSpec) -> bool:
+    """Whether the norms of updates are computed at all."""
+    return bool(spec.data.max_update_norm) or spec.privacy.dp == pb.DP_MODE_SERVER
+
+
+def epsilon(spec: pb.RunSpec, rounds: int) -> float:
+    """Epsilon after ``rounds`` rounds; 0 without differential privacy."""
+    if not spec.privacy.dp or not rounds:
+        return 0.0
+    return epsilon_after(rounds, spec.privacy.noise_multiplier, spec.privacy.delta or DEFAULT_DELTA)
+
+
+def exhausted(run: pb.Run) -> bool:
+    """Whether another round would cost more epsilon than the run may spend."""
+    bound = run.spec.privacy.max_epsilon
+    return bool(bound) and epsilon(run.spec, len(run.history) + 1) > bound
+
+
+def combiner(run: pb.Run, files: RunFiles) -> Combiner:
+    """What replaces the plain sum in the sealed round."""
+    privacy = run.spec.privacy
+    if privacy.dp == pb.DP_MODE_SERVER:
+        norms = {a.silo: a.norm for a in run.round.accepted if a.silo in run.round.sealed}
+        return NoisySum(files.secret(), run.round.number, privacy.noise_multiplier, privacy.clip_norm, norms)
+    if privacy.robust == pb.ROBUST_MEDIAN:
+        return CentreOf(median)
+    if privacy.robust == pb.ROBUST_TRIMMED_MEAN:
+        return CentreOf(partial(trimmed_mean, share=privacy.byzantine_share))
+    if privacy.robust == pb.ROBUST_MULTI_KRUM:
+        return _krum(run, files)
+    return weighted_sum
+
+
+def _krum(run: pb.Run, files: RunFiles) -> Combiner:
+    updates: dict[str, Any] = {
+        a.silo: files.update(a.round, a.silo).open(a.digest) for a in run.round.accepted if a.silo in run.round.sealed
+    }
+    common = set.intersection(*(set(file.specs) for file in updates.values()))
+    sizes = {name: file.specs[name].size for file in updates.values() for name in common}
+    source = StoredSource(updates, {})
+    return Selected(multi_krum(list(run.round.sealed), sizes, source, run.spec.privacy.byzantine_share))

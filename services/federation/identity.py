@@ -1,0 +1,115 @@
+"""Who may do what: operators steer runs, silos answer tasks, and neither can be the other by saying so.
+
+A certificate names its holder in a URI: ``spiffe://eoforge/silo/ID`` or ``spiffe://eoforge/operator/ID`` (what
+``eoforge federate ca issue`` and cert-manager write). A token names its holder in ``sub`` and grants
+``federation:silo`` or ``federation:operator`` in ``scope``. Without any authentication (on the loopback address) a caller is the silo that
+its ``x-eoforge-silo`` header says, or an operator.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cryptography import x509
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.errors import UsageError
+from eoforge.federated.spec import SILO_ID
+from services._runtime.auth import CALLER
+from services._runtime.errors import PermissionDenied, Unauthenticated
+
+TRUST_DOMAIN = "spiffe://eoforge/"
+SILO_HEADER = "x-eoforge-silo"
+OPERATOR_SCOPE, SILO_SCOPE = "federation:operator", "federation:silo"
+ANYONE = "*"
+
+Context = grpc.aio.ServicerContext
+
+
+class Identities:
+    """Tells silos and operators apart.
+
+    Args:
+        revoked_file: Certificate revocation list (PEM), read again when it changes; None for none.
+    """
+
+    def __init__(self, revoked_file: Path | None = None) -> None:
+        self._revoked_file = revoked_file
+        self._stamp: tuple[int, int] | None = None
+        self._revoked: x509.CertificateRevocationList | None = None
+
+    def silo(self, context: Context[Any, Any]) -> str:
+        """The id of the calling silo.
+
+        Raises:
+            PermissionDenied: The caller is no silo.
+            Unauthenticated: Its certificate was revoked.
+        """
+        caller = CALLER.get()
+        if caller.way == "certificate":
+            return self._from_certificate(context, caller.name, "silo")
+        if caller.way == "token":
+            if SILO_SCOPE not in caller.scopes:
+                raise PermissionDenied(f"the token of {caller.name} does not grant {SILO_SCOPE}")
+            return _plain(caller.name)
+        named = dict(context.invocation_metadata() or ()).get(SILO_HEADER)
+        if not isinstance(named, str):
+            raise PermissionDenied(f"without authentication a silo names itself in the header {SILO_HEADER}")
+        return _plain(named)
+
+    def operator(self, context: Context[Any, Any]) -> str:
+        """The name of the calling operator.
+
+        Raises:
+            PermissionDenied: The caller is no operator.
+            Unauthenticated: Its certificate was revoked.
+        """
+        caller = CALLER.get()
+        if caller.way == "certificate":
+            return self._from_certificate(context, caller.name, "operator")
+        if caller.way == "token":
+            if OPERATOR_SCOPE not in caller.scopes:
+                raise PermissionDenied(f"the token of {caller.name} does not grant {OPERATOR_SCOPE}")
+            return caller.name
+        return "operator"
+
+    def _from_certificate(self, context: Context[Any, Any], name: str, role: str) -> str:
+        for pem in context.auth_context().get("x509_pem_cert", ()):
+            self._refuse_revoked(_serial(pem))
+        prefix = f"{TRUST_DOMAIN}{role}/"
+        if not name.startswith(prefix):
+            raise PermissionDenied(f"expected a certificate of {prefix}ID; this one belongs to {name}")
+        return _plain(name.removeprefix(prefix))
+
+    def _refuse_revoked(self, serial: int) -> None:
+        if self._revoked_file is None:
+            return
+        try:
+            stat = self._revoked_file.stat()
+            stamp = (stat.st_mtime_ns, stat.st_size)
+            if stamp != self._stamp:
+                self._revoked = x509.load_pem_x509_crl(self._revoked_file.read_bytes())
+                self._stamp = stamp
+        except (OSError, ValueError) as error:
+            raise UsageError(f"cannot read EOFORGE_REVOKED_FILE {self._revoked_file}: {error}") from error
+        if self._revoked is not None and self._revoked.get_revoked_certificate_by_serial_number(serial) is not None:
+            raise Unauthenticated("this certificate was revoked; ask the operator for a new one")
+
+
+def may_steer(operator: str, run: pb.Run) -> bool:
+    """Whether an operator may see and steer a run."""
+    return operator == run.creator or operator in run.spec.operators or ANYONE in run.spec.operators
+
+
+@lru_cache(maxsize=4096)
+def _serial(pem: bytes) -> int:
+    return x509.load_pem_x509_certificate(pem).serial_number
+
+
+def _plain(name: str) -> str:
+    if not SILO_ID.fullmatch(name):
+        raise PermissionDenied(f"a silo id has 1 to 64 letters, digits, '.', '_' or '-'; got {name!r:.80}")
+    return name
