@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import multiprocessing
+import os
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+from eoforge.data.ingest import ingest
 from eoforge.data.records import PatchPair
 from eoforge.data.store import open_table
 from tests.data.archives import make_pair, write_archive
 
 SHARD_ROWS = 6
-
-_PROGRAM = Path(__file__).with_name("ingest_once.py")
 
 
 def pairs_of(count: int, seed: int = 0, start: int = 0) -> list[PatchPair]:
@@ -35,33 +37,66 @@ def content(table: str) -> dict[str, str]:
     return dict(zip(ids, rows["digest"].to_pylist(), strict=True))
 
 
+def ready_processes() -> ForkServerContext:
+    """Processes that start with everything imported: they fork from a server that never opens a table.
+
+    Tests start dozens; importing Lance anew costs each three seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lance", "eoforge.data.ingest", "tests.data.ingest_support"])
+    return context
+
+
+def take_environment(environment: dict[str, str]) -> None:
+    """The server may be older than the address of the object store."""
+    os.environ.clear()
+    os.environ.update(environment)
+
+
 class Ingestion:
     """An ingestion in its own process, which waits at the start line until ``go``."""
 
     def __init__(self, archive: str, table: str, workers: int = 1, shard_rows: int = SHARD_ROWS) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(_PROGRAM), archive, table, str(workers), str(shard_rows)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        context = ready_processes()
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, dict(os.environ), archive, table, workers, shard_rows)
+        self.process = context.Process(target=_ingest, args=arguments)
+        self.process.start()
+        theirs.close()
 
     def ready(self) -> Ingestion:
-        """Waits until everything is imported."""
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n", self.process.communicate()[1]
+        """Waits until it stands at the start line."""
+        assert self._pipe.recv_bytes() == b"ready"
         return self
 
     def go(self) -> Ingestion:
         """Lets it start."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
+        self._pipe.send_bytes(b"go")
         return self
 
+    def killed_within(self, seconds: float) -> bool:
+        """Gives it that long and then kills it (``kill -9``), unless it ended before."""
+        self.process.join(seconds)
+        if self.process.exitcode is not None:
+            return False
+        self.process.kill()
+        self.process.join()
+        return True
+
     def summary(self) -> dict[str, object]:
-        """Waits for its end and returns what it printed."""
-        out, err = self.process.communicate(timeout=300)
-        assert self.process.returncode == 0, err[-4000:]
-        return dict(json.loads(out.splitlines()[-1]))
+        """Waits for its end and returns what it found."""
+        assert self._pipe.poll(300), "the ingestion hangs"
+        found = dict(json.loads(self._pipe.recv_bytes()))
+        self.process.join(60)
+        assert self.process.exitcode == 0
+        return found
+
+
+def _ingest(
+    pipe: Connection, environment: dict[str, str], archive: str, table: str, workers: int, shard_rows: int
+) -> None:
+    take_environment(environment)
+    pipe.send_bytes(b"ready")
+    pipe.recv_bytes()
+    summary = ingest(archive, table, workers=workers, shard_rows=shard_rows)
+    pipe.send_bytes(json.dumps(asdict(summary)).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -16,6 +16,7 @@ from eoforge.data.exactly_once import CommitResult, Job, changed_keys, commit, c
 from eoforge.data.schema import PRIMARY_KEY
 from eoforge.data.store import ObjectStore, TableRef, join, open_table
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
+from tests.data.ingest_support import ready_processes, take_environment
 
 KEYS = ("name", "kind")
 SCHEMA = pa.schema(
@@ -208,7 +209,8 @@ def test_many_committers_of_the_same_and_of_other_jobs(table: str) -> None:
     for job_id in ("one", "two", "three"):
         staged(table, job_id, [names[i::4] for i in range(4)])
     jobs = ["one", "two", "three", "one", "two", "three"]
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+    environment = (dict(os.environ),)
+    with ProcessPoolExecutor(3, ready_processes(), initializer=take_environment, initargs=environment) as pool:
         results = list(pool.map(_commit_in_process, [table] * 6, jobs))
     assert len(rows(table)) == 40
     assert results[:3] == results[3:], "every committer of a job reports the same"

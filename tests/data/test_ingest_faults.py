@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import subprocess
 import time
 from pathlib import Path
 
@@ -54,11 +53,7 @@ def test_killed_at_random_moments_and_run_again(archive: str, store_uri: str, tm
     killed = 0
     while killed < KILLS:
         run = Ingestion(archive, tables[-1]).ready().go()
-        try:
-            run.process.wait(timeout=rng.uniform(0, 1.2 * undisturbed))
-        except subprocess.TimeoutExpired:
-            run.process.kill()
-            run.process.wait()
+        if run.killed_within(rng.uniform(0, 1.2 * undisturbed)):
             killed += 1
             assert content(tables[-1]) in (before, expected()), "half of an ingestion is visible"
         else:
@@ -74,13 +69,14 @@ def test_killed_at_random_moments_and_run_again(archive: str, store_uri: str, tm
 def test_the_workers_of_a_killed_ingestion_end_too(archive: str, tmp_path: Path) -> None:
     table = str(tmp_path / "patches.lance")
     run = Ingestion(archive, table, workers=2, shard_rows=1).ready().go()
+    assert run.process.pid is not None
     parent = psutil.Process(run.process.pid)
     children: list[psutil.Process] = []
-    while len(children) < 3 and run.process.poll() is None:  # two workers and the resource tracker
+    while len(children) < 2 and run.process.is_alive():
         children = parent.children(recursive=True)
         time.sleep(0.01)
     run.process.kill()
-    run.process.wait()
+    run.process.join()
     gone, alive = psutil.wait_procs(children, timeout=60)
     assert len(gone) >= 2
     assert not alive
