@@ -10,19 +10,15 @@ and helps, and return plain dataclasses.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import grpc
 import numpy as np
-import stamina
-from google.rpc import error_details_pb2, status_pb2
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from eoforge.client_base import RemoteError, RemoteNotFound, RemoteRefused, ServiceClient, stream_error
 from eoforge.client_messages import (
     Bands,
     Encoded,
@@ -38,7 +34,7 @@ from eoforge.client_messages import (
     patch,
     search_request,
 )
-from eoforge.errors import EoforgeError, NotFound, UsageError
+from eoforge.errors import UsageError
 
 __all__ = [
     "Encoded",
@@ -53,108 +49,16 @@ __all__ = [
     "SearchFilter",
 ]
 
-MAX_MESSAGE_BYTES = 64 << 20
 MAX_PAGE = 1000
 """Hits that the client asks for at once; servers allow at least this by default."""
-DETAILS_KEY = "grpc-status-details-bin"
-_FIRST_WAIT_S = 0.2
 
 
-class RemoteError(EoforgeError):
-    """The service answered with an error.
+class RetrievalClient(ServiceClient):
+    """Synchronous client; safe to share between threads. See :class:`ServiceClient` for its arguments."""
 
-    Attributes:
-        code: Name of the gRPC status, such as ``RESOURCE_EXHAUSTED``.
-        remote_reason: The service's reason, such as ``QUOTA_EXCEEDED``; empty if the error came from the network.
-        retry_after: Seconds after which the service asks to try again, or None.
-    """
-
-    def __init__(self, message: str, code: str, remote_reason: str = "", retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.remote_reason = remote_reason
-        self.retry_after = retry_after
-
-
-class RemoteRefused(RemoteError, UsageError):
-    """The service found the request malformed or too large."""
-
-
-class RemoteNotFound(RemoteError, NotFound):
-    """The patch or index that was named does not exist there."""
-
-
-_ERROR_TYPES: dict[str, type[RemoteError]] = {
-    "INVALID_ARGUMENT": RemoteRefused,
-    "OUT_OF_RANGE": RemoteRefused,
-    "NOT_FOUND": RemoteNotFound,
-}
-
-
-class RetrievalClient:
-    """Synchronous client; safe to share between threads.
-
-    Args:
-        target: ``HOST:PORT``.
-        token: Bearer token (JWT). Sent over TLS or to the loopback address only.
-        ca_file: CA certificate (PEM) of the server; turns TLS on.
-        cert_file: Own certificate (PEM) for mutual TLS, together with ``key_file``.
-        key_file: Own private key (PEM).
-        tls: None means TLS unless the host is the loopback address. ``False`` is for networks that encrypt themselves.
-        timeout: Deadline of one attempt, seconds.
-        attempts: How often a call is tried in all while the server is unavailable or overloaded.
-    """
-
-    def __init__(
-        self,
-        target: str,
-        *,
-        token: str | None = None,
-        ca_file: str | None = None,
-        cert_file: str | None = None,
-        key_file: str | None = None,
-        tls: bool | None = None,
-        timeout: float = 30.0,
-        attempts: int = 5,
-    ) -> None:
-        if (cert_file is None) != (key_file is None):
-            raise UsageError("mutual TLS needs both cert_file and key_file; got one of them")
-        if tls is None:
-            tls = bool(ca_file or cert_file) or not is_loopback(target)
-        if token and not tls and not is_loopback(target):
-            raise UsageError(f"a token for {target} would travel in the clear: use TLS (ca_file=..., or tls=True)")
-        self._target, self._timeout, self._attempts = target, timeout, attempts
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        options = [
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ]
-        if tls:
-            credentials = grpc.ssl_channel_credentials(_pem(ca_file), _pem(key_file), _pem(cert_file))
-            self._channel = grpc.secure_channel(target, credentials, options)
-        else:
-            self._channel = grpc.insecure_channel(target, options)
+    def __init__(self, target: str, **connection: Any) -> None:
+        super().__init__(target, **connection)
         self._stub: Any = retrieval_pb2_grpc.RetrievalServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the connection."""
-        self._channel.close()
-
-    def wait_connected(self, seconds: float) -> bool:
-        """Waits until the server listens; False if it did not within ``seconds``."""
-        try:
-            grpc.channel_ready_future(self._channel).result(timeout=seconds)
-        except grpc.FutureTimeoutError:
-            return False
-        return True
 
     def search(
         self,
@@ -228,8 +132,7 @@ class RetrievalClient:
         try:
             for answer in self._stub.SearchStream(requests(), timeout=timeout, metadata=self._metadata):
                 if answer.WhichOneof("outcome") == "error":
-                    code = next(c for c in grpc.StatusCode if c.value[0] == answer.error.code)
-                    yield answer.correlation_id, _remote(answer.error.message, code.name, answer.error.reason, None)
+                    yield answer.correlation_id, stream_error(answer.error)
                 else:
                     yield answer.correlation_id, [hit(h) for h in answer.result.hits]
         except grpc.RpcError as error:
@@ -257,65 +160,3 @@ class RetrievalClient:
         """What the server searches."""
         response = self._call(self._stub.ListIndexes, pb.ListIndexesRequest())
         return [index_info(i) for i in response.indexes]
-
-    def _call(self, method: Callable[..., Any], request: Any) -> Any:
-        try:
-            for attempt in stamina.retry_context(on=_wait, attempts=self._attempts, wait_initial=_FIRST_WAIT_S):
-                with attempt:
-                    return method(request, timeout=self._timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise self._translate(error) from error
-
-    def _translate(self, error: grpc.RpcError) -> RemoteError:
-        reason, retry_after = _details(error)
-        code = error.code().name
-        text = error.details() or "no details"
-        message = text if reason else f"{self._target} answered {code}: {text}. Is an eoforge service running there?"
-        return _remote(message, code, reason, retry_after)
-
-
-def is_loopback(target: str) -> bool:
-    """Whether ``HOST:PORT`` (or ``unix:PATH``) stays on this machine."""
-    if target.startswith("unix:"):
-        return True
-    host = target.rsplit(":", 1)[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _wait(error: Exception) -> bool | float:
-    """Whether and after how many seconds to try again. Every call only reads, so a repeat is safe.
-
-    Exhaustion is repeated only if the server says when: a message above the size limit never gets smaller by waiting.
-    """
-    if not isinstance(error, grpc.RpcError):
-        return False
-    retry_after = _details(error)[1]
-    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return False if retry_after is None else retry_after
-    return error.code() is grpc.StatusCode.UNAVAILABLE
-
-
-def _details(error: grpc.RpcError) -> tuple[str, float | None]:
-    """The service's reason and the seconds after which to try again, from the rich status in the trailers."""
-    reason, retry_after = "", None
-    trailers: Any = error.trailing_metadata()  # the stubs type its items as opaque; they are pairs
-    for key, value in trailers or ():
-        if key == DETAILS_KEY:
-            for detail in status_pb2.Status.FromString(value).details:
-                info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-                if detail.Unpack(info):
-                    reason = info.reason
-                elif detail.Unpack(retry):
-                    retry_after = retry.retry_delay.ToTimedelta().total_seconds()
-    return reason, retry_after
-
-
-def _remote(message: str, code: str, reason: str, retry_after: float | None) -> RemoteError:
-    return _ERROR_TYPES.get(code, RemoteError)(message, code, reason, retry_after)
-
-
-def _pem(path: str | None) -> bytes | None:
-    return None if path is None else Path(path).read_bytes()
