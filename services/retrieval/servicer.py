@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 import numpy as np
 import numpy.typing as npt
-import structlog
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
@@ -18,8 +16,7 @@ from eoforge.client_messages import MODALITIES, NAMES
 from eoforge.errors import LimitExceeded, NotFound, UsageError
 from eoforge.index.search import MAX_K
 from services._runtime.batching import BoundedPool
-from services._runtime.errors import describe, duration
-from services._runtime.interceptor import report
+from services._runtime.ordered import deadline_of, fill, in_order
 from services.retrieval import answers
 from services.retrieval.batching import EncodeBatcher
 from services.retrieval.images import Raster, from_bands, from_geotiff
@@ -29,7 +26,6 @@ from services.retrieval.state import IndexHolder, Served
 
 STREAM_WINDOW = 16
 """Searches of one stream that run at the same time."""
-MAX_CORRELATION_BYTES = 128
 MAX_PATCH_ID_CHARS = 128
 
 Context = grpc.aio.ServicerContext
@@ -46,33 +42,24 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
 
     async def Search(self, request: pb.SearchRequest, context: Context[Any, Any]) -> pb.SearchResponse:
         """See the proto."""
-        return await self._search(request, _deadline(context))
+        return await self._search(request, deadline_of(context))
 
     async def SearchStream(
         self, requests: AsyncIterator[pb.SearchStreamRequest], context: Context[Any, Any]
     ) -> AsyncIterator[pb.SearchStreamResponse]:
         """See the proto. Searches overlap within a window, so that their images share encoder batches."""
-        deadline = _deadline(context)
-        slots = asyncio.Semaphore(STREAM_WINDOW)
-        running: asyncio.Queue[asyncio.Task[pb.SearchStreamResponse] | None] = asyncio.Queue()
+        deadline = deadline_of(context)
 
-        async def read() -> None:
-            async for request in requests:
-                await slots.acquire()
-                running.put_nowait(asyncio.create_task(self._stream_answer(request, deadline)))
+        async def answer(request: pb.SearchStreamRequest) -> pb.SearchStreamResponse:
+            def search() -> Awaitable[pb.SearchResponse]:
+                return self._search(request.search, deadline)
 
-        reader = asyncio.create_task(read())
-        reader.add_done_callback(lambda _: running.put_nowait(None))
-        try:
-            while (task := await running.get()) is not None:
-                yield await task
-                slots.release()
-            await reader  # raises what ended the reading, if anything did
-        finally:
-            reader.cancel()
-            while not running.empty():
-                if (task := running.get_nowait()) is not None:
-                    task.cancel()
+            response: pb.SearchStreamResponse = await fill(pb.SearchStreamResponse(), request, pb.Error, search)
+            return response
+
+        async with aclosing(in_order(requests, answer, STREAM_WINDOW)) as responses:
+            async for response in responses:
+                yield response
 
     async def Encode(self, request: pb.EncodeRequest, context: Context[Any, Any]) -> pb.EncodeResponse:
         """See the proto."""
@@ -80,7 +67,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
             raise LimitExceeded(f"a request may hold {self._settings.max_images} images; got {len(request.images)}")
         served = self._holder.current
         rasters = [await self._pool.run(self._image, image, served) for image in request.images]
-        encodings = await self._batcher.encode(served.encoder, rasters, _deadline(context))
+        encodings = await self._batcher.encode(served.encoder, rasters, deadline_of(context))
         return pb.EncodeResponse(
             encodings=[pb.Encoding(code=c.tobytes(), embedding=e.tolist()) for c, e in encodings],
             bundle_id=served.bundle.id,
@@ -111,22 +98,6 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
             modalities=modalities,
         )
         return pb.ListIndexesResponse(indexes=[index])
-
-    async def _stream_answer(self, request: pb.SearchStreamRequest, deadline: float | None) -> pb.SearchStreamResponse:
-        answer = pb.SearchStreamResponse(correlation_id=request.correlation_id[:MAX_CORRELATION_BYTES])
-        try:
-            if len(request.correlation_id.encode()) > MAX_CORRELATION_BYTES:
-                raise LimitExceeded(f"correlation_id may have {MAX_CORRELATION_BYTES} bytes")
-            answer.result.CopyFrom(await self._search(request.search, deadline))
-        except Exception as error:
-            problem = describe(error, structlog.contextvars.get_contextvars().get("request_id", ""))
-            report(problem, error)
-            answer.error.CopyFrom(
-                pb.Error(code=problem.entry.status.value[0], reason=problem.reason, message=problem.message)
-            )
-            if problem.retry_after is not None:
-                answer.error.retry_delay.CopyFrom(duration(problem.retry_after))
-        return answer
 
     async def _search(self, request: pb.SearchRequest, deadline: float | None) -> pb.SearchResponse:
         served = self._holder.current
@@ -195,8 +166,3 @@ def _modality(number: int, what: str) -> str:
     if number not in NAMES:
         raise UsageError(f"{what} must be MODALITY_S1 or MODALITY_S2; got {number}")
     return NAMES[number]
-
-
-def _deadline(context: Context[Any, Any]) -> float | None:
-    remaining = context.time_remaining()
-    return None if remaining is None else time.monotonic() + remaining
