@@ -14,7 +14,9 @@ IMAGE = os.environ.get("EOFORGE_PIPELINES_IMAGE", "eoforge/pipelines-python:0.1.
 SECRET = "eoforge-s3"  # noqa: S105  # the name of a Kubernetes secret, not its content
 SECRET_KEYS = {"AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY"}
 CONFIG_MAP = "eoforge-config"
-CONFIG_KEYS = {"AWS_ENDPOINT_URL": "AWS_ENDPOINT_URL", "AWS_REGION": "AWS_REGION"}
+RUNTIME_KIND = "EOFORGE_TRAINING_RUNTIME_KIND"
+"""TrainingRuntime where the chart brings one into the namespace; unset, the cluster's own runtimes are meant."""
+CONFIG_KEYS = {key: key for key in ("AWS_ENDPOINT_URL", "AWS_REGION", RUNTIME_KIND)}
 
 USER_ID = 10001
 """User and group of the image; pods run as non-root."""

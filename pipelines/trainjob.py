@@ -21,7 +21,7 @@ from eoforge.bundle import MANIFEST, load_bundle
 from eoforge.data.store import ObjectStore, join
 from eoforge.errors import ConflictError, EoforgeError, NotFound
 from pipelines.launcher import TAIL_LINES, ClusterOptions, TrainingJob, training_error
-from pipelines.settings import GPU_RESOURCE, USER_ID
+from pipelines.settings import GPU_RESOURCE, RUNTIME_KIND, USER_ID
 
 if TYPE_CHECKING:
     from kfp.dsl import TaskConfig
@@ -49,6 +49,7 @@ def train_job(
         namespace: Where to create it.
         timeout_s: The cluster itself stops the job after so long, even if nobody waits for it any more.
     """
+    kind = os.environ.get(RUNTIME_KIND, "ClusterTrainingRuntime")
     gpus = int((task.resources or {}).get("limits", {}).get(GPU_RESOURCE, 0))
     trainer = {
         "image": options.image,
@@ -68,7 +69,7 @@ def train_job(
             "labels": {"app.kubernetes.io/managed-by": "eoforge-pipelines", "eoforge.io/method": job.method},
         },
         "spec": {
-            "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": options.runtime},
+            "runtimeRef": {"apiGroup": GROUP, "kind": kind, "name": options.runtime},
             "trainer": _present(trainer),
             "activeDeadlineSeconds": timeout_s,
             "runtimePatches": [{"manager": MANAGER, "trainingRuntimeSpec": _runtime_patch(options, task)}],
