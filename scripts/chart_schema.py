@@ -208,7 +208,9 @@ def generated(chart: Path) -> dict[Path, str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.chart_schema", description=__doc__.splitlines()[0])  # type: ignore[union-attr]  # there is a docstring
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.chart_schema", description="Make schemas and value tables."
+    )
     parser.add_argument("--check", action="store_true", help="compare and write nothing")
     check = parser.parse_args(argv).check
     stale = []

@@ -1,0 +1,107 @@
+"""Asks a running service two things, as ``helm test`` does: is it healthy, and does it answer one call of its API.
+
+    python -m services._runtime.check HOST:PORT PACKAGE.SERVICE/METHOD [--ca FILE] [--token-file FILE] ...
+
+The call goes out with an empty request, so METHOD must take one (``ListIndexes``). ``--expect-refusal`` turns the
+question round: a caller without a credential must be refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from eoforge.errors import EoforgeError, UsageError
+
+REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+_WAIT_S = 60.0
+
+
+def open_channel(target: str, ca: Path | None, cert: Path | None, key: Path | None) -> grpc.Channel:
+    """A channel to ``target``: TLS with ``ca``, mutual with ``cert`` and ``key``, plaintext with none of them.
+
+    Raises:
+        UsageError: One of ``cert`` and ``key`` is missing, or a file cannot be read.
+    """
+    if (cert is None) != (key is None):
+        raise UsageError("mutual TLS needs both --cert and --key; got one of them")
+    if ca is None and cert is None:
+        return grpc.insecure_channel(target)
+    try:
+        parts = [path.read_bytes() if path else None for path in (ca, key, cert)]
+    except OSError as error:
+        raise UsageError(f"cannot read a TLS file: {error}") from error
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(*parts))
+
+
+def empty_call(channel: grpc.Channel, name: str, token: str | None) -> dict[str, Any]:
+    """Calls ``PACKAGE.SERVICE/METHOD`` with an empty request and returns its answer.
+
+    Raises:
+        UsageError: There is no such service or method in this image.
+        grpc.RpcError: The call failed.
+    """
+    full, _, method = name.partition("/")
+    package, _, service = full.rpartition(".")
+    try:
+        generated = importlib.import_module(f"{package}.{package.rsplit('.', 2)[-2]}_pb2")
+        found = generated.DESCRIPTOR.services_by_name[service].methods_by_name[method]
+    except (ImportError, IndexError, KeyError) as error:
+        raise UsageError(f"expected PACKAGE.SERVICE/METHOD of this image's API; got {name!r}") from error
+    request = getattr(generated, found.input_type.name)
+    answer = getattr(generated, found.output_type.name)
+    call = channel.unary_unary(f"/{name}", request.SerializeToString, answer.FromString)
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    reply = call(request(), timeout=_WAIT_S, metadata=metadata, wait_for_ready=True)
+    return dict(json_format.MessageToDict(reply))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m services._runtime.check", description="Ask a running service.")
+    parser.add_argument("target", metavar="HOST:PORT")
+    parser.add_argument("method", metavar="PACKAGE.SERVICE/METHOD")
+    parser.add_argument("--ca", type=Path, help="CA certificate of the server; turns TLS on")
+    parser.add_argument("--cert", type=Path, help="own certificate, for mutual TLS")
+    parser.add_argument("--key", type=Path, help="its key")
+    parser.add_argument("--token-file", type=Path, help="file with a bearer token")
+    parser.add_argument("--expect-refusal", action="store_true", help="succeed only if the call is refused")
+    args = parser.parse_args(argv)
+    try:
+        token = args.token_file.read_text().strip() if args.token_file else None
+        with open_channel(args.target, args.ca, args.cert, args.key) as channel:
+            return _ask(channel, args.method, token, args.expect_refusal)
+    except (EoforgeError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _ask(channel: grpc.Channel, method: str, token: str | None, expect_refusal: bool) -> int:
+    try:
+        health = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), timeout=_WAIT_S, wait_for_ready=not expect_refusal
+        )
+        print(f"health: {health_pb2.HealthCheckResponse.ServingStatus.Name(health.status)}")
+        if health.status != health_pb2.HealthCheckResponse.SERVING:
+            return 1
+        print(f"{method}: {empty_call(channel, method, token)}")
+    except grpc.RpcError as error:
+        # A server that demands certificates ends the handshake: the client sees it as unavailable.
+        refused = error.code() in (*REFUSALS, grpc.StatusCode.UNAVAILABLE)
+        print(f"{error.code().name}: {error.details()}", file=sys.stderr)
+        return 0 if expect_refusal and refused else 1
+    if expect_refusal:
+        print("expected to be refused without a credential, and was answered", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

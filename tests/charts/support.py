@@ -1,0 +1,172 @@
+"""Renders charts by the Helm engine and finds things in what comes out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from helm_python import Chart
+
+ROOT = Path(__file__).resolve().parents[2]
+CHARTS = ROOT / "charts"
+UMBRELLA = CHARTS / "eoforge"
+SERVICES = ("retrieval", "compression", "federation")
+RELEASE, NAMESPACE = "eo", "eo-system"
+SCENARIOS = sorted(path.name.removesuffix("-values.yaml") for path in (UMBRELLA / "ci").glob("*-values.yaml"))
+POD_TEMPLATES = {
+    "Deployment": ("spec", "template"),
+    "StatefulSet": ("spec", "template"),
+    "Job": ("spec", "template"),
+    "Pod": (),
+}
+Object = dict[str, Any]
+
+
+def values_of(scenario: str) -> Object:
+    """The values of one file in ``charts/eoforge/ci``."""
+    found: Object = yaml.safe_load((UMBRELLA / "ci" / f"{scenario}-values.yaml").read_text())
+    return found
+
+
+def render(chart: Path, values: Object, namespace: str = NAMESPACE) -> dict[str, str]:
+    """Templates to text; the chart is loaded anew, as rendering takes disabled dependencies out of a loaded one."""
+    with Chart.load(os.fspath(chart)) as loaded:
+        return loaded.render(values, name=RELEASE, namespace=namespace)
+
+
+def objects(files: dict[str, str]) -> list[Object]:
+    """All objects, in the order of their files."""
+    texts = [text for name, text in sorted(files.items()) if name.endswith(".yaml")]
+    return [found for text in texts for found in yaml.load_all(text, Loader=StrictLoader) if found]
+
+
+class StrictLoader(yaml.CSafeLoader):
+    """YAML as API servers read it: a key given twice is an error, where PyYAML keeps the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Builds a mapping.
+
+        Raises:
+            ValueError: A key is there twice.
+        """
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise ValueError(f"keys given twice: {sorted(twice)} at {node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+@cache
+def scenario_files(name: str) -> dict[str, str]:
+    """One scenario of the umbrella, rendered once per process."""
+    return render(UMBRELLA, values_of(name))
+
+
+@cache
+def scenario(name: str) -> list[Object]:
+    """Its objects, parsed once per process: a test that changes one copies it first."""
+    return objects(scenario_files(name))
+
+
+def label(found: Object) -> str:
+    """``Kind/name`` for messages."""
+    return f"{found['kind']}/{found['metadata']['name']}"
+
+
+def pick(found: Iterable[Object], kind: str, name: str | None = None) -> Object:
+    """The one object of ``kind`` (and ``name``).
+
+    Raises:
+        ValueError: There is none, or more than one.
+    """
+    (one,) = (o for o in found if o["kind"] == kind and (name is None or o["metadata"]["name"] == name))
+    return one
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod that a rendered object leads to.
+
+    Attributes:
+        owner: ``Kind/name`` of the object.
+        labels: Of the pod.
+        spec: Of the pod.
+        hook: Whether Helm runs it as a hook.
+    """
+
+    owner: str
+    labels: dict[str, str]
+    spec: Object
+    hook: bool
+
+    @property
+    def containers(self) -> list[Object]:
+        """Init containers too."""
+        return [*self.spec.get("initContainers", []), *self.spec["containers"]]
+
+
+def pods(found: list[Object]) -> Iterator[Pod]:
+    """Every pod that these objects lead to, those of KServe and Kubeflow Trainer included."""
+    for o in found:
+        hook = "helm.sh/hook" in o["metadata"].get("annotations", {})
+        if o["kind"] in POD_TEMPLATES:
+            pod = o
+            for key in POD_TEMPLATES[o["kind"]]:
+                pod = pod[key]
+            yield Pod(label(o), pod["metadata"].get("labels", {}), pod["spec"], hook)
+        elif o["kind"] == "InferenceService":
+            yield predictor_pod(o, found)
+        elif o["kind"] == "TrainingRuntime":
+            for job in o["spec"]["template"]["spec"]["replicatedJobs"]:
+                pod = job["template"]["spec"]["template"]
+                yield Pod(label(o), pod["metadata"]["labels"], pod["spec"], hook)
+
+
+def predictor_pod(service: Object, found: list[Object]) -> Pod:
+    """The pod that KServe makes: the predictor's pod fields over the containers of the runtime that it names."""
+    predictor = service["spec"]["predictor"]
+    name = predictor["model"]["runtime"]
+    (runtime,) = (o for o in found if o["kind"].endswith("ServingRuntime") and o["metadata"]["name"] == name)
+    not_pod = {"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "deploymentStrategy"}
+    not_pod |= {"model", "labels", "annotations"}
+    spec = {key: value for key, value in predictor.items() if key not in not_pod}
+    spec["containers"] = runtime["spec"]["containers"]
+    return Pod(label(service), predictor["labels"], spec, False)
+
+
+def server_pod(found: list[Object], service: str) -> Pod:
+    """The pod that serves ``service``."""
+    (pod,) = (
+        p
+        for p in pods(found)
+        if p.labels.get("app.kubernetes.io/name") == service and p.labels["app.kubernetes.io/component"] == "server"
+    )
+    return pod
+
+
+def env_of(container: Object) -> dict[str, str | None]:
+    """Environment variables; None for values from secrets.
+
+    Raises:
+        ValueError: A variable is set twice: which one counts would hang on the order.
+    """
+    names = [variable["name"] for variable in container["env"]]
+    if len(set(names)) != len(names):
+        raise ValueError(f"set twice: {sorted({n for n in names if names.count(n) > 1})}")
+    return {variable["name"]: variable.get("value") for variable in container["env"]}
+
+
+def metric_names(folders: Iterable[Path]) -> set[str]:
+    """Names of the series that the sources below ``folders`` make."""
+    pattern = re.compile(r'\b(Counter|Gauge|Histogram|Summary)\(\s*"(eoforge_\w+)"')
+    found: set[str] = set()
+    for path in (p for folder in folders for p in folder.rglob("*.py")):
+        for kind, name in pattern.findall(path.read_text()):
+            suffixes = ("_bucket", "_sum", "_count") if kind == "Histogram" else ("",)
+            found |= {name + suffix for suffix in suffixes}
+    return found

@@ -1,0 +1,202 @@
+"""What the Helm engine says: lint, schemas of values, rendering of every scenario, nothing where nothing is enabled."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import pytest
+import yaml
+from helm_python import HelmError, lint
+
+from scripts import chart_schema
+from tests.charts import support
+from tests.charts.support import CHARTS, SCENARIOS, SERVICES, UMBRELLA
+
+MINIMAL = {"s3": {"bucket": "lake"}, "auth": {"anonymous": True}, "tls": {"existingSecret": "tls"}}
+MAX_VALUES = 150
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_scenario_lints_and_renders(name: str) -> None:
+    report = lint(os.fspath(UMBRELLA), support.values_of(name), strict=True, namespace=support.NAMESPACE)
+    assert report["errors"] == []
+    assert [m for m in report["messages"] if m["severity"] > 1] == []
+    found = support.scenario(name)
+    assert found
+    names = [(o["apiVersion"], o["kind"], o["metadata"].get("namespace"), o["metadata"]["name"]) for o in found]
+    assert len(set(names)) == len(names)
+    cluster_wide = {"ClusterServingRuntime"}
+    homes = {support.NAMESPACE, support.values_of(name).get("kubeflow", {}).get("namespace", support.NAMESPACE)}
+    assert {o["metadata"]["namespace"] for o in found if o["kind"] not in cluster_wide} <= homes
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_each_chart_stands_alone(service: str) -> None:
+    values = copy.deepcopy(MINIMAL)
+    report = lint(os.fspath(CHARTS / service), values, strict=True)
+    assert report["errors"] == []
+    kinds = {o["kind"] for o in support.objects(support.render(CHARTS / service, values))}
+    assert kinds == {
+        "InferenceService", "ServingRuntime", "Service", "ServiceAccount", "NetworkPolicy", "Job", "Pod",
+    } | ({"PodDisruptionBudget"} if service != "federation" else set())  # fmt: skip
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_without_kserve_it_is_a_plain_workload(service: str) -> None:
+    found = support.objects(support.render(CHARTS / service, {**MINIMAL, "kserve": {"enabled": False}}))
+    assert not [o for o in found if o["apiVersion"].startswith("serving.kserve.io")]
+    kind = "StatefulSet" if service == "federation" else "Deployment"
+    assert support.pick(found, kind)["spec"].get("replicas", 1) == 1
+
+
+def test_disabled_renders_nothing() -> None:
+    off: dict[str, Any] = {name: {"enabled": False} for name in (*SERVICES, "kubeflow", "doctor")}
+    assert support.objects(support.render(UMBRELLA, off)) == []
+
+
+@pytest.mark.parametrize("switch", ["serviceAccount.create", "networkPolicy.enabled", "pdb.enabled", "tests.enabled"])
+def test_each_switch_takes_its_object_away(switch: str) -> None:
+    kinds = {
+        "serviceAccount.create": "ServiceAccount", "networkPolicy.enabled": "NetworkPolicy",
+        "pdb.enabled": "PodDisruptionBudget", "tests.enabled": "Pod",
+    }  # fmt: skip
+    section, key = switch.split(".")
+    on = support.objects(support.render(CHARTS / "retrieval", {**MINIMAL, "doctor": {"enabled": False}}))
+    values = {**MINIMAL, "doctor": {"enabled": False}, section: {key: False}}
+    left = support.objects(support.render(CHARTS / "retrieval", values))
+    assert [o for o in on if o["kind"] == kinds[switch]]
+    assert not [o for o in left if o["kind"] == kinds[switch]]
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"replicaCount": 3}, "replicaCount"),
+    ({"replicas": "three"}, "replicas"),
+    ({"replicas": 0}, "replicas"),
+    ({"settings": {"pollSecond": 3}}, "pollSecond"),
+    ({"settings": {"encodeBatch": 0}}, "encodeBatch"),
+    ({"settings": {"logLevel": "loud"}}, "logLevel"),
+    ({"tls": {"mode": "somewhere"}}, "mode"),
+    ({"ports": {"grpc": 80}}, "grpc"),
+    ({"s3": {"password": "secret"}}, "password"),
+    ({"auth": {"tokens": {"algorithm": "none"}}}, "algorithm"),
+    ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+    ({"autoscaling": {"type": "vpa"}}, "type"),
+    ({"metrics": {"prometheusRule": {"errorRatio": 2}}}, "errorRatio"),
+    ({"tls": {"mode": "pod", "existingSecret": ""}}, "tls.existingSecret"),
+    ({"tls": {"clientCaSecret": "ca"}}, "needs tls.mode=pod"),
+    ({"auth": {"anonymous": False}}, "auth.tokens.existingSecret"),
+    ({"auth": {"tokens": {"existingSecret": "keys"}}}, "audience"),
+    ({"s3": {"bucket": ""}}, "settings.codesUri"),
+    ({"route": {"enabled": True}}, "route.parentRefs"),
+    ({"route": {"enabled": True, "parentRefs": [{"name": "g"}]}, "tls": {"mode": "pod"}}, "route.hostnames"),
+    ({"settings": {"drainSeconds": 120}}, "terminationGracePeriodSeconds"),
+    ({"autoscaling": {"type": "keda"}}, "prometheusAddress"),
+    ({"autoscaling": {"minReplicas": 9}}, "maxReplicas"),
+    ({"tls": {"mode": "pod", "certManager": {"enabled": True}}}, "issuerRef.name"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "named"), WRONG, ids=[f"{i}-{named}" for i, (_, named) in enumerate(WRONG)])
+def test_a_wrong_value_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
+    values: dict[str, Any] = copy.deepcopy(MINIMAL)
+    for section, content in wrong.items():
+        values[section] = {**values.get(section, {}), **content} if isinstance(content, dict) else content
+    with pytest.raises(HelmError) as refusal:
+        support.render(CHARTS / "retrieval", values)
+    assert named in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"s4": {}}, "s4"),
+        ({"global": {"s3": {"secretKey": "x"}}}, "secretKey"),
+        ({"global": {"s3": {"bucket": "b", "existingSecret": "mine"}}}, "eoforge-s3"),
+        ({"retrieval": {"replicaCount": 1}}, "replicaCount"),
+        ({"kubeflow": {"pipelines": {"delivery": "pigeon"}}}, "delivery"),
+        ({"kubeflow": {"pipelines": {"names": ["ingets"]}}}, "ingets"),
+        ({"dev": {"s3": {"enabled": True, "server": "rclone"}}}, "server"),
+    ],
+)
+def test_a_wrong_value_of_the_umbrella_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
+    quiet: dict[str, Any] = {"compression": {"enabled": False}, "federation": {"enabled": False}}
+    values = {**quiet, "retrieval": {"auth": {"anonymous": True}}, "global": {"s3": {"bucket": "b"}}, **wrong}
+    if "retrieval" in wrong:
+        values["retrieval"] = {"auth": {"anonymous": True}, **wrong["retrieval"]}
+    with pytest.raises(HelmError) as refusal:
+        support.render(UMBRELLA, values)
+    assert named in str(refusal.value)
+
+
+def test_all_contradictions_are_named_at_once() -> None:
+    with pytest.raises(HelmError) as refusal:
+        support.render(CHARTS / "federation", {"route": {"enabled": True}})
+    for named in ("settings.federationUri", "tls.existingSecret", "auth.tokens.existingSecret", "route.parentRefs"):
+        assert named in str(refusal.value)
+
+
+def test_schemas_and_tables_of_values_are_fresh() -> None:
+    assert chart_schema.main(["--check"]) == 0
+
+
+@pytest.mark.parametrize("chart", sorted(path.parent.name for path in CHARTS.glob("*/values.yaml")))
+def test_no_chart_has_too_many_values(chart: str) -> None:
+    text = (CHARTS / chart / "values.yaml").read_text()
+    found = chart_schema.leaves(text)
+    settings = [chart_schema.settings_schema(leaf.settings).get("properties", {}) for leaf in found if leaf.settings]
+    assert 0 < len(found) + sum(map(len, settings)) <= MAX_VALUES
+
+
+def test_an_undocumented_value_is_found() -> None:
+    text = "# Says what it is.\nknown: 1\nunknown: 2\n"
+    assert chart_schema.undocumented(yaml.safe_load(text), chart_schema.leaves(text)) == ["unknown"]
+
+
+def test_a_digest_wins_over_a_tag_and_registries_come_in_front() -> None:
+    image = {"registry": "registry.example", "tag": "1.2.3"}
+    pod = support.server_pod(
+        support.objects(support.render(CHARTS / "retrieval", {**MINIMAL, "image": image})), "retrieval"
+    )
+    assert pod.containers[0]["image"] == "registry.example/eoforge/retrieval:1.2.3"
+    ceph = support.server_pod(support.scenario("ceph"), "retrieval")
+    assert ceph.containers[0]["image"].startswith("eoforge/retrieval@sha256:")
+    minio = support.server_pod(support.scenario("minio"), "federation")
+    assert minio.containers[0]["image"] == "registry.example/eoforge/federation:0.1.0"
+    assert minio.spec["imagePullSecrets"] == [{"name": "registry-credentials"}]
+
+
+def test_the_store_is_probed_before_installing_or_waited_for() -> None:
+    """An external store: a hook that runs first. The development store: init containers, since it starts along."""
+    found = support.scenario("minio")
+    job = support.pick(found, "Job", "eo-eoforge-doctor")
+    hooks = [o for o in found if "pre-install" in o["metadata"].get("annotations", {}).get("helm.sh/hook", "")]
+    assert {o["kind"] for o in hooks} == {"ServiceAccount", "NetworkPolicy", "Job"}
+    weights = {o["kind"]: int(o["metadata"]["annotations"]["helm.sh/hook-weight"]) for o in hooks}
+    assert weights["ServiceAccount"] < weights["Job"]
+    assert weights["NetworkPolicy"] < weights["Job"]
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    assert container["command"] == ["eoforge", "doctor", "s3://lake"]
+    assert support.env_of(container)["AWS_ENDPOINT_URL"] == "http://minio.minio.svc:9000"
+    assert job["metadata"]["annotations"]["helm.sh/hook-output-log-policy"] == "hook-failed"
+    assert all("initContainers" not in p.spec for p in support.pods(found))
+
+    dev = support.scenario("dev")
+    assert not [o for o in dev if o["kind"] == "Job"]
+    for service in SERVICES:
+        pod = support.server_pod(dev, service)
+        (wait,) = pod.spec["initContainers"]
+        assert wait["command"][-1] == "s3://eoforge"
+        assert support.env_of(wait)["AWS_ENDPOINT_URL"] == "http://eo-dev-s3:8333"
+    assert support.pick(dev, "Service", "eo-dev-s3")["spec"]["ports"][0]["port"] == 8333
+
+
+def test_notes_hold_commands_for_what_is_installed() -> None:
+    files = support.scenario_files("plain")
+    notes = files["eoforge/templates/NOTES.txt"]
+    assert "helm test eo --namespace eo-system" in notes
+    for service in SERVICES:
+        assert f"svc/eo-{service}-api" in notes
+    assert "dev.s3" not in notes
+    assert "dev.s3" in support.scenario_files("dev")["eoforge/templates/NOTES.txt"]

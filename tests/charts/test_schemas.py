@@ -1,0 +1,134 @@
+"""Every object of every scenario against strict schemas, on three versions of Kubernetes; and the schemas do refuse."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from pipelines.launcher import ClusterOptions, TrainingJob
+from pipelines.settings import CONFIG_KEYS, CONFIG_MAP
+from tests.charts import schemas, support
+
+KINDS = {
+    "Certificate", "ClusterServingRuntime", "ConfigMap", "Deployment", "GRPCRoute", "HorizontalPodAutoscaler",
+    "InferenceService", "Job", "NetworkPolicy", "Pipeline", "PipelineVersion", "Pod", "PodDisruptionBudget",
+    "PrometheusRule", "Role", "RoleBinding", "ScaledObject", "Secret", "Service", "ServiceAccount", "ServiceMonitor",
+    "ServingRuntime", "StatefulSet", "TLSRoute", "TrainingRuntime",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", support.SCENARIOS)
+@pytest.mark.parametrize("version", schemas.KUBERNETES)
+def test_every_object_is_valid(name: str, version: str) -> None:
+    found = support.scenario(name)
+    wrong = {support.label(o): problems for o in found if (problems := schemas.problems(o, version))}
+    assert found
+    assert wrong == {}
+
+
+def test_the_scenarios_reach_every_kind_that_the_charts_can_make() -> None:
+    assert {o["kind"] for name in support.SCENARIOS for o in support.scenario(name)} == KINDS
+
+
+def _pod_spec(o: Any) -> Any:
+    return o["spec"]["template"]["spec"]
+
+
+def _misspell(o: Any) -> None:
+    _pod_spec(o)["containers"][0]["imagePullPolice"] = "Always"
+
+
+def _wrong_type(o: Any) -> None:
+    _pod_spec(o)["containers"][0]["ports"][0]["containerPort"] = "8081"
+
+
+def _strategy(o: Any) -> None:
+    o["spec"]["predictor"]["deploymentStrategy"]["typ"] = "Recreate"
+
+
+def _runtime_port(o: Any) -> None:
+    o["spec"]["containers"][0]["ports"][0]["containerPort"] = "grpc"
+
+
+def _predictor(o: Any) -> None:
+    o["spec"]["predictor"]["minReplica"] = 1
+
+
+def _probe(o: Any) -> None:
+    o["spec"]["containers"][0]["readinessProbe"]["grpc"]["service_name"] = "x"
+
+
+def _training(o: Any) -> None:
+    o["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["templates"] = {"a": 1}
+
+
+def _ml_policy(o: Any) -> None:
+    o["spec"]["mlPolicy"]["numNodes"] = "two"
+
+
+def _trigger(o: Any) -> None:
+    o["spec"]["triggers"][0]["metadata"]["threshold"] = 8
+
+
+def _route(o: Any) -> None:
+    o["spec"]["rules"][0]["backendRefs"][0]["portNumber"] = 1
+
+
+def _endpoint(o: Any) -> None:
+    o["spec"]["endpoints"][0]["intervall"] = "30s"
+
+
+def _alert(o: Any) -> None:
+    del o["spec"]["groups"][0]["rules"][0]["expr"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "harm"),
+    [
+        ("plain", "Deployment", _misspell),
+        ("plain", "Deployment", _wrong_type),
+        ("minio", "InferenceService", _strategy),
+        ("minio", "InferenceService", _predictor),
+        ("minio", "ServingRuntime", _runtime_port),
+        ("minio", "ServingRuntime", _probe),
+        ("minio", "TrainingRuntime", _training),
+        ("minio", "TrainingRuntime", _ml_policy),
+        ("gpu-aws", "ScaledObject", _trigger),
+        ("minio", "GRPCRoute", _route),
+        ("plain", "TLSRoute", _route),
+        ("minio", "ServiceMonitor", _endpoint),
+        ("minio", "PrometheusRule", _alert),
+    ],
+)
+def test_the_schemas_refuse_what_a_cluster_would_refuse(name: str, kind: str, harm: Any) -> None:
+    found = copy.deepcopy(next(o for o in support.scenario(name) if o["kind"] == kind))
+    assert schemas.problems(found, "1.36") == []
+    harm(found)
+    assert schemas.problems(found, "1.36") != []
+
+
+def test_the_train_job_of_the_pipelines_fits_the_trainer_and_names_our_runtime(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The step's TrainJob and the chart's runtime meet: kind, name, and the container that is patched."""
+    from kfp.dsl import TaskConfig
+
+    from eoforge.data.store import TableRef
+    from pipelines import trainjob
+
+    found = support.scenario("minio")
+    (key,) = {k for k in CONFIG_KEYS if k.endswith("RUNTIME_KIND")}
+    monkeypatch.setenv(key, support.pick(found, "ConfigMap", CONFIG_MAP)["data"][CONFIG_KEYS[key]])
+    job = TrainingJob("ss_cm_rsir", TableRef("s3://lake/patches.lance", 1), "s3://lake/runs", "tiny", (), "r")
+    task = TaskConfig(resources={"limits": {"nvidia.com/gpu": "1"}})
+    made = trainjob.train_job(job, ClusterOptions(), task, "kubeflow", 3600)
+    assert schemas.problems(made, "1.36") == []
+    runtime = support.pick(found, "TrainingRuntime")
+    reference = made["spec"]["runtimeRef"]
+    assert (reference["kind"], reference["name"]) == (runtime["kind"], runtime["metadata"]["name"])
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    assert replicated["name"] == trainjob.CONTAINER
+    (container,) = replicated["template"]["spec"]["template"]["spec"]["containers"]
+    assert container["name"] == trainjob.CONTAINER
