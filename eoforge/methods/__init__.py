@@ -21,12 +21,12 @@ METHODS: dict[str, str | None] = {
     "reben": None,
     "csmae": "eoforge.methods.csmae.method:METHOD",
     "ss_cm_rsir": "eoforge.methods.ss_cm_rsir.method:METHOD",
-    "rs_jcif": None,
+    "rs_jcif": "eoforge.methods.rs_jcif.method:METHOD",
     "anneal": None,
     "dml_s2r": None,
     "rs_irl_svae": None,
     "grid": None,
-    "fl_rs": None,
+    "fl_rs": "eoforge.methods.fl_rs.method:METHOD",
     "mm_fl": None,
 }
 

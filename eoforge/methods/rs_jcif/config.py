@@ -1,0 +1,228 @@
+"""Settings of RS-JCIF: the codec, the hash objective, and the two stages of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from eoforge.codec.config import CodecConfig
+from eoforge.data.bands import MODALITIES, PATCH_METRES, S1_BANDS, S2_BANDS, require_bands
+from eoforge.errors import UsageError
+from eoforge.methods.learner import TrainConfig
+from eoforge.methods.rs_jcif.gradients import RULES, Rule
+from eoforge.methods.rs_jcif.pairwise import Form
+
+_SIDE = PATCH_METRES // 10
+_CROP_STEP = 12  # whole pixels of all three grids, and whole cells of the codec
+Similarity = Literal["labels", "teacher", "partner"]
+
+
+@dataclass(frozen=True)
+class Compression(TrainConfig):
+    """The first stage, the codec alone. ``TrainConfig``'s settings are those of this stage.
+
+    Attributes:
+        s1_bands: Radar bands; empty for an optical codec.
+        s2_bands: Optical bands; empty for a radar codec.
+        channels: Width of the codec's transforms.
+        latent: Channels M of the latent that is stored and hashed.
+        hyper: Channels of the hyper-latent.
+        stages: Halvings between the 20 m grid and the latent.
+        kernel: Side of the transforms' convolutions.
+        bits: Code length K, a multiple of 8 in 16..512.
+        hash_hidden: Width of the hash module.
+        steps: Quality steps of the one model, at least 8.
+        lambda_min: Weight of distortion against rate at quality 0.
+        lambda_max: The same at the highest quality; a geometric ladder lies between.
+        crop: Side in 10 m pixels of the window that each training step sees, a multiple of 12; 96 fills the transforms
+            of the tiny preset without padding, at little more than half the cost of 120.
+        flips: Whether to mirror patches at random, both sensors alike.
+    """
+
+    s1_bands: tuple[str, ...] = S1_BANDS
+    s2_bands: tuple[str, ...] = S2_BANDS
+    channels: int = 128
+    latent: int = 192
+    hyper: int = 128
+    stages: int = 3
+    kernel: int = 5
+    bits: int = 128
+    hash_hidden: int = 512
+    steps: int = 8
+    lambda_min: float = 16.0
+    lambda_max: float = 16384.0
+    crop: int = 120
+    flips: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks what types cannot say.
+
+        Raises:
+            UsageError: A value is out of range.
+        """
+        super().__post_init__()
+        for modality, bands in self.all_bands.items():
+            if bands:
+                require_bands(bands, modality)
+        if not self.bands:
+            raise UsageError("a codec needs bands of at least one sensor; got none")
+        if self.crop % _CROP_STEP or not _CROP_STEP <= self.crop <= _SIDE:
+            raise UsageError(f"crop must be a multiple of {_CROP_STEP} up to {_SIDE}; got {self.crop}")
+        self.codec({band: (0.0, 1.0) for bands in self.bands.values() for band in bands})
+
+    @property
+    def all_bands(self) -> dict[str, tuple[str, ...]]:
+        """Sensor -> its bands, maybe none."""
+        return {"s1": self.s1_bands, "s2": self.s2_bands}
+
+    @property
+    def bands(self) -> dict[str, tuple[str, ...]]:
+        """Sensor -> its bands, in the order of ``MODALITIES``; sensors without any left out."""
+        return {modality: self.all_bands[modality] for modality in MODALITIES if self.all_bands[modality]}
+
+    def codec(self, normalisation: Mapping[str, tuple[float, float]]) -> CodecConfig:
+        """The codec that these settings describe.
+
+        Args:
+            normalisation: Band -> (mean, standard deviation).
+
+        Raises:
+            UsageError: The codec refuses a value.
+        """
+        names = {field.name for field in dataclasses.fields(CodecConfig)} & {f.name for f in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in names - {"s1_bands", "s2_bands"}}
+        chosen = {band: normalisation[band] for bands in self.bands.values() for band in bands}
+        return dataclasses.replace(CodecConfig(), **values).for_bands(chosen)
+
+
+@dataclass(frozen=True)
+class Config(Compression):
+    """Settings of a whole run: the codec alone, then codec and hash together.
+
+    Attributes:
+        joint_epochs: Passes of the second stage.
+        joint_batch_size: Patches per step of the second stage, over all ranks together.
+        joint_learning_rate: Peak of the second stage's schedule.
+        rule: How the two tasks' gradients become one step on the analysis, which both shape; see ``gradients``.
+        fixed_weight: Of the hash task under ``rule=fixed``.
+        hash_weight: Of the hash loss under every rule: brings both losses to one magnitude.
+        code_quality: Quality step at which ``encode`` quantises for codes of the index; a stream's own code is
+            that of its own quality. None takes the middle step.
+        similarity: Target of the pairwise loss: label sets ("labels"), features of a self-supervised bundle
+            ("teacher"), or nothing but which patches show the same place ("partner", by contrast).
+        teacher: URI of a bundle of a method that encodes both sensors, for ``similarity=teacher``.
+        partner_temperature: Of the contrast of ``similarity=partner``.
+        pair_form: "corrected", "published" or "cosine"; see ``pairwise.soft_pairwise``.
+        pair_weight: Of the pairwise loss.
+        classification_weight: Of the class loss; label-free modes have none.
+        quantisation_weight: Of the pull of outputs towards -1 and 1.
+        bit_balance_weight: Of as many set as unset bits in each code.
+        sample_balance_weight: Of each bit set in half of the patches.
+        bank: Rows of the memory bank that a batch is compared with too; 0 has none.
+    """
+
+    joint_epochs: int = 30
+    joint_batch_size: int = 64
+    joint_learning_rate: float = 1e-4
+    rule: Rule = "pcgrad"
+    fixed_weight: float = 1.0
+    hash_weight: float = 1.0
+    code_quality: float | None = None
+    similarity: Similarity = "labels"
+    teacher: str = ""
+    partner_temperature: float = 0.2
+    pair_form: Form = "cosine"
+    pair_weight: float = 1.0
+    classification_weight: float = 0.5
+    quantisation_weight: float = 0.1
+    bit_balance_weight: float = 0.01
+    sample_balance_weight: float = 0.1
+    bank: int = 0
+
+    def __post_init__(self) -> None:
+        """As the base's, and the second stage's own."""
+        super().__post_init__()
+        self._require_positive("joint_epochs", "joint_batch_size", "joint_learning_rate", "fixed_weight", "hash_weight")
+        self._require_positive("partner_temperature")
+        self._require_not_negative("pair_weight", "classification_weight", "quantisation_weight", "bank")
+        self._require_not_negative("bit_balance_weight", "sample_balance_weight")
+        if self.rule not in RULES:
+            raise UsageError(f"rule must be one of {', '.join(RULES)}; got {self.rule!r}")
+        if (self.similarity == "teacher") != bool(self.teacher):
+            raise UsageError(
+                f"similarity=teacher and teacher=BUNDLE go together; got {self.similarity!r} and {self.teacher!r}"
+            )
+        if self.similarity == "partner" and len(self.bands) < len(MODALITIES):
+            raise UsageError("similarity=partner compares two sensors; name bands of both")
+        if not 0 <= self.quality <= self.steps - 1:
+            raise UsageError(f"code_quality must lie in 0..{self.steps - 1}; got {self.code_quality}")
+
+    @property
+    def quality(self) -> float:
+        """Quality step of the index's codes."""
+        return (self.steps - 1) // 2 if self.code_quality is None else self.code_quality
+
+    @classmethod
+    def tiny(cls) -> Config:
+        """Trains on 1,000 pairs in two to three minutes on two CPU cores."""
+        return cls(
+            epochs=2,
+            batch_size=16,
+            learning_rate=3e-4,
+            warmup_epochs=0.5,
+            channels=16,
+            latent=64,
+            hyper=16,
+            stages=2,
+            kernel=3,
+            bits=64,
+            hash_hidden=128,
+            crop=96,
+            joint_epochs=8,
+            joint_batch_size=32,
+            joint_learning_rate=1e-3,
+        )
+
+    @classmethod
+    def paper(cls) -> Config:
+        """N = 128, M = 192, Adam 1e-4 (*ours*: CompressAI's habits; the paper's own numbers are unread)."""
+        return cls(epochs=100, batch_size=16, learning_rate=1e-4)
+
+    def compression(self) -> Compression:
+        """The first stage alone: runs that differ in the second only share it."""
+        return Compression(**_fields(self, Compression))
+
+    def joint(self, first: str, tasks: Tasks = "both") -> JointStage:
+        """The second stage, on the codec of the bundle with the id ``first``."""
+        values = _fields(self, Config) | {
+            "epochs": self.joint_epochs,
+            "batch_size": self.joint_batch_size,
+            "learning_rate": self.joint_learning_rate,
+            "warmup_epochs": min(1.0, self.joint_epochs / 4),
+            "first": first,
+            "tasks": tasks,
+        }
+        return JointStage(**values)
+
+
+Tasks = Literal["both", "hash"]
+
+
+@dataclass(frozen=True)
+class JointStage(Config):
+    """The second stage: ``Config`` with its schedule as the run's own.
+
+    Attributes:
+        first: Id of the first stage's bundle: another codec is another run.
+        tasks: "both", or "hash" for the baseline that leaves compression to the first stage's codec and trains a
+            network of the same shape for codes alone.
+    """
+
+    first: str = ""
+    tasks: Tasks = "both"
+
+
+def _fields(config: Config, kind: type[Any]) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}

@@ -1,0 +1,147 @@
+"""Two tasks on shared weights: how their gradients become one step.
+
+Shared are the weights that both losses reach (the codec's analysis); private ones get their own plain gradient. Every
+rule here is a pair of scalars ``g = a g1 + b g2`` that follows from three dot products, so nothing is ever copied,
+flattened or projected tensor by tensor: one reduction over the list of shared tensors, one axpy.
+
+With ``d11 = g1.g1``, ``d12 = g1.g2``, ``d22 = g2.g2``:
+
+========  ==========================================================================  ================================
+rule      a, b                                                                        status
+========  ==========================================================================  ================================
+sum       1, 1                                                                        plain
+fixed     1, w                                                                        plain
+pcgrad    1, 1 if d12 >= 0, else 1 - d12 / d11, 1 - d12 / d22                         *confirmed*, closed form of T = 2
+mgda      clip((d22 - d12) / (d11 - 2 d12 + d22), 0, 1), 1 - a                        *confirmed*
+========  ==========================================================================  ================================
+
+PCGrad: each gradient loses its part against the *original* other one, then both are added (Yu et al. 2020). MGDA: the
+point of least length between the two (Désidéri 2012; closed form of Sener and Koltun 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, distributed
+
+from eoforge.errors import UsageError
+
+Rule = Literal["pcgrad", "mgda", "sum", "fixed"]
+RULES: tuple[Rule, ...] = ("pcgrad", "mgda", "sum", "fixed")
+Gradients = Sequence[Tensor]
+
+
+def dot_products(first: Gradients, second: Gradients) -> Tensor:
+    """``(g1.g1, g1.g2, g2.g2)`` over two lists of tensors of equal shapes, float64 ``[3]`` on their device.
+
+    Dots of one tensor run in float32, their sum over tensors in float64 and in the order of the list.
+    """
+    rows = [
+        torch.stack([a @ a, a @ b, b @ b])
+        for a, b in ((x.float().flatten(), y.float().flatten()) for x, y in zip(first, second, strict=True))
+    ]
+    return torch.stack(rows).double().sum(dim=0)
+
+
+def coefficients(dots_3: Tensor, rule: Rule, weight: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The scalars ``a, b`` of ``rule``, on the device of ``dots_3``: nothing waits for the accelerator.
+
+    Args:
+        dots_3: From :func:`dot_products`.
+        rule: One of ``RULES``.
+        weight: b of "fixed".
+
+    Raises:
+        UsageError: The rule is unknown.
+    """
+    first, cross, second = dots_3.unbind()
+    one = torch.ones_like(first)
+    if rule in ("sum", "fixed"):
+        return one, one * (weight if rule == "fixed" else 1.0)
+    tiny = torch.finfo(first.dtype).tiny  # a zero gradient conflicts with nothing, and 0 / tiny is 0
+    if rule == "pcgrad":
+        conflict = cross.clamp(max=0)
+        return 1 - conflict / first.clamp(min=tiny), 1 - conflict / second.clamp(min=tiny)
+    if rule == "mgda":
+        alpha = ((second - cross) / (first - 2 * cross + second).clamp(min=tiny)).clamp(0, 1)
+        return alpha, 1 - alpha
+    raise UsageError(f"gradients are combined by {', '.join(RULES)}; got {rule!r}")
+
+
+def joint_loss(
+    first: Tensor,
+    second: Tensor,
+    shared: Sequence[Tensor],
+    private: tuple[Sequence[Tensor], Sequence[Tensor]],
+    rule: Rule,
+    weight: float = 1.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A scalar whose backward pass deposits the combined gradients, for any trainer that calls ``backward``.
+
+    Both losses are differentiated here, once each; the backward pass of what is returned only hands the results over,
+    so accumulation, gradient hooks and DDP see ordinary gradients. With several ranks the shared gradients are
+    averaged before the rule is applied: all ranks agree on it, as one process with the whole batch would.
+
+    Args:
+        first: Loss of the first task (compression).
+        second: Loss of the second task (hashing).
+        shared: Weights that both reach.
+        private: Weights that only the first, only the second reaches.
+        rule: One of ``RULES``.
+        weight: Of the second task under "fixed", on private weights too.
+
+    Returns:
+        The scalar (its value is the plain or weighted sum) and, to be logged, the cosine between the gradients and the
+        coefficients.
+
+    Raises:
+        UsageError: The rule is unknown.
+    """
+    value = first.detach() + (weight if rule == "fixed" else 1.0) * second.detach()
+    ours = _gradients(first, [*shared, *private[0]], retain_graph=True)
+    theirs = _gradients(second, [*shared, *private[1]], retain_graph=False)
+    count = len(shared)
+    first_shared, second_shared = _averaged(ours[:count]), _averaged(theirs[:count])
+    dots_3 = dot_products(first_shared, second_shared)
+    a, b = coefficients(dots_3, rule, weight)
+    torch._foreach_mul_(first_shared, a.to(first_shared[0].dtype))
+    torch._foreach_mul_(second_shared, b.to(second_shared[0].dtype))
+    torch._foreach_add_(first_shared, second_shared)
+    second_private = theirs[count:]
+    if rule == "fixed" and second_private:
+        torch._foreach_mul_(second_private, weight)
+    deposited = [*first_shared, *ours[count:], *second_private]
+    loss = _Deposit.apply(value, deposited, *shared, *private[0], *private[1])
+    cosine = dots_3[1] / (dots_3[0] * dots_3[2]).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    return loss, {"gradient_cosine": cosine, "gradient_a": a, "gradient_b": b}
+
+
+def _gradients(loss: Tensor, weights: list[Tensor], *, retain_graph: bool) -> list[Tensor]:
+    found = torch.autograd.grad(loss, weights, retain_graph=retain_graph, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+
+
+def _averaged(gradients: list[Tensor]) -> list[Tensor]:
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        for gradient in gradients:
+            distributed.all_reduce(gradient)
+        torch._foreach_div_(gradients, distributed.get_world_size())
+    return gradients
+
+
+class _Deposit(torch.autograd.Function):
+    """The identity on a value that depends on nothing; backwards, gradients that are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *weights: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, []  # scaled in place: good for one backward pass
+        torch._foreach_mul_(gradients, upstream[0])
+        return (None, None, *gradients)

@@ -1,0 +1,286 @@
+"""How both stages learn: the codec alone, then codec and hash together, on the shared trainer.
+
+Quality is drawn anew for every patch of every step, so that one model learns the whole ladder of rates, and codes are
+learned from latents of every rate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eoforge.codec.model import Codec
+from eoforge.codec.raster import ALIGNMENT, factor_of
+from eoforge.data.bands import GROUPS, MODALITIES, PATCH_METRES
+from eoforge.data.batch import PatchBatch
+from eoforge.data.labels import CLASSES
+from eoforge.data.prepare import FLIP_HORIZONTAL, FLIP_VERTICAL
+from eoforge.errors import UsageError
+from eoforge.hashing.packing import pack_torch
+from eoforge.index.search import HammingIndex
+from eoforge.methods import encoding
+from eoforge.methods.learner import Learner
+from eoforge.methods.pairs import code_recall, random_flips
+from eoforge.methods.rs_jcif.config import Compression, JointStage
+from eoforge.methods.rs_jcif.gradients import joint_loss
+from eoforge.methods.rs_jcif.loss import Keys, hash_terms
+from eoforge.methods.rs_jcif.pairwise import MemoryBank
+from eoforge.metrics.retrieval import Denominator, Relevance, mean_average_precision
+from eoforge.nn.distributed import gather_rows
+
+_SIDE = PATCH_METRES // 10
+_SCORE_HITS = 11  # the query itself and ten others
+
+
+class Teacher(Protocol):
+    """What gives the label-free target: a trained encoder's features."""
+
+    def encode(
+        self, batch: PatchBatch, modality: str
+    ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+        """See :class:`eoforge.index.encoder.Encoder`."""
+
+
+def mirrored(batch: PatchBatch, flip_B: Tensor) -> PatchBatch:
+    """The batch with patches mirrored as the bits of ``flip_B`` say, all grids alike."""
+    changed: dict[str, Any] = {}
+    for group in GROUPS:
+        pixels: Tensor | None = getattr(batch, group.column)
+        if pixels is None:
+            continue
+        for bit, axis in ((FLIP_HORIZONTAL, -1), (FLIP_VERTICAL, -2)):
+            # uint16 knows neither where() nor flip() everywhere; its bits as int16 do
+            seen = pixels.view(torch.int16) if pixels.dtype == torch.uint16 else pixels
+            turned = torch.where((flip_B & bit).bool()[:, None, None, None], seen.flip(axis), seen)
+            pixels = turned.view(pixels.dtype)
+        changed[group.column] = pixels
+    return dataclasses.replace(batch, **changed)
+
+
+def window(batch: PatchBatch, row: int, column: int, side: int) -> PatchBatch:
+    """The same ``side`` x ``side`` 10 m pixels of every patch and grid; all three numbers are multiples of 6."""
+    cut: dict[str, Any] = {}
+    for group in GROUPS:
+        pixels: Tensor | None = getattr(batch, group.column)
+        if pixels is not None:
+            top, left, size = (value * 10 // group.resolution for value in (row, column, side))
+            cut[group.column] = pixels[:, :, top : top + size, left : left + size]
+    return dataclasses.replace(batch, **cut)
+
+
+def rate_distortion(codec: Codec, batch: PatchBatch, quality_B: Tensor, modality: str) -> Rates:
+    """``L = R + lambda(q) D`` of one sensor, mean over patches.
+
+    R in bits per 10 m pixel; D the mean squared error over all samples of the sensor, in units of its mean variance,
+    the same weight for every sample of every band: what PSNR over the sensor measures. ``L = R + lambda 255^2 MSE`` of
+    CompressAI (*confirmed* there) with another unit (*ours*).
+    """
+    branch, grids, config = codec.branch(modality), codec.grids(batch, modality), codec.config
+    side = max(pixels.shape[-1] * factor_of(band) for band, pixels in grids.items())
+    out = branch(grids, (side, side), quality_B)
+    ladder = config.lambda_max / config.lambda_min
+    lambda_B = config.lambda_min * ladder ** (quality_B / (config.steps - 1))
+    bits_B = -sum(likelihood.log2().sum(dim=(1, 2, 3)) for likelihood in out.likelihoods.values())
+    assert isinstance(bits_B, Tensor)
+    error_B = torch.zeros_like(quality_B)
+    samples = 0
+    for band, decoded in out.x_hat.items():
+        error_B = error_B + (decoded.float() - grids[band].float()).square().sum(dim=(1, 2))
+        samples += decoded[0].numel()
+    distortion_B = error_B / samples / branch.cells.scale**2
+    rate_B = bits_B / side**2
+    loss = (rate_B + lambda_B * distortion_B).mean()
+    return Rates(loss, rate_B.mean(), (error_B / samples).mean(), out.logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Loss, bits per 10 m pixel and mean squared error in stored units (means over patches); hash logits ``[B, K]``."""
+
+    loss: Tensor
+    bpp: Tensor
+    mse: Tensor
+    logits: Tensor
+
+
+class CompressionLearner(Learner):
+    """The first stage.
+
+    Args:
+        config: Settings.
+        codec: With its initial weights.
+    """
+
+    def __init__(self, config: Compression, codec: Codec) -> None:
+        super().__init__()
+        self.config, self.codec = config, codec
+        for name, parameter in codec.named_parameters():
+            # The hash module learns nothing here, and DDP wants to know.
+            parameter.requires_grad_(".hash." not in name)
+
+    def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
+        batch, quality_B = self._drawn(batch, epoch)
+        terms: dict[str, Tensor] = {}
+        total = torch.zeros((), device=quality_B.device)
+        for modality in self.config.bands:
+            rates = rate_distortion(self.codec, batch, quality_B, modality)
+            total = total + rates.loss
+            terms |= {f"bpp_{modality}": rates.bpp, f"mse_{modality}": rates.mse}
+        return {"loss": total, **terms}
+
+    def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
+        """The negative loss over the whole ladder of qualities."""
+        sums = [self._scored(batch)[0] for batch in batches]
+        return _means(sums)
+
+    def _drawn(self, batch: PatchBatch, epoch: int) -> tuple[PatchBatch, Tensor]:
+        """A window of the batch, mirrored, and a quality for each patch; the trainer has seeded torch for this step."""
+        if self.config.flips:
+            batch = mirrored(batch, random_flips(batch, self.config.seed, epoch))
+        places = (_SIDE - self.config.crop) // ALIGNMENT + 1
+        row, column = (ALIGNMENT * int(torch.randint(places, ())) for _ in range(2))
+        batch = window(batch, row, column, self.config.crop)
+        device = batch.label_mask.device
+        return batch, (torch.rand(len(batch)) * (self.config.steps - 1)).to(device)
+
+    def _scored(self, batch: PatchBatch) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Figures and hash logits of a batch whose patches take the qualities in turn."""
+        device = batch.label_mask.device
+        quality_B = torch.linspace(0, self.config.steps - 1, len(batch), device=device)
+        figures, logits, total = {"patches": float(len(batch))}, {}, 0.0
+        for modality in self.config.bands:
+            rates = rate_distortion(self.codec, batch, quality_B, modality)
+            total += float(rates.loss)
+            figures |= {f"bpp_{modality}": float(rates.bpp), f"mse_{modality}": float(rates.mse)}
+            logits[modality] = rates.logits
+        return {"score": -total, **figures}, logits
+
+
+class JointLearner(CompressionLearner):
+    """The second stage.
+
+    Args:
+        config: Settings.
+        codec: From the first stage.
+        teacher: For ``similarity=teacher``; one per run, on the training device.
+    """
+
+    def __init__(self, config: JointStage, codec: Codec, teacher: Teacher | None = None) -> None:
+        super().__init__(config, codec)
+        self.stage = config
+        self._teacher = (teacher,)  # in a tuple, so that its weights are no part of this module's
+        self.classifier = encoding.seeded(lambda: nn.Linear(config.bits, len(CLASSES)), config.seed)
+        labelled = config.similarity == "labels"
+        self.classifier.requires_grad_(labelled)
+        for name, parameter in codec.named_parameters():
+            parameter.requires_grad_(config.tasks == "both" or ".hash." in name or ".analysis." in name)
+        key = torch.zeros((), dtype=torch.int64)
+        if config.similarity == "teacher":
+            if teacher is None:
+                raise UsageError("similarity=teacher needs a teacher")
+            key = torch.zeros(getattr(teacher, "embedding_dim"))  # noqa: B009
+        self.bank = MemoryBank(config.bank, config.bits, key) if config.bank else None
+
+    def weights(self) -> tuple[list[nn.Parameter], tuple[list[nn.Parameter], list[nn.Parameter]]]:
+        """Those that both tasks reach; those of compression alone and those of hashing alone."""
+        shared, compression, hashing = [], [], list(self.classifier.parameters())
+        for name, parameter in self.codec.named_parameters():
+            if ".hash." in name:
+                hashing.append(parameter)
+            elif ".analysis." in name or ".log_gain" in name or ".log_inverse" in name:
+                shared.append(parameter)
+            else:
+                compression.append(parameter)
+        return shared, (compression, [p for p in hashing if p.requires_grad])
+
+    def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
+        keys = self._keys(batch)
+        batch, quality_B = self._drawn(batch, epoch)
+        logits: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
+        if self.stage.tasks == "hash":
+            for modality in self.stage.bands:
+                branch, grids = self.codec.branch(modality), self.codec.grids(batch, modality)
+                y = branch.latent(branch.pack(grids, (self.stage.crop, self.stage.crop)))
+                logits[modality] = gather_rows(branch.hash(y / branch.channel_scale[:, None, None]))
+            hashing = self._hash_terms(logits, keys)
+            return {"loss": self.stage.hash_weight * hashing["hash"], **hashing}
+        compression = torch.zeros((), device=quality_B.device)
+        for modality in self.stage.bands:
+            rates = rate_distortion(self.codec, batch, quality_B, modality)
+            logits[modality] = gather_rows(rates.logits)
+            compression = compression + rates.loss
+            terms |= {f"bpp_{modality}": rates.bpp, f"mse_{modality}": rates.mse}
+        hashing = self._hash_terms(logits, keys)
+        loss, manipulation = joint_loss(
+            compression,
+            self.stage.hash_weight * hashing["hash"],
+            *self.weights(),
+            self.stage.rule,
+            self.stage.fixed_weight,
+        )
+        return {"loss": loss, "compression": compression, **terms, **hashing, **manipulation}
+
+    def _hash_terms(self, logits: Mapping[str, Tensor], keys: Keys) -> dict[str, Tensor]:
+        classes = None
+        if self.stage.similarity == "labels":
+            classes = torch.stack([self.classifier(x.float().tanh()) for x in logits.values()])
+        return hash_terms(logits, classes, keys, self.bank if self.training else None, self.stage)
+
+    def _keys(self, batch: PatchBatch) -> Keys:
+        """What says how alike patches are, of all ranks' patches; a teacher sees them as they are, not mirrored."""
+        masks = gather_rows(batch.label_mask)
+        (teacher,) = self._teacher
+        if self.stage.similarity != "teacher" or teacher is None:
+            return Keys(masks)
+        device = batch.label_mask.device
+        features = [torch.from_numpy(teacher.encode(batch, m)[1]).to(device) for m in self.stage.bands]
+        return Keys(masks, torch.stack([gather_rows(f) for f in features]))
+
+    def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
+        """The negative sum of both losses; beside it rates, errors, and what the codes find among themselves."""
+        figures, masks = [], []
+        codes: dict[str, list[Tensor]] = {modality: [] for modality in self.stage.bands}
+        for batch in batches:
+            row, logits = self._scored(batch)
+            hashing = float(self._hash_terms(logits, self._keys_here(batch))["hash"])
+            rate = 0.0 if self.stage.tasks == "hash" else row["score"]
+            figures.append({**row, "score": rate - self.stage.hash_weight * hashing})
+            masks.append(batch.label_mask.cpu())
+            for modality, rows in logits.items():
+                codes[modality].append(pack_torch(rows).cpu())
+        packed = {modality: torch.cat(parts) for modality, parts in codes.items()}
+        out = _means(figures) | {
+            f"map@10_{modality}": _own_map(rows, torch.cat(masks)) for modality, rows in packed.items()
+        }
+        if len(packed) == len(MODALITIES):
+            out |= {name: value for name, value in code_recall(packed).items() if name != "score"}
+        return out
+
+    def _keys_here(self, batch: PatchBatch) -> Keys:
+        # Every rank scores the same patches: gathering them would only repeat them.
+        (teacher,) = self._teacher
+        if self.stage.similarity != "teacher" or teacher is None:
+            return Keys(batch.label_mask)
+        device = batch.label_mask.device
+        features = [torch.from_numpy(teacher.encode(batch, m)[1]).to(device) for m in self.stage.bands]
+        return Keys(batch.label_mask, torch.stack(features))
+
+
+def _own_map(codes: Tensor, masks: Tensor) -> float:
+    """mAP@10 at Jaccard >= 0.5 of codes among each other; a code does not find itself."""
+    packed, labels = codes.numpy(), masks.numpy().astype(np.uint32)
+    hits = HammingIndex(packed).search(packed, _SCORE_HITS)[1]
+    own = np.arange(len(packed))[:, None]
+    rest = np.stack([row[row != i][: _SCORE_HITS - 1] for i, row in zip(own[:, 0], hits, strict=True)])
+    return mean_average_precision(labels, labels[rest], labels, Relevance.JACCARD, Denominator.ARCHIVE)
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    total = sum(row["patches"] for row in rows)
+    return {n: sum(row[n] * row["patches"] for row in rows) / total for n in rows[0] if n != "patches"}

@@ -1,0 +1,101 @@
+"""The hash objective of RS-JCIF on codes of one or two sensors; the codec's own objective is ``eoforge.codec``'s.
+
+Shape legend: B patches of this rank, N of all ranks, K bits, C classes, S sensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from eoforge.data.labels import CLASSES
+from eoforge.losses.contrastive import nt_xent
+from eoforge.methods.rs_jcif.config import Config
+from eoforge.methods.rs_jcif.pairwise import MemoryBank, label_similarity, soft_pairwise
+from kernels.hash_head import hash_head
+
+
+class Keys(NamedTuple):
+    """What says how alike patches are to be: one of the two, for every patch.
+
+    Attributes:
+        masks: int64 label masks ``[N]``.
+        features: Unit features of the teacher ``[S, N, D]``, or None.
+    """
+
+    masks: Tensor
+    features: Tensor | None = None
+
+
+def hash_terms(
+    logits: Mapping[str, Tensor], classes_SNC: Tensor | None, keys: Keys, bank: MemoryBank | None, config: Config
+) -> dict[str, Tensor]:
+    """``L_hash = L_pair + w_q L_q + w_b L_b + w_s L_s + w_c L_cls`` and its terms; the sum is ``hash``.
+
+    Outputs are ``h = tanh(logits)``. Every sensor's outputs are rows of one pairwise loss, so a radar and an optical
+    code of like patches are drawn together as two optical ones are: that makes codes comparable across sensors.
+
+    Args:
+        logits: Sensor -> ``[N, K]`` of the same N patches.
+        classes_SNC: Class logits that follow from the outputs, or None (label-free).
+        keys: Targets of the pairwise loss.
+        bank: Earlier outputs to compare with too, or None; this batch is put into it.
+        config: Weights, and where the targets come from.
+    """
+    sensors = list(logits.values())
+    head = hash_head(sensors[0].float(), *(x.float() for x in sensors[1:]), reduction="mean")
+    outputs_RK = torch.cat(head.codes)
+    if config.similarity == "partner":
+        pair = nt_xent(head.codes[0], head.codes[1], config.partner_temperature)
+    else:
+        pair = _pairwise(outputs_RK, keys, len(sensors), bank, config)
+    terms = {
+        "pair": pair,
+        "quantisation": head.quantisation,
+        "balance_bits": head.balance_bits,
+        "balance_samples": head.balance_samples,
+    }
+    total = (
+        config.pair_weight * pair
+        + config.quantisation_weight * head.quantisation
+        + config.bit_balance_weight * head.balance_bits
+        + config.sample_balance_weight * head.balance_samples
+    )
+    if classes_SNC is not None:
+        terms["classification"] = classification(classes_SNC, keys.masks)
+        total = total + config.classification_weight * terms["classification"]
+    return {"hash": total, **terms}
+
+
+def classification(logits_SNC: Tensor, masks_N: Tensor) -> Tensor:
+    """Binary cross entropy over classes, mean over sensors, patches and classes."""
+    places = torch.arange(len(CLASSES), device=masks_N.device)
+    labels_NC = ((masks_N[:, None] >> places) & 1).float()
+    return functional.binary_cross_entropy_with_logits(logits_SNC.float(), labels_NC.expand_as(logits_SNC))
+
+
+def _pairwise(outputs_RK: Tensor, keys: Keys, sensors: int, bank: MemoryBank | None, config: Config) -> Tensor:
+    rows_R = keys.masks.repeat(sensors) if keys.features is None else keys.features.flatten(0, 1)
+    others, other_keys = outputs_RK, rows_R
+    if bank is not None:
+        held, held_keys = bank.rows()
+        others, other_keys = torch.cat([others, held]), torch.cat([other_keys, held_keys])
+        bank.put(outputs_RK, rows_R)
+    if keys.features is None:
+        similarity = label_similarity(rows_R, other_keys)
+    else:
+        similarity = teacher_similarity(rows_R, other_keys)
+        patches = len(rows_R) // sensors
+        places = torch.arange(len(rows_R), device=rows_R.device)
+        same = places[:, None] % patches == places[None, :] % patches
+        similarity[:, : len(rows_R)].masked_fill_(same, 1.0)  # the same place is alike, whatever a teacher thinks
+    return soft_pairwise(outputs_RK, others, similarity, config.pair_form)
+
+
+def teacher_similarity(first_RD: Tensor, second_ND: Tensor) -> Tensor:
+    """``max(0, cos)`` of a self-supervised method's features ``[R, N]``: the target without labels (*ours*)."""
+    return (functional.normalize(first_RD, dim=1) @ functional.normalize(second_ND, dim=1).T).clamp(min=0)

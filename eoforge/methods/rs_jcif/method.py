@@ -1,0 +1,179 @@
+"""RS-JCIF for the command line, the pipelines and the services: the codec, then codec and hash, then one bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, cast
+
+from eoforge.bundle import Bundle, load_bundle
+from eoforge.codec.model import Codec
+from eoforge.data.loader import PatchFilter, PatchLoader
+from eoforge.data.store import TableRef, join, open_table
+from eoforge.errors import BundleError, UsageError
+from eoforge.index.encoder import Encoder
+from eoforge.methods import encoding, get_method
+from eoforge.methods.config import build_config, from_dict
+from eoforge.methods.rs_jcif.config import Compression, Config, Tasks
+from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, Teacher
+from eoforge.methods.rs_jcif.model import LatentEncoder
+from eoforge.methods.run import Normalisation, Recipe, train_run
+
+COMPRESSION = "rs_jcif-compression"
+_START_PATCHES = 128
+_CARD = (
+    "Joint compression and indexing (RS-JCIF): a learned codec for Sentinel-1 and Sentinel-2 patches whose quantised "
+    "latent also gives binary codes, so that an archive of streams is searched without decoding. Codes of both sensors "
+    "are comparable by Hamming distance. `compression` in `config.json` names the bundle of the first stage."
+)
+_COMPRESSION_CARD = (
+    "A learned codec for Sentinel-1 and Sentinel-2 patches, before its hash module: the first stage of an `rs_jcif` "
+    "run. It compresses; its codes mean nothing."
+)
+
+
+class RsJcifMethod:
+    """See :class:`eoforge.methods.Method`."""
+
+    name = "rs_jcif"
+    config_type: type[Any] = Config
+
+    def config(self, preset: str, overrides: Mapping[str, str], file: str | None = None) -> Config:
+        return build_config(Config, preset, overrides, file)
+
+    def train(self, data: TableRef, out: str, config: Any, *, resume: bool = True) -> Bundle:
+        if not isinstance(config, Config):
+            raise UsageError(f"{self.name} trains with its own Config; got {type(config).__name__}")
+        return self.join(self.compress_first(data, out, config, resume=resume), out, config, resume=resume)
+
+    def compress_first(self, data: TableRef, out: str, config: Config, *, resume: bool = True) -> Bundle:
+        """The first stage: a bundle of the codec below ``out/compression``.
+
+        Configs that differ in the second stage only share it: the second of them finds it finished.
+        """
+        first = config.compression()
+        pinned = TableRef(data.uri, data.version or open_table(data).version)
+        recipe = Recipe(
+            method=COMPRESSION,
+            bands=first.bands,
+            learner=lambda normalisation: CompressionLearner(first, _fresh(first, normalisation, pinned)),
+            network=lambda learner: _ready(cast("CompressionLearner", learner).codec),
+            facts=lambda _: _facts(first),
+            card=_COMPRESSION_CARD,
+        )
+        return train_run(recipe, pinned, join(out, "compression"), first, resume=resume)
+
+    def join(self, first: Bundle, out: str, config: Config, tasks: Tasks = "both", *, resume: bool = True) -> Bundle:
+        """The second stage, from the bundle of the first.
+
+        Args:
+            first: From :meth:`compress_first`.
+            out: Folder or ``s3://`` prefix of runs.
+            config: Settings of the whole run.
+            tasks: "hash" trains for codes alone, the baseline that the joint run is compared with.
+            resume: As for :meth:`train`.
+        """
+        table = TableRef(first.config["patches"]["uri"], first.config["patches"]["version"])
+        teacher = load_bundle(config.teacher) if config.teacher else None
+        origin = first.id if teacher is None else f"{first.id}+{teacher.id}"
+        stage = config.joint(origin, tasks)
+
+        def learner(_: Normalisation) -> JointLearner:
+            codec = Codec(config.codec(_normalisation(first)))
+            codec.load_state_dict(first.weights())
+            return JointLearner(stage, codec, _teacher(teacher))
+
+        recipe = Recipe(
+            method=self.name,
+            bands=config.bands,
+            learner=learner,
+            network=lambda learner: _ready(cast("JointLearner", learner).codec),
+            # The stage's own config is an internal matter: the bundle keeps the one that the user gave.
+            facts=lambda _: {"config": asdict(config), **_facts(config), "compression": first.id, "tasks": tasks},
+            card=_CARD,
+        )
+        return train_run(recipe, table, out, stage, resume=resume)
+
+    def load(self, bundle: Bundle, device: str | None = None) -> Encoder:
+        encoding.require_method(bundle, self.name)
+        return LatentEncoder(load_codec(bundle, device), _config(bundle).quality, encoding.choose_device(device))
+
+    def untrained(self, bundle: Bundle, seed: int | None = None, device: str | None = None) -> Encoder:
+        encoding.require_method(bundle, self.name)
+        config = _config(bundle)
+        codec = _empty(bundle, config, seed)
+        where = encoding.choose_device(device)
+        return LatentEncoder(_ready(codec).to(where).eval(), config.quality, where)
+
+
+def load_codec(bundle: Bundle, device: str | None = None) -> Codec:
+    """The codec of a bundle of either stage, ready to compress and to decompress.
+
+    Raises:
+        BundleError: The bundle is of another method, or its weights, bands or shapes do not fit.
+    """
+    if bundle.config.get("method") not in (RsJcifMethod.name, COMPRESSION):
+        raise BundleError(f"{bundle.uri} is a bundle of {bundle.config.get('method')!r}; it holds no codec")
+    encoding.require_method(bundle, bundle.config["method"])
+    codec = _empty(bundle, _config(bundle), None)
+    encoding.load_weights(codec, bundle)
+    codec.bundle_id = bundle.id
+    return codec.to(encoding.choose_device(device)).eval()
+
+
+def _config(bundle: Bundle) -> Config:
+    # A bundle of the first stage holds that stage's settings, a part of Config's fields.
+    kind = Config if bundle.config["method"] == RsJcifMethod.name else cast("type[Config]", Compression)
+    try:
+        return from_dict(kind, bundle.config["config"])
+    except (UsageError, AttributeError) as error:
+        raise BundleError(f"{bundle.uri}: its settings are none of {RsJcifMethod.name}: {error}") from error
+
+
+def _empty(bundle: Bundle, config: Compression, seed: int | None) -> Codec:
+    """A codec of the bundle's shapes and statistics, with initial weights."""
+    for key, value in _facts(config).items():
+        if bundle.config[key] != value:
+            raise BundleError(f"{bundle.uri}: config.json says {key} {bundle.config[key]!r}, its settings {value!r}")
+    encoding.bands_of(bundle, config.bands)
+    shape = config.codec(_normalisation(bundle))
+    return Codec(shape if seed is None else replace(shape, seed=seed))
+
+
+def _normalisation(bundle: Bundle) -> Normalisation:
+    bands = tuple(band for names in bundle.config["bands"].values() for band in names)
+    return dict(zip(bands, zip(*encoding.normalisation(bundle, bands), strict=True), strict=True))
+
+
+def _fresh(config: Compression, normalisation: Normalisation, table: TableRef) -> Codec:
+    """A codec that starts from the principal components of patches of the training split."""
+    codec = Codec(config.codec(normalisation))
+    loader = PatchLoader(
+        table,
+        batch_size=_START_PATCHES,
+        modalities=tuple(config.bands),
+        filter=PatchFilter(splits=("train",)),
+        shuffle=True,
+        seed=config.seed,
+    )
+    codec.initialise(next(iter(loader)))
+    return codec
+
+
+def _ready(codec: Codec) -> Codec:
+    """With the integer tables that follow from the trained floats: a bundle holds both."""
+    codec.update()
+    return codec
+
+
+def _teacher(bundle: Bundle | None) -> Teacher | None:
+    if bundle is None:
+        return None
+    return cast("Teacher", get_method(bundle.config["method"]).load(bundle))
+
+
+def _facts(config: Compression) -> dict[str, Any]:
+    return {"bits": config.bits, "embedding_dim": config.bits, "interpolation": "native"}
+
+
+METHOD = RsJcifMethod()

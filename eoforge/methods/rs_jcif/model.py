@@ -1,0 +1,86 @@
+"""The network of RS-JCIF: the portable codec of ``eoforge.codec``, whose latent is stored, searched and decoded.
+
+Shape legend: B patches, M latent channels, h x w latent grid, K bits, q quality. Per sensor::
+
+                    compression: R + lambda(q) D             hashing: pair + quantisation + balance + classes
+                                   ^                                            ^
+                                   |                                            |
+    grids --> g_a --> y [B,M,h,w] -x gain(q)-> round --> y_hat --+--> hash module --> logits [B,K] --> code (logit > 0)
+              ^shared              ^shared       |               |    (hash task alone)
+              |                                  '- h_a, h_s     '--> g_s --> decoded grids
+              |                                  (compression alone)  (compression alone)
+              '---- g = a g1 + b g2, by the rule in ``gradients``: pcgrad, mgda, sum, fixed
+
+    archive:  pixels --compress--> stream (payload + code) --.
+    queries:  (a) stream --decompress--> pixels --encode--> code     the usual way
+              (b) stream --entropy decoding--> y_hat --> code        no synthesis, no pixels
+              (c) stream --header--> code                            nothing but a read
+
+Both sensors have transforms, entropy model and hash module of their own; what ties them is the pairwise loss, in which
+codes of both are rows of one matrix. Only g_a and the gains see both tasks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from eoforge.codec.exact import ONE
+from eoforge.codec.model import Codec
+from eoforge.codec.pieces import fraction_of, require_ready
+from eoforge.data.bands import PATCH_METRES
+from eoforge.data.batch import PatchBatch
+from eoforge.errors import UsageError
+from eoforge.hashing.packing import pack_torch
+from eoforge.methods.encoding import require_rasters
+
+_SIDE = PATCH_METRES // 10
+_GAIN_BITS = 16
+
+
+class LatentEncoder:
+    """Codes and embeddings from the quantised latent; see :class:`eoforge.index.encoder.Encoder`.
+
+    The code is that of a stream of the same patch at the same quality: logits come from the exact integer path. The
+    embedding is ``tanh`` of the logits at length 1, so cosine similarity shows what the signs alone lose.
+
+    Args:
+        codec: Trained, in evaluation mode, with its integer tables.
+        quality: Step at which latents are quantised.
+        device: Where the codec is.
+    """
+
+    def __init__(self, codec: Codec, quality: float, device: torch.device) -> None:
+        self.codec, self.quality, self.device = codec, quality, device
+        self.bits = self.embedding_dim = codec.config.bits
+        self.modalities = tuple(codec.config.bands)
+
+    @torch.inference_mode()
+    def encode(self, batch: PatchBatch, modality: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Codes ``[B, K/8]`` and embeddings ``[B, K]``.
+
+        Raises:
+            UsageError: ``modality`` is none of ``modalities``.
+            DataRefused: The batch lacks the modality's bands, or they have another shape or type.
+        """
+        if modality not in self.modalities:
+            raise UsageError(f"this model encodes {', '.join(self.modalities)}; got modality {modality!r}")
+        bands = self.codec.config.bands[modality]
+        require_rasters(batch, bands)
+        branch = require_ready(self.codec, modality, bands)
+        grids = self.codec.grids(batch.to(self.device), modality)
+        fraction = fraction_of(self.quality)
+        y = branch.latent(branch.pack(grids, (_SIDE, _SIDE)))
+        z = branch.hyper_encoder(y / branch.channel_scale[:, None, None]).round().long()
+        mean, _ = branch.entropy_parameters(z, fraction)
+        gain = branch.gain_q[fraction].double()[:, None, None] / 2**_GAIN_BITS
+        symbols = (y.double() * gain - mean.double() / ONE).round().long()
+        logits = branch.exact_logits(branch.dequantise(symbols, mean, fraction))
+        return pack_torch(logits).cpu().numpy(), self._embedding(logits).cpu().numpy()
+
+    @staticmethod
+    def _embedding(logits_BK: Tensor) -> Tensor:
+        return functional.normalize((logits_BK.double() / ONE).tanh().float(), dim=1)

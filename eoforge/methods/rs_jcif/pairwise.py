@@ -1,0 +1,116 @@
+"""How alike two patches are to be, and the loss that makes their codes so.
+
+Shape legend: B rows of this batch, N rows that they are compared with (the batch, or a memory bank), K bits. ``u`` are
+hash outputs in (-1, 1).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from eoforge.errors import UsageError
+
+Form = Literal["corrected", "published", "cosine"]
+FORMS: tuple[Form, ...] = ("corrected", "published", "cosine")
+ALPHA, GAMMA = 0.5, 0.1
+ALIKE, UNLIKE = 0.99, 0.01
+"""Pairs at or beyond these similarities are hard: simply alike, or simply not."""
+_MASK_BITS = 32
+
+
+def label_similarity(first_B: Tensor, second_N: Tensor) -> Tensor:
+    """``s_ij = cos(y_i, y_j) = |y_i & y_j| / sqrt(|y_i| |y_j|)`` of label masks; 0 for a patch without labels.
+
+    Args:
+        first_B: int64 masks ``[B]``.
+        second_N: int64 masks ``[N]``.
+
+    Returns:
+        float32 ``[B, N]`` in [0, 1].
+    """
+    places = torch.arange(_MASK_BITS, device=first_B.device)
+    first_BC, second_NC = (((masks[:, None] >> places) & 1).float() for masks in (first_B, second_N))
+    sizes = first_BC.sum(dim=1)[:, None] * second_NC.sum(dim=1)[None, :]
+    return first_BC @ second_NC.T * sizes.clamp(min=1).rsqrt()
+
+
+def soft_pairwise(u_BK: Tensor, others_NK: Tensor, similarity_BN: Tensor, form: Form = "corrected") -> Tensor:
+    """Mean over all pairs of the loss that asks codes to be as alike as ``similarity_BN`` says.
+
+    With ``t_ij = <u_i, u_j>``, ``Theta = alpha t``, alpha = 0.5, gamma = 0.1:
+
+    - hard pairs (s >= 0.99 or s <= 0.01), *confirmed* (IDHN): ``log(1 + e^-|Theta|) + max(Theta, 0) - s Theta``;
+    - soft pairs, "published" (*confirmed*): ``gamma (Theta + K - 2 s K)^2``. Its |Theta| <= K/2 cannot reach the
+      targets, which span [-K, K];
+    - soft pairs, "corrected" (*ours*): ``gamma (t + K - 2 s K)^2``;
+    - "cosine" (*confirmed*, HasanBank): ``(cos(u_i, u_j) - s_ij)^2`` for every pair.
+
+    Args:
+        u_BK: Outputs that learn.
+        others_NK: What they are compared with.
+        similarity_BN: Targets in [0, 1].
+        form: One of ``FORMS``.
+
+    Raises:
+        UsageError: The form is unknown or shapes do not fit.
+    """
+    if similarity_BN.shape != (len(u_BK), len(others_NK)) or u_BK.shape[1] != others_NK.shape[1]:
+        raise UsageError(
+            f"expected [B, K], [N, K] and [B, N]; got {list(u_BK.shape)}, {list(others_NK.shape)} and "
+            f"{list(similarity_BN.shape)}"
+        )
+    u_BK, others_NK, s_BN = u_BK.float(), others_NK.float(), similarity_BN.float()
+    if form == "cosine":
+        cosine_BN = functional.normalize(u_BK, dim=1) @ functional.normalize(others_NK, dim=1).T
+        return (cosine_BN - s_BN).square().mean()
+    if form not in FORMS:
+        raise UsageError(f"the pairwise loss has the forms {', '.join(FORMS)}; got {form!r}")
+    bits = u_BK.shape[1]
+    product_BN = u_BK @ others_NK.T
+    theta_BN = ALPHA * product_BN
+    hard_BN = functional.softplus(-theta_BN.abs()) + theta_BN.clamp(min=0) - s_BN * theta_BN
+    reached_BN = product_BN if form == "corrected" else theta_BN
+    soft_BN = GAMMA * (reached_BN + bits - 2 * s_BN * bits).square()
+    return torch.where((s_BN >= ALIKE) | (s_BN <= UNLIKE), hard_BN, soft_BN).mean()
+
+
+class MemoryBank(nn.Module):
+    """The last ``rows`` outputs and their keys (label masks or teacher features), oldest overwritten first.
+
+    IDHN keeps one row for every training patch; a ring of that length is the same but for rows of the epoch under way.
+    The rows are buffers: a checkpoint holds them, so a resumed run compares with what it would have compared with.
+    """
+
+    codes: Tensor
+    keys: Tensor
+    filled: Tensor
+
+    def __init__(self, rows: int, bits: int, key: Tensor) -> None:
+        """Args:
+        rows: Length of the ring.
+        bits: Code length K.
+        key: An example of a key ``[...]``: gives shape and type.
+        """
+        super().__init__()
+        self.register_buffer("codes", torch.zeros(rows, bits))
+        self.register_buffer("keys", key.new_zeros((rows, *key.shape)))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Outputs and keys put in so far."""
+        held = min(int(self.filled), len(self.codes))
+        return self.codes[:held], self.keys[:held]
+
+    @torch.no_grad()
+    def put(self, codes_BK: Tensor, keys_B: Tensor) -> None:
+        """Adds a batch; of one that is longer than the ring, its last rows."""
+        capacity = len(self.codes)
+        start = int(self.filled)
+        places = torch.arange(start, start + len(codes_BK), device=self.codes.device)[-capacity:] % capacity
+        self.codes[places] = codes_BK[-capacity:].detach().to(self.codes.dtype)
+        self.keys[places] = keys_B[-capacity:].to(self.keys.dtype)
+        self.filled += len(codes_BK)
