@@ -1,0 +1,195 @@
+"""All silos of a scenario in one process: plays a run round by round, and measures what each round costs and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from eoforge.data.store import TableRef
+from eoforge.errors import NotFound
+from eoforge.federated import simulate
+from eoforge.federated.simulate import Federation, RoundFigures
+from eoforge.federated.strategy import SiloInfo, wire_bytes
+from eoforge.methods import encoding
+from eoforge.methods.fl_rs.base import Averaging
+from eoforge.methods.fl_rs.checkpoint import Checkpoint
+from eoforge.methods.fl_rs.config import Config
+from eoforge.methods.fl_rs.data import Images, TableData, evaluate
+from eoforge.methods.fl_rs.federate import build_network, first_model, images_of, normalisation_of, trainer
+from eoforge.methods.fl_rs.local import SiloTrainer
+from eoforge.methods.fl_rs.scenarios import Places, Rows, assign, skew
+from eoforge.methods.fl_rs.strategies import make_strategy
+from eoforge.progress import track
+
+PERSONAL: tuple[str, ...] = ("fedbn", "pfedla")
+"""Algorithms whose silos use models of their own."""
+
+
+@dataclass
+class Simulated:
+    """A run and what was measured.
+
+    Attributes:
+        config: Its settings.
+        federation: After the last round.
+        silos: All of them.
+        history: Per round: loss, bytes, seconds, ``validation_...``.
+        skew: Of the scenario, see :func:`~eoforge.methods.fl_rs.scenarios.skew`.
+        normalisation: Band -> (mean, deviation).
+        test: Of the global model on the held-out test patches.
+        personal: Mean over silos of the same, each silo using its own model; empty where all use the global one.
+        traffic: Bytes of one full round over all silos: down, up, and the model once.
+    """
+
+    config: Config
+    federation: Federation
+    silos: list[SiloInfo]
+    history: list[dict[str, Any]]
+    skew: dict[str, Any]
+    normalisation: dict[str, tuple[float, float]]
+    test: dict[str, float]
+    personal: dict[str, float]
+    traffic: dict[str, int]
+
+    def metrics(self) -> dict[str, Any]:
+        """For the bundle."""
+        last = self.history[-1]
+        return {
+            "loss": last["loss"],
+            "rounds": self.federation.round,
+            "silos": len(self.silos),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "torch": torch.__version__,
+            **{f"traffic_{name}": value for name, value in self.traffic.items()},
+            **{name: value for name, value in last.items() if name.startswith("validation_")},
+            **{f"test_{name}": value for name, value in self.test.items()},
+            **{f"test_personal_{name}": value for name, value in self.personal.items()},
+            "size_ratio": self.skew["size_ratio"],
+            "label_divergence": self.skew["label_divergence"],
+            "history": self.history,
+        }
+
+
+class _Watch:
+    """Evaluates, records and keeps after every round."""
+
+    def __init__(
+        self, config: Config, images: Images, validation: Rows, checkpoint: Checkpoint | None, device: torch.device
+    ) -> None:
+        self.config, self.images, self.validation = config, images, validation
+        self.checkpoint, self.device = checkpoint, device
+        self.history: list[dict[str, Any]] = []
+        self.network = build_network(config).to(device)
+
+    def score(self, model: Mapping[str, Any], rows: Rows) -> dict[str, float]:
+        """Figures of a model on ``rows``."""
+        self.network.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in model.items()})
+        config = self.config
+        return evaluate(self.network, self.images, rows, config.modality, config.batch_size, self.device)
+
+    def __call__(self, federation: Federation, figures: RoundFigures) -> None:
+        row: dict[str, Any] = {
+            "round": figures.round,
+            "loss": figures.loss,
+            "down": figures.down,
+            "up": figures.up,
+            "local_seconds": sum(figures.local_seconds.values()),
+            "aggregation_seconds": figures.aggregation_seconds,
+        }
+        if len(self.validation):
+            scores = self.score(federation.model(), self.validation)
+            row |= {f"validation_{name}": value for name, value in scores.items()}
+        self.history.append(row)
+        if self.checkpoint is not None:
+            self.checkpoint.save(federation, self.history)
+
+
+def play(
+    config: Config, table: TableRef, checkpoint: Checkpoint | None = None, images: Images | None = None
+) -> Simulated:
+    """Plays a run to its end, from where ``checkpoint`` left it.
+
+    Args:
+        config: The run.
+        table: Patches, with a version.
+        checkpoint: Keeps the federation after every round.
+        images: To share between runs over one table with equal bands and size.
+
+    Raises:
+        NotFound: No silo has enough patches, or the table has no test patch for this run.
+    """
+    places = Places.read(table)
+    shares = assign(
+        places,
+        config.scenario,
+        countries=config.countries,
+        months=config.months,
+        min_patches=config.min_patches,
+        seed=config.seed,
+    )
+    validation, test = (places.held_out(split, config.countries, config.months) for split in ("validation", "test"))
+    if not len(test):
+        raise NotFound(f"{table} has no test patch in these countries and months; nothing could be measured")
+    normalisation = normalisation_of(table, config.bands)
+    if images is None:
+        images = images_of(table, config, normalisation)
+    device = encoding.choose_device(None)
+    silos = [SiloInfo(name, len(rows), config.modality) for name, rows in shares.items()]
+    trainers = {
+        silo: trainer(config, TableData(images, rows, test, silo, config.batch_size, config.seed, device), device)
+        for silo, rows in shares.items()
+    }
+    strategy = make_strategy(config.algorithm, config.options())
+    federation = simulate.begin(strategy, *first_model(config), silos)
+    watch = _Watch(config, images, validation, checkpoint, device)
+    if checkpoint is not None:
+        watch.history = checkpoint.load(federation)
+    with track(f"{config.algorithm} {config.scenario}", config.rounds - federation.round) as progress:
+
+        def after(federation: Federation, figures: RoundFigures) -> None:
+            watch(federation, figures)
+            progress.advance()
+
+        simulate.run(
+            strategy,
+            federation,
+            silos,
+            trainers,
+            config.rounds,
+            fraction=config.fraction,
+            seed=config.seed,
+            after=after,
+        )
+    personal = _personal(strategy, federation, silos, trainers) if config.algorithm in PERSONAL else {}
+    return Simulated(
+        config,
+        federation,
+        silos,
+        watch.history,
+        skew(places, shares),
+        normalisation,
+        watch.score(federation.model(), test),
+        personal,
+        _traffic(strategy, federation, silos),
+    )
+
+
+def _personal(
+    strategy: Averaging, federation: Federation, silos: list[SiloInfo], trainers: Mapping[str, SiloTrainer]
+) -> dict[str, float]:
+    """Each silo's own model on the common test patches, mean over silos."""
+    rows = [
+        trainers[s.id].evaluate(simulate.task_for(strategy, federation, s, silos), federation.silos.get(s.id, {}))
+        for s in silos
+    ]
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _traffic(strategy: Averaging, federation: Federation, silos: list[SiloInfo]) -> dict[str, int]:
+    sizes = [wire_bytes(strategy, silo, federation.specs) for silo in silos]
+    model = sum(a.nbytes for a in federation.model().values())
+    return {"down": sum(d for d, _ in sizes), "up": sum(u for _, u in sizes), "model": model}
