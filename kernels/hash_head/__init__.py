@@ -37,7 +37,7 @@ class HashOutputs(NamedTuple):
 
     Attributes:
         codes: Per sensor ``tanh(logits)`` [B, K] in the dtype of the logits.
-        packed: uint8 [S, B, K/8], the bits ``logits > 0`` as :func:`kernels.pack_bits.pack_bits` packs them; no gradient.
+        packed: uint8 [S, B, K/8], the bits ``logits > 0`` in the order of :func:`kernels.pack_bits.pack_bits`.
         quantisation: float32 scalar ``sum_s sum_i || t_i - h_si ||^2`` with t the sign of the sensors' mean output.
         balance_bits: float32 scalar ``sum_s sum_i (sum_k h_sik)^2``: as many set as unset bits in each code.
         balance_samples: float32 scalar ``sum_s sum_k (sum_i h_sik)^2``: each bit set in half of the samples.
@@ -50,9 +50,7 @@ class HashOutputs(NamedTuple):
     balance_samples: Tensor
 
 
-def hash_head(
-    first: Tensor, second: Tensor | None = None, *, reduction: Literal["sum", "mean"] = "sum"
-) -> HashOutputs:
+def hash_head(first: Tensor, second: Tensor | None = None, *, reduction: Literal["sum", "mean"] = "sum") -> HashOutputs:
     """Outputs, packed codes and the three regularisers of one or two sensors' logits; differentiable in the logits.
 
     With two sensors both are pulled to one code, the sign of their mean output; with one, each output to its own sign.

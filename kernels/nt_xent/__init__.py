@@ -41,6 +41,7 @@ __all__ = [
 
 MIN_ROWS = 2
 NORM_BLOCK = {"BLOCK_M": 16, "BLOCK_D": 128}
+SEARCH_BLOCK = {"BLOCK_M": 32, "BLOCK_N": 64, "BLOCK_D": 64}
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -119,14 +120,19 @@ def _check_rows(op: str, features: Tensor) -> None:
 
 
 def tiles(dim: int, dtype: torch.dtype) -> dict[str, int]:
-    """Tile sizes of the products; narrower steps for float32, whose three tf32 parts need the room."""
-    step = 32 if dtype == torch.float32 else 64
-    return {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_D": min(step, max(next_power_of_2(dim), 16))}
+    """Tile sizes of products of rows; greater ones spill when compiled ahead of time for sm_80 or sm_90."""
+    step, width = (64, 128) if dtype == torch.bfloat16 else (32, 64)
+    least = max(next_power_of_2(dim), 16)
+    return {"BLOCK_M": 64, "BLOCK_N": 32, "BLOCK_D": min(step, least), "BLOCK_F": min(width, least)}
 
 
-def features_tile(dim: int) -> int:
-    """Features of the gradient that a program holds; a wider row is cut, and its products are computed again."""
-    return min(max(next_power_of_2(dim), 16), 128)
+def inverse_norms(x: Tensor) -> Tensor:
+    """float32 [N] ``1 / max(|x_i|, eps)`` of contiguous rows; for the body of an op."""
+    inverse = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+    wrap_triton(inverse_norm_kernel)[(cdiv(x.shape[0], NORM_BLOCK["BLOCK_M"]),)](
+        x, inverse, x.shape[0], D=x.shape[1], **NORM_BLOCK, num_warps=4
+    )
+    return inverse
 
 
 @torch.library.triton_op("eoforge::nt_xent", mutates_args={})
@@ -136,17 +142,15 @@ def _nt_xent(features: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         nothing = features.new_empty(0, dtype=torch.float32)
         return nt_xent_reference(features, 1.0 / scale), nothing, nothing.clone()
     n_rows, dim = features.shape
-    inverse, lse, losses = (torch.empty(n_rows, dtype=torch.float32, device=features.device) for _ in range(3))
+    lse, losses = (torch.empty(n_rows, dtype=torch.float32, device=features.device) for _ in range(2))
     if n_rows == 0:
-        return torch.zeros((), device=features.device), inverse, lse
-    x = features.contiguous()
-    shape = tiles(dim, x.dtype)
+        return torch.zeros((), device=features.device), losses, lse
+    x, shape = features.contiguous(), tiles(dim, features.dtype)
+    del shape["BLOCK_F"]
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
-        wrap_triton(inverse_norm_kernel)[(cdiv(n_rows, NORM_BLOCK["BLOCK_M"]),)](
-            x, inverse, n_rows, D=dim, **NORM_BLOCK, num_warps=4
-        )
+        inverse = inverse_norms(x)
         wrap_triton(nt_xent_kernel)[(cdiv(n_rows, shape["BLOCK_M"]),)](
-            x, inverse, lse, losses, n_rows, scale, D=dim, **shape, num_warps=4, num_stages=2
+            x, inverse, lse, losses, n_rows, scale, D=dim, **shape, num_warps=8, num_stages=2
         )
     return losses.mean(), inverse, lse
 
@@ -166,10 +170,10 @@ def _nt_xent_backward(features: Tensor, inverse: Tensor, lse: Tensor, grad: Tens
     out = torch.empty((n_rows, dim), dtype=features.dtype, device=features.device)
     if out.numel() == 0:
         return out
-    x, shape, wide = features.contiguous(), tiles(dim, features.dtype), features_tile(dim)
+    x, shape = features.contiguous(), tiles(dim, features.dtype)
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
-        wrap_triton(nt_xent_backward_kernel)[(cdiv(n_rows, shape["BLOCK_M"]), cdiv(dim, wide))](
-            x, inverse, lse, grad, out, n_rows, scale, D=dim, **shape, BLOCK_F=wide, num_warps=8, num_stages=2
+        wrap_triton(nt_xent_backward_kernel)[(cdiv(n_rows, shape["BLOCK_M"]), cdiv(dim, shape["BLOCK_F"]))](
+            x, inverse, lse, grad, out, n_rows, scale, D=dim, **shape, num_warps=8, num_stages=2
         )
     return out
 
@@ -209,7 +213,7 @@ _nt_xent.register_autograd(_contrast_backward, setup_context=_setup_contrast)
 
 @torch.library.triton_op("eoforge::neighbour_similarity", mutates_args={})
 def _neighbour_similarity(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The mean cosine; per row the neighbour int32, the cosine and 1 / length (float32; empty on the PyTorch branch)."""
+    """The mean; per row the neighbour int32, the cosine and 1 / length (float32; empty on the PyTorch branch)."""
     n_rows, dim = features.shape
     if not through_kernel(features):
         neighbours = nearest_neighbours_reference(features)
@@ -219,8 +223,8 @@ def _neighbour_similarity(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
     cosine, inverse = (torch.empty(n_rows, dtype=torch.float32, device=features.device) for _ in range(2))
     x = features.contiguous()
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
-        wrap_triton(neighbour_kernel)[(cdiv(n_rows, 32),)](
-            x, neighbours, cosine, inverse, n_rows, D=dim, BLOCK_M=32, BLOCK_N=64, BLOCK_D=64, num_warps=4
+        wrap_triton(neighbour_kernel)[(cdiv(n_rows, SEARCH_BLOCK["BLOCK_M"]),)](
+            x, neighbours, cosine, inverse, n_rows, D=dim, **SEARCH_BLOCK, num_warps=4
         )
     return cosine.mean(), neighbours, cosine, inverse
 
@@ -241,12 +245,12 @@ def _neighbour_backward(features: Tensor, neighbours: Tensor, cosine: Tensor, in
     if not through_kernel(features):
         return _neighbour_gradient(features, neighbours, grad)
     out = torch.empty((n_rows, dim), dtype=features.dtype, device=features.device)
-    x, wide = features.contiguous(), features_tile(dim)
+    x, shape = features.contiguous(), tiles(dim, features.dtype)
+    del shape["BLOCK_D"]
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
-        wrap_triton(neighbour_backward_kernel)[(cdiv(n_rows, 64), cdiv(dim, wide))](
-            x, neighbours, cosine, inverse, grad, out, n_rows,
-            D=dim, BLOCK_M=64, BLOCK_N=64, BLOCK_F=wide, num_warps=8, num_stages=2,
-        )  # fmt: skip
+        wrap_triton(neighbour_backward_kernel)[(cdiv(n_rows, shape["BLOCK_M"]), cdiv(dim, shape["BLOCK_F"]))](
+            x, neighbours, cosine, inverse, grad, out, n_rows, D=dim, **shape, num_warps=8, num_stages=2
+        )
     return out
 
 

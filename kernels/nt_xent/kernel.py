@@ -26,15 +26,15 @@ def weighted_sum(weights, values, total):
 
 
 @triton.jit
-def product_tile(x_ptr, row, other, n_rows, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-                 BLOCK_D: tl.constexpr):  # fmt: skip
-    """float32 [BLOCK_M, BLOCK_N]: products of rows as stored (exact factors, float32 sums)."""
+def product_tile(x_ptr, y_ptr, row, other, n_rows, n_others, D: tl.constexpr, BLOCK_M: tl.constexpr,
+                 BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
+    """float32 [BLOCK_M, BLOCK_N]: products of rows of x and y as stored (exact factors, float32 sums)."""
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, D, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
         a = tl.load(x_ptr + row[:, None] * D + d[None, :], mask=(row < n_rows)[:, None] & (d < D)[None, :], other=0.0)
         b = tl.load(
-            x_ptr + other[None, :] * D + d[:, None], mask=(other < n_rows)[None, :] & (d < D)[:, None], other=0.0
+            y_ptr + other[None, :] * D + d[:, None], mask=(other < n_others)[None, :] & (d < D)[:, None], other=0.0
         )
         total = tl.dot(a, b, total, input_precision="tf32x3")
     return total
@@ -59,7 +59,7 @@ def nt_xent_kernel(
     x_ptr, inverse_ptr, lse_ptr, loss_ptr, n_rows, scale,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """lse[i] = log sum_{j != i} exp(s_ij) and loss[i] = lse[i] - s_i,partner, the maximum carried along; s = scale cos."""
+    """lse[i] = log sum_{j != i} exp(s_ij), its maximum carried along; loss[i] = lse[i] - s_i,partner; s = scale cos."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = row < n_rows
     pairs = n_rows // 2
@@ -72,7 +72,8 @@ def nt_xent_kernel(
     for start in range(0, n_rows, BLOCK_N):
         other = (start + tl.arange(0, BLOCK_N)).to(tl.int64)
         theirs = tl.load(inverse_ptr + other, mask=other < n_rows, other=0.0)
-        s = product_tile(x_ptr, row, other, n_rows, D, BLOCK_M, BLOCK_N, BLOCK_D) * mine[:, None] * theirs[None, :]
+        s = product_tile(x_ptr, x_ptr, row, other, n_rows, n_rows, D, BLOCK_M, BLOCK_N, BLOCK_D)
+        s = s * mine[:, None] * theirs[None, :]
         positive += tl.sum(tl.where(other[None, :] == partner[:, None], s, 0.0), axis=1)
         s = tl.where((other[None, :] != row[:, None]) & (other < n_rows)[None, :], s, float("-inf"))
         higher = tl.maximum(greatest, tl.max(s, axis=1))
@@ -108,7 +109,8 @@ def nt_xent_backward_kernel(
         there = other < n_rows
         theirs = tl.load(inverse_ptr + other, mask=there, other=0.0)
         lse_theirs = tl.load(lse_ptr + other, mask=there, other=0.0)
-        cosine = product_tile(x_ptr, row, other, n_rows, D, BLOCK_M, BLOCK_N, BLOCK_D) * mine[:, None] * theirs[None, :]
+        product = product_tile(x_ptr, x_ptr, row, other, n_rows, n_rows, D, BLOCK_M, BLOCK_N, BLOCK_D)
+        cosine = product * mine[:, None] * theirs[None, :]
         s = cosine * scale
         weight = tl.exp(s - lse_mine[:, None]) + tl.exp(s - lse_theirs[None, :])
         weight = tl.where((other[None, :] != row[:, None]) & there[None, :] & inside[:, None], weight, 0.0)
@@ -174,7 +176,7 @@ def neighbour_backward_kernel(
     x_ptr, neighbour_ptr, cosine_ptr, inverse_ptr, grad_ptr, out_ptr, n_rows,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the mean cosine to the neighbour: each row gathers from its neighbour and from those it is nearest to.
+    """Gradient of the mean cosine: each row gathers from its neighbour and from those whose neighbour it is.
 
     Rows gather instead of scattering, so a row that many share is summed in one order.
     """

@@ -1,0 +1,165 @@
+"""Soft pairwise similarity losses of hash outputs, in the batch or against a memory bank, without a matrix of pairs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kernels._runtime import (
+    FLOATS,
+    cdiv,
+    require_device,
+    require_dtype,
+    require_shape,
+    through_kernel,
+    wrap_triton,
+)
+from kernels.nt_xent import inverse_norms, tiles
+from kernels.soft_pairwise.kernel import soft_pairwise_kernel
+from kernels.soft_pairwise.reference import label_similarity_reference, soft_pairwise_reference, sums_by_parts
+
+__all__ = ["Form", "label_similarity_reference", "soft_pairwise", "soft_pairwise_reference"]
+
+Form = Literal["corrected", "published", "cosine"]
+FORMS: tuple[Form, ...] = get_args(Form)
+ALPHA, GAMMA = 0.5, 0.1
+MAX_BITS = 512
+PROGRAMS = 132
+"""Programs that are wanted at least; few rows against a long bank share it in parts."""
+MAX_PARTS = 64
+MIN_SPAN = 4
+"""Least tiles of others in a part."""
+
+
+def soft_pairwise(
+    codes: Tensor,
+    masks: Tensor,
+    bank: Tensor | None = None,
+    bank_masks: Tensor | None = None,
+    *,
+    form: Form = "corrected",
+    alpha: float = ALPHA,
+    gamma: float = GAMMA,
+) -> Tensor:
+    """Mean over all pairs of a loss that asks codes to be as alike as their labels are.
+
+    Label similarity ``s_ij = |y_i & y_j| / sqrt(|y_i| |y_j|)``, 0 for a row without labels; ``t_ij = <u_i, u_j>``,
+    ``Theta = alpha t``:
+
+    - hard pairs (s = 0 or 1): ``log(1 + e^-|Theta|) + max(Theta, 0) - s Theta``;
+    - soft pairs: "corrected" ``gamma (t + K - 2 s K)^2``, "published" ``gamma (Theta + K - 2 s K)^2``;
+    - "cosine", for every pair: ``(cos(u_i, u_j) - s_ij)^2``.
+
+    Without a bank the pairs are all B x B of the batch, each row with itself included, and both ends carry gradient.
+    With one they are B x N; the bank carries none. Memory is O(B K), also in the backward pass.
+
+    Args:
+        codes: Outputs u ``[B, K]``, K a multiple of 8 up to 512; float32, bfloat16 or float16.
+        masks: Labels ``[B]``, int32 or int64; bits 0 to 31 count.
+        bank: Earlier outputs ``[N, K]`` of the same dtype, or None.
+        bank_masks: Their labels ``[N]``; given exactly if ``bank`` is.
+        form: One of the three.
+        alpha: Scale of Theta.
+        gamma: Weight of soft pairs.
+
+    Returns:
+        float32 scalar; 0 if there are no pairs.
+
+    Raises:
+        TypeError: A dtype is wrong.
+        ValueError: Shapes or devices do not fit, K is no such number, or an unknown form.
+    """
+    require_dtype("soft_pairwise(codes)", codes, FLOATS)
+    require_shape("soft_pairwise(codes)", codes, (None, None), "[B, K]")
+    if codes.shape[1] % 8 or not 8 <= codes.shape[1] <= MAX_BITS:
+        raise ValueError(f"soft_pairwise: expected K to be a multiple of 8 up to {MAX_BITS}; got K = {codes.shape[1]}")
+    if form not in FORMS:
+        raise ValueError(f"soft_pairwise(form): expected one of {', '.join(FORMS)}; got {form!r}")
+    if (bank is None) != (bank_masks is None):
+        raise ValueError("soft_pairwise: expected both bank and bank_masks, or neither; got one")
+    _check_masks("masks", masks, codes)
+    if bank is not None and bank_masks is not None:
+        require_dtype("soft_pairwise(bank)", bank, (codes.dtype,))
+        require_shape("soft_pairwise(bank)", bank, (None, codes.shape[1]), "[N, K]")
+        require_device("soft_pairwise(bank)", bank, "codes", codes)
+        _check_masks("bank_masks", bank_masks, bank)
+        bank = bank.detach()
+    loss: Tensor = _soft_pairwise(codes, masks, bank, bank_masks, form, alpha, gamma)[0]
+    return loss
+
+
+def _check_masks(name: str, masks: Tensor, codes: Tensor) -> None:
+    require_dtype(f"soft_pairwise({name})", masks, (torch.int32, torch.int64))
+    require_shape(f"soft_pairwise({name})", masks, (codes.shape[0],), "one a row")
+    require_device(f"soft_pairwise({name})", masks, "codes", codes)
+
+
+@torch.library.triton_op("eoforge::soft_pairwise", mutates_args={})
+def _soft_pairwise(
+    codes: Tensor,
+    masks: Tensor,
+    bank: Tensor | None,
+    bank_masks: Tensor | None,
+    form: str,
+    alpha: float,
+    gamma: float,
+) -> tuple[Tensor, Tensor]:
+    """The mean loss, and its gradient float32 [B, K] where the upstream gradient is 1."""
+    others, other_masks = (codes, masks) if bank is None or bank_masks is None else (bank, bank_masks)
+    n_rows, n_others, bits = codes.shape[0], others.shape[0], codes.shape[1]
+    # In the batch every pair stands twice in the sum, once with each of its rows in front.
+    scale = (2.0 if bank is None else 1.0) / max(n_rows * n_others, 1)
+    if not through_kernel(codes):
+        loss, grad = sums_by_parts(codes, masks, others, other_masks, form, alpha, gamma)
+        return loss / max(n_rows * n_others, 1), grad * scale
+    if n_rows * n_others == 0:
+        zeros = torch.zeros((n_rows, bits), dtype=torch.float32, device=codes.device)
+        return torch.zeros((), dtype=torch.float32, device=codes.device), zeros
+    shape = tiles(bits, codes.dtype)
+    row_blocks, blocks = cdiv(n_rows, shape["BLOCK_M"]), cdiv(n_others, shape["BLOCK_N"])
+    span = max(cdiv(blocks, min(cdiv(PROGRAMS, row_blocks), MAX_PARTS)), MIN_SPAN)
+    parts = cdiv(blocks, span)
+    losses = torch.empty((parts, n_rows), dtype=torch.float32, device=codes.device)
+    grads = torch.empty((parts, n_rows, bits), dtype=torch.float32, device=codes.device)
+    u = codes.contiguous()
+    v = u if bank is None else others.contiguous()
+    with torch.cuda.device_of(u):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
+        # Only the cosine form reads lengths; a pointer must come all the same.
+        inverse = inverse_norms(u) if form == "cosine" else losses
+        other_inverse = inverse if bank is None or form != "cosine" else inverse_norms(v)
+        wrap_triton(soft_pairwise_kernel)[(row_blocks, parts, cdiv(bits, shape["BLOCK_F"]))](
+            u, masks.contiguous(), inverse, v, other_masks.contiguous(), other_inverse, losses, grads,
+            n_rows, n_others, span, alpha, gamma,
+            K=bits, FORM=FORMS.index(form), **shape, num_warps=8, num_stages=2,
+        )  # fmt: skip
+    # Parts are added by PyTorch in its fixed order: no atomics, the same bits on every run.
+    return losses.sum() / (n_rows * n_others), grads.sum(0) * scale
+
+
+@_soft_pairwise.register_fake
+def _(
+    codes: Tensor,
+    masks: Tensor,
+    bank: Tensor | None,
+    bank_masks: Tensor | None,
+    form: str,
+    alpha: float,
+    gamma: float,
+) -> tuple[Tensor, Tensor]:
+    return codes.new_empty((), dtype=torch.float32), codes.new_empty(codes.shape, dtype=torch.float32)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1])
+    ctx.dtype = inputs[0].dtype
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    (unit,) = ctx.saved_tensors
+    return (unit * grad).to(ctx.dtype), None, None, None, None, None, None
+
+
+_soft_pairwise.register_autograd(_backward, setup_context=_setup_context)
