@@ -79,3 +79,28 @@ def frequencies(mass: tuple[int, ...]) -> Frequencies:
 def gaussian_frequencies() -> tuple[Frequencies, ...]:
     """The ladder as frequencies."""
     return tuple(frequencies(mass) for mass in gaussian_masses())
+
+
+_SHAPES: tuple[tuple[tuple[int, int], ...], ...] = (
+    ((0, 4),),
+    ((-4, 1), (0, 2), (5, 1)),
+    ((-8, 5), (-3, 6), (3, 6), (10, 3)),
+)
+"""Mixtures of Gaussians as (ladder offset, weight): the Gaussian itself, about a logistic, heavier than a Laplacian."""
+
+
+@cache
+def mixture_frequencies() -> tuple[Frequencies, ...]:
+    """Tables of centred residuals: every shape at every ladder entry, shape by shape."""
+    ladder = gaussian_masses()
+    wholes = [mass[0] + 2 * sum(mass[1:]) for mass in ladder]
+    tables = []
+    for shape in _SHAPES:
+        for index in range(SCALES):
+            parts = [(min(max(index + offset, 0), SCALES - 1), weight) for offset, weight in shape]
+            mixed = [0] * max(len(ladder[entry]) for entry, _ in parts)
+            for entry, weight in parts:
+                for value, mass in enumerate(ladder[entry]):
+                    mixed[value] += weight * (mass << _BITS) // wholes[entry]
+            tables.append(frequencies(tuple(mixed)))
+    return tuple(tables)

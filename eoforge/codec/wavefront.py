@@ -1,0 +1,80 @@
+"""Which neighbours a pixel sees, and in which order pixels are coded so that many can be coded at once.
+
+Pixels with equal ``column + 2 * row`` form a wave: the nine causal neighbours of each lie in earlier waves. Bands of
+one grid follow each other ``LAG`` waves apart, so that a band also sees pixels to the right of and below its own in
+the bands before it. One step codes one wave of every band.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+OWN = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-2, 1), (-2, -1), (-1, -2))
+"""Causal neighbours in the band itself: W, N, NW, NE, WW, NN, and three knight's moves."""
+SIDE = ((0, 0), (0, -1), (-1, 0), (0, 1), (1, 0), (-1, -1), (-1, 1))
+"""Neighbours in a band that is coded before: the pixel itself, W, N, E, S, NW, NE."""
+LAG = 3
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Wavefront:
+    """The geometry of one grid of ``H x W`` pixels; ``[P]`` runs over pixels in the order of coding.
+
+    Attributes:
+        pixels: Flat position of each ``[P]``.
+        starts: First entry of each wave, and P ``[waves + 1]``.
+        own: Flat positions ``[P, 9]`` of ``OWN``; beyond the edge the next causal pixel stands in, and where there is
+            none, the cell ``H * W`` with the band's start value.
+        side: Flat positions ``[P, 7]`` of ``SIDE``, cut at the edges.
+    """
+
+    pixels: Integers
+    starts: Integers
+    own: Integers
+    side: Integers
+
+    @property
+    def waves(self) -> int:
+        """Number of waves."""
+        return len(self.starts) - 1
+
+    def steps(self, bands: int) -> range:
+        """Steps that code all waves of ``bands`` bands."""
+        return range(self.waves + LAG * (bands - 1))
+
+    def step(self, step: int, bands: int) -> tuple[Integers, Integers]:
+        """Bands ``[n]`` and entries of ``pixels [n]`` that a step codes."""
+        parts = [(b, w) for b in range(bands) if 0 <= (w := step - LAG * b) < self.waves]
+        entries = [np.arange(self.starts[w], self.starts[w + 1]) for _, w in parts]
+        which = np.repeat(np.array([b for b, _ in parts], dtype=np.int64), [len(e) for e in entries])
+        return which, np.concatenate(entries)
+
+
+@lru_cache(maxsize=8)
+def wavefront(height: int, width: int) -> Wavefront:
+    """The geometry of a grid, kept for the next raster of that size."""
+    rows, columns = (grid.ravel() for grid in np.indices((height, width), dtype=np.int64))
+    wave = columns + 2 * rows
+    order = np.lexsort((rows, wave))
+    rows, columns, wave = rows[order], columns[order], wave[order]
+    starts = np.searchsorted(wave, np.arange(wave[-1] + 2))
+
+    west = np.where(columns > 0, rows * width + columns - 1, np.maximum(rows - 1, 0) * width + columns)
+    west[0] = height * width
+    own = np.empty((len(rows), len(OWN)), dtype=np.int64)
+    for i, (down, right) in enumerate(OWN):
+        y, x = rows + down, np.clip(columns + right, 0, width - 1)
+        # Cutting a column may lead to a pixel that is not yet coded, or to the pixel itself: then W stands in.
+        causal = (y >= 0) & (x + 2 * y < wave)
+        own[:, i] = np.where(causal, np.maximum(y, 0) * width + x, west)
+    side = np.stack(
+        [np.clip(rows + down, 0, height - 1) * width + np.clip(columns + right, 0, width - 1) for down, right in SIDE],
+        axis=1,
+    )
+    return Wavefront(rows * width + columns, starts.astype(np.int64), own, side)
