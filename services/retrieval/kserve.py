@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from kserve import InferOutput, InferRequest, InferResponse, Model
+from kserve import InferRequest, InferResponse, Model
 
 from eoforge.data.bands import GROUPS
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.index.search import MAX_K
 from services._runtime.batching import BoundedPool
+from services._runtime.oip import DATATYPES, input_array, response
 from services.retrieval.batching import EncodeBatcher
 from services.retrieval.images import Raster
 from services.retrieval.paging import DEFAULT_PAGE
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.state import IndexHolder
 
-DATATYPES = {"uint16": "UINT16", "float32": "FP32"}
 GROUP_BY_COLUMN = {g.column: g for g in GROUPS}
 
 
@@ -62,7 +61,7 @@ class EncodeModel(Model):
         arrays = {}
         for column in served.columns(self._modality):
             group = GROUP_BY_COLUMN[column]
-            tensor = _input(payload, column, DATATYPES[group.dtype], group.shape, self._max_images)
+            tensor = input_array(payload, column, DATATYPES[group.dtype], group.shape, self._max_images)
             needed = [i for i, band in enumerate(group.bands) if band in served.bands(self._modality)]
             complete = np.isfinite(tensor) if self._modality == "s1" else tensor != 0
             if not complete[:, needed].all():
@@ -74,7 +73,7 @@ class EncodeModel(Model):
         rasters = [Raster(self._modality, {c: a[i] for c, a in arrays.items()}) for i in range(count)]
         encodings = await self._batcher.encode(served.encoder, rasters, None)
         outputs = {"code": np.stack([c for c, _ in encodings]), "embedding": np.stack([e for _, e in encodings])}
-        return _response(self.name, payload, outputs)
+        return response(self.name, payload, outputs)
 
 
 class SearchModel(Model):
@@ -112,41 +111,13 @@ class SearchModel(Model):
             NotFound: The index holds no codes of this sensor.
         """
         snapshot = self._holder.current.snapshot
-        codes = _input(payload, "code", "UINT8", (snapshot.info.bits // 8,), self._max_queries)
+        codes = input_array(payload, "code", "UINT8", (snapshot.info.bits // 8,), self._max_queries)
         k = DEFAULT_PAGE
         if payload.get_input_by_name("k") is not None:
-            k = int(_input(payload, "k", "INT32", (), 1)[0])
+            k = int(input_array(payload, "k", "INT32", (), 1)[0])
         if not 1 <= k <= MAX_K:
             raise LimitExceeded(f"k must be 1 to {MAX_K}; got {k}")
         distances, rows = await self._pool.run(snapshot.index_of(self._modality).search, codes, k)
         ids = snapshot.metadata.column("patch_id").take(rows.ravel()).to_pylist()
         patch_ids = np.array(ids, dtype=object).reshape(rows.shape)
-        return _response(self.name, payload, {"patch_id": patch_ids, "distance": distances})
-
-
-def _input(payload: InferRequest, name: str, datatype: str, shape: tuple[int, ...], most: int) -> Any:
-    """One input as an array ``[N, *shape]``; its declaration is checked before its data are touched."""
-    tensor = payload.get_input_by_name(name)
-    if tensor is None:
-        raise UsageError(f"input {name!r} is missing; GET /v2/models/{payload.model_name} lists the inputs")
-    given = tuple(int(s) for s in tensor.shape)
-    if tensor.datatype != datatype or given[1:] != shape or len(given) != 1 + len(shape):
-        raise UsageError(
-            f"input {name!r} must be {datatype} [N, {', '.join(map(str, shape))}]; got {tensor.datatype} {list(given)}"
-        )
-    if not 1 <= given[0] <= most:
-        raise LimitExceeded(f"input {name!r} may hold 1 to {most} entries; got {given[0]}")
-    try:
-        return np.asarray(tensor.as_numpy()).reshape(given)
-    except ValueError as error:
-        raise UsageError(f"the data of input {name!r} do not fill its shape {list(given)}") from error
-
-
-def _response(name: str, payload: InferRequest, arrays: Mapping[str, Any]) -> InferResponse:
-    datatypes = {"uint8": "UINT8", "float32": "FP32", "int32": "INT32", "object": "BYTES"}
-    outputs = []
-    for key, array in arrays.items():
-        output = InferOutput(key, list(array.shape), datatypes[array.dtype.name])
-        output.set_data_from_numpy(array, binary_data=payload.from_grpc)
-        outputs.append(output)
-    return InferResponse(payload.id or uuid.uuid4().hex, name, outputs)
+        return response(self.name, payload, {"patch_id": patch_ids, "distance": distances})
