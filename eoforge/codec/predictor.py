@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
 from eoforge.codec.wavefront import OWN, SIDE, Integers, Wavefront
 
@@ -171,15 +170,20 @@ def fit_activity(stack: Stack, index: int) -> None:
     weight = 1 / (x[:, :-1].mean(1) + size.mean() + 1.0)
     gram = (x * (weight**2)[:, None]).T @ x
     target = (x * (weight**2)[:, None]).T @ size
-    solution, _ = nnls(*_triangular(gram, target))
-    scaled = np.rint(solution * (1 << ACTIVITY_BITS))
+    scaled = np.rint(_non_negative(gram, target) * (1 << ACTIVITY_BITS))
     stack.planes[index].activity = np.clip(scaled, 0, MAX_WEIGHT).astype(np.int64)
 
 
-def _triangular(
-    gram: npt.NDArray[np.float64], target: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """A small least-squares problem with the same normal equations: nnls then works on 27 rows, not on all pixels."""
-    ridge = gram + np.eye(len(gram)) * max(1e-9, gram.trace() * 1e-9)
-    lower = np.linalg.cholesky(ridge)
-    return lower.T, np.linalg.solve(lower, target)
+def _non_negative(gram: npt.NDArray[np.float64], target: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Least squares from normal equations, without the unknowns that would become negative."""
+    ridge = gram + np.diag(np.diag(gram) * 1e-6 + max(1e-9, gram.trace() * 1e-9))
+    kept = np.arange(len(gram))
+    while len(kept):
+        solution = np.linalg.solve(ridge[np.ix_(kept, kept)], target[kept])
+        if (solution >= 0).all():
+            break
+        kept = kept[solution > 0]
+    whole = np.zeros(len(gram))
+    if len(kept):
+        whole[kept] = solution
+    return whole
