@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -78,6 +78,10 @@ class TrainConfig:
 
 class Learner(nn.Module):
     """What a method brings: its network, its loss and its score."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups of parameters for the optimiser; ``scale``, where given, multiplies the learning rate of its group."""
+        return [{"params": list(self.parameters())}]
 
     def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
         """Scalars by name; ``loss`` is minimised, all are logged. The same on every rank if features are gathered."""

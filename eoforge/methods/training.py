@@ -84,7 +84,7 @@ class _Engine(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         config = self.config
         optimizer = torch.optim.AdamW(
-            self.learner.parameters(),
+            self.learner.parameter_groups(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             betas=(0.9, config.beta2),
@@ -100,7 +100,7 @@ class _Engine(pl.LightningModule):
     def on_train_batch_start(self, batch: Slot, batch_idx: int) -> None:
         torch.manual_seed(derive_seed("step", self.config.seed, batch.epoch, batch.number, self.world.rank))
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self._learning_rate(batch)
+            group["lr"] = self._learning_rate(batch) * group.get("scale", 1.0)
 
     def _learning_rate(self, slot: Slot) -> float:
         done = (slot.epoch + slot.number / self.per_epoch) / self.config.epochs
