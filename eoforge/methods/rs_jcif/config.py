@@ -36,6 +36,7 @@ class Compression(TrainConfig):
         steps: Quality steps of the one model, at least 8.
         lambda_min: Weight of distortion against rate at quality 0.
         lambda_max: The same at the highest quality; a geometric ladder lies between.
+        transform_rate: Learning rate of analysis and synthesis over that of entropy model and hash module.
         crop: Side in 10 m pixels of the window that each training step sees, a multiple of 12; 96 fills the transforms
             of the tiny preset without padding, at little more than half the cost of 120.
         flips: Whether to mirror patches at random, both sensors alike.
@@ -53,6 +54,7 @@ class Compression(TrainConfig):
     steps: int = 8
     lambda_min: float = 16.0
     lambda_max: float = 16384.0
+    transform_rate: float = 0.1
     crop: int = 120
     flips: bool = True
 
@@ -68,6 +70,7 @@ class Compression(TrainConfig):
                 require_bands(bands, modality)
         if not self.bands:
             raise UsageError("a codec needs bands of at least one sensor; got none")
+        self._require_positive("transform_rate")
         if self.crop % _CROP_STEP or not _CROP_STEP <= self.crop <= _SIDE:
             raise UsageError(f"crop must be a multiple of {_CROP_STEP} up to {_SIDE}; got {self.crop}")
         self.codec({band: (0.0, 1.0) for bands in self.bands.values() for band in bands})
@@ -170,10 +173,10 @@ class Config(Compression):
         return cls(
             epochs=2,
             batch_size=16,
-            learning_rate=3e-4,
+            learning_rate=2e-3,
             warmup_epochs=0.5,
             channels=16,
-            latent=64,
+            latent=128,
             hyper=16,
             stages=2,
             kernel=3,
@@ -181,8 +184,9 @@ class Config(Compression):
             hash_hidden=128,
             crop=96,
             joint_epochs=8,
+            hash_weight=20.0,  # the losses start near 30 and 1
             joint_batch_size=32,
-            joint_learning_rate=1e-3,
+            joint_learning_rate=3e-3,
         )
 
     @classmethod

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.codec.container import inspect
+from eoforge.codec.container import LIMITS, inspect
 from eoforge.codec.model import Codec
 from eoforge.codec.raster import Raster, from_batch
 from eoforge.codec.streams import stored_codes
@@ -172,8 +172,8 @@ def query_paths(
     own = coder_of(codec, quality)
     ways: dict[str, Callable[[list[bytes], str], Codes]] = {
         "decode_then_encode": lambda s, m: own(_batch(codec.decompress(s)), m),
-        "from_latent": lambda s, m: codec.hash_stream(s, m),
-        "stored": lambda s, m: np.concatenate([stored_codes(one)[m] for one in s]),
+        "from_latent": codec.hash_stream,
+        "stored": lambda s, m: np.concatenate([stored_codes(one, LIMITS)[m] for one in s]),
     }
     if separate is not None:
         other = coder_of(separate, separate.config.steps - 1)

@@ -123,6 +123,13 @@ class CompressionLearner(Learner):
             # The hash module learns nothing here, and DDP wants to know.
             parameter.requires_grad_(".hash." not in name)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The transforms start from principal components, near where they end; everything else starts from nothing."""
+        transforms = [p for name, p in self.named_parameters() if ".analysis." in name or ".synthesis." in name]
+        known = {id(p) for p in transforms}
+        rest = [p for p in self.parameters() if id(p) not in known]
+        return [{"params": rest}, {"params": transforms, "scale": self.config.transform_rate}]
+
     def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
         batch, quality_B = self._drawn(batch, epoch)
         terms: dict[str, Tensor] = {}

@@ -1,0 +1,141 @@
+"""The compression report: rate against distortion and against mAP, the ways of a query, every figure in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eoforge.methods.rs_jcif.fidelity import PEAKS
+from eoforge.report import Html, element, figure, page, section, table, tiles
+
+SENSOR = {"s1": "radar", "s2": "optical"}
+PATHS = {
+    "decode_then_separate": "decode, then a network trained for codes alone",
+    "decode_then_encode": "decode, then encode again",
+    "from_latent": "entropy decoding, then the hash module",
+    "stored": "read the code in the stream",
+}
+_COLOURS = ("#0b6e99", "#e2932f", "#1a7f4b", "#b3412f", "#5b6875", "#7a4fa3")
+_NOTE_RATE = (
+    "Bits per stored sample of whole streams: header, name, georeference and hash code included (dotted: payload "
+    "alone). The other codecs are drawn at their best: every band group of every patch at the setting that an ideal "
+    "allocation of bits would choose, without names or georeference."
+)
+
+
+def compression_html(runs: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any] | None = None) -> str:
+    """The page of one or more measured bundles.
+
+    Args:
+        runs: From ``evaluate.measure_codec``; curves show the first, tables all of them.
+        verdict: Claims and whether they held, for a page over several seeds.
+    """
+    first = runs[0]
+    facts = first["facts"]
+    parts: list[object] = [tiles(_headline(first))]
+    if verdict is not None:
+        parts.append(section("What was claimed", table(("claim", "value"), [(k, str(v)) for k, v in verdict.items()])))
+    parts += [_rate_distortion(first, modality) for modality in first["ladder"]]
+    parts += [_rate_map(first), _paths(runs)]
+    parts += [_bands(first, modality) for modality in first["ladder"]]
+    lead = (
+        f"{facts['rated_patches']} patches rated, {facts['queries']} queries against {facts['gallery']} patches, "
+        f"{facts['bits']} bits per code, {len(runs)} run(s)."
+    )
+    footer = f"Bundle {facts['bundle']} on {facts['patches']}; seed {facts['seed']}, gradient rule {facts['rule']}."
+    return page("Compression that can be searched", lead, parts, footer)
+
+
+def _headline(run: Mapping[str, Any]) -> dict[str, str]:
+    out = {}
+    for modality, rows in run["ladder"].items():
+        row = rows[len(rows) // 2]
+        peak = f"{PEAKS[modality][0]:.0f}"
+        out[f"{SENSOR[modality]}: dB (peak {peak}) at {row['bpppb']:.3f} bits per sample"] = (
+            f"{row[f'psnr_{peak}']:.1f}"
+        )
+    fast, usual = run["paths"]["from_latent"], run["paths"]["decode_then_encode"]
+    out["ms a query from the latent (decoding first: " + f"{usual['milliseconds_per_query']:.1f})"] = (
+        f"{fast['milliseconds_per_query']:.1f}"
+    )
+    out[f"mAP@10 from the latent (decoding first: {usual['map@10']:.3f})"] = f"{fast['map@10']:.3f}"
+    return out
+
+
+def _axes(width: float = 6.8, height: float = 3.8) -> tuple[Any, Any]:
+    """A figure without pyplot's global state: reports are also made in server threads."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(drawing)
+    axes = drawing.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return drawing, axes
+
+
+def _rate_distortion(run: Mapping[str, Any], modality: str) -> Html:
+    import numpy as np
+
+    peak = PEAKS[modality][0]
+    rows, others = run["ladder"][modality], run["baselines"][modality]
+    drawing, axes = _axes()
+    key = f"psnr_{peak:.0f}"
+    quality = [row[key] for row in rows]
+    axes.plot([row["bpppb"] for row in rows], quality, "o-", color=_COLOURS[0], label="ours", linewidth=2)
+    axes.plot([row["payload_bpppb"] for row in rows], quality, ":", color=_COLOURS[0])
+    for colour, (name, curve) in zip(_COLOURS[1:], others["curves"].items(), strict=False):
+        decibels = [10 * np.log10(peak**2 / max(p["mse"], 1e-12)) for p in curve]
+        label = f"{name} (B02-B04)" if name in ("avif", "webp") else name
+        axes.plot([p["bpppb"] for p in curve], decibels, color=colour, label=label, linewidth=1.2)
+    axes.set_xscale("log")
+    axes.set_xlabel("bits per stored sample")
+    axes.set_ylabel(f"PSNR in dB, peak {peak:.0f}")
+    axes.legend(frameon=False, fontsize=8)
+    lossless = ", ".join(f"{name} {bits:.2f}" for name, bits in others["lossless_bpppb"].items())
+    return section(
+        f"Rate and distortion, {SENSOR[modality]}",
+        figure(drawing, _NOTE_RATE),
+        element("p", f"Lossless, bits per stored sample: {lossless}.", class_="soft"),
+    )
+
+
+def _rate_map(run: Mapping[str, Any]) -> Html:
+    drawing, axes = _axes()
+    directions = [name for name in run["map_by_quality"][0] if name != "quality"]
+    for colour, direction in zip(_COLOURS, directions, strict=False):
+        source, _, target = direction.partition("_to_")
+        rate = [row["bpp"] for row in run["ladder"][source]]
+        values = [row[direction] for row in run["map_by_quality"]]
+        axes.plot(rate, values, "o-", color=colour, label=f"{SENSOR[source]} asks, {SENSOR[target]} answers")
+    axes.set_xscale("log")
+    axes.set_xlabel("bits per 10 m pixel of the asking sensor's stream")
+    axes.set_ylabel("mAP@10, Jaccard ≥ 0.5")
+    axes.legend(frameon=False, fontsize=8)
+    caption = "Codes from the latent at each quality; validation patches ask, test patches of the same quality answer."
+    return section("Rate and retrieval", figure(drawing, caption))
+
+
+def _paths(runs: Sequence[Mapping[str, Any]]) -> Html:
+    rows = []
+    for run in runs:
+        for name, label in PATHS.items():
+            if name in run["paths"]:
+                row = run["paths"][name]
+                rows.append((label, run["facts"]["seed"], row["milliseconds_per_query"], row["map@10"]))
+    note = (
+        "From a stored stream to its code, one stream at a time (median); searching the codes costs the same for all."
+    )
+    return section(
+        "The ways of a query",
+        table(("way", "seed", "ms per query", "mAP@10"), rows),
+        element("p", note, class_="soft"),
+    )
+
+
+def _bands(run: Mapping[str, Any], modality: str) -> Html:
+    rows = run["ladder"][modality]
+    names = [name for name in rows[0] if name != "quality"]
+    header = ("figure", *(f"quality {row['quality']:g}" for row in rows))
+    body = [(name.replace("_", " "), *(row[name] for row in rows)) for name in names]
+    return section(f"Every figure, {SENSOR[modality]}", table(header, body))
