@@ -27,7 +27,7 @@ METHODS: dict[str, str | None] = {
     "rs_irl_svae": None,
     "grid": None,
     "fl_rs": "eoforge.methods.fl_rs.method:METHOD",
-    "mm_fl": None,
+    "mm_fl": "eoforge.methods.mm_fl.method:METHOD",
 }
 
 

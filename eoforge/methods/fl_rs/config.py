@@ -16,11 +16,10 @@ from eoforge.methods.fl_rs.strategies import ALGORITHMS, make_strategy, options_
 
 
 @dataclass(frozen=True)
-class Config:
-    """One federated run.
+class FederatedConfig:
+    """What every federated run has.
 
     Attributes:
-        algorithm: One of the nine.
         scenario: How patches fall on silos when one process plays all of them.
         countries: Which take part; all if empty.
         months: Of training (DS1, DS2) and of everything held out; all if empty.
@@ -36,13 +35,6 @@ class Config:
         weight_decay: L2.
         clip: Largest gradient norm; none for no limit.
         weighting: How silos count in the mean.
-        mu: FedProx's or MOON's weight; none for the algorithm's own default, as for all below.
-        temperature: MOON's.
-        alpha: FedDC's or FedDyn's.
-        server_step: SCAFFOLD's eta_g.
-        rate: Of pFedLA's hypernetworks.
-        unseen: FedBN: where the global model's normalisation comes from.
-        bands: All of one sensor, in channel order.
         size: Side of the network's input in pixels.
         interpolation: How 20 and 60 m bands come to that size.
         backbone: One of ``eoforge.methods.fl_rs.model.BACKBONES``.
@@ -52,7 +44,6 @@ class Config:
         seed: Of everything random.
     """
 
-    algorithm: str = "fedavg"
     scenario: str = "ds2"
     countries: tuple[str, ...] = ()
     months: tuple[int, ...] = ()
@@ -68,13 +59,6 @@ class Config:
     weight_decay: float = 0.0
     clip: float | None = None
     weighting: Literal["uniform", "examples"] = "examples"
-    mu: float | None = None
-    temperature: float | None = None
-    alpha: float | None = None
-    server_step: float | None = None
-    rate: float | None = None
-    unseen: Literal["average", "none"] | None = None
-    bands: tuple[str, ...] = S2_BANDS_10
     size: int = 120
     interpolation: Literal["nearest", "bilinear"] = "nearest"
     backbone: str = "resnet50"
@@ -89,14 +73,8 @@ class Config:
         Raises:
             UsageError: A value is out of range.
         """
-        for name, value, known in (
-            ("algorithm", self.algorithm, ALGORITHMS),
-            ("scenario", self.scenario, SCENARIOS),
-            ("backbone", self.backbone, BACKBONES),
-        ):
-            if value not in known:
-                raise UsageError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-        require_bands(self.bands, self.modality)
+        require_known("scenario", self.scenario, SCENARIOS)
+        require_known("backbone", self.backbone, BACKBONES)
         for name in ("rounds", "local_epochs", "batch_size", "learning_rate", "decay", "size", "width", "min_patches"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
@@ -104,13 +82,94 @@ class Config:
         if not 0 < self.fraction <= 1 or not 0 <= self.momentum < 1 or self.weight_decay < 0 or self.seed < 0:
             raise UsageError(
                 "expected 0 < fraction <= 1, 0 <= momentum < 1, weight_decay >= 0 and seed >= 0; got "
-                f"fraction={self.fraction}, momentum={self.momentum}, weight_decay={self.weight_decay}, "
-                f"seed={self.seed}"
+                f"{self.fraction}, {self.momentum}, {self.weight_decay} and {self.seed}"
             )
         if any(not 1 <= month <= 12 for month in self.months):
             raise UsageError(f"months must be in 1..12; got {', '.join(map(str, self.months))}")
         if self.bits % 8 or not 16 <= self.bits <= MAX_CODE_BITS:
             raise UsageError(f"bits must be a multiple of 8 between 16 and {MAX_CODE_BITS}; got {self.bits}")
+
+    def local(self) -> LocalSettings:
+        """How silos train."""
+        return LocalSettings(
+            epochs=self.local_epochs,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            decay=self.decay,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            clip=self.clip,
+            seed=self.seed,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for bundles and digests."""
+        return asdict(self)
+
+
+TINY: dict[str, Any] = {
+    "rounds": 10,
+    "local_epochs": 2,
+    "batch_size": 32,
+    "optimizer": "sgd",
+    "learning_rate": 0.3,
+    "momentum": 0.9,
+    "clip": 10.0,
+    "size": 30,
+    "interpolation": "bilinear",
+    "backbone": "tiny_bn",
+    "width": 16,
+    "bits": 64,
+    "memory_patches": 4096,
+}
+"""Settings of the ``tiny`` presets: ten silos of 1,000 patches in all, a minute or two on two CPU cores."""
+STUDY: dict[str, Any] = {"countries": STUDY_COUNTRIES, "months": STUDY_MONTHS, "weighting": "uniform"}
+"""Seven countries in summer; with the defaults ResNet-50, Adam 1e-3, batch 128, 30 rounds of 3 epochs."""
+
+
+def require_known(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Checks a setting that is one of several names.
+
+    Raises:
+        UsageError: It is none of them.
+    """
+    if value not in known:
+        raise UsageError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+
+
+@dataclass(frozen=True)
+class Config(FederatedConfig):
+    """Settings beyond those of every federated run. None means the algorithm's own default.
+
+    Attributes:
+        algorithm: One of the nine.
+        mu: FedProx's or MOON's weight.
+        temperature: MOON's.
+        alpha: FedDC's or FedDyn's.
+        server_step: SCAFFOLD's eta_g.
+        rate: Of pFedLA's hypernetworks.
+        unseen: FedBN: where the global model's normalisation comes from.
+        bands: All of one sensor, in channel order.
+    """
+
+    algorithm: str = "fedavg"
+    mu: float | None = None
+    temperature: float | None = None
+    alpha: float | None = None
+    server_step: float | None = None
+    rate: float | None = None
+    unseen: Literal["average", "none"] | None = None
+    bands: tuple[str, ...] = S2_BANDS_10
+
+    def __post_init__(self) -> None:
+        """Checks what types cannot say.
+
+        Raises:
+            UsageError: A value is out of range.
+        """
+        super().__post_init__()
+        require_known("algorithm", self.algorithm, ALGORITHMS)
+        require_bands(self.bands, self.modality)
         make_strategy(self.algorithm, self.options())
 
     @property
@@ -132,47 +191,12 @@ class Config:
         seeded = {"seed": self.seed} if "seed" in options_of(self.algorithm) else {}
         return {"weighting": self.weighting, **seeded, **given}
 
-    def local(self) -> LocalSettings:
-        """How silos train."""
-        return LocalSettings(
-            epochs=self.local_epochs,
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            decay=self.decay,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            clip=self.clip,
-            seed=self.seed,
-        )
-
     @classmethod
     def tiny(cls) -> Config:
-        """Ten silos of 1,000 patches in all, ten rounds, in about a minute on two CPU cores."""
-        return cls(
-            rounds=10,
-            local_epochs=2,
-            batch_size=32,
-            optimizer="sgd",
-            learning_rate=0.1,
-            momentum=0.9,
-            clip=10.0,
-            size=30,
-            interpolation="bilinear",
-            backbone="tiny_bn",
-            width=16,
-            bits=64,
-            memory_patches=4096,
-        )
+        """See ``TINY``."""
+        return cls(**TINY)
 
     @classmethod
     def paper(cls) -> Config:
-        """Seven countries in summer, ResNet-50, Adam 1e-3, batch 128, 30 rounds of 3 epochs: the sister study's
-        setting.
-
-        SCAFFOLD and FedDC need ``optimizer=sgd``.
-        """
-        return cls(countries=STUDY_COUNTRIES, months=STUDY_MONTHS, weighting="uniform")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for bundles and digests."""
-        return asdict(self)
+        """The sister study's setting, see ``STUDY``; SCAFFOLD and FedDC need ``optimizer=sgd``."""
+        return cls(**STUDY)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -142,18 +143,25 @@ class TableData:
 
     def evaluate(self, network: Network) -> Mapping[str, float]:
         """F1 and mAP on the held-out rows."""
-        return evaluate(network, self.images, self.held_out, self.modality, self.batch_size, self.device)
+        pick = itemgetter(self.modality)
+        return evaluate(network, self.images, self.held_out, pick, self.batch_size, self.device)
 
 
 @torch.no_grad()
 def evaluate(
-    network: Network, images: Images, rows: Rows, modality: str, batch_size: int, device: torch.device | str = "cpu"
+    network: Network,
+    images: Images,
+    rows: Rows,
+    pick: Callable[[dict[str, Tensor]], Any],
+    batch_size: int,
+    device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """F1 and mAP of ``network`` (in evaluation mode) on ``rows``, with their number as ``examples``."""
+    """F1 and mAP of ``network`` on ``rows``, with their number as ``examples``; ``pick`` makes its input of the images
+    by sensor."""
     network.eval()
     logits, labels = [], []
     for start in range(0, len(rows), batch_size):
         batch = images.take(rows[start : start + batch_size], device)
-        logits.append(network.classify(network.represent(batch.images[modality])))
+        logits.append(network.classify(network.represent(pick(batch.images))))
         labels.append(batch.labels)
     return {**multilabel_figures(torch.cat(logits).float().sigmoid(), torch.cat(labels)), "examples": float(len(rows))}

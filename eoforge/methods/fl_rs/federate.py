@@ -5,9 +5,9 @@ Simulation and service go through here alike, so a model is the same whoever car
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from eoforge.data.store import TableRef, open_table
 from eoforge.errors import NotFound, UsageError
 from eoforge.federated.strategy import Array, TensorSpec
 from eoforge.methods import encoding
-from eoforge.methods.fl_rs.config import Config
+from eoforge.methods.fl_rs.config import Config, FederatedConfig
 from eoforge.methods.fl_rs.data import Images, TableData
 from eoforge.methods.fl_rs.local import SiloTrainer
 from eoforge.methods.fl_rs.model import Classifier, specs_of
@@ -30,9 +30,18 @@ Normalisation = Mapping[str, tuple[float, float]]
 """Band -> (mean, standard deviation)."""
 
 _CARD = (
-    "Multi-label land-cover classification, trained by {algorithm} over {silos} silos that kept their patches. Codes "
+    "Multi-label land-cover classification, trained over {silos} silos that kept their patches. Codes "
     "for retrieval are signs of a fixed projection of the standardised representation."
 )
+
+
+class Classified(Protocol):
+    """A network with codes: its representation has ``features`` numbers."""
+
+    features: int
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All tensors by name."""
 
 
 def build_network(config: Config) -> Classifier:
@@ -118,24 +127,38 @@ class Outcome:
 
 
 def write_run(
-    method: str, config: Config, outcome: Outcome, out: str, extra: Callable[[], Mapping[str, bytes]] = dict
+    method: str,
+    config: FederatedConfig,
+    network: Classified,
+    bands: Mapping[str, tuple[str, ...]],
+    outcome: Outcome,
+    out: str,
+    extra_files: Mapping[str, bytes],
 ) -> Bundle:
-    """Writes the run bundle: servable by ``eoforge serve`` once it is indexed.
+    """Writes the run bundle, which can be indexed and served like any other.
+
+    Args:
+        method: Name of the method that can load it.
+        config: Of the run.
+        network: As the config builds it; its weights are not used.
+        bands: By sensor.
+        outcome: Of the run.
+        out: Folder of bundles.
+        extra_files: Further files of the bundle.
 
     Raises:
-        UsageError: The model's tensors are not those of the config's network.
+        UsageError: The model's tensors are not those of ``network``.
     """
-    network = build_network(config)
-    expected = specs_of(network)
+    expected = {n: tuple(t.shape) for n, t in network.state_dict().items()}
     got = {n: tuple(a.shape) for n, a in outcome.model.items()}
-    if got != {n: s.shape for n, s in expected.items()}:
-        wrong = sorted(n for n in got.keys() | expected.keys() if n not in expected or got.get(n) != expected[n].shape)
+    if got != expected:
+        wrong = sorted(n for n in got.keys() | expected.keys() if got.get(n) != expected.get(n))
         raise UsageError(f"the model does not fit {config.backbone}: {', '.join(wrong[:3])} differ")
     table = outcome.table
     facts = {
         "method": method,
         "config": config.as_dict(),
-        "bands": {config.modality: list(config.bands)},
+        "bands": {sensor: list(names) for sensor, names in bands.items()},
         "normalisation": {band: list(values) for band, values in outcome.normalisation.items()},
         "interpolation": config.interpolation,
         "bits": config.bits,
@@ -145,23 +168,27 @@ def write_run(
         "code_revision": code_revision(),
         "silos": dict(outcome.silos),
     }
-    weights = {n: torch.from_numpy(np.array(a)) for n, a in outcome.model.items()}
-    readme = _card(method, config, outcome)
     return write_bundle(
-        out, weights=weights, config=facts, metrics=dict(outcome.metrics), readme=readme, extra_files=extra()
+        out,
+        weights={n: torch.from_numpy(np.array(a)) for n, a in outcome.model.items()},
+        config=facts,
+        metrics=dict(outcome.metrics),
+        readme=_card(method, config, bands, outcome),
+        extra_files=extra_files,
     )
 
 
-def _card(method: str, config: Config, outcome: Outcome) -> str:
+def _card(method: str, config: FederatedConfig, bands: Mapping[str, tuple[str, ...]], outcome: Outcome) -> str:
     scalars = {k: v for k, v in outcome.metrics.items() if isinstance(v, int | float | str)}
     figures = "\n".join(f"| {k} | {round(v, 4) if isinstance(v, float) else v} |" for k, v in scalars.items())
     silos = "\n".join(f"| {silo} | {patches} |" for silo, patches in outcome.silos.items())
     settings = "\n".join(f"| {k} | {v} |" for k, v in config.as_dict().items())
+    inputs = "\n".join(f"- {sensor}: {', '.join(names)}" for sensor, names in bands.items())
     where = f"`{outcome.table.uri}` at version {outcome.table.version}" if outcome.table else "tables that silos hold"
     return (
-        f"# {method}\n\n{_CARD.format(algorithm=config.algorithm, silos=len(outcome.silos))}\n\n"
+        f"# {method}\n\n{_CARD.format(silos=len(outcome.silos))}\n\n"
         f"Trained on the `train` split of {where} by code revision `{code_revision()}`.\n\n"
-        f"## Input\n\nBands in this order, normalised as `config.json` says: {', '.join(config.bands)}\n\n"
+        f"## Input\n\nBands in this order, on their native grids, normalised as `config.json` says:\n\n{inputs}\n\n"
         f"## Figures\n\n`validation_...` and `test_...` are of those splits of the same places. They say nothing about "
         f"other archives.\n\n| figure | value |\n| --- | --- |\n{figures}\n\n"
         f"## Silos\n\n| silo | patches |\n| --- | --- |\n{silos}\n\n"

@@ -55,8 +55,8 @@ class SiloData(Protocol):
     def batches(self, round_number: int, epoch: int) -> Iterator[Any]:
         """The batches of one pass; a function of seed, silo, round and epoch."""
 
-    def loss(self, network: Network, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, the network's input, and its representation with gradient."""
+    def loss(self, network: Network, batch: Any) -> tuple[Tensor, Any, Any]:
+        """Loss, what the network was given, and its representation with gradient."""
 
     def evaluate(self, network: Network) -> Mapping[str, float]:
         """Figures of ``network`` on held-out data, with their number as ``examples``."""
@@ -133,7 +133,7 @@ class SiloTrainer:
             )
         model.load_state_dict(anchor, strict=False)
         beyond = {n: t for n, t in received.items() if split_name(n)[0] != MODEL}
-        local = Local(model, anchor, beyond, _tensors(state, self.device), task.scalars)
+        local = Local(model, anchor, beyond, _tensors(state, self.device), self.data, task.scalars)
         return local, self.strategy.objective(local)
 
     def _rate(self, round_number: int) -> float:
@@ -152,8 +152,8 @@ class SiloTrainer:
         losses: list[Tensor] = []
         for epoch in range(self.settings.epochs):
             for batch in self.data.batches(round_number, epoch):
-                loss, images, representation = self.data.loss(model, batch)
-                penalty = objective.penalty(images, representation)
+                loss, given, representation = self.data.loss(model, batch)
+                penalty = objective.penalty(given, representation)
                 optimizer.zero_grad()
                 torch.autograd.backward(loss if penalty is None else loss + penalty)
                 objective.correct()

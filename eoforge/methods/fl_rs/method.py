@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
 
 from eoforge.bundle import Bundle, load_bundle
 from eoforge.data.store import TableRef, normalise, open_table
@@ -13,30 +16,47 @@ from eoforge.index.encoder import Encoder
 from eoforge.methods import encoding
 from eoforge.methods.config import build_config, from_dict
 from eoforge.methods.fl_rs.checkpoint import Checkpoint
-from eoforge.methods.fl_rs.config import Config
-from eoforge.methods.fl_rs.federate import (
-    Outcome,
-    build_network,
-    write_run,
-)
-from eoforge.methods.fl_rs.model import Classifier
-from eoforge.methods.fl_rs.simulation import play
+from eoforge.methods.fl_rs.config import Config, FederatedConfig
+from eoforge.methods.fl_rs.federate import Outcome, build_network, write_run
+from eoforge.methods.fl_rs.model import Network
+from eoforge.methods.fl_rs.simulation import Simulated, play
 from eoforge.methods.run_files import run_name
 
 SKEW = "skew.json"
 
 
-class FlRsMethod:
-    """See :class:`eoforge.methods.Method`."""
+class CodedNetwork(Protocol):
+    """What a bundle holds: a classifier whose features have codes."""
 
-    name = "fl_rs"
-    config_type: type[Any] = Config
+    features: int
 
-    def config(self, preset: str, overrides: Mapping[str, str], file: str | None = None) -> Config:
-        return build_config(Config, preset, overrides, file)
+    def encode(self, image_BCSS: Tensor, modality: str) -> tuple[Tensor, Tensor]:
+        """Hash logits ``[B, K]`` and unit embeddings ``[B, D]``."""
+
+
+class FederatedMethod:
+    """See :class:`eoforge.methods.Method`; FL-RS and MM-FL say what differs."""
+
+    name: str
+    config_type: type[Any]
+
+    def build(self, config: Any) -> Any:
+        """The network of ``config`` with the run's initial weights."""
+        raise NotImplementedError
+
+    def bands(self, config: Any) -> dict[str, tuple[str, ...]]:
+        """Bands by sensor."""
+        raise NotImplementedError
+
+    def play(self, config: Any, table: TableRef, checkpoint: Checkpoint) -> Simulated:
+        """Plays the run."""
+        raise NotImplementedError
+
+    def config(self, preset: str, overrides: Mapping[str, str], file: str | None = None) -> Any:
+        return build_config(self.config_type, preset, overrides, file)
 
     def train(self, data: TableRef, out: str, config: Any, *, resume: bool = True) -> Bundle:
-        if not isinstance(config, Config):
+        if not isinstance(config, self.config_type):
             raise UsageError(f"{self.name} trains with its own Config; got {type(config).__name__}")
         table = TableRef(normalise(data.uri), data.version or int(open_table(data).version))
         checkpoint = Checkpoint(normalise(out), run_name(self.name, config.as_dict(), table))
@@ -47,7 +67,7 @@ class FlRsMethod:
                 return load_bundle(uri)
             except NotFound:
                 checkpoint.clear()  # it was deleted since: train again
-        played = play(config, table, checkpoint)
+        played = self.play(config, table, checkpoint)
         outcome = Outcome(
             played.federation.model(),
             played.metrics(),
@@ -55,8 +75,8 @@ class FlRsMethod:
             played.normalisation,
             table,
         )
-        skew = json.dumps(played.skew, indent=2) + "\n"
-        bundle = write_run(self.name, config, outcome, out, lambda: {SKEW: skew.encode()})
+        extra = {SKEW: (json.dumps(played.skew, indent=2) + "\n").encode()}
+        bundle = write_run(self.name, config, self.build(config), self.bands(config), outcome, out, extra)
         checkpoint.finish(bundle.uri)
         return bundle
 
@@ -69,26 +89,54 @@ class FlRsMethod:
         network, config = self._network(bundle, seed)
         return self._encoder(bundle, network, config, device)
 
-    def _network(self, bundle: Bundle, seed: int | None) -> tuple[Classifier, Config]:
+    def classifier(self, bundle: Bundle, device: str | None = None) -> Network:
+        """The trained network itself, in evaluation mode: for labels instead of codes.
+
+        Raises:
+            BundleError: As :meth:`load`.
+        """
+        network, _ = self._network(bundle, None)
+        encoding.load_weights(network, bundle)
+        classifier: Network = network.to(encoding.choose_device(device)).eval()
+        return classifier
+
+    def _network(self, bundle: Bundle, seed: int | None) -> tuple[Any, Any]:
         encoding.require_method(bundle, self.name)
         try:
             values = bundle.config["config"]
-            config = from_dict(Config, values if seed is None else {**values, "seed": seed})
+            config = from_dict(self.config_type, values if seed is None else {**values, "seed": seed})
         except (UsageError, AttributeError, TypeError) as error:
             raise BundleError(f"{bundle.uri}: its settings are none of {self.name}: {error}") from error
-        return build_network(config), config
+        return self.build(config), config
 
-    def _encoder(self, bundle: Bundle, network: Classifier, config: Config, device: str | None) -> Encoder:
-        where = encoding.choose_device(device)
-        facts = {"bits": config.bits, "embedding_dim": network.features, "interpolation": config.interpolation}
+    def _encoder(self, bundle: Bundle, network: Any, config: FederatedConfig, device: str | None) -> Encoder:
+        where: torch.device = encoding.choose_device(device)
+        coded: CodedNetwork = network
+        facts = {"bits": config.bits, "embedding_dim": coded.features, "interpolation": config.interpolation}
         for key, value in facts.items():
             if bundle.config[key] != value:
                 raise BundleError(
                     f"{bundle.uri}: config.json says {key} {bundle.config[key]!r}, its settings {value!r}"
                 )
-        bands = encoding.bands_of(bundle, {config.modality: config.bands})
+        bands = encoding.bands_of(bundle, self.bands(config))
         prepare = {m: p.to(where) for m, p in encoding.prepares(bundle, bands, config.size).items()}
-        return encoding.HashEncoder(network.to(where).eval(), prepare, config.bits, network.features, where)
+        return encoding.HashEncoder(network.to(where).eval(), prepare, config.bits, coded.features, where)
+
+
+class FlRsMethod(FederatedMethod):
+    """The nine algorithms on one sensor."""
+
+    name = "fl_rs"
+    config_type: type[Any] = Config
+
+    def build(self, config: Config) -> Any:
+        return build_network(config)
+
+    def bands(self, config: Config) -> dict[str, tuple[str, ...]]:
+        return {config.modality: config.bands}
+
+    def play(self, config: Config, table: TableRef, checkpoint: Checkpoint) -> Simulated:
+        return play(config, table, checkpoint)
 
 
 METHOD = FlRsMethod()

@@ -14,7 +14,7 @@ numbers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,11 +37,11 @@ _MIXER_PATCH, _MIXER_BLOCKS, _MIXER_WIDTH, _MIXER_RATIO = 8, 8, 512, 4.0
 class Network(nn.Module):
     """What a silo trains: a representation that objectives may look at, then a linear classifier."""
 
-    def represent(self, images: Tensor) -> Tensor:
-        """What the last linear layer is given, ``[B, D]``."""
+    def represent(self, images: Any) -> Any:
+        """What the last linear layer is given: ``[B, D]``, or one such per sensor."""
         raise NotImplementedError
 
-    def classify(self, representation: Tensor) -> Tensor:
+    def classify(self, representation: Any) -> Tensor:
         """Logits ``[B, L]``."""
         raise NotImplementedError
 

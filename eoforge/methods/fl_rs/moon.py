@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from eoforge.federated.strategy import name_of
 from eoforge.methods.fl_rs.base import Averaging
@@ -53,13 +53,13 @@ class _Contrast(Objective):
         previous = {n: local.state[name_of(PREVIOUS, n)] for n in local.anchor if name_of(PREVIOUS, n) in local.state}
         self.others = [_frozen(local.model, tensors) for tensors in (local.anchor, previous)] if previous else []
 
-    def penalty(self, images: Tensor, representation: Tensor) -> Tensor | None:
+    def penalty(self, given: Any, representation: Any) -> Tensor | None:
         if not self.others:
             return None
         import torch
 
         with torch.no_grad():
-            towards, away = (other.represent(images) for other in self.others)
+            towards, away = (other.represent(given) for other in self.others)
         return self.strategy.mu * contrast(representation, towards, away, self.strategy.temperature)
 
     def finish(self, effort: Effort) -> Sent:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from eoforge.methods.fl_rs.local import SiloData
     from eoforge.methods.fl_rs.model import Network
 
 Tensors = dict[str, "Tensor"]
@@ -26,6 +27,7 @@ class Local:
         anchor: Float tensors of the received model by name, w in the formulas; constant during the round.
         received: Tensors beyond the model by full name, on the model's device.
         state: What the silo remembers, by full name, on the model's device; empty before its first round.
+        data: The silo's patches, for objectives that send something derived from them.
         scalars: The server's numbers for this silo.
     """
 
@@ -33,6 +35,7 @@ class Local:
     anchor: Tensors
     received: Tensors
     state: Tensors
+    data: SiloData
     scalars: Mapping[str, float] = field(default_factory=dict)
 
     def parameters(self) -> Tensors:
@@ -90,12 +93,12 @@ class Objective:
     def __init__(self, local: Local) -> None:
         self.local = local
 
-    def penalty(self, images: Tensor, representation: Tensor) -> Tensor | None:
+    def penalty(self, given: Any, representation: Any) -> Tensor | None:
         """A further summand of the loss of this batch, or None.
 
         Args:
-            images: What the network was given.
-            representation: What its last linear layer was given, ``[B, D]``, with gradient.
+            given: What :meth:`SiloData.loss` says the network was given: images, for FL-RS.
+            representation: What its last linear layer was given, with gradient: ``[B, D]``, for FL-RS.
         """
         return None
 

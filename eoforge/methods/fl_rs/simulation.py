@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from eoforge.federated.strategy import SiloInfo, wire_bytes
 from eoforge.methods import encoding
 from eoforge.methods.fl_rs.base import Averaging
 from eoforge.methods.fl_rs.checkpoint import Checkpoint
-from eoforge.methods.fl_rs.config import Config
+from eoforge.methods.fl_rs.config import Config, FederatedConfig
 from eoforge.methods.fl_rs.data import Images, TableData, evaluate
 from eoforge.methods.fl_rs.federate import build_network, first_model, images_of, normalisation_of, trainer
 from eoforge.methods.fl_rs.local import SiloTrainer
@@ -45,7 +46,7 @@ class Simulated:
         traffic: Bytes of one full round over all silos: down, up, and the model once.
     """
 
-    config: Config
+    config: FederatedConfig
     federation: Federation
     silos: list[SiloInfo]
     history: list[dict[str, Any]]
@@ -75,21 +76,11 @@ class Simulated:
 
 
 class _Watch:
-    """Evaluates, records and keeps after every round."""
+    """Scores, records and keeps after every round."""
 
-    def __init__(
-        self, config: Config, images: Images, validation: Rows, checkpoint: Checkpoint | None, device: torch.device
-    ) -> None:
-        self.config, self.images, self.validation = config, images, validation
-        self.checkpoint, self.device = checkpoint, device
+    def __init__(self, score: Callable[[Federation], Mapping[str, float]], checkpoint: Checkpoint | None) -> None:
+        self.score, self.checkpoint = score, checkpoint
         self.history: list[dict[str, Any]] = []
-        self.network = build_network(config).to(device)
-
-    def score(self, model: Mapping[str, Any], rows: Rows) -> dict[str, float]:
-        """Figures of a model on ``rows``."""
-        self.network.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in model.items()})
-        config = self.config
-        return evaluate(self.network, self.images, rows, config.modality, config.batch_size, self.device)
 
     def __call__(self, federation: Federation, figures: RoundFigures) -> None:
         row: dict[str, Any] = {
@@ -100,55 +91,26 @@ class _Watch:
             "local_seconds": sum(figures.local_seconds.values()),
             "aggregation_seconds": figures.aggregation_seconds,
         }
-        if len(self.validation):
-            scores = self.score(federation.model(), self.validation)
-            row |= {f"validation_{name}": value for name, value in scores.items()}
+        row |= {f"validation_{name}": value for name, value in self.score(federation).items()}
         self.history.append(row)
         if self.checkpoint is not None:
             self.checkpoint.save(federation, self.history)
 
 
-def play(
-    config: Config, table: TableRef, checkpoint: Checkpoint | None = None, images: Images | None = None
-) -> Simulated:
-    """Plays a run to its end, from where ``checkpoint`` left it.
-
-    Args:
-        config: The run.
-        table: Patches, with a version.
-        checkpoint: Keeps the federation after every round.
-        images: To share between runs over one table with equal bands and size.
-
-    Raises:
-        NotFound: No silo has enough patches, or the table has no test patch for this run.
-    """
-    places = Places.read(table)
-    shares = assign(
-        places,
-        config.scenario,
-        countries=config.countries,
-        months=config.months,
-        min_patches=config.min_patches,
-        seed=config.seed,
-    )
-    validation, test = (places.held_out(split, config.countries, config.months) for split in ("validation", "test"))
-    if not len(test):
-        raise NotFound(f"{table} has no test patch in these countries and months; nothing could be measured")
-    normalisation = normalisation_of(table, config.bands)
-    if images is None:
-        images = images_of(table, config, normalisation)
-    device = encoding.choose_device(None)
-    silos = [SiloInfo(name, len(rows), config.modality) for name, rows in shares.items()]
-    trainers = {
-        silo: trainer(config, TableData(images, rows, test, silo, config.batch_size, config.seed, device), device)
-        for silo, rows in shares.items()
-    }
-    strategy = make_strategy(config.algorithm, config.options())
-    federation = simulate.begin(strategy, *first_model(config), silos)
-    watch = _Watch(config, images, validation, checkpoint, device)
+def run_rounds(
+    config: FederatedConfig,
+    strategy: Averaging,
+    federation: Federation,
+    silos: list[SiloInfo],
+    trainers: Mapping[str, SiloTrainer],
+    score: Callable[[Federation], Mapping[str, float]],
+    checkpoint: Checkpoint | None,
+) -> list[dict[str, Any]]:
+    """Plays ``federation`` to its last round, from where ``checkpoint`` left it; the figures of all rounds."""
+    watch = _Watch(score, checkpoint)
     if checkpoint is not None:
         watch.history = checkpoint.load(federation)
-    with track(f"{config.algorithm} {config.scenario}", config.rounds - federation.round) as progress:
+    with track(f"{strategy.name} {config.scenario}", config.rounds - federation.round) as progress:
 
         def after(federation: Federation, figures: RoundFigures) -> None:
             watch(federation, figures)
@@ -164,17 +126,96 @@ def play(
             seed=config.seed,
             after=after,
         )
-    personal = _personal(strategy, federation, silos, trainers) if config.algorithm in PERSONAL else {}
+    return watch.history
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Which rows of a table a run uses.
+
+    Attributes:
+        shares: Silo id -> training rows.
+        validation: Rows scored after every round; may be empty.
+        test: Rows scored at the end.
+        skew: How unequal the silos are.
+        cells: Name of every patch of the table.
+    """
+
+    shares: dict[str, Rows]
+    validation: Rows
+    test: Rows
+    skew: dict[str, Any]
+    cells: Sequence[str]
+
+    @classmethod
+    def of(cls, table: TableRef, config: FederatedConfig) -> Patches:
+        """Reads the metadata and deals the patches out.
+
+        Raises:
+            NotFound: No silo has enough patches, or the table has no test patch for this run.
+        """
+        places = Places.read(table)
+        shares = assign(
+            places,
+            config.scenario,
+            countries=config.countries,
+            months=config.months,
+            min_patches=config.min_patches,
+            seed=config.seed,
+        )
+        test = places.held_out("test", config.countries, config.months)
+        if not len(test):
+            raise NotFound(f"{table} has no test patch in these countries and months; nothing could be measured")
+        validation = places.held_out("validation", config.countries, config.months)
+        return cls(shares, validation, test, skew(places, shares), places.cell.tolist())
+
+
+def play(
+    config: Config, table: TableRef, checkpoint: Checkpoint | None = None, images: Images | None = None
+) -> Simulated:
+    """Plays a run to its end, from where ``checkpoint`` left it.
+
+    Args:
+        config: The run.
+        table: Patches, with a version.
+        checkpoint: Keeps the federation after every round.
+        images: To share between runs over one table with equal bands and size.
+
+    Raises:
+        NotFound: As :meth:`Patches.of`.
+    """
+    patches = Patches.of(table, config)
+    normalisation = normalisation_of(table, config.bands)
+    images = images or images_of(table, config, normalisation)
+    device = encoding.choose_device(None)
+    network = build_network(config).to(device)
+
+    def score(federation: Federation, rows: Rows = patches.validation) -> dict[str, float]:
+        if not len(rows):
+            return {}
+        network.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in federation.model().items()})
+        return evaluate(network, images, rows, itemgetter(config.modality), config.batch_size, device)
+
+    silos = [SiloInfo(name, len(rows), config.modality) for name, rows in patches.shares.items()]
+    trainers = {
+        silo: trainer(
+            config, TableData(images, rows, patches.test, silo, config.batch_size, config.seed, device), device
+        )
+        for silo, rows in patches.shares.items()
+    }
+    strategy = make_strategy(config.algorithm, config.options())
+    federation = simulate.begin(strategy, *first_model(config), silos)
+    history = run_rounds(config, strategy, federation, silos, trainers, score, checkpoint)
     return Simulated(
         config,
         federation,
         silos,
-        watch.history,
-        skew(places, shares),
+        history,
+        patches.skew,
         normalisation,
-        watch.score(federation.model(), test),
-        personal,
-        _traffic(strategy, federation, silos),
+        score(federation, patches.test),
+        _personal(strategy, federation, silos, trainers) if config.algorithm in PERSONAL else {},
+        traffic_of(strategy, federation, silos),
     )
 
 
@@ -189,7 +230,8 @@ def _personal(
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def _traffic(strategy: Averaging, federation: Federation, silos: list[SiloInfo]) -> dict[str, int]:
+def traffic_of(strategy: Averaging, federation: Federation, silos: list[SiloInfo]) -> dict[str, int]:
+    """Bytes of one full round over all silos: down, up, and the model once."""
     sizes = [wire_bytes(strategy, silo, federation.specs) for silo in silos]
     model = sum(a.nbytes for a in federation.model().values())
     return {"down": sum(d for d, _ in sizes), "up": sum(u for _, u in sizes), "model": model}

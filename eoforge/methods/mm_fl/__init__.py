@@ -1,0 +1,1 @@
+"""MM-FL: silos that hold different sensors learn one classifier; see README.md."""
