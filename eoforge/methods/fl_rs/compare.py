@@ -1,0 +1,252 @@
+"""The comparison as one command: every algorithm on every scenario and backbone, five criteria measured, and a report.
+
+    python -m eoforge.methods.fl_rs.compare --data TABLE --out FOLDER [--preset tiny] [--algorithms a,b] [--scenarios
+    s,t] [--backbones b,c] [key=value ...] [algorithm:key=value ...]
+
+Each run's figures are kept in ``FOLDER/runs``: an interrupted comparison goes on with the runs that are missing.
+``comparison.json`` holds every figure, ``comparison.html`` tables, plots and a recommendation derived from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eoforge.data.store import TableRef, open_table
+from eoforge.errors import UsageError
+from eoforge.federated.reduce import Part, combine
+from eoforge.federated.simulate import begin
+from eoforge.federated.strategy import Array, RoundInfo, SiloInfo, UpdateInfo
+from eoforge.methods.config import build_config
+from eoforge.methods.fl_rs.config import Config
+from eoforge.methods.fl_rs.data import Images
+from eoforge.methods.fl_rs.federate import first_model, images_of, normalisation_of
+from eoforge.methods.fl_rs.fednova import NORMALISER
+from eoforge.methods.fl_rs.report import comparison_page, print_table
+from eoforge.methods.fl_rs.scenarios import SCENARIOS
+from eoforge.methods.fl_rs.simulation import play
+from eoforge.methods.fl_rs.strategies import ALGORITHMS, make_strategy, strategy_type
+from eoforge.methods.run_files import run_name
+
+QUALITY = ("f1_micro", "f1_macro", "f1_weighted", "map_micro", "map_macro")
+SILO_COUNTS = (4, 8, 16, 32)
+TARGET_SHARE = 0.95
+"""Rounds to target: until validation reaches this share of FedAvg's best on the same scenario and backbone."""
+_SGD = {"optimizer": "sgd", "learning_rate": "0.05", "momentum": "0.9"}
+"""What algorithms that need SGD get under a preset with Adam."""
+
+
+def config_of(algorithm: str, scenario: str, backbone: str, preset: str, overrides: Mapping[str, str]) -> Config:
+    """The config of one run: the preset, ``key=value`` for all, then ``algorithm:key=value`` for one.
+
+    Raises:
+        UsageError: A key or value is unknown.
+    """
+    common = {k: v for k, v in overrides.items() if ":" not in k}
+    own = {k.partition(":")[2]: v for k, v in overrides.items() if k.startswith(f"{algorithm}:")}
+    chosen = {**common, "algorithm": algorithm, "scenario": scenario, "backbone": backbone}
+    if strategy_type(algorithm).needs_sgd and build_config(Config, preset, common).optimizer != "sgd":
+        chosen |= _SGD
+    return build_config(Config, preset, {**chosen, **own})
+
+
+def compare(
+    table: TableRef,
+    out: Path,
+    *,
+    algorithms: Sequence[str] = ALGORITHMS,
+    scenarios: Sequence[str] = SCENARIOS,
+    backbones: Sequence[str] = (),
+    preset: str = "tiny",
+    overrides: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Runs what is missing and writes ``comparison.json`` and ``comparison.html`` below ``out``.
+
+    Args:
+        table: Patches.
+        out: Folder.
+        algorithms: Names.
+        scenarios: Names.
+        backbones: Names; the preset's if empty.
+        preset: ``tiny`` or ``paper``.
+        overrides: See :func:`config_of`.
+
+    Raises:
+        UsageError: A name is unknown.
+    """
+    table = TableRef(table.uri, table.version or int(open_table(table).version))
+    given = dict(overrides or {})
+    strangers = {k.partition(":")[0] for k in given if ":" in k} - set(ALGORITHMS)
+    if strangers:
+        raise UsageError(f"overrides name {', '.join(sorted(strangers))}; the algorithms are {', '.join(ALGORITHMS)}")
+    names = backbones or (build_config(Config, preset, {}).backbone,)
+    configs = [config_of(a, s, b, preset, given) for b in names for s in scenarios for a in algorithms]
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    shared: dict[tuple[Any, ...], Images] = {}
+    runs = []
+    for config in configs:
+        path = out / "runs" / f"{run_name('fl_rs', config.as_dict(), table)}.json"
+        if not path.exists():
+            path.write_text(json.dumps(_run(config, table, shared), indent=2) + "\n")
+        runs.append(json.loads(path.read_text()))
+    add_targets(runs)
+    scaling = [scale(config_of(a, scenarios[0], names[0], preset, given)) for a in algorithms]
+    result = {
+        "table": str(table),
+        "preset": preset,
+        "overrides": given,
+        "runs": runs,
+        "scaling": scaling,
+        "recommendation": recommend(runs),
+    }
+    (out / "comparison.json").write_text(json.dumps(result, indent=2) + "\n")
+    (out / "comparison.html").write_text(comparison_page(result))
+    return result
+
+
+def _run(config: Config, table: TableRef, shared: dict[tuple[Any, ...], Images]) -> dict[str, Any]:
+    key = config.bands, config.size, config.interpolation
+    if key not in shared:
+        shared[key] = images_of(table, config, normalisation_of(table, config.bands))
+    played = play(config, table, images=shared[key])
+    patches = config.local_epochs * config.fraction * sum(s.examples for s in played.silos)
+    # The median: the first round also reads the patches and loads libraries.
+    local = float(np.median([row["local_seconds"] for row in played.history]))
+    return {
+        "algorithm": config.algorithm,
+        "scenario": config.scenario,
+        "backbone": config.backbone,
+        "optimizer": config.optimizer,
+        "rounds": config.rounds,
+        "silos": len(played.silos),
+        "local_ms_per_patch": 1e3 * local / patches,  # per patch, so that scenarios with more silos compare
+        "aggregation_seconds": float(np.median([row["aggregation_seconds"] for row in played.history])),
+        "bytes_per_round": played.traffic["down"] + played.traffic["up"],
+        "bytes_factor": (played.traffic["down"] + played.traffic["up"]) / (played.traffic["model"] * len(played.silos)),
+        "test": played.test,
+        "personal": played.personal,
+        "curve": [row.get("validation_f1_micro") for row in played.history],
+        "skew": played.skew,
+    }
+
+
+def add_targets(runs: list[dict[str, Any]]) -> None:
+    """Adds ``target``, ``rounds_to_target`` and ``bytes_to_target`` (None where it was not reached) to every run."""
+    for run in runs:
+        peers = [r for r in runs if (r["scenario"], r["backbone"]) == (run["scenario"], run["backbone"])]
+        reference = next((r for r in peers if r["algorithm"] == "fedavg"), peers[0])
+        scores = [value for value in reference["curve"] if value is not None]
+        target = TARGET_SHARE * max(scores) if scores else None
+        reached = [i for i, v in enumerate(run["curve"], 1) if target is not None and v is not None and v >= target]
+        run["target"] = target
+        run["rounds_to_target"] = reached[0] if reached else None
+        run["bytes_to_target"] = reached[0] * run["bytes_per_round"] if reached else None
+
+
+def scale(config: Config, counts: Sequence[int] = SILO_COUNTS) -> dict[str, Any]:
+    """Time of the server's reduction and size of its state against the number of silos, on drawn updates."""
+    specs, model = first_model(config)
+    strategy = make_strategy(config.algorithm, config.options())
+    seconds, state_bytes = [], []
+    for count in counts:
+        silos = [SiloInfo(f"silo-{i:03d}", 100, config.modality) for i in range(count)]
+        federation = begin(strategy, specs, model, silos)
+        rng = np.random.Generator(np.random.Philox(key=count))
+        updates = {
+            s.id: {
+                name: (1e-3 * rng.standard_normal(spec.shape)).astype(spec.dtype)
+                for name, spec in strategy.upload(s, federation.specs).items()
+            }
+            for s in silos
+        }
+        infos = tuple(UpdateInfo(s.id, 100, 10, frozenset(updates[s.id]), {NORMALISER: 10.0}) for s in silos)
+        source = _Drawn(federation.tensors, updates)
+        begun = time.perf_counter()
+        reduction = strategy.reduction(RoundInfo(0, tuple(silos), infos), federation.specs, source)
+        for output in reduction.outputs:
+            combine([Part(output, 0, output.spec.size)], source)
+        seconds.append(time.perf_counter() - begun)
+        state_bytes.append(sum(t.nbytes for t in federation.tensors.values()))
+    exponent = float(np.polyfit(np.log(counts), np.log(seconds), 1)[0])
+    return {
+        "algorithm": config.algorithm,
+        "silos": list(counts),
+        "seconds": seconds,
+        "state_bytes": state_bytes,
+        "exponent": exponent,
+    }
+
+
+class _Drawn:
+    def __init__(self, state: Mapping[str, Array], updates: Mapping[str, Mapping[str, Array]]) -> None:
+        self._state, self._updates = state, updates
+
+    def update(self, silo: str, name: str, start: int, stop: int) -> Array:
+        return self._updates[silo][name].reshape(-1)[start:stop]
+
+    def state(self, name: str, start: int, stop: int) -> Array:
+        return self._state[name].reshape(-1)[start:stop]
+
+
+CLOSE = 0.01
+"""Weighted F1 within this of the best counts as equally good; then cost decides."""
+
+
+def recommend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per scenario and backbone: the best algorithm, and the cheapest among those within ``CLOSE`` of it.
+
+    Cheapest: fewest bytes to the target (those that never reach it come last), then the least local work.
+    """
+    advice = []
+    for backbone, scenario in dict.fromkeys((r["backbone"], r["scenario"]) for r in runs):
+        peers = [r for r in runs if (r["scenario"], r["backbone"]) == (scenario, backbone)]
+        best = max(peers, key=lambda r: r["test"]["f1_weighted"])
+        close = [r for r in peers if r["test"]["f1_weighted"] >= best["test"]["f1_weighted"] - CLOSE]
+        chosen = min(
+            close,
+            key=lambda r: (
+                r["bytes_to_target"] if r["bytes_to_target"] is not None else float("inf"),
+                r["local_ms_per_patch"],
+            ),
+        )
+        fastest = [r for r in peers if r["rounds_to_target"] is not None]
+        advice.append(
+            {
+                "scenario": scenario,
+                "backbone": backbone,
+                "label_divergence": best["skew"]["label_divergence"],
+                "best": best["algorithm"],
+                "best_f1_weighted": best["test"]["f1_weighted"],
+                "recommended": chosen["algorithm"],
+                "recommended_f1_weighted": chosen["test"]["f1_weighted"],
+                "fewest_rounds": min(fastest, key=lambda r: r["rounds_to_target"])["algorithm"] if fastest else None,
+            }
+        )
+    return advice
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="TABLE or TABLE@VERSION")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--algorithms", default=",".join(ALGORITHMS))
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
+    parser.add_argument("--backbones", default="")
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    given = parser.parse_args()
+    names = {n: tuple(filter(None, getattr(given, n).split(","))) for n in ("algorithms", "scenarios", "backbones")}
+    overrides = dict(setting.split("=", 1) for setting in given.settings)
+    print_table(compare(TableRef.parse(given.data), given.out, preset=given.preset, overrides=overrides, **names))
+    print(f"report: {given.out / 'comparison.html'}")
+
+
+if __name__ == "__main__":
+    main()
