@@ -1,0 +1,161 @@
+"""Every way to make and read streams behind one door: the codecs that a process holds, and bounded error without any.
+
+The command line and the services call this. A stream says in its header who reads it; a rate says who makes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from eoforge.codec import bounded
+from eoforge.codec.container import DIGEST_BYTES, LIMITS, Header, Kind, Limits, inspect
+from eoforge.codec.model import Codec
+from eoforge.codec.raster import Raster
+from eoforge.codec.streams import stored_codes
+from eoforge.errors import DataRefused, NotFound, UsageError
+
+NAME_CHARS = 2 * DIGEST_BYTES
+"""Length of a codec's name: the first hex digits of its bundle's id."""
+Codes = dict[str, npt.NDArray[np.uint8]]
+"""Modality to packed codes ``[tiles, K/8]``."""
+
+
+@dataclass(frozen=True)
+class MaxError:
+    """Greatest error of any pixel: whole DN for Sentinel-2, dB for Sentinel-1; 0 is lossless."""
+
+    s2: int = 0
+    s1: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a stream may cost or must keep: at most one field; none means the codec's middle quality.
+
+    Attributes:
+        quality: 0 to the codec's highest step.
+        target_bpp: Best quality within this many bits per base pixel.
+        target_psnr: Least quality that reaches this PSNR in dB.
+        max_error: No model, but a bound on every pixel.
+    """
+
+    quality: float | None = None
+    target_bpp: float | None = None
+    target_psnr: float | None = None
+    max_error: MaxError | None = None
+
+    def __post_init__(self) -> None:
+        numbers = {
+            n: getattr(self, n) for n in ("quality", "target_bpp", "target_psnr") if getattr(self, n) is not None
+        }
+        if len(numbers) + (self.max_error is not None) > 1:
+            raise UsageError("quality, target_bpp, target_psnr and max_error exclude each other; give one of them")
+        for name, value in numbers.items():
+            if not math.isfinite(value) or value < 0:
+                raise UsageError(f"{name} must be a number that is not negative; got {value}")
+        if self.max_error is not None and not (
+            0 <= self.max_error.s2 <= np.iinfo(np.uint16).max and 0 <= self.max_error.s1 < math.inf
+        ):
+            raise UsageError(f"max_error must not be negative, in DN at most 65,535; got {self.max_error}")
+
+    @property
+    def learned(self) -> bool:
+        """Whether a codec is needed."""
+        return self.max_error is None
+
+
+class Coder:
+    """The codecs of a process.
+
+    Args:
+        codecs: Ready to use, with the id of their bundle; the first is the default.
+        limits: What streams may claim.
+    """
+
+    def __init__(self, codecs: Sequence[Codec] = (), limits: Limits = LIMITS) -> None:
+        self.codecs: Mapping[str, Codec] = {codec.bundle_id[:NAME_CHARS]: codec for codec in codecs}
+        self.limits = limits
+
+    def named(self, name: str = "") -> Codec:
+        """A codec by the name that streams carry; the first one if the name is empty.
+
+        Raises:
+            NotFound: There is none of that name, or none at all.
+        """
+        if not self.codecs:
+            raise NotFound("no codec is loaded, so only max_error is possible; name the bundle of a codec")
+        if name and name not in self.codecs:
+            raise NotFound(f"no codec {name[:NAME_CHARS]!r} is loaded; there are {', '.join(self.codecs)}")
+        return self.codecs[name or next(iter(self.codecs))]
+
+    def reader(self, header: Header) -> Codec | None:
+        """The codec that reads a stream; None for a bounded one.
+
+        Raises:
+            NotFound: It is not loaded.
+        """
+        return None if header.kind is Kind.BOUNDED else self.named(header.bundle)
+
+    def compress(self, rasters: Sequence[Raster], rate: Rate, name: str = "") -> list[bytes]:
+        """Streams of rasters, one each.
+
+        Args:
+            rasters: Any sizes and bands.
+            rate: What they may cost.
+            name: Which codec, if one is needed.
+
+        Raises:
+            NotFound: The codec is not loaded.
+            UsageError: The rate cannot be met, or bands are not the codec's.
+            DataRefused: Pixels are not finite.
+        """
+        if rate.max_error is not None:
+            errors = {"s2": rate.max_error.s2, "s1": rate.max_error.s1}
+            return [bounded.compress_bounded(raster, errors) for raster in rasters]
+        codec = self.named(name)
+        if rate.target_bpp is not None or rate.target_psnr is not None:
+            return codec.compress(rasters, target_bpp=rate.target_bpp, target_psnr=rate.target_psnr)
+        middle = float((codec.config.steps - 1) // 2)
+        return codec.compress(rasters, middle if rate.quality is None else rate.quality)
+
+    def decompress(self, streams: Sequence[bytes]) -> list[Raster]:
+        """Rasters of streams of any kinds.
+
+        Raises:
+            NotFound: A codec is not loaded.
+            DataRefused: A stream is damaged, truncated or foreign.
+            LimitExceeded: A stream claims more than the limits.
+        """
+        rasters: dict[int, Raster] = {}
+        groups: dict[str, list[int]] = {}
+        for i, stream in enumerate(streams):
+            header = inspect(stream, self.limits)
+            if self.reader(header) is None:
+                rasters[i] = bounded.decompress([stream], self.limits)[0]
+            else:
+                groups.setdefault(header.bundle, []).append(i)
+        for name, members in groups.items():
+            decoded = self.named(name).decompress([streams[i] for i in members], self.limits)
+            rasters.update(zip(members, decoded, strict=True))
+        return [rasters[i] for i in range(len(streams))]
+
+    def codes(self, stream: bytes) -> Codes:
+        """The hash codes of a learned stream: made anew from its latent, or the stored ones of a tiled stream.
+
+        Raises:
+            NotFound: Its codec is not loaded.
+            DataRefused: The stream is damaged, or bounded: such a stream has no latent.
+            LimitExceeded: It claims more than the limits.
+        """
+        header = inspect(stream, self.limits)
+        codec = self.reader(header)
+        if codec is None:
+            raise DataRefused("a bounded stream has no latent and so no code; compress with a codec to be searchable")
+        if header.tile:
+            return stored_codes(stream, self.limits)
+        return {m: codec.hash_stream([stream], m, self.limits) for m in header.modalities}

@@ -1,0 +1,24 @@
+"""The codecs of run bundles, for whoever compresses: the command line, the pipelines, the services."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from eoforge.bundle import load_bundle
+
+if TYPE_CHECKING:
+    from eoforge.codec.coder import Coder
+
+
+def open_coder(bundle_uris: Sequence[str], device: str | None = None) -> Coder:
+    """The codecs of some bundles, the first being the default; without any, bounded errors are left.
+
+    Raises:
+        NotFound: A bundle does not exist.
+        BundleError: A bundle is damaged, or holds no codec.
+    """
+    from eoforge.codec.coder import Coder
+    from eoforge.methods.rs_jcif.method import load_codec
+
+    return Coder([load_codec(load_bundle(uri), device) for uri in bundle_uris])

@@ -1,0 +1,187 @@
+"""Open Inference Protocol V2 for patches of one sensor: pixels to streams, streams to pixels, streams to codes.
+
+Streams are BYTES. Over gRPC they are the bytes themselves; in JSON, which cannot hold bytes, they are base64 text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from kserve import InferRequest, InferResponse, Model
+
+from eoforge.codec.coder import MaxError, Rate
+from eoforge.codec.raster import Raster
+from eoforge.codec.streams import stored_codes
+from eoforge.data.bands import GROUPS, MODALITIES, BandGroup
+from eoforge.errors import DataRefused, LimitExceeded, UsageError
+from services._runtime.oip import DATATYPES, input_array, response
+from services.compression.settings import CompressionSettings
+from services.compression.work import Work
+
+
+class PatchModel(Model):
+    """What the models have in common.
+
+    Args:
+        settings: Names and limits.
+        kind: Last part of the model's name but for the sensor.
+        modality: The sensor.
+        work: Does it.
+    """
+
+    def __init__(self, settings: CompressionSettings, kind: str, modality: str, work: Work) -> None:
+        super().__init__(f"{settings.model_name}-{kind}-{modality}")
+        self._modality, self._work, self._most = modality, work, settings.codec_queue
+        self._groups = [g for g in GROUPS if set(g.bands) <= set(MODALITIES[modality])]
+        self.ready = True
+
+    @property
+    def _tensors(self) -> list[dict[str, Any]]:
+        return [{"name": g.column, "datatype": DATATYPES[g.dtype], "shape": [-1, *g.shape]} for g in self._groups]
+
+    def _streams(self, payload: InferRequest) -> list[bytes]:
+        given = input_array(payload, "stream", "BYTES", (), self._most).tolist()
+        try:
+            return [s if isinstance(s, bytes) else base64.b64decode(s, validate=True) for s in given]
+        except (binascii.Error, ValueError, TypeError) as error:
+            raise UsageError("a stream in JSON must be base64 text; over gRPC it is the bytes themselves") from error
+
+
+class CompressModel(PatchModel):
+    """Patches to streams; at ``quality``, or within ``max_error`` (DN or dB), or at the codec's middle quality."""
+
+    def __init__(self, settings: CompressionSettings, modality: str, work: Work) -> None:
+        super().__init__(settings, "compress", modality, work)
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Name, type and shape of each input; ``quality`` and ``max_error`` may be left out."""
+        rates = [{"name": name, "datatype": "FP32", "shape": [1]} for name in ("quality", "max_error")]
+        return [*self._tensors, *rates]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Name, type and shape of each output; there is a code where a codec made the stream."""
+        return [
+            {"name": "stream", "datatype": "BYTES", "shape": [-1]},
+            {"name": "code", "datatype": "UINT8", "shape": [-1, -1]},
+        ]
+
+    async def predict(
+        self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
+    ) -> InferResponse:
+        """Compresses the patches of one request.
+
+        Raises:
+            UsageError: An input is missing or has another type or shape.
+            LimitExceeded: There are too many patches.
+            NotFound: A quality is asked for and the server has no codec.
+        """
+        arrays = {g: input_array(payload, g.column, DATATYPES[g.dtype], g.shape, self._most) for g in self._groups}
+        if len({len(a) for a in arrays.values()}) != 1:
+            raise UsageError("all inputs need the same number of patches")
+        rate = self._rate(payload)
+        count = len(next(iter(arrays.values())))
+        rasters = [Raster({b: a[i, j] for g, a in arrays.items() for j, b in enumerate(g.bands)}) for i in range(count)]
+        streams = await self._work.compress(rasters, rate, "", None)
+        outputs = {"stream": _bytes(streams, raw=payload.from_grpc)}
+        if rate.learned:
+            outputs["code"] = np.concatenate(
+                [stored_codes(s, self._work.coder.limits)[self._modality] for s in streams]
+            )
+        return response(self.name, payload, outputs)
+
+    def _rate(self, payload: InferRequest) -> Rate:
+        given = {
+            name: float(input_array(payload, name, "FP32", (), 1)[0])
+            for name in ("quality", "max_error")
+            if payload.get_input_by_name(name) is not None
+        }
+        if "max_error" in given:
+            error = given.pop("max_error")
+            bound = MaxError(s1=error) if self._modality == "s1" else MaxError(s2=int(error))
+            return Rate(quality=given.get("quality"), max_error=bound)
+        return Rate(quality=given.get("quality"))
+
+
+class DecompressModel(PatchModel):
+    """Streams of whole patches to pixels on native grids."""
+
+    def __init__(self, settings: CompressionSettings, modality: str, work: Work) -> None:
+        super().__init__(settings, "decompress", modality, work)
+        self._most_bytes = settings.max_raster_bytes
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Name, type and shape of the input."""
+        return [{"name": "stream", "datatype": "BYTES", "shape": [-1]}]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Name, type and shape of each output."""
+        return self._tensors
+
+    async def predict(
+        self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
+    ) -> InferResponse:
+        """Decodes the streams of one request.
+
+        Raises:
+            UsageError: An input is missing or malformed, or a stream holds no whole patch of this sensor.
+            LimitExceeded: There are too many streams.
+            DataRefused: A stream is damaged.
+        """
+        streams = self._streams(payload)
+        needed = {band for group in self._groups for band in group.bands}
+        for stream in streams:
+            header = self._work.header(stream)
+            if header.shape != (GROUPS[0].size, GROUPS[0].size) or not needed <= set(header.bands):
+                raise UsageError(f"{self.name} decodes patches with all bands; use Decompress of the typed API")
+        size = len(streams) * sum(_group_bytes(g) for g in self._groups)
+        if size > self._most_bytes:
+            raise LimitExceeded(f"an answer may have {self._most_bytes} bytes; {len(streams)} patches have {size}")
+        rasters = await self._work.decompress(streams, None)
+        outputs = {g.column: np.stack([[r.bands[b] for b in g.bands] for r in rasters]) for g in self._groups}
+        return response(self.name, payload, outputs)
+
+
+class HashModel(PatchModel):
+    """Learned streams to codes of one sensor, without decoding pixels."""
+
+    def __init__(self, settings: CompressionSettings, modality: str, work: Work) -> None:
+        super().__init__(settings, "hash", modality, work)
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Name, type and shape of the input."""
+        return [{"name": "stream", "datatype": "BYTES", "shape": [-1]}]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Name, type and shape of the output."""
+        return [{"name": "code", "datatype": "UINT8", "shape": [-1, -1]}]
+
+    async def predict(
+        self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
+    ) -> InferResponse:
+        """Hashes the streams of one request.
+
+        Raises:
+            UsageError: The input is missing or malformed, or a stream is tiled.
+            DataRefused: A stream is damaged, bounded, or holds nothing of this sensor.
+        """
+        found = await self._work.codes(self._streams(payload), None)
+        rows = [codes.get(self._modality) for codes in found]
+        if any(row is None for row in rows):
+            raise DataRefused(f"a stream holds no bands of {self._modality}; ask the model of its sensor")
+        if any(row is not None and len(row) != 1 for row in rows):
+            raise UsageError("a tiled stream has a code for every tile; use HashStream of the typed API")
+        return response(self.name, payload, {"code": np.concatenate([row for row in rows if row is not None])})
+
+
+def _group_bytes(group: BandGroup) -> int:
+    return int(np.prod(group.shape)) * np.dtype(group.dtype).itemsize
+
+
+def _bytes(streams: list[bytes], *, raw: bool) -> Any:
+    out = np.empty(len(streams), dtype=object)
+    out[:] = streams if raw else [base64.b64encode(s).decode("ascii") for s in streams]
+    return out

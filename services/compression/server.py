@@ -1,0 +1,70 @@
+"""Puts the compression service together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import grpc
+
+from eoforge.api.compression.v1 import compression_pb2 as pb
+from eoforge.api.compression.v1 import compression_pb2_grpc
+from eoforge.data.bands import MODALITIES
+from eoforge.logs import configure_logs
+from services._runtime.server import Server, Service
+from services._runtime.telemetry import configure_traces
+from services.compression.kserve import CompressModel, DecompressModel, HashModel
+from services.compression.servicer import CompressionServicer
+from services.compression.settings import CompressionSettings
+from services.compression.state import Codecs, load
+from services.compression.work import Work
+
+SERVICE = pb.DESCRIPTOR.services_by_name["CompressionService"].full_name
+
+
+def build(settings: CompressionSettings, codecs: Codecs) -> Server:
+    """The server of ``settings``; must be called inside the event loop that will run it.
+
+    Args:
+        settings: All settings.
+        codecs: From :func:`services.compression.state.load`.
+
+    Raises:
+        UsageError: The settings contradict each other or expose the service.
+    """
+    settings.require_consistent()
+    work = Work(settings, codecs.coder)
+    servicer = CompressionServicer(work, codecs, settings.stream_window)
+
+    async def start() -> None:
+        work.start()
+
+    models = [
+        *(CompressModel(settings, modality, work) for modality in MODALITIES),
+        *(DecompressModel(settings, modality, work) for modality in MODALITIES),
+        *(HashModel(settings, modality, work) for modality in MODALITIES),
+    ]
+
+    def register(server: grpc.aio.Server) -> None:
+        compression_pb2_grpc.add_CompressionServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  # generated
+
+    return Server(settings, Service(name=SERVICE, register=register, models=models, start=start, stop=work.stop))
+
+
+def run(settings: CompressionSettings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        UsageError: The settings contradict each other or expose the service, or a port is taken.
+        NotFound: A bundle does not exist.
+        BundleError: A bundle is damaged, or holds no codec.
+    """
+    configure_logs(as_json=True, level=getattr(logging, settings.log_level.upper()))
+    configure_traces(settings, "compression")
+    settings.require_consistent()
+    codecs = load(settings)
+
+    async def main() -> None:
+        await build(settings, codecs).run()
+
+    asyncio.run(main())

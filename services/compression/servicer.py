@@ -1,0 +1,139 @@
+"""The typed API. Nothing here blocks the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from eoforge.api.compression.v1 import compression_pb2 as pb
+from eoforge.api.compression.v1 import compression_pb2_grpc
+from eoforge.codec.coder import NAME_CHARS
+from eoforge.codec.container import Kind
+from eoforge.codec.raster import BAND_ORDER
+from eoforge.codec.streams import stored_codes
+from eoforge.data.bands import MODALITIES as BANDS
+from eoforge.errors import UsageError
+from services._runtime.ordered import deadline_of, fill, in_order
+from services.compression.rasters import KINDS, MODALITIES, code_messages, info_message, rate_of
+from services.compression.state import Codecs
+from services.compression.work import Work
+
+BOUNDED = "bounded"
+"""Name of the coder without a model in ListCodecs."""
+
+Context = grpc.aio.ServicerContext
+
+
+class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
+    """Answers the calls of ``CompressionService``; raised errors become statuses in the runtime's interceptor."""
+
+    def __init__(self, work: Work, codecs: Codecs, window: int) -> None:
+        self._work, self._codecs, self._window = work, codecs, window
+
+    async def Compress(self, request: pb.CompressRequest, context: Context[Any, Any]) -> pb.CompressResponse:
+        """See the proto."""
+        return await self._compress(request, deadline_of(context))
+
+    async def CompressStream(
+        self, requests: AsyncIterator[pb.CompressStreamRequest], context: Context[Any, Any]
+    ) -> AsyncIterator[pb.CompressStreamResponse]:
+        """See the proto. Rasters overlap within a window, so that they share calls of the codec."""
+        deadline = deadline_of(context)
+
+        async def answer(request: pb.CompressStreamRequest) -> pb.CompressStreamResponse:
+            def compress() -> Awaitable[pb.CompressResponse]:
+                return self._compress(request.compress, deadline)
+
+            response: pb.CompressStreamResponse = await fill(pb.CompressStreamResponse(), request, pb.Error, compress)
+            return response
+
+        async with aclosing(in_order(requests, answer, self._window)) as responses:
+            async for response in responses:
+                yield response
+
+    async def Decompress(self, request: pb.DecompressRequest, context: Context[Any, Any]) -> pb.DecompressResponse:
+        """See the proto."""
+        return await self._decompress(request, deadline_of(context))
+
+    async def DecompressStream(
+        self, requests: AsyncIterator[pb.DecompressStreamRequest], context: Context[Any, Any]
+    ) -> AsyncIterator[pb.DecompressStreamResponse]:
+        """See the proto. Streams overlap within a window."""
+        deadline = deadline_of(context)
+
+        async def answer(request: pb.DecompressStreamRequest) -> pb.DecompressStreamResponse:
+            def decompress() -> Awaitable[pb.DecompressResponse]:
+                return self._decompress(request.decompress, deadline)
+
+            response: pb.DecompressStreamResponse = await fill(
+                pb.DecompressStreamResponse(), request, pb.Error, decompress
+            )
+            return response
+
+        async with aclosing(in_order(requests, answer, self._window)) as responses:
+            async for response in responses:
+                yield response
+
+    async def HashStream(self, request: pb.HashStreamRequest, context: Context[Any, Any]) -> pb.HashStreamResponse:
+        """See the proto."""
+        codec = self._work.coder.reader(self._work.header(request.stream))
+        [codes] = await self._work.codes([request.stream], deadline_of(context))
+        return pb.HashStreamResponse(codes=code_messages(codes), bundle_id=codec.bundle_id if codec else "")
+
+    async def Inspect(self, request: pb.InspectRequest, context: Context[Any, Any]) -> pb.InspectResponse:
+        """See the proto."""
+        header = self._work.header(request.stream)
+        return pb.InspectResponse(info=info_message(header, len(request.stream)))
+
+    async def Transcode(self, request: pb.TranscodeRequest, context: Context[Any, Any]) -> pb.TranscodeResponse:
+        """See the proto."""
+        deadline, rate = deadline_of(context), rate_of(request.rate)
+        before = self._work.header(request.stream)
+        [raster] = await self._work.decompress([request.stream], deadline)
+        [stream] = await self._work.compress([raster], rate, request.codec or before.bundle, deadline)
+        return pb.TranscodeResponse(stream=stream, info=self._info(stream), codes=self._codes(stream))
+
+    async def ListCodecs(self, request: pb.ListCodecsRequest, context: Context[Any, Any]) -> pb.ListCodecsResponse:
+        """See the proto. The list is short, so any page holds it and no token was ever given out."""
+        if request.page_token:
+            raise UsageError("page_token is not one of this service; the list has one page")
+        codecs = []
+        for bundle_id, method in self._codecs.methods.items():
+            config = self._work.coder.named(bundle_id[:NAME_CHARS]).config
+            codecs.append(
+                pb.Codec(
+                    name=bundle_id[:NAME_CHARS],
+                    bundle_id=bundle_id,
+                    method=method,
+                    kind=KINDS[Kind.LEARNED],
+                    bands=[pb.CodecBands(modality=MODALITIES[m], bands=names) for m, names in config.bands.items()],
+                    max_quality=config.steps - 1,
+                    code_bits=config.bits,
+                )
+            )
+        every = [
+            pb.CodecBands(modality=number, bands=[b for b in BAND_ORDER if b in BANDS[modality]])
+            for modality, number in MODALITIES.items()
+        ]
+        codecs.append(pb.Codec(name=BOUNDED, kind=KINDS[Kind.BOUNDED], bands=every))
+        return pb.ListCodecsResponse(codecs=codecs)
+
+    async def _compress(self, request: pb.CompressRequest, deadline: float | None) -> pb.CompressResponse:
+        rate = rate_of(request.rate)
+        raster = await self._work.read(request.raster, rate)
+        [stream] = await self._work.compress([raster], rate, request.codec, deadline)
+        return pb.CompressResponse(stream=stream, info=self._info(stream), codes=self._codes(stream))
+
+    async def _decompress(self, request: pb.DecompressRequest, deadline: float | None) -> pb.DecompressResponse:
+        [raster] = await self._work.decompress([request.stream], deadline)
+        return pb.DecompressResponse(raster=await self._work.write(raster, request.format))
+
+    def _info(self, stream: bytes) -> pb.StreamInfo:
+        return info_message(self._work.header(stream), len(stream))
+
+    def _codes(self, stream: bytes) -> list[pb.Code]:
+        carries = self._work.header(stream).codes
+        return code_messages(stored_codes(stream, self._work.coder.limits)) if carries else []

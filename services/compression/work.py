@@ -1,0 +1,132 @@
+"""The work behind the calls: learned coding in batches, bounded coding and GeoTIFFs in threads of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, cast
+
+from eoforge.api.compression.v1 import compression_pb2 as pb
+from eoforge.codec.coder import Coder, Codes, Rate
+from eoforge.codec.container import Header, inspect
+from eoforge.codec.raster import Raster
+from eoforge.data.bands import GROUP_OF
+from eoforge.errors import EoforgeError, LimitExceeded
+from services._runtime.batching import Batcher, BatchMetrics, BoundedPool
+from services.compression.rasters import raster_message, raster_of
+from services.compression.settings import CompressionSettings
+
+METRICS = BatchMetrics("codec", "patches")
+
+
+class Work:
+    """Compresses and decompresses for the servicer and the OIP models.
+
+    Args:
+        settings: Limits.
+        coder: The codecs.
+    """
+
+    def __init__(self, settings: CompressionSettings, coder: Coder) -> None:
+        self.coder, self.settings = coder, settings
+        self._pool = BoundedPool(settings.codec_workers, settings.codec_worker_queue, "patches")
+        self._batcher: Batcher[Any, Any] = Batcher(
+            self._batch, METRICS, settings.codec_batch, settings.codec_delay_seconds, settings.codec_queue
+        )
+
+    def start(self) -> None:
+        """Starts the batcher in the running loop."""
+        self._batcher.start()
+
+    async def stop(self) -> None:
+        """Waits for what runs."""
+        await self._batcher.stop()
+        self._pool.stop()
+
+    async def read(self, message: pb.Raster, rate: Rate) -> Raster:
+        """The raster of a message, as :func:`raster_of` checks it."""
+        limits = self.settings
+
+        def parse() -> Raster:
+            return raster_of(message, limits.max_pixels, limits.max_raster_bytes, exact=not rate.learned)
+
+        return await self._pool.run(parse)
+
+    async def write(self, raster: Raster, pixel_format: int) -> pb.Raster:
+        """The message of a raster."""
+        return await self._pool.run(raster_message, raster, pixel_format)
+
+    async def compress(self, rasters: Sequence[Raster], rate: Rate, name: str, deadline: float | None) -> list[bytes]:
+        """Streams of rasters; see :meth:`Coder.compress` for errors.
+
+        Raises:
+            Overloaded: The queue is full.
+            DeadlineExceeded: The deadline passed while they waited.
+        """
+        if not rate.learned:
+            return await self._pool.run(self.coder.compress, rasters, rate)
+        codec = self.coder.named(name)  # a name that is not there needs no place in the queue
+        key = ("compress", codec.bundle_id, rate, name)
+        return await self._batcher.submit([(key, raster) for raster in rasters], deadline)
+
+    async def decompress(self, streams: Sequence[bytes], deadline: float | None) -> list[Raster]:
+        """Rasters of streams; see :meth:`Coder.decompress` for errors.
+
+        Raises:
+            Overloaded: The queue is full.
+            DeadlineExceeded: The deadline passed while they waited.
+        """
+        headers = [self.header(stream) for stream in streams]
+        for header in headers:
+            self._check_output(header)
+        if all(self.coder.reader(header) is None for header in headers):
+            return await self._pool.run(self.coder.decompress, streams)
+        items = [(("decompress", header.bundle), stream) for header, stream in zip(headers, streams, strict=True)]
+        return await self._batcher.submit(items, deadline)
+
+    async def codes(self, streams: Sequence[bytes], deadline: float | None) -> list[Codes]:
+        """Codes of learned streams; see :meth:`Coder.codes` for errors.
+
+        Raises:
+            Overloaded: The queue is full.
+            DeadlineExceeded: The deadline passed while they waited.
+        """
+        items = [(("codes", self.header(stream).bundle), stream) for stream in streams]
+        return await self._batcher.submit(items, deadline)
+
+    def header(self, stream: bytes) -> Header:
+        """The header of a stream, which costs microseconds.
+
+        Raises:
+            LimitExceeded: The stream is too large, or claims more than the service decodes.
+            DataRefused: It is no stream.
+        """
+        if len(stream) > self.settings.max_stream_bytes:
+            raise LimitExceeded(f"a stream may have {self.settings.max_stream_bytes} bytes; got {len(stream)}")
+        return inspect(stream, self.coder.limits)
+
+    def _check_output(self, header: Header) -> None:
+        width = max(4 if GROUP_OF[band].dtype == "float32" else 2 for band in header.bands)
+        if header.samples * width > self.settings.max_raster_bytes:
+            raise LimitExceeded(
+                f"the stream decodes to some {header.samples * width} bytes; {self.settings.max_raster_bytes} may "
+                "leave this service. Decode it with `eoforge decompress`"
+            )
+
+    def _batch(self, key: Hashable, items: Sequence[Any]) -> list[Any]:
+        """One call of the codec; where it fails, item by item, so that a damaged stream fails alone."""
+        kind, *rest = cast("tuple[Any, ...]", key)
+        calls: dict[str, Callable[[Sequence[Any]], Sequence[Any]]] = {
+            "compress": lambda rasters: self.coder.compress(rasters, rest[1], rest[2]),
+            "decompress": self.coder.decompress,
+            "codes": lambda streams: [self.coder.codes(stream) for stream in streams],
+        }
+        call = calls[kind]
+        try:
+            return list(call(items))
+        except EoforgeError as error:
+            if len(items) == 1:
+                return [error]
+        results: list[Any] = []
+        for item in items:
+            results += self._batch(key, [item])
+        return results
