@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -159,14 +158,3 @@ def env_of(container: Object) -> dict[str, str | None]:
     if len(set(names)) != len(names):
         raise ValueError(f"set twice: {sorted({n for n in names if names.count(n) > 1})}")
     return {variable["name"]: variable.get("value") for variable in container["env"]}
-
-
-def metric_names(folders: Iterable[Path]) -> set[str]:
-    """Names of the series that the sources below ``folders`` make."""
-    pattern = re.compile(r'\b(Counter|Gauge|Histogram|Summary)\(\s*"(eoforge_\w+)"')
-    found: set[str] = set()
-    for path in (p for folder in folders for p in folder.rglob("*.py")):
-        for kind, name in pattern.findall(path.read_text()):
-            suffixes = ("_bucket", "_sum", "_count") if kind == "Histogram" else ("",)
-            found |= {name + suffix for suffix in suffixes}
-    return found

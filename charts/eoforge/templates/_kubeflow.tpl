@@ -23,7 +23,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if not $text -}}
 {{- fail (printf "kubeflow.pipelines.names: there is no compiled pipeline %q" .name) -}}
 {{- end -}}
-{{- $text | replace "image: eoforge/pipelines-python:0.1.0" (printf "image: %s" (include "eoforge.pipelinesImage" .root)) -}}
+{{- $text | replace "eoforge/pipelines-python:0.1.0" (include "eoforge.pipelinesImage" .root) -}}
 {{- end -}}
 
 {{/* The context that the doctor of the library wants, made of the umbrella's values. */}}
