@@ -58,8 +58,11 @@ def ingest(
 ) -> None:
     """Ingest an archive into a Lance table, exactly once; run it again after any interruption."""
     from eoforge.data.ingest import ingest as run
+    from eoforge.data.ingest import require_some_taken
 
-    output.emit(run(archive, table, workers=workers, strict=strict), title="ingested")
+    summary = run(archive, table, workers=workers, strict=strict)
+    output.emit(summary, title="ingested")
+    require_some_taken(summary)
 
 
 @app.command()

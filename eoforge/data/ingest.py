@@ -27,7 +27,7 @@ from eoforge.data.statistics import band_statistics
 from eoforge.data.store import TableRef, normalise, open_table
 from eoforge.data.table_indexes import ensure_indexes
 from eoforge.data.workers import in_processes
-from eoforge.errors import StoreError
+from eoforge.errors import DataRefused, StoreError
 from eoforge.progress import track
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "ingest",
     "ingest_shards",
     "plan_ingest",
+    "require_some_taken",
 ]
 
 _CHANGED_SHOWN = 100
@@ -128,6 +129,20 @@ def _commit(job: Job, plan: IngestPlan) -> IngestSummary:
         changed_ids=tuple(changed_keys(job)[:_CHANGED_SHOWN]),
         **counts,
     )
+
+
+def require_some_taken(summary: IngestSummary) -> None:
+    """Nothing is to be trained or served from an archive of which every patch is bad: whoever asked should hear it.
+
+    Raises:
+        DataRefused: Every row went to quarantine.
+    """
+    if summary.quarantined == summary.patches_in:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in summary.reasons.items())
+        raise DataRefused(
+            f"none of the {summary.patches_in} patches could be taken ({reasons}); {quarantine_uri(summary.table)} "
+            "names file and reason of each. Is this the right archive?"
+        )
 
 
 def finish_table(table: str) -> int:

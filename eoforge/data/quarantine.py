@@ -8,20 +8,18 @@ import pyarrow as pa
 
 from eoforge.data.records import Defect
 from eoforge.data.schema import QUARANTINE
-from eoforge.data.store import join, normalise
+from eoforge.data.store import normalise
 
-QUARANTINE_NAME = "quarantine.lance"
 KEYS = ("patch_id", "reason")
 
 
 def quarantine_uri(table: str) -> str:
-    """``quarantine.lance`` in the folder of ``table``.
+    """``patches.quarantine.lance`` beside ``patches.lance``: every table has its own.
 
     It holds one row per (patch_id, reason), from the ingestion that met it first; remarks that do not keep a patch out
-    (``records.WARNINGS``) are there too. Rows stay when a later archive repairs the patch: it is a log. Tables in one
-    folder share it.
+    (``records.WARNINGS``) are there too. Rows stay when a later archive repairs the patch: it is a log.
     """
-    return join(normalise(table).rpartition("/")[0], QUARANTINE_NAME)
+    return f"{normalise(table).removesuffix('.lance')}.quarantine.lance"
 
 
 def defect_batch(defects: Sequence[Defect], ingest_id: str) -> pa.RecordBatch:

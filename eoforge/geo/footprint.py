@@ -3,7 +3,8 @@
 reBEN's rasters carry their CRS and transform, but so does the name alone: a Sentinel-2 tile starts at the north-west
 corner of its MGRS 100 km square, snapped outwards to the 60 m grid, and patches step 1,200 m from there. The formula
 agrees with all published v1 geometries (facts: 208,536 checked, none differs); LMDB copies lost the georeference, so
-for them the name is the only source.
+for them the name is the only source. reBEN lies in the north; in the south the 60 m grid starts at the equator too,
+which the false northing puts at 10,000,000 m (published products of tiles 39MXR, 53HNA and 53HNV lie there).
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from eoforge.geo.utm import utm_to_lonlat
 _SQUARE = 100_000
 _ROW_CYCLE = 2_000_000
 _GRID = 60
-_UTM_NORTH = 32_600
+_UTM_NORTH, _UTM_SOUTH = 32_600, 32_700
+_FALSE_NORTHING = 10_000_000
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 _ROWS = "ABCDEFGHJKLMNPQRSTUV"
-# Row letters repeat every 2,000 km; the least northing of any square in a latitude band (8 degrees each from the
-# equator, rounded down to 100 km) says which repetition is meant.
+# Row letters repeat every 2,000 km; the least northing of any square in a latitude band (8 degrees each, rounded down
+# to 100 km) says which repetition is meant.
 _BAND_NORTHING = {
+    "C": 1_100_000, "D": 2_000_000, "E": 2_800_000, "F": 3_700_000, "G": 4_600_000,
+    "H": 5_500_000, "J": 6_400_000, "K": 7_300_000, "L": 8_200_000, "M": 9_100_000,
     "N": 0, "P": 800_000, "Q": 1_700_000, "R": 2_600_000, "S": 3_500_000,
     "T": 4_400_000, "U": 5_300_000, "V": 6_200_000, "W": 7_000_000, "X": 7_900_000,
 }  # fmt: skip
@@ -48,12 +52,12 @@ def tile_origin(mgrs: str) -> Footprint:
     """Zone and upper-left corner of a Sentinel-2 tile such as ``33UUP``.
 
     Raises:
-        DataRefused: The tile lies in the southern hemisphere, or its letters name no 100 km square.
+        DataRefused: Its letters name no latitude band or no 100 km square.
     """
     zone, band, column, row = int(mgrs[:2]), mgrs[2], mgrs[3], mgrs[4]
     if band not in _BAND_NORTHING:
         raise DataRefused(
-            f"tile {mgrs!r}: only the northern bands {''.join(_BAND_NORTHING)} are known; reBEN has no other"
+            f"tile {mgrs!r}: the third character is a latitude band, one of {''.join(_BAND_NORTHING)}; got {band!r}"
         )
     # Eight column letters per zone, starting over every three zones; even zones start their rows at F.
     easting = (_LETTERS.find(column) - (zone - 1) % 3 * 8 + 1) * _SQUARE
@@ -61,10 +65,11 @@ def tile_origin(mgrs: str) -> Footprint:
         raise DataRefused(f"tile {mgrs!r}: zone {zone} has no 100 km square {column}{row}")
     northing = (_ROWS.index(row) - (0 if zone % 2 else 5)) % len(_ROWS) * _SQUARE
     northing += max(0, math.ceil((_BAND_NORTHING[band] - northing) / _ROW_CYCLE)) * _ROW_CYCLE
+    epsg, equator = (_UTM_SOUTH + zone, _FALSE_NORTHING) if band < "N" else (_UTM_NORTH + zone, 0)
     return Footprint(
-        epsg=_UTM_NORTH + zone,
+        epsg=epsg,
         ulx=easting // _GRID * _GRID,
-        uly=-(-(northing + _SQUARE) // _GRID) * _GRID,
+        uly=equator - (equator - northing - _SQUARE) // _GRID * _GRID,
     )
 
 
@@ -72,7 +77,7 @@ def footprint(patch: PatchName) -> Footprint:
     """Zone and upper-left corner of a patch.
 
     Raises:
-        DataRefused: Its tile names no square of the northern hemisphere.
+        DataRefused: Its tile names no 100 km square.
     """
     origin = tile_origin(patch.tile.mgrs)
     return Footprint(origin.epsg, origin.ulx + PATCH_METRES * patch.x, origin.uly - PATCH_METRES * patch.y)

@@ -17,7 +17,8 @@ _SEMI_MAJOR_M = 6_378_137.0
 _FLATTENING = 1 / 298.257223563
 _SCALE = 0.9996
 _FALSE_EASTING_M = 500_000.0
-_UTM_NORTH = 32_600
+_FALSE_NORTHING_M = 10_000_000.0  # in the south
+_UTM_NORTH, _UTM_SOUTH = 32_600, 32_700
 
 _N = _FLATTENING / (2 - _FLATTENING)
 _RECTIFYING_RADIUS_M = _SEMI_MAJOR_M / (1 + _N) * (1 + _N**2 / 4 + _N**4 / 64)
@@ -38,14 +39,15 @@ Floats = npt.NDArray[np.float64]
 
 
 def utm_to_lonlat(epsg: npt.NDArray[np.int32], easting: Floats, northing: Floats) -> tuple[Floats, Floats]:
-    """Longitude and latitude in degrees of places in northern UTM zones; the arguments broadcast.
+    """Longitude and latitude in degrees of places in UTM zones; the arguments broadcast.
 
     Args:
-        epsg: 32601..32660.
+        epsg: 32601..32660 (north) or 32701..32760 (south).
         easting: Metres.
         northing: Metres.
     """
-    xi = northing / (_SCALE * _RECTIFYING_RADIUS_M)
+    south = np.asarray(epsg) > _UTM_SOUTH
+    xi = (northing - south * _FALSE_NORTHING_M) / (_SCALE * _RECTIFYING_RADIUS_M)
     eta = (easting - _FALSE_EASTING_M) / (_SCALE * _RECTIFYING_RADIUS_M)
     xi_sphere, eta_sphere = xi.copy(), eta.copy()
     for j, beta in enumerate(_BETA, 1):
@@ -53,6 +55,6 @@ def utm_to_lonlat(epsg: npt.NDArray[np.int32], easting: Floats, northing: Floats
         eta_sphere -= beta * np.cos(2 * j * xi) * np.sinh(2 * j * eta)
     conformal = np.arcsin(np.sin(xi_sphere) / np.cosh(eta_sphere))
     latitude = conformal + sum(delta * np.sin(2 * j * conformal) for j, delta in enumerate(_DELTA, 1))
-    central = np.radians(6.0 * (np.asarray(epsg) - _UTM_NORTH) - 183.0)
+    central = np.radians(6.0 * (np.asarray(epsg) - np.where(south, _UTM_SOUTH, _UTM_NORTH)) - 183.0)
     longitude = central + np.arctan2(np.sinh(eta_sphere), np.cos(xi_sphere))
     return np.degrees(longitude), np.degrees(latitude)

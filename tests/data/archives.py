@@ -22,6 +22,7 @@ from eoforge.geo.footprint import footprint
 TILES = (
     ("S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP", "S1B_IW_GRDH_1SDV_20170612T165809"),
     ("S2A_MSIL2A_20171101T094131_N9999_R036_T35VNJ", "S1B_IW_GRDH_1SDV_20171101T153951"),
+    ("S2B_MSIL2A_20200909T065031_N0214_R077_T39MXR", "S1A_IW_GRDH_1SDV_20200908T145200"),
 )
 CODES = (112, 211, 231, 311, 312, 324, 512, 332)
 
@@ -44,7 +45,7 @@ def make_pair(x: int, y: int, tile: int = 0, seed: int = 0) -> PatchPair:
         s1_name=f"{scene}_{s2_tile[-5:]}_{x}_{y}",
         s2v1_name=f"S2A_MSIL2A_{s2_tile[11:19]}T94161_{x}_{y}",
         split=official_split(x, y),
-        country=("Austria", "Finland")[tile],
+        country=("Austria", "Finland", "Madagascar")[tile],
         labels=labels,
         contains_seasonal_snow=tile == 1,
         contains_cloud_or_shadow=False,

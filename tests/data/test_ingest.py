@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyproj import Transformer
 
 from eoforge.data.bands import S1_10M, S2_20M
 from eoforge.data.exactly_once import Job
@@ -22,6 +23,7 @@ from eoforge.data.ingest import (
     ingest,
     ingest_shards,
     plan_ingest,
+    require_some_taken,
 )
 from eoforge.data.ingest_plan import load_plan
 from eoforge.data.metadata import MAIN_FILE
@@ -31,7 +33,7 @@ from eoforge.data.records import PatchPair, digest
 from eoforge.data.schema import tensor_column
 from eoforge.data.store import ObjectStore, TableRef, is_s3, join, open_table, table_exists
 from eoforge.errors import DataRefused, NotFound, StoreError, UsageError
-from tests.data.archives import write_archive
+from tests.data.archives import make_pair, write_archive
 from tests.data.ingest_support import SHARD_ROWS, archive_of, content, pairs_of
 
 PATCHES = 20
@@ -305,13 +307,35 @@ def test_the_same_result_for_every_number_of_workers_and_size_of_shards(archive:
     assert orders[0] == orders[1] == orders[2] == sorted(orders[0])
 
 
-def test_an_archive_of_bad_patches_alone(tmp_path: Path, table: str) -> None:
+def test_an_archive_of_bad_patches_alone_leaves_an_empty_table_and_says_so(tmp_path: Path, table: str) -> None:
     folder = write_archive(tmp_path / "a", pairs_of(2))
     shutil.rmtree(folder / "BigEarthNet-S1")
     summary = small(str(folder), table)
     assert (summary.added, summary.quarantined) == (0, 2)
     assert content(table) == {}
     assert {reason for _, reason in quarantine(table)} == {"s1_missing"}
+    with pytest.raises(DataRefused, match=r"none of the 2 patches could be taken \(s1_missing 2\)"):
+        require_some_taken(summary)
+    require_some_taken(replace(summary, quarantined=1, unchanged=1))
+
+
+def test_tables_of_one_folder_have_their_own_quarantine(tmp_path: Path, store_uri: str) -> None:
+    folder = write_archive(tmp_path / "a", pairs_of(3))
+    (folder / (path_of(pairs_of(3)[0].meta, "VV") + ".tif")).unlink()
+    first, second = join(store_uri, "first.lance"), join(store_uri, "second.lance")
+    summaries = [small(str(folder), table) for table in (first, second)]
+    assert [s.quarantined for s in summaries] == [1, 1]
+    for table, summary in zip((first, second), summaries, strict=True):
+        assert {r["ingest_id"] for r in quarantine(table).values()} == {summary.ingest_id}
+
+
+def test_an_archive_of_the_southern_hemisphere(tmp_path: Path, table: str) -> None:
+    summary = small(str(write_archive(tmp_path / "a", [make_pair(3, 4, tile=2), make_pair(44, 45, tile=2)])), table)
+    assert (summary.added, summary.quarantined, summary.warnings) == (2, 0, 0)
+    row = open_table(table).to_table(columns=["epsg", "ulx", "uly", "lon_min", "lat_max"]).to_pylist()[0]
+    assert (row["epsg"], row["ulx"], row["uly"]) == (32739, 603_600, 9_595_240)
+    lon, lat = Transformer.from_crs(32739, 4326, always_xy=True).transform(603_600, 9_595_240)
+    assert (row["lon_min"], row["lat_max"]) == pytest.approx((lon, lat), abs=1e-4)
 
 
 def test_questions_that_make_no_sense(archive: str, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ METADATA_DAMAGES: dict[str, tuple[Reason, dict[str, object]]] = {
     "unknown label": (Reason.UNKNOWN_LABEL, {"labels": ("Pastures", "Beaches")}),
     "no label": (Reason.UNKNOWN_LABEL, {"labels": ()}),
     "bad patch_id": (Reason.BAD_NAME, {"patch_id": "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_1_1"}),
-    "southern tile": (Reason.BAD_NAME, {"patch_id": "S2A_MSIL2A_20170613T101031_N9999_R022_T33KUP_26_57"}),
+    "no such tile": (Reason.BAD_NAME, {"patch_id": "S2A_MSIL2A_20170613T101031_N9999_R022_T33UAP_26_57"}),
     "bad s1_name": (Reason.BAD_NAME, {"s1_name": "S1B_IW_GRDH_1SDV_20170612T165809_33UUP_026_57"}),
     "bad v1 name": (Reason.BAD_NAME, {"s2v1_name": "?"}),
     "another cell's S1": (Reason.BAD_NAME, {"s1_name": "S1B_IW_GRDH_1SDV_20170612T165809_33UUP_0_4"}),

@@ -26,7 +26,7 @@ ROWS = "ABCDEFGHJKLMNPQRSTUV"
 
 def letters_at(epsg: int, easting: int, northing: int) -> tuple[set[str], str]:
     """MGRS letters of the 100 km square at a UTM place, computed from coordinates: possible bands, and the square."""
-    zone = epsg - 32600
+    zone = epsg % 100
     to_lonlat = Transformer.from_crs(epsg, 4326, always_xy=True)
     latitudes = [to_lonlat.transform(easting + 50_000, northing + d)[1] for d in (0, 100_000)]
     bands = {BANDS[min(19, int((lat + 80) // 8))] for lat in latitudes}
@@ -126,18 +126,40 @@ def test_bounds_hold_the_patch() -> None:
         assert np.allclose(bounds, [lon.min(), lat.min(), lon.max(), lat.max()], atol=0.1 * metre, rtol=0)
 
 
-@pytest.mark.parametrize("mgrs", ["33CUP", "33UAP", "33UUW"])
-def test_tiles_that_do_not_exist_or_lie_in_the_south_are_refused(mgrs: str) -> None:
+@pytest.mark.parametrize("mgrs", ["33UAP", "33UUW", "33IUP", "33AUP"])
+def test_tiles_that_do_not_exist_are_refused(mgrs: str) -> None:
     with pytest.raises(DataRefused, match=mgrs):
         tile_origin(mgrs)
 
 
-@given(
-    zone=st.integers(32601, 32660),
-    easting=st.floats(100_000, 900_000),
-    northing=st.floats(0, 9_300_000),
+@pytest.mark.parametrize(
+    ("mgrs", "epsg", "ulx", "uly"),
+    [("39MXR", 32739, 600_000, 9_600_040), ("53HNV", 32753, 499_980, 6_000_040), ("53HNA", 32753, 499_980, 6_100_000)],
 )
-def test_utm_agrees_with_proj_anywhere_in_a_zone(zone: int, easting: float, northing: float) -> None:
+def test_southern_tiles_start_where_published_products_do(mgrs: str, epsg: int, ulx: int, uly: int) -> None:
+    assert tile_origin(mgrs) == Footprint(epsg, ulx, uly)
+
+
+@pytest.mark.parametrize("zone", [32601, 32632, 32633, 32701, 32732, 32760])
+def test_every_square_of_a_zone_is_found_by_its_letters(zone: int) -> None:
+    """The way back: letters from coordinates through PROJ, then the origin from the letters."""
+    south = zone > 32700
+    for northing in range(1_200_000 if south else 0, 10_000_000 if south else 9_300_000, 100_000):
+        bands, square = letters_at(zone, 500_000, northing)
+        for band in bands & set(BANDS[:10] if south else BANDS[10:]):
+            origin = tile_origin(f"{zone % 100:02d}{band}{square}")
+            assert origin.epsg == zone
+            assert origin.ulx == 499_980
+            assert 0 <= origin.uly - 100_000 - northing < 60
+
+
+@given(
+    zone=st.sampled_from([*range(32601, 32661), *range(32701, 32761)]),
+    easting=st.floats(100_000, 900_000),
+    from_equator=st.floats(0, 9_300_000),
+)
+def test_utm_agrees_with_proj_anywhere_in_a_zone(zone: int, easting: float, from_equator: float) -> None:
+    northing = 10_000_000 - from_equator if zone > 32700 else from_equator
     lon, lat = utm_to_lonlat(np.array(zone), np.array(easting), np.array(northing))
     expected = Transformer.from_crs(zone, 4326, always_xy=True).transform(easting, northing)
     apart = (float(lon) - expected[0] + 180) % 360 - 180  # zone 1 may lie west of the date line

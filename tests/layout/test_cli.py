@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import structlog
 
 from eoforge.cli import main
 from eoforge.cli.output import configure, emit, emit_rows
+from tests.data.archives import make_pair, write_archive
 
 COMMANDS = ("synth", "ingest", "train", "eval", "index", "serve", "search", "doctor", "demo")
 
@@ -40,6 +43,19 @@ def test_missing_table_is_an_error_that_names_it(capsys: pytest.CaptureFixture[s
     assert main(["train", "ss_cm_rsir", "--data", "nowhere.lance", "--out", "runs", "--json"]) == 1
     error = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
     assert "nowhere.lance" in error["message"]
+
+
+def test_an_archive_without_one_good_patch_is_refused_after_the_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = write_archive(tmp_path / "a", [make_pair(3, 4)])
+    shutil.rmtree(archive / "BigEarthNet-S1")
+    assert main(["ingest", str(archive), str(tmp_path / "t.lance"), "--json"]) == 3
+    printed = capsys.readouterr()
+    assert json.loads(printed.out.splitlines()[-1])["quarantined"] == 1
+    error = json.loads(printed.err.splitlines()[-1])["error"]
+    assert error["reason"] == "DATA_REFUSED"
+    assert "s1_missing" in error["message"]
 
 
 def test_text_that_looks_like_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
