@@ -120,10 +120,15 @@ def _check_rows(op: str, features: Tensor) -> None:
 
 
 def tiles(dim: int, dtype: torch.dtype) -> dict[str, int]:
-    """Tile sizes of products of rows; greater ones spill when compiled ahead of time for sm_80 or sm_90."""
-    step, width = (64, 128) if dtype == torch.bfloat16 else (32, 64)
+    """Tile sizes of products of rows, and warps; greater tiles spill, compiled ahead of time for sm_80 or sm_90."""
+    rows, step, width, warps = {
+        torch.bfloat16: (64, 64, 128, 8),
+        torch.float32: (64, 32, 64, 8),
+        torch.float16: (32, 32, 64, 4),
+    }[dtype]
     least = max(next_power_of_2(dim), 16)
-    return {"BLOCK_M": 64, "BLOCK_N": 32, "BLOCK_D": min(step, least), "BLOCK_F": min(width, least)}
+    blocks = {"BLOCK_M": rows, "BLOCK_N": 32, "BLOCK_D": min(step, least), "BLOCK_F": min(width, least)}
+    return blocks | {"num_warps": warps}
 
 
 def inverse_norms(x: Tensor) -> Tensor:
@@ -150,7 +155,7 @@ def _nt_xent(features: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
         inverse = inverse_norms(x)
         wrap_triton(nt_xent_kernel)[(cdiv(n_rows, shape["BLOCK_M"]),)](
-            x, inverse, lse, losses, n_rows, scale, D=dim, **shape, num_warps=8, num_stages=2
+            x, inverse, lse, losses, n_rows, scale, D=dim, **shape, num_stages=2
         )
     return losses.mean(), inverse, lse
 
@@ -173,7 +178,7 @@ def _nt_xent_backward(features: Tensor, inverse: Tensor, lse: Tensor, grad: Tens
     x, shape = features.contiguous(), tiles(dim, features.dtype)
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
         wrap_triton(nt_xent_backward_kernel)[(cdiv(n_rows, shape["BLOCK_M"]), cdiv(dim, shape["BLOCK_F"]))](
-            x, inverse, lse, grad, out, n_rows, scale, D=dim, **shape, num_warps=8, num_stages=2
+            x, inverse, lse, grad, out, n_rows, scale, D=dim, **shape, num_stages=2
         )
     return out
 
@@ -249,7 +254,7 @@ def _neighbour_backward(features: Tensor, neighbours: Tensor, cosine: Tensor, in
     del shape["BLOCK_D"]
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
         wrap_triton(neighbour_backward_kernel)[(cdiv(n_rows, shape["BLOCK_M"]), cdiv(dim, shape["BLOCK_F"]))](
-            x, neighbours, cosine, inverse, grad, out, n_rows, D=dim, **shape, num_warps=8, num_stages=2
+            x, neighbours, cosine, inverse, grad, out, n_rows, D=dim, **shape, num_stages=2
         )
     return out
 

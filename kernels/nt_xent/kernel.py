@@ -111,9 +111,9 @@ def nt_xent_backward_kernel(
         lse_theirs = tl.load(lse_ptr + other, mask=there, other=0.0)
         product = product_tile(x_ptr, x_ptr, row, other, n_rows, n_rows, D, BLOCK_M, BLOCK_N, BLOCK_D)
         cosine = product * mine[:, None] * theirs[None, :]
-        s = cosine * scale
+        counts = (other[None, :] != row[:, None]) & there[None, :] & inside[:, None]
+        s = tl.where(counts, cosine * scale, float("-inf"))
         weight = tl.exp(s - lse_mine[:, None]) + tl.exp(s - lse_theirs[None, :])
-        weight = tl.where((other[None, :] != row[:, None]) & there[None, :] & inside[:, None], weight, 0.0)
         weight -= tl.where((other[None, :] == partner[:, None]) & inside[:, None], 2.0, 0.0)
         along += tl.sum(weight * cosine, axis=1)
         x = tl.load(x_ptr + other[:, None] * D + feature[None, :], mask=there[:, None] & wide[None, :], other=0.0)
@@ -188,8 +188,8 @@ def neighbour_backward_kernel(
     nearest = tl.load(neighbour_ptr + row, mask=inside, other=0).to(tl.int64)
     mine = tl.load(inverse_ptr + row, mask=inside, other=0.0)
     along = tl.load(cosine_ptr + row, mask=inside, other=0.0)
-    x = tl.load(x_ptr + nearest[:, None] * D + feature[None, :], mask=real, other=0.0).to(tl.float32)
-    total = x * tl.load(inverse_ptr + nearest, mask=inside, other=0.0)[:, None]
+    near = tl.load(x_ptr + nearest[:, None] * D + feature[None, :], mask=real, other=0.0).to(tl.float32)
+    total = near * tl.load(inverse_ptr + nearest, mask=inside, other=0.0)[:, None]
     for start in range(0, n_rows, BLOCK_N):
         other = (start + tl.arange(0, BLOCK_N)).to(tl.int64)
         there = other < n_rows
@@ -198,8 +198,10 @@ def neighbour_backward_kernel(
         if tl.sum(tl.sum(hit.to(tl.int32), axis=1), axis=0) > 0:
             along += tl.sum(tl.where(hit, tl.load(cosine_ptr + other, mask=there, other=0.0)[None, :], 0.0), axis=1)
             weight = tl.where(hit, tl.load(inverse_ptr + other, mask=there, other=0.0)[None, :], 0.0)
-            x = tl.load(x_ptr + other[:, None] * D + feature[None, :], mask=there[:, None] & wide[None, :], other=0.0)
-            total = weighted_sum(weight, x, total)
+            fans = tl.load(
+                x_ptr + other[:, None] * D + feature[None, :], mask=there[:, None] & wide[None, :], other=0.0
+            )
+            total = weighted_sum(weight, fans, total)
     offset = row[:, None] * D + feature[None, :]
     x = tl.load(x_ptr + offset, mask=real, other=0.0).to(tl.float32)
     factor = tl.load(grad_ptr).to(tl.float32) / n_rows

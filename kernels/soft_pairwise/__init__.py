@@ -132,7 +132,7 @@ def _soft_pairwise(
         wrap_triton(soft_pairwise_kernel)[(row_blocks, parts, cdiv(bits, shape["BLOCK_F"]))](
             u, masks.contiguous(), inverse, v, other_masks.contiguous(), other_inverse, losses, grads,
             n_rows, n_others, span, alpha, gamma,
-            K=bits, FORM=FORMS.index(form), **shape, num_warps=8, num_stages=2,
+            K=bits, FORM=FORMS.index(form), **shape, num_stages=2,
         )  # fmt: skip
     # Parts are added by PyTorch in its fixed order: no atomics, the same bits on every run.
     return losses.sum() / (n_rows * n_others), grads.sum(0) * scale
