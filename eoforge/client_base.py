@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import grpc
 import stamina
@@ -64,6 +64,8 @@ class ServiceClient:
         attempts: How often a call is tried in all while the server is unavailable or overloaded.
     """
 
+    channel_options: ClassVar[tuple[tuple[str, int], ...]] = ()
+
     def __init__(
         self,
         target: str,
@@ -87,6 +89,7 @@ class ServiceClient:
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            *self.channel_options,
         ]
         if tls:
             credentials = grpc.ssl_channel_credentials(_pem(ca_file), _pem(key_file), _pem(cert_file))
@@ -116,7 +119,7 @@ class ServiceClient:
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         try:
-            for attempt in stamina.retry_context(on=_wait, attempts=self._attempts, wait_initial=_FIRST_WAIT_S):
+            for attempt in stamina.retry_context(on=waits, attempts=self._attempts, wait_initial=_FIRST_WAIT_S):
                 with attempt:
                     return method(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
@@ -141,7 +144,7 @@ def is_loopback(target: str) -> bool:
         return host == "localhost"
 
 
-def _wait(error: Exception) -> bool | float:
+def waits(error: Exception) -> bool | float:
     """Whether and after how many seconds to try again. Every call only reads, so a repeat is safe.
 
     Exhaustion is repeated only if the server says when: a message above the size limit never gets smaller by waiting.

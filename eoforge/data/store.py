@@ -145,7 +145,12 @@ class ObjectStore:
 
     def put_stream(self, key: str, parts: Iterator[bytes]) -> None:
         """Writes ``parts`` one after the other as one object, holding a few of them in memory."""
-        self._call(obstore.put, key, parts)
+        try:
+            with obstore.open_writer(self._opened(create=True), key) as writer:
+                for part in parts:
+                    writer.write(part)
+        except OSError as error:
+            raise StoreError(f"cannot write {join(self.root, key)}: {plain(error)}") from error
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Writes ``data`` only if ``key`` does not exist; False if it did. Atomic between racing writers."""

@@ -8,16 +8,18 @@ tensors give equal bytes, and no element straddles two chunks.
 from __future__ import annotations
 
 import json
+import os
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from eoforge.errors import DataRefused, LimitExceeded
-from eoforge.federated.strategy import Specs, TensorSpec
+from eoforge.federated.strategy import Array, Role, Specs, TensorSpec
 
 CHUNK_BYTES = 4 << 20
 MAX_HEADER_BYTES = CHUNK_BYTES - 8
@@ -173,6 +175,40 @@ def chunk_count(length: int) -> int:
 def chunk_span(index: int, length: int) -> tuple[int, int]:
     """First byte and end of a chunk."""
     return index * CHUNK_BYTES, min((index + 1) * CHUNK_BYTES, length)
+
+
+def read_file(path: str | Path) -> dict[str, Array]:
+    """Tensors of a file of ours, mapped: what is not touched is not read."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        layout = Layout.parse(file.read(min(size, CHUNK_BYTES)), size)
+    data = np.memmap(path, np.uint8, "r")
+    return {
+        name: data[layout.offsets[name] : layout.offsets[name] + spec.nbytes].view(spec.dtype).reshape(spec.shape)
+        for name, spec in layout.specs.items()
+    }
+
+
+def read_specs(path: str | Path) -> Specs:
+    """Shape, dtype and role of each tensor of a file."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        return Layout.parse(file.read(min(size, CHUNK_BYTES)), size).specs
+
+
+def write_file(path: str | Path, tensors: Mapping[str, Array], roles: Mapping[str, Role] | None = None) -> None:
+    """Writes tensors; the file appears when it is whole."""
+    specs = {
+        name: TensorSpec(array.shape, array.dtype.name, (roles or {}).get(name, "weight"))
+        for name, array in tensors.items()
+    }
+    layout = Layout.of(specs)
+    partial = f"{path}.partial"
+    with open(partial, "wb") as file:
+        file.write(layout.header)
+        for name in layout.specs:
+            file.write(np.ascontiguousarray(tensors[name]).data)
+    os.replace(partial, path)
 
 
 def _roles(metadata: object) -> dict[str, str]:

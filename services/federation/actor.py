@@ -71,6 +71,11 @@ class RunActor:
         """The run's state."""
         return self._journal.run
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being done for the run."""
+        return self._work is None and not self._lock.locked()
+
     async def write(self, actor: str, allowed: Callable[[pb.Run], bool] = lambda _: True, **event: Any) -> bool:
         """Appends an event and lets the run move on.
 
@@ -133,6 +138,7 @@ class RunActor:
         return found[0]
 
     async def _advance(self) -> None:
+        structlog.contextvars.clear_contextvars()  # this is no part of the call that caused it
         try:
             async with self._lock:
                 while not self._stopped and await self._step():
@@ -142,6 +148,11 @@ class RunActor:
         except StoreError as error:
             log.warning("store unreachable, will try again", run=self.run.run_id, error=str(error))
             self._poke_in(RETRY_SECONDS)
+        except Exception:
+            log.exception("a run failed", run=self.run.run_id)
+            async with self._lock:
+                if not ended(self.run):
+                    await self._fail("the coordinator failed; its log says why")
 
     async def _step(self) -> bool:
         """One transition, if one is due; the lock is held."""
@@ -293,7 +304,7 @@ class RunActor:
 
     async def _append(self, actor: str, **event: Any) -> pb.RunEvent:
         written = await self._in_thread(self._journal.append, pb.RunEvent(**event), actor)
-        log.info("event", run=self.run.run_id, sequence=written.sequence, event=next(iter(event)), actor=actor)
+        log.info("event", run=self.run.run_id, sequence=written.sequence, kind=next(iter(event)), actor=actor)
         self._hub.signal.notify()
         return written
 

@@ -2,8 +2,8 @@
 
 A certificate names its holder in a URI: ``spiffe://eoforge/silo/ID`` or ``spiffe://eoforge/operator/ID`` (what
 ``eoforge federate ca issue`` and cert-manager write). A token names its holder in ``sub`` and grants
-``federation:silo`` or ``federation:operator`` in ``scope``. Without any authentication (on the loopback address) a caller is the silo that
-its ``x-eoforge-silo`` header says, or an operator.
+``federation:silo`` or ``federation:operator`` in ``scope``. Without any authentication (on the loopback address) a
+caller is the silo that its ``x-eoforge-silo`` header says, or an operator.
 """
 
 from __future__ import annotations

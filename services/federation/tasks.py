@@ -11,7 +11,7 @@ from eoforge.federated.state import answered, ended
 class Due(NamedTuple):
     """A task without its contents: what tells it from another."""
 
-    kind: int
+    kind: pb.TaskKind
     round: int
 
 

@@ -1,0 +1,77 @@
+"""What a run would cost, before it begins."""
+
+from __future__ import annotations
+
+import math
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.errors import NotFound, UsageError
+from eoforge.federated import privacy, rounds
+from eoforge.federated.objects import Objects, digest_of
+from eoforge.federated.result import plain
+from eoforge.federated.spec import server_memory
+from eoforge.federated.strategy import MODEL, SiloInfo, Specs, TensorSpec, name_of, wire_bytes
+from eoforge.methods.fl_rs.strategies import make_strategy
+from services.federation.hub import COMPUTE_THREADS, Hub
+
+DEFAULT_BANDWIDTH = 12.5e6
+REDUCE_BYTES_PER_SECOND = 400e6
+"""Reading, adding and writing on one core; a cautious round figure."""
+
+
+def estimate(hub: Hub, objects: Objects, request: pb.EstimateRunRequest) -> pb.EstimateRunResponse:
+    """The figures; blocks.
+
+    Raises:
+        UsageError: The strategy is unknown, no silo fits, or the model has no size.
+    """
+    spec = request.spec
+    strategy = make_strategy(spec.strategy, plain(spec.strategy_options))
+    model = _model(objects, spec.initial_model)
+    silos = _silos(hub, request)
+    state: dict[str, TensorSpec] = {name_of(MODEL, name): tensor for name, tensor in model.items()}
+    state |= {name: start.spec for name, start in strategy.start(model, silos).items()}
+    asked = len(silos)
+    if spec.policy.selection in (pb.SELECTION_FRACTION, pb.SELECTION_WEIGHTED):
+        wanted = max(spec.policy.min_silos, math.ceil(spec.policy.fraction * asked))
+        asked = min(asked, math.ceil(wanted * (1 + spec.policy.over_selection)))
+    # Silos of several modalities may differ: the mean is exact if all take part.
+    wire = [wire_bytes(strategy, silo, state) for silo in silos]
+    masked = 2 if spec.privacy.secure_aggregation else 1
+    down = sum(d for d, _ in wire) * asked // len(silos)
+    up = sum(u for _, u in wire) * asked // len(silos) * masked
+    state_bytes = sum(tensor.nbytes for tensor in state.values())
+    slowest = max(d + u * masked for d, u in wire)
+    bandwidth = request.bandwidth or DEFAULT_BANDWIDTH
+    seconds = slowest / bandwidth + request.train_seconds + (up + 2 * state_bytes) / REDUCE_BYTES_PER_SECOND
+    count = spec.policy.rounds
+    threads = COMPUTE_THREADS + hub.settings.workers
+    return pb.EstimateRunResponse(
+        silos=asked,
+        bytes_down=down,
+        bytes_up=up,
+        bytes_total=(down + up) * count,
+        server_memory=server_memory(threads, min(2 * asked, hub.settings.max_uploads)),
+        store_bytes=(count + 1) * state_bytes + (hub.settings.retain_rounds + 1) * up,
+        round_seconds=seconds,
+        total_seconds=seconds * count,
+        epsilon=privacy.epsilon(spec, count),
+    )
+
+
+def _model(objects: Objects, manifest: pb.Manifest) -> Specs:
+    if not manifest.length:
+        raise UsageError("an estimate needs spec.initial_model: a stored model, or its length alone")
+    try:
+        return objects.open(digest_of(manifest)).specs
+    except NotFound:
+        return {"weights": TensorSpec((manifest.length // 4,))}
+
+
+def _silos(hub: Hub, request: pb.EstimateRunRequest) -> tuple[SiloInfo, ...]:
+    if request.silos:
+        return tuple(SiloInfo(f"silo-{i:05d}", 1) for i in range(request.silos))
+    members = rounds.members(request.spec, hub.silos.values())
+    if not members:
+        raise UsageError("no suitable silo is registered; say how many would take part (silos)")
+    return tuple(SiloInfo(m.silo, m.samples, m.modality) for m in members)

@@ -1,0 +1,83 @@
+"""Open Inference Protocol V2: where runs are, for dashboards and gateways that speak nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from kserve import InferOutput, InferRequest, InferResponse, Model
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.errors import LimitExceeded, UsageError
+from services._runtime.auth import CALLER
+from services._runtime.errors import PermissionDenied
+from services.federation.hub import Hub
+from services.federation.identity import OPERATOR_SCOPE, TRUST_DOMAIN, may_steer
+
+NAME = "eoforge-federation-runs"
+MAX_RUNS = 100
+
+
+class RunsModel(Model):
+    """Names of runs to their state, round and number of rounds; who may not see a run cannot ask for it."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(NAME)
+        self._hub = hub
+        self.ready = True
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Name, type and shape of the input."""
+        return [{"name": "run_id", "datatype": "BYTES", "shape": [-1]}]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Name, type and shape of each output."""
+        outputs = (("status", "BYTES"), ("round", "INT64"), ("rounds", "INT64"), ("bundle_uri", "BYTES"))
+        return [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in outputs]
+
+    async def predict(
+        self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
+    ) -> InferResponse:
+        """The state of each run.
+
+        Raises:
+            UsageError: The input is missing.
+            LimitExceeded: Too many runs are asked for.
+            NotFound: A run does not exist.
+            PermissionDenied: A run belongs to others, or the caller is no operator.
+        """
+        given = next((tensor for tensor in payload.inputs if tensor.name == "run_id"), None)
+        if given is None:
+            raise UsageError("expected one input, run_id (BYTES)")
+        names = [n.decode() if isinstance(n, bytes) else str(n) for n in np.asarray(given.as_numpy()).reshape(-1)]
+        if len(names) > MAX_RUNS:
+            raise LimitExceeded(f"a request may name {MAX_RUNS} runs; got {len(names)}")
+        operator = _operator()
+        runs = [await self._hub.read(name) for name in names]
+        if not all(may_steer(operator, run) for run in runs):
+            raise PermissionDenied("one of the runs belongs to others")
+        columns: dict[str, np.ndarray[Any, Any]] = {
+            "status": np.array([pb.RunStatus.Name(r.status).removeprefix("RUN_STATUS_") for r in runs], dtype=object),
+            "round": np.array([r.round.number for r in runs], dtype=np.int64),
+            "rounds": np.array([r.spec.policy.rounds for r in runs], dtype=np.int64),
+            "bundle_uri": np.array([r.bundle_uri for r in runs], dtype=object),
+        }
+        outputs = []
+        for declared in self.get_output_types():
+            output = InferOutput(declared["name"], [len(runs)], declared["datatype"])
+            output.set_data_from_numpy(columns[declared["name"]], binary_data=False)
+            outputs.append(output)
+        return InferResponse(payload.id, NAME, outputs)
+
+
+def _operator() -> str:
+    caller = CALLER.get(None)
+    if caller is None or caller.way == "anonymous":
+        return "operator"
+    prefix = f"{TRUST_DOMAIN}operator/"
+    if caller.way == "token" and OPERATOR_SCOPE in caller.scopes:
+        return caller.name
+    if caller.way == "certificate" and caller.name.startswith(prefix):
+        return caller.name.removeprefix(prefix)
+    raise PermissionDenied("states of runs are for operators")

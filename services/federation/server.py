@@ -1,0 +1,67 @@
+"""Puts the federation service together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import grpc
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.api.federation.v1 import federation_pb2_grpc
+from eoforge.logs import configure_logs
+from services._runtime.server import Server, Service
+from services._runtime.telemetry import configure_traces
+from services.federation.hub import Hub
+from services.federation.identity import Identities
+from services.federation.kserve import RunsModel
+from services.federation.servicer import FederationServicer
+from services.federation.settings import FederationSettings
+from services.federation.silo_servicer import SiloServicer
+from services.federation.uploads import Uploads
+
+SERVICE = pb.DESCRIPTOR.services_by_name["FederationService"].full_name
+
+
+def build(settings: FederationSettings) -> Server:
+    """The server of ``settings``; must be called inside the event loop that will run it.
+
+    Raises:
+        UsageError: The settings contradict each other or expose the service.
+    """
+    settings.require_consistent()
+    hub = Hub(settings)
+    identities = Identities(settings.revoked_file)
+    uploads = Uploads(hub.in_thread, settings.max_uploads)
+
+    def register(server: grpc.aio.Server) -> None:
+        operators, silos = FederationServicer(hub, identities, uploads), SiloServicer(hub, identities, uploads)
+        federation_pb2_grpc.add_FederationServiceServicer_to_server(operators, server)  # type: ignore[no-untyped-call]  # generated
+        federation_pb2_grpc.add_SiloServiceServicer_to_server(silos, server)  # type: ignore[no-untyped-call]  # generated
+
+    service = Service(
+        name=SERVICE,
+        register=register,
+        models=[RunsModel(hub)],
+        start=hub.start,
+        stop=hub.stop,
+        drain=hub.drain,
+        certificate_port=settings.silo_port,
+    )
+    return Server(settings, service)
+
+
+def run(settings: FederationSettings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        UsageError: The settings contradict each other or expose the service, or a port is taken.
+        StoreError: The store cannot be reached.
+    """
+    configure_logs(as_json=True, level=getattr(logging, settings.log_level.upper()))
+    configure_traces(settings, "federation")
+
+    async def main() -> None:
+        await build(settings).run()
+
+    asyncio.run(main())

@@ -1,0 +1,259 @@
+"""The operators' API."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.api.federation.v1 import federation_pb2_grpc
+from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError, WrongState
+from eoforge.federated.journal import Journal
+from eoforge.federated.objects import Objects, check_manifest, digest_of
+from eoforge.federated.result import plain
+from eoforge.federated.spec import RUN_ID, check_spec
+from eoforge.federated.state import ended
+from eoforge.methods.fl_rs.strategies import make_strategy
+from services._runtime.errors import PermissionDenied
+from services.federation.estimate import estimate
+from services.federation.hub import Hub
+from services.federation.identity import Identities, may_steer
+from services.federation.telemetry import BYTES
+from services.federation.uploads import Uploads
+
+DEFAULT_PAGE, MAX_PAGE = 50, 1000
+MAX_REASON = 500
+EVENTS_AT_ONCE = 100
+
+Context = grpc.aio.ServicerContext
+
+
+class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
+    """Answers the calls of ``FederationService``; raised errors become statuses in the runtime's interceptor.
+
+    Args:
+        hub: The coordinator.
+        identities: Says which operator calls.
+        uploads: Receives chunks.
+    """
+
+    def __init__(self, hub: Hub, identities: Identities, uploads: Uploads) -> None:
+        self._hub, self._identities, self._uploads = hub, identities, uploads
+        self._objects = Objects(hub.store, "objects")
+
+    async def PrepareModel(
+        self, request: pb.PrepareModelRequest, context: Context[Any, Any]
+    ) -> pb.PrepareModelResponse:
+        """See the proto."""
+        self._identities.operator(context)
+        check_manifest(request.manifest, self._hub.settings.max_model_bytes)
+        return pb.PrepareModelResponse(missing=await self._hub.in_thread(self._objects.missing, request.manifest))
+
+    async def PutModel(
+        self, requests: AsyncIterator[pb.PutModelRequest], context: Context[Any, Any]
+    ) -> pb.PutModelResponse:
+        """See the proto."""
+        self._identities.operator(context)
+        first = await anext(aiter(requests), None)
+        if first is None or not first.HasField("manifest"):
+            raise UsageError("the first message of a model must hold its manifest")
+        check_manifest(first.manifest, self._hub.settings.max_model_bytes)
+
+        async def chunks() -> AsyncIterator[pb.Chunk]:
+            if first.HasField("chunk"):
+                yield first.chunk
+            async for request in requests:
+                yield request.chunk
+
+        digest = digest_of(first.manifest)
+        stored = await self._uploads.receive(self._objects, first.manifest, digest, chunks(), None)
+        return pb.PutModelResponse(stored=stored)
+
+    async def CreateRun(self, request: pb.CreateRunRequest, context: Context[Any, Any]) -> pb.CreateRunResponse:
+        """See the proto."""
+        operator = self._identities.operator(context)
+        run_id = request.run_id or f"run-{secrets.token_hex(6)}"
+        if not RUN_ID.fullmatch(run_id):
+            raise UsageError(f"a run_id has 1 to 64 letters, digits, '.', '_' or '-'; got {run_id!r:.80}")
+        spec = request.spec
+        strategy = make_strategy(spec.strategy, plain(spec.strategy_options))
+        check_manifest(spec.initial_model, self._hub.settings.max_model_bytes)
+        missing = await self._hub.in_thread(self._objects.missing, spec.initial_model)
+        if missing or not spec.initial_model.chunks:
+            raise WrongState(f"{len(missing)} chunks of the initial model are missing; send them with PutModel first")
+        digest = await self._hub.in_thread(self._objects.put_manifest, spec.initial_model)
+        model = await self._hub.in_thread(self._objects.open, digest)
+        if not model.specs:
+            raise DataRefused("the initial model holds no tensors")
+        check_spec(spec, strategy, model.specs)
+        run = await self._hub.create(run_id, spec, digest, operator)
+        self._hub.audit.note(operator, "create", run_id)
+        return pb.CreateRunResponse(run=run)
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Context[Any, Any]) -> pb.GetRunResponse:
+        """See the proto."""
+        return pb.GetRunResponse(run=await self._run(request.run_id, context))
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context[Any, Any]) -> pb.ListRunsResponse:
+        """See the proto."""
+        operator = self._identities.operator(context)
+        names = await self._hub.in_thread(self._hub.run_ids)
+        start = _after(request.page_token, names)
+        size = _page_size(request.page_size)
+        found: list[pb.Run] = []
+        for position in range(start, len(names)):
+            if len(found) == size:
+                return pb.ListRunsResponse(runs=found, next_page_token=_token(names[position - 1]))
+            try:
+                run = await self._hub.read(names[position])
+            except NotFound:
+                continue  # its creation was cut short
+            if may_steer(operator, run) and request.status in (pb.RUN_STATUS_UNSPECIFIED, run.status):
+                short = pb.Run()
+                short.CopyFrom(run)
+                for field in ("spec", "history", "round"):
+                    short.ClearField(field)
+                short.spec.method, short.spec.strategy = run.spec.method, run.spec.strategy
+                short.spec.policy.rounds = run.spec.policy.rounds
+                short.round.number, short.round.phase = run.round.number, run.round.phase
+                found.append(short)
+        return pb.ListRunsResponse(runs=found)
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: Context[Any, Any]) -> pb.CancelRunResponse:
+        """See the proto."""
+        return pb.CancelRunResponse(
+            run=await self._change(request.run_id, pb.RUN_STATUS_CANCELLED, request.reason, context)
+        )
+
+    async def PauseRun(self, request: pb.PauseRunRequest, context: Context[Any, Any]) -> pb.PauseRunResponse:
+        """See the proto."""
+        return pb.PauseRunResponse(
+            run=await self._change(request.run_id, pb.RUN_STATUS_PAUSED, request.reason, context)
+        )
+
+    async def ResumeRun(self, request: pb.ResumeRunRequest, context: Context[Any, Any]) -> pb.ResumeRunResponse:
+        """See the proto."""
+        return pb.ResumeRunResponse(run=await self._change(request.run_id, pb.RUN_STATUS_RUNNING, "", context))
+
+    async def WatchRun(
+        self, request: pb.WatchRunRequest, context: Context[Any, Any]
+    ) -> AsyncIterator[pb.WatchRunResponse]:
+        """See the proto. Sleeps until something changes; nothing here polls."""
+        await self._run(request.run_id, context)
+        journal, after = Journal(self._hub.store, request.run_id), request.after
+        while not self._hub.draining:
+            wake = self._hub.signal.current()
+            for event in await self._hub.in_thread(_events, journal, after):
+                after = event.sequence
+                yield pb.WatchRunResponse(event=event)
+            run = await self._hub.read(request.run_id)
+            if ended(run):
+                if after >= run.sequence:
+                    return
+                continue
+            self._hub.actor(run)  # events of a run in other hands would be missed here
+            if after >= run.sequence:
+                await wake.wait()
+
+    async def GetModel(
+        self, request: pb.GetModelRequest, context: Context[Any, Any]
+    ) -> AsyncIterator[pb.GetModelResponse]:
+        """See the proto."""
+        run = await self._run(request.run_id, context)
+        number, digest = _wanted_object(run, request)
+        manifest = await self._hub.in_thread(self._objects.manifest, digest)
+        yield pb.GetModelResponse(manifest=manifest, round=number)
+        for index, chunk in enumerate(manifest.chunks):
+            data = await self._hub.in_thread(self._objects.chunk, chunk)
+            BYTES.labels("down").inc(len(data))
+            yield pb.GetModelResponse(chunk=pb.Chunk(index=index, data=data))
+
+    async def ListSilos(self, request: pb.ListSilosRequest, context: Context[Any, Any]) -> pb.ListSilosResponse:
+        """See the proto."""
+        self._identities.operator(context)
+        names = sorted(self._hub.silos)
+        start, size = _after(request.page_token, names), _page_size(request.page_size)
+        page = names[start : start + size]
+        silos = []
+        for name in page:
+            silo = pb.Silo()
+            silo.CopyFrom(self._hub.silos[name])
+            silo.connected = self._hub.connected(name)
+            silos.append(silo)
+        more = start + size < len(names)
+        return pb.ListSilosResponse(silos=silos, next_page_token=_token(page[-1]) if more else "")
+
+    async def EstimateRun(self, request: pb.EstimateRunRequest, context: Context[Any, Any]) -> pb.EstimateRunResponse:
+        """See the proto."""
+        self._identities.operator(context)
+        return await self._hub.in_thread(estimate, self._hub, self._objects, request)
+
+    async def _run(self, run_id: str, context: Context[Any, Any]) -> pb.Run:
+        operator = self._identities.operator(context)
+        run = await self._hub.read(run_id)
+        if not may_steer(operator, run):
+            self._hub.audit.note(operator, "read", run_id, "denied")
+            raise PermissionDenied(f"run {run_id} belongs to others; its creator can add you to spec.operators")
+        return run
+
+    async def _change(self, run_id: str, status: Any, reason: str, context: Context[Any, Any]) -> pb.Run:
+        run = await self._run(run_id, context)
+        operator, name = self._identities.operator(context), pb.RunStatus.Name(status)
+        if len(reason) > MAX_REASON:
+            raise LimitExceeded(f"a reason may have {MAX_REASON} characters")
+        if run.status == status:
+            return run
+        if ended(run):
+            raise WrongState(f"run {run_id} has ended: {pb.RunStatus.Name(run.status)}")
+        actor = self._hub.actor(run)
+        changed = pb.StatusChanged(status=status, reason=reason or f"by {operator}")
+        if not await actor.write(operator, lambda now: not ended(now), status_changed=changed):
+            raise WrongState(f"run {run_id} has ended: {pb.RunStatus.Name(actor.run.status)}")
+        self._hub.audit.note(operator, name.removeprefix("RUN_STATUS_").lower(), run_id)
+        return actor.run
+
+
+def _events(journal: Journal, after: int) -> list[pb.RunEvent]:
+    return list(itertools.islice(journal.events(after), EVENTS_AT_ONCE))
+
+
+def _wanted_object(run: pb.Run, request: pb.GetModelRequest) -> tuple[int, str]:
+    done = run.history[-1].number if run.history else 0
+    if request.object:
+        if request.object not in run.objects:
+            raise NotFound(f"run {run.run_id} has {', '.join(sorted(run.objects))}; there is no {request.object!r:.80}")
+        return done, run.objects[request.object]
+    if request.initial:
+        return 0, run.initial_model
+    if not request.round:
+        return done, run.history[-1].model if run.history else run.initial_model
+    for summary in run.history:
+        if summary.number == request.round:
+            return summary.number, summary.model
+    raise NotFound(f"run {run.run_id} has models of rounds 1 to {done}; there is none of round {request.round}")
+
+
+def _page_size(asked: int) -> int:
+    if asked > MAX_PAGE:
+        raise LimitExceeded(f"page_size may be {MAX_PAGE}; got {asked}")
+    return asked or DEFAULT_PAGE
+
+
+def _token(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode("ascii")
+
+
+def _after(token: str, names: list[str]) -> int:
+    """Position after the item that a page token names."""
+    if not token:
+        return 0
+    try:
+        name = base64.urlsafe_b64decode(token.encode("ascii")).decode()
+        return names.index(name) + 1
+    except ValueError as error:
+        raise UsageError("page_token is not one of this service; pass next_page_token unchanged") from error

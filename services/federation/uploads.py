@@ -1,0 +1,139 @@
+"""Chunks on their way to the store: each is checked and stored before the next message of its stream is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
+from eoforge.federated.checks import ChunkFacts, chunk_facts
+from eoforge.federated.objects import Objects
+from eoforge.federated.tensorfile import Layout, chunk_span
+from services._runtime.errors import Overloaded
+from services.federation.telemetry import BYTES
+
+AHEAD = 2
+"""Chunks of one stream that are being stored while the next one arrives."""
+MAX_REMEMBERED = 4096
+RETRY_SECONDS = 1.0
+
+Run = Callable[..., Any]
+
+
+@dataclass
+class _Seen:
+    """What is remembered of an update while it arrives."""
+
+    layout: Layout
+    facts: dict[int, ChunkFacts] = field(default_factory=dict)
+
+
+class Uploads:
+    """Receives chunks, within a bound over all silos.
+
+    Args:
+        in_thread: Runs what blocks.
+        most: Streams at the same time.
+    """
+
+    def __init__(self, in_thread: Run, most: int) -> None:
+        self._in_thread, self._most, self._active = in_thread, most, 0
+        self._seen: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
+
+    async def receive(
+        self,
+        objects: Objects,
+        manifest: pb.Manifest,
+        digest: str,
+        chunks: AsyncIterator[pb.Chunk],
+        squares: bool | None,
+    ) -> int:
+        """Stores the chunks of one stream and returns how many there were; all are stored when it returns.
+
+        Args:
+            objects: Where they go.
+            manifest: What they must be.
+            digest: Of the manifest.
+            chunks: The stream.
+            squares: Whether the norm will be needed; None if the elements are not to be looked at.
+
+        Raises:
+            Overloaded: Too many uploads run.
+            DataRefused: A chunk is not what the manifest names.
+            LimitExceeded: A chunk is longer than chunks are.
+        """
+        if self._active >= self._most:
+            raise Overloaded(f"{self._most} uploads run already", RETRY_SECONDS)
+        self._active += 1
+        running: set[asyncio.Future[None]] = set()
+        stored = 0
+        try:
+            async for chunk in chunks:
+                if chunk.index >= len(manifest.chunks):
+                    raise UsageError(f"chunk {chunk.index} of {len(manifest.chunks)}: count from 0")
+                first, last = chunk_span(chunk.index, manifest.length)
+                if len(chunk.data) != last - first:
+                    raise LimitExceeded(f"chunk {chunk.index} must have {last - first} bytes; got {len(chunk.data)}")
+                if len(running) >= AHEAD:
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
+                work = self._in_thread(self._store, objects, manifest, digest, chunk.index, chunk.data, squares)
+                running.add(asyncio.ensure_future(work))
+                stored += 1
+            await asyncio.gather(*running)
+        finally:
+            self._active -= 1
+            if running:
+                await asyncio.wait(running)
+        return stored
+
+    def facts(self, objects: Objects, manifest: pb.Manifest, digest: str, squares: bool) -> list[ChunkFacts]:
+        """What is known of each chunk; what arrived before a restart is read and looked at now.
+
+        Raises:
+            DataRefused: It is no safetensors file.
+            NotFound: A chunk is missing.
+        """
+        seen = self._look(objects, manifest, digest, None)
+        facts = []
+        for index, chunk in enumerate(manifest.chunks):
+            if index not in seen.facts:
+                seen.facts[index] = chunk_facts(seen.layout, index, objects.chunk(chunk), squares)
+            facts.append(seen.facts[index])
+        return facts
+
+    def forget(self, objects: Objects, digest: str) -> None:
+        """Drops what is remembered of an update that was judged."""
+        self._seen.pop((objects.prefix, digest), None)
+
+    def _store(
+        self, objects: Objects, manifest: pb.Manifest, digest: str, index: int, data: bytes, squares: bool | None
+    ) -> None:
+        expected = manifest.chunks[index]
+        if hashlib.sha256(data).digest() != expected:
+            raise DataRefused(f"chunk {index} does not have the SHA-256 that the manifest names; send it again")
+        objects.put_chunk(expected, data)
+        BYTES.labels("up").inc(len(data))
+        if squares is None:
+            return
+        try:
+            seen = self._look(objects, manifest, digest, data if index == 0 else None)
+        except (NotFound, DataRefused):
+            return  # looked at again, and answered for, when the update is handed in
+        seen.facts[index] = chunk_facts(seen.layout, index, data, squares)
+
+    def _look(self, objects: Objects, manifest: pb.Manifest, digest: str, first: bytes | None) -> _Seen:
+        key = (objects.prefix, digest)
+        seen = self._seen.get(key)
+        if seen is None:
+            start = objects.chunk(manifest.chunks[0]) if first is None else first
+            seen = self._seen.setdefault(key, _Seen(Layout.parse(start, manifest.length)))
+            while len(self._seen) > MAX_REMEMBERED:
+                self._seen.popitem(last=False)
+        return seen

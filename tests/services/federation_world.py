@@ -1,0 +1,86 @@
+"""A running federation: a real server, and silos in threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.client_federation import FederationClient, SiloClient
+from eoforge.federated.silo import Silo
+from services._runtime.server import Server
+from services.federation.server import build
+from services.federation.settings import FederationSettings
+from tests.federated.quadratic import Quadratic
+
+JOIN_S = 60.0
+
+
+def settings_for(folder: Path | str, **values: Any) -> FederationSettings:
+    defaults: dict[str, Any] = {
+        "federation_uri": str(folder),
+        "port": 0,
+        "rest_port": 0,
+        "drain_notice_seconds": 0.0,
+        "drain_seconds": 5.0,
+        "lease_seconds": 3.0,
+        "instance": "one",
+        "log_level": "warning",
+    }
+    return FederationSettings(**(defaults | values))
+
+
+def server_for(folder: Path | str, **values: Any) -> Callable[[], Server]:
+    return lambda: build(settings_for(folder, **values))
+
+
+class Runner:
+    """A silo in a thread."""
+
+    def __init__(self, target: str, name: str, folder: Path, trainer: Any = None, **options: Any) -> None:
+        self.trainer = trainer or Quadratic()
+        about = {"modalities": options.pop("modalities", ["s2"]), "samples": options.pop("samples", 10)}
+        self.until = options.pop("until", None)
+        self.silo = Silo(
+            SiloClient(target, silo_id=name, **options), lambda _: self.trainer, folder / name, **about
+        )
+        self.status: Any = None
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._main, daemon=True)
+        self.thread.start()
+
+    def _main(self) -> None:
+        try:
+            self.status = self.silo.run(until_end_of=self.until)
+        except BaseException as error:
+            self.error = error
+
+    def join(self) -> Any:
+        self.thread.join(JOIN_S)
+        assert not self.thread.is_alive(), "the silo did not end"
+        if self.error is not None:
+            raise self.error
+        return self.status
+
+
+@contextmanager
+def silos(target: str, folder: Path, names: list[str], **options: Any) -> Iterator[dict[str, Runner]]:
+    made = {name: Runner(target, name, folder, **options) for name in names}
+    try:
+        yield made
+    finally:
+        for runner in made.values():
+            runner.silo.stop()
+        for runner in made.values():
+            runner.thread.join(JOIN_S)
+
+
+def wait_for(client: FederationClient, run_id: str, until: Callable[[pb.RunEvent], bool]) -> pb.RunEvent:
+    """The first event that fulfils a condition; by the stream, so without polling."""
+    for event in client.watch(run_id):
+        if until(event):
+            return event
+    raise AssertionError(f"run {run_id} ended before: {client.run(run_id).failure}")
