@@ -1,4 +1,4 @@
-"""Patches and a real codec for the compression service's tests: transforms as training starts them, exact tables made."""
+"""Patches and a real codec for the compression service's tests: as training starts it, with its exact tables made."""
 
 from __future__ import annotations
 

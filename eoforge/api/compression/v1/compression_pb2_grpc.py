@@ -37,7 +37,7 @@ class CompressionServiceStub:
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, DEADLINE_EXCEEDED,
-    STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
     """
 
     def __init__(self, channel):
@@ -100,7 +100,7 @@ class CompressionServiceServicer:
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, DEADLINE_EXCEEDED,
-    STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
     """
 
     def Compress(self, request, context):
@@ -223,7 +223,7 @@ class CompressionService:
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, DEADLINE_EXCEEDED,
-    STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
     """
 
     @staticmethod
