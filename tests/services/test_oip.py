@@ -15,6 +15,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
 
 from eoforge.data.store import TableRef
 from eoforge.index.catalog import IndexSnapshot
+from services._runtime.oip import DATATYPES
 from tests.services.conftest import server_for
 from tests.services.support import Running, details, running
 from tests.services.world import BITS, DIM, World
@@ -46,10 +47,9 @@ def inputs(world: World, modality: str, count: int = IMAGES) -> dict[str, Any]:
 
 
 def request(model: str, arrays: dict[str, Any]) -> oip_pb2.ModelInferRequest:
-    datatypes = {"uint16": "UINT16", "float32": "FP32", "uint8": "UINT8", "int32": "INT32"}
     tensors = []
     for name, array in arrays.items():
-        tensor = InferInput(name, list(array.shape), datatypes[array.dtype.name])
+        tensor = InferInput(name, list(array.shape), DATATYPES[array.dtype.name])
         tensor.set_data_from_numpy(array, binary_data=True)
         tensors.append(tensor)
     return InferRequest(model, tensors).to_grpc()
