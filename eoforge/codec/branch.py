@@ -160,20 +160,28 @@ class Branch(nn.Module):
 
     @torch.no_grad()
     def initialise(self, cells_BCHW: Tensor) -> None:
-        """Makes the linear path the best one for these cells: the principal components of their blocks (*ours*)."""
+        """Makes the linear path the best one for these cells that keeps the mean of every band (*ours*).
+
+        The first components are the principal ones of the bands' means over a block, so that a bright roof or cloud of
+        whatever colour survives even if no cell here has one like it; the others are the principal components of what
+        is left.
+        """
         channels, block = self.cells.channels, self.block
         blocks = cells_BCHW.unfold(2, block, block).unfold(3, block, block)
         flat = blocks.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * block * block).double()
-        values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
-        count = min(self.analysis.linear.out_channels, len(values))
-        basis = torch.zeros_like(self.analysis.linear.weight)
-        # Signs of eigenvectors are a matter of the library; the largest entry is made positive.
-        leading = vectors.flip(1)[:, :count].T
-        leading = leading * leading.gather(1, leading.abs().argmax(1, keepdim=True)).sign()
-        basis[:count] = leading.reshape(count, channels, block, block).float()
-        self.analysis.linear.weight.copy_(basis)
-        self.synthesis.linear.weight.copy_(basis)
-        spread = values.flip(0)[:count].clamp(min=0).sqrt().float() / self.finest
+        covariance = flat.T @ flat / len(flat)
+        means = self.cells.band_means(block).to(covariance)
+        rest = torch.eye(len(covariance), dtype=torch.float64, device=covariance.device) - means.T @ means
+        mean_variances, turns = _principal(means @ covariance @ means.T)
+        variances, vectors = _principal(rest @ covariance @ rest)
+        basis = torch.cat([turns @ means, vectors])
+        variances = torch.cat([mean_variances, variances])
+        count = min(self.analysis.linear.out_channels, channels * block * block)
+        weight = torch.zeros_like(self.analysis.linear.weight)
+        weight[:count] = basis[:count].reshape(count, channels, block, block).float()
+        self.analysis.linear.weight.copy_(weight)
+        self.synthesis.linear.weight.copy_(weight)
+        spread = variances[:count].clamp(min=0).sqrt().float() / self.finest
         self.channel_scale[:count] = spread.clamp(min=_SMALLEST_SCALE)
 
     @torch.no_grad()
@@ -225,6 +233,14 @@ class Branch(nn.Module):
         unit = (y_hat_BMhw * self.unit_q[:, None, None]) >> _UNIT_BITS
         logits_BK: Tensor = self.exact_hash(unit)
         return logits_BK
+
+
+def _principal(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and rows of eigenvectors, largest first; the largest entry of each vector is positive, since signs
+    of eigenvectors are a matter of the library."""
+    values, vectors = torch.linalg.eigh(covariance)
+    rows = vectors.flip(1).T
+    return values.flip(0), rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
 
 
 def _rounded(values: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def _groups(indices: Values) -> tuple[Values, list[tuple[int, int, int]]]:
     """A stable order by table, and (table, start, end) of each group in it."""
     order = np.argsort(indices, kind="stable")
     found, starts = np.unique(indices[order], return_index=True)
-    ends = [*starts[1:].tolist(), len(indices)]
+    ends = [*starts[1:].tolist(), len(indices)][: len(found)]
     return order, list(zip(found.tolist(), starts.tolist(), ends, strict=True))
 
 

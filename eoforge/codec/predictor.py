@@ -104,7 +104,7 @@ class Stack:
         near, beside = values[own], values[side]
         reference = (near[:, 0] + near[:, 1]) >> 1
         references = (beside[:, :, 1:2] + beside[:, :, 2:3]) >> 1
-        differences = (beside - references).reshape(len(own), -1)
+        differences = (beside - references).reshape(len(own), SIDES * len(SIDE))
         return reference, np.concatenate([near - reference[:, None], differences], axis=1)
 
     def predict(self, band: Integers, own: Integers, side: Integers) -> Integers:
@@ -119,7 +119,7 @@ class Stack:
         near = self.values.ravel()[own]
         errors = self.errors.ravel()
         differences = np.abs(near[:, [0, 1, 1, 0, 1]] - near[:, [2, 2, 3, 4, 5]])
-        beside = errors[side[:, :, :_SIDE_ERRORS]].reshape(len(own), -1)
+        beside = errors[side[:, :, :_SIDE_ERRORS]].reshape(len(own), SIDES * _SIDE_ERRORS)
         return np.concatenate([differences, errors[own[:, :_ERRORS]], beside], axis=1)
 
     def contexts(self, band: Integers, own: Integers, side: Integers) -> Integers:

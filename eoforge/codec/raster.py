@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S1_10M, S2_10M, S2_20M, S2_60M
-from eoforge.data.batch import PatchBatch
 from eoforge.data.names import parse_patch_id
-from eoforge.data.records import PatchPair
 from eoforge.errors import DataRefused, UsageError
 from eoforge.geo.footprint import footprint
+
+if TYPE_CHECKING:  # bounded streams are read without torch and Lance
+    from eoforge.data.batch import PatchBatch
+    from eoforge.data.records import PatchPair
 
 BASE_METRES = 10
 ALIGNMENT = 6

@@ -90,6 +90,14 @@ class Cells:
             cells[:, self.start[band] : self.start[band] + pixels.shape[1]] = pixels
         return cells
 
+    def band_means(self, block: int) -> Tensor:
+        """``[bands, C D^2]``: what takes the mean of each band over a block of ``D x D`` cells, orthonormal."""
+        rows = torch.zeros(len(self.bands), self.channels, block * block, dtype=torch.float64)
+        for i, band in enumerate(self.bands):
+            width = 4 if factor_of(band) == 1 else 1
+            rows[i, self.start[band] : self.start[band] + width] = 1 / math.sqrt(width * block * block)
+        return rows.flatten(1)
+
     def unpack(self, cells: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
         """Cells to bands ``[B, h, w]`` in their units."""
         grids = {}
@@ -163,7 +171,9 @@ class Synthesis(nn.Module):
 
     def forward(self, y_BMhw: Tensor) -> Tensor:
         """See the class."""
-        cells_BCHW: Tensor = self.linear(y_BMhw) + self.nonlinear(y_BMhw)
+        # Inverse normalisation grows with the square of its input, stage by stage: what lies far outside the training
+        # data enters by its logarithm and is left to the linear path.
+        cells_BCHW: Tensor = self.linear(y_BMhw) + self.nonlinear(torch.asinh(y_BMhw))
         return cells_BCHW
 
 

@@ -53,7 +53,7 @@ class Wavefront:
         parts = [(b, w) for b in range(bands) if 0 <= (w := step - LAG * b) < self.waves]
         entries = [np.arange(self.starts[w], self.starts[w + 1]) for _, w in parts]
         which = np.repeat(np.array([b for b, _ in parts], dtype=np.int64), [len(e) for e in entries])
-        return which, np.concatenate(entries)
+        return which, np.concatenate([np.zeros(0, dtype=np.int64), *entries])  # small grids have idle steps
 
 
 @lru_cache(maxsize=8)

@@ -1,0 +1,317 @@
+"""The learned codec: its contract, its bands, its rates, and streams that everyone decodes alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eoforge.codec import pieces, streams
+from eoforge.codec.config import CodecConfig
+from eoforge.codec.container import LIMITS, inspect, pack, unpack
+from eoforge.codec.model import Codec
+from eoforge.codec.raster import Raster, from_batch, from_pair
+from eoforge.codec.rate import bits_per_pixel, psnr
+from eoforge.codec.transforms import GDN, Cells, low_frequencies
+from eoforge.data.bands import S2_BANDS
+from eoforge.data.records import PatchPair
+from eoforge.errors import BundleError, DataRefused, UsageError
+
+from .conftest import SMALL, batch_of, train
+
+
+def test_forward_gives_what_training_needs(codec: Codec, pairs: list[PatchPair]) -> None:
+    batch = batch_of(pairs[:2])
+    out = codec(batch, torch.tensor([1.0, 6.5]), "s2")
+    assert set(out.x_hat) == set(S2_BANDS)
+    assert out.x_hat["B02"].shape == (2, 120, 120)
+    assert out.x_hat["B05"].shape == (2, 60, 60)
+    assert out.x_hat["B01"].shape == (2, 20, 20)
+    assert out.y_hat.shape == out.y.shape == out.likelihoods["y"].shape == (2, 40, 16, 16)
+    assert out.likelihoods["z"].shape == (2, 12, 4, 4)
+    assert out.logits.shape == (2, 32)
+    bits = -out.likelihoods["y"].log2().sum((1, 2, 3))
+    assert bits[1] > bits[0]
+
+
+def test_training_lowers_the_loss_and_reaches_every_weight(pairs: list[PatchPair]) -> None:
+    codec = Codec(
+        dataclasses.replace(SMALL, s1_bands=("VV",), mean=(*SMALL.mean[:12], -12.0), std=(*SMALL.std[:12], 5.0))
+    )
+    batch = batch_of(pairs[:2])
+    codec.initialise(batch)
+    before = {name: p.detach().clone() for name, p in codec.named_parameters()}
+    losses = train(codec, batch, 4)
+    assert min(losses[2:]) < losses[0]
+    still = [name for name, p in codec.named_parameters() if torch.equal(p, before[name])]
+    assert not still
+
+
+def test_noise_follows_the_generator(codec: Codec, pairs: list[PatchPair]) -> None:
+    batch, quality = batch_of(pairs[:1]), torch.tensor([4.0])
+    codec.train()
+    try:
+        one, two, other = (
+            codec(batch, quality, "s1", torch.Generator().manual_seed(seed)).likelihoods["y"] for seed in (1, 1, 2)
+        )
+    finally:
+        codec.eval()
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_rate_and_quality_rise_together(codec: Codec, optical: list[Raster]) -> None:
+    sizes, scores = [], []
+    for quality in (0, 2.5, 5, 7):
+        coded = codec.compress(optical[:2], quality)
+        sizes.append(sum(map(len, coded)))
+        scores.append(psnr(optical[0], codec.decompress(coded)[0]))
+    assert sizes == sorted(sizes)
+    assert scores == sorted(scores)
+    assert scores[-1] > scores[0] + 5
+    assert codec.config.steps >= 8
+
+
+def test_likelihoods_are_the_size_of_the_stream(codec: Codec, pairs: list[PatchPair]) -> None:
+    out = codec(batch_of(pairs[:1]), torch.tensor([5.0]), "s2")
+    bits = sum(float(-likelihood.detach().log2().sum()) for likelihood in out.likelihoods.values())
+    stream = codec.compress([from_pair(pairs[0], ("s2",))], 5.0)[0]
+    assert 8 * inspect(stream).payload_bytes == pytest.approx(bits, rel=0.03)
+
+
+def test_georeference_name_and_code_travel(codec: Codec, both: list[Raster]) -> None:
+    stream = codec.compress(both[:1], 3)[0]
+    decoded, header = codec.decompress([stream])[0], inspect(stream)
+    assert decoded.georeference == both[0].georeference
+    assert decoded.patch_id == both[0].patch_id
+    assert header.bands == tuple(both[0].bands)
+    assert header.bundle == codec.bundle_id[:16]
+    assert header.codes == 2
+    for modality in ("s1", "s2"):
+        made = codec.hash_stream([stream], modality)
+        np.testing.assert_array_equal(streams.stored_codes(stream, LIMITS)[modality], made)
+
+
+def test_codes_tell_patches_apart(codec: Codec, optical: list[Raster]) -> None:
+    codes = codec.hash_stream(codec.compress(optical, 6))
+    assert len({code.tobytes() for code in codes}) > 1
+    assert 0 < np.unpackbits(codes).mean() < 1
+
+
+@pytest.mark.parametrize("bands", [("B02", "B03", "B04"), ("B8A",), ("B01", "B09"), ("VH",), ("B05", "VV")])
+def test_any_bands(codec: Codec, both: list[Raster], bands: tuple[str, ...]) -> None:
+    raster = Raster({band: both[0].bands[band] for band in bands}, both[0].shape)
+    decoded = codec.decompress(codec.compress([raster], 5))[0]
+    assert {b: p.shape for b, p in decoded.bands.items()} == {b: p.shape for b, p in raster.bands.items()}
+
+
+def test_a_codec_for_three_bands(pairs: list[PatchPair]) -> None:
+    config = SMALL.for_bands({"B02": (400.0, 600.0), "B11": (1500.0, 1000.0), "VV": (-12.0, 5.0)})
+    codec = Codec(config)
+    batch = batch_of(pairs[:4])
+    codec.initialise(batch)
+    codec.update()
+    (whole,) = from_batch(batch_of(pairs[:1]))
+    raster = Raster({b: whole.bands[b] for b in ("B02", "B11", "VV")}, whole.shape)
+    decoded = codec.decompress(codec.compress([raster], 7))[0]
+    assert psnr(raster, decoded) > 40
+    with pytest.raises(UsageError, match="cannot code"):
+        codec.compress([whole], 3)
+
+
+@pytest.mark.parametrize("shape", [(120, 120), (7, 5), (1, 1), (121, 37), (64, 130)])
+def test_any_shape(codec: Codec, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"B02": 1, "B05": 2, "B09": 6}
+    bands = {b: rng.integers(300, 900, [-(-s // f) for s in shape]).astype(np.uint16) for b, f in sizes.items()}
+    decoded = codec.decompress(codec.compress([Raster(bands, shape)], 4))[0]
+    assert decoded.shape == shape
+    assert {b: p.shape for b, p in decoded.bands.items()} == {b: p.shape for b, p in bands.items()}
+
+
+def test_bright_reflectance_survives(codec: Codec, optical: list[Raster]) -> None:
+    bright = {b: p.copy() for b, p in optical[0].bands.items()}
+    bright["B02"][20:80, 20:80] = 17_000
+    bright["B11"][10:40, 10:40] = 21_000
+    decoded = codec.decompress(codec.compress([Raster(bright)], 6))[0]
+    assert abs(float(np.median(decoded.bands["B02"][28:72, 28:72])) - 17_000) < 400
+    assert abs(float(np.median(decoded.bands["B11"][14:36, 14:36])) - 21_000) < 400
+    assert decoded.bands["B02"].dtype == np.uint16
+
+
+def test_backscatter_stays_decibels(codec: Codec, both: list[Raster]) -> None:
+    decoded = codec.decompress(codec.compress([both[0].only("s1")], 7))[0]
+    assert decoded.bands["VV"].dtype == np.float32
+    assert np.abs(decoded.bands["VV"] - both[0].bands["VV"]).mean() < 2
+    assert decoded.bands["VH"].mean() == pytest.approx(both[0].bands["VH"].mean(), abs=0.5)
+
+
+def test_targets_pick_the_step(codec: Codec, optical: list[Raster]) -> None:
+    raster = optical[0]
+    sizes = {q: bits_per_pixel(codec.compress([raster], q)[0], raster) for q in (2.0, 2.0625)}
+    fits = codec.compress([raster], target_bpp=sum(sizes.values()) / 2)[0]
+    assert bits_per_pixel(fits, raster) <= sum(sizes.values()) / 2
+    assert inspect(fits).quality == 2.0
+    wanted = psnr(raster, codec.decompress(codec.compress([raster], 3))[0])
+    reached = codec.compress([raster], target_psnr=wanted)[0]
+    assert inspect(reached).quality <= 3
+    assert psnr(raster, codec.decompress([reached])[0]) >= wanted
+    with pytest.raises(UsageError, match=r"lowest quality needs"):
+        codec.compress([raster], target_bpp=0.001)
+    with pytest.raises(UsageError, match=r"highest quality reaches"):
+        codec.compress([raster], target_psnr=200)
+    with pytest.raises(UsageError, match="exactly one"):
+        codec.compress([raster], 3, target_bpp=1)
+    with pytest.raises(UsageError, match="quality must be"):
+        codec.compress([raster], 7.5)
+
+
+def integers(codec: Codec, coded: list[bytes]) -> list[np.ndarray]:
+    """The latents in streams, one array per stream."""
+    found = []
+    for stream in coded:
+        container = unpack(stream)
+        layout = pieces.Layout(
+            container.header.bands, container.header.shape, pieces.fraction_of(container.header.quality)
+        )
+        latents = pieces.read_latents(codec, [container.payload], layout)
+        found.append(np.concatenate([latent.numpy().ravel() for latent in latents.values()]))
+    return found
+
+
+def test_streams_do_not_depend_on_batch_or_threads(codec: Codec, optical: list[Raster]) -> None:
+    four = optical[:4]
+    together = codec.compress(four, 4.3125)
+    alone = [codec.compress([raster], 4.3125)[0] for raster in four]
+    container = unpack(together[0])
+    layout = pieces.Layout(container.header.bands, container.header.shape, pieces.fraction_of(4.3125))
+    batched = pieces.read_latents(codec, [unpack(s).payload for s in together], layout)["s2"].numpy()
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            for i, one in enumerate(integers(codec, together)):
+                np.testing.assert_array_equal(one, batched[i].ravel())
+            for first, second in zip(codec.decompress(alone), [codec.decompress([s])[0] for s in alone], strict=True):
+                for band, pixels in first.bands.items():
+                    assert np.abs(pixels.astype(int) - second.bands[band]).max() <= 1
+    finally:
+        torch.set_num_threads(threads)
+    # Analysis is float, so symbols of another batch size may differ here and there; that they decode may not.
+    assert np.mean(integers(codec, alone)[0] == integers(codec, together)[0]) > 0.98
+
+
+def test_another_process_reads_the_same_integers(tmp_path: Path, codec: Codec, both: list[Raster]) -> None:
+    coded = codec.compress(both[:2], 5.5)
+    for i, stream in enumerate(coded):
+        (tmp_path / f"{i}.eofc").write_bytes(stream)
+    save_file(codec.state_dict(), tmp_path / "weights.safetensors")
+    program = (
+        "import sys, hashlib; from pathlib import Path; from safetensors.torch import load_file\n"
+        "from eoforge.codec.model import Codec; from tests.codec.conftest import SMALL\n"
+        "from tests.codec.test_model import integers\n"
+        "folder = Path(sys.argv[1]); codec = Codec(SMALL)\n"
+        "codec.load_state_dict(load_file(folder / 'weights.safetensors'))\n"
+        "coded = [(folder / f'{i}.eofc').read_bytes() for i in range(2)]\n"
+        "print(hashlib.sha256(b''.join(a.tobytes() for a in integers(codec, coded))).hexdigest(),"
+        " codec.hash_stream(coded, 's1').tobytes().hex())\n"
+    )
+    digest = hashlib.sha256(b"".join(a.tobytes() for a in integers(codec, coded))).hexdigest()
+    expected = f"{digest} {codec.hash_stream(coded, 's1').tobytes().hex()}\n"
+    env = os.environ | {"OMP_NUM_THREADS": "3", "MKL_CBWR": "COMPATIBLE"}
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], env=env, cwd=root, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == expected
+
+
+def test_encoding_twice_gives_the_same_bytes(codec: Codec, both: list[Raster]) -> None:
+    assert codec.compress(both, 3) == codec.compress(both, 3)
+
+
+def test_codes_of_all_rates_agree_mostly(codec: Codec, optical: list[Raster]) -> None:
+    low, high = (codec.hash_stream(codec.compress(optical, q)) for q in (4, 7))
+    assert np.unpackbits(low ^ high).mean() < 0.2
+
+
+def test_without_update_nothing_is_coded(optical: list[Raster]) -> None:
+    with pytest.raises(UsageError, match="call update"):
+        Codec(SMALL).compress(optical[:1], 3)
+
+
+def test_a_stream_of_another_bundle_is_refused(codec: Codec, optical: list[Raster]) -> None:
+    stream = codec.compress(optical[:1], 3)[0]
+    header = dataclasses.replace(inspect(stream), bundle="f" * 16)
+    container = unpack(stream)
+    with pytest.raises(BundleError, match="ffffffffffffffff"):
+        codec.decompress([pack(header, bytes(container.payload), bytes(container.codes))])
+
+
+def test_damage_below_the_checksum_is_noticed(codec: Codec, optical: list[Raster]) -> None:
+    """A payload that was changed and sealed again still ends in an error, because the coder is not empty."""
+    stream = codec.compress(optical[:1], 5)[0]
+    container = unpack(stream)
+    payload = bytearray(container.payload)
+    payload[len(payload) // 2] ^= 0x55
+    with pytest.raises(DataRefused):
+        codec.decompress([pack(container.header, bytes(payload), bytes(container.codes))])
+
+
+def test_backscatter_that_is_not_finite_is_refused(codec: Codec, both: list[Raster]) -> None:
+    holes = {b: p.copy() for b, p in both[0].only("s1").bands.items()}
+    holes["VV"][3, 4] = np.nan
+    with pytest.raises(DataRefused, match="VV"):
+        codec.compress([Raster(holes)], 3)
+
+
+def test_a_sensor_it_does_not_have(pairs: list[PatchPair]) -> None:
+    codec = Codec(dataclasses.replace(SMALL, s1_bands=(), mean=SMALL.mean[:12], std=SMALL.std[:12]))
+    with pytest.raises(UsageError, match="no bands of s1"):
+        codec(batch_of(pairs[:1]), torch.tensor([1.0]), "s1")
+
+
+@pytest.mark.parametrize(
+    "change", [{"bits": 12}, {"steps": 4}, {"kernel": 4}, {"mean": (1.0,)}, {"lambda_min": 0.0}, {"s2_bands": ("B13",)}]
+)
+def test_settings_out_of_range(change: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        dataclasses.replace(CodecConfig.tiny(), **change)
+
+
+def test_gdn_is_its_formula_and_igdn_its_inverse_form() -> None:
+    torch.manual_seed(0)
+    x, layer, inverse = torch.randn(2, 3, 4, 5), GDN(3), GDN(3, inverse=True)
+    for one in (layer, inverse):
+        torch.nn.init.uniform_(one.beta, 0.5, 1.5)
+        torch.nn.init.uniform_(one.gamma, 0.1, 0.6)
+    inverse.load_state_dict(layer.state_dict())
+    beta, gamma = layer.beta.detach() ** 2 + 2.0**-18, layer.gamma.detach() ** 2
+    norm = torch.zeros_like(x)
+    for i in range(3):
+        norm[:, i] = (beta[i] + sum(gamma[i, j] * x[:, j] ** 2 for j in range(3))).sqrt()
+    assert torch.allclose(layer(x), x / norm, atol=1e-6)
+    assert torch.allclose(inverse(x), x * norm, atol=1e-5)
+
+
+def test_cells_keep_every_pixel_and_the_sum_of_squares() -> None:
+    cells = Cells(("B02", "B05", "B09"), (10.0, 20.0, 30.0), 2.0)
+    grids = {"B02": torch.rand(1, 120, 120), "B05": torch.rand(1, 60, 60), "B09": torch.rand(1, 20, 20)}
+    packed = cells.pack(grids, (120, 120), 60)
+    back = cells.unpack(packed, (120, 120))
+    assert all(torch.allclose(back[b], p, atol=1e-5) for b, p in grids.items())
+    energy = sum(float((((p - m) / 2) ** 2).sum()) for p, m in zip(grids.values(), (10, 20, 30), strict=True))
+    assert float((packed**2).sum()) == pytest.approx(energy, rel=1e-5)
+
+
+def test_the_first_transform_is_orthonormal() -> None:
+    flat = low_frequencies(6, 4, 60).flatten(1)
+    assert torch.allclose(flat @ flat.T, torch.eye(60), atol=1e-6)
