@@ -48,10 +48,8 @@ def test_equals_a_stable_sort(rows, queries, width, k, distinct, filtered, seed)
 
 
 @pytest.mark.parametrize("queries", [1, 5])
-def test_one_query_split_over_threads_and_many_in_chunks(monkeypatch, queries):
-    monkeypatch.setattr(search, "_MIN_SPLIT_BYTES", 512)
+def test_queries_in_chunks_of_one(monkeypatch, queries):
     monkeypatch.setattr(search, "_COUNTING_BYTES", 1)
-    monkeypatch.setattr("os.cpu_count", lambda: 3)
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 4, (1_001, 2), dtype=np.uint8)
     check(codes, codes[:queries], 400)
