@@ -62,7 +62,7 @@ class FederationClient(_Client):
         manifest = file_manifest(path)
 
         def step() -> pb.Manifest:
-            prepared = self._call(self.stub.PrepareModel, pb.PrepareModelRequest(manifest=manifest))
+            prepared = self._stream(self.stub.PrepareModel, pb.PrepareModelRequest(manifest=manifest), self._timeout)
 
             def messages() -> Iterator[pb.PutModelRequest]:
                 yield pb.PutModelRequest(manifest=manifest)
@@ -236,9 +236,8 @@ class SiloClient(_Client):
         """Stores an update; after a cut only what is missing is sent."""
 
         def step() -> None:
-            prepared = self._call(
-                self.stub.PrepareUpdate, pb.PrepareUpdateRequest(run_id=run_id, round=number, manifest=manifest)
-            )
+            announced = pb.PrepareUpdateRequest(run_id=run_id, round=number, manifest=manifest)
+            prepared = self._stream(self.stub.PrepareUpdate, announced, self._timeout)
 
             def messages() -> Iterator[pb.PutUpdateRequest]:
                 head = pb.PutUpdateRequest(run_id=run_id, round=number, digest=digest)

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from eoforge.cli import output
+from eoforge.cli.federate import federate_app
 from eoforge.cli.output import Json
 from eoforge.cli.search import register_search
 from eoforge.errors import EoforgeError, UsageError
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 serve_app = typer.Typer(help="Run one of the services.", no_args_is_help=True)
 app.add_typer(serve_app, name="serve")
+app.add_typer(federate_app, name="federate")
 register_search(app)
 
 
@@ -137,6 +139,24 @@ def serve_retrieval(
 
     given = {"codes_uri": codes, "host": host, "port": port, "rest_port": rest_port}
     run(RetrievalSettings(**{k: v for k, v in given.items() if v is not None}))
+
+
+@serve_app.command("federation")
+def serve_federation(
+    store: Annotated[str | None, typer.Option(help="Where runs are kept [EOFORGE_FEDERATION_URI].")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind [EOFORGE_HOST].")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="gRPC port [EOFORGE_PORT].")] = None,
+    rest_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="REST and metrics port [EOFORGE_REST_PORT].")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Serve federation: the coordinator that silos and operators talk to."""
+    from services.federation.server import run
+    from services.federation.settings import FederationSettings
+
+    given = {"federation_uri": store, "host": host, "port": port, "rest_port": rest_port}
+    run(FederationSettings(**{k: v for k, v in given.items() if v is not None}))
 
 
 @app.command()

@@ -17,11 +17,11 @@ from cryptography import x509
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import UsageError
+from eoforge.federated.ca import TRUST_DOMAIN
 from eoforge.federated.spec import SILO_ID
 from services._runtime.auth import CALLER
 from services._runtime.errors import PermissionDenied, Unauthenticated
 
-TRUST_DOMAIN = "spiffe://eoforge/"
 SILO_HEADER = "x-eoforge-silo"
 OPERATOR_SCOPE, SILO_SCOPE = "federation:operator", "federation:silo"
 ANYONE = "*"

@@ -10,10 +10,11 @@ from kserve import InferOutput, InferRequest, InferResponse, Model
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import LimitExceeded, UsageError
+from eoforge.federated.ca import TRUST_DOMAIN
 from services._runtime.auth import CALLER
 from services._runtime.errors import PermissionDenied
 from services.federation.hub import Hub
-from services.federation.identity import OPERATOR_SCOPE, TRUST_DOMAIN, may_steer
+from services.federation.identity import OPERATOR_SCOPE, may_steer
 
 NAME = "eoforge-federation-runs"
 MAX_RUNS = 100

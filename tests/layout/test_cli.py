@@ -14,13 +14,13 @@ from eoforge.cli import main
 from eoforge.cli.output import configure, emit, emit_rows
 from tests.data.archives import make_pair, write_archive
 
-COMMANDS = ("synth", "ingest", "train", "eval", "index", "serve", "search", "doctor", "demo")
+COMMANDS = ("synth", "ingest", "train", "eval", "index", "serve", "search", "doctor", "demo", "federate")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
-    assert "--json" in capsys.readouterr().out or command == "serve"
+    assert "--json" in capsys.readouterr().out or command in ("serve", "federate")
 
 
 def test_unknown_command_is_a_usage_error() -> None:

@@ -1,0 +1,306 @@
+"""``eoforge federate``: start and watch runs, take part as a silo."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json as json_module
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eoforge.cli import output
+from eoforge.cli.federate_ca import ca_app
+from eoforge.cli.output import Json
+from eoforge.errors import EoforgeError, UsageError
+
+if TYPE_CHECKING:
+    from eoforge.api.federation.v1 import federation_pb2 as pb
+    from eoforge.client_federation import FederationClient
+
+federate_app = typer.Typer(help="Federated learning: silos keep their data, only updates travel.", no_args_is_help=True)
+federate_app.add_typer(ca_app, name="ca")
+
+Server = Annotated[str, typer.Option(help="HOST:PORT of the coordinator.", envvar="EOFORGE_SERVER")]
+Ca = Annotated[Path | None, typer.Option(help="CA certificate; turns TLS on.")]
+Cert = Annotated[Path | None, typer.Option(help="Own certificate, for mutual TLS.")]
+Key = Annotated[Path | None, typer.Option(help="Own private key, for mutual TLS.")]
+Token = Annotated[str | None, typer.Option(help="Bearer token.", envvar="EOFORGE_TOKEN")]
+RunId = Annotated[str, typer.Argument(help="Name of the run.")]
+DEFAULT_SERVER = "127.0.0.1:8081"
+
+
+@federate_app.command("run")
+def run(
+    method: Annotated[str, typer.Argument(help="Method that silos train: fl_rs or mm_fl.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Configuration overrides, key=value.")] = None,
+    run_id: Annotated[str, typer.Option("--name", help="Name of the run; makes the command safe to repeat.")] = "",
+    preset: Annotated[str, typer.Option(help="tiny or paper.")] = "tiny",
+    config: Annotated[Path | None, typer.Option(help="Configuration file; overrides win over it.")] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="JSON file with policy, privacy and data of a RunSpec (see the proto); options win over it."),
+    ] = None,
+    statistics: Annotated[str | None, typer.Option(help="TABLE whose band statistics all silos normalise by.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds.")] = None,
+    min_silos: Annotated[int | None, typer.Option(min=1, help="Silos that must be there for a round to open.")] = None,
+    quorum: Annotated[int | None, typer.Option(min=1, help="Least updates of a round.")] = None,
+    deadline: Annotated[float | None, typer.Option(min=0.001, help="Seconds after which a round is sealed.")] = None,
+    evaluate_every: Annotated[int | None, typer.Option(min=0, help="Silos evaluate every N rounds; 0: never.")] = None,
+    silo: Annotated[list[str] | None, typer.Option(help="Only these silos (repeat).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost and stop.")] = False,
+    server: Server = DEFAULT_SERVER,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Start a run. Watch it with `eoforge federate watch`."""
+    from eoforge.api.federation.v1 import federation_pb2 as pb
+    from eoforge.federated.tensorfile import write_file
+    from eoforge.methods.fl_rs.launch import prepare
+
+    pairs = dict(_pair(text) for text in overrides or [])
+    spec, model, roles = prepare(method, preset, pairs, str(config) if config else None, statistics)
+    _merge_policy(spec, policy)
+    if rounds is not None:
+        spec.policy.rounds = rounds
+    if min_silos is not None:
+        spec.policy.min_silos = min_silos
+    spec.policy.min_silos = spec.policy.min_silos or 1
+    if quorum is not None:
+        spec.policy.quorum = quorum
+    if deadline is not None:
+        spec.policy.deadline.FromTimedelta(dt.timedelta(seconds=deadline))
+    if evaluate_every is not None:
+        spec.policy.evaluate_every = evaluate_every
+    spec.silos.extend(silo or [])
+    with tempfile.TemporaryDirectory() as folder, _client(server, ca, cert, key, token) as client:
+        path = f"{folder}/model.safetensors"
+        write_file(path, model, roles)
+        spec.initial_model.CopyFrom(client.put_model(path))
+        if dry_run:
+            estimate = client.estimate(pb.EstimateRunRequest(spec=spec))
+            output.emit({f.name: v for f, v in estimate.ListFields()}, title="estimate")
+            return
+        output.emit(_brief(client.create_run(spec, run_id)), title="run")
+
+
+@federate_app.command("watch")
+def watch(
+    run_id: RunId,
+    server: Server = DEFAULT_SERVER,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Follow a run until it ends: one line an event."""
+    from google.protobuf import json_format
+
+    with _client(server, ca, cert, key, token) as client:
+        for event in client.watch(run_id):
+            kind = str(event.WhichOneof("event"))
+            if json:
+                print(json_module.dumps(json_format.MessageToDict(event, preserving_proto_field_name=True)), flush=True)
+            else:
+                output.say(f"{event.at.ToDatetime():%H:%M:%S} {event.sequence:5d} {kind:<16} {_describe(event, kind)}")
+        done = client.run(run_id)
+        output.emit(_brief(done), title="run")
+    from eoforge.api.federation.v1 import federation_pb2 as pb
+
+    if done.status == pb.RUN_STATUS_FAILED:
+        raise EoforgeError(f"run {run_id} failed: {done.failure}")
+
+
+@federate_app.command("list")
+def list_runs(
+    silos: Annotated[bool, typer.Option("--silos", help="List silos instead of runs.")] = False,
+    server: Server = DEFAULT_SERVER,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """List runs, or silos."""
+    with _client(server, ca, cert, key, token) as client:
+        if silos:
+            rows = [
+                {
+                    "silo": s.silo_id,
+                    "modalities": ", ".join(s.modalities),
+                    "samples": s.samples,
+                    "connected": s.connected,
+                    "last_seen": s.last_seen.ToJsonString(),
+                    "activity": s.activity,
+                }
+                for s in client.silos()
+            ]
+            output.emit_rows(rows, title="silos")
+        else:
+            output.emit_rows([_brief(r) for r in client.runs()], title="runs")
+
+
+@federate_app.command("cancel")
+def cancel(
+    run_id: RunId,
+    reason: Annotated[str, typer.Option(help="Why, for the journal.")] = "",
+    server: Server = DEFAULT_SERVER,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """End a run for good; its models stay readable."""
+    with _client(server, ca, cert, key, token) as client:
+        output.emit(_brief(client.cancel(run_id, reason)), title="run")
+
+
+@federate_app.command("pause")
+def pause(
+    run_id: RunId,
+    resume: Annotated[bool, typer.Option("--resume", help="End the pause instead.")] = False,
+    server: Server = DEFAULT_SERVER,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Open no further round, or go on with --resume."""
+    with _client(server, ca, cert, key, token) as client:
+        output.emit(_brief(client.resume(run_id) if resume else client.pause(run_id)), title="run")
+
+
+@federate_app.command("model")
+def model(
+    run_id: RunId,
+    out: Annotated[Path, typer.Argument(help="safetensors file to write.")],
+    round_: Annotated[int, typer.Option("--round", min=0, help="After this round; 0: the newest.")] = 0,
+    server: Server = DEFAULT_SERVER,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Fetch the model of any round."""
+    with _client(server, ca, cert, key, token) as client:
+        number = client.get_model(run_id, str(out), round=round_)
+    output.emit({"run": run_id, "round": number, "file": str(out), "bytes": out.stat().st_size}, title="model")
+
+
+@federate_app.command("silo")
+def silo_command(
+    data: Annotated[str, typer.Option(help="TABLE or TABLE@VERSION with this silo's patches.")],
+    state: Annotated[Path, typer.Option(help="Folder for this silo's state; keep it over restarts.")],
+    modality: Annotated[list[str] | None, typer.Option(help="s1 or s2 (repeat); both by default.")] = None,
+    name: Annotated[str | None, typer.Option(help="Id, where the coordinator does not authenticate.")] = None,
+    until_end_of: Annotated[str | None, typer.Option(help="Exit when this run has ended.")] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device.")] = None,
+    server: Server = DEFAULT_SERVER,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Take part: train beside this table whenever a run asks to."""
+    from eoforge.api.federation.v1 import federation_pb2 as pb
+    from eoforge.client_federation import SiloClient
+    from eoforge.data.store import TableRef
+    from eoforge.federated.silo import Silo
+    from eoforge.methods.fl_rs.launch import trainers, training_patches
+
+    table = TableRef.parse(data)
+    options = _options(ca, cert, key, token)
+    with SiloClient(server, silo_id=name, **options) as client:
+        silo = Silo(
+            client,
+            lambda task: trainers(task, table, client.silo_id, device),
+            state,
+            modalities=modality or ["s1", "s2"],
+            samples=training_patches(table),
+            methods=["fl_rs", "mm_fl"],
+        )
+        status = silo.run(until_end_of=until_end_of)
+    if status is not None:
+        output.emit({"run": until_end_of, "status": _status(status)}, title="run")
+        if status == pb.RUN_STATUS_FAILED:
+            raise EoforgeError(f"run {until_end_of} failed")
+
+
+def _client(server: str, ca: Path | None, cert: Path | None, key: Path | None, token: str | None) -> FederationClient:
+    from eoforge.client_federation import FederationClient
+
+    return FederationClient(server, **_options(ca, cert, key, token))
+
+
+def _options(ca: Path | None, cert: Path | None, key: Path | None, token: str | None) -> dict[str, Any]:
+    paths = {"ca_file": ca, "cert_file": cert, "key_file": key}
+    return {**{k: str(v) for k, v in paths.items() if v is not None}, "token": token}
+
+
+def _merge_policy(spec: pb.RunSpec, path: Path | None) -> None:
+    from google.protobuf import json_format
+
+    if path is None:
+        return
+    try:
+        json_format.Parse(path.read_text(), spec)
+    except (OSError, json_format.ParseError) as error:
+        raise UsageError(f"{path} is no part of a RunSpec in JSON: {error}") from error
+
+
+def _brief(run: pb.Run) -> dict[str, Any]:
+    return {
+        "run": run.run_id,
+        "status": _status(run.status),
+        "round": run.round.number,
+        "rounds": run.spec.policy.rounds,
+        "method": run.spec.method,
+        "strategy": run.spec.strategy,
+        "epsilon": run.epsilon,
+        "bundle": run.bundle_uri,
+        "failure": run.failure,
+    }
+
+
+def _status(number: Any) -> str:
+    from eoforge.api.federation.v1 import federation_pb2 as pb
+
+    return pb.RunStatus.Name(number).removeprefix("RUN_STATUS_").lower()
+
+
+def _describe(event: pb.RunEvent, kind: str) -> str:
+    if kind == "accepted":
+        accepted = event.accepted
+        return f"{accepted.silo}: {accepted.samples} samples, {accepted.size / 1e6:.1f} MB {_numbers(accepted.metrics)}"
+    if kind == "refused":
+        return f"{event.refused.silo}: {event.refused.reason}"
+    if kind == "round_opened":
+        return f"round {event.round_opened.number}: {', '.join(event.round_opened.selected)}"
+    if kind == "round_closed":
+        summary = event.round_closed.summary
+        return f"round {summary.number}: {_numbers({**dict(summary.training), **dict(summary.evaluation)})}"
+    if kind == "status_changed":
+        return f"{_status(event.status_changed.status)} {event.status_changed.reason}"
+    if kind in ("evaluated", "dropped"):
+        return str(getattr(event, kind).silo)
+    return event.actor
+
+
+def _numbers(values: Any) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in sorted(dict(values).items()))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"expected configuration overrides as key=value; got {text!r}")
+    return key.strip(), value

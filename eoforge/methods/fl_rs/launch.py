@@ -1,0 +1,85 @@
+"""A federated run of ``fl_rs`` or ``mm_fl`` on the service: what the operator asks for, and what a silo trains with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.bundle import code_revision
+from eoforge.data.store import TableRef, open_table
+from eoforge.errors import UsageError
+from eoforge.federated.result import plain
+from eoforge.federated.strategy import Array, LocalTrainer, Role
+from eoforge.methods import get_method
+from eoforge.methods.config import from_dict
+
+if TYPE_CHECKING:
+    from eoforge.methods.fl_rs.federate import Normalisation
+
+FEDERATED = ("fl_rs",)
+
+
+def prepare(
+    method: str, preset: str, overrides: Mapping[str, str], file: str | None, statistics: str | None
+) -> tuple[pb.RunSpec, dict[str, Array], dict[str, Role]]:
+    """A run's spec without policy, its first model, and the roles of the model's tensors.
+
+    Args:
+        method: The method.
+        preset: Its preset.
+        overrides: Configuration overrides.
+        file: Configuration file.
+        statistics: Table whose band statistics all silos normalise by.
+
+    Raises:
+        UsageError: The method is not federated, a setting is unknown, or ``statistics`` is missing.
+    """
+    from eoforge.methods.fl_rs.federate import build_network, first_model, normalisation_of
+
+    if method not in FEDERATED:
+        raise UsageError(f"the service federates {', '.join(FEDERATED)}; got {method!r}")
+    if statistics is None:
+        raise UsageError("name a table whose band statistics all silos normalise by (--statistics TABLE)")
+    chosen: Any = get_method(method)
+    config = chosen.config(preset, overrides, file)
+    normalisation = normalisation_of(TableRef.parse(statistics), config.bands)
+    specs, model = first_model(config)
+    spec = pb.RunSpec(method=method, strategy=config.algorithm, seed=config.seed)
+    spec.policy.rounds, spec.policy.selection = config.rounds, pb.SELECTION_ALL
+    spec.strategy_options.update(config.options())
+    facts = {"config": config.as_dict(), "normalisation": {b: list(v) for b, v in normalisation.items()}}
+    spec.config.update(facts)
+    network = build_network(config)
+    spec.bundle_config.update(
+        {
+            **facts,
+            "bands": {sensor: list(names) for sensor, names in chosen.bands(config).items()},
+            "interpolation": config.interpolation,
+            "bits": config.bits,
+            "embedding_dim": network.features,
+            "code_revision": code_revision(),
+        }
+    )
+    return spec, model, {name: tensor.role for name, tensor in specs.items()}
+
+
+def trainers(task: pb.Task, table: TableRef, silo: str, device: str | None = None) -> LocalTrainer:
+    """What a silo trains with in a run.
+
+    Raises:
+        UsageError: The run's method is not federated, or its configuration is of another version.
+    """
+    from eoforge.methods.fl_rs.federate import silo_trainer
+
+    if task.method not in FEDERATED:
+        raise UsageError(f"this silo trains {', '.join(FEDERATED)}; the run wants {task.method!r:.80}")
+    chosen: Any = get_method(task.method)
+    given = plain(task.config)
+    normalisation: Normalisation = {band: (v[0], v[1]) for band, v in given["normalisation"].items()}
+    return silo_trainer(from_dict(chosen.config_type, given["config"]), table, silo, normalisation, device)
+
+
+def training_patches(table: TableRef) -> int:
+    """Patches of the training split."""
+    return int(open_table(table).count_rows("split = 'train'"))
