@@ -138,10 +138,10 @@ class Config(Compression):
     partner_temperature: float = 0.2
     pair_form: Form = "cosine"
     pair_weight: float = 1.0
-    classification_weight: float = 0.5
+    classification_weight: float = 1.0
     quantisation_weight: float = 0.1
     bit_balance_weight: float = 0.01
-    sample_balance_weight: float = 0.1
+    sample_balance_weight: float = 1.0
     bank: int = 0
 
     def __post_init__(self) -> None:

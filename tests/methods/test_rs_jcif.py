@@ -1,0 +1,353 @@
+"""The claims of RS-JCIF on a small run, and that streams, codes and bundles agree with each other."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eoforge.bundle import Bundle, load_bundle, write_bundle
+from eoforge.codec.container import LIMITS, inspect
+from eoforge.codec.raster import from_batch
+from eoforge.codec.streams import stored_codes
+from eoforge.data.batch import PatchBatch, PatchFilter
+from eoforge.data.loader import PatchLoader
+from eoforge.data.store import TableRef
+from eoforge.errors import BundleError, DataRefused, UsageError
+from eoforge.hashing.packing import unpack
+from eoforge.index.build import build_index
+from eoforge.methods import get_method, training
+from eoforge.methods.rs_jcif.config import Config
+from eoforge.methods.rs_jcif.evaluate import Split, coder_of, codes_of, ladder, maps, query_paths, read_split
+from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, mirrored, rate_distortion, window
+from eoforge.methods.rs_jcif.method import COMPRESSION, METHOD, load_codec
+from tests.methods.conftest import SMALL as OTHER_METHOD
+from tests.methods.test_ss_cm_rsir import drawn_batch
+
+SMALL = {
+    "channels": "6",
+    "latent": "32",
+    "hyper": "6",
+    "bits": "32",
+    "hash_hidden": "24",
+    "crop": "60",
+    "epochs": "1",
+    "batch_size": "8",
+    "joint_epochs": "2",
+    "joint_batch_size": "16",
+}
+"""Overrides of the tiny preset that make a run a matter of seconds."""
+CONFIG = METHOD.config("tiny", SMALL)
+QUALITY = 3.0
+
+GOLDEN_COMPRESSION = (
+    369.5321,
+    348.4092,
+    425.6606,
+    627.2593,
+    1149.3143,
+    1215.7434,
+    739.8204,
+    401.2553,
+    892.8885,
+    958.5918,
+)
+GOLDEN_JOINT = (392.057, 371.6532, 447.1093, 647.3389, 1170.2683, 1236.5542, 760.335, 421.7083, 913.0407, 978.4901)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("rs_jcif"))
+
+
+@pytest.fixture(scope="module")
+def bundle(table: TableRef, home: str) -> Bundle:
+    longer = {**SMALL, "joint_epochs": "40", "joint_learning_rate": "1e-2"}
+    return METHOD.train(table, home, METHOD.config("tiny", longer))
+
+
+@pytest.fixture(scope="module")
+def batch(table: TableRef) -> PatchBatch:
+    return next(iter(PatchLoader(table, batch_size=12)))
+
+
+def fresh(config: Config, kind: type[CompressionLearner] = CompressionLearner, **values: Any) -> CompressionLearner:
+    from eoforge.codec.model import Codec
+
+    bands = {b: (-15.0, 5.0) if m == "s1" else (1500.0, 1000.0) for m, names in config.bands.items() for b in names}
+    codec = Codec(config.codec(bands))
+    codec.initialise(drawn_batch())
+    stage = config.joint("test", values.pop("tasks", "both")) if kind is JointLearner else config
+    return kind(stage, codec, **values)  # type: ignore[arg-type]  # each kind takes its own settings
+
+
+def labelled(batch: PatchBatch) -> PatchBatch:
+    masks = torch.tensor([1 << i % 5 | 1 << i % 3 for i in range(len(batch))])
+    return dataclasses.replace(batch, label_mask=masks)
+
+
+def curve_of(learner: CompressionLearner, batch: PatchBatch, steps: int) -> list[float]:
+    optimizer = torch.optim.AdamW(learner.parameter_groups(), lr=1e-3)
+    curve = []
+    for step in range(steps):
+        torch.manual_seed(step)
+        terms = learner.losses(batch, epoch=0)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        curve.append(float(terms["loss"].detach()))
+    return curve
+
+
+def test_golden_curves_of_ten_steps() -> None:
+    # Written by this code; the tolerance is what threads and instruction sets may add up to in ten steps.
+    batch = labelled(drawn_batch())
+    assert curve_of(fresh(CONFIG), batch, 10) == pytest.approx(GOLDEN_COMPRESSION, rel=5e-3)
+    assert curve_of(fresh(CONFIG, JointLearner), batch, 10) == pytest.approx(GOLDEN_JOINT, rel=5e-3)
+
+
+def test_higher_quality_costs_more_bits_and_loses_less(bundle: Bundle, table: TableRef) -> None:
+    split = read_split(table, "test", 8)
+    for modality in ("s1", "s2"):
+        rows = ladder(load_codec(bundle, "cpu"), split, modality, range(0, 8, 2))
+        for name, rising in (("bpp", True), ("payload_bpppb", True), ("rmse", False)):
+            values = [row[name] for row in rows]
+            assert values == sorted(values, reverse=not rising), name
+        streams = load_codec(bundle, "cpu").compress(split.rasters(modality), 2.0)
+        assert rows[1]["bpp"] == pytest.approx(8 * sum(map(len, streams)) / 8 / 120**2)
+        samples = {"s1": 2 * 120**2, "s2": 4 * 120**2 + 6 * 60**2 + 2 * 20**2}[modality]
+        assert rows[1]["bpppb"] == pytest.approx(rows[1]["bpp"] * 120**2 / samples)
+
+
+def test_the_code_of_the_latent_is_the_stored_one_and_the_index_s(bundle: Bundle, batch: PatchBatch) -> None:
+    codec, encoder = load_codec(bundle, "cpu"), METHOD.load(bundle, "cpu")
+    for modality in ("s1", "s2"):
+        streams = codec.compress(from_batch(batch, (modality,)), QUALITY)
+        stored = np.concatenate([stored_codes(stream, LIMITS)[modality] for stream in streams])
+        assert np.array_equal(codec.hash_stream(streams, modality), stored)
+        codes, embeddings = encoder.encode(batch, modality)
+        assert np.array_equal(codes, stored)  # the same batch through the same floats; afterwards all is integers
+        assert embeddings.shape == (len(batch), encoder.embedding_dim)
+        assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+        assert np.array_equal(unpack(codes), embeddings > 0)
+        assert inspect(streams[0]).bundle == bundle.short_id
+
+
+def test_joint_training_teaches_codes_that_cross_sensors(bundle: Bundle, table: TableRef) -> None:
+    """Labels draw like patches together whatever sensor saw them; here on the patches that were learned from."""
+    split = Split(list(PatchLoader(table, batch_size=32, filter=PatchFilter(splits=("train",)))))
+
+    def found(coder: Any) -> dict[str, float]:
+        codes = codes_of(coder, split, ("s1", "s2"))
+        return maps(codes, codes, split, split)
+
+    trained = found(coder_of(load_codec(bundle, "cpu"), QUALITY))
+    rivals = [METHOD.untrained(bundle, seed, "cpu") for seed in range(3)]
+    fresh_ones = [found(lambda b, m, e=e: e.encode(b, m)[0]) for e in rivals]
+    for direction in ("s1_to_s2", "s2_to_s1"):
+        assert trained[direction] > max(row[direction] for row in fresh_ones) + 0.05
+
+
+def test_searching_from_the_latent_costs_less_than_decoding(bundle: Bundle, table: TableRef) -> None:
+    queries, gallery = read_split(table, "validation", 4), read_split(table, "test", 8)
+    codec = load_codec(bundle, "cpu")
+    paths = query_paths(codec, queries, gallery, QUALITY, separate=codec)
+    assert paths["from_latent"]["map@10"] == paths["stored"]["map@10"]
+    assert set(paths) == {"decode_then_encode", "decode_then_separate", "from_latent", "stored"}
+    # What a path does, not how long it took: no synthesis runs on the way from the latent to the code.
+    called: list[str] = []
+    for name, module in codec.named_modules():
+        if name.endswith(("synthesis", "analysis")):
+            module.register_forward_hook(lambda *_, n=name: called.append(n))
+    streams = codec.compress(queries.rasters("s2"), QUALITY)
+    called.clear()
+    codec.hash_stream(streams)
+    assert not called
+    codec.decompress(streams)
+    assert called == ["branches.s2.synthesis"]
+
+
+def test_compression_learns_first_and_hashing_keeps_out(table: TableRef, bundle: Bundle, home: str) -> None:
+    (first,) = [load_bundle(str(p.parent)) for p in Path(home, "compression").glob("*/manifest.json")]
+    assert (first.config["method"], bundle.config["compression"]) == (COMPRESSION, first.id)
+    steps = list(csv.DictReader(io.StringIO(first.read("curve.csv").decode())))
+    assert {"bpp_s1", "bpp_s2", "mse_s2"} <= steps[0].keys()
+    assert "hash" not in steps[0]
+    joint = list(csv.DictReader(io.StringIO(bundle.read("curve.csv").decode())))
+    terms = {"compression", "hash", "pair", "quantisation", "balance_bits", "classification", "gradient_cosine"}
+    assert terms <= joint[0].keys()
+    with pytest.raises(BundleError, match="rs_jcif-compression"):
+        METHOD.load(first)
+    assert load_codec(first, "cpu").config.bits == 32  # it compresses all the same
+
+
+def test_only_the_analysis_and_the_gains_are_shared() -> None:
+    learner = fresh(CONFIG, JointLearner)
+    assert isinstance(learner, JointLearner)
+    shared, (compression, hashing) = learner.weights()
+    names = {id(p): n for n, p in learner.named_parameters()}
+    assert {names[id(p)].split(".")[3] for p in shared} == {"analysis", "log_gain", "log_inverse"}
+    assert {names[id(p)].split(".")[3] for p in compression} >= {"synthesis", "hyper_encoder", "hyper_decoder", "prior"}
+    assert {names[id(p)].split(".")[0] for p in hashing} == {"codec", "classifier"}
+    assert len(shared) + len(compression) + len(hashing) == len(list(learner.parameters()))
+    learner.losses(labelled(drawn_batch()), 0)["loss"].backward()
+    assert all(p.grad is not None for p in learner.parameters())
+
+
+def test_a_run_for_codes_alone_leaves_synthesis_and_entropy_model_as_they_were(bundle: Bundle) -> None:
+    learner = fresh(CONFIG, JointLearner, tasks="hash")
+    learner.losses(labelled(drawn_batch()), 0)["loss"].backward()
+    moved = {n.split(".")[3] for n, p in learner.codec.named_parameters(prefix="codec") if p.grad is not None}
+    assert moved == {"analysis", "hash"}
+
+
+def test_label_free_modes_need_no_labels(table: TableRef, runs: str) -> None:
+    unlabelled = drawn_batch()
+    partner = fresh(dataclasses.replace(CONFIG, similarity="partner"), JointLearner)
+    terms = partner.losses(unlabelled, 0)
+    assert "classification" not in terms
+    terms["loss"].backward()
+    other = get_method("ss_cm_rsir")
+    teacher = other.train(table, runs, other.config("tiny", {**OTHER_METHOD, "epochs": "1"}))
+    config = METHOD.config("tiny", {**SMALL, "similarity": "teacher", "teacher": teacher.uri, "bank": "24"})
+    taught = METHOD.train(table, runs, config)
+    assert taught.metrics["validation_score"] < 0
+    assert METHOD.load(taught, "cpu").bits == 32
+    with pytest.raises(UsageError, match="go together"):
+        METHOD.config("tiny", {"similarity": "teacher"})
+
+
+def test_a_teacher_decides_who_is_alike() -> None:
+    class Twins:
+        embedding_dim = 8
+
+        def encode(self, batch: PatchBatch, modality: str) -> tuple[Any, Any]:
+            rows = np.eye(8, dtype=np.float32)[np.arange(len(batch)) // 2 % 8]  # neighbours look the same to it
+            return np.zeros((len(batch), 1), np.uint8), rows
+
+    config = dataclasses.replace(CONFIG, similarity="teacher", teacher="file", classification_weight=0.0)
+    learner = fresh(config, JointLearner, teacher=Twins())
+    curve_of(learner, drawn_batch(), 60)
+    learner.eval()
+    with torch.no_grad():
+        logits = learner._scored(drawn_batch())[1]["s2"].tanh()
+    alike = torch.nn.functional.normalize(logits, dim=1) @ torch.nn.functional.normalize(logits, dim=1).T
+    twins = torch.tensor([float(alike[i, i ^ 1]) for i in range(16)]).mean()
+    others = torch.tensor([float(alike[i, (i + 5) % 16]) for i in range(16)]).mean()
+    assert twins > others + 0.3
+
+
+def test_rate_distortion_against_sums_over_samples(batch: PatchBatch) -> None:
+    learner = fresh(CONFIG).eval()
+    quality = torch.linspace(0, 7, len(batch))
+    rates = rate_distortion(learner.codec, batch, quality, "s2")
+    out = learner.codec(batch, quality, "s2")
+    total, grids = 0.0, learner.codec.grids(batch, "s2")
+    for i in range(len(batch)):
+        bits = -sum(float(likelihood[i].double().log2().sum()) for likelihood in out.likelihoods.values())
+        error = sum(float((out.x_hat[b][i].double() - grids[b][i].double()).square().sum()) for b in grids)
+        scale = learner.codec.branch("s2").cells.scale
+        total += bits / 14_400 + learner.codec.config.lambda_of(float(quality[i])) * error / 80_000 / scale**2
+    assert float(rates.loss) == pytest.approx(total / len(batch), rel=1e-4)
+
+
+def test_windows_and_mirrors_keep_the_grids_together(batch: PatchBatch) -> None:
+    cut = window(batch, 12, 36, 60)
+    assert torch.equal(cut.s2_10m, batch.s2_10m[:, :, 12:72, 36:96])
+    assert torch.equal(cut.s2_60m, batch.s2_60m[:, :, 2:12, 6:16])
+    flips = torch.arange(len(batch), dtype=torch.uint8) % 4
+    turned = mirrored(batch, flips)
+    for column in ("s2_10m", "s2_20m", "s2_60m", "s1"):
+        before, after = getattr(batch, column).numpy(), getattr(turned, column).numpy()
+        assert after.dtype == before.dtype
+        assert np.array_equal(after[0], before[0])
+        assert np.array_equal(after[1], before[1, :, :, ::-1])
+        assert np.array_equal(after[2], before[2, :, ::-1])
+        assert np.array_equal(after[3], before[3, :, ::-1, ::-1])
+
+
+@pytest.mark.parametrize("steps", [2, 6])  # in the first stage, and in the second
+def test_a_run_that_dies_and_resumes_is_the_uninterrupted_one(
+    table: TableRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    config = METHOD.config("tiny", {**SMALL, "bank": "40", "checkpoint_steps": "1"})
+    whole = METHOD.train(table, str(tmp_path / "whole"), config)
+    done = 0
+    step = training._Engine.on_train_batch_end
+
+    def dying(self: Any, *args: Any) -> None:
+        nonlocal done
+        step(self, *args)
+        done += 1
+        if done == steps:
+            raise KeyboardInterrupt  # goes past every handler of errors
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._Engine, "on_train_batch_end", dying)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            METHOD.train(table, str(tmp_path / "killed"), config)
+    resumed = METHOD.train(table, str(tmp_path / "killed"), config)
+    want = whole.weights()
+    assert all(torch.equal(w, want[n]) for n, w in resumed.weights().items())
+    assert resumed.read("curve.csv") == whole.read("curve.csv")
+
+
+def test_a_bundle_is_indexed_like_any_other(bundle: Bundle, table: TableRef, tmp_path: Path, batch: PatchBatch) -> None:
+    encoder = METHOD.load(load_bundle(bundle.uri), "cpu")
+    summary = build_index(bundle.uri, table, str(tmp_path / "codes.lance"), encoder)
+    assert summary.added == 128
+    again = METHOD.load(load_bundle(bundle.uri), "cpu")
+    for modality in encoder.modalities:
+        assert np.array_equal(encoder.encode(batch, modality)[0], again.encode(batch, modality)[0])
+    with pytest.raises(UsageError, match="encodes s1, s2; got modality 's3'"):
+        encoder.encode(batch, "s3")
+    with pytest.raises(DataRefused, match="the batch does not hold them"):
+        encoder.encode(dataclasses.replace(batch, s1=None), "s1")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c["bands"]["s2"].reverse(), "reads bands"),
+        (lambda c: c.update(method="csmae"), "bundle of 'csmae'"),
+        (lambda c: c["normalisation"].pop("B02"), "normalisation of B02"),
+        (lambda c: c.update(bits=128), "says bits 128"),
+        (lambda c: c["config"].update(latent=16), "do not fit"),
+        (lambda c: c["config"].update(mystery=1), "unknown setting 'mystery'"),
+    ],
+)
+def test_bundles_that_contradict_themselves_are_refused(tmp_path: Path, bundle: Bundle, change, says: str) -> None:
+    config = json.loads(json.dumps(bundle.config))
+    change(config)
+    broken = write_bundle(str(tmp_path), weights=bundle.weights(), config=config, metrics={}, readme="")
+    with pytest.raises(BundleError, match=says):
+        METHOD.load(broken, "cpu")
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    for key, value, says in (
+        ("crop", "50", "multiple of 12"),
+        ("steps", "4", "at least 8 steps"),
+        ("bits", "20", "multiple of 8"),
+        ("rule", "average", "pcgrad"),
+        ("code_quality", "9", r"lie in 0\.\.7"),
+        ("hash_weight", "0", "hash_weight must be greater than 0"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            METHOD.config("tiny", {key: value})
+    with pytest.raises(UsageError, match="name bands of both"):
+        METHOD.config("tiny", {"s1_bands": "", "similarity": "partner"})
+
+
+def test_one_sensor_alone_and_any_bands(table: TableRef, runs: str, batch: PatchBatch) -> None:
+    config = METHOD.config("tiny", {**SMALL, "s1_bands": "", "s2_bands": "B02,B08,B11", "joint_epochs": "1"})
+    encoder = METHOD.load(METHOD.train(table, runs, config), "cpu")
+    assert encoder.modalities == ("s2",)
+    assert encoder.encode(batch, "s2")[0].shape == (len(batch), 4)
