@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ class Hub:
     """
 
     def __init__(self, settings: FederationSettings) -> None:
-        self.settings, self.instance = settings, settings.instance
+        self.settings, self.instance = settings, settings.instance or socket.gethostname()
         self.retain_rounds = settings.retain_rounds
         self.bundles_uri = settings.bundles_uri or join(settings.federation_uri, "bundles")
         self.store = ObjectStore(settings.federation_uri)
@@ -53,7 +54,7 @@ class Hub:
         self.draining = False
         self._connections: dict[str, int] = {}
         self._heard: dict[str, float] = {}
-        self._beacon = Beacon(self.store, settings.instance, settings.lease_seconds)
+        self._beacon = Beacon(self.store, self.instance, settings.lease_seconds)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -99,7 +100,7 @@ class Hub:
             raise LimitExceeded(f"{self.settings.max_runs} runs are unfinished; end some before creating more")
         journal = Journal(self.store, run_id)
         await self.in_thread(self.store.put, f"index/{time.time_ns():020d}.{run_id}", b"")
-        created = pb.RunEvent(created=pb.Created(run_id=run_id, spec=spec, model=model), term=1)
+        created = pb.RunEvent(created=pb.Created(run_id=run_id, spec=spec, model=model))
         try:
             await self.in_thread(journal.append, created, creator)
         except LeaseLost:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,11 @@ class FederationSettings(RuntimeSettings):
     revoked_file: Path | None = Field(
         None, description="Certificate revocation list (PEM) of the client CA; read again when it changes."
     )
-    instance: str = Field(
-        default_factory=socket.gethostname,
-        description="Name of this coordinator in leases; a restart under the same name takes its runs back at once.",
+    instance: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Name of this coordinator in leases; a restart under the same name takes its runs back at once. "
+        "Unset: the host name.",
     )
     lease_seconds: float = Field(
         15.0, gt=0, description="A coordinator silent for this long loses its runs to another one."

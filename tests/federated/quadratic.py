@@ -53,7 +53,10 @@ class Quadratic:
         )
 
     def evaluate(self, task: Task, state: Mapping[str, Array]) -> Mapping[str, float]:
-        far = sum(float(np.abs(w - centre(task.silo, n.removeprefix("model/"), w.shape)).sum()) for n, w in task.tensors.items())
+        far = sum(
+            float(np.abs(w - centre(task.silo, n.removeprefix("model/"), w.shape)).sum())
+            for n, w in task.tensors.items()
+        )
         return {"distance": far, "examples": self.samples}
 
 
@@ -68,8 +71,12 @@ def spec(model: pb.Manifest, **changes: Any) -> pb.RunSpec:
     policy: dict[str, Any] = {"rounds": 2, "min_silos": 2, "selection": pb.SELECTION_ALL}
     policy |= changes.pop("policy", {})
     made = pb.RunSpec(
-        method="quadratic", strategy=changes.pop("strategy", "fedavg"), policy=pb.RoundPolicy(**policy),
-        privacy=pb.PrivacyPolicy(**changes.pop("privacy", {})), initial_model=model, seed=1,
+        method="quadratic",
+        strategy=changes.pop("strategy", "fedavg"),
+        policy=pb.RoundPolicy(**policy),
+        privacy=pb.PrivacyPolicy(**changes.pop("privacy", {})),
+        initial_model=model,
+        seed=1,
     )
     options = changes.pop("options", None)
     if options:

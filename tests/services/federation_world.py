@@ -44,9 +44,7 @@ class Runner:
         self.trainer = trainer or Quadratic()
         about = {"modalities": options.pop("modalities", ["s2"]), "samples": options.pop("samples", 10)}
         self.until = options.pop("until", None)
-        self.silo = Silo(
-            SiloClient(target, silo_id=name, **options), lambda _: self.trainer, folder / name, **about
-        )
+        self.silo = Silo(SiloClient(target, silo_id=name, **options), lambda _: self.trainer, folder / name, **about)
         self.status: Any = None
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._main, daemon=True)
