@@ -30,7 +30,7 @@ def batch_of(pairs: Sequence[PatchPair]) -> PatchBatch:
 def train(codec: Codec, batch: PatchBatch, steps: int) -> list[float]:
     """A few steps on random qualities; the losses."""
     generator = torch.Generator().manual_seed(0)
-    optimiser = torch.optim.Adam(codec.parameters(), 1e-3)
+    optimiser = torch.optim.Adam(codec.parameters(), 3e-4)
     losses = []
     codec.train()
     for _ in range(steps):
