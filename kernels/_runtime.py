@@ -25,6 +25,11 @@ def through_kernel(tensor: Tensor) -> bool:
     return tensor.is_cuda or INTERPRETED
 
 
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """Switches autocast off in a PyTorch branch: it would round the products that the op promises in float32."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 def wrap_triton(kernel: Any) -> Any:
     """``torch.library.wrap_triton``, but an interpreted function goes as it is (torch before 2.14 refuses it)."""
     return kernel if INTERPRETED else torch.library.wrap_triton(kernel)

@@ -1,9 +1,10 @@
 """A whole CSMAE training step (losses, gradients, AdamW) on data that is already on the device: pairs per second.
 
-Four variants, each by the plain path (everything embedded, every pair decoded by itself, every place predicted) and by
-the sharing path. The two paths' losses and gradients are compared in float32 first; a variant that differs is not
-timed. Eager mode: no compiled blocks, no CUDA graph. Needs torch, triton, timm and NumPy only; ``--data`` adds a case
-that reads its batches from Lance, where pylance is installed.
+Four variants, each by the plain path (everything embedded, every pair decoded by itself, every place predicted), by the
+sharing path, and on CUDA by the sharing path with compiled blocks and the whole step, optimiser included, in one CUDA
+graph. The two paths' losses and gradients are compared in float32 first; a variant that differs is not timed. Pixels
+come from native grids, as they are stored. Needs torch, triton, timm and NumPy only; ``--data`` adds a case that reads
+its batches from Lance, where pylance is installed.
 
     python -m benchmarks.methods.csmae_step [--device cuda|cpu] [--vit base] [--batch 128] [--out FILE] [--data TABLE]
 """
@@ -23,30 +24,43 @@ from typing import Any
 
 import torch
 import triton
-from torch import Tensor
 
+from eoforge.data.bands import GROUP_OF
 from eoforge.methods.csmae.config import VITS, Settings
 from eoforge.methods.csmae.loss import objective
 from eoforge.methods.csmae.masking import draw_masks
 from eoforge.methods.csmae.model import Csmae
+from eoforge.methods.csmae.pixels import NativeGrids, Pixels
+from eoforge.methods.csmae.step import Run, compile_blocks, cuda_graph
 from kernels.random_mask import mask_state
 
 VARIANTS = ("cecd", "cesd", "secd", "sesd")
 PATHS = {"plain": False, "sharing": True}
+GRAPH = "sharing, compiled blocks, whole-step CUDA graph"
 GATE_PAIRS = 2
 LOSS_BOUND, GRADIENT_BOUND = 1e-5, 1e-4
 """Of the gate: relative difference of the loss, and of each gradient relative to its greatest element."""
 
-Images = dict[str, Tensor]
+Images = dict[str, Pixels]
 
 
 def random_images(settings: Settings, pairs: int, device: torch.device) -> Images:
-    """Normal noise: the time of a step does not depend on what the pixels show."""
+    """Noise on native grids where the size allows: the time of a step does not depend on what the pixels show."""
     generator = torch.Generator().manual_seed(0)
-    return {
-        modality: torch.randn((pairs, len(bands), settings.size, settings.size), generator=generator).to(device)
-        for modality, bands in settings.bands.items()
-    }
+    images = {}
+    for modality, bands in settings.bands.items():
+        if not NativeGrids.can(bands, settings.size, "nearest"):
+            shape = (pairs, len(bands), settings.size, settings.size)
+            images[modality] = Pixels.of(torch.randn(shape, generator=generator).to(device))
+            continue
+        groups = {GROUP_OF[band].column: GROUP_OF[band] for band in bands}
+        drawn = {
+            name: torch.randint(1, 9000, (pairs, *group.shape), generator=generator).to(getattr(torch, group.dtype))
+            for name, group in groups.items()
+        }
+        grids = NativeGrids.build(bands, [4500.0] * len(bands), [2600.0] * len(bands), device)
+        images[modality] = Pixels([drawn[column].to(device) for column in grids.columns], grids.table)
+    return images
 
 
 def gate(settings: Settings, device: torch.device) -> None:
@@ -70,24 +84,36 @@ def gate(settings: Settings, device: torch.device) -> None:
             raise AssertionError(f"a gradient of shape {list(plain.shape)} differs")
 
 
-def make_step(settings: Settings, device: torch.device, pairs: int) -> Callable[[Images], None]:
-    """One optimiser step on a batch; bf16 on CUDA, float32 on the CPU."""
+def make_step(settings: Settings, device: torch.device, pairs: int, graph: bool = False) -> Callable[[Images], None]:
+    """One optimiser step on a batch; bf16 on CUDA, float32 on the CPU. A graph reads the memory of the first batch."""
     torch.manual_seed(0)
-    network = Csmae(settings).to(device)
+    network, cuda = Csmae(settings).to(device), device.type == "cuda"
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=1e-4, weight_decay=0.05, betas=(0.9, 0.95), fused=device.type == "cuda"
+        network.parameters(), lr=1e-4, weight_decay=0.05, betas=(0.9, 0.95), fused=cuda, capturable=graph
     )
     state = mask_state(0, device=device)
+    static: Images = {}
+    replay: list[Run] = []
+    if graph:
+        compile_blocks(network)
 
-    def step(images: Images) -> None:
+    def run(images: Images) -> None:
         state[1] += 1
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=cuda, cache_enabled=not graph):
             loss = objective(network, images, draw_masks(state, pairs, settings))["loss"]
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step
+    def replayed(images: Images) -> None:
+        if not replay:
+            static.update({modality: pixels.clone() for modality, pixels in images.items()})
+            replay.append(cuda_graph(lambda: run(static)))
+        for modality, pixels in images.items():
+            static[modality].copy_(pixels)
+        replay[0]()
+
+    return replayed if graph else run
 
 
 def seconds_of(call: Callable[[], None], device: torch.device, rounds: int, warm: int) -> list[float]:
@@ -108,13 +134,15 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(settings: Settings, device: torch.device, pairs: int, rounds: int, warm: int) -> dict[str, Any]:
+def measure(
+    settings: Settings, device: torch.device, pairs: int, rounds: int, warm: int, graph: bool = False
+) -> dict[str, Any]:
     """Median pairs per second, the spread, and the peak of device memory (None on a CPU)."""
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    step, images = make_step(settings, device, pairs), random_images(settings, pairs, device)
+    step, images = make_step(settings, device, pairs, graph), random_images(settings, pairs, device)
     times = seconds_of(lambda: step(images), device, rounds, warm)
     return {
         "pairs_per_s": round(pairs / statistics.median(times), 2),
@@ -125,15 +153,14 @@ def measure(settings: Settings, device: torch.device, pairs: int, rounds: int, w
 
 
 def measure_from_lance(settings: Settings, device: torch.device, pairs: int, data: str) -> dict[str, Any]:
-    """Pairs per second of one epoch that reads, prepares and steps, by the sharing path."""
+    """Pairs per second of one epoch that reads and steps, by the fastest path of the device."""
     from eoforge.data.loader import PatchLoader
-    from eoforge.data.prepare import Prepare
 
-    prepares = {
-        m: Prepare(bands, [0.0] * len(bands), [1e3] * len(bands), settings.size).to(device)
+    grids = {
+        m: NativeGrids.build(bands, [0.0] * len(bands), [1e3] * len(bands), device)
         for m, bands in settings.bands.items()
     }
-    step = make_step(settings, device, pairs)
+    step = make_step(settings, device, pairs, device.type == "cuda")
     loader = PatchLoader(
         data, batch_size=pairs, shuffle=True, workers=4, drop_last=True, pin_memory=device.type == "cuda"
     )
@@ -141,7 +168,7 @@ def measure_from_lance(settings: Settings, device: torch.device, pairs: int, dat
     def epoch() -> None:
         for batch in loader:
             moved = batch.to(device)
-            step({modality: prepare(moved) for modality, prepare in prepares.items()})
+            step({modality: g.pixels(moved, None) for modality, g in grids.items()})
 
     (seconds,) = seconds_of(epoch, device, rounds=1, warm=1)
     return {"pairs_per_s": round(len(loader) * pairs / seconds, 2), "batches": len(loader)}
@@ -166,9 +193,7 @@ def main() -> int:
         parser.error("--device cuda: torch finds no CUDA device here")
     device = torch.device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    print(
-        f"{name}, torch {torch.__version__}, triton {triton.__version__}; eager, batch {options.batch}, {options.vit}"
-    )
+    print(f"{name}, torch {torch.__version__}, triton {triton.__version__}; batch {options.batch}, {options.vit}")
     rows, failures = [], 0
     for variant in VARIANTS:
         settings = Settings(
@@ -186,9 +211,13 @@ def main() -> int:
             figures = measure(chosen, device, options.batch, options.rounds, options.warm)
             rows.append({"variant": variant, "path": path, **figures})
             print(rows[-1], flush=True)
+        if device.type == "cuda":
+            figures = measure(settings, device, options.batch, options.rounds, options.warm, graph=True)
+            rows.append({"variant": variant, "path": GRAPH, **figures})
+            print(rows[-1], flush=True)
         if options.data:
             figures = measure_from_lance(settings, device, options.batch, options.data)
-            rows.append({"variant": variant, "path": "sharing, with loading from Lance", **figures})
+            rows.append({"variant": variant, "path": "with loading from Lance", **figures})
             print(rows[-1], flush=True)
     if options.out:
         described = {"device": name, "torch": torch.__version__, "triton": triton.__version__}

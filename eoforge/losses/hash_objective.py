@@ -1,4 +1,9 @@
-"""The objective of hash heads on two sensors' features (DA4DTE, *confirmed*)."""
+"""The objective of hash heads on two sensors' features (DA4DTE, *confirmed*).
+
+Its sums grow with the batch, so their weights hold for one batch size only. The means are *ours*: the same terms
+divided by their number, so that a weight holds for every batch size and code length. Balance over samples (each bit set
+in half of the patches, what the entropy of a code needs) is *ours* too. ``kernels.hash_head`` states the terms.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from eoforge.losses.contrastive import nt_xent
-from eoforge.losses.hash_codes import Reduction, bit_balance, quantisation
+from kernels.hash_head import hash_head
 
 
 class HashWeights(Protocol):
@@ -22,13 +27,19 @@ class HashWeights(Protocol):
     @property
     def balance_over(self) -> Literal["bits", "samples"]: ...
     @property
-    def hash_reduction(self) -> Reduction: ...
+    def hash_reduction(self) -> Literal["sum", "mean"]: ...
 
 
-def hash_objective(hashes: tuple[Tensor, Tensor], config: HashWeights) -> dict[str, Tensor]:
-    """NT-Xent between the sensors' hash outputs ``[B, K]``, quantisation, and bit balance; their sum is ``hash``."""
-    contrast = nt_xent(*hashes, config.hash_temperature)
-    quantised = quantisation(*hashes, reduction=config.hash_reduction)
-    first, second = (bit_balance(h, config.balance_over, config.hash_reduction) for h in hashes)
-    total = contrast + config.quantisation_weight * quantised + config.balance_weight * (first + second)
-    return {"hash": total, "hash_contrast": contrast, "quantisation": quantised, "balance": first + second}
+def hash_objective(logits: tuple[Tensor, Tensor], config: HashWeights) -> dict[str, Tensor]:
+    """NT-Xent between the sensors' outputs, quantisation, and bit balance; their sum is ``hash``.
+
+    Args:
+        logits: Of both sensors for the same patches, ``[B, K]`` each; outputs are their tanh.
+        config: Weights.
+    """
+    # Float32 also under autocast: outputs near -1 and 1 differ from them by less than bf16 can say.
+    head = hash_head(logits[0].float(), logits[1].float(), reduction=config.hash_reduction)
+    contrast = nt_xent(head.codes[0], head.codes[1], config.hash_temperature)
+    balance = head.balance_bits if config.balance_over == "bits" else head.balance_samples
+    total = contrast + config.quantisation_weight * head.quantisation + config.balance_weight * balance
+    return {"hash": total, "hash_contrast": contrast, "quantisation": head.quantisation, "balance": balance}

@@ -10,6 +10,7 @@ from torch import Tensor
 from kernels._runtime import (
     FLOATS,
     cdiv,
+    full_precision,
     next_power_of_2,
     require_device,
     require_dtype,
@@ -170,7 +171,8 @@ def _(features: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
 @torch.library.triton_op("eoforge::nt_xent_backward", mutates_args={})
 def _nt_xent_backward(features: Tensor, inverse: Tensor, lse: Tensor, grad: Tensor, scale: float) -> Tensor:
     if not through_kernel(features):
-        return _nt_xent_gradient(features, grad, scale)
+        with full_precision(features):
+            return _nt_xent_gradient(features, grad, scale)
     n_rows, dim = features.shape
     out = torch.empty((n_rows, dim), dtype=features.dtype, device=features.device)
     if out.numel() == 0:
@@ -248,7 +250,8 @@ def _(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _neighbour_backward(features: Tensor, neighbours: Tensor, cosine: Tensor, inverse: Tensor, grad: Tensor) -> Tensor:
     n_rows, dim = features.shape
     if not through_kernel(features):
-        return _neighbour_gradient(features, neighbours, grad)
+        with full_precision(features):
+            return _neighbour_gradient(features, neighbours, grad)
     out = torch.empty((n_rows, dim), dtype=features.dtype, device=features.device)
     x, shape = features.contiguous(), tiles(dim, features.dtype)
     del shape["BLOCK_D"]

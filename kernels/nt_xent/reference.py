@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kernels._runtime import full_precision
+
 
 def nt_xent_reference(features: Tensor, temperature: float) -> Tensor:
     """Mean over the rows of ``features`` [2B, D] of ``log sum_{j != i} exp(s_ij) - s_i,partner``; s = cos / t."""
@@ -13,7 +15,8 @@ def nt_xent_reference(features: Tensor, temperature: float) -> Tensor:
     if pairs == 0:
         return features.float().sum()
     z_ND = functional.normalize(features.float(), dim=1)
-    logits_NN = z_ND @ z_ND.T / temperature
+    with full_precision(z_ND):
+        logits_NN = z_ND @ z_ND.T / temperature
     self_NN = torch.eye(2 * pairs, dtype=torch.bool, device=z_ND.device)
     normaliser_N = torch.logsumexp(logits_NN.masked_fill(self_NN, float("-inf")), dim=1)
     positive_N = torch.cat([logits_NN.diagonal(pairs), logits_NN.diagonal(-pairs)])
@@ -32,4 +35,5 @@ def neighbour_similarity_reference(features: Tensor, neighbours: Tensor) -> Tens
     # Indexing rows would do, but its gradient adds to rows that several share in an order that no one fixes. Every
     # entry of the similarity matrix is picked at most once, and the matrix product has a fixed order.
     z_ND = functional.normalize(features.float(), dim=1)
-    return (z_ND @ z_ND.T).gather(1, neighbours.long()[:, None]).mean()
+    with full_precision(z_ND):
+        return (z_ND @ z_ND.T).gather(1, neighbours.long()[:, None]).mean()

@@ -10,6 +10,7 @@ from torch import Tensor
 from kernels._runtime import (
     FLOATS,
     cdiv,
+    full_precision,
     require_device,
     require_dtype,
     require_shape,
@@ -112,7 +113,8 @@ def _soft_pairwise(
     # In the batch every pair stands twice in the sum, once with each of its rows in front.
     scale = (2.0 if bank is None else 1.0) / max(n_rows * n_others, 1)
     if not through_kernel(codes):
-        loss, grad = sums_by_parts(codes, masks, others, other_masks, form, alpha, gamma)
+        with full_precision(codes):
+            loss, grad = sums_by_parts(codes, masks, others, other_masks, form, alpha, gamma)
         return loss / max(n_rows * n_others, 1), grad * scale
     if n_rows * n_others == 0:
         zeros = torch.zeros((n_rows, bits), dtype=torch.float32, device=codes.device)

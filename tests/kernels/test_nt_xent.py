@@ -89,6 +89,16 @@ def test_contrast_is_finite_where_exponentials_overflow(device: str) -> None:
     assert not zero.grad.any()
 
 
+@pytest.mark.plain_only
+def test_autocast_changes_nothing() -> None:
+    first, second = draw(8, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = nt_xent(first, second, 0.07) - neighbour_similarity(first)
+    outside = nt_xent(first, second, 0.07) - neighbour_similarity(first)
+    assert torch.equal(inside, outside)
+    torch.testing.assert_close(*(torch.autograd.grad(x, (first, second)) for x in (inside, outside)), rtol=0, atol=0)
+
+
 def slow_neighbours(x: np.ndarray) -> list[int]:
     squares = [[float(((a - b) ** 2).sum()) if i != j else math.inf for j, b in enumerate(x)] for i, a in enumerate(x)]
     return [row.index(min(row)) for row in squares]

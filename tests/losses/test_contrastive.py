@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eoforge.errors import UsageError
-from eoforge.losses.contrastive import intra_modal_similarity, modal_discrepancy, nearest_neighbours, nt_xent
+from eoforge.losses.contrastive import intra_modal_similarity, modal_discrepancy, nt_xent
 
 
 def draw(rows: int, columns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,13 +111,6 @@ def test_intra_modal_similarity_raises_the_cosine_of_neighbours_when_it_is_maxim
     assert (first.grad != 0).any()
     with torch.no_grad():
         assert intra_modal_similarity(first + 0.1 * first.grad, second + 0.1 * second.grad) > before
-
-
-def test_neighbours_are_nearest_by_distance_with_the_lowest_index_on_ties() -> None:
-    features = torch.tensor([[0.0], [1.0], [2.0], [1.0]])
-    assert nearest_neighbours(features).tolist() == [1, 3, 1, 1]
-    # The nearest by distance, not by angle: row 1 points the same way as row 0, row 2 lies closer to it.
-    assert nearest_neighbours(torch.tensor([[1.0, 0.0], [9.0, 0.0], [0.5, 0.6]]))[0] == 2
 
 
 def test_malformed_input_is_refused() -> None:

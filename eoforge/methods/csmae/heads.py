@@ -129,7 +129,7 @@ class HashLearner(Learner):
         outputs = []
         for modality in MODALITIES:
             features = self._features[modality][rows].to(batch.label_mask.device)
-            outputs.append(gather_rows(self.network.head(modality).logits(features).tanh()))
+            outputs.append(gather_rows(self.network.head(modality).logits(features)))
         terms = hash_objective((outputs[0], outputs[1]), self.config)
         return {"loss": terms.pop("hash"), **terms}
 

@@ -12,6 +12,7 @@ Both compute, for sensors a and b, prediction p(b<-a) and the 0/1 mask M of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
@@ -21,9 +22,11 @@ from eoforge.data.bands import MODALITIES
 from eoforge.losses.contrastive import modal_discrepancy, nt_xent
 from eoforge.methods.csmae.config import Settings
 from eoforge.methods.csmae.masking import Layout, layout
-from eoforge.methods.csmae.model import Csmae, identity_table
+from eoforge.methods.csmae.model import Csmae
+from eoforge.methods.csmae.pixels import Pixels
 from eoforge.nn.distributed import gather_rows
 from kernels.masked_mse import masked_mse
+from kernels.nt_xent import nt_xent_reference
 from kernels.random_mask import Mask
 
 NORM_PIX_EPS = 1e-6
@@ -33,17 +36,18 @@ Decodes = dict[tuple[str, str], Tensor]
 KeyT = TypeVar("KeyT")
 
 
-def objective(network: Csmae, images: dict[str, Tensor], masks: dict[str, Mask]) -> dict[str, Tensor]:
+def objective(network: Csmae, images: Mapping[str, Tensor | Pixels], masks: dict[str, Mask]) -> dict[str, Tensor]:
     """All terms of the loss by name; ``loss`` is what is minimised. Terms of weight 0 are not computed.
 
     Args:
         network: Brings the settings.
-        images: Sensor -> ``[B, C, S, S]`` float32 of the same patches, row by row.
+        images: Sensor -> images of the same patches, row by row: float32 ``[B, C, S, S]``, or on their native grids.
         masks: Sensor -> its mask, from :func:`~eoforge.methods.csmae.masking.draw_masks`.
     """
     settings = network.settings
     path = _sharing if settings.sharing else _plain
-    features, errors = path(network, images, masks, _wanted(settings))
+    pixels = {modality: Pixels.of(image) for modality, image in images.items()}
+    features, errors = path(network, pixels, masks, _wanted(settings))
     terms: dict[str, Tensor] = {}
     if settings.umr_weight > 0:
         terms["umr"] = errors["s1", "s1"] + errors["s2", "s2"]
@@ -52,7 +56,11 @@ def objective(network: Csmae, images: dict[str, Tensor], masks: dict[str, Mask])
     if settings.mim_weight + settings.mde_weight > 0:
         first, second = (gather_rows(features[m].float()) for m in MODALITIES)
         if settings.mim_weight > 0:
-            terms["mim"] = nt_xent(first, second, settings.temperature)
+            terms["mim"] = (
+                nt_xent(first, second, settings.temperature)
+                if settings.sharing
+                else nt_xent_reference(torch.cat([first, second]), settings.temperature)
+            )
         if settings.mde_weight > 0:
             terms["mde"] = -modal_discrepancy(first, second)
     total = sum(getattr(settings, f"{name}_weight") * value for name, value in terms.items())
@@ -70,10 +78,11 @@ def _wanted(settings: Settings) -> list[tuple[str, str]]:
 
 
 def _plain(
-    network: Csmae, images: dict[str, Tensor], masks: dict[str, Mask], wanted: list[tuple[str, str]]
+    network: Csmae, pixels: dict[str, Pixels], masks: dict[str, Mask], wanted: list[tuple[str, str]]
 ) -> tuple[dict[str, Tensor], Decodes]:
     """As the formulas read: embed everything, decode every pair by itself, predict every place."""
     encoder, settings = network.encoder, network.settings
+    images = {modality: p.dense(settings.size) for modality, p in pixels.items()}
     tokens = {}
     for modality, image in images.items():
         everything = encoder.embed_all(image, modality)
@@ -102,7 +111,7 @@ def plain_mse(predicted_BLP: Tensor, image_BCSS: Tensor, how: Layout, settings: 
 
 
 def _sharing(
-    network: Csmae, images: dict[str, Tensor], masks: dict[str, Mask], wanted: list[tuple[str, str]]
+    network: Csmae, pixels: dict[str, Pixels], masks: dict[str, Mask], wanted: list[tuple[str, str]]
 ) -> tuple[dict[str, Tensor], Decodes]:
     """The same numbers with less work; exact, as every saving leaves out what no loss reads.
 
@@ -112,8 +121,8 @@ def _sharing(
     """
     encoder, settings = network.encoder, network.settings
     staged = {}
-    for modality, image in images.items():
-        visible = encoder.embed_visible(image, modality, masks[modality].visible)
+    for modality, images in pixels.items():
+        visible = encoder.embed_visible(images, modality, masks[modality].visible)
         staged[modality] = encoder.specific_stage(visible, modality)
     tokens = _in_one_call(encoder.shared, staged)
     errors: Decodes = {}
@@ -125,15 +134,16 @@ def _sharing(
         laid = {key: decoder.lay_out(embedded[pair[0]], layouts[pair].ranks) for key, pair in passes.items()}
         hidden = _in_one_call(decoder.trunk, laid)
         for source, target in mine:
-            how, image = layouts[source, target], images[target]
+            how, images = layouts[source, target], pixels[target]
             predicted_BMP = decoder.predict_places(hidden[source, id(how.ranks)], how.places, target)
             errors[source, target] = masked_mse(
                 predicted_BMP,
-                [image],
+                images.sources,
                 how.places,
-                identity_table(image),
+                images.table,
                 size=settings.size,
                 patch=settings.patch,
+                flip=images.flip,
                 pixel_major=True,
                 norm_pix=settings.norm_pix,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -24,9 +24,12 @@ from eoforge.methods.csmae.importer import load_released
 from eoforge.methods.csmae.loss import objective
 from eoforge.methods.csmae.masking import draw_masks
 from eoforge.methods.csmae.model import Csmae
+from eoforge.methods.csmae.pixels import NativeGrids, Pixels
+from eoforge.methods.csmae.step import RecordedObjective, compile_blocks
 from eoforge.methods.learner import Learner
 from eoforge.methods.pairs import feature_recall, random_flips
 from eoforge.methods.run import Normalisation, Recipe, train_run
+from eoforge.nn.distributed import World
 from kernels.random_mask import mask_state
 
 PRETRAINING = "csmae-pretraining"
@@ -50,13 +53,42 @@ class PretrainingLearner(Learner):
         if config.released:
             load_released(self.network, config.released)
         self.prepare = nn.ModuleDict(_prepares(config, normalisation))
+        self._normalisation = normalisation
+        self._grids: dict[str, NativeGrids] = {}
+        self._recorded: RecordedObjective | None = None
 
     def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
         flip = random_flips(batch, self.config.seed, epoch) if self.config.flips else None
-        images = {modality: prepare(batch, flip) for modality, prepare in self.prepare.items()}
+        device = batch.label_mask.device
         # The trainer seeds torch's generator by (seed, epoch, batch, rank), so this draw is a function of them.
-        state = mask_state(int(torch.randint(2**62, ())), device=images["s1"].device)
+        state = mask_state(int(torch.randint(2**62, ())), device=device)
+        if device.type == "cuda" and self.config.sharing:
+            return self._on_gpu(self._pixels(batch, flip), state)
+        images = {modality: prepare(batch, flip) for modality, prepare in self.prepare.items()}
         return objective(self.network, images, draw_masks(state, len(batch), self.config))
+
+    def _pixels(self, batch: PatchBatch, flip: Tensor | None) -> dict[str, Pixels]:
+        """Native grids where the ops can upsample as asked, prepared images elsewhere."""
+        pixels = {}
+        for modality, bands in self.config.bands.items():
+            if NativeGrids.can(bands, self.config.size, self.config.interpolation):
+                if modality not in self._grids:
+                    scales = _scales(bands, self._normalisation)
+                    self._grids[modality] = NativeGrids.build(bands, *scales, batch.label_mask.device)
+                pixels[modality] = self._grids[modality].pixels(batch, flip)
+            else:
+                pixels[modality] = Pixels.of(self.prepare[modality](batch, flip))
+        return pixels
+
+    def _on_gpu(self, pixels: dict[str, Pixels], state: Tensor) -> dict[str, Tensor]:
+        """Compiled blocks from the first step on; on one GPU the step is recorded, too."""
+        if self._recorded is None:
+            compile_blocks(self.network)
+            self._recorded = RecordedObjective(self.network)
+        if World.from_env().size > 1:  # features are gathered from other ranks, which no graph should wait for
+            pairs = pixels["s1"].sources[0].shape[0]
+            return objective(self.network, pixels, draw_masks(state, pairs, self.config))
+        return self._recorded(pixels, state)
 
     def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
         """Recall of the same place's patch of the other sensor among the ten nearest features."""
@@ -70,9 +102,14 @@ class PretrainingLearner(Learner):
 def _prepares(config: Pretraining, normalisation: Normalisation) -> dict[str, Prepare]:
     prepares = {}
     for modality, bands in config.bands.items():
-        mean, std = zip(*(normalisation[band] for band in bands), strict=True)
-        prepares[modality] = Prepare(bands, list(mean), list(std), config.size, config.interpolation)
+        mean, std = _scales(bands, normalisation)
+        prepares[modality] = Prepare(bands, mean, std, config.size, config.interpolation)
     return prepares
+
+
+def _scales(bands: Sequence[str], normalisation: Normalisation) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each band."""
+    return [normalisation[band][0] for band in bands], [normalisation[band][1] for band in bands]
 
 
 class CsmaeMethod:

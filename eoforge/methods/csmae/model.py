@@ -30,7 +30,8 @@ from torch.nn import functional
 from eoforge.data.bands import MODALITIES
 from eoforge.methods.csmae.config import VITS, Settings
 from eoforge.methods.csmae.masking import Layout
-from kernels.patch_gather import ChannelTable, patch_gather
+from eoforge.methods.csmae.pixels import Pixels
+from kernels.patch_gather import patch_gather
 from kernels.unshuffle import unshuffle
 
 MLP_RATIO = 4.0
@@ -73,12 +74,16 @@ class Encoder(nn.Module):
         tokens_BDSS: Tensor = self.embed[modality](image_BCSS)
         return tokens_BDSS.flatten(2).transpose(1, 2) + self.pos[1:]
 
-    def embed_visible(self, image_BCSS: Tensor, modality: str, visible_BV: Tensor) -> Tensor:
+    def embed_visible(self, images: Tensor | Pixels, modality: str, visible_BV: Tensor) -> Tensor:
         """The patches ``visible_BV`` (uint8) alone as tokens with their positions, ``[B, V, D]``."""
         embed = self.embed[modality]
         assert isinstance(embed, nn.Conv2d)
-        table = identity_table(image_BCSS)
-        patches_BVP = patch_gather([image_BCSS], visible_BV, table, size=self.size, patch=self.patch)
+        pixels, device = Pixels.of(images), visible_BV.device.type
+        # Under autocast the product casts its operand; gathered in that type, it is written once and half as wide.
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        patches_BVP = patch_gather(
+            pixels.sources, visible_BV, pixels.table, size=self.size, patch=self.patch, flip=pixels.flip, dtype=dtype
+        )
         tokens_BVD = functional.linear(patches_BVP, embed.weight.flatten(1), embed.bias)
         return tokens_BVD + self.pos[1:][visible_BV.long()]
 
@@ -167,15 +172,6 @@ def position_embedding(width: int, across: int) -> Tensor:
     waves = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
     grid = np.concatenate([np.tile(waves, (across, 1)), np.repeat(waves, across, axis=0)], axis=1)
     return torch.from_numpy(np.concatenate([np.zeros((1, width)), grid]).astype(np.float32))
-
-
-def identity_table(image_BCSS: Tensor) -> ChannelTable:
-    """The table by which gathering ops read a prepared image as it is."""
-    channels, device = image_BCSS.shape[1], image_BCSS.device
-    channel = torch.arange(channels, dtype=torch.int32, device=device)
-    where = torch.stack([torch.zeros_like(channel), channel], dim=1)
-    ones = torch.ones(channels, device=device)
-    return ChannelTable(where, torch.stack([torch.zeros_like(ones), ones], dim=1))
 
 
 def _blocks(width: int, heads: int, depth: int, norm: partial[nn.LayerNorm]) -> nn.Sequential:

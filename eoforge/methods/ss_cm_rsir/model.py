@@ -29,7 +29,7 @@ from eoforge.nn.heads import ProjectionHead
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the losses compare, (s1, s2) each: features ``[N, D]``, projections ``[N, P]``, hash outputs ``[N, K]``."""
+    """What the losses compare, (s1, s2) each: features ``[N, D]``, projections ``[N, P]``, hash logits ``[N, K]``."""
 
     features: tuple[Tensor, Tensor]
     projections: tuple[Tensor, Tensor]
@@ -81,7 +81,7 @@ class SsCmRsir(nn.Module):
         return Outputs(
             features,
             (branches[0].projection(first), branches[1].projection(second)),
-            (branches[0].hash(hash_inputs[0]), branches[1].hash(hash_inputs[1])),
+            (branches[0].hash.logits(hash_inputs[0]), branches[1].hash.logits(hash_inputs[1])),
         )
 
     def encode(self, image_BCSS: Tensor, modality: str) -> tuple[Tensor, Tensor]:
