@@ -2,9 +2,9 @@
 
     python -m scripts.lift_pods VALUES.yaml          # prints the pods of charts/eoforge as a YAML stream
 
-What a pod says stays as it is: image, command, environment, probes, security context, volumes. Three things are added
-that podman 4.3 needs: names of volumes that are unique on the machine, ``optional: false`` on secrets (it crashes
-without), and host aliases in place of cluster DNS.
+What a pod says stays as it is: image, command, environment, probes, security context, volumes. Four things change, for
+podman 4.3: volumes get names that are unique on the machine, secrets ``optional: false`` (it crashes without), host
+aliases stand in for cluster DNS, and the list of ports goes, since podman would publish each on every address of the host.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ def _pod(name: str, template: Object, aliases: dict[str, str]) -> Lifted:
         if "secret" in volume:
             volume["secret"]["optional"] = False
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        container.pop("ports", None)
         for mount in container.get("volumeMounts", []):
             mount["name"] = renamed[mount["name"]]
     spec["restartPolicy"] = "Never"  # a container that dies is a finding, not something to hide
