@@ -20,7 +20,7 @@ from typing import Any
 from eoforge.data.exactly_once import Job, changed_keys, commit
 from eoforge.data.ingest_plan import SUMMARY, IngestPlan, load_plan, plan_ingest, refused
 from eoforge.data.ingest_shards import ingest_shards
-from eoforge.data.memory import bound_arenas
+from eoforge.data.memory import bound_arenas, return_free_memory
 from eoforge.data.quarantine import KEYS as QUARANTINE_KEYS
 from eoforge.data.quarantine import quarantine_uri
 from eoforge.data.statistics import band_statistics
@@ -152,7 +152,9 @@ def finish_table(table: str) -> int:
         The version that has both.
     """
     bound_arenas()
+    return_free_memory()
     version = ensure_indexes(table)
+    return_free_memory()
     ref = TableRef(normalise(table), version)
     if open_table(ref).count_rows():  # an archive of bad patches alone leaves a table without statistics
         band_statistics(ref)

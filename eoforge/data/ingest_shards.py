@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from eoforge.data.exactly_once import discard_fragments, fragments_exist, write_fragments
 from eoforge.data.ingest_plan import IngestPlan, load_plan, shard_metadata
-from eoforge.data.memory import bound_arenas
+from eoforge.data.memory import bound_arenas, return_free_memory
 from eoforge.data.metadata import MetadataRows
 from eoforge.data.quarantine import defect_batch, quarantine_uri
 from eoforge.data.reben import Archive, open_archive
@@ -20,8 +20,8 @@ from eoforge.data.schema import PATCHES, QUARANTINE
 from eoforge.data.store import TableRef, open_table
 from eoforge.errors import DataRefused, UsageError
 
-BATCH_ROWS = 64
-"""Patches in memory at a time: about 20 MB."""
+BATCH_ROWS = 16
+"""Patches handed over at a time, about 5 MB. Lance has several batches in work at once: 64 took 80 MiB more."""
 
 
 @dataclass
@@ -105,6 +105,7 @@ def ingest_shards(table: str, ingest_id: str, first: int, count: int) -> dict[st
                 continue
             job.drop_manifest(shard)  # its files were cleaned up before anyone committed them
         manifest = _write_shard(plan, archive, rows)
+        return_free_memory()
         if not job.put_manifest(shard, manifest) and job.manifest(shard) != manifest:
             discard_fragments(plan.table, manifest["fragments"])  # another worker was faster
             discard_fragments(quarantine, manifest["quarantine"])

@@ -100,6 +100,17 @@ def codes_schema(bits: int, embedding_dim: int, metadata: dict[str, str]) -> pa.
     )
 
 
+def streams_schema(bits: int, metadata: dict[str, str]) -> pa.Schema:
+    """Schema of ``streams.lance``: one row per (patch_id, modality), a table of codes that also holds the streams.
+
+    Raises:
+        UsageError: ``bits`` is out of range or no multiple of 8.
+    """
+    codes = codes_schema(bits, 1, metadata)
+    embedding = codes.get_field_index("embedding")
+    return codes.set(embedding, _required("stream", pa.large_binary()))
+
+
 def tensor_column(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Turns a fixed-shape-tensor column into ``(array [N, ...], validity [N] bool)``; null rows become zeros.
 

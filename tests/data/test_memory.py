@@ -42,3 +42,23 @@ def arenas(mode: str) -> int:
 def test_two_arenas_however_many_threads() -> None:
     assert arenas("free") > 2, "without the bound this many threads take more"
     assert arenas("bounded") <= 2
+
+
+TRIM = """
+import ctypes, psutil
+from eoforge.data.memory import return_free_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+blocks = [libc.malloc(4096) for _ in range(20_000)]
+[ctypes.memset(block, 1, 4096) for block in blocks]
+[libc.free(block) for block in blocks[:-1]]  # the last one keeps malloc from giving back the end by itself
+before = psutil.Process().memory_info().rss
+return_free_memory()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc_trim")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    done = subprocess.run([sys.executable, "-c", TRIM], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 20_000 * 4096 // 2
