@@ -215,7 +215,7 @@ def silo_command(
     from eoforge.client_federation import SiloClient
     from eoforge.data.store import TableRef
     from eoforge.federated.silo import Silo
-    from eoforge.methods.fl_rs.launch import trainers, training_patches
+    from eoforge.methods.fl_rs.launch import FEDERATED, strategy_of, trainers, training_patches
 
     table = TableRef.parse(data)
     options = _options(ca, cert, key, token)
@@ -226,13 +226,28 @@ def silo_command(
             state,
             modalities=modality or ["s1", "s2"],
             samples=training_patches(table),
-            methods=["fl_rs", "mm_fl"],
+            methods=list(FEDERATED),
+            strategies=strategy_of,
         )
         status = silo.run(until_end_of=until_end_of)
     if status is not None:
         output.emit({"run": until_end_of, "status": _status(status)}, title="run")
         if status == pb.RUN_STATUS_FAILED:
             raise EoforgeError(f"run {until_end_of} failed")
+
+
+@federate_app.command("demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo-federated"),
+    patches: Annotated[int, typer.Option(min=60, help="Size of each silo's synthetic archive.")] = 240,
+    rounds: Annotated[int, typer.Option(min=4, help="Rounds.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Of archives and training.")] = 0,
+    json: Json = False,
+) -> None:
+    """Four silos and a coordinator on this machine; one silo and the coordinator are killed on the way."""
+    from eoforge.cli.demo_federated import run_federated_demo
+
+    output.emit(run_federated_demo(out, patches=patches, rounds=rounds, seed=seed), title="federated demo")
 
 
 def _client(server: str, ca: Path | None, cert: Path | None, key: Path | None, token: str | None) -> FederationClient:

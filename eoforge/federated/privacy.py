@@ -6,11 +6,15 @@ from functools import partial
 from typing import Any
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.errors import DataRefused
+from eoforge.federated import secagg
 from eoforge.federated.dp import NoisySum, epsilon_after
 from eoforge.federated.files import RunFiles
 from eoforge.federated.reduce import Combiner, StoredSource, weighted_sum
 from eoforge.federated.robust import CentreOf, Selected, median, multi_krum, trimmed_mean
-from eoforge.federated.spec import DEFAULT_DELTA
+from eoforge.federated.rounds import survivors_needed
+from eoforge.federated.secagg_silo import update_bound
+from eoforge.federated.spec import DEFAULT_DELTA, DEFAULT_FRACTION_BITS
 
 
 def needs_norms(spec: pb.RunSpec) -> bool:
@@ -43,7 +47,37 @@ def combiner(run: pb.Run, files: RunFiles) -> Combiner:
         return CentreOf(partial(trimmed_mean, share=privacy.byzantine_share))
     if privacy.robust == pb.ROBUST_MULTI_KRUM:
         return _krum(run, files)
+    if privacy.secure_aggregation:
+        return _unmasking(run, files)
     return weighted_sum
+
+
+def _unmasking(run: pb.Run, files: RunFiles) -> Combiner:
+    """Puts together what survivors revealed.
+
+    Raises:
+        DataRefused: Shares are too few or false.
+    """
+    round_, keys = run.round, run.round.mask_keys
+    needed = survivors_needed(run)
+    holders = {silo: number for number, silo in enumerate(sorted(keys), 1)}
+    revealed: dict[str, dict[int, bytes]] = {}
+    for silo in sorted(round_.unmasked):
+        for given in pb.UnmaskAnswer.FromString(files.get(round_.number, f"_unmask/{silo}")).shares:
+            revealed.setdefault(given.owner, {})[holders[silo]] = given.share
+    masks = []
+    for owner in sorted(round_.selected):
+        secret = secagg.combine_shares(revealed.get(owner, {}), needed)
+        if owner in round_.sealed:
+            masks.append(secagg.Mask(secret, +1))
+            continue
+        if secagg.public_key(secret) != keys[owner].mask_key:
+            raise DataRefused(f"the revealed key of {owner} is not the one it advertised; a silo sent a false share")
+        for survivor in sorted(round_.sealed):
+            seed = secagg.pair_seed(secret, keys[survivor].mask_key, run.run_id, round_.number)
+            masks.append(secagg.Mask(seed, 1 if survivor < owner else -1))
+    bits = run.spec.privacy.fraction_bits or DEFAULT_FRACTION_BITS
+    return secagg.MaskedSum(masks, bits, update_bound(run.spec.privacy, run.spec.data))
 
 
 def _krum(run: pb.Run, files: RunFiles) -> Combiner:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.federated.spec import threshold_of
 from eoforge.federated.state import answered
 from eoforge.federated.strategy import SiloInfo
 from eoforge.nn.seeds import derive_seed
@@ -82,7 +83,15 @@ def has_quorum(run: pb.Run) -> bool:
             by_modality[member.modality] = by_modality.get(member.modality, 0) + 1
     several = by_modality.get("", 0)
     enough = all(by_modality.get(name, 0) + several >= least for name, least in run.spec.policy.modality_quorum.items())
-    return enough and len(accepted) >= quorum(run.spec)
+    least = quorum(run.spec)
+    if run.spec.privacy.secure_aggregation:
+        least = max(least, survivors_needed(run))
+    return enough and len(accepted) >= least
+
+
+def survivors_needed(run: pb.Run) -> int:
+    """Silos that must survive the current round of secure aggregation."""
+    return threshold_of(run.spec.privacy.threshold, len(run.round.mask_keys))
 
 
 def verdict(run: pb.Run, seconds_open: float) -> Literal["wait", "seal", "fail"]:

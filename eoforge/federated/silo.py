@@ -32,13 +32,27 @@ from eoforge.client_federation import SiloClient, file_manifest, transient
 from eoforge.errors import EoforgeError, UsageError
 from eoforge.federated.objects import digest_of
 from eoforge.federated.protect import clipped_and_noised
-from eoforge.federated.strategy import Array, LocalTrainer, Task, name_of
+from eoforge.federated.secagg_silo import Masking
+from eoforge.federated.spec import NoSource
+from eoforge.federated.strategy import (
+    Array,
+    LocalResult,
+    LocalTrainer,
+    RoundInfo,
+    SiloInfo,
+    Strategy,
+    Task,
+    TensorSpec,
+    UpdateInfo,
+    name_of,
+)
 from eoforge.federated.tensorfile import read_file, read_specs, write_file
 
 Trainers = Callable[[pb.Task], LocalTrainer]
 """Makes the trainer of a run from its first task (method, configuration, strategy)."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+_MASKING = (pb.TASK_KIND_KEYS, pb.TASK_KIND_SHARES, pb.TASK_KIND_UNMASK)
 _COUNTS = (pb.VERDICT_ACCEPTED, pb.VERDICT_FOLDED)
 
 log = structlog.get_logger("silo")
@@ -55,6 +69,7 @@ class Silo:
         samples: Training samples.
         methods: What it can train; empty for anything that ``trainers`` makes.
         labels: Free-form labels.
+        strategies: Makes the strategy of a task; needed for secure aggregation.
     """
 
     def __init__(
@@ -67,6 +82,7 @@ class Silo:
         samples: int,
         methods: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
+        strategies: Callable[[pb.Task], Strategy] | None = None,
     ) -> None:
         self._client, self._trainers, self._folder = client, trainers, Path(folder)
         self._about: dict[str, Any] = {
@@ -75,6 +91,7 @@ class Silo:
             "methods": list(methods),
             "labels": dict(labels or {}),
         }
+        self._strategies = strategies
         self._made: dict[str, LocalTrainer] = {}
         self._activity = "waiting"
         self._stopping = threading.Event()
@@ -125,6 +142,8 @@ class Silo:
                 self._train(task)
             elif task.kind == pb.TASK_KIND_EVALUATE:
                 self._evaluate(task)
+            elif task.kind in _MASKING:
+                self._mask_round(task)
             elif task.kind == pb.TASK_KIND_END:
                 shutil.rmtree(self._path(task, "down"), ignore_errors=True)
         except RemoteError as error:
@@ -144,6 +163,9 @@ class Silo:
             trained = self._download(task)
             result = self._trainer(task).train(trained, self._state(task))
             tensors = clipped_and_noised(result.tensors, task)
+            if task.privacy.secure_aggregation:
+                share = self._share(task, trained, result)
+                tensors = self._masking(task).mask(tensors, task, share)
             write_file(self._path(task, f"update-{task.round}.safetensors"), tensors)
             if result.state:
                 write_file(self._path(task, f"pending-{task.round}.safetensors"), result.state)
@@ -192,6 +214,36 @@ class Silo:
         pending.unlink(missing_ok=True)
         (folder / f"update-{number}.json").unlink(missing_ok=True)
         (folder / f"update-{number}.safetensors").unlink(missing_ok=True)
+
+    def _mask_round(self, task: pb.Task) -> None:
+        secrets_of_round = self._masking(task)
+        if task.kind == pb.TASK_KIND_KEYS:
+            self._client.answer(task.run_id, task.round, keys=secrets_of_round.keys())
+        elif task.kind == pb.TASK_KIND_SHARES:
+            self._client.answer(task.run_id, task.round, shares=secrets_of_round.shares(task))
+        else:
+            self._client.answer(task.run_id, task.round, unmask=secrets_of_round.unmask(task))
+
+    def _masking(self, task: pb.Task) -> Masking:
+        return Masking(self._path(task, "down").parent, task.run_id, task.round, self._client.silo_id)
+
+    def _share(self, task: pb.Task, trained: Task, result: LocalResult) -> float:
+        """What this silo's update counts before normalisation: for strategies of sum type it depends on it alone.
+
+        Raises:
+            UsageError: No strategies are known here, or the strategy is of another kind.
+        """
+        if self._strategies is None:
+            raise UsageError("secure aggregation needs a silo that knows the run's strategy")
+        strategy = self._strategies(task)
+        state = {name: TensorSpec(array.shape, array.dtype.name) for name, array in trained.tensors.items()}
+        info = SiloInfo(self._client.silo_id, result.examples)
+        update = UpdateInfo(info.id, result.examples, result.steps, frozenset(result.tensors), dict(result.scalars))
+        outputs = strategy.reduction(RoundInfo(trained.round, (info,), (update,)), state, NoSource()).outputs
+        shares = {share for output in outputs for add in output.add for share in add.shares.values()}
+        if len(shares) != 1:
+            raise UsageError(f"{strategy.name} gives a silo {len(shares)} shares; secure aggregation needs one")
+        return shares.pop()
 
     def _evaluate(self, task: pb.Task) -> None:
         figures = dict(self._trainer(task).evaluate(self._download(task), self._state(task)))

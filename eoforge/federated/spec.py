@@ -38,6 +38,11 @@ def check_spec(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> None:
         raise UsageError("; ".join(problems))
 
 
+def threshold_of(asked: int, silos: int) -> int:
+    """Silos that must survive: what was asked for, else two thirds rounded up, and always more than half."""
+    return max(asked or math.ceil(2 * silos / 3), silos // 2 + 1)
+
+
 def largest_state(strategy: Strategy, model: Specs, silos: int) -> int:
     """Bytes of all server tensors of a run with ``silos`` silos."""
     members = tuple(SiloInfo(f"silo-{i:05d}", 1) for i in range(max(silos, 1)))
@@ -144,15 +149,15 @@ def _probe(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> Iterator[str]:
 
 def _shares_differ(strategy: Strategy, silos: tuple[SiloInfo, ...], state: Specs, uploads: dict[str, Specs]) -> bool:
     updates = tuple(UpdateInfo(s.id, s.examples, 1, frozenset(uploads[s.id])) for s in silos)
-    outputs = strategy.reduction(RoundInfo(0, silos, updates), state, _Unread()).outputs
+    outputs = strategy.reduction(RoundInfo(0, silos, updates), state, NoSource()).outputs
     return any(len(set(add.shares.values())) > 1 for output in outputs for add in output.add)
 
 
-class _Unread:
+class NoSource:
     """A source for strategies that read no elements."""
 
     def update(self, silo: str, name: str, start: int, stop: int) -> Array:
-        raise UsageError("differential privacy is for strategies that need sums only; this one reads updates")
+        raise UsageError("this needs a strategy of sums only; this one reads updates")
 
     def state(self, name: str, start: int, stop: int) -> Array:
-        raise UsageError("differential privacy is for strategies that need sums only; this one reads the state")
+        raise UsageError("this needs a strategy of sums only; this one reads the state")

@@ -117,8 +117,10 @@ def _unmasked(run: pb.Run, event: pb.RunEvent) -> None:
 
 def _phase_changed(run: pb.Run, event: pb.RunEvent) -> None:
     run.round.phase = event.phase_changed.phase
+    run.round.opened_at.CopyFrom(event.at)  # each phase has the deadline to itself
     if event.phase_changed.silos:
         run.round.selected[:] = event.phase_changed.silos
+        run.round.wanted = min(run.round.wanted, len(run.round.selected))
 
 
 def _update(run: pb.Run, objects: object) -> None:

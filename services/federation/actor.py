@@ -164,11 +164,13 @@ class RunActor:
         if phase == pb.PHASE_OPEN:
             return await self._seal_if_due()
         if phase == pb.PHASE_SEALED:
+            if run.spec.privacy.secure_aggregation and len(run.round.unmasked) < rounds.survivors_needed(run):
+                return False  # masked sums mean nothing before enough survivors have answered
             self._start(self._reduce())
             return False
         if phase == pb.PHASE_EVALUATION:
             return await self._close_if_due()
-        return False
+        return await self._agree_if_due()
 
     async def _open_or_finish(self) -> bool:
         run = self.run
@@ -216,6 +218,25 @@ class RunActor:
             return True
         self._wake_at_deadline(seconds)
         return False
+
+    async def _agree_if_due(self) -> bool:
+        """Secure aggregation: goes on when all have sent keys or shares, or the deadline passed and enough have."""
+        run, round_ = self.run, self.run.round
+        agreeing = round_.phase == pb.PHASE_KEYS
+        done = sorted(round_.mask_keys) if agreeing else sorted(round_.shared)
+        seconds = self._seconds_open()
+        deadline = run.spec.policy.deadline.ToTimedelta().total_seconds()
+        waiting = set(round_.selected) - set(done) - set(round_.dropped)
+        if waiting and not (deadline and seconds >= deadline):
+            self._wake_at_deadline(seconds)
+            return False
+        needed = max(rounds.quorum(run.spec), rounds.survivors_needed(run))
+        if len(done) < needed:
+            await self._fail(f"round {round_.number}: {len(done)} of {needed} silos agreed on masks")
+            return True
+        phase = pb.PHASE_SHARES if agreeing else pb.PHASE_OPEN
+        await self._append(self._hub.instance, phase_changed=pb.PhaseChanged(phase=phase, silos=done))
+        return True
 
     async def _close_if_due(self) -> bool:
         run = self.run

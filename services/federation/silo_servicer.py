@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ from eoforge.federated.strategy import SiloInfo, Specs
 from eoforge.federated.tensorfile import CHUNK_BYTES, Layout
 from eoforge.nn.seeds import derive_seed
 from services._runtime.errors import PermissionDenied, duration
+from services.federation import masking
 from services.federation.actor import RunActor
 from services.federation.hub import Hub
 from services.federation.identity import Identities
@@ -178,6 +180,8 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
             dropped = pb.Dropped(silo=silo, reason=request.failure.reason[:MAX_TEXT])
             written = await actor.write(silo, lambda run: _open_task(run, silo, request.round), dropped=dropped)
             return _verdict(pb.VERDICT_ACCEPTED if written else pb.VERDICT_DROPPED)
+        if kind in ("keys", "shares", "unmask"):
+            return await self._masking(actor, silo, request.round, kind, request)
         raise UsageError("an answer needs one of update, evaluation, keys, shares, unmask and failure")
 
     async def _update(self, actor: RunActor, silo: str, number: int, answer: pb.UpdateAnswer) -> pb.AnswerResponse:
@@ -255,6 +259,23 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
             return _verdict(pb.VERDICT_ACCEPTED)
         return _dropped("the round went on without it")
 
+    async def _masking(
+        self, actor: RunActor, silo: str, number: int, kind: str, request: pb.AnswerRequest
+    ) -> pb.AnswerResponse:
+        """Takes a silo's part in secure aggregation: stored first, then an event; given once."""
+        run = actor.run
+        wanted = Due(masking.TASKS[kind], number)
+        if due(run, silo) != wanted:
+            there = run.round.number == number and silo in masking.answered(run.round, kind)
+            return _verdict(pb.VERDICT_ACCEPTED) if there else _dropped("the round went on without it")
+        masking.check(run.round, silo, kind, request)
+        event = masking.event(silo, kind, request)
+        if kind != "keys":
+            data = getattr(request, kind).SerializeToString()
+            await self._hub.in_thread(actor.files.put, number, f"_{kind}/{silo}", data)
+        await actor.write(silo, lambda run: due(run, silo) == wanted, **event)
+        return _verdict(pb.VERDICT_ACCEPTED)
+
     async def _task(self, actor: RunActor, silo: str, now: Due) -> pb.Task:
         run = actor.run
         task = pb.Task(kind=now.kind, run_id=run.run_id, round=now.round, status=run.status)
@@ -272,6 +293,8 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         task.seed = derive_seed(spec.seed, "silo", silo, now.round)
         task.selected = len(run.round.selected)
         task.quorum = spec.policy.quorum or spec.policy.min_silos
+        if spec.privacy.secure_aggregation:
+            await self._hub.in_thread(masking.fill, task, run, silo, actor.files)
         for name, value in actor.scalars(silo).items():
             task.scalars[name] = value
         if spec.policy.HasField("deadline"):
@@ -289,7 +312,10 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
     async def _expected(self, actor: RunActor, silo: str) -> Specs:
         member = next(m for m in actor.run.round.members if m.silo == silo)
         state = full_specs(await self._hub.in_thread(actor.files.state, actor.run))
-        return actor.strategy.upload(SiloInfo(silo, member.samples, member.modality), state)
+        expected = actor.strategy.upload(SiloInfo(silo, member.samples, member.modality), state)
+        if actor.run.spec.privacy.secure_aggregation:
+            return {name: replace(tensor, dtype="uint64") for name, tensor in expected.items()}
+        return expected
 
     def _wanted(self, run: pb.Run, number: int, silo: str) -> None:
         """Refuses uploads that nobody asked for, before they cost anything."""

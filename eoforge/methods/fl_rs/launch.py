@@ -10,9 +10,10 @@ from eoforge.bundle import code_revision
 from eoforge.data.store import TableRef, open_table
 from eoforge.errors import UsageError
 from eoforge.federated.result import plain
-from eoforge.federated.strategy import Array, LocalTrainer, Role
+from eoforge.federated.strategy import Array, LocalTrainer, Role, Strategy
 from eoforge.methods import get_method
 from eoforge.methods.config import from_dict
+from eoforge.methods.fl_rs.strategies import make_strategy
 
 if TYPE_CHECKING:
     from eoforge.methods.fl_rs.federate import Normalisation
@@ -78,6 +79,11 @@ def trainers(task: pb.Task, table: TableRef, silo: str, device: str | None = Non
     given = plain(task.config)
     normalisation: Normalisation = {band: (v[0], v[1]) for band, v in given["normalisation"].items()}
     return silo_trainer(from_dict(chosen.config_type, given["config"]), table, silo, normalisation, device)
+
+
+def strategy_of(task: pb.Task) -> Strategy:
+    """The strategy of a task."""
+    return make_strategy(task.strategy, plain(task.strategy_options))
 
 
 def training_patches(table: TableRef) -> int:

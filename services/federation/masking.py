@@ -1,0 +1,64 @@
+"""Secure aggregation between the coordinator and one silo: what a task carries, and what an answer must look like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.errors import DataRefused
+from eoforge.federated.files import RunFiles
+from eoforge.federated.rounds import survivors_needed
+from eoforge.federated.secagg import KEY_BYTES, SHARE_BYTES
+
+TASKS = {"keys": pb.TASK_KIND_KEYS, "shares": pb.TASK_KIND_SHARES, "unmask": pb.TASK_KIND_UNMASK}
+MAX_CIPHERTEXT = 1024
+
+
+def answered(round_: pb.Round, kind: str) -> set[str]:
+    """Silos whose answer of that kind is stored."""
+    return set({"keys": round_.mask_keys, "shares": round_.shared, "unmask": round_.unmasked}[kind])
+
+
+def event(silo: str, kind: str, request: pb.AnswerRequest) -> dict[str, Any]:
+    """The event that an answer becomes."""
+    if kind == "keys":
+        return {"keys_advertised": pb.KeysAdvertised(silo=silo, keys=request.keys)}
+    if kind == "shares":
+        return {"shares_deposited": pb.SharesDeposited(silo=silo)}
+    return {"unmasked": pb.Unmasked(silo=silo)}
+
+
+def check(round_: pb.Round, silo: str, kind: str, request: pb.AnswerRequest) -> None:
+    """Refuses answers that could not be used.
+
+    Raises:
+        DataRefused: With what was expected.
+    """
+    if kind == "keys":
+        if len(request.keys.share_key) != KEY_BYTES or len(request.keys.mask_key) != KEY_BYTES:
+            raise DataRefused(f"keys have {KEY_BYTES} bytes each")
+    elif kind == "shares":
+        shares = request.shares.shares
+        if sorted(s.recipient for s in shares) != sorted(round_.mask_keys) or any(s.sender != silo for s in shares):
+            raise DataRefused("expected one share of the calling silo for every silo that advertised keys")
+        if any(len(s.data) > MAX_CIPHERTEXT for s in shares):
+            raise DataRefused(f"an encrypted share may have {MAX_CIPHERTEXT} bytes")
+    else:
+        revealed = request.unmask.shares
+        if sorted(s.owner for s in revealed) != sorted(round_.selected):
+            raise DataRefused("expected one share of every silo that took part, of its seed or of its key")
+        if any(len(s.share) != SHARE_BYTES for s in revealed):
+            raise DataRefused(f"a revealed share has {SHARE_BYTES} bytes")
+
+
+def fill(task: pb.Task, run: pb.Run, silo: str, files: RunFiles) -> None:
+    """Adds what a silo needs to mask and unmask."""
+    round_ = run.round
+    task.threshold = survivors_needed(run)
+    for name in round_.mask_keys if task.kind in (pb.TASK_KIND_SHARES, pb.TASK_KIND_UNMASK) else round_.selected:
+        task.mask_keys[name].CopyFrom(round_.mask_keys[name])
+    if task.kind == pb.TASK_KIND_UNMASK:
+        task.survivors.extend(round_.sealed)
+        for sender in round_.selected:
+            stored = pb.SharesAnswer.FromString(files.get(round_.number, f"_shares/{sender}"))
+            task.shares.extend(share for share in stored.shares if share.recipient == silo)
