@@ -18,8 +18,10 @@ import torch
 import triton
 
 from benchmarks.kernels.cases import CASES, Case
+from benchmarks.kernels.losses import LOSS_CASES
 from benchmarks.kernels.timing import copy_bandwidth, measure
 
+ALL_CASES = CASES | LOSS_CASES
 NOT_MEASURED = (
     "No CUDA device: device figures were NOT measured. CPU times of the PyTorch branch on small sizes follow."
 )
@@ -34,6 +36,8 @@ def run_case(case: Case, device: torch.device, bandwidth: float | None) -> dict[
         row["share_of_copy"] = case.useful_bytes / (ours.p50 * 1e-6) / bandwidth
     if case.pairs:
         row["gpair_per_s"] = case.pairs / ours.p50 / 1e3
+    if case.flops and device.type == "cuda":
+        row["tflop_per_s"] = case.flops / ours.p50 / 1e6
     rivals = dict(case.rivals)
     if "eager" in rivals and device.type == "cuda":
         rivals["torch.compile"] = torch.compile(rivals["eager"])
@@ -45,13 +49,14 @@ def run_case(case: Case, device: torch.device, bandwidth: float | None) -> dict[
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| case | p20 us | p50 us | p80 us | call us | share of copy | Gpair/s | rivals, p50 us |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| case | p20 us | p50 us | p80 us | call us | share of copy | Gpair/s | TFLOP/s | rivals, p50 us |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         us, share, rate = row["us"], row.get("share_of_copy"), row.get("gpair_per_s")
         cells = [row["case"], *(f"{us[key]:.1f}" for key in ("p20", "p50", "p80", "wall"))]
         cells += [f"{share:.1%}" if share else "-", f"{rate:.0f}" if rate else "-"]
+        cells.append(f"{row['tflop_per_s']:.1f}" if "tflop_per_s" in row else "-")
         cells.append(", ".join(f"{name} {value:.1f}" for name, value in row["rivals_us"].items()) or "-")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -61,7 +66,7 @@ def main() -> int:
     """Runs the cases; 1 if a gate failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", choices=sorted(CASES), action="append", help="an op; may be repeated")
+    parser.add_argument("--only", choices=sorted(ALL_CASES), action="append", help="an op; may be repeated")
     parser.add_argument("--out", type=Path, help="folder for kernels.json and kernels.md")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -75,8 +80,8 @@ def main() -> int:
     if bandwidth:
         print(f"measured copy bandwidth {bandwidth / 1e9:.0f} GB/s (reads and writes)")
     rows, failures = [], 0
-    for op in options.only or CASES:
-        for build in CASES[op]:
+    for op in options.only or ALL_CASES:
+        for build in ALL_CASES[op]:
             case = build(device, not on_gpu)
             try:
                 rows.append(run_case(case, device, bandwidth))

@@ -30,6 +30,7 @@ class Case:
         rivals: Other ways to the same result, by name; ``torch.compile`` of ``eager`` is added by the runner.
         useful_bytes: Bytes that must be read and written once; 0 where the case is bound by arithmetic.
         pairs: Code pairs compared, for searches.
+        flops: Multiplications and additions of the products that the result needs, computed once.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case:
     rivals: dict[str, Call] = field(default_factory=dict)
     useful_bytes: int = 0
     pairs: int = 0
+    flops: int = 0
 
 
 Builder = Callable[[torch.device, bool], Case]
