@@ -47,11 +47,11 @@ class Checkpoint:
         from safetensors.numpy import save
 
         # Numbered keys: a silo's id may hold any character, a tensor's name a slash.
-        tensors: dict[str, Array] = {f"{_SERVER}/{n}": np.ascontiguousarray(t) for n, t in federation.tensors.items()}
+        tensors: dict[str, Array] = {f"{_SERVER}/{n}": np.asarray(t, order="C") for n, t in federation.tensors.items()}
         ids = sorted(federation.silos)
         for number, silo in enumerate(ids):
             for name, tensor in federation.silos[silo].items():
-                tensors[f"{_SILO}/{number}/{name}"] = np.ascontiguousarray(tensor)
+                tensors[f"{_SILO}/{number}/{name}"] = np.asarray(tensor, order="C")
         about = {"round": federation.round, "silos": ids, "history": history}
         self._store.put(_FILE, save(tensors, metadata={"about": json.dumps(about)}))
 
