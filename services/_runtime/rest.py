@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import structlog
 import uvicorn
@@ -32,6 +33,8 @@ from services._runtime.telemetry import REQUESTS, SECONDS
 OPEN_PATHS = frozenset({"/metrics", "/v2/health/live", "/v2/health/ready"})
 CERTIFICATE_CALLER = ("rest-client-certificate",)
 """Uvicorn verifies client certificates but does not say whose they are: over REST they share one quota."""
+
+_TICKS_PER_LOOK = 10  # uvicorn ticks ten times a second
 
 log = structlog.get_logger("access")
 
@@ -144,12 +147,38 @@ def listen(settings: RuntimeSettings) -> socket.socket:
 
 
 class _Embedded(uvicorn.Server):
-    """Uvicorn inside a loop that handles signals itself."""
+    """Uvicorn inside a loop that handles signals itself, with certificates that rotate."""
+
+    _loaded: tuple[bytes, ...] | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leaves the signal handlers alone."""
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Uvicorn's clock."""
+        if counter % _TICKS_PER_LOOK == 0:
+            self._renew_certificate()
+        return await super().on_tick(counter)
+
+    def _renew_certificate(self) -> None:
+        """Serves new connections with the certificate that lies there now; the runtime does the same for gRPC."""
+        context, config = self.config.ssl, self.config
+        if context is None or config.ssl_certfile is None or config.ssl_keyfile is None:
+            return
+        try:
+            files = [config.ssl_certfile, config.ssl_keyfile, *([config.ssl_ca_certs] if config.ssl_ca_certs else [])]
+            found = tuple(Path(file).read_bytes() for file in files)
+            if self._loaded not in (None, found):
+                # First into a context of nobody's: a pair that does not match would leave ours without a key.
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
+                context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
+                if config.ssl_ca_certs:
+                    context.load_verify_locations(config.ssl_ca_certs)
+            self._loaded = found
+        except OSError as error:  # in the middle of a rotation (ssl.SSLError is one too): the old ones still serve
+            log.warning("cannot take up a TLS file", error=str(error))
 
 
 def _check_body(request: Request, limit: int) -> None:

@@ -1,0 +1,102 @@
+"""A servicer that fails on demand, and servers of the runtime around it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from kserve import Model
+
+from eoforge import errors as library_errors
+from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from eoforge.errors import EoforgeError
+from services._runtime import errors as service_errors
+from services._runtime.errors import Retriable
+from services._runtime.server import Server, Service
+from services._runtime.settings import RuntimeSettings
+
+NAME = "eoforge.api.retrieval.v1.RetrievalService"
+SECRET = "s3://bucket/secret-path"
+
+
+def _error_types() -> dict[str, type[EoforgeError]]:
+    found = {}
+    for module in (library_errors, service_errors):
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, EoforgeError):
+                found[value.reason] = value
+    return found
+
+
+ERROR_TYPES = _error_types()
+
+
+class OnDemand(retrieval_pb2_grpc.RetrievalServiceServicer):
+    """GetPatch obeys its patch id: ``fail:REASON``, ``crash``, ``sleep:SECONDS``, anything else is echoed."""
+
+    def __init__(self) -> None:
+        self.finished: list[str] = []
+        self.cancelled: list[str] = []
+
+    async def GetPatch(self, request: pb.GetPatchRequest, context: Any) -> pb.GetPatchResponse:
+        order, _, value = request.patch_id.partition(":")
+        if order == "fail":
+            kind = ERROR_TYPES[value]
+            raise kind(f"about {SECRET}", 1.5) if issubclass(kind, Retriable) else kind(f"about {SECRET}")
+        if order == "crash":
+            raise ZeroDivisionError(SECRET)
+        if order == "sleep":
+            try:
+                await asyncio.sleep(float(value))
+            except asyncio.CancelledError:
+                self.cancelled.append(value)
+                raise
+        self.finished.append(request.patch_id)
+        return pb.GetPatchResponse(patch=pb.PatchMetadata(patch_id=request.patch_id))
+
+    async def SearchStream(
+        self, requests: AsyncIterator[pb.SearchStreamRequest], context: Any
+    ) -> AsyncIterator[pb.SearchStreamResponse]:
+        async for request in requests:
+            yield pb.SearchStreamResponse(correlation_id=request.correlation_id)
+
+
+class Echo(Model):
+    """The least model that KServe takes."""
+
+    def __init__(self) -> None:
+        super().__init__("echo")
+        self.ready = True
+
+
+async def _nothing() -> None:
+    return None
+
+
+def make(**values: Any) -> Server:
+    defaults: dict[str, Any] = {"port": 0, "rest_port": 0, "drain_notice_seconds": 0.0, "drain_seconds": 5.0}
+    servicer = OnDemand()
+    service = Service(
+        name=NAME,
+        register=lambda server: retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, server),
+        models=[Echo()],
+        start=_nothing,
+        stop=_nothing,
+    )
+    server = Server(RuntimeSettings(**(defaults | values)), service)
+    server.servicer = servicer  # type: ignore[attr-defined]  # for the test to look into
+    return server
+
+
+def get(stub: Any, patch_id: str, **options: Any) -> pb.GetPatchResponse:
+    return stub.GetPatch(pb.GetPatchRequest(patch_id=patch_id), **({"timeout": 10} | options))
+
+
+def until(condition: Any, seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.02)
