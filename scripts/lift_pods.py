@@ -4,7 +4,7 @@
 
 What a pod says stays as it is: image, command, environment, probes, security context, volumes. Four things change, for
 podman 4.3: volumes get names that are unique on the machine, secrets ``optional: false`` (it crashes without), host
-aliases stand in for cluster DNS, and the list of ports goes, since podman would publish each on every address of the host.
+aliases stand in for cluster DNS, and the list of ports goes: podman would publish each on every address of the host.
 """
 
 from __future__ import annotations

@@ -152,9 +152,9 @@ def fill(environment: dict[str, str], folder: Path) -> str:
     lake, archive = "s3://eoforge", str(folder / "archive")
     cli(environment, "synth", archive, "--patches", str(PATCHES))
     cli(environment, "ingest", archive, f"{lake}/patches.lance")
-    trained = cli(
-        environment, "train", "ss_cm_rsir", "epochs=1", "--data", f"{lake}/patches.lance", "--out", f"{lake}/runs"
-    )
+    overrides = ("epochs=1", "batch_size=16")
+    places = ("--data", f"{lake}/patches.lance", "--out", f"{lake}/runs")
+    trained = cli(environment, "train", "ss_cm_rsir", *overrides, *places)
     cli(environment, "index", trained["bundle"], f"{lake}/patches.lance", f"{lake}/codes.lance")
     code = (
         "from eoforge.data.store import open_table; "

@@ -78,6 +78,7 @@ def kubeflow() -> Iterator[tuple[str, dict[str, dict[str, bytes]]]]:
     thread.join()
 
 
+@pytest.mark.filterwarnings("ignore:This client only works:FutureWarning")
 def test_uploading_twice_does_no_harm_and_a_new_release_adds_versions(
     kubeflow: tuple[str, dict[str, dict[str, bytes]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
