@@ -9,6 +9,7 @@ from eoforge.bundle import load_bundle
 
 if TYPE_CHECKING:
     from eoforge.codec.coder import Coder
+    from eoforge.index.encoder import Encoder
 
 
 def open_coder(bundle_uris: Sequence[str], device: str | None = None) -> Coder:
@@ -22,3 +23,12 @@ def open_coder(bundle_uris: Sequence[str], device: str | None = None) -> Coder:
     from eoforge.methods.rs_jcif.method import load_codec
 
     return Coder([load_codec(load_bundle(uri), device) for uri in bundle_uris])
+
+
+def coder_of(encoder: Encoder) -> Coder:
+    """The codec of a loaded model, if it has one: what makes and reads the streams of an archive that it indexes."""
+    from eoforge.codec.coder import Coder
+    from eoforge.codec.model import Codec
+
+    codec = getattr(encoder, "codec", None)
+    return Coder([codec] if isinstance(codec, Codec) else [])

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.client_messages import MODALITIES, band_message
-from eoforge.data.bands import GROUPS, S1_10M
+from eoforge.data.bands import GROUPS, S1_10M, BandGroup
 from eoforge.data.labels import CLASSES, INDEX
 from eoforge.data.schema import tensor_column
 from eoforge.errors import LimitExceeded, NotFound, UsageError
 from eoforge.index.catalog import IndexSnapshot, SearchFilter
 from services.retrieval.state import Served
-
-if TYPE_CHECKING:
-    import lance
 
 THUMBNAIL_COLUMN = {"s1": "s1", "s2": "s2_10m"}
 MAX_CHOICES = 256
@@ -84,14 +81,15 @@ def metadata_messages(snapshot: IndexSnapshot, rows: npt.NDArray[np.int64]) -> l
 def add_thumbnails(served: Served, hits: Sequence[pb.Hit], modality: str) -> None:
     """Puts the picture of its sensor into every hit."""
     column = THUMBNAIL_COLUMN[modality]
-    pixels = read_pixels(served.patches, [h.patch.patch_id for h in hits], [column])
+    pixels = read_pixels(served, [h.patch.patch_id for h in hits], [column])
     for hit in hits:
-        image = pixels[hit.patch.patch_id][column]
-        hit.thumbnail_png = thumbnail(modality, image)
+        hit.thumbnail_png = thumbnail(modality, pixels[hit.patch.patch_id][column])
 
 
-def thumbnail(modality: str, image: Array) -> bytes:
+def thumbnail(modality: str, image: Array | None) -> bytes:
     """PNG of one sensor's image: natural colours from ``[4, H, W]``, or false colours from radar ``[2, H, W]``."""
+    if image is None:  # a codec of other bands compressed it
+        return b""
     from eoforge.data.plot import rgb, s1_composite, thumbnail_png
 
     return thumbnail_png(s1_composite(image) if modality == "s1" else rgb(image))
@@ -113,13 +111,15 @@ def patch_response(served: Served, request: pb.GetPatchRequest) -> pb.GetPatchRe
     columns |= {"reference_map"} if request.include_reference_map else set()
     if not columns:
         return response
-    pixels = read_pixels(served.patches, [request.patch_id], sorted(columns))[request.patch_id]
+    pixels = read_pixels(served, [request.patch_id], sorted(columns))[request.patch_id]
     if request.include_thumbnails:
         response.s1_thumbnail_png = thumbnail("s1", pixels["s1"])
         response.s2_thumbnail_png = thumbnail("s2", pixels["s2_10m"])
     if request.include_pixels:
         for group in (S1_10M, *(g for g in GROUPS if g is not S1_10M)):
             modality = "s1" if group is S1_10M else "s2"
+            if pixels[group.column] is None:
+                continue
             for name, samples in zip(group.bands, pixels[group.column], strict=True):
                 response.bands.append(band_message(name, samples, modality))
     if request.include_reference_map and pixels["reference_map"] is not None:
@@ -139,18 +139,39 @@ def row_of(snapshot: IndexSnapshot, patch_id: str, modality: str) -> int:
         raise NotFound(f"no patch {patch_id[:128]!r} with {modality} in index version {snapshot.version}") from error
 
 
-def read_pixels(
-    patches: lance.LanceDataset, patch_ids: Sequence[str], columns: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Rasters of some patches: patch id -> column -> ``[C, H, W]`` (None where there is no reference map)."""
+def read_pixels(served: Served, patch_ids: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rasters of some patches, decoded from their streams where the table of patches holds no pixels.
+
+    Returns:
+        Patch id -> column -> ``[C, H, W]``; None where there is no reference map, or no stream with all its bands.
+
+    Raises:
+        NotFound: The pixels are neither in the table of patches nor in streams.
+    """
     names = ", ".join("'" + i.replace("'", "''") + "'" for i in patch_ids)
-    table = patches.to_table(columns=["patch_id", *columns], filter=f"patch_id IN ({names})")
-    out: dict[str, dict[str, Any]] = {i: {} for i in table.column("patch_id").to_pylist()}
-    for column in columns:
+    stored = [column for column in columns if column in served.patches.schema.names]
+    table = served.patches.to_table(columns=["patch_id", *stored], filter=f"patch_id IN ({names})")
+    out: dict[str, dict[str, Any]] = {i: dict.fromkeys(columns) for i in table.column("patch_id").to_pylist()}
+    for column in stored:
         values, valid = tensor_column(table.column(column))
         for patch_id, value, there in zip(out, values, valid, strict=True):
             out[patch_id][column] = value if there else None
+    elsewhere = [g for g in GROUPS if g.column in columns and g.column not in stored]
+    if elsewhere:
+        _decode_pixels(served, out, elsewhere)
     return out
+
+
+def _decode_pixels(served: Served, out: dict[str, dict[str, Any]], groups: Sequence[BandGroup]) -> None:
+    if served.streams is None:
+        raise NotFound("the archive holds no pixels of its patches, neither in its table nor as streams")
+    modalities = sorted({"s1" if group is S1_10M else "s2" for group in groups})
+    decoded = served.streams.rasters(list(out), modalities)
+    for patch_id, columns in out.items():
+        for group in groups:
+            raster = decoded.get(patch_id, {}).get("s1" if group is S1_10M else "s2")
+            if raster is not None and set(group.bands) <= set(raster.bands):
+                columns[group.column] = np.stack([raster.bands[band] for band in group.bands])
 
 
 def _metadata(row: dict[str, Any]) -> pb.PatchMetadata:

@@ -19,7 +19,9 @@ from eoforge.data.store import TableRef, open_table
 from eoforge.errors import BundleError
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.index.encoder import Encoder
+from eoforge.index.streams import StreamReader, holds_streams
 from eoforge.methods import get_method
+from eoforge.methods.codecs import coder_of
 from services.retrieval.images import Raster, batch_of, empty_columns
 
 if TYPE_CHECKING:
@@ -41,12 +43,14 @@ class Served:
         encoder: The model of the bundle that made the codes.
         bundle: That bundle.
         patches: The version of the patches that the codes stand for.
+        streams: Where pixels are decoded from if the patches hold none; None if the codes come without streams.
     """
 
     snapshot: IndexSnapshot
     encoder: Encoder
     bundle: Bundle
     patches: lance.LanceDataset = field(repr=False)
+    streams: StreamReader | None = field(default=None, repr=False)
 
     def bands(self, modality: str) -> tuple[str, ...]:
         """Bands that the encoder reads."""
@@ -67,9 +71,10 @@ def load(codes: TableRef, device: str | None, before: Served | None = None) -> S
     """
     snapshot = IndexSnapshot.open(codes, device)
     info = snapshot.info
-    patches = open_table(info.patches)
+    patches, table = open_table(info.patches), open_table(TableRef(codes.uri, snapshot.version))
     if before is not None and before.bundle.id == info.bundle_id:
-        return Served(snapshot, before.encoder, before.bundle, patches)
+        streams = StreamReader(table, coder_of(before.encoder)) if holds_streams(table) else None
+        return Served(snapshot, before.encoder, before.bundle, patches, streams)
     bundle = load_bundle(info.bundle_uri)
     if bundle.id != info.bundle_id:
         raise BundleError(f"the codes were made with bundle {info.bundle_id}, but {info.bundle_uri} is {bundle.id}")
@@ -79,7 +84,8 @@ def load(codes: TableRef, device: str | None, before: Served | None = None) -> S
     for modality in encoder.modalities:
         # The first call of a model is by far its slowest; it is not a caller who waits for it.
         encoder.encode(batch_of([Raster(modality, empty_columns(MODALITIES[modality]))]), modality)
-    return Served(snapshot, encoder, bundle, patches)
+    streams = StreamReader(table, coder_of(encoder)) if holds_streams(table) else None
+    return Served(snapshot, encoder, bundle, patches, streams)
 
 
 class IndexHolder:

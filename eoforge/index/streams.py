@@ -1,0 +1,210 @@
+"""Makes and reads ``streams.lance``: compressed patches, each with the code by which it is found.
+
+One row per patch and sensor. The table is a table of codes too (same keys, same metadata): retrieval opens it as it
+opens ``codes.lance``, and pixels that exist nowhere else are decoded from it on demand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from eoforge.bundle import load_bundle, require_keys
+from eoforge.codec.coder import Coder, MaxError, Rate
+from eoforge.codec.raster import Raster, from_batch
+from eoforge.codec.streams import stored_codes
+from eoforge.data.batch import PatchBatch, read_rows
+from eoforge.data.schema import RASTER_COLUMNS, streams_schema
+from eoforge.data.store import TableRef, normalise, open_table, table_to_write
+from eoforge.errors import BundleError, DataRefused, UsageError
+from eoforge.index.encoder import Encoder
+from eoforge.index.info import IndexInfo
+from eoforge.index.jobs import IndexPlan, IndexSummary, commit_rows, load_plan, plan_rows, table_for, write_shards
+from eoforge.progress import Tracker
+
+if TYPE_CHECKING:
+    import lance
+
+RATE = "eoforge.rate"
+"""Metadata of the schema: the rate of all streams, as JSON."""
+STREAM = "stream"
+_BATCH = 32
+
+
+def plan_streams(bundle_uri: str, table: TableRef, streams_uri: str, rate: Rate, shard_rows: int = 1024) -> IndexPlan:
+    """Finds the patches without streams, or with streams of other pixels, and cuts them into shards.
+
+    Planning again finds the same plan, so that a run that was killed goes on where it stopped.
+
+    Args:
+        bundle_uri: Run bundle whose codec compresses; with ``max_error``, any bundle, whose codes the streams carry.
+        table: Patches; without a version the newest is pinned.
+        streams_uri: Table of streams, created if absent.
+        rate: Of all streams in the table.
+        shard_rows: Patches per shard.
+
+    Raises:
+        NotFound: The bundle or the patches do not exist.
+        DataRefused: The table belongs to another bundle, other patches or another rate, or patches without streams
+            have no pixels.
+        UsageError: The streams stand for a newer version of the patches, ``shard_rows`` is below 1, or
+            ``streams_uri`` names a version or a whole bucket.
+    """
+    if shard_rows < 1:
+        raise UsageError(f"a shard needs at least 1 patch; got shard_rows={shard_rows}")
+    streams_uri = table_to_write(streams_uri)
+    bundle = load_bundle(bundle_uri)
+    require_keys(bundle)
+    patches = open_table(table)
+    pinned = TableRef(normalise(table.uri), patches.version)
+    mine = IndexInfo(bundle.id, bundle.uri, bundle.config["method"], bundle.config["bits"], pinned)
+    recipe = json.dumps(asdict(rate), sort_keys=True)
+    schema = streams_schema(mine.bits, mine.metadata() | {RATE: recipe})
+    streams = table_for(mine, streams_uri, schema, "streams")
+    held = (streams.schema.metadata or {}).get(RATE.encode(), b"").decode()
+    if held != recipe:
+        raise DataRefused(
+            f"{streams_uri} holds {'streams of rate ' + held if held else 'codes without streams'}; this job's rate is "
+            f"{recipe}. Choose another table of streams"
+        )
+    modalities = sorted(modality for modality, bands in bundle.config["bands"].items() if bands)
+    plan = plan_rows("archive", bundle, patches, streams, mine, streams_uri, shard_rows, modalities, recipe)
+    missing = [c for c in RASTER_COLUMNS if c != "reference_map" and c not in patches.schema.names]
+    if plan.rows and missing:
+        raise DataRefused(
+            f"{plan.rows} patches of {pinned} have no streams yet, and {', '.join(missing)} are not there"
+        )
+    return plan
+
+
+def compress_shards(
+    streams_uri: str, job_id: str, first: int, count: int, coder: Coder, encoder: Encoder
+) -> dict[str, int]:
+    """Compresses shards ``first`` to ``first + count - 1``; shards that have a manifest are skipped.
+
+    Args:
+        streams_uri: Table of streams.
+        job_id: From :func:`plan_streams`.
+        first: First shard.
+        count: Number of shards; those past the last are ignored.
+        coder: Holds the codec of the plan's bundle, if the rate needs one.
+        encoder: The model of the plan's bundle: gives the codes of bounded streams. Learned streams carry their own.
+
+    Returns:
+        Shards and patches written by this call, and shards skipped.
+
+    Raises:
+        NotFound: There is no such plan.
+        BundleError: The encoder gives codes of another length than the table holds.
+    """
+    plan, job = load_plan(streams_uri, job_id)
+    width = open_table(plan.codes).schema.field("code").type.list_size
+    if width * 8 != encoder.bits:
+        raise BundleError(f"{plan.codes} holds codes of {width * 8} bits; got {encoder.bits}")
+    rate = _rate(plan.recipe)
+
+    def make(
+        patches: lance.LanceDataset, rows: npt.NDArray[np.int64], schema: pa.Schema, progress: Tracker
+    ) -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(rows), _BATCH):
+            part = rows[start : start + _BATCH]
+            digests = patches.take(part, columns=["digest"]).column("digest").combine_chunks()
+            batch = read_rows(patches, part, encoder.modalities, reference_map=False)
+            for modality in encoder.modalities:
+                streams, codes = _compressed(batch, modality, coder, encoder, rate)
+                columns = {
+                    "patch_id": pa.array(batch.patch_id, pa.string()),
+                    "modality": pa.array([modality] * len(batch), pa.string()),
+                    STREAM: pa.array(streams, pa.large_binary()),
+                    "code": pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), codes.shape[1]),
+                    "digest": digests,
+                }
+                yield pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
+            progress.advance(len(part))
+
+    return write_shards(plan, job, first, count, make, "compressing patches")
+
+
+def commit_streams(streams_uri: str, job_id: str) -> IndexSummary:
+    """Makes the streams of a job visible, once.
+
+    Raises:
+        NotFound: There is no such plan.
+        StoreError: A shard was not compressed yet.
+        ConflictError: The streams meanwhile stand for a newer version of the patches.
+    """
+    return commit_rows(*load_plan(streams_uri, job_id))
+
+
+def compress_archive(
+    bundle_uri: str,
+    table: TableRef,
+    streams_uri: str,
+    rate: Rate,
+    coder: Coder,
+    encoder: Encoder,
+    shard_rows: int = 1024,
+) -> IndexSummary:
+    """Plans, compresses and commits in this process; run again after a crash, it goes on. See the steps for errors."""
+    plan = plan_streams(bundle_uri, table, streams_uri, rate, shard_rows)
+    compress_shards(streams_uri, plan.job_id, 0, plan.shards, coder, encoder)
+    return commit_streams(streams_uri, plan.job_id)
+
+
+class StreamReader:
+    """Pixels out of a table of streams.
+
+    Args:
+        table: Of streams.
+        coder: Holds the codec of the table's bundle, if its streams need one.
+    """
+
+    def __init__(self, table: lance.LanceDataset, coder: Coder) -> None:
+        self._table, self._coder = table, coder
+
+    def rasters(self, patch_ids: Sequence[str], modalities: Sequence[str]) -> dict[str, dict[str, Raster]]:
+        """Patch id -> modality -> decoded raster; patches and sensors without a stream are left out.
+
+        Raises:
+            DataRefused: A stream is damaged.
+            NotFound: The codec is not loaded.
+        """
+        ids, sensors = (", ".join("'" + v.replace("'", "''") + "'" for v in vs) for vs in (patch_ids, modalities))
+        rows = self._table.to_table(
+            columns=["patch_id", "modality", STREAM], filter=f"patch_id IN ({ids}) AND modality IN ({sensors})"
+        ).to_pylist()
+        found: dict[str, dict[str, Raster]] = {}
+        for row, raster in zip(rows, self._coder.decompress([row[STREAM] for row in rows]), strict=True):
+            found.setdefault(row["patch_id"], {})[row["modality"]] = raster
+        return found
+
+
+def holds_streams(table: lance.LanceDataset) -> bool:
+    """Whether a table of codes also holds streams."""
+    return STREAM in table.schema.names
+
+
+def _compressed(
+    batch: PatchBatch, modality: str, coder: Coder, encoder: Encoder, rate: Rate
+) -> tuple[list[bytes], npt.NDArray[np.uint8]]:
+    rasters = from_batch(batch, (modality,))
+    if not rate.learned:
+        return coder.compress(rasters, rate), encoder.encode(batch, modality)[0]
+    known = set(coder.named().config.bands[modality])
+    chosen = [
+        Raster({b: p for b, p in r.bands.items() if b in known}, r.shape, r.georeference, r.patch_id) for r in rasters
+    ]
+    streams = coder.compress(chosen, rate)
+    return streams, np.concatenate([stored_codes(stream, coder.limits)[modality] for stream in streams])
+
+
+def _rate(recipe: str) -> Rate:
+    values: dict[str, Any] = json.loads(recipe)
+    bound = values.pop("max_error")
+    return Rate(**values, max_error=None if bound is None else MaxError(**bound))
