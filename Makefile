@@ -9,9 +9,9 @@ STAMP := $(VENV)/.installed
 METHOD ?= ss_cm_rsir
 DEMO_ARGS ?=
 
-.PHONY: help env demo test lint types proto pipelines bench lock ci clean
+.PHONY: help env demo demo-federated test lint types proto pipelines bench lock ci clean
 help:            ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
 env: $(STAMP)    ## create .venv from the locked requirements
 $(STAMP): requirements/dev.txt pyproject.toml
@@ -24,6 +24,9 @@ $(STAMP): requirements/dev.txt pyproject.toml
 
 demo: env        ## archive -> table -> trained model -> index -> service -> answered queries -> demo/report.html
 	$(BIN)/eoforge demo --method $(METHOD) $(DEMO_ARGS)
+
+demo-federated: env ## four silos and a coordinator with mutual TLS, two kill -9 on the way -> demo-federated/report.html
+	$(BIN)/eoforge federate demo $(DEMO_ARGS)
 
 test: env        ## all tests (kernels in two processes: plain, then through the Triton interpreter)
 	bash tests/run.sh $(BIN)
@@ -53,4 +56,4 @@ ci:              ## what CI runs
 	bash .ci/run
 
 clean:           ## remove what the targets made (not the environment)
-	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf demo demo-federated .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
+import stamina
 import structlog
 
 
@@ -38,3 +39,12 @@ def configure_logs(*, as_json: bool, level: int = logging.INFO) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(file=stream),  # type: ignore[arg-type]  # write and flush
     )
+    stamina.instrumentation.set_on_retry_hooks([_say_retry])
+
+
+def _say_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    """One line instead of stamina's own, which repeats a gRPC error with all its debug text."""
+    seconds = round(details.waited_so_far + details.wait_for, 1)
+    said = getattr(details.caused_by, "details", None)  # gRPC errors: what the peer or the channel said
+    text = str(said() if callable(said) else details.caused_by).partition("\n")[0][:160]
+    structlog.get_logger("retry").warning("retrying", attempt=details.retry_num, seconds_so_far=seconds, after=text)

@@ -83,7 +83,7 @@ def _run(
     stages = Stages()
     if archive is None:
         with stages.stage("synthetic archive in the official layout"):
-            archive = _synthetic_archive(out / "archive", patches, seed)
+            archive = synthetic_archive(out / "archive", patches, seed)
     params = {
         "archive": archive,
         "table": join(root, "patches.lance"),
@@ -130,7 +130,7 @@ def _object_store(out: Path, store: str | None) -> Iterator[str]:
     yield root
 
 
-def _synthetic_archive(folder: Path, patches: int, seed: int) -> str:
+def synthetic_archive(folder: Path, patches: int, seed: int) -> str:
     """Generates the archive, or keeps the one of an earlier run with the same size and seed."""
     from eoforge.data.synthetic import generate_archive
 
