@@ -53,6 +53,8 @@ def check(round_: pb.Round, silo: str, kind: str, request: pb.AnswerRequest) -> 
 
 def fill(task: pb.Task, run: pb.Run, silo: str, files: RunFiles) -> None:
     """Adds what a silo needs to mask and unmask."""
+    if task.kind == pb.TASK_KIND_KEYS:
+        return  # nothing is agreed yet; and to look up a key in a protobuf map would put it there
     round_ = run.round
     task.threshold = survivors_needed(run)
     for name in round_.mask_keys if task.kind in (pb.TASK_KIND_SHARES, pb.TASK_KIND_UNMASK) else round_.selected:

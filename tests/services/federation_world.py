@@ -43,6 +43,7 @@ class Runner:
     def __init__(self, target: str, name: str, folder: Path, trainer: Any = None, **options: Any) -> None:
         self.trainer = trainer or Quadratic()
         about = {"modalities": options.pop("modalities", ["s2"]), "samples": options.pop("samples", 10)}
+        about["strategies"] = options.pop("strategies", None)
         self.until = options.pop("until", None)
         self.silo = Silo(SiloClient(target, silo_id=name, **options), lambda _: self.trainer, folder / name, **about)
         self.status: Any = None
