@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from eoforge.cli import output
+from eoforge.cli.compression import register_compression
 from eoforge.cli.federate import federate_app
 from eoforge.cli.output import Json
 from eoforge.cli.search import register_search
@@ -31,6 +32,7 @@ serve_app = typer.Typer(help="Run one of the services.", no_args_is_help=True)
 app.add_typer(serve_app, name="serve")
 app.add_typer(federate_app, name="federate")
 register_search(app)
+register_compression(app)
 
 
 Preset = Annotated[str, typer.Option(help="tiny (a laptop's CPU, minutes) or paper (the published configuration).")]
@@ -157,6 +159,27 @@ def serve_federation(
 
     given = {"federation_uri": store, "host": host, "port": port, "rest_port": rest_port}
     run(FederationSettings(**{k: v for k, v in given.items() if v is not None}))
+
+
+@serve_app.command("compression")
+def serve_compression(
+    bundle: Annotated[
+        list[str] | None, typer.Option(help="Run bundle of a codec (repeat) [EOFORGE_BUNDLE_URIS].")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind [EOFORGE_HOST].")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="gRPC port [EOFORGE_PORT].")] = None,
+    rest_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="REST and metrics port [EOFORGE_REST_PORT].")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Serve compression: the typed gRPC API and KServe's Open Inference Protocol V2 in one process."""
+    from services.compression.server import run
+    from services.compression.settings import CompressionSettings
+
+    bundles = ",".join(bundle) if bundle else None
+    given = {"bundle_uris": bundles, "host": host, "port": port, "rest_port": rest_port}
+    run(CompressionSettings(**{k: v for k, v in given.items() if v is not None}))
 
 
 @app.command()

@@ -1,0 +1,208 @@
+"""What ``eoforge compress`` and ``decompress`` do with files, folders and tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eoforge.cli.compression import SUFFIX
+from eoforge.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from eoforge.codec.coder import Rate
+    from eoforge.codec.geotiff import GeoTiff
+    from eoforge.codec.raster import Raster
+
+TIFFS = (".tif", ".tiff")
+_MAP = "reference_map"
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What was compressed; ``raw_bytes`` are those of the samples as they lie in memory."""
+
+    streams: int
+    raw_bytes: int
+    stream_bytes: int
+    ratio: float
+    bits_per_sample: float
+    target: str
+
+
+def is_table(text: str) -> bool:
+    """Whether a source is a Lance table."""
+    from eoforge.data.store import TableRef, is_s3, table_exists
+
+    ref = TableRef.parse(text)
+    return is_s3(text) or (Path(ref.uri).is_dir() and table_exists(ref.uri))
+
+
+def compress_table(source: str, target: str, bundle: str, rate: Rate, device: str | None) -> Any:
+    """``patches.lance`` to ``streams.lance``, exactly once."""
+    from eoforge.bundle import load_bundle
+    from eoforge.data.store import TableRef
+    from eoforge.index.streams import compress_archive
+    from eoforge.methods import get_method
+    from eoforge.methods.codecs import coder_of
+
+    loaded = load_bundle(bundle)
+    encoder = get_method(str(loaded.config["method"])).load(loaded, device)
+    return compress_archive(bundle, TableRef.parse(source), target, rate, coder_of(encoder), encoder)
+
+
+def compress_files(
+    source: Path, target: Path, bundle: str | None, rate: Rate, device: str | None, *, one_unit: bool = False
+) -> Compressed:
+    """GeoTIFFs to streams.
+
+    Args:
+        source: One GeoTIFF, or a folder, in which files named ``<name>_<band>.tif`` are one raster called ``<name>`` and
+            any other file is a raster of its own.
+        target: The stream, or the folder for the streams of a folder.
+        bundle: Of the codec, where the rate needs one.
+        rate: Of all streams.
+        device: Of the codec.
+        one_unit: The bound is one number, whose unit the sensor decides: rasters of both are refused.
+
+    Raises:
+        NotFound: There is nothing to compress.
+        UsageError: A raster of both sensors needs a bound for each.
+    """
+    from eoforge.methods.codecs import open_coder
+    from eoforge.progress import track
+
+    jobs = list(_rasters_of(source))
+    if not jobs:
+        raise NotFound(f"no GeoTIFF at {source}: expected a .tif, a folder with some, or a Lance table")
+    coder = open_coder([bundle] if bundle and rate.learned else [], device)
+    raw = made = samples = 0
+    with track("compressing rasters", total=len(jobs)) as progress:
+        for start in range(0, len(jobs), _BATCH):
+            part = jobs[start : start + _BATCH]
+            rasters = [_read(files, name, rate, one_unit) for name, files in part]
+            for (name, _), raster, stream in zip(part, rasters, coder.compress(rasters, rate), strict=True):
+                _write(target if source.is_file() else target / f"{name}{SUFFIX}", stream)
+                raw += sum(pixels.nbytes for pixels in raster.bands.values())
+                samples += sum(pixels.size for pixels in raster.bands.values())
+                made += len(stream)
+            progress.advance(len(part))
+    return Compressed(len(jobs), raw, made, round(raw / made, 2), round(8 * made / samples, 4), str(target))
+
+
+def decompress_files(source: Path, target: Path, bundle: str | None, device: str | None) -> dict[str, Any]:
+    """Streams to cloud-optimised GeoTIFFs.
+
+    Raises:
+        NotFound: There is no stream.
+    """
+    from eoforge.codec.container import Kind, inspect
+    from eoforge.methods.codecs import open_coder
+    from eoforge.progress import track
+
+    streams = sorted(source.rglob(f"*{SUFFIX}")) if source.is_dir() else [source] if source.is_file() else []
+    if not streams:
+        raise NotFound(f"no stream at {source}: expected a {SUFFIX} file, a folder with some, or a table of streams")
+    coder = open_coder([bundle] if bundle else [], device)
+    files = 0
+    with track("decoding streams", total=len(streams)) as progress:
+        for path in streams:
+            stream = path.read_bytes()
+            header = inspect(stream, coder.limits)
+            if header.kind is Kind.LEARNED and not coder.codecs:
+                raise UsageError(f"{path} was made by the codec of bundle {header.bundle}; name it with --bundle")
+            inside = path.relative_to(source).with_suffix("") if source.is_dir() else Path(path.stem)
+            files += _write_cogs(coder.decompress([stream])[0], target, inside, single=source.is_file())
+            progress.advance(1)
+    return {"streams": len(streams), "files": files, "target": str(target)}
+
+
+def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device: str | None) -> dict[str, Any]:
+    """Patches of a table of streams to cloud-optimised GeoTIFFs; the table names its codec.
+
+    Raises:
+        UsageError: The table holds no streams.
+        NotFound: A patch is not in the table.
+    """
+    from eoforge.bundle import load_bundle
+    from eoforge.data.store import TableRef, open_table
+    from eoforge.index.info import IndexInfo
+    from eoforge.index.streams import StreamReader, holds_streams
+    from eoforge.methods import get_method
+    from eoforge.methods.codecs import coder_of
+    from eoforge.progress import track
+
+    table = open_table(TableRef.parse(source))
+    if not holds_streams(table):
+        raise UsageError(f"{source} is no table of streams; make one with `eoforge compress`")
+    info = IndexInfo.of(table.schema, source)
+    encoder = get_method(info.method).load(load_bundle(info.bundle_uri), device)
+    reader = StreamReader(table, coder_of(encoder))
+    wanted = patch_ids or sorted(set(table.to_table(columns=["patch_id"]).column("patch_id").to_pylist()))
+    files = 0
+    with track("decoding patches", total=len(wanted)) as progress:
+        for start in range(0, len(wanted), _BATCH):
+            part = wanted[start : start + _BATCH]
+            found = reader.rasters(part, encoder.modalities)
+            missing = [patch_id for patch_id in part if patch_id not in found]
+            if missing:
+                raise NotFound(f"{source} holds no stream of patch {missing[0]!r}")
+            for patch_id, rasters in found.items():
+                files += sum(_write_cogs(r, target, Path(patch_id), single=False) for r in rasters.values())
+            progress.advance(len(part))
+    return {"patches": len(wanted), "files": files, "target": str(target)}
+
+
+def _rasters_of(source: Path) -> Iterator[tuple[str, list[GeoTiff]]]:
+    """Name (with its folders) and files of each raster."""
+    from eoforge.codec.geotiff import GeoTiff
+    from eoforge.codec.raster import BAND_ORDER
+
+    if source.is_file():
+        yield source.stem, [GeoTiff(source)]
+        return
+    groups: dict[str, list[GeoTiff]] = {}
+    for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in TIFFS and p.is_file()):
+        inside = path.relative_to(source).with_suffix("")
+        name, _, band = inside.name.rpartition("_")
+        if inside.name.endswith(_MAP):
+            continue  # land cover is no band
+        if name and band in BAND_ORDER:
+            groups.setdefault(str(inside.with_name(name)), []).append(GeoTiff(path, (band,)))
+        else:
+            groups.setdefault(str(inside), []).append(GeoTiff(path))
+    yield from groups.items()
+
+
+def _read(files: Sequence[GeoTiff], name: str, rate: Rate, one_unit: bool) -> Raster:
+    from eoforge.codec.container import LIMITS
+    from eoforge.codec.geotiff import read_raster
+
+    raster = read_raster(files, Path(name).name, max_pixels=LIMITS.max_pixels, exact=not rate.learned)
+    if one_unit and len(raster.modalities) > 1:
+        raise UsageError(f"{name} holds both sensors, whose units differ: --max-error DN,dB, such as 8,0.5")
+    return raster
+
+
+def _write_cogs(raster: Raster, target: Path, name: Path, *, single: bool) -> int:
+    """Writes the grids of a raster; one that has a single grid goes to ``target`` itself if that names a file."""
+    from eoforge.codec.geotiff import write_cogs
+
+    files = write_cogs(raster)
+    named = single and target.suffix.lower() in TIFFS
+    base = target.with_suffix("") if named else target / name
+    for grid, content in files.items():
+        path = base.with_name(f"{base.name}.tif" if named and len(files) == 1 else f"{base.name}_{grid}.tif")
+        _write(path, content)
+    return len(files)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all: who is interrupted leaves no half stream behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_bytes(content)
+    beside.replace(path)
