@@ -60,7 +60,7 @@ def compress_files(
     """GeoTIFFs to streams.
 
     Args:
-        source: One GeoTIFF, or a folder, in which files named ``<name>_<band>.tif`` are one raster called ``<name>`` and
+        source: One GeoTIFF, or a folder: its files named ``<name>_<band>.tif`` are one raster called ``<name>``, and
             any other file is a raster of its own.
         target: The stream, or the folder for the streams of a folder.
         bundle: Of the codec, where the rate needs one.
