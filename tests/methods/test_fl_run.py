@@ -310,12 +310,12 @@ def test_targets_and_recommendation_follow_the_figures() -> None:
 
     runs = [
         run("fedavg", [0.1, 0.4, 0.6], 0.6, 10),
-        run("moon", [0.3, 0.58, 0.7], 0.605, 10),
-        run("feddc", [0.1] * 3, 0.5, 20),
+        run("moon", [0.58, 0.58, 0.6], 0.605, 10),
+        run("feddc", [0.9, 0.1, 0.1], 0.5, 20),
     ]
     add_targets(runs)
-    assert [r["rounds_to_target"] for r in runs] == [3, 2, None]
-    assert [r["bytes_to_target"] for r in runs] == [30, 20, None]
+    assert [r["rounds_to_target"] for r in runs] == [3, 1, None]
+    assert [r["bytes_to_target"] for r in runs] == [30, 10, None]
     advice = recommend(runs)[0]
     assert (advice["best"], advice["recommended"], advice["fewest_rounds"]) == ("moon", "moon", "moon")
     runs[1]["bytes_to_target"] = 90

@@ -37,7 +37,7 @@ from eoforge.methods.run_files import run_name
 QUALITY = ("f1_micro", "f1_macro", "f1_weighted", "map_micro", "map_macro")
 SILO_COUNTS = (4, 8, 16, 32)
 TARGET_SHARE = 0.95
-"""Rounds to target: until validation reaches this share of FedAvg's best on the same scenario and backbone."""
+"""Rounds to target: until validation stays at this share of FedAvg's best on the same scenario and backbone."""
 _SGD = {"optimizer": "sgd", "learning_rate": "0.05", "momentum": "0.9"}
 """What algorithms that need SGD get under a preset with Adam."""
 
@@ -143,10 +143,19 @@ def add_targets(runs: list[dict[str, Any]]) -> None:
         reference = next((r for r in peers if r["algorithm"] == "fedavg"), peers[0])
         scores = [value for value in reference["curve"] if value is not None]
         target = TARGET_SHARE * max(scores) if scores else None
-        reached = [i for i, v in enumerate(run["curve"], 1) if target is not None and v is not None and v >= target]
         run["target"] = target
-        run["rounds_to_target"] = reached[0] if reached else None
-        run["bytes_to_target"] = reached[0] * run["bytes_per_round"] if reached else None
+        run["rounds_to_target"] = reached = _rounds_to(target, run["curve"])
+        run["bytes_to_target"] = reached and reached * run["bytes_per_round"]
+
+
+def _rounds_to(target: float | None, curve: Sequence[float | None]) -> int | None:
+    """The first round from which on no score lies below ``target``.
+
+    A first crossing would not do: a model that has learned nothing but the frequent labels scores well for a moment.
+    """
+    below = [i for i, score in enumerate(curve, 1) if target is None or score is None or score < target]
+    rounds = below[-1] + 1 if below else 1
+    return rounds if rounds <= len(curve) else None
 
 
 def scale(config: Config, counts: Sequence[int] = SILO_COUNTS) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,13 @@ from eoforge.data.store import TableRef, open_table
 from eoforge.errors import UsageError
 from eoforge.federated.result import plain
 from eoforge.federated.strategy import Array, LocalTrainer, Role, Strategy
+from eoforge.federated.tensorfile import write_file
 from eoforge.methods import get_method
 from eoforge.methods.config import from_dict
 from eoforge.methods.fl_rs.strategies import make_strategy
 
 if TYPE_CHECKING:
+    from eoforge.client_federation import FederationClient
     from eoforge.methods.fl_rs.federate import Normalisation
 
 FEDERATED = ("fl_rs",)
@@ -63,6 +66,16 @@ def prepare(
         }
     )
     return spec, model, {name: tensor.role for name, tensor in specs.items()}
+
+
+def upload_model(
+    client: FederationClient, spec: pb.RunSpec, model: Mapping[str, Array], roles: Mapping[str, Role]
+) -> None:
+    """Stores the first model on the coordinator and names it in ``spec``."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.safetensors"
+        write_file(path, model, roles)
+        spec.initial_model.CopyFrom(client.put_model(path))
 
 
 def trainers(task: pb.Task, table: TableRef, silo: str, device: str | None = None) -> LocalTrainer:

@@ -71,7 +71,7 @@ def comparison_page(result: Mapping[str, Any]) -> str:
     lead = f"Trained on {result['table']}, preset {result['preset']}, overrides {result['overrides'] or 'none'}."
     footer = (
         "All figures are measured: F1 and mAP on the test split of the same places, times on this machine, bytes as "
-        "the tensors that travel. Rounds to target: until validation F1 (micro) reaches 95 % of FedAvg's best. They "
+        "the tensors that travel. Rounds to target: until validation F1 (micro) stays at 95 % of FedAvg's best. They "
         "compare algorithms on this table; they are not the figures of any paper."
     )
     return page("Federated algorithms compared", lead, parts, footer)

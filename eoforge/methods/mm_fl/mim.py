@@ -54,13 +54,13 @@ class MutualInformation(Objective):
         if self.strategy.mim == "off":
             return None
         assert isinstance(given, SensorBatch)
-        ends = self._paired(representation) if self.strategy.mim == "paired" else self._relayed(given, representation)
-        if ends is None or len(ends[0]) < _PAIRS:
+        if len(given.slots) < _PAIRS:
             return None
-        return self.strategy.weight * nt_xent(*ends, self.strategy.temperature)
+        ends = self._paired(representation) if self.strategy.mim == "paired" else self._relayed(given, representation)
+        return None if ends is None else self.strategy.weight * nt_xent(*ends, self.strategy.temperature)
 
     def _paired(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        first, second = (self.network.project(features[sensor]) for sensor in SENSORS)
+        first, second = (self.network.project(features[sensor], sensor) for sensor in SENSORS)
         return first, second
 
     def _relayed(self, batch: SensorBatch, features: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
@@ -68,10 +68,10 @@ class MutualInformation(Objective):
         other = next(s for s in SENSORS if s != sensor)
         counts = self.local.received[name_of(RELAY, f"{other}.count")][batch.slots]
         known = counts > 0
-        if not bool(known.any()):
-            return None  # the first round, or none of these cells has a silo with the other sensor
+        if int(known.sum()) < _PAIRS:
+            return None  # the first round, or hardly any of these cells has a silo with the other sensor
         remote = self.local.received[name_of(RELAY, f"{other}.sum")][batch.slots[known]]
-        return self.network.project(features[sensor][known]), remote
+        return self.network.project(features[sensor][known], sensor), remote
 
     def finish(self, effort: Effort) -> Sent:
         held = {"", *self.data.sensors}
@@ -94,6 +94,6 @@ class MutualInformation(Objective):
         counts = torch.zeros(self.strategy.slots, device=device)
         for batch in self.data.in_order():
             features = network.represent({sensor: batch.images[sensor]})[sensor]
-            sums.index_add_(0, batch.slots, functional.normalize(network.project(features).float(), dim=1))
+            sums.index_add_(0, batch.slots, functional.normalize(network.project(features, sensor).float(), dim=1))
             counts.index_add_(0, batch.slots, torch.ones(len(batch.slots), device=device))
         return {name_of(RELAY, f"{sensor}.sum"): sums, name_of(RELAY, f"{sensor}.count"): counts}

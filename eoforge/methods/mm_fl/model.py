@@ -4,7 +4,7 @@ Shape legend: B patches, C bands, S pixels, D features, P projection, L = 19 lab
 
     s1 [B,2,S,S]  -> encoders.s1 -> f1 [B,D] -+-> fusion: mean of what is there -> heads.shared -> logits [B,L]
     s2 [B,10,S,S] -> encoders.s2 -> f2 [B,D] -+   (or concat, an absent half is zero)
-                                      f [B,D] -> projection.mim -> z [B,P]     (MIM only)
+                                      f [B,D] -> norms.s1 / norms.s2 -> projection.mim -> z [B,P]     (MIM only)
                                       f, detached -> codes.s1 / codes.s2 -> code [B,K]
 
 A silo holds the encoder of its sensor and what is shared. Without MF every sensor has a head of its own.
@@ -46,8 +46,11 @@ class MultiModalNetwork(Network):
         inputs = self.features * (len(SENSORS) if self.concat else 1)
         self.heads = nn.ModuleDict({n: nn.Linear(inputs, NUM_CLASSES) for n in ((SHARED,) if config.mf else SENSORS)})
         self.codes = nn.ModuleDict({sensor: CodeHead(self.features, config.bits) for sensor in SENSORS})
-        projections = {} if config.mim == "off" else {"mim": ProjectionHead(self.features, config.embedding)}
-        self.projection = nn.ModuleDict(projections)
+        wanted = config.mim != "off"
+        self.projection = nn.ModuleDict({"mim": ProjectionHead(self.features, config.embedding)} if wanted else {})
+        # Pooled features share a large common part; without it taken out all cosines start near 1 (*ours*).
+        norms = {sensor: nn.BatchNorm1d(self.features, affine=False) for sensor in SENSORS}
+        self.norms = nn.ModuleDict(norms if wanted else {})
 
     def represent(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Features ``[B, D]`` of the sensors that are there."""
@@ -67,9 +70,9 @@ class MultiModalNetwork(Network):
         each = [self.heads[sensor](self._fused({sensor: f})) for sensor, f in representation.items()]
         return torch.stack(each).mean(dim=0)
 
-    def project(self, features_BD: Tensor) -> Tensor:
+    def project(self, features_BD: Tensor, sensor: str) -> Tensor:
         """MIM's embedding ``[B, P]``, not yet of unit length."""
-        projected_BP: Tensor = self.projection["mim"](features_BD)
+        projected_BP: Tensor = self.projection["mim"](self.norms[sensor](features_BD))
         return projected_BP
 
     def encode(self, image_BCSS: Tensor, modality: str) -> tuple[Tensor, Tensor]:
