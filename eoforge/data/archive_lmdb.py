@@ -62,6 +62,12 @@ class LmdbArchive:
                 f"an LMDB holds no labels: put the official {MAIN_FILE} into {self._folder} or {self._folder.parent}"
             ) from error
 
+    def prepare(self) -> None:
+        """Nothing to do."""
+
+    def release(self) -> None:
+        """Nothing to do."""
+
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
         """See :class:`eoforge.data.reben.Archive`.
 

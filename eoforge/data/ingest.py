@@ -23,6 +23,7 @@ from eoforge.data.ingest_shards import ingest_shards
 from eoforge.data.memory import bound_arenas, return_free_memory
 from eoforge.data.quarantine import KEYS as QUARANTINE_KEYS
 from eoforge.data.quarantine import quarantine_uri
+from eoforge.data.reben import open_archive
 from eoforge.data.statistics import band_statistics
 from eoforge.data.store import TableRef, normalise, open_table
 from eoforge.data.table_indexes import ensure_indexes
@@ -184,4 +185,5 @@ def ingest(
         for done in in_processes(ingest_shards, calls, workers):
             progress.advance(done["rows"])
     summary = commit_ingest(plan.table, plan.ingest_id)
+    open_archive(plan.archive).release()
     return replace(summary, version=finish_table(plan.table))

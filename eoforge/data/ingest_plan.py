@@ -83,9 +83,11 @@ def plan_ingest(
     archive, table = normalise(archive), table_to_write(table)
     if archive == table:
         raise UsageError(f"the table would be made inside the archive {archive}; name another place for it")
-    rows = open_archive(archive).metadata()
+    source = open_archive(archive)
+    rows = source.metadata()
     if not len(rows):
         raise DataRefused(f"{archive}: the metadata have no rows; nothing to ingest")
+    source.prepare()
     shard_rows = min(shard_rows, max(_MIN_SHARD_ROWS, -(-len(rows) // _MIN_SHARDS)))
     parts = [rows[start : start + shard_rows] for start in range(0, len(rows), shard_rows)]
     if strict:

@@ -59,6 +59,12 @@ class Archive(Protocol):
             DataRefused: It is damaged or has another shape.
         """
 
+    def prepare(self) -> None:
+        """Does once, before many processes read, what would otherwise be done by each."""
+
+    def release(self) -> None:
+        """Deletes large copies that reading left on this machine; the next reader makes them again."""
+
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
         """Reads and validates patches, one result per row in the order of ``rows``, in bounded memory."""
 
@@ -67,33 +73,37 @@ def open_archive(uri: str, *, scratch: str | None = None) -> Archive:
     """Opens an archive of any kind.
 
     Args:
-        uri: A folder or ``s3://`` prefix in the official layout, a folder with the official ``.tar`` or ``.tar.zst``
-            files, or a rico-hdl LMDB (its folder, or its ``data.mdb``).
+        uri: A folder or ``s3://`` prefix, in the official layout or with the official ``.tar`` or ``.tar.zst`` files,
+            or a rico-hdl LMDB (its folder, or its ``data.mdb``).
         scratch: Where tar files may leave their index and unpacked contents; default ``$EOFORGE_SCRATCH`` or the
             system's temporary folder.
 
     Raises:
         NotFound: There is nothing there, or nothing of a known kind.
     """
+    from eoforge.data.archive_lmdb import LmdbArchive, find_lmdb
+    from eoforge.data.archive_tar import TarArchive
+    from eoforge.data.tar_source import find_tars
+
     uri = normalise(uri)
     if is_s3(uri):
         store = ObjectStore(uri)
-        # Without this, a prefix of tar files would send every patch to quarantine, each as missing.
-        if not (store.has_any(S2_FOLDER) or store.has_any(S1_FOLDER)):
-            raise NotFound(
-                f"no archive at {uri}: expected the prefixes {S2_FOLDER}/ and {S1_FOLDER}/ with {MAIN_FILE}. "
-                "Tar files and LMDBs are read from a local folder."
-            )
-        return S3Archive(uri)
-    from eoforge.data.archive_lmdb import LmdbArchive, find_lmdb
-    from eoforge.data.archive_tar import TarArchive, find_tars
+        if store.has_any(S2_FOLDER) or store.has_any(S1_FOLDER):
+            return S3Archive(uri)
+        if find_tars(uri):
+            return TarArchive(uri, scratch=scratch)
+        # Anything else would send every patch to quarantine, each as missing.
+        raise NotFound(
+            f"no archive at {uri}: expected the prefixes {S2_FOLDER}/ and {S1_FOLDER}/, or {S2_FOLDER}.tar[.zst] and "
+            f"{S1_FOLDER}.tar[.zst], with {MAIN_FILE}. LMDBs are read from a local folder."
+        )
 
     folder = Path(uri)
     if not folder.exists():
         raise NotFound(f"no archive at {uri}: the path does not exist")
     if (folder / S2_FOLDER).is_dir() or (folder / S1_FOLDER).is_dir():
         return DirectoryArchive(uri)
-    if folder.is_dir() and find_tars(folder):
+    if folder.is_dir() and find_tars(uri):
         return TarArchive(uri, scratch=scratch)
     if find_lmdb(folder) is not None:
         return LmdbArchive(uri)
@@ -114,7 +124,13 @@ def path_of(meta: PatchMeta, band: str) -> str:
 
 
 class FileArchive(ABC):
-    """Official files and metadata, wherever they are kept; subclasses say how to fetch one."""
+    """Official files and metadata, wherever they are kept; subclasses say how to fetch one.
+
+    Attributes:
+        remote: Whether fetching waits for a network; then the next patches' files are fetched while one is decoded.
+    """
+
+    remote = False
 
     def __init__(self, uri: str) -> None:
         self.uri = normalise(uri)
@@ -134,10 +150,39 @@ class FileArchive(ABC):
         """See :class:`Archive`."""
         return read_metadata(lambda name: self.fetch(name, MAX_METADATA_BYTES), self.uri)
 
+    @abstractmethod
+    def prepare(self) -> None:
+        """See :class:`Archive`."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """See :class:`Archive`."""
+
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
         """See :class:`Archive`."""
+        if self.remote:
+            yield from self._read_ahead(rows)
+            return
         for meta in rows:
             yield self._assemble(meta, partial(self._find, meta))
+
+    def _read_ahead(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
+        pending: deque[tuple[PatchMeta, dict[str, Future[bytes | None]]]] = deque()
+        pool = ThreadPoolExecutor(_S3_THREADS, thread_name_prefix="reben-get")
+        try:
+            for meta in rows:
+                # A name that is no reBEN name makes no key; read_patch refuses it without asking for a file.
+                bands = ALL_FILES if is_readable(meta) else ()
+                pending.append((meta, {band: pool.submit(self._find, meta, band) for band in bands}))
+                if len(pending) > _S3_PATCHES_AHEAD:
+                    yield self._collect(*pending.popleft())
+            while pending:
+                yield self._collect(*pending.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _collect(self, meta: PatchMeta, files: Mapping[str, Future[bytes | None]]) -> ReadResult:
+        return self._assemble(meta, lambda band: files[band].result())
 
     def _find(self, meta: PatchMeta, band: str) -> bytes | None:
         """Bytes of a band's file under either extension."""
@@ -164,45 +209,50 @@ class FileArchive(ABC):
 class DirectoryArchive(FileArchive):
     """An archive in a local folder."""
 
+    def prepare(self) -> None:
+        """Nothing to do."""
+
+    def release(self) -> None:
+        """Nothing to do."""
+
     def fetch(self, path: str, limit: int = MAX_FILE_BYTES) -> bytes | None:
         """See :class:`FileArchive`."""
         return read_file(f"{self.uri}/{path}", limit)
 
 
 class S3Archive(FileArchive):
-    """An archive below an ``s3://`` prefix; the next patches' files are fetched while one is decoded."""
+    """An archive below an ``s3://`` prefix."""
+
+    remote = True
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
         self._store = ObjectStore(self.uri)
 
+    def prepare(self) -> None:
+        """Nothing to do."""
+
+    def release(self) -> None:
+        """Nothing to do."""
+
     def fetch(self, path: str, limit: int = MAX_FILE_BYTES) -> bytes | None:
         """See :class:`FileArchive`."""
-        try:
-            return self._store.get(path, limit)
-        except NotFound:
-            return None
-        except LimitExceeded as error:
-            raise DataRefused(str(error)) from error
+        return read_object(self._store, path, limit)
 
-    def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
-        """See :class:`Archive`."""
-        pending: deque[tuple[PatchMeta, dict[str, Future[bytes | None]]]] = deque()
-        pool = ThreadPoolExecutor(_S3_THREADS, thread_name_prefix="reben-get")
-        try:
-            for meta in rows:
-                # A name that is no reBEN name makes no key; read_patch refuses it without asking for a file.
-                bands = ALL_FILES if is_readable(meta) else ()
-                pending.append((meta, {band: pool.submit(self._find, meta, band) for band in bands}))
-                if len(pending) > _S3_PATCHES_AHEAD:
-                    yield self._collect(*pending.popleft())
-            while pending:
-                yield self._collect(*pending.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
 
-    def _collect(self, meta: PatchMeta, files: Mapping[str, Future[bytes | None]]) -> ReadResult:
-        return self._assemble(meta, lambda band: files[band].result())
+def read_object(store: ObjectStore, key: str, limit: int) -> bytes | None:
+    """Bytes of an object, None if it does not exist.
+
+    Raises:
+        DataRefused: It is larger than ``limit``.
+        StoreError: The object store fails.
+    """
+    try:
+        return store.get(key, limit)
+    except NotFound:
+        return None
+    except LimitExceeded as error:
+        raise DataRefused(str(error)) from error
 
 
 def read_file(path: str, limit: int) -> bytes | None:

@@ -7,13 +7,14 @@ is what a Kubernetes secret provides; nothing is configured twice.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
@@ -30,6 +31,7 @@ _RUST_PLACE = re.compile(r",? \S+\.rs:\d+:\d+")
 _RUST_DUMP = "\n\nDebug source:"
 _ABSENT = ("not found", "not a directory")
 _PROBE_TIMEOUT = "10s"
+_READ_AHEAD_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,27 @@ class ObjectStore:
         """
         return int(self._call(obstore.head, key)["size"])
 
+    def stamp(self, key: str) -> tuple[int, str]:
+        """Bytes at ``key``, and a text that changes when they do.
+
+        Raises:
+            NotFound: There is no such object.
+        """
+        found = self._call(obstore.head, key)
+        return int(found["size"]), str(found["e_tag"] or found["last_modified"])
+
+    def open(self, key: str) -> IO[bytes]:
+        """A large object to be read forwards, some megabytes at a time.
+
+        Raises:
+            NotFound: There is no such object.
+        """
+        return _Forwards(self._call(obstore.open_reader, key, buffer_size=_READ_AHEAD_BYTES), join(self.root, key))
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Writes a large local file at ``key``, in parts."""
+        self._call(obstore.put, key, path)
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys below ``prefix``, in lexicographic order."""
         try:
@@ -252,6 +275,20 @@ class ObjectStore:
             except OSError as error:
                 raise StoreError(f"cannot make the folder {self.root}: {error}. Name another place.") from error
         return self._store
+
+
+class _Forwards(io.BytesIO):
+    """An object as a stream whose failures are errors of ours."""
+
+    def __init__(self, reader: Any, uri: str) -> None:
+        super().__init__()
+        self._reader, self._uri = reader, uri
+
+    def read(self, size: int | None = -1) -> bytes:
+        try:
+            return bytes(self._reader.read(size))
+        except Exception as error:
+            raise StoreError(f"cannot read {self._uri}: {plain(error)}. Try again.") from error
 
 
 def open_table(ref: TableRef | str) -> lance.LanceDataset:

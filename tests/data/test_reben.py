@@ -106,12 +106,14 @@ def test_an_s3_prefix_gives_the_same(archive: Path, s3: str) -> None:
 
 
 @pytest.mark.s3
-def test_an_s3_prefix_without_folders_is_no_archive(archive: Path, s3: str) -> None:
-    """Else tar files on a bucket would send half a million patches to quarantine, each as missing."""
+def test_an_s3_prefix_without_folders_or_both_tars_is_no_archive(archive: Path, s3: str) -> None:
+    """Else half a million patches would go to quarantine, each as missing."""
     store = ObjectStore(s3)
     store.put(MAIN_FILE, (archive / MAIN_FILE).read_bytes())
+    with pytest.raises(NotFound, match="expected the prefixes"):
+        open_archive(s3)
     store.put("BigEarthNet-S2.tar", b"")
-    with pytest.raises(NotFound, match="local folder"):
+    with pytest.raises(NotFound, match=r"expected BigEarthNet-S1\.tar"):
         open_archive(s3)
 
 

@@ -14,11 +14,14 @@ import pytest
 import zstandard
 
 from eoforge.data import archive_tar
+from eoforge.data.ingest import ingest
 from eoforge.data.metadata import MAIN_FILE
 from eoforge.data.reben import MAX_FILE_BYTES, open_archive
 from eoforge.data.records import Reason, digest
+from eoforge.data.store import ObjectStore, join
 from eoforge.errors import DataRefused, NotFound, StoreError
 from tests.data.archives import make_pairs, write_archive
+from tests.data.ingest_support import content
 
 KINDS = ("BigEarthNet-S2", "BigEarthNet-S1", "Reference_Maps")
 
@@ -72,6 +75,60 @@ def test_tars_give_what_the_folder_gives(
 ) -> None:
     packed = pack(source, tmp_path / "packed", compressed, fmt, shuffle)
     assert digests(str(packed), str(tmp_path / "scratch")) == expected
+
+
+def upload(folder: Path, uri: str) -> str:
+    store = ObjectStore(uri)
+    for path in folder.iterdir():
+        store.put_file(path.name, path)
+    return uri
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["tar", "zst"])
+def test_tars_on_an_object_store_give_the_same(
+    source: Path, tmp_path: Path, expected: list[str], s3: str, compressed: bool
+) -> None:
+    uri = upload(pack(source, tmp_path / "packed", compressed, shuffle=True), join(s3, "archive"))
+    assert digests(uri, str(tmp_path / "scratch")) == expected
+    kept = {p.name for p in (tmp_path / "scratch").rglob("*") if p.is_file()}
+    assert kept == {"index.sqlite", "lock", *(["payload.tar"] if compressed else [])}
+
+
+def test_a_truncated_tar_on_an_object_store_is_refused(source: Path, tmp_path: Path, s3: str) -> None:
+    packed = pack(source, tmp_path / "packed", compressed=False)
+    tar = packed / "BigEarthNet-S2.tar"
+    tar.write_bytes(tar.read_bytes()[:100_000])
+    with pytest.raises(DataRefused, match=r"BigEarthNet-S2\.tar"):
+        digests(upload(packed, join(s3, "archive")), str(tmp_path / "scratch"))
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["tar", "zst"])
+def test_pods_share_what_the_first_one_staged(
+    source: Path, tmp_path: Path, expected: list[str], s3: str, compressed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = upload(pack(source, tmp_path / "packed", compressed), join(s3, "archive"))
+    monkeypatch.setenv(archive_tar.SHARED_VARIABLE, join(s3, "shared"))
+    open_archive(uri, scratch=str(tmp_path / "planner")).prepare()
+    monkeypatch.setattr(archive_tar, "_build_index", None)  # nobody reads a whole tar again
+    assert digests(uri, str(tmp_path / "pod")) == expected
+    assert {p.name for p in (tmp_path / "pod").rglob("*") if p.is_file()} == {"index.sqlite", "lock"}
+    replaced = ObjectStore(uri)
+    replaced.put("BigEarthNet-S1.tar.zst" if compressed else "BigEarthNet-S1.tar", b"another")
+    with pytest.raises(TypeError):  # what was staged is of no use to another file
+        digests(uri, str(tmp_path / "later"))
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["tar", "zst"])
+def test_an_ingestion_leaves_nothing_unpacked(
+    source: Path, tmp_path: Path, expected: list[str], compressed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, scratch, table = pack(source, tmp_path / "packed", compressed), tmp_path / "scratch", tmp_path / "t.lance"
+    monkeypatch.setenv(archive_tar.SCRATCH_VARIABLE, str(scratch))
+    assert ingest(str(packed), str(table)).added == len(expected)
+    assert sorted(content(str(table)).values()) == sorted(expected)
+    left = {p.name for p in scratch.rglob("*") if p.is_file()}
+    assert left == ({"lock"} if compressed else {"lock", "index.sqlite"}), "an index of a few megabytes serves again"
+    assert ingest(str(packed), str(table)).unchanged == len(expected)
 
 
 def test_the_real_sample_packed(shared_data: Path, tmp_path: Path) -> None:
