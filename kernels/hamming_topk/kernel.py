@@ -103,23 +103,33 @@ def scan_many_kernel(
         tl.store(minima_ptr + query * n_groups + group, least.to(minima_ptr.dtype.element_ty), mask=query < n_queries)
 
 
-@triton.jit(do_not_specialize=["n_values", "n_chunks"])
-def histogram_kernel(values_ptr, counts_ptr, n_values, n_chunks, BINS: tl.constexpr, CHUNK: tl.constexpr):
-    """counts[q, c, v] = how often chunk c of row q holds value v; lanes past the end count in the last bin."""
-    query = tl.program_id(0).to(tl.int64)
-    chunk = tl.program_id(1)
+@triton.jit
+def count_chunk(values_ptr, query, chunk, n_values, BINS: tl.constexpr, CHUNK: tl.constexpr):
+    """How often a chunk of a row holds each value; lanes past the end count in the last bin."""
     slot = chunk * CHUNK + tl.arange(0, CHUNK)
     inside = slot < n_values
     value = tl.load(values_ptr + query * n_values + slot, mask=inside, other=0).to(tl.int32)
-    counts = tl.histogram(tl.where(inside, value, BINS - 1), BINS)
+    return tl.histogram(tl.where(inside, value, BINS - 1), BINS)
+
+
+@triton.jit(do_not_specialize=["n_values", "n_chunks"])
+def histogram_kernel(values_ptr, counts_ptr, n_values, n_chunks, BINS: tl.constexpr, CHUNK: tl.constexpr):
+    """counts[q, c, v] = how often chunk c of row q holds value v."""
+    query = tl.program_id(0).to(tl.int64)
+    chunk = tl.program_id(1)
+    counts = count_chunk(values_ptr, query, chunk, n_values, BINS, CHUNK)
     tl.store(counts_ptr + (query * n_chunks + chunk) * BINS + tl.arange(0, BINS), counts)
 
 
 @triton.jit(do_not_specialize=["n_values", "n_chunks", "k"])
-def collect_kernel(values_ptr, counts_ptr, slots_ptr, n_values, n_chunks, k, BINS: tl.constexpr, CHUNK: tl.constexpr):
+def collect_kernel(
+    values_ptr, counts_ptr, slots_ptr, n_values, n_chunks, k, BINS: tl.constexpr, CHUNK: tl.constexpr,
+    COUNTED: tl.constexpr,
+):  # fmt: skip
     """Writes the slots of the k least (value, slot) of row q in slot order; every program finds its own start.
 
-    All values below the threshold, then the first ties in slot order: no atomics, so the order never varies.
+    All values below the threshold, then the first ties in slot order: no atomics, so the order never varies. Unless
+    COUNTED, every program counts all chunks of its row itself, which saves a launch where there are few.
     """
     query = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
@@ -127,7 +137,10 @@ def collect_kernel(values_ptr, counts_ptr, slots_ptr, n_values, n_chunks, k, BIN
     total = tl.zeros((BINS,), tl.int32)
     before = tl.zeros((BINS,), tl.int32)
     for i in range(n_chunks):
-        counts = tl.load(counts_ptr + (query * n_chunks + i) * BINS + bin_)
+        if COUNTED:
+            counts = tl.load(counts_ptr + (query * n_chunks + i) * BINS + bin_)
+        else:
+            counts = count_chunk(values_ptr, query, i, n_values, BINS, CHUNK)
         total += counts
         before += tl.where(i < chunk, counts, 0)
     threshold = tl.sum((tl.cumsum(total, axis=0) < k).to(tl.int32), axis=0)

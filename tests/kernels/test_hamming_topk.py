@@ -90,14 +90,19 @@ def test_any_shape_filter_and_ties(
 
 @pytest.mark.interpreted_only
 @pytest.mark.parametrize("plan", [FEW, MANY], ids=["few", "many"])
-@pytest.mark.parametrize("spread", [0.0, 0.03, 0.5])
-@pytest.mark.parametrize("filtered", [False, True])
-def test_many_groups_chunks_and_slabs(plan: Plan, spread: float, filtered: bool) -> None:
+@pytest.mark.parametrize("spread", [0.0, 0.03])
+@pytest.mark.parametrize(("filtered", "recounts"), [(True, 0), (False, 1024)])
+def test_many_groups_chunks_and_slabs(
+    plan: Plan, spread: float, filtered: bool, recounts: int, launches: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A small cut: several groups, chunks of the select, and slabs of queries; all codes equal at spread 0."""
+    monkeypatch.setitem(launch.__globals__, "RECOUNTS", recounts)  # the package's name is the function's, too
     queries, codes = codes_of(4, 96, 3), codes_of(157, 96, 4, spread)
     allow = torch.rand(157, generator=torch.Generator().manual_seed(1)) < 0.3 if filtered else None
     bitmap = None if allow is None else torch.from_numpy(np.packbits(allow, bitorder="little"))
     assert_same(through_launch(queries, codes, 13, plan, bitmap), hamming_topk_reference(queries, codes, 13, allow))
+    # Two slabs, each selecting groups and then codes.
+    assert (launches["histogram_kernel"], launches["collect_kernel"]) == (0 if recounts else 4, 4)
 
 
 @pytest.mark.plain_only
@@ -199,8 +204,10 @@ def test_compiles_ahead_of_time(sm: int, bits: int) -> None:
         assert_fits(scan, sm)
         assert re.search(r"mma\S*\.s8", scan.ptx), "the scan no longer runs on the tensor cores"
     bins = next_power_of_2(bits + 3)
-    for select in (kernel.histogram_kernel, kernel.collect_kernel):
-        assert_fits(compile_kernel(select, sm, types, {"BINS": bins, "CHUNK": few.chunk}), sm)
+    select = {"BINS": bins, "CHUNK": few.chunk}
+    assert_fits(compile_kernel(kernel.histogram_kernel, sm, types, select), sm)
+    for counted in (True, False):
+        assert_fits(compile_kernel(kernel.collect_kernel, sm, types, {**select, "COUNTED": counted}), sm)
     order = {**types, "out_distances_ptr": "*i32", "out_rows_ptr": "*i64"}
     assert_fits(compile_kernel(kernel.order_kernel, sm, order, {"NONE": bits + 1, "GROUP": 32, "K_P2": 1024}), sm)
     expand = {**types, "queries_ptr": "*u8", "signs_ptr": "*i8"}
