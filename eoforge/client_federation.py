@@ -193,11 +193,16 @@ class SiloClient(_Client):
         Raises:
             RemoteError: The coordinator refuses this silo or went away.
         """
-        try:
-            for message in self._stream(self.stub.WatchTasks, pb.WatchTasksRequest()):
-                yield message.task
-        except grpc.RpcError as error:
-            raise self._translate(error) from error
+        call = self._stream(self.stub.WatchTasks, pb.WatchTasksRequest())  # connected from here on, read or not
+
+        def read() -> Iterator[pb.Task]:
+            try:
+                for message in call:
+                    yield message.task
+            except grpc.RpcError as error:
+                raise self._translate(error) from error
+
+        return read()
 
     def heartbeat(self, activity: str, progress: float = 0.0) -> None:
         """Shows that the silo lives."""

@@ -63,7 +63,7 @@ class RunActor:
         self._offers: dict[str, Offer] = {}
         self._offers_of: tuple[int, str] = (0, "")
         self._cut: dict[object, str] = {}
-        self._reduce_from = 0.0
+        self._changed = time.monotonic()
         self._stopped = False
 
     @property
@@ -75,6 +75,10 @@ class RunActor:
     def idle(self) -> bool:
         """Whether nothing is being done for the run."""
         return self._work is None and not self._lock.locked()
+
+    def seconds_since_event(self) -> float:
+        """Time since the run last changed here."""
+        return time.monotonic() - self._changed
 
     async def write(self, actor: str, allowed: Callable[[pb.Run], bool] = lambda _: True, **event: Any) -> bool:
         """Appends an event and lets the run move on.
@@ -326,6 +330,7 @@ class RunActor:
     async def _append(self, actor: str, **event: Any) -> pb.RunEvent:
         written = await self._in_thread(self._journal.append, pb.RunEvent(**event), actor)
         log.info("event", run=self.run.run_id, sequence=written.sequence, kind=next(iter(event)), actor=actor)
+        self._changed = time.monotonic()
         self._hub.signal.notify()
         return written
 

@@ -29,6 +29,8 @@ COMPUTE_THREADS = 2
 SILENT_HEARTBEATS = 4
 """A silo that missed this many heartbeats is not selected."""
 _BEATS_PER_LEASE = 3
+ENDED_SECONDS = 600.0
+"""How long silos that come back are told that a run has ended."""
 
 log = structlog.get_logger("coordinator")
 
@@ -96,7 +98,7 @@ class Hub:
         """
         if run_id in self.actors:
             return _same(self.actors[run_id].run, spec, creator)
-        if len(self.actors) >= self.settings.max_runs:
+        if self._unfinished_here() >= self.settings.max_runs:
             raise LimitExceeded(f"{self.settings.max_runs} runs are unfinished; end some before creating more")
         journal = Journal(self.store, run_id)
         await self.in_thread(self.store.put, f"index/{time.time_ns():020d}.{run_id}", b"")
@@ -140,7 +142,7 @@ class Hub:
         if self.actors.pop(run_id, None) is not None:
             log.warning("lease lost", run=run_id)
             LEASES_LOST.inc()
-            RUNS.set(len(self.actors))
+            RUNS.set(self._unfinished_here())
             self.signal.notify()
 
     # Silos
@@ -198,6 +200,7 @@ class Hub:
             try:
                 await self.in_thread(self._beacon.beat)
                 await self._take_free()
+                self._settle()
             except EoforgeError as error:
                 log.warning("cannot renew the lease", error=str(error))
 
@@ -229,18 +232,21 @@ class Hub:
         run = journal.run
         actor = RunActor(self, journal, RunFiles(self.store, run.run_id, self.compute))
         self.actors[run.run_id] = actor
-        RUNS.set(len(self.actors))
+        RUNS.set(self._unfinished_here())
         log.info("acting for run", run=run.run_id, term=run.term, round=run.round.number)
         actor.poke()
         self.signal.notify()
 
-    def settle(self) -> None:
-        """Lets go of runs that have ended."""
+    def _settle(self) -> None:
+        """Lets go of runs that have ended, once their silos have had time to hear of it."""
         for run_id, actor in list(self.actors.items()):
-            if ended(actor.run) and actor.idle:
+            if ended(actor.run) and actor.idle and actor.seconds_since_event() > ENDED_SECONDS:
                 actor.stop()
                 del self.actors[run_id]
-        RUNS.set(len(self.actors))
+        RUNS.set(self._unfinished_here())
+
+    def _unfinished_here(self) -> int:
+        return sum(not ended(actor.run) for actor in self.actors.values())
 
     def _poke_all(self) -> None:
         for actor in self.actors.values():

@@ -88,7 +88,6 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
                     if (due(run, silo) or now) == now:  # the run may have moved on meanwhile
                         told[run.run_id] = now
                         yield pb.WatchTasksResponse(task=task)
-                self._hub.settle()
                 await wake.wait()
         finally:
             self._hub.connect(silo, -1)

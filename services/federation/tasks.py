@@ -46,10 +46,12 @@ def due(run: pb.Run, silo: str) -> Due | None:
 
 def follow_up(run: pb.Run, silo: str, last: Due | None) -> Due | None:
     """What to tell a silo that has nothing to do: that the run has ended, or that it may stop working on a task."""
-    if last is None or last.kind == pb.TASK_KIND_END:
-        return None
     if ended(run):
-        return Due(pb.TASK_KIND_END, run.round.number)
+        told = last is not None and last.kind == pb.TASK_KIND_END
+        took_part = last is not None or silo in {m.silo for m in run.round.members}
+        return Due(pb.TASK_KIND_END, run.round.number) if took_part and not told else None
+    if last is None:
+        return None
     done = run.round.number == last.round and silo in {
         *(a.silo for a in run.round.accepted),
         *(e.silo for e in run.round.evaluations),

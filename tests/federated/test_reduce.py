@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_the_bits_do_not_depend_on_the_slices(cuts: list[int]) -> None:
     source, made = source_of(4), output({f"s{i}": 0.1 + i for i in range(4)})
     (whole,) = combine([Part(made, 0, SIZE)], source)
     edges = sorted({0, SIZE, *cuts})
-    parts = [Part(made, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [Part(made, a, b) for a, b in itertools.pairwise(edges)]
     assert np.array_equal(np.concatenate(combine(parts, source)), whole)
 
 
@@ -82,7 +83,7 @@ def test_stored_files_give_the_same_bits_with_any_chunk_size_and_thread_count(
         with ThreadPoolExecutor(threads) as pool:
             here = Objects(store, "objects")
             values = {"w": memory.old, "kept": np.arange(7)}
-            model = here.open(here.write(Layout.of(specs), lambda w: [values[n][a:b] for n, a, b in w], pool))
+            model = here.open(here.write(Layout.of(specs), lambda w, v=values: [v[n][a:b] for n, a, b in w], pool))
             updates = {}
             for silo, array in memory.updates.items():
                 folder = Objects(store, silo)

@@ -1,0 +1,328 @@
+"""Every declared error provoked, every rule of a round shown, certificates from issue to revocation."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.client_base import RemoteError
+from eoforge.client_federation import FederationClient, SiloClient, file_manifest
+from eoforge.federated.ca import Authority
+from eoforge.federated.objects import digest_of
+from eoforge.federated.tensorfile import read_file, write_file
+from scripts.settings_table import table
+from services._runtime.errors import CATALOGUE
+from tests.federated.quadratic import SHAPES, spec, write_model
+from tests.services.federation_world import server_for
+from tests.services.support import Running, Signer, details, running
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(server_for(tmp_path_factory.mktemp("store"), max_runs=50)) as run:
+        yield run
+
+
+@pytest.fixture
+def client(served: Running) -> Iterator[FederationClient]:
+    with FederationClient(served.target, attempts=2) as made:
+        yield made
+
+
+NAMES = (f"x{i}" for i in itertools.count())
+
+
+class Hand:
+    """A silo moved by hand."""
+
+    def __init__(self, target: str, folder: Path, samples: int = 10, modalities: tuple[str, ...] = ("s2",)) -> None:
+        self.name, self.folder = next(NAMES), folder
+        self.client = SiloClient(target, silo_id=self.name, attempts=2)
+        self.client.register(samples=samples, modalities=modalities)
+        self.tasks = self.client.tasks()
+
+    def send(self, run: str, number: int, tensors: Mapping[str, Any], **answer: Any) -> pb.AnswerResponse:
+        path = self.folder / f"{self.name}.safetensors"
+        write_file(path, tensors)
+        manifest = file_manifest(str(path))
+        digest = digest_of(manifest)
+        self.client.upload(run, number, str(path), manifest, digest)
+        numbers = {"samples": 5, "steps": 1} | answer
+        return self.client.answer(run, number, update=pb.UpdateAnswer(digest=digest, **numbers))
+
+
+def deltas(value: float = 1.0, **changes: Any) -> dict[str, Any]:
+    return {f"delta/{n}": np.full(s, value, np.float32) for n, s in SHAPES.items()} | changes
+
+
+def begin(client: FederationClient, hands: list[Hand], tmp_path: Path, **changes: Any) -> str:
+    """Creates a run for these silos and takes their first tasks."""
+    model = client.put_model(write_model(tmp_path / "model.safetensors"))
+    policy = {"rounds": 2, "min_silos": len(hands)} | changes.pop("policy", {})
+    run = client.create_run(spec(model, policy=policy, silos=[h.name for h in hands], **changes))
+    for hand in hands:
+        assert next(hand.tasks).kind == pb.TASK_KIND_TRAIN
+    return run.run_id
+
+
+@pytest.mark.parametrize(
+    ("tensors", "answer", "reason"),
+    [
+        ({"delta/extra": np.zeros(1, np.float32)}, {}, "unexpected"),
+        ({"delta/head.bias": np.zeros(8, np.float32)}, {}, "delta/head.bias"),
+        ({"delta/head.bias": np.zeros(7, np.float64)}, {}, "float64"),
+        ({"delta/head.bias": np.full(7, np.nan, np.float32)}, {}, "NaN"),
+        ({"delta/head.bias": np.full(7, np.inf, np.float32)}, {}, "NaN"),
+        ({"delta/head.bias": np.full(7, 1e6, np.float32)}, {}, "norm"),
+        ({}, {"samples": 0}, "samples"),
+        ({}, {"samples": 11}, "samples"),
+        ({}, {"scalars": {"normaliser": float("nan")}}, "normaliser"),
+    ],
+)
+def test_a_bad_update_is_set_aside_and_the_silo_is_told(
+    served: Running, client: FederationClient, tmp_path: Path, tensors: Any, answer: Any, reason: str
+) -> None:
+    bad = Hand(served.target, tmp_path)
+    bound = pb.DataContract(max_update_norm=1e3)
+    run = begin(client, [bad], tmp_path, data=bound, policy={"rounds": 1})
+    told = bad.send(run, 1, deltas(**tensors), **answer)
+    assert told.verdict == pb.VERDICT_REFUSED
+    assert reason in told.reason
+    list(client.watch(run))
+    done = client.run(run)
+    assert done.round.refused[0].reason == told.reason
+    assert done.status == pb.RUN_STATUS_FAILED  # nobody else was asked: there is no quorum any more
+
+
+def test_the_round_goes_on_without_a_bad_update(served: Running, client: FederationClient, tmp_path: Path) -> None:
+    hands = [Hand(served.target, tmp_path) for _ in range(3)]
+    run = begin(client, hands, tmp_path, policy={"rounds": 1, "quorum": 2})
+    assert hands[0].send(run, 1, deltas(np.nan)).verdict == pb.VERDICT_REFUSED
+    for hand in hands[1:]:
+        assert hand.send(run, 1, deltas(3.0)).verdict == pb.VERDICT_ACCEPTED
+    list(client.watch(run))
+    assert client.run(run).history[0].stragglers == [hands[0].name]
+    client.get_model(run, str(tmp_path / "got"))
+    assert all(np.all(t == 3.0) for t in read_file(tmp_path / "got").values())
+
+
+def test_one_answer_counts_and_a_repeat_is_harmless(served: Running, client: FederationClient, tmp_path: Path) -> None:
+    hands = [Hand(served.target, tmp_path) for _ in range(2)]
+    run = begin(client, hands, tmp_path)
+    for _ in range(2):
+        assert hands[0].send(run, 1, deltas(1.0)).verdict == pb.VERDICT_ACCEPTED
+    assert hands[0].send(run, 1, deltas(2.0)).verdict == pb.VERDICT_DROPPED
+    assert len(client.run(run).round.accepted) == 1
+
+
+def test_the_deadline_seals_with_a_quorum_and_late_updates_are_dropped(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    hands = [Hand(served.target, tmp_path) for _ in range(2)]
+    policy = {"quorum": 1, "deadline": {"seconds": 1}, "late": pb.LATE_POLICY_DROP}
+    run = begin(client, hands, tmp_path, policy=policy)
+    hands[0].send(run, 1, deltas())
+    for event in client.watch(run):
+        if event.WhichOneof("event") == "sealed":
+            assert list(event.sealed.silos) == [hands[0].name]
+            break
+    with pytest.raises(RemoteError, match="sealed without it"):
+        hands[1].send(run, 1, deltas())
+    assert next(hands[1].tasks).kind in (pb.TASK_KIND_ABANDON, pb.TASK_KIND_TRAIN)
+
+
+def test_late_updates_count_less_where_they_are_folded_in(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    hands = [Hand(served.target, tmp_path) for _ in range(2)]
+    policy = {"quorum": 1, "deadline": {"seconds": 1}, "late": pb.LATE_POLICY_FOLD, "late_discount": 0.5}
+    run = begin(client, hands, tmp_path, policy=policy)
+    hands[0].send(run, 1, deltas(0.0))
+    assert next(hands[0].tasks).round == 2
+    assert hands[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
+    hands[0].send(run, 2, deltas(0.0))
+    list(client.watch(run))
+    client.get_model(run, str(tmp_path / "got"))
+    # Weights 1 and 0.5: (0 * 1 + 3 * 0.5) / 1.5.
+    assert all(np.allclose(t, 1.0) for t in read_file(tmp_path / "got").values())
+
+
+def test_pause_opens_no_round_and_cancel_ends_it(served: Running, client: FederationClient, tmp_path: Path) -> None:
+    hand = Hand(served.target, tmp_path)
+    run = begin(client, [hand], tmp_path)
+    client.pause(run, "maintenance")
+    hand.send(run, 1, deltas())
+    for event in client.watch(run):
+        if event.WhichOneof("event") == "round_closed":
+            break
+    assert (client.run(run).status, client.run(run).round.number) == (pb.RUN_STATUS_PAUSED, 1)
+    client.resume(run)
+    assert next(hand.tasks).round == 2
+    assert client.cancel(run, "enough").status == pb.RUN_STATUS_CANCELLED
+    assert next(hand.tasks).kind == pb.TASK_KIND_END
+    with pytest.raises(RemoteError) as caught:
+        client.pause(run)
+    assert caught.value.remote_reason == "WRONG_STATE"
+    assert client.get_model(run, str(tmp_path / "kept"), round=1) == 1
+
+
+def test_runs_and_silos_come_in_pages(served: Running, client: FederationClient, tmp_path: Path) -> None:
+    model = client.put_model(write_model(tmp_path / "model.safetensors"))
+    names = [client.create_run(spec(model, silos=["nobody"])).run_id for _ in range(3)]
+    page = client._call(client.stub.ListRuns, pb.ListRunsRequest(page_size=2))
+    assert [r.run_id for r in page.runs] == names[:0:-1]
+    rest = client._call(client.stub.ListRuns, pb.ListRunsRequest(page_size=2, page_token=page.next_page_token))
+    assert rest.runs[0].run_id == names[0]
+    Hand(served.target, tmp_path), Hand(served.target, tmp_path)
+    first = client._call(client.stub.ListSilos, pb.ListSilosRequest(page_size=1))
+    assert len(first.silos) == 1
+    assert len(list(client.silos())) > 1
+
+
+def test_an_estimate_counts_the_bytes_of_the_strategy(client: FederationClient, tmp_path: Path) -> None:
+    model = client.put_model(write_model(tmp_path / "model.safetensors"))
+    elements = sum(int(np.prod(s)) for s in SHAPES.values())
+    for strategy, factor in (("fedavg", 1), ("scaffold", 2)):
+        request = pb.EstimateRunRequest(spec=spec(model, strategy=strategy), silos=4)
+        found = client.estimate(request)
+        assert (found.bytes_down, found.bytes_up) == (4 * 4 * elements * factor, 4 * 4 * elements * factor)
+        assert found.bytes_total == 2 * (found.bytes_down + found.bytes_up)
+
+
+def test_creating_the_same_run_twice_gives_the_same_run(client: FederationClient, tmp_path: Path) -> None:
+    model = client.put_model(write_model(tmp_path / "model.safetensors"))
+    wanted = spec(model, silos=["nobody"])
+    assert client.create_run(wanted, "twice") == client.create_run(wanted, "twice")
+    with pytest.raises(RemoteError) as caught:
+        client.create_run(spec(model, silos=["somebody"]), "twice")
+    assert caught.value.remote_reason == "CONFLICT"
+
+
+def _many(client: FederationClient, hand: Hand, run: str) -> dict[str, Any]:
+    silo, operator = hand.client, client
+    return {
+        "NOT_FOUND": lambda: operator.run("no-such-run"),
+        "INVALID_ARGUMENT": lambda: operator._call(operator.stub.ListRuns, pb.ListRunsRequest(page_token="x")),
+        "LIMIT_EXCEEDED": lambda: operator._call(operator.stub.ListRuns, pb.ListRunsRequest(page_size=5000)),
+        "WRONG_STATE": lambda: silo.answer(run, 1, update=pb.UpdateAnswer(digest=hand_digest(hand, run))),
+        "DATA_REFUSED": lambda: operator._call(
+            operator.stub.PrepareModel, pb.PrepareModelRequest(manifest=pb.Manifest(length=5, chunks=[b"short"]))
+        ),
+        "PERMISSION_DENIED": lambda: SiloClient(silo._target, attempts=1).register(samples=1),
+    }
+
+
+def hand_digest(hand: Hand, run: str) -> str:
+    """Announces an update without sending it."""
+    path = hand.folder / "announced"
+    write_file(path, deltas(7.0))
+    manifest = file_manifest(str(path))
+    request = pb.PrepareUpdateRequest(run_id=run, round=1, manifest=manifest)
+    assert hand.client._call(hand.client.stub.PrepareUpdate, request).missing == [0]
+    return digest_of(manifest)
+
+
+def test_declared_errors(served: Running, client: FederationClient, tmp_path: Path) -> None:
+    """CONFLICT, NOT_LEADER: their own tests. QUOTA_EXCEEDED, INTERNAL, ...: the runtime's, whose code this is."""
+    hand = Hand(served.target, tmp_path)
+    run = begin(client, [hand], tmp_path)
+    for reason, provoke in _many(client, hand, run).items():
+        with pytest.raises(RemoteError) as caught:
+            provoke()
+        assert caught.value.remote_reason == reason, caught.value
+    client.cancel(run)
+
+
+def test_uploads_beyond_the_bound_are_told_to_wait(tmp_path: Path) -> None:
+    first = pb.PutModelRequest(manifest=file_manifest(write_model(tmp_path / "model")))
+    hold = threading.Event()
+
+    def slow() -> Iterator[pb.PutModelRequest]:
+        yield first
+        hold.wait(30)
+
+    with running(server_for(tmp_path / "store", max_uploads=1)) as served, FederationClient(served.target) as client:
+        call = client.stub.PutModel.future(slow())
+        refused = None
+        while refused is None:  # until the first one has arrived
+            try:
+                client.stub.PutModel(iter([first]))
+            except grpc.RpcError as error:
+                refused = error
+        assert details(refused)["reason"] == "OVERLOADED"
+        hold.set()
+        call.result()
+
+
+def test_certificates_tokens_and_who_may_what(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path / "ca")
+    tls = tmp_path / "tls"
+    authority.issue("server", "coordinator", tls, hosts=["127.0.0.1"])
+    authority.issue("silo", "berlin", tls)
+    signer = Signer(tmp_path)
+    settings = {
+        "tls_cert_file": tls / "coordinator.pem",
+        "tls_key_file": tls / "coordinator.key",
+        "tls_client_ca_file": tls / "ca.pem",
+        "revoked_file": tmp_path / "ca" / "crl.pem",
+        "silo_port": 0,
+        **signer.settings,
+    }
+
+    def silo(name: str = "berlin") -> SiloClient:
+        own = {"cert_file": str(tls / f"{name}.pem"), "key_file": str(tls / f"{name}.key")}
+        files = {"ca_file": str(tls / "ca.pem"), **own}
+        return SiloClient(f"127.0.0.1:{served.server.certificate_port}", attempts=1, **files)
+
+    def operator(name: str, scope: str = "federation:operator") -> FederationClient:
+        token = signer.token(name, scope=scope)
+        return FederationClient(served.target, attempts=1, ca_file=str(tls / "ca.pem"), token=token)
+
+    def refused(call: Any) -> str:
+        with pytest.raises(RemoteError) as caught:
+            call()
+        return caught.value.remote_reason
+
+    with running(server_for(tmp_path / "store", **settings)) as served:
+        assert silo().register(samples=3).silo_id == "berlin"
+        with operator("alice") as alice, operator("bob") as bob:
+            model = alice.put_model(write_model(tmp_path / "model"))
+            alice.create_run(spec(model, silos=["berlin"]), "hers")
+            assert refused(lambda: bob.run("hers")) == "PERMISSION_DENIED"
+            assert list(bob.runs()) == []
+            assert refused(lambda: operator("carol", scope="other").run("hers")) == "PERMISSION_DENIED"
+            assert refused(lambda: FederationClient(served.target, ca_file=str(tls / "ca.pem")).run("hers")) == (
+                "UNAUTHENTICATED"
+            )
+        # Rotation: a new certificate works beside the old one; revocation ends both.
+        with silo() as old:
+            old.register(samples=3)
+            authority.issue("silo", "berlin", tls)
+            silo().register(samples=3)
+            authority.revoke("berlin")
+            assert refused(lambda: old.register(samples=3)) == "UNAUTHENTICATED"
+            assert refused(lambda: silo().register(samples=3)) == "UNAUTHENTICATED"
+        # A certificate of an operator is no silo's.
+        authority.issue("operator", "dora", tls)
+        assert refused(lambda: silo("dora").register(samples=1)) == "PERMISSION_DENIED"
+    assert list((tmp_path / "store" / "audit").rglob("*.json"))
+
+
+def test_the_readme_lists_every_setting_and_the_proto_every_error() -> None:
+    readme = (ROOT / "services/federation/README.md").read_text()
+    assert table("services.federation.settings") in readme, "run python -m scripts.settings_table and paste the result"
+    head = (ROOT / "proto/eoforge/api/federation/v1/federation.proto").read_text().split("service ")[0]
+    named = {reason for reason in CATALOGUE if reason in head}
+    assert named == set(CATALOGUE) - {"INDEX_CHANGED", "BUNDLE_REFUSED", "UNIMPLEMENTED"}
+    for reason in named:
+        assert f"| {reason} | {CATALOGUE[reason].status.name} | {CATALOGUE[reason].http} |" in readme
