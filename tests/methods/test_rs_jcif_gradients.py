@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from eoforge.errors import UsageError
 from eoforge.methods.rs_jcif.gradients import RULES, coefficients, dot_products, joint_loss
-from eoforge.methods.rs_jcif.pairwise import MemoryBank, label_similarity, soft_pairwise
+from eoforge.methods.rs_jcif.pairwise import MemoryBank, soft_pairwise_to
+from kernels.soft_pairwise import label_similarity_reference, soft_pairwise
 
 
 def drawn(seed: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -132,13 +133,15 @@ def test_the_plain_sum_is_what_backward_of_the_sum_gives() -> None:
     assert all(torch.allclose(d, p.grad, atol=1e-6) for d, p in zip(deposited, network.parameters(), strict=True))
 
 
-def test_label_similarity_is_the_cosine_of_label_vectors() -> None:
-    masks = torch.tensor([0b1011, 0b0011, 0b0100, 0, 0b1011])
-    found = label_similarity(masks, masks[:4])
-    for i, j in itertools.product(range(5), range(4)):
-        a, b = int(masks[i]), int(masks[j])
-        sizes = math.sqrt(a.bit_count() * b.bit_count())
-        assert float(found[i, j]) == pytest.approx((a & b).bit_count() / sizes if sizes else 0.0)
+@pytest.mark.parametrize("form", ["corrected", "published", "cosine"])
+def test_the_kernel_is_the_same_loss_with_targets_from_labels(form) -> None:
+    generator = torch.Generator().manual_seed(5)
+    codes, held = (torch.randn(n, 16, generator=generator).tanh() for n in (6, 9))
+    masks, held_masks = (torch.randint(0, 64, (n,), generator=generator) for n in (6, 9))
+    inside, beyond = (label_similarity_reference(masks, m) for m in (masks, held_masks))
+    assert torch.allclose(soft_pairwise(codes, masks, form=form), soft_pairwise_to(codes, codes, inside, form))
+    with_bank = soft_pairwise(codes, masks, held, held_masks, form=form)
+    assert torch.allclose(with_bank, soft_pairwise_to(codes, held, beyond, form))
 
 
 @pytest.mark.parametrize("form", ["corrected", "published", "cosine"])
@@ -155,7 +158,7 @@ def test_soft_pairwise_against_a_loop_over_pairs(form) -> None:
             total += math.log(1 + math.exp(0.5 * t)) - s[i, j] * 0.5 * t
         else:
             total += 0.1 * ((t if form == "corrected" else 0.5 * t) + 16 - 2 * s[i, j] * 16) ** 2
-    found = soft_pairwise(*(torch.tensor(x, dtype=torch.float32) for x in (u, v, s)), form)
+    found = soft_pairwise_to(*(torch.tensor(x, dtype=torch.float32) for x in (u, v, s)), form)
     assert float(found) == pytest.approx(total / 35, rel=1e-4)
 
 
@@ -164,16 +167,16 @@ def test_only_the_corrected_form_can_reach_its_targets() -> None:
     half = code.clone()
     half[:8] *= -1  # a quarter of the bits differ: <u, v> = K / 2, which is the target of s = 0.75
     pair = code[None], half[None], torch.tensor([[0.75]])
-    assert float(soft_pairwise(*pair, "corrected")) == pytest.approx(0)
-    assert float(soft_pairwise(*pair, "published")) > 1
+    assert float(soft_pairwise_to(*pair, "corrected")) == pytest.approx(0)
+    assert float(soft_pairwise_to(*pair, "published")) > 1
 
 
 def test_soft_pairwise_refuses_what_does_not_fit() -> None:
     u = torch.zeros(3, 8)
     with pytest.raises(UsageError, match=r"expected \[B, K\], \[N, K\] and \[B, N\]"):
-        soft_pairwise(u, u, torch.zeros(3, 2))
+        soft_pairwise_to(u, u, torch.zeros(3, 2))
     with pytest.raises(UsageError, match="forms corrected, published, cosine"):
-        soft_pairwise(u, u, torch.zeros(3, 3), "hinge")  # type: ignore[arg-type]  # what the message is for
+        soft_pairwise_to(u, u, torch.zeros(3, 3), "hinge")  # type: ignore[arg-type]  # what the message is for
 
 
 def test_the_memory_bank_keeps_the_last_rows() -> None:

@@ -12,7 +12,7 @@ from eoforge.data.bands import MODALITIES, PATCH_METRES, S1_BANDS, S2_BANDS, req
 from eoforge.errors import UsageError
 from eoforge.methods.learner import TrainConfig
 from eoforge.methods.rs_jcif.gradients import RULES, Rule
-from eoforge.methods.rs_jcif.pairwise import Form
+from kernels.soft_pairwise import Form
 
 _SIDE = PATCH_METRES // 10
 _CROP_STEP = 12  # whole pixels of all three grids, and whole cells of the codec

@@ -40,7 +40,7 @@ BATCH = 32
 MAP_AT = 10
 TIMED_QUERIES = 32
 RATE_PATCHES = 16
-"""Patches of the gallery split on which rate, distortion and baselines are measured: the baselines take a second each."""
+"""Patches of the gallery split on which rate and distortion are measured: the baselines take a second or more each."""
 _PIXELS = (PATCH_METRES // 10) ** 2
 
 Codes = npt.NDArray[np.uint8]

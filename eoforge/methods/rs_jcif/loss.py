@@ -15,8 +15,9 @@ from torch.nn import functional
 from eoforge.data.labels import CLASSES
 from eoforge.losses.contrastive import nt_xent
 from eoforge.methods.rs_jcif.config import Config
-from eoforge.methods.rs_jcif.pairwise import MemoryBank, label_similarity, soft_pairwise
+from eoforge.methods.rs_jcif.pairwise import MemoryBank, soft_pairwise_to
 from kernels.hash_head import hash_head
+from kernels.soft_pairwise import soft_pairwise
 
 
 class Keys(NamedTuple):
@@ -79,21 +80,28 @@ def classification(logits_SNC: Tensor, masks_N: Tensor) -> Tensor:
 
 
 def _pairwise(outputs_RK: Tensor, keys: Keys, sensors: int, bank: MemoryBank | None, config: Config) -> Tensor:
-    rows_R = keys.masks.repeat(sensors) if keys.features is None else keys.features.flatten(0, 1)
-    others, other_keys = outputs_RK, rows_R
-    if bank is not None:
-        held, held_keys = bank.rows()
-        others, other_keys = torch.cat([others, held]), torch.cat([other_keys, held_keys])
-        bank.put(outputs_RK, rows_R)
+    """Mean over the pairs of this batch and, where there is a bank, over those with its rows as well."""
+    keys_R = keys.masks.repeat(sensors) if keys.features is None else keys.features.flatten(0, 1)
     if keys.features is None:
-        similarity = label_similarity(rows_R, other_keys)
+        loss = soft_pairwise(outputs_RK, keys_R, form=config.pair_form)
     else:
-        similarity = teacher_similarity(rows_R, other_keys)
-        patches = len(rows_R) // sensors
-        places = torch.arange(len(rows_R), device=rows_R.device)
+        similarity = teacher_similarity(keys_R, keys_R)
+        patches = len(keys_R) // sensors
+        places = torch.arange(len(keys_R), device=keys_R.device)
         same = places[:, None] % patches == places[None, :] % patches
-        similarity[:, : len(rows_R)].masked_fill_(same, 1.0)  # the same place is alike, whatever a teacher thinks
-    return soft_pairwise(outputs_RK, others, similarity, config.pair_form)
+        similarity = similarity.masked_fill(same, 1.0)  # the same place is alike, whatever a teacher thinks
+        loss = soft_pairwise_to(outputs_RK, outputs_RK, similarity, config.pair_form)
+    if bank is None:
+        return loss
+    held, held_keys = bank.rows()
+    if len(held):
+        if keys.features is None:
+            beyond = soft_pairwise(outputs_RK, keys_R, held, held_keys, form=config.pair_form)
+        else:
+            beyond = soft_pairwise_to(outputs_RK, held, teacher_similarity(keys_R, held_keys), config.pair_form)
+        loss = (len(keys_R) * loss + len(held) * beyond) / (len(keys_R) + len(held))
+    bank.put(outputs_RK, keys_R)
+    return loss
 
 
 def teacher_similarity(first_RD: Tensor, second_ND: Tensor) -> Tensor:

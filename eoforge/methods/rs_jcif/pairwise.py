@@ -1,4 +1,7 @@
-"""How alike two patches are to be, and the loss that makes their codes so.
+"""The pairwise loss towards given similarities, and the memory bank of both pairwise losses.
+
+``kernels.soft_pairwise`` computes similarities from label masks pair by pair; where a teacher's features say who is
+alike, they come as a matrix, and the loss is this one.
 
 Shape legend: B rows of this batch, N rows that they are compared with (the batch, or a memory bank), K bits. ``u`` are
 hash outputs in (-1, 1).
@@ -6,40 +9,19 @@ hash outputs in (-1, 1).
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from eoforge.errors import UsageError
+from kernels.soft_pairwise import ALPHA, FORMS, GAMMA, Form
 
-Form = Literal["corrected", "published", "cosine"]
-FORMS: tuple[Form, ...] = ("corrected", "published", "cosine")
-ALPHA, GAMMA = 0.5, 0.1
 ALIKE, UNLIKE = 0.99, 0.01
 """Pairs at or beyond these similarities are hard: simply alike, or simply not."""
-_MASK_BITS = 32
 
 
-def label_similarity(first_B: Tensor, second_N: Tensor) -> Tensor:
-    """``s_ij = cos(y_i, y_j) = |y_i & y_j| / sqrt(|y_i| |y_j|)`` of label masks; 0 for a patch without labels.
-
-    Args:
-        first_B: int64 masks ``[B]``.
-        second_N: int64 masks ``[N]``.
-
-    Returns:
-        float32 ``[B, N]`` in [0, 1].
-    """
-    places = torch.arange(_MASK_BITS, device=first_B.device)
-    first_BC, second_NC = (((masks[:, None] >> places) & 1).float() for masks in (first_B, second_N))
-    sizes = first_BC.sum(dim=1)[:, None] * second_NC.sum(dim=1)[None, :]
-    return first_BC @ second_NC.T * sizes.clamp(min=1).rsqrt()
-
-
-def soft_pairwise(u_BK: Tensor, others_NK: Tensor, similarity_BN: Tensor, form: Form = "corrected") -> Tensor:
-    """Mean over all pairs of the loss that asks codes to be as alike as ``similarity_BN`` says.
+def soft_pairwise_to(u_BK: Tensor, others_NK: Tensor, similarity_BN: Tensor, form: Form = "corrected") -> Tensor:
+    """:func:`kernels.soft_pairwise.soft_pairwise` towards any targets, mean over all pairs.
 
     With ``t_ij = <u_i, u_j>``, ``Theta = alpha t``, alpha = 0.5, gamma = 0.1:
 
