@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import lance
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 QUERY_SPLIT, GALLERY_SPLIT = "validation", "test"
 TRAINED, EMBEDDING, UNTRAINED, RANDOM = "trained", "trained_embedding", "untrained", "random"
 CUTOFFS = (5, 10, 20)
+MORE: dict[str, str] = {"rs_jcif": "eoforge.methods.rs_jcif.evaluate:evaluate_codec"}
+"""Method whose evaluation says more than retrieval -> what measures that, and writes it beside the rest."""
 TIE_AWARE_QUERIES = 2_048
 """Queries, spread evenly, that tie-aware expectations are taken over: their time grows with queries times gallery."""
 
@@ -125,6 +128,9 @@ def evaluate(
         raise UsageError(f"a bundle is sealed: write the evaluation elsewhere than {bundle.uri}")
     measured = measure(bundle, data, k=k, device=device)
     result = {**measured.facts, **measured.headline()}
+    if (more := MORE.get(bundle.config["method"])) is not None:
+        module, _, name = more.partition(":")
+        result |= getattr(import_module(module), name)(bundle, measured.patches, out, device)
     if out is not None:
         from eoforge.methods.report import retrieval_report_html
 
