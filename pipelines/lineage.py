@@ -39,14 +39,14 @@ def write_table_lineage(path: str, uri: str, version: int) -> dict[str, Any]:
 
 def write_bundle_lineage(path: str, bundle: Bundle) -> dict[str, Any]:
     """Writes which bundle it is, its method, code revision and training table to ``path`` and returns that."""
-    patches = bundle.config["patches"]
+    patches = bundle.config["patches"] or {}  # a federated run's silos keep their tables to themselves
     facts = {
         "uri": bundle.uri,
         "id": bundle.id,
         "method": bundle.config["method"],
         "code_revision": bundle.config["code_revision"],
-        "patches_uri": patches["uri"],
-        "patches_version": patches["version"],
+        "patches_uri": patches.get("uri"),
+        "patches_version": patches.get("version"),
     }
     Path(path).write_text(json.dumps(facts, indent=2))
     return facts

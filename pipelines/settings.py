@@ -18,6 +18,11 @@ RUNTIME_KIND = "EOFORGE_TRAINING_RUNTIME_KIND"
 """TrainingRuntime where the chart brings one into the namespace; unset, the cluster's own runtimes are meant."""
 CONFIG_KEYS = {key: key for key in ("AWS_ENDPOINT_URL", "AWS_REGION", RUNTIME_KIND)}
 
+FEDERATION_SECRET = "eoforge-federation-operator"  # noqa: S105  # the name of a Kubernetes secret, not its content
+"""Certificate that a federated run is started with: ``ca.crt``, ``tls.crt`` and ``tls.key``, as cert-manager writes."""
+FEDERATION_CREDENTIALS = "/etc/eoforge/federation"
+"""Where that secret is mounted; ``EOFORGE_FEDERATION_CREDENTIALS`` names another folder where there is no cluster."""
+
 USER_ID = 10001
 """User and group of the image; pods run as non-root."""
 

@@ -108,7 +108,7 @@ def run_federated_demo(out: Path, *, patches: int = 240, rounds: int = 6, seed: 
     with stages.stage("federation"), ExitStack() as stack:
         cast = stack.enter_context(_cast(folder, tables))
         client = stack.enter_context(cast.operator())
-        _create_run(client, folder, tables[SILOS[0]], rounds, seed)
+        _create_run(client, tables[SILOS[0]], rounds, seed)
         story = _follow(client, cast, Story({silo: _training_patches(t) for silo, t in tables.items()}))
         run = client.run(RUN_ID)
     _check(run, story)
@@ -209,16 +209,14 @@ def _cast(folder: Path, tables: dict[str, str]) -> Iterator[_Cast]:
         cast.end()
 
 
-def _create_run(client: FederationClient, folder: Path, statistics: str, rounds: int, seed: int) -> None:
-    from eoforge.federated.tensorfile import write_file
-    from eoforge.methods.fl_rs.launch import prepare
+def _create_run(client: FederationClient, statistics: str, rounds: int, seed: int) -> None:
+    from eoforge.methods.fl_rs.launch import prepare, upload_model
 
     overrides = {**OVERRIDES, "rounds": str(rounds), "seed": str(seed)}
     spec, model, roles = prepare("fl_rs", "tiny", overrides, None, statistics)
     spec.policy.min_silos, spec.policy.quorum, spec.policy.evaluate_every = len(SILOS), QUORUM, 1
     spec.policy.deadline.FromSeconds(int(DEADLINE_S))
-    write_file(folder / "model.safetensors", model, roles)
-    spec.initial_model.CopyFrom(client.put_model(str(folder / "model.safetensors")))
+    upload_model(client, spec, model, roles)
     client.create_run(spec, RUN_ID)
 
 

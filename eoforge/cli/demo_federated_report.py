@@ -1,4 +1,4 @@
-"""The federated demo's report: curves over rounds, who took part, and what the accidents cost."""
+"""The federated demo's report: what the model learned, who took part, and what the accidents cost."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eoforge import report
+from eoforge.federated.report import CURVES, sections
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from eoforge.api.federation.v1 import federation_pb2 as pb
     from eoforge.cli.demo_federated import Story
-
-SHOWN = ("f1_micro", "f1_macro", "map_micro", "map_macro")
 
 
 def write_report(out: Path, run: pb.Run, story: Story, seconds: dict[str, float]) -> dict[str, Any]:
@@ -41,8 +38,8 @@ def write_report(out: Path, run: pb.Run, story: Story, seconds: dict[str, float]
         "kept_after_kill": len(story.kept),
         "resume_seconds": story.resume_seconds,
         "megabytes_up": round(sum(s.bytes_up for s in history) / 1e6, 2),
-        **{f"{name}_first_round": round(first[name], 4) for name in SHOWN if name in first},
-        **{f"{name}_last_round": round(last[name], 4) for name in SHOWN if name in last},
+        **{f"{name}_first_round": round(first[name], 4) for name in CURVES if name in first},
+        **{f"{name}_last_round": round(last[name], 4) for name in CURVES if name in last},
         **{f"seconds_{name.partition(':')[0].replace(' ', '_')}": value for name, value in seconds.items()},
     }
     (out / "report.html").write_text(_page(figures, history, story))
@@ -51,20 +48,6 @@ def write_report(out: Path, run: pb.Run, story: Story, seconds: dict[str, float]
 
 
 def _page(figures: dict[str, Any], history: Sequence[pb.RoundSummary], story: Story) -> str:
-    rounds = report.table(
-        ("round", "updates", "collecting s", "reducing s", "MB up", *sorted(history[-1].evaluation)),
-        [
-            (
-                summary.number,
-                summary.updates,
-                float(summary.seconds["collect"]),
-                float(summary.seconds["reduce"]),
-                summary.bytes_up / 1e6,
-                *(float(summary.evaluation[name]) for name in sorted(history[-1].evaluation)),
-            )
-            for summary in history
-        ],
-    )
     silos = report.table(
         ("silo", "training patches", "accepted updates"), [(s, n, story.updates[s]) for s, n in story.patches.items()]
     )
@@ -80,28 +63,9 @@ def _page(figures: dict[str, Any], history: Sequence[pb.RoundSummary], story: St
                     "from that kill to the next event": f"{figures['resume_seconds']} s",
                 }
             ),
-            report.section(
-                "What the model learned",
-                report.figure(_curves(history), "Loss while training and figures on the silos' validation patches"),
-            ),
-            report.section("Rounds", rounds),
+            *sections(history),
             report.section("Silos", silos),
             report.section("What happened", report.table(("second", "event"), story.events)),
         ],
         footer=f"Synthetic archives; mutual TLS on loopback. The result is a run bundle: {figures['bundle']}",
     )
-
-
-def _curves(history: Sequence[pb.RoundSummary]) -> Figure:
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(9, 3.2))
-    left, right = fig.subplots(1, 2)
-    numbers = [summary.number for summary in history]
-    left.plot(numbers, [summary.training["loss"] for summary in history], marker="o")
-    left.set(xlabel="round", ylabel="training loss, mean over samples")
-    for name in (name for name in SHOWN if name in history[-1].evaluation):
-        right.plot(numbers, [summary.evaluation[name] for summary in history], marker="o", label=name)
-    right.set(xlabel="round", ylabel="validation", ylim=(0, 1))
-    right.legend()
-    return fig

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json as json_module
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,8 +58,7 @@ def run(
 ) -> None:
     """Start a run. Watch it with `eoforge federate watch`."""
     from eoforge.api.federation.v1 import federation_pb2 as pb
-    from eoforge.federated.tensorfile import write_file
-    from eoforge.methods.fl_rs.launch import prepare
+    from eoforge.methods.fl_rs.launch import prepare, upload_model
 
     pairs = dict(_pair(text) for text in overrides or [])
     spec, model, roles = prepare(method, preset, pairs, str(config) if config else None, statistics)
@@ -77,10 +75,8 @@ def run(
     if evaluate_every is not None:
         spec.policy.evaluate_every = evaluate_every
     spec.silos.extend(silo or [])
-    with tempfile.TemporaryDirectory() as folder, _client(server, ca, cert, key, token) as client:
-        path = f"{folder}/model.safetensors"
-        write_file(path, model, roles)
-        spec.initial_model.CopyFrom(client.put_model(path))
+    with _client(server, ca, cert, key, token) as client:
+        upload_model(client, spec, model, roles)
         if dry_run:
             estimate = client.estimate(pb.EstimateRunRequest(spec=spec))
             output.emit({f.name: v for f, v in estimate.ListFields()}, title="estimate")

@@ -10,6 +10,7 @@ def all_pipelines() -> dict[str, Any]:
     """Every pipeline by name. Imports kfp, so callers that only want the names use ``PIPELINES``."""
     from pipelines.definitions.archive_to_service import archive_to_service
     from pipelines.definitions.evaluate import evaluate
+    from pipelines.definitions.federate import federate
     from pipelines.definitions.index import index
     from pipelines.definitions.ingest import ingest
     from pipelines.definitions.train import train
@@ -20,7 +21,8 @@ def all_pipelines() -> dict[str, Any]:
         "index": index,
         "evaluate": evaluate,
         "archive_to_service": archive_to_service,
+        "federate": federate,
     }
 
 
-PIPELINES: tuple[str, ...] = ("ingest", "train", "index", "evaluate", "archive_to_service")
+PIPELINES: tuple[str, ...] = ("ingest", "train", "index", "evaluate", "archive_to_service", "federate")
