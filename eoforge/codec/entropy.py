@@ -135,10 +135,12 @@ class Decoder:
 
 def _groups(indices: Values) -> tuple[Values, list[tuple[int, int, int]]]:
     """A stable order by table, and (table, start, end) of each group in it."""
-    order = np.argsort(indices, kind="stable")
-    found, starts = np.unique(indices[order], return_index=True)
-    ends = [*starts[1:].tolist(), len(indices)][: len(found)]
-    return order, list(zip(found.tolist(), starts.tolist(), ends, strict=True))
+    # Sixteen bits, because NumPy sorts those by radix.
+    order = np.argsort(indices.astype(np.uint16), kind="stable")
+    counts = np.bincount(indices)
+    found = np.flatnonzero(counts)
+    ends = np.cumsum(counts[found])
+    return order, list(zip(found.tolist(), (ends - counts[found]).tolist(), ends.tolist(), strict=True))
 
 
 def _uniform(bits: int) -> Any:

@@ -31,20 +31,22 @@ def clamp(value: Tensor) -> Tensor:
 
 
 class ExactConv(nn.Module):
-    """The integer twin of a ``Conv2d`` (stride 1, same size) or a ``Linear`` (kernel 1).
+    """The integer twin of a ``Conv2d`` (padded by half its kernel) or a ``Linear`` (kernel 1).
 
     Args:
         inputs: Channels I.
         outputs: Channels O.
         kernel: Odd side of the kernel.
+        stride: Step of the kernel.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> None:
         super().__init__()
-        self.kernel = kernel
+        self.kernel, self.stride = kernel, stride
+        self._checked: tuple[tuple[int, int, int], Tensor] | None = None
         self.register_buffer("weight", torch.zeros(outputs, inputs * kernel * kernel, dtype=torch.int32))
         self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int64))
 
@@ -61,27 +63,37 @@ class ExactConv(nn.Module):
             raise DataRefused("a weight is infinite or above 2^18: training has diverged. Train with a smaller rate")
         self.weight.copy_(weight.round())
         self.bias.copy_((bias * ONE * ONE).round())
-        self._check()
+        self._numbers()
 
-    def _check(self) -> None:
-        reach = self.weight.double().abs().sum(1) * ACTIVATION_LIMIT + self.bias.double().abs()
+    def _numbers(self) -> Tensor:
+        """The weights as float64, checked once after every change of them."""
+        state = (self.weight.data_ptr(), self.weight._version, self.bias._version)
+        if self._checked is not None and self._checked[0] == state:
+            return self._checked[1]
+        numbers = self.weight.double()
+        reach = numbers.abs().sum(1) * ACTIVATION_LIMIT + self.bias.double().abs()
         if not reach.max() < _EXACT:
             raise BundleError(
                 f"the sums of an exact layer may reach {reach.max():.3g}; above 2^53 they are not exact. "
                 "Train with weight decay"
             )
+        self._checked = (state, numbers)
+        return numbers
 
     def forward(self, x_BIHW: Tensor) -> Tensor:
-        """int64 ``[B, I, H, W]`` within the limit to int64 ``[B, O, H, W]``, not yet clamped.
+        """int64 ``[B, I, H, W]`` within the limit to int64 ``[B, O, H / stride, W / stride]``, not yet clamped.
 
         Raises:
             BundleError: The weights are too large to be exact.
         """
-        self._check()
+        numbers = self._numbers()
         batch, _, height, width = x_BIHW.shape
-        columns = functional.unfold(x_BIHW.double(), self.kernel, padding=self.kernel // 2)
-        total = self.weight.double() @ columns
-        return rescale(total.long() + self.bias[:, None], FRACTION_BITS).reshape(batch, -1, height, width)
+        columns = x_BIHW.double().flatten(2)
+        if self.kernel > 1:
+            columns = functional.unfold(columns.view_as(x_BIHW), self.kernel, 1, self.kernel // 2, self.stride)
+        total = (numbers @ columns).long() + self.bias[:, None]
+        size = (batch, -1, -(-height // self.stride), -(-width // self.stride))
+        return rescale(total, FRACTION_BITS).reshape(size)
 
 
 class ExactHyperDecoder(nn.Module):
@@ -91,7 +103,7 @@ class ExactHyperDecoder(nn.Module):
         super().__init__()
         self.first = ExactConv(hyper, hyper * 4, 3)
         self.second = ExactConv(hyper, hyper * 4, 3)
-        self.last = ExactConv(hyper, latent * 2, 3)
+        self.last = ExactConv(hyper, latent * 2)
 
     def forward(self, z_BZhw: Tensor) -> tuple[Tensor, Tensor]:
         """Whole numbers ``[B, Z, h, w]`` to two int64 ``[B, M, 4h, 4w]`` in multiples of 2^-12."""
@@ -107,7 +119,7 @@ class ExactHash(nn.Module):
 
     def __init__(self, latent: int, hidden: int, bits: int) -> None:
         super().__init__()
-        self.conv = ExactConv(latent, hidden, 3)
+        self.conv = ExactConv(latent, hidden, 3, stride=2)
         self.inner = ExactConv(hidden, hidden)
         self.outer = ExactConv(hidden, bits)
 

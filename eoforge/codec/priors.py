@@ -107,7 +107,7 @@ class HyperDecoder(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(hyper, hyper * 4, 3, padding=1)
         self.second = nn.Conv2d(hyper, hyper * 4, 3, padding=1)
-        self.last = nn.Conv2d(hyper, latent * 2, 3, padding=1)
+        self.last = nn.Conv2d(hyper, latent * 2, 1)
         # An untrained hyper-decoder says nothing, which leaves the channels' own scales.
         nn.init.zeros_(self.last.weight)
         assert self.last.bias is not None
@@ -127,7 +127,7 @@ class HashModule(nn.Module):
 
     def __init__(self, latent: int, hidden: int, bits: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(latent, hidden, 3, padding=1)
+        self.conv = nn.Conv2d(latent, hidden, 3, stride=2, padding=1)
         self.inner = nn.Linear(hidden, hidden)
         self.outer = nn.Linear(hidden, bits)
 
