@@ -29,10 +29,25 @@ CASES: dict[str, list[str]] = {
     "search": ["benchmarks.index.search"],
     "retrieval_service": ["benchmarks.services.retrieval"],
     "cross_modal": ["benchmarks.methods.cross_modal"],
+    "codec_lossless": ["benchmarks.codec.lossless"],
+    "codec_speed": ["benchmarks.codec.speed"],
+    "codec_memory": ["benchmarks.codec.memory"],
+    "codec_fuzz": ["benchmarks.codec.fuzz"],
 }
 """Case -> module and its arguments. Kernels have a runner of their own: ``python -m benchmarks.kernels``."""
 
-VERSIONS = ("torch", "pylance", "pyarrow", "numpy", "faiss-cpu", "rasterio", "grpcio", "lmdb")
+VERSIONS = (
+    "torch",
+    "pylance",
+    "pyarrow",
+    "numpy",
+    "faiss-cpu",
+    "rasterio",
+    "grpcio",
+    "lmdb",
+    "constriction",
+    "imagecodecs",
+)
 
 
 def environment() -> dict[str, Any]:
