@@ -17,6 +17,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- include "eoforge-common.imageOf" (dict "root" . "image" .Values.kubeflow.image) -}}
 {{- end -}}
 
+{{/* Names of the pipelines to deliver, as a YAML list: those asked for, or all that are compiled. */}}
+{{- define "eoforge.pipelineNames" -}}
+{{- $names := .Values.kubeflow.pipelines.names -}}
+{{- if not $names -}}
+{{- range $path, $_ := .Files.Glob "pipelines/*.yaml" -}}
+{{- $names = append $names (base $path | trimSuffix ".yaml") -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $names -}}
+{{- end -}}
+
 {{/* One compiled pipeline with this installation's image; takes (dict "root" . "name" NAME). */}}
 {{- define "eoforge.compiled" -}}
 {{- $text := .root.Files.Get (printf "pipelines/%s.yaml" .name) -}}
