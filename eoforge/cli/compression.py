@@ -13,7 +13,6 @@ from eoforge.cli import output
 from eoforge.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
-    from eoforge.codec.coder import Rate
     from eoforge.codec.container import Header
 
 SUFFIX = ".eofc"
@@ -43,8 +42,9 @@ def register_compression(app: typer.Typer) -> None:
     ) -> None:
         """Compress rasters into streams that carry place, bands and hash codes."""
         from eoforge.cli.compression_files import compress_files, compress_table, is_table
+        from eoforge.codec.coder import Rate, parse_max_error
 
-        rate = rate_of(quality, target_bpp, target_psnr, max_error)
+        rate = Rate(quality, target_bpp, target_psnr, parse_max_error(max_error) if max_error is not None else None)
         one_unit = rate.max_error is not None and rate.max_error.s1 > 0 and "," not in (max_error or "")
         if rate.learned and bundle is None:
             raise UsageError(
@@ -90,26 +90,6 @@ def register_compression(app: typer.Typer) -> None:
             raise NotFound(f"no stream at {source}")
         stream = source.read_bytes()
         output.emit(facts_of(read(stream), len(stream)), title=source.name)
-
-
-def rate_of(quality: float | None, target_bpp: float | None, target_psnr: float | None, max_error: str | None) -> Rate:
-    """A rate from its options.
-
-    Raises:
-        UsageError: They exclude each other, or a number is malformed or negative.
-    """
-    from eoforge.codec.coder import MaxError, Rate
-
-    if max_error is None:
-        return Rate(quality, target_bpp, target_psnr)
-    try:
-        numbers = [float(part) for part in max_error.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2) or not all(math.isfinite(n) for n in numbers) or numbers[0] < 0:
-        raise UsageError(f"--max-error wants E, or DN,dB for rasters of both sensors; got {max_error!r}")
-    s2, s1 = numbers[0], numbers[-1]
-    return Rate(quality, target_bpp, target_psnr, MaxError(int(s2), s1))
 
 
 def facts_of(header: Header, stream_bytes: int) -> dict[str, Any]:

@@ -69,6 +69,37 @@ class Rate:
         return self.max_error is None
 
 
+def parse_max_error(text: str) -> MaxError:
+    """A bound from ``E`` (DN for Sentinel-2 and dB for Sentinel-1 alike) or ``DN,dB``.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or not all(math.isfinite(n) and n >= 0 for n in numbers):
+        raise UsageError(f"a bound is E, or DN,dB for rasters of both sensors; got {text!r}")
+    return MaxError(int(numbers[0]), numbers[-1])
+
+
+def parse_rate(quality: str, max_error: str) -> Rate:
+    """A rate from two texts, of which at most one is not empty; what pipelines pass along.
+
+    Raises:
+        UsageError: Both are given, or one is no number.
+    """
+    try:
+        step = float(quality) if quality else None
+    except ValueError:
+        raise UsageError(f"quality must be a number; got {quality!r}") from None
+    bound = parse_max_error(max_error) if max_error else None
+    if bound is not None and bound.s1 > 0 and "," not in max_error:
+        raise UsageError(f"a table holds both sensors, whose units differ: max_error is DN,dB, such as {max_error},0.5")
+    return Rate(quality=step, max_error=bound)
+
+
 class Coder:
     """The codecs of a process.
 

@@ -9,6 +9,7 @@ from typing import Any
 def all_pipelines() -> dict[str, Any]:
     """Every pipeline by name. Imports kfp, so callers that only want the names use ``PIPELINES``."""
     from pipelines.definitions.archive_to_service import archive_to_service
+    from pipelines.definitions.compress_archive import compress_archive
     from pipelines.definitions.evaluate import evaluate
     from pipelines.definitions.federate import federate
     from pipelines.definitions.index import index
@@ -19,10 +20,19 @@ def all_pipelines() -> dict[str, Any]:
         "ingest": ingest,
         "train": train,
         "index": index,
+        "compress_archive": compress_archive,
         "evaluate": evaluate,
         "archive_to_service": archive_to_service,
         "federate": federate,
     }
 
 
-PIPELINES: tuple[str, ...] = ("ingest", "train", "index", "evaluate", "archive_to_service", "federate")
+PIPELINES: tuple[str, ...] = (
+    "ingest",
+    "train",
+    "index",
+    "compress_archive",
+    "evaluate",
+    "archive_to_service",
+    "federate",
+)

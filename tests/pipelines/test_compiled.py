@@ -18,6 +18,7 @@ from pipelines.settings import CONFIG_MAP, GPU_RESOURCE, IMAGE, MAX_ITERATIONS, 
 GPU_STEPS = {"train", "encode-range", "evaluate"}
 TABLE_STEPS = {"plan-ingest", "ingest-range", "commit-ingest", "finish-table", "quality-report", "train", "plan-index"}
 TABLE_STEPS |= {"encode-range", "commit-index", "evaluate", "federate"}
+TABLE_STEPS |= {"plan-compress", "compress-range", "commit-compress"}
 
 
 @pytest.fixture(scope="module", params=PIPELINES)

@@ -1,0 +1,94 @@
+"""Steps of archive compression: plan, compress shards, commit."""
+
+# mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
+# kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
+
+from typing import NamedTuple
+
+from kfp.dsl import Artifact, Metrics, Output
+
+from pipelines.components._component import component
+
+
+# kfp.local iterates only over a task output that is called "Output".
+@component
+def plan_compress(
+    bundle: str, table: str, version: str, streams: str, quality: str, max_error: str, shard_rows: int
+) -> NamedTuple("Plan", [("job_id", str), ("streams_table", str), ("Output", list[str])]):
+    """Writes the plan of a compression next to its table.
+
+    Args:
+        bundle: Run bundle whose codec compresses, or whose codes bounded streams carry.
+        table: Lance table of patches.
+        version: Version of it to compress; empty for the newest.
+        streams: Lance table for the streams; "{bundle}" in it becomes the bundle's short id.
+        quality: Quality step of the codec; empty for the middle one.
+        max_error: Instead of a quality, greatest error of any pixel as "DN,dB"; "0" is lossless.
+        shard_rows: Patches per shard.
+
+    Returns:
+        job_id: Names the plan and the manifests in the store.
+        streams_table: Table of streams, with the bundle's id filled in.
+        Output: At most 64 shard ranges, each "job id:first shard:number of shards".
+    """
+    from eoforge.codec.coder import parse_rate
+    from eoforge.data.store import TableRef
+    from eoforge.index.streams import plan_streams
+    from pipelines.lineage import codes_uri
+    from pipelines.ranges import shard_ranges
+
+    target = codes_uri(streams, bundle)
+    ref = TableRef(table, int(version) if version else None)
+    made = plan_streams(bundle, ref, target, parse_rate(quality, max_error), shard_rows=int(shard_rows))
+    print(f"{made.shards} shards, job {made.job_id}, streams {target}")
+    ranges = shard_ranges(made.job_id, made.shards)
+    return (made.job_id, target, ranges)
+
+
+@component
+def compress_range(bundle: str, streams: str, shard_range: str):
+    """Compresses a range of shards; shards that an earlier attempt finished are skipped.
+
+    Args:
+        bundle: Run bundle of the plan.
+        streams: Lance table for the streams; "{bundle}" in it becomes the bundle's short id.
+        shard_range: "job id:first shard:number of shards".
+    """
+    from eoforge.bundle import load_bundle
+    from eoforge.index.streams import compress_shards
+    from eoforge.methods import get_method
+    from eoforge.methods.codecs import coder_of
+    from pipelines.lineage import codes_uri
+    from pipelines.ranges import ShardRange
+
+    part = ShardRange.parse(shard_range)
+    if not part.count:
+        print("every patch has its streams already")
+        return
+    loaded = load_bundle(bundle)
+    encoder = get_method(loaded.config["method"]).load(loaded)
+    target = codes_uri(streams, bundle)
+    print(compress_shards(target, part.job_id, part.first, part.count, coder_of(encoder), encoder))
+
+
+@component
+def commit_compress(streams_table: str, job_id: str, metrics: Output[Metrics], lineage: Output[Artifact]) -> str:
+    """Makes the new streams visible in one commit; doing it again changes nothing.
+
+    Args:
+        streams_table: Lance table of streams.
+        job_id: Which job to commit.
+
+    Returns:
+        Output: Version of the table of streams.
+        metrics: Number of streams.
+        lineage: Small JSON that names table of streams, version, rows and schema.
+    """
+    from eoforge.index.streams import commit_streams
+    from pipelines.lineage import write_table_lineage
+
+    version = commit_streams(streams_table, job_id).version
+    facts = write_table_lineage(lineage.path, streams_table, version)
+    lineage.metadata.update(facts)
+    metrics.log_metric("streams", facts["rows"])
+    return str(version)

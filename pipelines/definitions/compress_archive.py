@@ -1,0 +1,75 @@
+"""Run bundle + patches table -> streams table: compress shards in parallel, one commit."""
+
+# mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
+# kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from pipelines.components import compress as steps
+from pipelines.definitions.placement import place
+from pipelines.settings import ENCODE_PARALLELISM
+
+
+@dsl.pipeline(
+    name="eoforge-compress-archive",
+    description="Compress every patch of a table into streams that carry their binary codes, exactly once.",
+)
+def compress_archive(
+    bundle: str,
+    table: str,
+    streams: str,
+    version: str = "",
+    quality: str = "",
+    max_error: str = "",
+    shard_rows: int = 1024,
+) -> NamedTuple("Compressed", [("streams_table", str), ("streams_version", str)]):
+    """Compresses a table; interrupted or run again, it adds what is missing and nothing twice.
+
+    Args:
+        bundle: Run bundle whose codec compresses, or whose codes bounded streams carry.
+        table: Lance table of patches.
+        streams: Lance table for the streams, for example s3://lake/streams-{bundle}.lance; "{bundle}" becomes the
+            bundle's short id, so that a new bundle gets a table of its own.
+        version: Version of the patches table; empty for the newest.
+        quality: Quality step of the codec; empty for the middle one.
+        max_error: Instead of a quality, greatest error of any pixel as "DN,dB"; "0" is lossless.
+        shard_rows: Patches per shard.
+
+    Returns:
+        streams_table: Table of streams, with the bundle's id filled in.
+        streams_version: Its version.
+    """
+    from collections import namedtuple
+
+    plan = place(
+        steps.plan_compress(
+            bundle=bundle,
+            table=table,
+            version=version,
+            streams=streams,
+            quality=quality,
+            max_error=max_error,
+            shard_rows=shard_rows,
+        ),
+        cpu="2",
+        memory="8Gi",
+    )
+    with dsl.ParallelFor(plan.outputs["Output"], parallelism=ENCODE_PARALLELISM) as shard_range:
+        part = place(
+            steps.compress_range(bundle=bundle, streams=streams, shard_range=shard_range),
+            cpu="8",
+            memory="16Gi",
+            gpu=True,
+            hours=24,
+        )
+    commit = place(
+        steps.commit_compress(streams_table=plan.outputs["streams_table"], job_id=plan.outputs["job_id"]),
+        cpu="2",
+        memory="8Gi",
+    )
+    commit.after(part)
+    return namedtuple("Compressed", ["streams_table", "streams_version"])(
+        plan.outputs["streams_table"], commit.outputs["Output"]
+    )
