@@ -1,6 +1,6 @@
 """Many rounds with random kills: ``python -m benchmarks.federated.soak --rounds 200 --silos 8``.
 
-The coordinator and the silos are processes; one of them is killed with SIGKILL every few seconds and started again. At the
+The coordinator and the silos are processes; one of them is killed every few seconds and started again. At the
 end every round must be there with every silo in it, nothing accepted may have been asked for again, and the
 coordinator's memory must be where it was after the first rounds.
 """

@@ -146,7 +146,7 @@ def _probe(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> Iterator[str]:
     if spec.privacy.secure_aggregation:
         modal = [strategy.upload(SiloInfo("silo", 1, modality), state) for modality in ("", "s1", "s2")]
         if any(set(sent) != set(modal[0]) for sent in modal):
-            yield f"secure aggregation needs the same tensors from every silo; {strategy.name} has them differ by modality"
+            yield f"secure aggregation needs equal tensors from every silo; those of {strategy.name} depend on modality"
     if spec.privacy.dp and strategy.sum_type and _shares_differ(strategy, silos, state, uploads):
         yield "differential privacy bounds what one silo changes: set the strategy's option weighting=uniform"
 

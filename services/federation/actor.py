@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import structlog
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.data.memory import return_free_memory
 from eoforge.errors import EoforgeError, LeaseLost, StoreError, UsageError
 from eoforge.federated import privacy, rounds
 from eoforge.federated.files import Offer, RunFiles
@@ -273,6 +274,7 @@ class RunActor:
             reduce_seconds=seconds,
             epsilon=epsilon,
         )
+        await self._in_thread(return_free_memory)
         async with self._lock:
             if not ended(self.run):
                 await self._append(self._hub.instance, reduced=reduced)

@@ -9,6 +9,7 @@ import grpc
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
+from eoforge.data.memory import bound_arenas
 from eoforge.logs import configure_logs
 from services._runtime.server import Server, Service
 from services._runtime.telemetry import configure_traces
@@ -58,6 +59,7 @@ def run(settings: FederationSettings) -> None:
         UsageError: The settings contradict each other or expose the service, or a port is taken.
         StoreError: The store cannot be reached.
     """
+    bound_arenas()  # chunks come and go on many threads, and each arena would keep the most it ever held
     configure_logs(as_json=True, level=getattr(logging, settings.log_level.upper()))
     configure_traces(settings, "federation")
 
