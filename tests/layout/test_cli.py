@@ -15,6 +15,7 @@ from eoforge.cli.output import configure, emit, emit_rows
 from tests.data.archives import make_pair, write_archive
 
 COMMANDS = ("synth", "ingest", "train", "eval", "index", "serve", "search", "doctor", "demo", "federate")
+COMMANDS += ("compress", "decompress", "inspect")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
