@@ -1,6 +1,6 @@
 """Runs the services from their images with podman, as the chart would, and asks them from outside.
 
-    python -m scripts.podman_services [--keep]
+    python -m scripts.podman_services [--keep] [SERVICE ...]
 
 Renders ``charts/eoforge`` with ``scripts/podman/values.yaml``, lifts its pods (``scripts/lift_pods.py``), builds images
 that are missing, starts the development store, fills it by the command line (a synthetic archive, a trained model, an
@@ -70,7 +70,7 @@ class Podman:
         return ".".join(str(found).split(".")[:2])
 
 
-def build_missing(podman: Podman, folder: Path) -> None:
+def build_missing(podman: Podman, folder: Path, services: list[str]) -> None:
     """Builds what is not there: the store from the locked binary, the services by ``scripts.images``."""
     base = images.debian_base("podman", podman.env, folder)
     if not podman.has_image(STORE_IMAGE):
@@ -82,7 +82,7 @@ def build_missing(podman: Podman, folder: Path) -> None:
         shutil.copy(weed, context / "weed")
         file = str(VALUES.parent / "seaweedfs.Dockerfile")
         podman("build", "--file", file, "--build-arg", f"BASE={base}", "--tag", STORE_IMAGE, str(context))
-    for service in SERVICES:
+    for service in services:
         if not podman.has_image(f"localhost/eoforge/{service}:{images.version()}"):
             images.build("podman", podman.env, service, base)
 
@@ -200,13 +200,13 @@ def run_to_end(podman: Podman, pod: Lifted, address: str) -> str:
     return output
 
 
-def trial(podman: Podman, folder: Path) -> dict[str, Any]:
-    """The whole run; returns the findings.
+def trial(podman: Podman, folder: Path, services: list[str]) -> dict[str, Any]:
+    """The whole run over these services; returns the findings.
 
     Raises:
         EoforgeError: Something does not hold.
     """
-    build_missing(podman, folder)
+    build_missing(podman, folder, services)
     objects = render(yaml.safe_load(VALUES.read_text()), "eo", "default")
     prefix = podman.subnet_prefix()
     addresses = {name: f"{prefix}.77.{10 + i}" for i, name in enumerate((STORE, *SERVICES))}
@@ -221,16 +221,17 @@ def trial(podman: Podman, folder: Path) -> dict[str, Any]:
     findings: dict[str, Any] = {"doctor": _doctor(environment)}
     patch = fill(environment, folder)
 
-    for service in SERVICES:
+    for service in services:
         pod = pods[service, "server"]
         started = play(podman, pod, addresses[service])
         wait_ready(podman, pod, addresses[service])
         findings[service] = {"seconds_to_ready": round(time.monotonic() - started, 1), **look_inside(podman, pod)}
-    for i, service in enumerate(SERVICES):
+    for i, service in enumerate(services):
         output = run_to_end(podman, pods[service, "test"], f"{prefix}.77.{30 + i}")
         findings[service]["helm_test"] = output.strip().splitlines()[-1][:200]
-    findings["search"] = _search(addresses["retrieval"], patch, credentials)
-    for service in SERVICES:
+    if "retrieval" in services:
+        findings["search"] = _search(addresses["retrieval"], patch, credentials)
+    for service in services:
         name = f"{pods[service, 'server'].name}-{pods[service, 'server'].container['name']}"
         podman("stop", "--time", "60", name)
         findings[service]["exit_code"] = int(podman("inspect", "--format", "{{.State.ExitCode}}", name))
@@ -288,7 +289,10 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.podman_services", description="Run the charts' pods.")
     parser.add_argument("--keep", action="store_true", help="leave the pods running")
-    keep = parser.parse_args(argv).keep
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"of {', '.join(SERVICES)}; all by default")
+    args = parser.parse_args(argv)
+    if unknown := set(args.services) - set(SERVICES):
+        parser.error(f"no such service: {', '.join(sorted(unknown))}; there are {', '.join(SERVICES)}")
     if shutil.which("podman") is None:
         print("NOT RUN: there is no podman on this machine (apt-get install podman runc debootstrap)", file=sys.stderr)
         return NOT_HERE
@@ -296,12 +300,12 @@ def main(argv: list[str] | None = None) -> int:
         podman = Podman(images.engine_environment(Path(scratch)))
         clean(podman)
         try:
-            print(json.dumps(trial(podman, Path(scratch))))
+            print(json.dumps(trial(podman, Path(scratch), args.services or list(SERVICES))))
         except EoforgeError as error:
             print(f"FAILED: {error}", file=sys.stderr)
             return 1
         finally:
-            if not keep:
+            if not args.keep:
                 clean(podman)
     return 0
 
