@@ -218,7 +218,7 @@ def silo_command(
     with SiloClient(server, silo_id=name, **options) as client:
         silo = Silo(
             client,
-            lambda task: trainers(task, table, client.silo_id, device),
+            lambda task: trainers(task, table, client.silo_id, device, modality or ["s1", "s2"]),
             state,
             modalities=modality or ["s1", "s2"],
             samples=training_patches(table),

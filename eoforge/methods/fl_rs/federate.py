@@ -23,7 +23,7 @@ from eoforge.methods.fl_rs.config import Config, FederatedConfig
 from eoforge.methods.fl_rs.data import Images, TableData
 from eoforge.methods.fl_rs.local import SiloTrainer
 from eoforge.methods.fl_rs.model import Classifier, specs_of
-from eoforge.methods.fl_rs.scenarios import Places
+from eoforge.methods.fl_rs.scenarios import Places, Rows
 from eoforge.methods.fl_rs.strategies import make_strategy, strategy_type
 
 Normalisation = Mapping[str, tuple[float, float]]
@@ -89,16 +89,26 @@ def silo_trainer(
     Raises:
         NotFound: The table holds no such training patch.
     """
-    table = TableRef(table.uri, table.version or int(open_table(table).version))
-    places = Places.read(table)
-    training = places.held_out("train", config.countries, config.months)
-    if len(training) < config.min_patches:
-        raise NotFound(f"{table} holds {len(training)} training patches for this run; expected {config.min_patches}")
+    table, places, training = training_rows(table, config)
     where = encoding.choose_device(device)
     held_out = places.held_out("validation", config.countries, config.months)
     images = images_of(table, config, normalisation)
     data = TableData(images, training, held_out, silo, config.batch_size, config.seed, where)
     return trainer(config, data, where)
+
+
+def training_rows(table: TableRef, config: FederatedConfig) -> tuple[TableRef, Places, Rows]:
+    """A silo's table at a version, its metadata, and the rows that it trains on in this run.
+
+    Raises:
+        NotFound: There are fewer than the run wants of a silo.
+    """
+    pinned = TableRef(table.uri, table.version or int(open_table(table).version))
+    places = Places.read(pinned)
+    training = places.held_out("train", config.countries, config.months)
+    if len(training) < config.min_patches:
+        raise NotFound(f"{table} holds {len(training)} training patches for this run; expected {config.min_patches}")
+    return pinned, places, training
 
 
 def trainer(config: Config, data: TableData, device: torch.device) -> SiloTrainer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from eoforge.client_federation import FederationClient
     from eoforge.methods.fl_rs.federate import Normalisation
 
-FEDERATED = ("fl_rs",)
+FEDERATED = ("fl_rs", "mm_fl")
 
 
 def prepare(
@@ -39,7 +39,8 @@ def prepare(
     Raises:
         UsageError: The method is not federated, a setting is unknown, or ``statistics`` is missing.
     """
-    from eoforge.methods.fl_rs.federate import build_network, first_model, normalisation_of
+    from eoforge.methods.fl_rs.federate import normalisation_of
+    from eoforge.methods.fl_rs.model import specs_of
 
     if method not in FEDERATED:
         raise UsageError(f"the service federates {', '.join(FEDERATED)}; got {method!r}")
@@ -47,18 +48,20 @@ def prepare(
         raise UsageError("name a table whose band statistics all silos normalise by (--statistics TABLE)")
     chosen: Any = get_method(method)
     config = chosen.config(preset, overrides, file)
-    normalisation = normalisation_of(TableRef.parse(statistics), config.bands)
-    specs, model = first_model(config)
-    spec = pb.RunSpec(method=method, strategy=config.algorithm, seed=config.seed)
+    bands = chosen.bands(config)
+    normalisation = normalisation_of(TableRef.parse(statistics), tuple(b for names in bands.values() for b in names))
+    network = chosen.build(config)
+    specs, model = specs_of(network), {n: t.numpy() for n, t in network.state_dict().items()}
+    strategy, options = chosen.strategy(config)
+    spec = pb.RunSpec(method=method, strategy=strategy, seed=config.seed)
     spec.policy.rounds, spec.policy.selection = config.rounds, pb.SELECTION_ALL
-    spec.strategy_options.update(config.options())
+    spec.strategy_options.update(options)
     facts = {"config": config.as_dict(), "normalisation": {b: list(v) for b, v in normalisation.items()}}
     spec.config.update(facts)
-    network = build_network(config)
     spec.bundle_config.update(
         {
             **facts,
-            "bands": {sensor: list(names) for sensor, names in chosen.bands(config).items()},
+            "bands": {sensor: list(names) for sensor, names in bands.items()},
             "interpolation": config.interpolation,
             "bits": config.bits,
             "embedding_dim": network.features,
@@ -78,20 +81,22 @@ def upload_model(
         spec.initial_model.CopyFrom(client.put_model(path))
 
 
-def trainers(task: pb.Task, table: TableRef, silo: str, device: str | None = None) -> LocalTrainer:
-    """What a silo trains with in a run.
+def trainers(
+    task: pb.Task, table: TableRef, silo: str, device: str | None = None, modalities: Sequence[str] = ("s1", "s2")
+) -> LocalTrainer:
+    """What a silo trains with in a run, given the modalities that it registered with.
 
     Raises:
         UsageError: The run's method is not federated, or its configuration is of another version.
     """
-    from eoforge.methods.fl_rs.federate import silo_trainer
-
     if task.method not in FEDERATED:
         raise UsageError(f"this silo trains {', '.join(FEDERATED)}; the run wants {task.method!r:.80}")
     chosen: Any = get_method(task.method)
     given = plain(task.config)
     normalisation: Normalisation = {band: (v[0], v[1]) for band, v in given["normalisation"].items()}
-    return silo_trainer(from_dict(chosen.config_type, given["config"]), table, silo, normalisation, device)
+    config = from_dict(chosen.config_type, given["config"])
+    trainer: LocalTrainer = chosen.silo_trainer(config, table, silo, modalities, normalisation, device)
+    return trainer
 
 
 def strategy_of(task: pb.Task) -> Strategy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor
 from eoforge.bundle import Bundle, load_bundle
 from eoforge.data.store import TableRef, normalise, open_table
 from eoforge.errors import BundleError, NotFound, UsageError
+from eoforge.federated.strategy import LocalTrainer
 from eoforge.index.encoder import Encoder
 from eoforge.methods import encoding
 from eoforge.methods.config import build_config, from_dict
 from eoforge.methods.fl_rs.checkpoint import Checkpoint
 from eoforge.methods.fl_rs.config import Config, FederatedConfig
-from eoforge.methods.fl_rs.federate import Outcome, build_network, write_run
+from eoforge.methods.fl_rs.federate import Normalisation, Outcome, build_network, silo_trainer, write_run
 from eoforge.methods.fl_rs.model import Network
 from eoforge.methods.fl_rs.simulation import Simulated, play
 from eoforge.methods.run_files import run_name
@@ -50,6 +51,27 @@ class FederatedMethod:
 
     def play(self, config: Any, table: TableRef, checkpoint: Checkpoint) -> Simulated:
         """Plays the run."""
+        raise NotImplementedError
+
+    def strategy(self, config: Any) -> tuple[str, dict[str, Any]]:
+        """Name and options of the run's strategy, as a coordinator is told."""
+        raise NotImplementedError
+
+    def silo_trainer(
+        self,
+        config: Any,
+        table: TableRef,
+        silo: str,
+        sensors: Sequence[str],
+        normalisation: Normalisation,
+        device: str | None = None,
+    ) -> LocalTrainer:
+        """What runs beside one silo's table in the service.
+
+        Raises:
+            NotFound: The table holds no training patch for this run.
+            UsageError: The silo does not hold what the run reads.
+        """
         raise NotImplementedError
 
     def config(self, preset: str, overrides: Mapping[str, str], file: str | None = None) -> Any:
@@ -134,6 +156,24 @@ class FlRsMethod(FederatedMethod):
 
     def bands(self, config: Config) -> dict[str, tuple[str, ...]]:
         return {config.modality: config.bands}
+
+    def strategy(self, config: Config) -> tuple[str, dict[str, Any]]:
+        return config.algorithm, config.options()
+
+    def silo_trainer(
+        self,
+        config: Config,
+        table: TableRef,
+        silo: str,
+        sensors: Sequence[str],
+        normalisation: Normalisation,
+        device: str | None = None,
+    ) -> LocalTrainer:
+        if config.modality not in sensors:
+            raise UsageError(
+                f"the run reads {config.modality}; this silo takes part with {', '.join(sensors) or 'none'}"
+            )
+        return silo_trainer(config, table, silo, normalisation, device)
 
     def play(self, config: Config, table: TableRef, checkpoint: Checkpoint) -> Simulated:
         return play(config, table, checkpoint)

@@ -57,17 +57,21 @@ class Config(FederatedConfig):
         """By sensor."""
         return {"s1": self.s1_bands, "s2": self.s2_bands}
 
+    def options(self) -> dict[str, Any]:
+        """Of the strategy, as :func:`~eoforge.methods.fl_rs.strategies.make_strategy` takes them."""
+        return {
+            "weighting": self.weighting,
+            "mim": self.mim,
+            "weight": self.mim_weight,
+            "temperature": self.temperature,
+            "slots": self.slots,
+            "embedding": self.embedding,
+            "salt": self.seed,
+        }
+
     def strategy(self) -> MultiModal:
         """The server's side."""
-        return MultiModal(
-            weighting=self.weighting,
-            mim=self.mim,
-            weight=self.mim_weight,
-            temperature=self.temperature,
-            slots=self.slots,
-            embedding=self.embedding,
-            salt=self.seed,
-        )
+        return MultiModal(**self.options())
 
     @classmethod
     def tiny(cls) -> Config:

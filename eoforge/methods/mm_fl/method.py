@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from eoforge.data.store import TableRef
+from eoforge.federated.strategy import LocalTrainer
 from eoforge.methods.fl_rs.checkpoint import Checkpoint
+from eoforge.methods.fl_rs.federate import Normalisation
 from eoforge.methods.fl_rs.method import FederatedMethod
 from eoforge.methods.fl_rs.simulation import Simulated
 from eoforge.methods.mm_fl.config import Config
-from eoforge.methods.mm_fl.simulation import build_network, play
+from eoforge.methods.mm_fl.simulation import build_network, play, silo_trainer
 
 
 class MmFlMethod(FederatedMethod):
@@ -23,6 +26,20 @@ class MmFlMethod(FederatedMethod):
 
     def bands(self, config: Config) -> dict[str, tuple[str, ...]]:
         return config.bands
+
+    def strategy(self, config: Config) -> tuple[str, dict[str, Any]]:
+        return self.name, config.options()
+
+    def silo_trainer(
+        self,
+        config: Config,
+        table: TableRef,
+        silo: str,
+        sensors: Sequence[str],
+        normalisation: Normalisation,
+        device: str | None = None,
+    ) -> LocalTrainer:
+        return silo_trainer(config, table, silo, sensors, normalisation, device)
 
     def play(self, config: Config, table: TableRef, checkpoint: Checkpoint) -> Simulated:
         return play(config, table, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,14 @@ import torch
 
 from eoforge.data.prepare import Prepare
 from eoforge.data.store import TableRef
+from eoforge.errors import UsageError
 from eoforge.federated import simulate
 from eoforge.federated.simulate import Federation
 from eoforge.federated.strategy import Array, SiloInfo, TensorSpec
 from eoforge.methods import encoding
 from eoforge.methods.fl_rs.checkpoint import Checkpoint
 from eoforge.methods.fl_rs.data import Images, evaluate
-from eoforge.methods.fl_rs.federate import Normalisation, normalisation_of
+from eoforge.methods.fl_rs.federate import Normalisation, normalisation_of, training_rows
 from eoforge.methods.fl_rs.local import SiloTrainer
 from eoforge.methods.fl_rs.model import specs_of
 from eoforge.methods.fl_rs.simulation import Patches, Simulated, run_rounds, traffic_of
@@ -39,13 +41,49 @@ def first_model(config: Config) -> tuple[dict[str, TensorSpec], dict[str, Array]
     return specs_of(network), {n: t.numpy() for n, t in network.state_dict().items()}
 
 
-def images_of(table: TableRef, config: Config, normalisation: Normalisation) -> Images:
-    """The table's patches of both sensors as the networks read them."""
+def images_of(
+    table: TableRef, config: Config, normalisation: Normalisation, sensors: Sequence[str] = SENSORS
+) -> Images:
+    """The table's patches of those sensors as the networks read them."""
     prepares = {}
-    for sensor, bands in config.bands.items():
+    for sensor in sensors:
+        bands = config.bands[sensor]
         mean, std = zip(*(normalisation[band] for band in bands), strict=True)
         prepares[sensor] = Prepare(bands, list(mean), list(std), config.size, config.interpolation)
     return Images(table, prepares, config.memory_patches)
+
+
+def silo_trainer(
+    config: Config,
+    table: TableRef,
+    silo: str,
+    sensors: Sequence[str],
+    normalisation: Normalisation,
+    device: str | None = None,
+) -> SiloTrainer:
+    """What runs beside one silo's table: all its training patches of the sensors it takes part with.
+
+    Raises:
+        NotFound: The table holds no such training patch.
+        UsageError: No sensor is named.
+    """
+    held = tuple(sensor for sensor in SENSORS if sensor in sensors)
+    if not held:
+        raise UsageError(f"a silo holds {' or '.join(SENSORS)} or both; got {', '.join(sensors) or 'none'}")
+    table, places, training = training_rows(table, config)
+    strategy, where = config.strategy(), encoding.choose_device(device)
+    data = SensorData(
+        images_of(table, config, normalisation, held),
+        training,
+        places.held_out("validation", config.countries, config.months),
+        silo,
+        held,
+        slots_of(places.cell.tolist(), strategy.salt, strategy.slots),
+        config.batch_size,
+        config.seed,
+        where,
+    )
+    return SiloTrainer(strategy, lambda: build_network(config), data, config.local(), where)
 
 
 def play(
