@@ -28,6 +28,8 @@ CASES: dict[str, list[str]] = {
     "loader": ["benchmarks.data.loader"],
     "search": ["benchmarks.index.search"],
     "retrieval_service": ["benchmarks.services.retrieval"],
+    "federated_rounds": ["benchmarks.federated.rounds"],
+    "federated_soak": ["benchmarks.federated.soak"],
     "cross_modal": ["benchmarks.methods.cross_modal"],
     "codec_lossless": ["benchmarks.codec.lossless"],
     "codec_speed": ["benchmarks.codec.speed"],
