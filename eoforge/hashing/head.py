@@ -1,4 +1,4 @@
-"""The hash head: features to K real outputs whose signs are the code."""
+"""The hash head: features to K logits whose signs are the code."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ _BITS_STEP = 8
 
 
 class HashHead(nn.Module):
-    """Linear -> GELU -> Linear -> tanh, as the hash heads of DA4DTE (*confirmed*).
+    """Linear -> GELU -> Linear, as the hash heads of DA4DTE (*confirmed*) before their tanh.
 
-    ``forward`` returns the outputs in (-1, 1) that the losses see, ``logits`` what comes before tanh: tanh keeps the
-    sign, so encoding leaves it out.
+    Tanh keeps the sign, so encoding leaves it out; training takes it in ``kernels.hash_head`` with all that follows.
 
     Args:
         features: Channels D of the input ``[B, D]``.
@@ -35,11 +34,7 @@ class HashHead(nn.Module):
         hidden = hidden or features
         self.layers = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, bits))
 
-    def logits(self, features_BD: Tensor) -> Tensor:
-        """``[B, D]`` to ``[B, K]`` before tanh; bit k of the code is ``logit_k > 0``."""
+    def forward(self, features_BD: Tensor) -> Tensor:
+        """``[B, D]`` to logits ``[B, K]``; bit k of the code is ``logit_k > 0``."""
         logits_BK: Tensor = self.layers(features_BD)
         return logits_BK
-
-    def forward(self, features_BD: Tensor) -> Tensor:
-        """``[B, D]`` to ``[B, K]`` in (-1, 1)."""
-        return self.logits(features_BD).tanh()

@@ -52,7 +52,8 @@ class Head(nn.Module):
 
     def logits(self, features_BD: Tensor) -> Tensor:
         """``[B, K]``; bit k of the code is ``logit_k > 0``."""
-        return self.hash.logits((features_BD - self.centre) / self.scale)
+        logits_BK: Tensor = self.hash((features_BD - self.centre) / self.scale)
+        return logits_BK
 
 
 class CsmaeHash(nn.Module):

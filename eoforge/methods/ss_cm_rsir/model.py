@@ -81,11 +81,11 @@ class SsCmRsir(nn.Module):
         return Outputs(
             features,
             (branches[0].projection(first), branches[1].projection(second)),
-            (branches[0].hash.logits(hash_inputs[0]), branches[1].hash.logits(hash_inputs[1])),
+            (branches[0].hash(hash_inputs[0]), branches[1].hash(hash_inputs[1])),
         )
 
     def encode(self, image_BCSS: Tensor, modality: str) -> tuple[Tensor, Tensor]:
         """Hash logits ``[B, K]`` and unit embeddings ``[B, D]`` of one sensor."""
         branch = self.branch(modality)
         features_BD = branch.features(image_BCSS)
-        return branch.hash.logits(features_BD), functional.normalize(features_BD, dim=1)
+        return branch.hash(features_BD), functional.normalize(features_BD, dim=1)
