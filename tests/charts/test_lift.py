@@ -10,9 +10,8 @@ import yaml
 
 from eoforge.errors import NotFound, UsageError
 from pipelines.settings import USER_ID
-from scripts import images
+from scripts import images, podman_services
 from scripts.lift_pods import Lifted, lift, render
-from scripts.podman_services import VALUES
 from tests.charts import support
 from tests.charts.support import ROOT, SERVICES
 
@@ -20,7 +19,7 @@ from tests.charts.support import ROOT, SERVICES
 @pytest.fixture(scope="module")
 def objects() -> list[support.Object]:
     """The umbrella with the values of the podman run."""
-    return render(yaml.safe_load(VALUES.read_text()), "eo", "default")
+    return render(yaml.safe_load(podman_services.VALUES.read_text()), "eo", "default")
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +115,11 @@ def test_the_chart_asks_for_the_images_that_are_built() -> None:
     found = support.scenario("plain") + support.scenario("gpu-aws")
     asked = {c["image"] for pod in support.pods(found) for c in pod.containers}
     assert asked == built
+
+
+def test_without_podman_the_run_says_loudly_that_it_did_not_happen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("scripts.podman_services.shutil.which", lambda name: None)
+    assert podman_services.main([]) == podman_services.NOT_HERE
+    assert "NOT RUN" in capsys.readouterr().err
