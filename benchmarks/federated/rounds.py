@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -29,6 +30,7 @@ from eoforge.client_federation import FederationClient, SiloClient, check_chunk,
 from eoforge.federated.ca import Authority
 from eoforge.federated.objects import digest_of
 from eoforge.federated.tensorfile import CHUNK_BYTES, write_file
+from eoforge.logs import configure_logs
 
 ROUNDS, WARM_UP = 5, 1
 READY_S = 180.0
@@ -96,6 +98,7 @@ def options(tls: Path, name: str) -> dict[str, Any]:
 
 def silo(target: str, tls: Path, name: str, update: str, hold: Any) -> None:
     """A zero-work silo. Where ``hold`` is set, it waits with its answer until it is cleared."""
+    configure_logs(as_json=True, level=logging.ERROR)  # retries while the coordinator is down are what is measured
     manifest = file_manifest(update)
     digest = digest_of(manifest)
     with SiloClient(target, **options(tls, name)) as client:
@@ -213,6 +216,7 @@ def main() -> None:
     parser.add_argument("--silos", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    configure_logs(as_json=True, level=logging.ERROR)
     figures = []
     for megabytes in given.megabytes:
         for silos in given.silos:

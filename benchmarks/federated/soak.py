@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import random
 import tempfile
@@ -27,6 +28,7 @@ from eoforge.federated.ca import Authority
 from eoforge.federated.silo import Silo
 from eoforge.federated.strategy import LocalResult, Task
 from eoforge.federated.tensorfile import write_file
+from eoforge.logs import configure_logs
 
 ELEMENTS = 1 << 20
 
@@ -44,6 +46,7 @@ class Small:
 
 def silo(target: str, tls: Path, name: str, folder: Path) -> None:
     """One silo, as it runs in production."""
+    configure_logs(as_json=True, level=logging.ERROR)
     with SiloClient(target, **options(tls, name)) as client:
         Silo(client, lambda _: Small(), folder / name, samples=1).run(until_end_of="soak")
 
@@ -125,6 +128,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    configure_logs(as_json=True, level=logging.ERROR)
     found = soak(given.rounds, given.silos, given.kill_every, given.seed)
     print(json.dumps(found, indent=2))
     if given.out:
