@@ -45,6 +45,7 @@ class PatchLoader:
         modalities: tuple[str, ...] = ("s1", "s2"),
         filter: PatchFilter = _EVERYTHING,
         shuffle: bool = False,
+        run_length: int = 1,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -61,6 +62,9 @@ class PatchLoader:
             modalities: ``s1``, ``s2`` or both.
             filter: Which patches take part.
             shuffle: Permute rows by (seed, epoch) instead of keeping the table's order.
+            run_length: Consecutive rows that stay together when shuffled. Runs are cheaper to read than single rows
+                (per CPU second 1.2 to 1.3 times the rows with runs of 8, twice with 64), but neighbours in a table are
+                neighbours on the ground: a batch of 64 then shows 64 / run_length places instead of 64.
             seed: Seed of the permutation.
             rank: This process among ``world_size``.
             world_size: Number of processes that share an epoch.
@@ -73,15 +77,15 @@ class PatchLoader:
             UsageError: A number is out of range or a name unknown.
             NotFound: There is no such table, or no patch passes the filter.
         """
-        if batch_size < 1 or workers < 0 or not 0 <= rank < world_size or not modalities:
+        if batch_size < 1 or run_length < 1 or workers < 0 or not 0 <= rank < world_size or not modalities:
             raise UsageError(
-                "expected batch_size >= 1, workers >= 0, 0 <= rank < world_size and at least one modality; got "
-                f"batch_size={batch_size}, workers={workers}, rank={rank}, world_size={world_size}, {modalities=}"
+                "expected batch_size >= 1, run_length >= 1, workers >= 0, 0 <= rank < world_size and at least one "
+                f"modality; got {batch_size=}, {run_length=}, {workers=}, {rank=}, {world_size=}, {modalities=}"
             )
         self._dataset = open_table(table)
         self.modalities = tuple(require_modality(m) for m in modalities)
         self.batch_size, self.shuffle, self.seed, self.workers = batch_size, shuffle, seed, workers
-        self._rank, self._world_size = rank, world_size
+        self._rank, self._world_size, self._run_length = rank, world_size, run_length
         self._reference_map, self._drop_last, self._pin_memory = reference_map, drop_last, pin_memory
         self._filter = filter
         self._rows = select_rows(self._dataset, filter)
@@ -133,6 +137,7 @@ class PatchLoader:
             "batch_size": self.batch_size,
             "world_size": self._world_size,
             "shuffle": self.shuffle,
+            "run_length": self._run_length,
             "seed": self.seed,
             "drop_last": self._drop_last,
         }
@@ -142,6 +147,12 @@ class PatchLoader:
         rows = self._rows
         if self.shuffle:
             rng = np.random.Generator(np.random.Philox(key=[self.seed, self._epoch]))
+            if self._run_length > 1:
+                # Cuts that move from epoch to epoch, so that the same rows do not always meet.
+                cuts = np.arange(int(rng.integers(self._run_length)), len(rows), self._run_length)
+                runs = np.split(rows, cuts)
+                rows = np.concatenate([runs[i] for i in rng.permutation(len(runs))])
+                return np.array_split(rows, self._world_size)[self._rank]
             rows = rng.permutation(rows)
         return rows[self._rank :: self._world_size]
 

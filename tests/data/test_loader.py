@@ -281,3 +281,34 @@ def test_a_batch_moves_as_a_whole(table: str) -> None:
     assert moved.patch_id == batch.patch_id
     assert all(t is not None and t.is_meta for t in (moved.s2_10m, moved.s1, moved.label_mask, moved.reference_map))
     assert len(moved) == 3
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_runs_stay_together_and_every_row_comes_once(table: str, world_size: int) -> None:
+    order = {name: i for i, name in enumerate(flat(ids(PatchLoader(table, batch_size=COUNT))))}
+    options: dict[str, Any] = {"batch_size": 10, "shuffle": True, "run_length": 5, "world_size": world_size}
+    loaders = [PatchLoader(table, rank=rank, **options) for rank in range(world_size)]
+    batches = [batch for loader in loaders for batch in ids(loader)]
+    assert sorted(flat(batches)) == sorted(order)
+    assert [len(loader) for loader in loaders] == [sum(1 for _ in loader) for loader in loaders]
+    breaks = sum(int(np.sum(np.diff(sorted(order[n] for n in batch)) != 1)) + 1 for batch in batches)
+    assert breaks <= 2 * COUNT / 5 + 2 * world_size, "pieces of runs; single rows would give nearly as many as rows"
+    again = PatchLoader(table, rank=0, **options)
+    assert ids(again) == batches[: len(again)]
+    again.set_epoch(1)
+    assert ids(again) != batches[: len(again)]
+
+
+def test_resuming_in_runs_gives_what_would_have_come(table: str) -> None:
+    options: dict[str, Any] = {"batch_size": 8, "shuffle": True, "run_length": 4, "seed": 3}
+    whole, part, rest = (PatchLoader(table, **options) for _ in range(3))
+    expected = ids(whole)
+    iterator = iter(part)
+    for _ in range(3):
+        next(iterator)
+    rest.load_state_dict(part.state_dict())
+    assert ids(rest) == expected[3:]
+    with pytest.raises(UsageError, match="run_length"):
+        PatchLoader(table, **(options | {"run_length": 2})).load_state_dict(part.state_dict())
+    with pytest.raises(UsageError, match="run_length"):
+        PatchLoader(table, batch_size=1, run_length=0)
