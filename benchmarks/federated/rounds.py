@@ -2,8 +2,8 @@
 
 Zero-work silos over loopback with TLS: each is a process that downloads the model, drops it, and answers with a mapped
 file. The coordinator is a process of its own. Measured per round: seconds from opened to reduced (what the journal says
-plus delivery), summed memory of the coordinator, bytes over the ideal ``2 * silos * model``. Then the time from a
-``kill -9`` with half of the updates in until the round is done again, and what a silo cut at 90 % sends again.
+plus delivery), memory of the coordinator, bytes of chunks over the ideal ``2 * silos * model``. Then the time from a
+``kill -9`` with half of the updates in until the coordinator answers again, and how many of those updates it has kept.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import logging
 import multiprocessing
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +67,18 @@ class Coordinator:
         for line in self.process.stderr:
             if '"event": "serving"' in line:
                 self._environment["EOFORGE_PORT"] = str(json.loads(line)["port"])
+                self.rest_port = json.loads(line)["rest_port"]
                 subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
                 return f"127.0.0.1:{self._environment['EOFORGE_PORT']}"
         raise SystemExit(f"the coordinator ended with {self.process.wait()}")
+
+    def payload_bytes(self, tls: Path) -> float:
+        """Bytes of chunks that went through this process, both ways, by its own metrics."""
+        context = ssl.create_default_context(cafile=str(tls / "ca.pem"))
+        context.load_cert_chain(str(tls / "bench.pem"), str(tls / "bench.key"))
+        with urllib.request.urlopen(f"https://127.0.0.1:{self.rest_port}/metrics", context=context) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(x.split()[-1]) for x in lines if x.startswith("eoforge_federation_bytes_total{"))
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -179,6 +190,7 @@ def measure(megabytes: int, silos: int) -> dict[str, Any]:
                         accepted += 1
                         if event.accepted.round == rounds and accepted == silos // 2 and not killed:
                             peak = coordinator.peak
+                            moved = coordinator.payload_bytes(tls)
                             coordinator.kill()
                             killed = time.monotonic()
                             coordinator.start()
@@ -190,6 +202,8 @@ def measure(megabytes: int, silos: int) -> dict[str, Any]:
                 done = client.run("bench")
             for worker in workers:
                 worker.join(30)
+            # The model once from the operator; the last round lacks half of its uploads.
+            ideal = size * (1 + 2 * silos * (rounds - 1) + silos + silos // 2)
             phases = [dict(s.seconds) for s in done.history[WARM_UP:-1]]
             return {
                 "megabytes": round(size / 1e6, 1),
@@ -200,6 +214,7 @@ def measure(megabytes: int, silos: int) -> dict[str, Any]:
                 "server_peak_mb": round(peak / 1e6),
                 "resume_seconds_after_kill": round(resumed or 0.0, 2),
                 "updates_kept": f"{kept}/{silos // 2}",
+                "payload_over_ideal": round(moved / ideal, 4),
                 "status": pb.RunStatus.Name(done.status),
                 "chunk_bytes": CHUNK_BYTES,
             }
