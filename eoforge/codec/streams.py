@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.codec import pieces, tiles
+from eoforge.codec.config import QUALITY_FRACTIONS
 from eoforge.codec.container import DIGEST_BYTES, Container, Header, Kind, Limits, pack, unpack
 from eoforge.codec.pieces import Layout
 from eoforge.codec.raster import Raster
@@ -144,8 +145,9 @@ def _open(codec: Codec, stream: bytes, limits: Limits) -> Container:
         raise BundleError(f"the stream was made with bundle {head.bundle or '(none)'}, this codec is {own}. Load that")
     for modality in head.modalities:
         pieces.require_ready(codec, modality, head.bands)
-    if codec.config.require_quality(head.quality) != head.quality:
-        raise DataRefused(f"damaged stream: quality {head.quality} is no multiple of 1/16")
+    best = codec.config.steps - 1
+    if not 0 <= head.quality <= best or pieces.fraction_of(head.quality) / QUALITY_FRACTIONS != head.quality:
+        raise DataRefused(f"damaged stream: quality {head.quality} is no multiple of 1/16 from 0 to {best}")
     if head.codes and head.code_bytes != codec.config.bits // 8:
         raise BundleError(f"the stream has codes of {8 * head.code_bytes} bits, this codec makes {codec.config.bits}")
     return container

@@ -183,7 +183,7 @@ def integers(codec: Codec, coded: list[bytes]) -> list[np.ndarray]:
             container.header.bands, container.header.shape, pieces.fraction_of(container.header.quality)
         )
         latents = pieces.read_latents(codec, [container.payload], layout)
-        found.append(np.concatenate([latent.numpy().ravel() for latent in latents.values()]))
+        found.append(np.concatenate([latent.cpu().numpy().ravel() for latent in latents.values()]))
     return found
 
 
@@ -232,6 +232,28 @@ def test_another_process_reads_the_same_integers(tmp_path: Path, codec: Codec, b
         [sys.executable, "-c", program, str(tmp_path)], env=env, cwd=root, capture_output=True, text=True, check=True
     )
     assert run.stdout == expected
+
+
+@pytest.mark.gpu
+def test_streams_cross_between_cpu_and_gpu(codec: Codec, both: list[Raster]) -> None:
+    device_codec = Codec(SMALL)
+    device_codec.load_state_dict(codec.state_dict())
+    device_codec.to("cuda").eval()
+    for maker in (codec, device_codec):
+        coded = maker.compress(both, 5.25)
+        for here, there in zip(integers(codec, coded), integers(device_codec, coded), strict=True):
+            np.testing.assert_array_equal(here, there)
+        np.testing.assert_array_equal(codec.hash_stream(coded, "s2"), device_codec.hash_stream(coded, "s2"))
+        for here, there in zip(codec.decompress(coded), device_codec.decompress(coded), strict=True):
+            assert max(np.abs(p.astype(float) - there.bands[b]).max() for b, p in here.bands.items()) <= 1
+
+
+@pytest.mark.parametrize("quality", [-0.5, 7.5, 3.03])
+def test_a_quality_that_no_step_has_is_damage(codec: Codec, optical: list[Raster], quality: float) -> None:
+    container = unpack(codec.compress(optical[:1], 3)[0])
+    header = dataclasses.replace(container.header, quality=quality)
+    with pytest.raises(DataRefused, match="multiple of 1/16"):
+        codec.decompress([pack(header, bytes(container.payload), bytes(container.codes))])
 
 
 def test_encoding_twice_gives_the_same_bytes(codec: Codec, both: list[Raster]) -> None:
