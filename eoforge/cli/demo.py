@@ -75,9 +75,10 @@ def run_demo(
 def _run(
     out: Path, root: str, archive: str | None, method: str, patches: int, seed: int, overrides: Sequence[str]
 ) -> dict[str, Any]:
+    from eoforge.cli.demo_compression import write_compression_page
     from eoforge.cli.demo_report import write_report
     from eoforge.cli.demo_service import ask, running_service
-    from eoforge.data.store import join
+    from eoforge.data.store import TableRef, join
     from pipelines.run_local import run_local
 
     stages = Stages()
@@ -97,7 +98,9 @@ def _run(
         run = run_local("archive_to_service", out / "pipeline", params)
     with stages.stage("retrieval service"), running_service(run.outputs["codes_table"], out / "service.log") as address:
         answers = ask(address, seed)
-    result = write_report(out, run, answers, stages.seconds)
+    with stages.stage("compression at three qualities"):
+        compressed = write_compression_page(out, TableRef(str(params["table"]), int(run.outputs["version"])), seed)
+    result = write_report(out, run, answers, stages.seconds, compressed)
     output.say(f"open [bold]{escape(str(out / 'report.html'))}[/]")
     return result
 

@@ -23,7 +23,9 @@ PAGES = {"quality": "Quality of the ingested archive", "curves": "Training curve
 SENSOR = {"s1": "radar (Sentinel-1)", "s2": "optical (Sentinel-2)"}
 
 
-def write_report(out: Path, run: LocalRun, answers: Answers, seconds: dict[str, float]) -> dict[str, Any]:
+def write_report(
+    out: Path, run: LocalRun, answers: Answers, seconds: dict[str, float], compressed: dict[str, Any]
+) -> dict[str, Any]:
     """Writes ``report.html`` and ``report.json``, and copies the pipeline's pages beside them.
 
     Args:
@@ -31,6 +33,7 @@ def write_report(out: Path, run: LocalRun, answers: Answers, seconds: dict[str, 
         run: Outputs of the pipeline ``archive_to_service``.
         answers: What the service said.
         seconds: Wall time per stage.
+        compressed: Figures of the page on compression.
 
     Returns:
         The figures of ``report.json``, flat.
@@ -48,6 +51,7 @@ def write_report(out: Path, run: LocalRun, answers: Answers, seconds: dict[str, 
         "bundle": bundle.uri,
         "codes": f"{run.outputs['codes_table']}@{run.outputs['codes_version']}",
         **metrics,
+        **compressed,
         "search_p50_ms": round(float(np.percentile(answers.search_ms, 50)), 2),
         "search_p99_ms": round(float(np.percentile(answers.search_ms, 99)), 2),
         **{f"seconds_{name.partition(':')[0].replace(' ', '_')}": value for name, value in seconds.items()},
@@ -59,8 +63,9 @@ def write_report(out: Path, run: LocalRun, answers: Answers, seconds: dict[str, 
 
 
 def _page(figures: dict[str, Any], metrics: dict[str, Any], answers: Answers, seconds: dict[str, float]) -> str:
+    pages = {"compression": "Compression: original, decoded, difference", **PAGES}
     links = concat(
-        element("p", element("a", title, href=f"{name}.html", target="_blank")) for name, title in PAGES.items()
+        element("p", element("a", title, href=f"{name}.html", target="_blank")) for name, title in pages.items()
     )
     timing = report.table(("stage", "seconds"), [*seconds.items(), ("all", figures["seconds"])])
     index = answers.index
@@ -89,7 +94,7 @@ def _page(figures: dict[str, Any], metrics: dict[str, Any], answers: Answers, se
             report.section("Answered by the running service", _legend(), *map(_answer, answers.answers)),
             report.section("Retrieval quality", report.table(("metric", "value"), metrics.items())),
             report.section("Index and time", facts, timing),
-            report.section("Reports of the pipeline", links),
+            report.section("Further pages", links),
         ],
         footer="The archive is synthetic unless the demo was given another. Times belong to this machine.",
     )

@@ -40,7 +40,11 @@ def check_report(folder: Path, figures: dict[str, Any]) -> None:
     assert page.count("data:image/png;base64,") >= 9 * 5, "nine queries with their hits carry pictures"
     assert not re.search(r"(src|href)=\"https?://", page)
     linked = re.findall(r'href="([a-z]+\.html)"', page)
-    assert len(linked) == 3
+    assert len(linked) == 4
+    assert (folder / "compression.html").read_text().count("data:image/png;base64,") == 3 * 9
+    rates = [figures[f"compression_quality_{quality}_bpp"] for quality in (1, 4, 7)]
+    assert rates == sorted(rates)
+    assert rates[-1] < figures["compression_lossless_bpp"]
     assert all((folder / name).stat().st_size > 1000 for name in linked)
 
 
