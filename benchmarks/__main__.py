@@ -31,6 +31,7 @@ CASES: dict[str, list[str]] = {
     "federated_rounds": ["benchmarks.federated.rounds"],
     "federated_soak": ["benchmarks.federated.soak"],
     "cross_modal": ["benchmarks.methods.cross_modal"],
+    "rs_jcif": ["benchmarks.methods.rs_jcif"],
     "codec_lossless": ["benchmarks.codec.lossless"],
     "codec_speed": ["benchmarks.codec.speed"],
     "codec_memory": ["benchmarks.codec.memory"],
