@@ -219,7 +219,7 @@ def trial(podman: Podman, folder: Path, services: list[str]) -> dict[str, Any]:
     wait_ready(podman, store, addresses[STORE])
     environment = {**credentials.store, "AWS_ENDPOINT_URL": f"http://{addresses[STORE]}:8333"}
     findings: dict[str, Any] = {"doctor": _doctor(environment)}
-    patch = fill(environment, folder)
+    patch = fill(environment, folder) if "retrieval" in services else ""  # the others start with an empty store
 
     for service in services:
         pod = pods[service, "server"]
