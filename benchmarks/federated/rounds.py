@@ -148,9 +148,8 @@ def measure(megabytes: int, silos: int) -> dict[str, Any]:
         authority.issue("server", "coordinator", tls, hosts=["127.0.0.1"])
         authority.issue("operator", "bench", tls)
         names = [f"silo-{i:02d}" for i in range(silos)]
-        shapes = {
-            f"layer-{i:04d}": (TENSOR_ELEMENTS,) for i in range(megabytes * 1_000_000 // (4 * TENSOR_ELEMENTS) or 1)
-        }
+        layers = math.ceil(megabytes * 1_000_000 / (4 * TENSOR_ELEMENTS))
+        shapes = {f"layer-{i:04d}": (TENSOR_ELEMENTS,) for i in range(layers)}
         rng = np.random.default_rng(0)
         write_file(folder / "model", {n: np.zeros(s, np.float32) for n, s in shapes.items()})
         write_file(folder / "update", {f"delta/{n}": rng.standard_normal(s[0], np.float32) for n, s in shapes.items()})
