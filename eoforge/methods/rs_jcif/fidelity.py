@@ -110,7 +110,7 @@ def ms_ssim(x_BCHW: npt.NDArray[np.float64], y_BCHW: npt.NDArray[np.float64], pe
 def _ssim_terms(
     x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], peak: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    from scipy.ndimage import gaussian_filter  # only evaluations need it
+    from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]  # scipy ships no types
 
     def windowed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         edge = _SSIM_WINDOW // 2
