@@ -68,7 +68,7 @@ def codec(pairs: list[PatchPair]) -> Codec:
     codec = Codec(SMALL)
     batch = batch_of(pairs)
     codec.initialise(batch)
-    train(codec, batch_of(pairs[:2]), 6)
+    train(codec, batch_of(pairs[:1]), 5)
     codec.update()
     codec.bundle_id = BUNDLE
     return codec.eval()
