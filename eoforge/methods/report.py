@@ -220,14 +220,16 @@ def _training(history: list[dict[str, Any]]) -> Html:
     if not history:
         return section("Training", _p("The bundle records no history of its training."))
     drawing, axes = _axes(1, (6.4, 2.8))
-    epochs = [row["epoch"] for row in history]
+    # Federated runs count rounds.
+    unit = "epoch" if "epoch" in history[0] else "round"
+    epochs = [row.get(unit, number) for number, row in enumerate(history)]
     for name, label, colour in (("loss", "training", "accent"), ("validation_loss", "validation", "warm")):
         if all(name in row for row in history):
             axes[0].plot(epochs, [row[name] for row in history], color=_COLOURS[colour], label=label, linewidth=1.8)
-    axes[0].set_xlabel("epoch")
+    axes[0].set_xlabel(unit)
     axes[0].set_ylabel("loss")
     axes[0].legend(frameon=False)
-    return section("Training", figure(drawing, "Loss per epoch."))
+    return section("Training", figure(drawing, f"Loss per {unit}."))
 
 
 def _bits(modality: str, statistics: BitStatistics) -> Html:

@@ -19,6 +19,7 @@ from eoforge.errors import BundleError, DataRefused, NotFound, UsageError
 from eoforge.federated import simulate
 from eoforge.federated.strategy import SiloInfo
 from eoforge.methods import get_method
+from eoforge.methods.evaluate import evaluate
 from eoforge.methods.fl_rs import checkpoint as checkpoints
 from eoforge.methods.fl_rs.checkpoint import Checkpoint
 from eoforge.methods.fl_rs.compare import QUALITY, add_targets, compare, config_of, recommend, scale
@@ -70,6 +71,14 @@ def test_a_bundle_encodes_what_was_trained(table, trained: Bundle) -> None:
     assert not np.array_equal(untrained, codes)
     network = METHOD.classifier(trained, "cpu")  # type: ignore[attr-defined]
     assert network(torch.zeros(2, 10, 20, 20)).shape == (2, 19)
+
+
+def test_a_bundle_of_one_sensor_is_evaluated_like_any_other(table, trained: Bundle, tmp_path: Path) -> None:
+    figures = evaluate(trained, table, out=str(tmp_path))
+    assert figures["bits"] == 16
+    page = (tmp_path / "report.html").read_text()
+    assert "Loss per round." in page
+    assert "optical" in page
 
 
 @pytest.mark.parametrize(
