@@ -105,7 +105,8 @@ def _rate_map(run: Mapping[str, Any]) -> Html:
     directions = [name for name in run["map_by_quality"][0] if name != "quality"]
     for colour, direction in zip(_COLOURS, directions, strict=False):
         source, _, target = direction.partition("_to_")
-        rate = [row["bpp"] for row in run["ladder"][source]]
+        bpp = {row["quality"]: row["bpp"] for row in run["ladder"][source]}
+        rate = [bpp[row["quality"]] for row in run["map_by_quality"]]
         values = [row[direction] for row in run["map_by_quality"]]
         axes.plot(rate, values, "o-", color=colour, label=f"{SENSOR[source]} asks, {SENSOR[target]} answers")
     axes.set_xscale("log")
