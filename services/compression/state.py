@@ -45,7 +45,7 @@ def load(settings: CompressionSettings) -> Codecs:
     methods: dict[str, str] = {}
     for uri in settings.bundles:
         bundle = load_bundle(uri)
-        codecs.append(load_codec(bundle, settings.device))
+        codecs.append(load_codec(bundle, settings.device or "cpu"))
         methods[bundle.id] = str(bundle.config["method"])
         log.info("codec loaded", bundle=bundle.short_id, method=methods[bundle.id])
     coder = Coder(codecs, limits)
