@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 METHOD ?= ss_cm_rsir
 DEMO_ARGS ?=
 
-.PHONY: help env demo demo-federated test lint types proto pipelines bench lock ci clean
+.PHONY: help env demo demo-federated test lint types proto pipelines charts images podman bench lock ci clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
@@ -48,6 +48,15 @@ pipelines: env   ## recompile pipelines/compiled/*.yaml
 
 bench: env       ## every benchmark, results into benchmarks/results/<device>/
 	$(BIN)/python -m benchmarks
+
+charts: env      ## remake the charts' values.schema.json and tables of values
+	$(BIN)/python -m scripts.chart_schema
+
+images:          ## build the images with podman or docker (IMAGES_ARGS=--debian where no registry is reached)
+	$(PYTHON) -m scripts.images $(IMAGES_ARGS)
+
+podman: env      ## run the charts' own pods from the images and ask them from outside
+	$(BIN)/python -m scripts.podman_services
 
 lock: env        ## recompile requirements/*.txt from pyproject.toml
 	$(BIN)/python -m scripts.lock

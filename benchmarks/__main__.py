@@ -30,6 +30,7 @@ CASES: dict[str, list[str]] = {
     "retrieval_service": ["benchmarks.services.retrieval"],
     "federated_rounds": ["benchmarks.federated.rounds"],
     "federated_soak": ["benchmarks.federated.soak"],
+    "fl_compare": ["benchmarks.methods.fl_compare"],
     "cross_modal": ["benchmarks.methods.cross_modal"],
     "rs_jcif": ["benchmarks.methods.rs_jcif"],
     "codec_lossless": ["benchmarks.codec.lossless"],
