@@ -17,9 +17,9 @@ from eoforge.federated.strategy import SiloInfo, wire_bytes
 from eoforge.methods.fl_rs.feddc import FedDC
 from eoforge.methods.fl_rs.hypernet import HyperNet
 from eoforge.methods.fl_rs.local import LocalSettings, SiloTrainer
+from eoforge.methods.fl_rs.loss import Effort, Local
 from eoforge.methods.fl_rs.model import CodeHead, Network, specs_of
 from eoforge.methods.fl_rs.moon import contrast
-from eoforge.methods.fl_rs.objective import Effort, Local
 from eoforge.methods.fl_rs.pfedla import PFedLA
 from eoforge.methods.fl_rs.strategies import ALGORITHMS, make_strategy, strategy_type
 from tests.methods.fl_support import START, Federation, Quadratic, three

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eoforge.errors import UsageError
-from eoforge.methods.fl_rs.objective import normaliser
+from eoforge.methods.fl_rs.loss import normaliser
 from eoforge.methods.fl_rs.strategies import ALGORITHMS, make_strategy
 from tests.methods.fl_support import START, Federation, Quadratic, three
 

@@ -23,7 +23,7 @@ from eoforge.federated.strategy import (
     name_of,
     split_name,
 )
-from eoforge.methods.fl_rs.objective import Local, Objective
+from eoforge.methods.fl_rs.loss import Local, Objective
 
 Weighting = Literal["uniform", "examples"]
 TRAINED = ("weight", "norm")

@@ -26,7 +26,7 @@ from eoforge.federated.strategy import (
     split_name,
 )
 from eoforge.methods.fl_rs.base import Averaging, floats, mean, require_updates, tensor_of
-from eoforge.methods.fl_rs.objective import Effort, Local, Objective, Sent
+from eoforge.methods.fl_rs.loss import Effort, Local, Objective, Sent
 
 UNSEEN, OWN = "unseen", "own"
 _AT_HOME = ("norm", "statistic")

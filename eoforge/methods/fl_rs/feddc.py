@@ -40,7 +40,7 @@ from eoforge.methods.fl_rs.base import (
     tensor_of,
     trained,
 )
-from eoforge.methods.fl_rs.objective import Effort, Local, Objective, Sent
+from eoforge.methods.fl_rs.loss import Effort, Local, Objective, Sent
 
 DRIFT, GRADIENT = "drift", "gradient"
 RELATIVE = "relative_weight"

@@ -1,7 +1,7 @@
 """FedNova (Wang et al. 2020): silos that take more steps no longer pull the model further their way.
 
 Client: plain local training; sends ``d_i = (w_i - w) / norm1(a_i)`` and ``norm1(a_i)`` (see
-:func:`~eoforge.methods.fl_rs.objective.normaliser`).
+:func:`~eoforge.methods.fl_rs.loss.normaliser`).
 Server: ``tau_eff = sum p_i norm1(a_i)``, ``w += tau_eff sum p_i d_i``. Running statistics are averaged as in FedAvg.
 
 With Adam a_i is not defined; the number of steps stands for it (*ours*).
@@ -16,7 +16,7 @@ from typing import ClassVar
 from eoforge.errors import UsageError
 from eoforge.federated.strategy import DELTA, MODEL, Reduction, RoundInfo, Source, Specs, UpdateInfo, name_of
 from eoforge.methods.fl_rs.base import Averaging, floats, require_updates, share, tensor_of, trained
-from eoforge.methods.fl_rs.objective import Effort, Local, Objective, Sent
+from eoforge.methods.fl_rs.loss import Effort, Local, Objective, Sent
 
 NORMALISER = "normaliser"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from eoforge.methods.fl_rs.base import Averaging
-from eoforge.methods.fl_rs.objective import Local, Objective
+from eoforge.methods.fl_rs.loss import Local, Objective
 
 
 @dataclass(frozen=True)

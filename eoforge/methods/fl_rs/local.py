@@ -15,8 +15,8 @@ from torch import Tensor
 from eoforge.errors import EoforgeError, UsageError
 from eoforge.federated.strategy import DELTA, MODEL, Array, LocalResult, Task, name_of, split_name
 from eoforge.methods.fl_rs.base import Averaging
+from eoforge.methods.fl_rs.loss import Effort, Local, Objective, Tensors, normaliser
 from eoforge.methods.fl_rs.model import Network
-from eoforge.methods.fl_rs.objective import Effort, Local, Objective, Tensors, normaliser
 from eoforge.nn.seeds import derive_seed
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from eoforge.federated.strategy import name_of
 from eoforge.methods.fl_rs.base import Averaging
-from eoforge.methods.fl_rs.objective import Effort, Local, Objective, Sent
+from eoforge.methods.fl_rs.loss import Effort, Local, Objective, Sent
 
 if TYPE_CHECKING:
     from torch import Tensor

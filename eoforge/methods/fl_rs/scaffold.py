@@ -30,7 +30,7 @@ from eoforge.federated.strategy import (
     name_of,
 )
 from eoforge.methods.fl_rs.base import Averaging, floats, like_model, require_updates, share, tensor_of, trained
-from eoforge.methods.fl_rs.objective import Effort, Local, Objective, Sent
+from eoforge.methods.fl_rs.loss import Effort, Local, Objective, Sent
 
 CONTROL = "control"
 

@@ -6,7 +6,7 @@ normalised tensor by tensor, and a tensor that nobody sent keeps its value. A si
 
 Whitening statistics (module FW) stay at the silo, as in FedBN; silos send them so that the server's model has an
 average for places outside the federation, and never receive it. Relay tables (module MIM) are sums by slot: see
-``mim.py``.
+``loss.py``.
 
 A tensor's sensor is the second part of its name: ``encoders.s1.stages.1.weight``; any other second part is shared.
 """
@@ -32,7 +32,7 @@ from eoforge.federated.strategy import (
     name_of,
 )
 from eoforge.methods.fl_rs.base import Averaging, floats, mean, require_updates, tensor_of
-from eoforge.methods.fl_rs.objective import Local, Objective
+from eoforge.methods.fl_rs.loss import Local, Objective
 
 SENSORS: tuple[str, ...] = ("s1", "s2")
 OWN, UNSEEN, RELAY = "own", "unseen", "relay"
@@ -130,7 +130,7 @@ class MultiModal(Averaging):
 
     def objective(self, local: Local) -> Objective:
         """Whitening at home, and the contrast that ``mim`` asks for."""
-        from eoforge.methods.mm_fl.mim import MutualInformation
+        from eoforge.methods.mm_fl.loss import MutualInformation
 
         return MutualInformation(local, self)
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from eoforge.federated.strategy import name_of, split_name
 from eoforge.losses.contrastive import nt_xent
-from eoforge.methods.fl_rs.objective import Effort, Local, Objective, Sent
+from eoforge.methods.fl_rs.loss import Effort, Local, Objective, Sent
 from eoforge.methods.mm_fl.data import SensorBatch, SensorData
 from eoforge.methods.mm_fl.model import MultiModalNetwork
 from eoforge.methods.mm_fl.strategy import OWN, RELAY, SENSORS, UNSEEN, WHITENING, MultiModal, sensor_of
