@@ -117,8 +117,8 @@ def peer_prepared(env: lmdb.Environment, keys: Keys, batch_size: int) -> None:
 class Ours:
     """Shuffled epochs from Lance, a new permutation each time."""
 
-    def __init__(self, uri: str, batch_size: int, workers: int) -> None:
-        self._loader = PatchLoader(uri, batch_size=batch_size, shuffle=True, workers=workers)
+    def __init__(self, uri: str, batch_size: int, workers: int, run_length: int = 1) -> None:
+        self._loader = PatchLoader(uri, batch_size=batch_size, shuffle=True, workers=workers, run_length=run_length)
         self._s1, self._s2 = (Prepare(b, MEAN[: len(b)], STD[: len(b)]) for b in (S1_BANDS, S2_BANDS))
         self._epoch = 0
 
@@ -151,6 +151,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "lmdb_native": lambda: peer_native(env, keys, size),
         "eoforge_native": inline.native,
         "eoforge_native_2_threads": ahead.native,
+        "eoforge_native_runs_of_8": Ours(table, size, workers=0, run_length=8).native,
         "lmdb_prepared": lambda: peer_prepared(env, keys, size),
         "eoforge_prepared": inline.prepared,
         "eoforge_prepared_2_threads": ahead.prepared,
