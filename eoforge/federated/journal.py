@@ -14,10 +14,11 @@ from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.data.store import ObjectStore
-from eoforge.errors import LeaseLost, NotFound
+from eoforge.errors import LeaseLost, LimitExceeded, NotFound
 from eoforge.federated.state import apply
 
 MAX_EVENT_BYTES = 16 << 20
+"""Longest event that is written, so that none is ever too long to be read."""
 _SNAPSHOTS_KEPT = 2
 
 
@@ -57,12 +58,17 @@ class Journal:
 
         Raises:
             LeaseLost: Somebody else wrote it; nothing was changed.
+            LimitExceeded: It is too long; nothing was changed.
         """
         event.sequence, event.actor = self.run.sequence + 1, actor
         event.term = event.term or self.run.term
         event.at.GetCurrentTime()
         data = json_format.MessageToJson(event, indent=None).encode()
-        if not self._store.put_if_absent(self._key(event.sequence), data):
+        if len(data) > MAX_EVENT_BYTES:
+            raise LimitExceeded(f"an event of a run may have {MAX_EVENT_BYTES} bytes; this one has {len(data)}")
+        key = self._key(event.sequence)
+        # An object store that repeats a PUT whose answer was lost finds our own event there.
+        if not self._store.put_if_absent(key, data) and self._store.get(key, MAX_EVENT_BYTES) != data:
             raise LeaseLost("another coordinator has taken this run")
         apply(self.run, event)
         return event

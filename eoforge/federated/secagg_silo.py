@@ -15,7 +15,7 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused, UsageError
 from eoforge.federated import secagg
 from eoforge.federated.protect import l2_norm
-from eoforge.federated.spec import DEFAULT_FRACTION_BITS
+from eoforge.federated.spec import DEFAULT_FRACTION_BITS, MIN_MASKED_SILOS
 from eoforge.federated.strategy import Array
 
 
@@ -34,9 +34,11 @@ class Masking:
         self._run_id, self._number, self._silo = run_id, number, silo
 
     def keys(self) -> pb.MaskKeys:
-        """Public keys of this round; the same however often it is asked."""
+        """Public keys of this round; the same however often it is asked. Secrets of earlier rounds are forgotten."""
         kept = self._kept()
         if not kept:
+            for old in self._path.parent.glob("masking-*.json"):
+                old.unlink()
             kept = {
                 "share": secagg.new_key().hex(),
                 "mask": secagg.new_key().hex(),
@@ -51,16 +53,24 @@ class Masking:
     def shares(self, task: pb.Task) -> pb.SharesAnswer:
         """Shares of this silo's seed and mask key for every silo of the round, encrypted; its own among them.
 
+        The same however often it is asked: each key encrypts one message only, and two sets of shares would let the
+        server choose which silo gets which.
+
         Raises:
-            UsageError: The threshold would let less than half of the silos remove masks.
+            UsageError: They are too few silos, the threshold would let less than half of them remove masks, or shares
+                were made for other silos or keys already.
         """
         silos = sorted(task.mask_keys)
+        if len(silos) < MIN_MASKED_SILOS:
+            raise UsageError(f"{len(silos)} silos agree on masks; a sum of fewer than {MIN_MASKED_SILOS} hides nobody")
         if not len(silos) // 2 < task.threshold <= len(silos):
             raise UsageError(f"a threshold of {task.threshold} out of {len(silos)} silos does not protect them")
         kept = self._required()
-        kept["silos"] = silos
-        kept["threshold"] = task.threshold
-        self._keep(kept)
+        agreed = {"silos": silos, "threshold": task.threshold, "keys": _hex(task.mask_keys)}
+        if "shares" in kept:
+            if any(kept[name] != value for name, value in agreed.items()):
+                raise UsageError("shares of this round were made for other silos; no second ones are made")
+            return pb.SharesAnswer.FromString(bytes.fromhex(kept["shares"]))
         seeds = secagg.split(bytes.fromhex(kept["seed"]), len(silos), task.threshold)
         keys = secagg.split(bytes.fromhex(kept["mask"]), len(silos), task.threshold)
         answer = pb.SharesAnswer()
@@ -72,6 +82,7 @@ class Masking:
                 seed + key,
             )
             answer.shares.append(pb.EncryptedShare(sender=self._silo, recipient=recipient, data=data))
+        self._keep({**kept, **agreed, "shares": answer.SerializeToString().hex()})  # before anyone gets one
         return answer
 
     def mask(self, tensors: Mapping[str, Array], task: pb.Task, share: float) -> dict[str, Array]:
@@ -79,15 +90,22 @@ class Masking:
 
         Raises:
             DataRefused: It holds NaN or infinity.
-            UsageError: The sum could wrap around.
+            UsageError: The sum could wrap around, or the silos are not those that hold shares of this silo's masks.
         """
         kept, bits = self._required(), task.privacy.fraction_bits or DEFAULT_FRACTION_BITS
+        given = _hex(task.mask_keys)
+        if not given.items() <= kept.get("keys", {}).items() or len(given) < kept.get("threshold", 1):
+            raise UsageError("the silos to mask with are not those that agreed on masks; nothing is sent")
         bound = update_bound(task.privacy, task.data)
         secagg.check_headroom(bound, share, len(task.mask_keys), bits)
         norm = l2_norm(tensors)
         if not np.isfinite(norm):
             raise DataRefused("the trained update holds NaN or infinity; lower the learning rate")
         factor = min(1.0, bound / norm) if norm else 1.0
+        if task.privacy.dp == pb.DP_MODE_SILO:
+            # It was clipped before the noise came on. Noise in many elements has a large norm: to clip by norm again
+            # would shrink update and noise to nothing. Single elements beyond the bound are cut off instead.
+            factor, tensors = 1.0, {name: array.clip(-bound, bound) for name, array in tensors.items()}
         masks = [secagg.Mask(bytes.fromhex(kept["seed"]), +1)]
         private = bytes.fromhex(kept["mask"])
         for other, keys in sorted(task.mask_keys.items()):
@@ -149,8 +167,14 @@ class Masking:
 
 
 def update_bound(privacy: pb.PrivacyPolicy, data: pb.DataContract) -> float:
-    """L2 norm that updates are clipped to before they are masked.
+    """Largest absolute value of an element of an update before it is masked; without noise the largest L2 norm too.
 
-    Noise that a silo adds for differential privacy comes on top of the clip norm; ten times leaves room for it.
+    Noise that a silo adds for differential privacy comes on top of the clip norm: ten deviations leave room for it.
     """
-    return data.max_update_norm or 10 * privacy.clip_norm * max(1.0, privacy.noise_multiplier)
+    if privacy.dp == pb.DP_MODE_SILO:
+        return 10 * privacy.clip_norm * max(1.0, privacy.noise_multiplier)
+    return data.max_update_norm
+
+
+def _hex(keys: Mapping[str, pb.MaskKeys]) -> dict[str, str]:
+    return {silo: (key.share_key + key.mask_key).hex() for silo, key in sorted(keys.items())}

@@ -16,6 +16,8 @@ SILO_ID = RUN_ID
 MAX_ROUNDS = 100_000
 DEFAULT_DELTA = 1e-5
 DEFAULT_FRACTION_BITS = 24
+MIN_MASKED_SILOS = 3
+"""Silos that agree on masks: of one the sum is its update, of two each knows the other's."""
 
 
 def check_spec(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> None:
@@ -120,9 +122,12 @@ def _secure(spec: pb.RunSpec, strategy: Strategy) -> Iterator[str]:
         yield "secure aggregation does not compose with late fold-in: masks cancel within one round only"
     if policy.modality_quorum:
         yield "secure aggregation needs the same tensors from every silo; modality_quorum is for silos that differ"
-    if policy.min_silos < 3:
-        yield "secure aggregation needs policy.min_silos of at least 3: of two, each knows the other's update"
-    if not (privacy.clip_norm or spec.data.max_update_norm):
+    if policy.min_silos < MIN_MASKED_SILOS:
+        yield (
+            f"secure aggregation needs policy.min_silos of at least {MIN_MASKED_SILOS}: "
+            "of two, each knows the other's update"
+        )
+    if not (privacy.dp or spec.data.max_update_norm):
         yield "secure aggregation needs a bound on updates for its fixed-point numbers: set data.max_update_norm"
     if privacy.threshold and not policy.min_silos // 2 < privacy.threshold <= policy.min_silos:
         yield f"privacy.threshold must be more than half of min_silos ({policy.min_silos}) and at most all"

@@ -17,6 +17,7 @@ from eoforge.federated import privacy, rounds
 from eoforge.federated.files import Offer, RunFiles
 from eoforge.federated.journal import Journal
 from eoforge.federated.result import plain, write_result
+from eoforge.federated.spec import MIN_MASKED_SILOS
 from eoforge.federated.state import ended
 from eoforge.federated.strategy import SiloInfo, Strategy
 from eoforge.methods.fl_rs.strategies import make_strategy
@@ -98,7 +99,11 @@ class RunActor:
         async with self._lock:
             if not allowed(self.run):
                 return False
-            await self._append(actor, **event)
+            try:
+                await self._append(actor, **event)
+            except LeaseLost:
+                self._lose()  # or this coordinator would go on refusing whatever the run's silos send
+                raise
         self.poke()
         return True
 
@@ -170,7 +175,7 @@ class RunActor:
             return await self._seal_if_due()
         if phase == pb.PHASE_SEALED:
             if run.spec.privacy.secure_aggregation and len(run.round.unmasked) < rounds.survivors_needed(run):
-                return False  # masked sums mean nothing before enough survivors have answered
+                return await self._wait_for_survivors()
             self._start(self._reduce())
             return False
         if phase == pb.PHASE_EVALUATION:
@@ -235,12 +240,21 @@ class RunActor:
         if waiting and not (deadline and seconds >= deadline):
             self._wake_at_deadline(seconds)
             return False
-        needed = max(rounds.quorum(run.spec), rounds.survivors_needed(run))
+        needed = max(rounds.quorum(run.spec), rounds.survivors_needed(run), MIN_MASKED_SILOS)
         if len(done) < needed:
             await self._fail(f"round {round_.number}: {len(done)} of {needed} silos agreed on masks")
             return True
         phase = pb.PHASE_SHARES if agreeing else pb.PHASE_OPEN
         await self._append(self._hub.instance, phase_changed=pb.PhaseChanged(phase=phase, silos=done))
+        return True
+
+    async def _wait_for_survivors(self) -> bool:
+        """Masked sums mean nothing before enough survivors have answered; fails when too few are left to do so."""
+        round_, needed = self.run.round, rounds.survivors_needed(self.run)
+        left = (set(round_.sealed) - set(round_.dropped)) | set(round_.unmasked)
+        if len(left) >= needed:
+            return False
+        await self._fail(f"round {round_.number}: {len(left)} of {needed} silos are left to remove the masks")
         return True
 
     async def _close_if_due(self) -> bool:

@@ -203,6 +203,8 @@ class Hub:
                 self._settle()
             except EoforgeError as error:
                 log.warning("cannot renew the lease", error=str(error))
+            except Exception:
+                log.exception("cannot renew the lease")  # and goes on: without it every run would be lost
 
     async def _take_free(self) -> None:
         async for journal in self._unfinished():
@@ -222,6 +224,9 @@ class Hub:
                 await self.in_thread(journal.load)
             except NotFound:
                 continue  # its creation was cut short
+            except (EoforgeError, json_format.ParseError):
+                log.exception("a run's journal cannot be read; the others go on", run=run_id)
+                continue
             if ended(journal.run):
                 await self.in_thread(self.store.put, f"ended/{run_id}", b"")
             else:

@@ -107,3 +107,48 @@ def test_nan_is_refused_before_it_is_masked(tmp_path: Path) -> None:
     silos, task, _ = round_of(tmp_path, ["a", "b", "c"], 2)
     with pytest.raises(DataRefused, match="NaN"):
         silos["a"].mask({"delta/w": np.array([np.nan], np.float32)}, task, 1.0)
+
+
+def test_shares_are_made_once(tmp_path: Path) -> None:
+    """Each key encrypts with the same nonce: two sets of shares under it would show how they differ."""
+    _, task, shares = round_of(tmp_path, ["a", "b", "c"], 2)
+    again = Masking(tmp_path / "a", "run", 1, "a")  # the task came again after a restart
+    assert again.shares(task) == shares["a"]
+    task.mask_keys["b"].share_key = secagg.public_key(secagg.new_key())
+    with pytest.raises(UsageError, match="other silos"):
+        again.shares(task)
+
+
+def test_a_silo_masks_with_those_that_hold_its_shares_only(tmp_path: Path) -> None:
+    silos, task, _ = round_of(tmp_path, ["a", "b", "c", "d"], 3)
+    update = {"delta/w": np.zeros(8, np.float32)}
+    del task.mask_keys["d"]  # it vanished before it deposited shares
+    silos["a"].mask(update, task, 1.0)
+    task.mask_keys["b"].mask_key = secagg.public_key(secagg.new_key())
+    with pytest.raises(UsageError, match="agreed on masks"):
+        silos["a"].mask(update, task, 1.0)
+    task.mask_keys.clear()
+    with pytest.raises(UsageError, match="agreed on masks"):
+        silos["a"].mask(update, task, 1.0)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_a_silo_does_not_mask_among_too_few(tmp_path: Path, names: list[str]) -> None:
+    with pytest.raises(UsageError, match="fewer than 3"):
+        round_of(tmp_path, names, len(names))
+
+
+def test_secrets_of_a_round_are_forgotten_with_the_next(tmp_path: Path) -> None:
+    first = Masking(tmp_path, "run", 1, "a").keys()
+    Masking(tmp_path, "run", 2, "a").keys()
+    assert [path.name for path in tmp_path.iterdir()] == ["masking-2.json"]
+    assert Masking(tmp_path, "run", 1, "a").keys() != first
+
+
+def test_noise_of_differential_privacy_is_not_clipped_away(tmp_path: Path) -> None:
+    """A million elements of unit noise have norm 1000, far above the clip norm; the update must keep its size."""
+    silos, task, _ = round_of(tmp_path, ["a", "b", "c"], 2)
+    task.privacy.dp, task.privacy.clip_norm, task.privacy.noise_multiplier = pb.DP_MODE_SILO, 1.0, 1.0
+    noised = np.random.default_rng(0).standard_normal(1 << 16).astype(np.float32)
+    words = [silos["a"].mask({"delta/w": x}, task, 1.0)["delta/w"] for x in (noised, np.zeros_like(noised))]
+    np.testing.assert_allclose(secagg.decode(words[0] - words[1], 24), noised, atol=1e-6)

@@ -1,0 +1,114 @@
+"""One run in the coordinator, without the network: leases that are lost, journals cut short, too few who agree."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.data.store import ObjectStore
+from eoforge.errors import LeaseLost
+from eoforge.federated.journal import Journal
+from services.federation.hub import Hub
+from tests.services.federation_world import settings_for
+
+
+def created(run_id: str, **spec: Any) -> pb.RunEvent:
+    policy = pb.RoundPolicy(rounds=1, min_silos=1)
+    return pb.RunEvent(created=pb.Created(run_id=run_id, spec=pb.RunSpec(strategy="fedavg", policy=policy, **spec)))
+
+
+def with_hub(folder: Path, use: Any) -> None:
+    async def main() -> None:
+        hub = Hub(settings_for(folder))
+        await hub.start()
+        try:
+            await use(hub)
+        finally:
+            await hub.stop()
+
+    asyncio.run(main())
+
+
+def test_whoever_cannot_write_steps_down_and_takes_the_run_again_when_it_is_free(tmp_path: Path) -> None:
+    """A silo's answer finds the position taken: the coordinator must not keep the run and refuse for ever."""
+    store = ObjectStore(str(tmp_path))
+    Journal(store, "run").append(created("run"), "alice")
+    store.put("index/1.run", b"")
+
+    async def use(hub: Hub) -> None:
+        mine = hub.actors["run"]
+        other = Journal(store, "run")
+        other.take("two")
+        with pytest.raises(LeaseLost):
+            await mine.write("a", dropped=pb.Dropped(silo="a"))
+        assert "run" not in hub.actors
+        other.take("one")  # as after a PUT whose answer was lost: the newest event is ours again
+        await hub._take_free()
+        assert await hub.actors["run"].write("a", dropped=pb.Dropped(silo="a"))
+
+    with_hub(tmp_path, use)
+
+
+def test_one_unreadable_run_does_not_keep_a_coordinator_from_starting(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    for name in ("good", "bad"):
+        Journal(store, name).append(created(name), "alice")
+    store.put("index/1.good", b"")
+    store.put("index/2.bad", b"")
+    store.put("runs/bad/journal/000000000002.json", b"{")
+
+    async def use(hub: Hub) -> None:
+        assert sorted(hub.actors) == ["good"]
+
+    with_hub(tmp_path, use)
+
+
+@pytest.mark.parametrize(("gone", "expected"), [([], pb.RUN_STATUS_RUNNING), (["b"], pb.RUN_STATUS_FAILED)])
+def test_a_masked_round_fails_when_too_few_are_left_to_remove_the_masks(
+    tmp_path: Path, gone: list[str], expected: int
+) -> None:
+    store = ObjectStore(str(tmp_path))
+    journal = Journal(store, "run")
+    store.put("index/1.run", b"")
+    journal.append(created("run", privacy=pb.PrivacyPolicy(secure_aggregation=True)), "alice")
+    opened = pb.RoundOpened(number=1, selected=["a", "b", "c"], wanted=3, phase=pb.PHASE_KEYS)
+    journal.append(pb.RunEvent(round_opened=opened), "one")
+    for name in opened.selected:
+        journal.append(pb.RunEvent(keys_advertised=pb.KeysAdvertised(silo=name)), name)
+    journal.append(pb.RunEvent(sealed=pb.Sealed(silos=["a", "b"])), "one")
+    for name in gone:
+        journal.append(pb.RunEvent(dropped=pb.Dropped(silo=name)), name)
+
+    async def use(hub: Hub) -> None:
+        await hub.actors["run"]._advance()
+        assert hub.actors["run"].run.status == expected
+
+    with_hub(tmp_path, use)
+
+
+@pytest.mark.parametrize("agreed", [["a"], ["a", "b"]])
+def test_nobody_masks_among_fewer_than_three(tmp_path: Path, agreed: list[str]) -> None:
+    """Whatever the quorum: one silo's "sum" is its update, and of two each would know the other's."""
+    store = ObjectStore(str(tmp_path))
+    journal = Journal(store, "run")
+    store.put("index/1.run", b"")
+    start = created("run", privacy=pb.PrivacyPolicy(secure_aggregation=True))
+    start.created.spec.policy.quorum = 1
+    start.created.spec.policy.deadline.FromMilliseconds(1)
+    journal.append(start, "alice")
+    opened = pb.RoundOpened(number=1, selected=["a", "b", "c"], wanted=3, phase=pb.PHASE_KEYS)
+    journal.append(pb.RunEvent(round_opened=opened), "one")
+    for name in agreed:
+        journal.append(pb.RunEvent(keys_advertised=pb.KeysAdvertised(silo=name)), name)
+
+    async def use(hub: Hub) -> None:
+        await hub.actors["run"]._advance()
+        run = hub.actors["run"].run
+        assert run.status == pb.RUN_STATUS_FAILED
+        assert f"{len(agreed)} of 3 silos" in run.failure
+
+    with_hub(tmp_path, use)
