@@ -15,7 +15,7 @@ from pipelines.compile import COMPILED, compile_all, differences, main
 from pipelines.definitions import PIPELINES
 from pipelines.settings import CONFIG_MAP, GPU_RESOURCE, IMAGE, MAX_ITERATIONS, SECRET, USER_ID
 
-GPU_STEPS = {"train", "encode-range", "evaluate"}
+GPU_STEPS = {"train", "encode-range", "evaluate", "compress-range"}
 TABLE_STEPS = {"plan-ingest", "ingest-range", "commit-ingest", "finish-table", "quality-report", "train", "plan-index"}
 TABLE_STEPS |= {"encode-range", "commit-index", "evaluate", "federate"}
 TABLE_STEPS |= {"plan-compress", "compress-range", "commit-compress"}
