@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from eoforge.errors import DataRefused
+from eoforge.errors import DataRefused, LimitExceeded
 from eoforge.federated.strategy import Specs
 from eoforge.federated.tensorfile import Layout, chunk_span
 
+MAX_NUMBERS, MAX_NAME = 1000, 200
 NORM_BLOCK = 1 << 16
 """Elements whose squares are added at once in float64."""
 
@@ -101,9 +103,21 @@ def check_numbers(samples: int, most: int, scalars: dict[str, float]) -> None:
 
     Raises:
         DataRefused: The sample count is 0 or more than the silo registered, or a number is not finite.
+        LimitExceeded: There are too many numbers.
     """
     if not 0 < samples <= most:
         raise DataRefused(f"an update must say how many samples it was trained on, 1 to {most}; got {samples}")
+    check_names(scalars)
     bad = [name for name, value in scalars.items() if not math.isfinite(value)]
     if bad:
         raise DataRefused(f"the update's numbers must be finite; {', '.join(sorted(bad)[:3])} are not")
+
+
+def check_names(numbers: Mapping[str, float]) -> None:
+    """Checks numbers by name, which a run remembers, before they become part of it.
+
+    Raises:
+        LimitExceeded: They are too many, or a name is too long.
+    """
+    if len(numbers) > MAX_NUMBERS or any(len(name) > MAX_NAME for name in numbers):
+        raise LimitExceeded(f"at most {MAX_NUMBERS} numbers with names of at most {MAX_NAME} characters are taken")

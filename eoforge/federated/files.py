@@ -121,7 +121,7 @@ class RunFiles:
                 offer[group] = (self.objects, run.objects[whole])
                 continue
             folder = Objects(self._store, f"{self._round(run.round.number)}/_down")
-            key = (run.round.number, frozenset(tensors.items()))
+            key = (run.round.number, frozenset(run.objects.items()), frozenset(tensors.items()))
             if key not in made:
                 made[key] = self._cut(folder, tensors, state)
             offer[group] = (folder, made[key])

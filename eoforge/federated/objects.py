@@ -7,6 +7,7 @@ chunks that a later attempt finds again, and writing twice is harmless.
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 import threading
 from collections import OrderedDict
@@ -18,7 +19,7 @@ import numpy as np
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.data.store import ObjectStore
-from eoforge.errors import DataRefused, LimitExceeded, NotFound
+from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
 from eoforge.federated.strategy import Array, Specs
 from eoforge.federated.tensorfile import CHUNK_BYTES, Layout, chunk_count, chunk_span
 
@@ -28,6 +29,7 @@ CACHED_CHUNKS = 2
 CACHED_BELOW_BYTES = 1 << 20
 """Larger reads take exactly their bytes from the store instead of going through the cache."""
 MAX_MANIFEST_BYTES = 64 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Fill = Callable[[str, int, int], Array]
 """Elements ``[start, stop)`` of a tensor, flat."""
@@ -110,8 +112,18 @@ class Objects:
 
         Raises:
             NotFound: It is not stored.
+            UsageError: This is no digest.
         """
-        return pb.Manifest.FromString(self._store.get(f"{self.prefix}/manifests/{digest}", MAX_MANIFEST_BYTES))
+        if not _DIGEST.fullmatch(digest):  # it comes from messages, and becomes part of a path
+            raise UsageError(f"a digest has 64 hexadecimal digits; got {digest!r:.80}")
+        try:
+            return pb.Manifest.FromString(self._store.get(f"{self.prefix}/manifests/{digest}", MAX_MANIFEST_BYTES))
+        except NotFound as error:
+            raise NotFound(f"there is no object {digest}; announce it first") from error
+
+    def announced(self) -> set[str]:
+        """Digests of all manifests."""
+        return {key.rsplit("/", 1)[-1] for key in self._store.list(f"{self.prefix}/manifests")}
 
     def open(self, digest: str) -> StoredFile:
         """A stored file for reading.

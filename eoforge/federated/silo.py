@@ -29,7 +29,7 @@ import structlog
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_base import RemoteError
 from eoforge.client_federation import SiloClient, file_manifest, transient
-from eoforge.errors import EoforgeError, UsageError
+from eoforge.errors import DataRefused, EoforgeError, UsageError
 from eoforge.federated.objects import digest_of
 from eoforge.federated.protect import clipped_and_noised
 from eoforge.federated.secagg_silo import Masking
@@ -260,6 +260,8 @@ class Silo:
                 old.unlink()
         tensors: dict[str, Array] = {}
         for item in task.objects:
+            if digest_of(item.manifest) != item.digest:  # it becomes a file name, and says what will be trained on
+                raise DataRefused(f"the manifest of {item.name!r:.80} does not have the digest that the task names")
             path = folder / f"{item.digest}.safetensors"
             self._client.download(task.run_id, item, path)
             specs = read_specs(path)

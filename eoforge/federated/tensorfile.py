@@ -219,7 +219,7 @@ def _roles(metadata: object) -> dict[str, str]:
         roles = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise DataRefused(f"{ROLES_KEY} in the header's metadata is no JSON: {error}") from error
-    if not isinstance(roles, dict) or not set(roles.values()) <= _ROLES:
+    if not isinstance(roles, dict) or not all(isinstance(r, str) and r in _ROLES for r in roles.values()):
         raise DataRefused(f"{ROLES_KEY} must map tensors to one of {', '.join(sorted(_ROLES))}")
     return roles
 
@@ -228,8 +228,8 @@ def _entry(name: str, value: object, role: str) -> tuple[str, TensorSpec, int]:
     if not isinstance(value, dict):
         raise DataRefused(f"tensor {name!r} must be described by an object; got {type(value).__name__}")
     dtype = value.get("dtype")
-    if dtype not in _DTYPES:
-        raise DataRefused(f"tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise DataRefused(f"tensor {name!r} has dtype {dtype!r:.80}; expected one of {', '.join(_DTYPES)}")
     shape, offsets = _naturals(value.get("shape")), _naturals(value.get("data_offsets"))
     if shape is None or offsets is None or len(shape) > MAX_DIMENSIONS or len(offsets) != 2:
         raise DataRefused(f"tensor {name!r} needs a shape and two data_offsets of natural numbers; got {value!r:.200}")

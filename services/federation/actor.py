@@ -374,6 +374,7 @@ class RunActor:
             seconds={**dict(round_.seconds), "evaluate": evaluate_seconds if round_.evaluators else 0.0},
             epsilon=run.epsilon,
             silos=round_.sealed,
+            late={a.silo: a.round for a in counted if a.round != round_.number},
         )
 
     def _seconds_open(self) -> float:

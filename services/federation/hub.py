@@ -18,6 +18,7 @@ from eoforge.errors import ConflictError, EoforgeError, LeaseLost, LimitExceeded
 from eoforge.federated import rounds
 from eoforge.federated.files import RunFiles
 from eoforge.federated.journal import Beacon, Journal
+from eoforge.federated.spec import RUN_ID
 from eoforge.federated.state import ended
 from services.federation.actor import RunActor
 from services.federation.audit import Audit
@@ -120,6 +121,8 @@ class Hub:
         """
         if run_id in self.actors:
             return self.actors[run_id].run
+        if not RUN_ID.fullmatch(run_id):
+            raise NotFound(f"there is no run {run_id!r:.80}")
         return await self.in_thread(Journal(self.store, run_id).load)
 
     def actor(self, run: pb.Run) -> RunActor:

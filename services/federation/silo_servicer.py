@@ -12,9 +12,9 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError, WrongState
 from eoforge.federated import privacy
-from eoforge.federated.checks import check_facts, check_numbers, check_tensors
+from eoforge.federated.checks import check_facts, check_names, check_numbers, check_tensors
 from eoforge.federated.files import full_specs
-from eoforge.federated.objects import Objects, check_manifest
+from eoforge.federated.objects import Objects, check_manifest, digest_of
 from eoforge.federated.state import ended
 from eoforge.federated.strategy import SiloInfo, Specs
 from eoforge.federated.tensorfile import CHUNK_BYTES, Layout
@@ -24,13 +24,15 @@ from services.federation import masking
 from services.federation.actor import RunActor
 from services.federation.hub import Hub
 from services.federation.identity import Identities
-from services.federation.tasks import Due, due, follow_up
+from services.federation.tasks import TOLD, Due, due, follow_up
 from services.federation.telemetry import BYTES, UPDATES
 from services.federation.uploads import Uploads
 
 MAX_LIST = 64
 MAX_TEXT = 200
-MAX_NUMBERS = 1000
+MAX_REASON = 500
+MAX_ANNOUNCED = 8
+"""Different updates that a silo may announce in one round: what it can make the store hold."""
 
 Context = grpc.aio.ServicerContext
 
@@ -85,7 +87,9 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
                     if now is None or told.get(run.run_id) == now:
                         continue
                     task = await self._task(actor, silo, now)
-                    if (due(run, silo) or now) == now:  # the run may have moved on meanwhile
+                    # The run may have moved on meanwhile: then the task says what is no longer true.
+                    if due(run, silo) == (None if now.kind in TOLD else now):
+                        self._identities.silo(context)  # a certificate may have been revoked since
                         told[run.run_id] = now
                         yield pb.WatchTasksResponse(task=task)
                 await wake.wait()
@@ -136,6 +140,9 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         most = Layout.of(expected).length + CHUNK_BYTES
         check_manifest(request.manifest, min(most, self._hub.settings.max_model_bytes))
         objects = actor.files.update(request.round, silo)
+        known = await self._hub.in_thread(objects.announced)
+        if len(known) >= MAX_ANNOUNCED and digest_of(request.manifest) not in known:
+            raise LimitExceeded(f"a silo may announce {MAX_ANNOUNCED} updates in a round; hand one of them in")
         await self._hub.in_thread(objects.put_manifest, request.manifest)
         return pb.PrepareUpdateResponse(missing=await self._hub.in_thread(objects.missing, request.manifest))
 
@@ -192,14 +199,18 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         late = _lateness(run, silo, number, self._hub.retain_rounds)
         if late is not None:
             return late
+        for refused in run.round.refused:
+            if (refused.silo, refused.round, refused.digest) == (silo, number, answer.digest):
+                return _verdict(pb.VERDICT_REFUSED, refused.reason)
         objects = actor.files.update(number, silo)
         try:
             accepted = await self._judge(actor, objects, silo, number, answer)
         except (DataRefused, LimitExceeded) as error:
-            refused = pb.Refused(silo=silo, round=number, digest=answer.digest, reason=str(error))
+            reason = str(error)[:MAX_REASON]
+            refused = pb.Refused(silo=silo, round=number, digest=answer.digest, reason=reason)
             if not await actor.write(silo, lambda run: _may_count(run, silo), refused=refused):
                 return _dropped("the round went on without it")
-            return _verdict(pb.VERDICT_REFUSED, str(error))
+            return _verdict(pb.VERDICT_REFUSED, reason)
         finally:
             self._uploads.forget(objects, answer.digest)
 
@@ -223,8 +234,7 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         missing = await self._hub.in_thread(objects.missing, manifest)
         if missing:
             raise WrongState(f"{len(missing)} of {len(manifest.chunks)} chunks are missing; send them, then answer")
-        if max(len(answer.scalars), len(answer.metrics)) > MAX_NUMBERS:
-            raise LimitExceeded(f"an update may come with {MAX_NUMBERS} numbers")
+        check_names(answer.metrics)
         expected = await self._expected(actor, silo)
         start = await self._hub.in_thread(objects.chunk, manifest.chunks[0]) if manifest.chunks else b""
         check_tensors(Layout.parse(start, manifest.length).specs, expected)
@@ -248,8 +258,7 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
     async def _evaluation(
         self, actor: RunActor, silo: str, number: int, answer: pb.EvaluationAnswer
     ) -> pb.AnswerResponse:
-        if len(answer.metrics) > MAX_NUMBERS:
-            raise LimitExceeded(f"an evaluation may have {MAX_NUMBERS} metrics")
+        check_names(answer.metrics)
         evaluation = pb.Evaluation(silo=silo, samples=answer.samples, metrics=answer.metrics)
         wanted = Due(pb.TASK_KIND_EVALUATE, number)
         if await actor.write(silo, lambda run: due(run, silo) == wanted, evaluated=evaluation):
@@ -302,10 +311,10 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
 
     async def _actor(self, run_id: str, silo: str) -> RunActor:
         run = await self._hub.read(run_id)
-        if ended(run):
-            raise WrongState(f"run {run_id} has ended: {pb.RunStatus.Name(run.status)}")
         if silo not in {m.silo for m in run.round.members}:
             raise PermissionDenied(f"{silo} is no silo of run {run_id}")
+        if ended(run):
+            raise WrongState(f"run {run_id} has ended: {pb.RunStatus.Name(run.status)}")
         return self._hub.actor(run)
 
     async def _expected(self, actor: RunActor, silo: str) -> Specs:
@@ -330,7 +339,7 @@ def _counted(run: pb.Run, silo: str, number: int) -> str | None:
     for accepted in run.round.accepted:
         if (accepted.silo, accepted.round) == (silo, number):
             return accepted.digest
-    if any(summary.number == number and silo in summary.silos for summary in run.history):
+    if any(silo in summary.silos and summary.late.get(silo, summary.number) == number for summary in run.history):
         return ""
     return None
 
@@ -351,6 +360,8 @@ def _lateness(run: pb.Run, silo: str, number: int, most: int) -> pb.AnswerRespon
         return _dropped(f"round {number} is too long ago to fold its updates in")
     if not _may_count(run, silo):
         return _dropped("the open round takes no late update of this silo")
+    if not any(summary.number == number and silo in summary.stragglers for summary in run.history):
+        return _dropped(f"round {number} did not ask {silo}, or has its update already")
     return None
 
 

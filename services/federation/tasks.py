@@ -17,6 +17,9 @@ class Due(NamedTuple):
 
 WORK = frozenset({pb.TASK_KIND_TRAIN, pb.TASK_KIND_EVALUATE, pb.TASK_KIND_KEYS, pb.TASK_KIND_SHARES})
 
+TOLD = frozenset({pb.TASK_KIND_ABANDON, pb.TASK_KIND_END})
+"""What a silo is told when nothing is due."""
+
 
 def due(run: pb.Run, silo: str) -> Due | None:
     """The open task of ``silo`` in ``run``, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,9 @@ from services.federation.telemetry import BYTES
 
 AHEAD = 2
 """Chunks of one stream that are being stored while the next one arrives."""
-MAX_REMEMBERED = 4096
+MAX_STREAMS = 4
+"""Streams of one silo at the same time: one, and some that it lost and that are not known to be dead yet."""
+MAX_REMEMBERED = 1024
 RETRY_SECONDS = 1.0
 
 Run = Callable[..., Any]
@@ -29,6 +31,7 @@ Run = Callable[..., Any]
 class _Seen:
     """What is remembered of an update while it arrives."""
 
+    name: tuple[str, str]
     layout: Layout
     facts: dict[int, ChunkFacts] = field(default_factory=dict)
 
@@ -43,7 +46,8 @@ class Uploads:
 
     def __init__(self, in_thread: Run, most: int) -> None:
         self._in_thread, self._most, self._active = in_thread, most, 0
-        self._seen: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
+        self._streams: Counter[str] = Counter()
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()  # one a silo: what it sends may have a long header
 
     async def receive(
         self,
@@ -63,13 +67,16 @@ class Uploads:
             squares: Whether the norm will be needed; None if the elements are not to be looked at.
 
         Raises:
-            Overloaded: Too many uploads run.
+            Overloaded: Too many uploads run, over all or for this silo.
             DataRefused: A chunk is not what the manifest names.
             LimitExceeded: A chunk is longer than chunks are.
         """
         if self._active >= self._most:
             raise Overloaded(f"{self._most} uploads run already", RETRY_SECONDS)
+        if squares is not None and self._streams[objects.prefix] >= MAX_STREAMS:
+            raise Overloaded(f"{MAX_STREAMS} uploads of this update run already", RETRY_SECONDS)
         self._active += 1
+        self._streams[objects.prefix] += 1
         running: set[asyncio.Future[None]] = set()
         stored = 0
         try:
@@ -89,6 +96,8 @@ class Uploads:
             await asyncio.gather(*running)
         finally:
             self._active -= 1
+            self._streams[objects.prefix] -= 1
+            self._streams += Counter()  # drops those that are 0
             if running:
                 await asyncio.wait(running)
         return stored
@@ -110,7 +119,9 @@ class Uploads:
 
     def forget(self, objects: Objects, digest: str) -> None:
         """Drops what is remembered of an update that was judged."""
-        self._seen.pop((objects.prefix, digest), None)
+        seen = self._seen.get(_silo(objects))
+        if seen is not None and seen.name == (objects.prefix, digest):
+            self._seen.pop(_silo(objects), None)
 
     def _store(
         self, objects: Objects, manifest: pb.Manifest, digest: str, index: int, data: bytes, squares: bool | None
@@ -124,16 +135,24 @@ class Uploads:
             return
         try:
             seen = self._look(objects, manifest, digest, data if index == 0 else None)
-        except (NotFound, DataRefused):
+        except (NotFound, DataRefused, LimitExceeded):
             return  # looked at again, and answered for, when the update is handed in
         seen.facts[index] = chunk_facts(seen.layout, index, data, squares)
 
     def _look(self, objects: Objects, manifest: pb.Manifest, digest: str, first: bytes | None) -> _Seen:
-        key = (objects.prefix, digest)
-        seen = self._seen.get(key)
-        if seen is None:
+        name = (objects.prefix, digest)
+        seen = self._seen.get(_silo(objects))
+        if seen is None or seen.name != name:
             start = objects.chunk(manifest.chunks[0]) if first is None else first
-            seen = self._seen.setdefault(key, _Seen(Layout.parse(start, manifest.length)))
+            made = _Seen(name, Layout.parse(start, manifest.length))
+            seen = self._seen.get(_silo(objects))  # another chunk's thread may have been faster
+            if seen is None or seen.name != name:
+                self._seen[_silo(objects)] = seen = made
             while len(self._seen) > MAX_REMEMBERED:
                 self._seen.popitem(last=False)
         return seen
+
+
+def _silo(objects: Objects) -> str:
+    """The silo whose uploads lie there: the last folder."""
+    return objects.prefix.rsplit("/", 1)[-1]

@@ -71,6 +71,8 @@ def entry(**changes: object) -> dict[str, object]:
         ({"a": entry(shape=[3])}, 8),
         ({"a": entry(shape=[2**62, 4], data_offsets=[0, 0])}, 0),
         ({"a": entry(dtype="BF16")}, 8),
+        ({"a": entry(dtype=["F32"])}, 8),
+        ({"a": entry(), "__metadata__": {"eoforge.roles": '{"a": []}'}}, 8),
         ({"a": entry(shape=[-2])}, 8),
         ({"a": entry(data_offsets=[4, 12])}, 12),
         ({"a": entry(), "b": entry()}, 8),

@@ -45,8 +45,10 @@ NAMES = (f"x{i}" for i in itertools.count())
 class Hand:
     """A silo moved by hand."""
 
-    def __init__(self, target: str, folder: Path, samples: int = 10, modalities: tuple[str, ...] = ("s2",)) -> None:
-        self.name, self.folder = next(NAMES), folder
+    def __init__(
+        self, target: str, folder: Path, samples: int = 10, modalities: tuple[str, ...] = ("s2",), name: str = ""
+    ) -> None:
+        self.name, self.folder = name or next(NAMES), folder
         self.client = SiloClient(target, silo_id=self.name, attempts=2)
         self.client.register(samples=samples, modalities=modalities)
         self.tasks = self.client.tasks()
@@ -87,6 +89,9 @@ def begin(client: FederationClient, hands: list[Hand], tmp_path: Path, **changes
         ({}, {"samples": 0}, "samples"),
         ({}, {"samples": 11}, "samples"),
         ({}, {"scalars": {"normaliser": float("nan")}}, "normaliser"),
+        ({}, {"scalars": {"n" * 300: 1.0}}, "200 characters"),
+        ({}, {"metrics": {"n" * 300: 1.0}}, "200 characters"),
+        ({"delta/" + "n" * 5000: np.zeros(1, np.float32)}, {}, "unexpected"),
     ],
 )
 def test_a_bad_update_is_set_aside_and_the_silo_is_told(
@@ -101,6 +106,7 @@ def test_a_bad_update_is_set_aside_and_the_silo_is_told(
     list(client.watch(run))
     done = client.run(run)
     assert done.round.refused[0].reason == told.reason
+    assert len(told.reason) <= 500  # it is kept with the run
     assert done.status == pb.RUN_STATUS_FAILED  # nobody else was asked: there is no quorum any more
 
 
@@ -155,6 +161,91 @@ def test_late_updates_count_less_where_they_are_folded_in(
     client.get_model(run, str(tmp_path / "got"))
     # Weights 1 and 0.5: (0 * 1 + 3 * 0.5) / 1.5.
     assert all(np.allclose(t, 1.0) for t in read_file(tmp_path / "got").values())
+
+
+def test_a_late_update_counts_for_the_round_it_was_trained_in_and_once(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    hands = [Hand(served.target, tmp_path) for _ in range(2)]
+    policy = {"rounds": 3, "quorum": 1, "deadline": {"seconds": 1}, "late": pb.LATE_POLICY_FOLD, "late_discount": 0.5}
+    run = begin(client, hands, tmp_path, policy=policy)
+    hands[0].send(run, 1, deltas(0.0))
+    assert next(hands[0].tasks).round == 2
+    assert hands[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
+    hands[0].send(run, 2, deltas(0.0))
+    assert next(hands[0].tasks).round == 3
+    digest = digest_of(file_manifest(str(tmp_path / f"{hands[1].name}.safetensors")))
+    again = [hands[1].client.answer(run, n, update=pb.UpdateAnswer(digest=digest, samples=5)) for n in (1, 2)]
+    assert [a.verdict for a in again] == [pb.VERDICT_ACCEPTED, pb.VERDICT_DROPPED]
+    client.cancel(run)
+
+
+def test_a_silo_that_was_not_asked_cannot_fold_an_update_in(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    hand, newcomer = Hand(served.target, tmp_path), next(NAMES)
+    policy = {"min_silos": 1, "rounds": 2, "late": pb.LATE_POLICY_FOLD, "late_discount": 0.5}
+    model = client.put_model(write_model(tmp_path / "model.safetensors"))
+    run = client.create_run(spec(model, policy=policy, silos=[hand.name, newcomer])).run_id
+    assert next(hand.tasks).round == 1
+    late = Hand(served.target, tmp_path, name=newcomer)  # it joins while round 1 goes on without it
+    hand.send(run, 1, deltas())
+    assert next(late.tasks).round == 2
+    with pytest.raises(RemoteError, match="did not ask"):
+        late.send(run, 1, deltas(5.0))
+    client.cancel(run)
+
+
+def test_the_same_bad_update_is_set_aside_once(served: Running, client: FederationClient, tmp_path: Path) -> None:
+    hands = [Hand(served.target, tmp_path) for _ in range(2)]
+    run = begin(client, hands, tmp_path)
+    first, second = (hands[0].send(run, 1, deltas(np.nan)) for _ in range(2))
+    assert first == second
+    assert len(client.run(run).round.refused) == 1
+    client.cancel(run)
+
+
+def test_a_silo_cannot_make_the_store_hold_what_it_likes(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    hand = Hand(served.target, tmp_path)
+    run = begin(client, [hand], tmp_path)
+    announce = hand.client.stub.PrepareUpdate
+
+    def request(number: int) -> pb.PrepareUpdateRequest:
+        return pb.PrepareUpdateRequest(
+            run_id=run, round=1, manifest=pb.Manifest(length=9, chunks=[number.to_bytes(32, "big")])
+        )
+
+    for number in range(8):
+        hand.client._call(announce, request(number))
+    with pytest.raises(RemoteError) as caught:
+        hand.client._call(announce, request(8))
+    assert caught.value.remote_reason == "LIMIT_EXCEEDED"
+    hand.client._call(announce, request(0))  # what it announced before it may announce again
+    client.cancel(run)
+
+
+def test_names_from_messages_are_names_and_answers_say_nothing_of_the_store(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    hand = Hand(served.target, tmp_path)
+    run = begin(client, [hand], tmp_path)
+    silo, operator = hand.client, client
+    calls = {
+        "INVALID_ARGUMENT": lambda: silo.answer(run, 1, update=pb.UpdateAnswer(digest="../x", samples=1)),
+        "NOT_FOUND": lambda: silo._call(
+            silo.stub.PutUpdate, iter([pb.PutUpdateRequest(run_id=run, round=1, digest="0" * 64)])
+        ),
+        "NOT_FOUND ": lambda: operator.run("../x"),
+    }
+    for reason, provoke in calls.items():
+        with pytest.raises(RemoteError) as caught:
+            provoke()
+        assert caught.value.remote_reason == reason.strip()
+        assert "store" not in str(caught.value)
+        assert "manifests" not in str(caught.value)
+    client.cancel(run)
 
 
 def test_pause_opens_no_round_and_cancel_ends_it(served: Running, client: FederationClient, tmp_path: Path) -> None:

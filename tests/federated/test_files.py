@@ -1,0 +1,42 @@
+"""What silos are offered follows the run's objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.data.store import ObjectStore
+from eoforge.federated.files import RunFiles
+from eoforge.federated.strategy import Array, SiloInfo, Specs, TensorSpec
+from eoforge.federated.tensorfile import Layout
+from eoforge.methods.fl_rs.fedavg import FedAvg
+
+
+@dataclass(frozen=True)
+class Half(FedAvg):
+    """Silos get one of two tensors, so the model is cut for them."""
+
+    def download(self, silo: SiloInfo, state: Specs) -> Mapping[str, str]:
+        return {"model/a": "model/a"}
+
+
+def test_what_was_cut_before_the_round_was_reduced_is_not_offered_after(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        files = RunFiles(ObjectStore(str(tmp_path)), "r", pool)
+        layout = Layout.of({name: TensorSpec((2,)) for name in ("a", "b")})
+        run, seen = pb.Run(round=pb.Round(number=1)), []
+        made: dict[object, str] = {}
+        for value in (1.0, 2.0):
+
+            def fill(wanted: Sequence[tuple[str, int, int]], value: float = value) -> list[Array]:
+                return [np.full(stop - start, value, np.float32) for _, start, stop in wanted]
+
+            run.objects["model"] = files.objects.write(layout, fill, pool)
+            objects, digest = files.offer(run, Half(), SiloInfo("s", 1), made)["model"]
+            seen.append(float(objects.open(digest).read("a", 0, 1)[0]))
+    assert seen == [1.0, 2.0]

@@ -1,0 +1,71 @@
+"""What one silo may take of the coordinator while it uploads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.client_federation import file_manifest
+from eoforge.data.store import ObjectStore
+from eoforge.federated.objects import Objects, digest_of
+from eoforge.federated.tensorfile import write_file
+from services._runtime.errors import Overloaded
+from services.federation.uploads import MAX_STREAMS, Uploads
+
+
+async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.to_thread(function, *arguments)
+
+
+def test_one_silo_does_not_take_all_places(tmp_path: Path) -> None:
+    async def main() -> None:
+        uploads, store = Uploads(in_thread, 64), ObjectStore(str(tmp_path))
+        hold = asyncio.Event()
+
+        async def slow() -> AsyncIterator[pb.Chunk]:
+            await hold.wait()
+            for _ in ():
+                yield pb.Chunk()
+
+        def begin(silo: str) -> asyncio.Task[int]:
+            objects = Objects(store, f"runs/r/rounds/000001/{silo}")
+            return asyncio.create_task(uploads.receive(objects, pb.Manifest(), "0" * 64, slow(), False))
+
+        held = [begin("greedy") for _ in range(MAX_STREAMS)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="this update"):
+            await begin("greedy")
+        held.append(begin("other"))
+        hold.set()
+        assert await asyncio.gather(*held, begin("greedy")) == [0] * (MAX_STREAMS + 2)
+
+    asyncio.run(main())
+
+
+def test_of_what_a_silo_sends_only_the_newest_is_remembered(tmp_path: Path) -> None:
+    async def main() -> None:
+        uploads, store = Uploads(in_thread, 64), ObjectStore(str(tmp_path / "store"))
+        objects = Objects(store, "runs/r/rounds/000001/a")
+        for value in range(3):
+            path = tmp_path / "update"
+            write_file(path, {"delta/w": np.full(4, value, np.float32)})
+            manifest, data = file_manifest(str(path)), path.read_bytes()
+            assert hashlib.sha256(data).digest() == manifest.chunks[0]
+
+            async def chunks(data: bytes = data) -> AsyncIterator[pb.Chunk]:
+                yield pb.Chunk(index=0, data=data)
+
+            await uploads.receive(objects, manifest, digest_of(manifest), chunks(), True)
+            assert uploads.facts(objects, manifest, digest_of(manifest), True)[0].squares == 4 * value**2
+        assert len(uploads._seen) == 1
+        uploads.forget(objects, digest_of(manifest))
+        assert not uploads._seen
+
+    asyncio.run(main())
