@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import UsageError
-from eoforge.federated.strategy import DELTA, Array, RoundInfo, SiloInfo, Specs, Strategy, UpdateInfo
+from eoforge.federated.strategy import DELTA, Array, RoundInfo, SiloInfo, Specs, Strategy, UpdateInfo, split_name
 from eoforge.federated.tensorfile import CHUNK_BYTES
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -152,14 +152,26 @@ def _probe(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> Iterator[str]:
         modal = [strategy.upload(SiloInfo("silo", 1, modality), state) for modality in ("", "s1", "s2")]
         if any(set(sent) != set(modal[0]) for sent in modal):
             yield f"secure aggregation needs equal tensors from every silo; those of {strategy.name} depend on modality"
-    if spec.privacy.dp and strategy.sum_type and _shares_differ(strategy, silos, state, uploads):
+    if strategy.sum_type and (spec.privacy.dp or spec.privacy.robust):
+        updates = tuple(UpdateInfo(s.id, s.examples, 1, frozenset(uploads[s.id])) for s in silos)
+        yield from _bounds(spec.privacy, strategy, RoundInfo(0, silos, updates), state)
+
+
+def _bounds(privacy: pb.PrivacyPolicy, strategy: Strategy, info: RoundInfo, state: Specs) -> Iterator[str]:
+    """Whether clipping, noise and robust centres bound all that one silo changes."""
+    option = "differential privacy" if privacy.dp else "robust aggregation"
+    try:
+        outputs = strategy.reduction(info, state, NoSource()).outputs
+    except UsageError:  # it needs numbers beside tensors, which nothing clips
+        yield f"{option} bounds what one silo changes; with {strategy.name} a number that it reports changes the step"
+        return
+    if not privacy.dp:
+        return
+    if any(len(set(add.shares.values())) > 1 for output in outputs for add in output.add):
         yield "differential privacy bounds what one silo changes: set the strategy's option weighting=uniform"
-
-
-def _shares_differ(strategy: Strategy, silos: tuple[SiloInfo, ...], state: Specs, uploads: dict[str, Specs]) -> bool:
-    updates = tuple(UpdateInfo(s.id, s.examples, 1, frozenset(uploads[s.id])) for s in silos)
-    outputs = strategy.reduction(RoundInfo(0, silos, updates), state, NoSource()).outputs
-    return any(len(set(add.shares.values())) > 1 for output in outputs for add in output.add)
+    others = sorted({split_name(name)[0] for update in info.updates for name in update.names} - {DELTA})
+    if others:
+        yield f"differential privacy clips deltas; it would spoil the values that {strategy.name} sends as {others}"
 
 
 class NoSource:

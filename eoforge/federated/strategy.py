@@ -172,6 +172,10 @@ class Strategy(Protocol):
         """Whether the server needs sums over silos only, so that secure aggregation is possible."""
 
     @property
+    def closed(self) -> bool:
+        """Whether the silos of the first round are all that ever take part: what the server keeps is sized by them."""
+
+    @property
     def down(self) -> tuple[str, ...]:
         """Groups that go down to a silo, each about the size of the model."""
 

@@ -194,6 +194,9 @@ class RunActor:
             return False
         members, there = self._hub.there(spec)
         number = run.round.number + 1
+        if self.strategy.closed and number > 1:  # or whoever enrols now would end the run
+            members = list(run.round.members)
+            there = [m for m in there if m.silo in {known.silo for known in members}]
         choice = rounds.choose(spec, number, there)
         if choice is None:
             return False

@@ -112,3 +112,27 @@ def test_nobody_masks_among_fewer_than_three(tmp_path: Path, agreed: list[str]) 
         assert f"{len(agreed)} of 3 silos" in run.failure
 
     with_hub(tmp_path, use)
+
+
+@pytest.mark.parametrize(("strategy", "expected"), [("fedavg", ["a", "b"]), ("pfedla", ["a"])])
+def test_a_silo_that_enrols_during_a_run_joins_where_it_can(tmp_path: Path, strategy: str, expected: list[str]) -> None:
+    store = ObjectStore(str(tmp_path))
+    journal = Journal(store, "run")
+    store.put("index/1.run", b"")
+    start = created("run")
+    start.created.spec.strategy, start.created.spec.policy.rounds = strategy, 2
+    journal.append(start, "alice")
+    opened = pb.RoundOpened(number=1, selected=["a"], wanted=1, members=[pb.Member(silo="a", samples=3)])
+    journal.append(pb.RunEvent(round_opened=opened), "one")
+    journal.append(pb.RunEvent(round_closed=pb.RoundClosed(summary=pb.RoundSummary(number=1))), "one")
+
+    async def use(hub: Hub) -> None:
+        for name in ("a", "b"):
+            await hub.register(pb.Silo(silo_id=name, samples=3))
+            hub._connections[name] = 1
+        await hub.actors["run"]._advance()
+        round_ = hub.actors["run"].run.round
+        assert (round_.number, list(round_.selected)) == (2, expected)
+        assert [member.silo for member in round_.members] == expected
+
+    with_hub(tmp_path, use)

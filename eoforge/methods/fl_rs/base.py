@@ -40,6 +40,7 @@ class Averaging:
 
     name: ClassVar[str] = "averaging"
     sum_type: ClassVar[bool] = True
+    closed: ClassVar[bool] = False
     down: ClassVar[tuple[str, ...]] = (MODEL,)
     up: ClassVar[tuple[str, ...]] = (DELTA,)
     needs_sgd: ClassVar[bool] = False
