@@ -21,6 +21,8 @@ from eoforge.federated.strategy import Add, Array, Output, Reduction, Source, Sp
 from eoforge.federated.tensorfile import Layout
 
 Sum = npt.NDArray[np.float64]
+VARIANCE = ".running_var"
+"""Statistics that stay at or above 0: noise for privacy, or one silo, could else turn a model's outputs into NaN."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,9 @@ def combine(parts: Sequence[Part], source: Source, combiner: Combiner = weighted
     owners = [(i, Term(add, part.start, part.stop)) for i, part in enumerate(parts) for add in part.output.add]
     for (i, term), added in zip(owners, combiner([term for _, term in owners], source), strict=True):
         totals[i] += added * term.add.scale
+    for part, total in zip(parts, totals, strict=True):
+        if part.output.spec.role == "statistic" and part.output.name.endswith(VARIANCE):
+            np.maximum(total, 0.0, out=total)
     return [_cast(total, part.output.spec.dtype) for part, total in zip(parts, totals, strict=True)]
 
 

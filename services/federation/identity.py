@@ -16,7 +16,7 @@ import grpc
 from cryptography import x509
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import UsageError
+from eoforge.errors import EoforgeError
 from eoforge.federated.ca import TRUST_DOMAIN
 from eoforge.federated.spec import SILO_ID
 from services._runtime.auth import CALLER
@@ -94,7 +94,8 @@ class Identities:
                 self._revoked = x509.load_pem_x509_crl(self._revoked_file.read_bytes())
                 self._stamp = stamp
         except (OSError, ValueError) as error:
-            raise UsageError(f"cannot read EOFORGE_REVOKED_FILE {self._revoked_file}: {error}") from error
+            # No UsageError: the caller did nothing wrong, and must not read our paths. Nobody gets in meanwhile.
+            raise EoforgeError(f"cannot read EOFORGE_REVOKED_FILE {self._revoked_file}: {error}") from error
         if self._revoked is not None and self._revoked.get_revoked_certificate_by_serial_number(serial) is not None:
             raise Unauthenticated("this certificate was revoked; ask the operator for a new one")
 

@@ -106,6 +106,14 @@ def test_integers_are_rounded_not_cut() -> None:
     assert combine([Part(made, 0, 1)], source)[0].tolist() == [2]
 
 
+@pytest.mark.parametrize(("name", "expected"), [("norm.running_var", 0.0), ("norm.running_mean", -3.0)])
+def test_noise_makes_no_variance_negative(name: str, expected: float) -> None:
+    source = Memory({"s": np.array([-4.0])}, np.array([1.0]))
+    spec = TensorSpec((1,), role="statistic")
+    made = Output(f"model/{name}", spec, (("model/w", 1.0),), (Add("delta/w", 1.0, {"s": 1.0}),))
+    assert combine([Part(made, 0, 1)], source)[0].tolist() == [expected]
+
+
 def test_objects_name_their_bytes(tmp_path: Path) -> None:
     here = Objects(ObjectStore(str(tmp_path)), "objects")
     manifest = manifest_of([b"abc"], 3)

@@ -10,9 +10,11 @@ import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.data.store import ObjectStore
-from eoforge.errors import LeaseLost
+from eoforge.errors import EoforgeError, LeaseLost
 from eoforge.federated.journal import Journal
+from services._runtime.errors import describe
 from services.federation.hub import Hub
+from services.federation.identity import Identities
 from tests.services.federation_world import settings_for
 
 
@@ -136,3 +138,9 @@ def test_a_silo_that_enrols_during_a_run_joins_where_it_can(tmp_path: Path, stra
         assert [member.silo for member in round_.members] == expected
 
     with_hub(tmp_path, use)
+
+
+def test_a_broken_revocation_list_lets_nobody_in_and_names_no_path(tmp_path: Path) -> None:
+    with pytest.raises(EoforgeError) as caught:
+        Identities(tmp_path / "crl.pem")._refuse_revoked(1)
+    assert str(tmp_path) not in describe(caught.value, "id").message
