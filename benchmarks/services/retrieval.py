@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import multiprocessing
 import time
 from collections.abc import Awaitable, Callable
@@ -67,7 +68,7 @@ def snapshot(patches: int) -> IndexSnapshot:
 
 def serve(patches: int, ready: Any) -> None:
     """Runs the service over that index; the child process's main."""
-    from services._runtime.telemetry import configure_logs
+    from eoforge.logs import configure_logs
     from services.retrieval.server import build
     from services.retrieval.settings import RetrievalSettings
     from services.retrieval.state import IndexHolder, Served
@@ -82,7 +83,7 @@ def serve(patches: int, ready: Any) -> None:
             self._take_up(Served(held, nothing, nothing, nothing))
 
     settings = RetrievalSettings(codes_uri="none", port=0, rest_port=0, log_level="warning", drain_notice_seconds=0)
-    configure_logs(settings)
+    configure_logs(as_json=True, level=logging.WARNING)
 
     async def main() -> None:
         server = build(settings, Fixed(TableRef("none", 1), None, 3600.0))
