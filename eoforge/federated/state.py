@@ -26,10 +26,10 @@ def apply(run: pb.Run, event: pb.RunEvent) -> None:
     """
     if event.sequence != run.sequence + 1:
         raise ValueError(f"event {event.sequence} does not follow {run.sequence}")
-    run.sequence = event.sequence
     kind = event.WhichOneof("event")
     if kind is not None:
         _FOLDS[kind](run, event)
+    run.sequence = event.sequence  # last: who sees it sees what the event did
 
 
 def _created(run: pb.Run, event: pb.RunEvent) -> None:

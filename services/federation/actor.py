@@ -22,6 +22,7 @@ from eoforge.federated.state import ended
 from eoforge.federated.strategy import SiloInfo, Strategy
 from eoforge.methods.fl_rs.strategies import make_strategy
 from services.federation.signals import Signal
+from services.federation.tasks import Standing
 from services.federation.telemetry import EPSILON, PHASE_SECONDS, ROUNDS, STRAGGLERS
 
 RETRY_SECONDS = 2.0
@@ -66,12 +67,19 @@ class RunActor:
         self._offers_of: tuple[int, str] = (0, "")
         self._cut: dict[object, str] = {}
         self._changed = time.monotonic()
+        self._standing: Standing | None = None
         self._stopped = False
 
     @property
     def run(self) -> pb.Run:
         """The run's state."""
         return self._journal.run
+
+    def standing(self) -> Standing:
+        """Who did what in the open round."""
+        if self._standing is None or self._standing.sequence != self.run.sequence:
+            self._standing = Standing(self.run)
+        return self._standing
 
     @property
     def idle(self) -> bool:

@@ -24,7 +24,7 @@ from services.federation import masking
 from services.federation.actor import RunActor
 from services.federation.hub import Hub
 from services.federation.identity import Identities
-from services.federation.tasks import TOLD, Due, due, follow_up
+from services.federation.tasks import TOLD, Due, due
 from services.federation.telemetry import BYTES, UPDATES
 from services.federation.uploads import Uploads
 
@@ -82,13 +82,13 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
             while not self._hub.draining:
                 wake = self._hub.signal.current()
                 for actor in self._hub.acting():
-                    run = actor.run
-                    now = due(run, silo) or follow_up(run, silo, told.get(run.run_id))
+                    standing, run = actor.standing(), actor.run
+                    now = standing.due(silo) or standing.follow_up(silo, told.get(run.run_id))
                     if now is None or told.get(run.run_id) == now:
                         continue
                     task = await self._task(actor, silo, now)
                     # The run may have moved on meanwhile: then the task says what is no longer true.
-                    if due(run, silo) == (None if now.kind in TOLD else now):
+                    if actor.standing().due(silo) == (None if now.kind in TOLD else now):
                         self._identities.silo(context)  # a certificate may have been revoked since
                         told[run.run_id] = now
                         yield pb.WatchTasksResponse(task=task)

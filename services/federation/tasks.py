@@ -21,45 +21,61 @@ TOLD = frozenset({pb.TASK_KIND_ABANDON, pb.TASK_KIND_END})
 """What a silo is told when nothing is due."""
 
 
+class Standing:
+    """Who did what in a run's open round: sets that are built once an event, for however many silos are told of it.
+
+    Args:
+        run: The run.
+
+    Attributes:
+        sequence: The event that this is the standing after.
+    """
+
+    def __init__(self, run: pb.Run) -> None:
+        round_ = run.round
+        self.sequence, self.number, self.phase = run.sequence, round_.number, round_.phase
+        self.ended, self.masks = ended(run), run.spec.privacy.secure_aggregation
+        self.selected, self.dropped = frozenset(round_.selected), frozenset(round_.dropped)
+        self.answered, self.accepted = frozenset(answered(run)), frozenset(a.silo for a in round_.accepted)
+        self.keyed, self.shared = frozenset(round_.mask_keys), frozenset(round_.shared)
+        self.sealed, self.unmasked = frozenset(round_.sealed), frozenset(round_.unmasked)
+        self.evaluators = frozenset(round_.evaluators)
+        self.evaluated = frozenset(e.silo for e in round_.evaluations)
+        self.members = frozenset(m.silo for m in round_.members)
+        self.counted = {summary.number: frozenset(summary.silos) for summary in run.history[-2:]}
+
+    def due(self, silo: str) -> Due | None:
+        """The open task of ``silo``, or None."""
+        if self.ended or silo in self.dropped:
+            return None
+        asked = {
+            pb.PHASE_KEYS: (pb.TASK_KIND_KEYS, self.selected, self.keyed),
+            pb.PHASE_SHARES: (pb.TASK_KIND_SHARES, self.selected, self.shared),
+            pb.PHASE_OPEN: (pb.TASK_KIND_TRAIN, self.selected, self.answered),
+            pb.PHASE_EVALUATION: (pb.TASK_KIND_EVALUATE, self.evaluators, self.evaluated),
+        }
+        if self.masks:
+            asked[pb.PHASE_SEALED] = (pb.TASK_KIND_UNMASK, self.sealed, self.unmasked)
+        if self.phase not in asked:
+            return None
+        kind, wanted, done = asked[self.phase]
+        return Due(kind, self.number) if silo in wanted and silo not in done else None
+
+    def follow_up(self, silo: str, last: Due | None) -> Due | None:
+        """What to tell a silo that has nothing to do: that the run has ended, or that it may stop working on a task."""
+        if self.ended:
+            told = last is not None and last.kind == pb.TASK_KIND_END
+            took_part = last is not None or silo in self.members
+            return Due(pb.TASK_KIND_END, self.number) if took_part and not told else None
+        if last is None or last.kind not in WORK:
+            return None
+        done = silo in self.counted.get(last.round, frozenset()) or (
+            self.number == last.round
+            and any(silo in those for those in (self.accepted, self.evaluated, self.keyed, self.shared))
+        )
+        return None if done else Due(pb.TASK_KIND_ABANDON, last.round)
+
+
 def due(run: pb.Run, silo: str) -> Due | None:
     """The open task of ``silo`` in ``run``, or None."""
-    if ended(run):
-        return None
-    round_ = run.round
-    if silo in round_.dropped:
-        return None
-    if round_.phase == pb.PHASE_KEYS and silo in round_.selected and silo not in round_.mask_keys:
-        return Due(pb.TASK_KIND_KEYS, round_.number)
-    if round_.phase == pb.PHASE_SHARES and silo in round_.selected and silo not in round_.shared:
-        return Due(pb.TASK_KIND_SHARES, round_.number)
-    if round_.phase == pb.PHASE_OPEN and silo in round_.selected and silo not in answered(run):
-        return Due(pb.TASK_KIND_TRAIN, round_.number)
-    if (
-        round_.phase == pb.PHASE_SEALED
-        and run.spec.privacy.secure_aggregation
-        and silo in round_.sealed
-        and silo not in round_.unmasked
-    ):
-        return Due(pb.TASK_KIND_UNMASK, round_.number)
-    evaluated = {e.silo for e in round_.evaluations}
-    if round_.phase == pb.PHASE_EVALUATION and silo in round_.evaluators and silo not in evaluated:
-        return Due(pb.TASK_KIND_EVALUATE, round_.number)
-    return None
-
-
-def follow_up(run: pb.Run, silo: str, last: Due | None) -> Due | None:
-    """What to tell a silo that has nothing to do: that the run has ended, or that it may stop working on a task."""
-    if ended(run):
-        told = last is not None and last.kind == pb.TASK_KIND_END
-        took_part = last is not None or silo in {m.silo for m in run.round.members}
-        return Due(pb.TASK_KIND_END, run.round.number) if took_part and not told else None
-    if last is None:
-        return None
-    done = run.round.number == last.round and silo in {
-        *(a.silo for a in run.round.accepted),
-        *(e.silo for e in run.round.evaluations),
-        *run.round.mask_keys,
-        *run.round.shared,
-    }
-    done = done or any(summary.number == last.round and silo in summary.silos for summary in run.history[-2:])
-    return Due(pb.TASK_KIND_ABANDON, last.round) if last.kind in WORK and not done else None
+    return Standing(run).due(silo)
