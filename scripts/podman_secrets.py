@@ -102,7 +102,9 @@ def make(
     names: list[x509.GeneralName] = [x509.DNSName(name) for name in aliases]
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in aliases.values()]
     certificate, key = servers.issue(names)
-    client_certificate, client_key = clients.issue([x509.UniformResourceIdentifier("spiffe://eoforge/operator/helm-test")])
+    client_certificate, client_key = clients.issue(
+        [x509.UniformResourceIdentifier("spiffe://eoforge/operator/helm-test")]
+    )
     signer = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     claims = {"sub": "trial", "aud": "eoforge", "iss": "podman", "exp": int(time.time()) + 3600}
     token = jwt.encode(claims, signer, algorithm="RS256")
