@@ -25,11 +25,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import psutil
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.client_federation import FederationClient, SiloClient, check_chunk, file_manifest
+from eoforge.client_base import RemoteError
+from eoforge.client_federation import FederationClient, SiloClient, check_chunk, file_manifest, transient
 from eoforge.federated.ca import Authority
 from eoforge.federated.objects import digest_of
 from eoforge.federated.tensorfile import CHUNK_BYTES, write_file
@@ -37,6 +39,8 @@ from eoforge.logs import configure_logs
 
 ROUNDS, WARM_UP = 5, 1
 READY_S = 180.0
+AWAY_S = 0.02
+"""Pause of a silo while the coordinator is down: short, because what follows is measured."""
 TENSOR_ELEMENTS = 5 << 20 >> 2
 """Elements of one tensor: 5 MB of float32, as in the peers' measurement."""
 
@@ -132,10 +136,10 @@ def silo(target: str, tls: Path, name: str, update: str, hold: Any) -> None:
                         time.sleep(0.01)
                     client.upload(task.run_id, task.round, update, manifest, digest)
                     client.answer(task.run_id, task.round, update=pb.UpdateAnswer(digest=digest, samples=1, steps=1))
-            except Exception as error:
-                if "UNAVAILABLE" not in str(error) and "away" not in str(error):
-                    time.sleep(0.05)
-                time.sleep(0.02)
+            except (RemoteError, grpc.RpcError) as error:
+                if not transient(error):
+                    raise  # a silo that is refused must end the measurement, not spin unseen
+                time.sleep(AWAY_S)
 
 
 def measure(megabytes: int, silos: int) -> dict[str, Any]:
