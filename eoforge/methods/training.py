@@ -88,6 +88,7 @@ class _Engine(pl.LightningModule):
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             betas=(0.9, config.beta2),
+            fused=True,  # a few launches a step on a GPU, not several for each parameter
         )
         if self.run.optimizer is not None:
             optimizer.load_state_dict(self.run.optimizer)
