@@ -54,12 +54,13 @@ def entropy_coding(codec: Codec, coded: list[bytes]) -> dict[str, Any]:
         container = unpack(stream)
         head = container.header
         branch = codec.branch("s2")
-        side = 64 // branch.block
-        shape = (1, codec.config.hyper, side // 4, side // 4)
+        latent = branch.latent_shape(head.shape)
+        shape = (1, codec.config.hyper, *(-(-side // 4) for side in latent))
         channels = np.repeat(np.arange(shape[1]), shape[2] * shape[3])
         decoder = Decoder(container.payload)
         z = decoder.get(codec.hyper_tables("s2"), channels)
-        _, entries = branch.entropy_parameters(torch.from_numpy(z.reshape(shape)), pieces.fraction_of(head.quality))
+        fraction = pieces.fraction_of(head.quality)
+        _, entries = branch.entropy_parameters(torch.from_numpy(z.reshape(shape)), fraction, latent)
         flat = entries.reshape(-1).numpy()
         jobs.append((container.payload, z, channels, decoder.get(pieces.latent_tables(), flat), flat))
 

@@ -14,13 +14,15 @@ Whole numbers in the exact path stand for multiples of 2^-12 of that.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from eoforge.codec.config import QUALITY_FRACTIONS, CodecConfig
+from eoforge.codec.entropy import MAX_VALUE
 from eoforge.codec.exact import FRACTION_BITS, ONE, ExactHash, ExactHyperDecoder, clamp, rescale
 from eoforge.codec.priors import (
     LOG_RATIO,
@@ -33,9 +35,8 @@ from eoforge.codec.priors import (
 )
 from eoforge.codec.raster import factor_of
 from eoforge.codec.tables import SCALES
-from eoforge.codec.transforms import Analysis, Cells, Synthesis
+from eoforge.codec.transforms import Analysis, Cells, Synthesis, padded_cells
 
-_HYPER_STRIDE = 4
 _INDEX_STEP = 8
 _SCALE_BITS, _GAIN_BITS, _UNIT_BITS = 8, 16, 20
 _SYMBOL_LIMIT = 1 << 26
@@ -52,6 +53,15 @@ class BranchOutput:
     y_hat: Tensor
     y: Tensor
     logits: Tensor
+
+
+class Quantised(NamedTuple):
+    """Integers of a latent, all int64: hyper-latent, symbols and their tables, exact ``y_hat``."""
+
+    z: Tensor
+    symbols: Tensor
+    entries: Tensor
+    y_hat: Tensor
 
 
 class Branch(nn.Module):
@@ -77,7 +87,6 @@ class Branch(nn.Module):
         mean, std = config.statistics(modality)
         self.modality, self.steps = modality, config.steps
         self.cells = Cells(bands, mean, math.sqrt(sum(s * s for s in std) / len(std)))
-        self.multiple = 2**config.stages * _HYPER_STRIDE
         self.block = 2**config.stages
         sizes = (self.cells.channels, config.channels, config.latent, config.stages, config.kernel)
         self.analysis, self.synthesis = Analysis(*sizes), Synthesis(*sizes)
@@ -117,7 +126,7 @@ class Branch(nn.Module):
 
     def pack(self, grids: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
         """Bands ``[B, h, w]`` to cells ``[B, C, H, W]``."""
-        return self.cells.pack(grids, shape, self.multiple)
+        return self.cells.pack(grids, shape, self.block)
 
     def latent(self, cells_BCHW: Tensor) -> Tensor:
         """Cells to ``y [B, M, h, w]``."""
@@ -139,7 +148,7 @@ class Branch(nn.Module):
         y = self.latent(self.pack(grids, shape))
         scale = self.channel_scale[:, None, None]
         z = self.hyper_encoder(y / scale)
-        mean, index = self.hyper_decoder(_rounded(z))
+        mean, index = (_cut(x, y.shape[2:]) for x in self.hyper_decoder(_rounded(z)))
         log_gain, log_inverse = self._gains(quality_B)
         gain = log_gain.exp()
         mean = mean * scale * gain
@@ -208,14 +217,28 @@ class Branch(nn.Module):
         self.log_gain_q.copy_((log_gain / LOG_RATIO * ONE).round())
         self.ready.fill_(1)
 
-    def entropy_parameters(self, z_BZhw: Tensor, fraction: int) -> tuple[Tensor, Tensor]:
-        """Exact means (multiples of 2^-12) and table indices of the latent, int64 ``[B, M, h, w]`` each.
+    def latent_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the latent of a raster with the base grid ``shape``: whole blocks, nothing beyond."""
+        rows, columns = padded_cells(shape, self.block)
+        return rows // self.block, columns // self.block
+
+    def quantise(self, y_BMhw: Tensor, fraction: int) -> Quantised:
+        """What is stored of a latent at a quality in sixteenths."""
+        z = self.hyper_encoder(y_BMhw / self.channel_scale[:, None, None]).round().long()
+        mean, entries = self.entropy_parameters(z, fraction, (y_BMhw.shape[2], y_BMhw.shape[3]))
+        gain = self.gain_q[fraction].double()[:, None, None] / 2**_GAIN_BITS
+        symbols = (y_BMhw.double() * gain - mean.double() / ONE).round().clamp(-MAX_VALUE, MAX_VALUE).long()
+        return Quantised(z, symbols, entries, self.dequantise(symbols, mean, fraction))
+
+    def entropy_parameters(self, z_BZhw: Tensor, fraction: int, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Exact means (multiples of 2^-12) and table indices of the latent, int64 ``[B, M, *shape]`` each.
 
         Args:
             z_BZhw: Hyper-latent, int64.
             fraction: Quality in sixteenths.
+            shape: Rows and columns of the latent, from :meth:`latent_shape`.
         """
-        mean, index = self.exact_decoder(z_BZhw)
+        mean, index = (_cut(x, shape) for x in self.exact_decoder(z_BZhw))
         mean = (clamp(mean) * self.scale_q[:, None, None]) >> _SCALE_BITS
         mean = (mean * self.gain_q[fraction][:, None, None]) >> _GAIN_BITS
         offset = (self.index_q + self.log_gain_q[fraction])[:, None, None]
@@ -241,6 +264,11 @@ def _principal(covariance: Tensor) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(covariance)
     rows = vectors.flip(1).T
     return values.flip(0), rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
+
+
+def _cut(values_BCHW: Tensor, shape: Sequence[int]) -> Tensor:
+    """The hyper-latent covers the latent by fours: what sticks out says nothing, and no symbol is spent on it."""
+    return values_BCHW[:, :, : shape[0], : shape[1]]
 
 
 def _rounded(values: Tensor) -> Tensor:

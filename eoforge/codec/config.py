@@ -35,7 +35,7 @@ class CodecConfig:
         channels: Width N of the transforms.
         latent: Channels M of the latent.
         hyper: Channels of the hyper-latent.
-        stages: Halvings between the 20 m grid and the latent: 2 gives a padded patch 16 x 16 latents, 3 gives 8 x 8.
+        stages: Halvings between the 20 m grid and the latent: 2 gives a patch 15 x 15 latents, 3 gives 8 x 8.
         kernel: Side of the convolutions of the transforms.
         bits: Length K of the hash code.
         hash_hidden: Width of the hash module.
@@ -92,7 +92,7 @@ class CodecConfig:
     def paper(cls) -> CodecConfig:
         """The widths of our reconstruction of RS-JCIF (facts/methods_retrieval.md 3.2, *inferred*).
 
-        The latent is *ours*: 16 x 16 x 256 for a patch instead of 8 x 8 x 192, which cannot hold what the noise of real
+        The latent is *ours*: 15 x 15 x 256 for a patch instead of 8 x 8 x 192, which cannot hold what the noise of real
         patches needs beyond about 40 dB (peak 10,000).
         """
         return cls()

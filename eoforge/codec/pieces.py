@@ -18,11 +18,10 @@ from torch import Tensor
 
 from eoforge.codec.branch import Branch
 from eoforge.codec.config import QUALITY_FRACTIONS
-from eoforge.codec.entropy import MAX_VALUE, Decoder, Encoder, TableSet
+from eoforge.codec.entropy import Decoder, Encoder, TableSet
 from eoforge.codec.exact import ONE
 from eoforge.codec.raster import Raster
 from eoforge.codec.tables import gaussian_frequencies
-from eoforge.codec.transforms import padded_cells
 from eoforge.data.bands import GROUP_OF, MODALITIES
 from eoforge.errors import DataRefused, UsageError
 from eoforge.hashing.packing import pack
@@ -83,15 +82,12 @@ def encode(codec: Codec, rasters: Sequence[Raster], layout: Layout) -> list[Piec
         branch = require_ready(codec, modality, layout.bands)
         bands = [band for band in layout.bands if band in MODALITIES[modality]]
         grids = {band: _stack([raster.bands[band] for raster in rasters], band).to(device) for band in bands}
-        y = branch.latent(branch.pack(grids, layout.shape))
-        z = branch.hyper_encoder(y / branch.channel_scale[:, None, None]).round().long()
-        mean, entries = branch.entropy_parameters(z, layout.fraction)
-        gain = branch.gain_q[layout.fraction].double()[:, None, None] / 2**16
-        symbols = (y.double() * gain - mean.double() / ONE).round().clamp(-MAX_VALUE, MAX_VALUE).long()
-        logits = branch.exact_logits(branch.dequantise(symbols, mean, layout.fraction)).cpu().numpy()
+        quantised = branch.quantise(branch.latent(branch.pack(grids, layout.shape)), layout.fraction)
+        channels, hyper_tables = _channels(quantised.z.shape), codec.hyper_tables(modality)
+        logits = branch.exact_logits(quantised.y_hat).cpu().numpy()
         for i, coder in enumerate(coders):
-            coder.put(_flat(z[i]), codec.hyper_tables(modality), _channels(z.shape))
-            coder.put(_flat(symbols[i]), latent_tables(), _flat(entries[i]))
+            coder.put(_flat(quantised.z[i]), hyper_tables, channels)
+            coder.put(_flat(quantised.symbols[i]), latent_tables(), _flat(quantised.entries[i]))
             codes[i].append(pack(logits[i : i + 1])[0].tobytes())
     return [Piece(coder.finish(), tuple(code)) for coder, code in zip(coders, codes, strict=True)]
 
@@ -109,11 +105,12 @@ def read_latents(codec: Codec, payloads: Sequence[bytes | memoryview], layout: L
     latents = {}
     for modality in layout.modalities:
         branch = require_ready(codec, modality, layout.bands)
-        rows, columns = (side // branch.block for side in padded_cells(layout.shape, branch.multiple))
-        hyper = (len(payloads), codec.config.hyper, rows // _HYPER_STRIDE, columns // _HYPER_STRIDE)
+        shape = branch.latent_shape(layout.shape)
+        hyper = (len(payloads), codec.config.hyper, *(-(-side // _HYPER_STRIDE) for side in shape))
         channels = _channels(hyper)
         z = np.stack([decoder.get(codec.hyper_tables(modality), channels) for decoder in decoders])
-        mean, entries = branch.entropy_parameters(torch.from_numpy(z.reshape(hyper)).to(device), layout.fraction)
+        hyper_latent = torch.from_numpy(z.reshape(hyper)).to(device)
+        mean, entries = branch.entropy_parameters(hyper_latent, layout.fraction, shape)
         symbols = [d.get(latent_tables(), _flat(entries[i])) for i, d in enumerate(decoders)]
         shaped = torch.from_numpy(np.stack(symbols)).to(device).reshape(mean.shape)
         latents[modality] = branch.dequantise(shaped, mean, layout.fraction)

@@ -38,7 +38,6 @@ from eoforge.hashing.packing import pack_torch
 from eoforge.methods.encoding import require_rasters
 
 _SIDE = PATCH_METRES // 10
-_GAIN_BITS = 16
 
 
 class LatentEncoder:
@@ -72,13 +71,8 @@ class LatentEncoder:
         require_rasters(batch, bands)
         branch = require_ready(self.codec, modality, bands)
         grids = self.codec.grids(batch.to(self.device), modality)
-        fraction = fraction_of(self.quality)
         y = branch.latent(branch.pack(grids, (_SIDE, _SIDE)))
-        z = branch.hyper_encoder(y / branch.channel_scale[:, None, None]).round().long()
-        mean, _ = branch.entropy_parameters(z, fraction)
-        gain = branch.gain_q[fraction].double()[:, None, None] / 2**_GAIN_BITS
-        symbols = (y.double() * gain - mean.double() / ONE).round().long()
-        logits = branch.exact_logits(branch.dequantise(symbols, mean, fraction))
+        logits = branch.exact_logits(branch.quantise(y, fraction_of(self.quality)).y_hat)
         return pack_torch(logits).cpu().numpy(), self._embedding(logits).cpu().numpy()
 
     @staticmethod
