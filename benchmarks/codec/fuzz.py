@@ -12,6 +12,7 @@ that grows.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import resource
 import struct
@@ -23,12 +24,11 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from eoforge.codec import bounded
+from eoforge.codec import bounded, streams
 from eoforge.codec.config import CodecConfig
-from eoforge.codec.container import Kind, Limits, inspect
+from eoforge.codec.container import MIN_TILE, Kind, Limits, inspect
 from eoforge.codec.model import Codec
 from eoforge.codec.raster import Georeference, Raster, factor_of, grid_shape
-from eoforge.codec.streams import compress_tiled
 from eoforge.errors import EoforgeError
 
 LIMITS = Limits(max_pixels=1 << 14, max_tile_pixels=1 << 12, max_payload_bytes=1 << 20)
@@ -62,14 +62,16 @@ def seeds(codec: Codec, rng: np.random.Generator) -> list[bytes]:
     """Streams that are whole."""
     optical = small_raster(rng, ("B02", "B05", "B01"), (13, 11))
     whole = small_raster(rng, ("B04", "B11", "VV"), (12, 12))
-    wide = small_raster(rng, ("B03",), (24, 18))
+    wide = small_raster(rng, ("B03",), (MIN_TILE + 12, 18))
+    tiled = io.BytesIO()
+    streams.write(codec, wide, 3.0, tiled, tile=MIN_TILE, overlap=6)
     return [
         *codec.compress([optical, whole], 4.5),
-        compress_tiled(codec, wide, 3.0, tile=12, overlap=6),
+        tiled.getvalue(),
         bounded.compress_bounded(optical, 0),
         bounded.compress_bounded(whole, {"s2": 3, "s1": 0.1}),
         bounded.compress_bounded(whole.only("s1"), 0),
-        bounded.compress_bounded(wide, 0, tile=12),
+        bounded.compress_bounded(wide, 0, tile=MIN_TILE),
     ]
 
 

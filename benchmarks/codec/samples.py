@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 
+from eoforge.bundle import Bundle, write_bundle
+from eoforge.codec.model import Codec
 from eoforge.codec.raster import Raster, from_pair
 from eoforge.data.bands import GROUPS
 from eoforge.data.batch import PatchBatch
 from eoforge.data.reben import open_archive
 from eoforge.data.records import PatchPair
 from eoforge.data.synthetic import synthetic_pairs
+from eoforge.methods.rs_jcif.config import Config
 
 REAL = Path(os.environ.get("EOFORGE_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+_STATISTICS = {"s1": (-14.0, 6.0), "s2": (1500.0, 1200.0)}
 
 
 def pairs_of(kind: str, count: int) -> list[PatchPair]:
@@ -44,6 +50,34 @@ def batch_of(pairs: Sequence[PatchPair]) -> PatchBatch:
     columns = {g.column: torch.from_numpy(np.stack([getattr(p, g.column) for p in pairs])) for g in GROUPS}
     names = [pair.meta.patch_id for pair in pairs]
     return PatchBatch(names, label_mask=torch.zeros(len(pairs), dtype=torch.int64), **columns)
+
+
+def untrained_bundle(
+    runs: str, pairs: Sequence[PatchPair], config: Config, patches: Mapping[str, Any] | None = None
+) -> Bundle:
+    """A bundle of ``rs_jcif`` whose codec started from the principal components of ``pairs`` and was not trained."""
+    normalisation = {band: _STATISTICS[m] for m, bands in config.bands.items() for band in bands}
+    codec = Codec(config.codec(normalisation))
+    codec.initialise(batch_of(pairs))
+    codec.update()
+    return write_bundle(
+        runs,
+        weights=codec.state_dict(),
+        config={
+            "method": "rs_jcif",
+            "config": asdict(config),
+            "bands": {m: list(bands) for m, bands in config.bands.items()},
+            "normalisation": {band: list(values) for band, values in normalisation.items()},
+            "interpolation": "native",
+            "bits": config.bits,
+            "embedding_dim": config.bits,
+            "seed": 0,
+            "patches": dict(patches or {}),
+            "code_revision": "none",
+        },
+        metrics={},
+        readme="A codec that was not trained.\n",
+    )
 
 
 def best_seconds(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

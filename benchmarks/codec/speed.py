@@ -57,12 +57,12 @@ def entropy_coding(codec: Codec, coded: list[bytes]) -> dict[str, Any]:
         latent = branch.latent_shape(head.shape)
         shape = (1, codec.config.hyper, *(-(-side // 4) for side in latent))
         channels = np.repeat(np.arange(shape[1]), shape[2] * shape[3])
-        decoder = Decoder(container.payload)
+        decoder = Decoder(bytes(container.payload))
         z = decoder.get(codec.hyper_tables("s2"), channels)
         fraction = pieces.fraction_of(head.quality)
         _, entries = branch.entropy_parameters(torch.from_numpy(z.reshape(shape)), fraction, latent)
         flat = entries.reshape(-1).numpy()
-        jobs.append((container.payload, z, channels, decoder.get(pieces.latent_tables(), flat), flat))
+        jobs.append((bytes(container.payload), z, channels, decoder.get(pieces.latent_tables(), flat), flat))
 
     def write() -> None:
         for _, z, channels, y, entries in jobs:

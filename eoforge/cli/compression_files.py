@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,11 @@ from eoforge.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from eoforge.codec.coder import Rate
+    from eoforge.codec.container import Header
     from eoforge.codec.geotiff import GeoTiff
     from eoforge.codec.raster import Raster
+    from eoforge.codec.tiles import Block, Source
+    from eoforge.progress import Tracker
 
 TIFFS = (".tif", ".tiff")
 _MAP = "reference_map"
@@ -57,7 +61,7 @@ def compress_table(source: str, target: str, bundle: str, rate: Rate, device: st
 def compress_files(
     source: Path, target: Path, bundle: str | None, rate: Rate, device: str | None, *, one_unit: bool = False
 ) -> Compressed:
-    """GeoTIFFs to streams.
+    """GeoTIFFs of any size to streams; memory for one tile of one of them.
 
     Args:
         source: One GeoTIFF, or a folder: its files named ``<name>_<band>.tif`` are one raster called ``<name>``, and
@@ -72,6 +76,9 @@ def compress_files(
         NotFound: There is nothing to compress.
         UsageError: A raster of both sensors needs a bound for each.
     """
+    from eoforge.codec.container import LIMITS
+    from eoforge.codec.geotiff import open_raster
+    from eoforge.codec.raster import modalities_of
     from eoforge.methods.codecs import open_coder
     from eoforge.progress import track
 
@@ -80,26 +87,28 @@ def compress_files(
         raise NotFound(f"no GeoTIFF at {source}: expected a .tif, a folder with some, or a Lance table")
     coder = open_coder([bundle] if bundle and rate.learned else [], device)
     raw = made = samples = 0
-    with track("compressing rasters", total=len(jobs)) as progress:
-        for start in range(0, len(jobs), _BATCH):
-            part = jobs[start : start + _BATCH]
-            rasters = [_read(files, name, rate, one_unit) for name, files in part]
-            for (name, _), raster, stream in zip(part, rasters, coder.compress(rasters, rate), strict=True):
-                _write(target if source.is_file() else target / f"{name}{SUFFIX}", stream)
-                raw += sum(pixels.nbytes for pixels in raster.bands.values())
-                samples += sum(pixels.size for pixels in raster.bands.values())
-                made += len(stream)
-            progress.advance(len(part))
+    with track("compressing tiles") as progress:
+        for name, files in jobs:
+            with open_raster(files, Path(name).name, max_pixels=LIMITS.max_pixels, exact=not rate.learned) as raster:
+                if one_unit and len(modalities_of(raster.bands)) > 1:
+                    raise UsageError(f"{name} holds both sensors, whose units differ: --max-error DN,dB, such as 8,0.5")
+                path = target if source.is_file() else target / f"{name}{SUFFIX}"
+                with whole(path) as unfinished, unfinished.open("w+b") as file:
+                    header = coder.write(Watched(raster, progress), rate, file)
+                made += path.stat().st_size
+                samples += header.samples
+                raw += header.raw_bytes
     return Compressed(len(jobs), raw, made, round(raw / made, 2), round(8 * made / samples, 4), str(target))
 
 
 def decompress_files(source: Path, target: Path, bundle: str | None, device: str | None) -> dict[str, Any]:
-    """Streams to cloud-optimised GeoTIFFs.
+    """Streams to cloud-optimised GeoTIFFs; memory for one tile of one of them.
 
     Raises:
         NotFound: There is no stream.
     """
     from eoforge.codec.container import Kind, inspect
+    from eoforge.codec.parts import FilePart
     from eoforge.methods.codecs import open_coder
     from eoforge.progress import track
 
@@ -108,15 +117,17 @@ def decompress_files(source: Path, target: Path, bundle: str | None, device: str
         raise NotFound(f"no stream at {source}: expected a {SUFFIX} file, a folder with some, or a table of streams")
     coder = open_coder([bundle] if bundle else [], device)
     files = 0
-    with track("decoding streams", total=len(streams)) as progress:
+    with track("decoding tiles") as progress:
         for path in streams:
-            stream = path.read_bytes()
-            header = inspect(stream, coder.limits)
-            if header.kind is Kind.LEARNED and not coder.codecs:
-                raise UsageError(f"{path} was made by the codec of bundle {header.bundle}; name it with --bundle")
-            inside = path.relative_to(source).with_suffix("") if source.is_dir() else Path(path.stem)
-            files += _write_cogs(coder.decompress([stream])[0], target, inside, single=source.is_file())
-            progress.advance(1)
+            with path.open("rb") as file:
+                stream = FilePart(file)
+                header = inspect(stream, coder.limits)
+                if header.kind is Kind.LEARNED and not coder.codecs:
+                    raise UsageError(f"{path} was made by the codec of bundle {header.bundle}; name it with --bundle")
+                inside = path.relative_to(source).with_suffix("") if source.is_dir() else Path(path.stem)
+                paths = _cog_paths(header.bands, target, inside, single=source.is_file())
+                _write_cogs(paths, header, _watched(coder.blocks(stream), progress))
+                files += len(paths)
     return {"streams": len(streams), "files": files, "target": str(target)}
 
 
@@ -128,6 +139,7 @@ def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device
         NotFound: A patch is not in the table.
     """
     from eoforge.bundle import load_bundle
+    from eoforge.codec.tiles import Block
     from eoforge.data.store import TableRef, open_table
     from eoforge.index.info import IndexInfo
     from eoforge.index.streams import StreamReader, holds_streams
@@ -151,7 +163,10 @@ def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device
             if missing:
                 raise NotFound(f"{source} holds no stream of patch {missing[0]!r}")
             for patch_id, rasters in found.items():
-                files += sum(_write_cogs(r, target, Path(patch_id), single=False) for r in rasters.values())
+                for raster in rasters.values():
+                    paths = _cog_paths(raster.bands, target, Path(patch_id), single=False)
+                    _write_cogs(paths, raster, [Block(0, 0, raster.bands)])
+                    files += len(paths)
             progress.advance(len(part))
     return {"patches": len(wanted), "files": files, "target": str(target)}
 
@@ -177,32 +192,54 @@ def _rasters_of(source: Path) -> Iterator[tuple[str, list[GeoTiff]]]:
     yield from groups.items()
 
 
-def _read(files: Sequence[GeoTiff], name: str, rate: Rate, one_unit: bool) -> Raster:
-    from eoforge.codec.container import LIMITS
-    from eoforge.codec.geotiff import read_raster
+class Watched:
+    """A source that reports each window that is read."""
 
-    raster = read_raster(files, Path(name).name, max_pixels=LIMITS.max_pixels, exact=not rate.learned)
-    if one_unit and len(raster.modalities) > 1:
-        raise UsageError(f"{name} holds both sensors, whose units differ: --max-error DN,dB, such as 8,0.5")
-    return raster
+    def __init__(self, source: Source, progress: Tracker) -> None:
+        self._source, self._progress = source, progress
+        self.bands, self.shape = source.bands, source.shape
+        self.georeference, self.patch_id = source.georeference, source.patch_id
+
+    def window(self, row: int, column: int, height: int, width: int) -> Raster:
+        """As that of the source."""
+        self._progress.advance()
+        return self._source.window(row, column, height, width)
 
 
-def _write_cogs(raster: Raster, target: Path, name: Path, *, single: bool) -> int:
-    """Writes the grids of a raster; one that has a single grid goes to ``target`` itself if that names a file."""
-    from eoforge.codec.geotiff import write_cogs
+def _watched(blocks: Iterable[Block], progress: Tracker) -> Iterator[Block]:
+    for block in blocks:
+        yield block
+        progress.advance()
 
-    files = write_cogs(raster)
+
+def _cog_paths(bands: Iterable[str], target: Path, name: Path, *, single: bool) -> dict[str, Path]:
+    """Grid -> its file; a raster that has a single grid goes to ``target`` itself if that names a file."""
+    from eoforge.codec.cog import grids_of
+
+    grids = list(grids_of(bands))
     named = single and target.suffix.lower() in TIFFS
     base = target.with_suffix("") if named else target / name
-    for grid, content in files.items():
-        path = base.with_name(f"{base.name}.tif" if named and len(files) == 1 else f"{base.name}_{grid}.tif")
-        _write(path, content)
-    return len(files)
+    return {
+        g: base.with_name(f"{base.name}.tif" if named and len(grids) == 1 else f"{base.name}_{g}.tif") for g in grids
+    }
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all: who is interrupted leaves no half stream behind."""
+def _write_cogs(paths: Mapping[str, Path], like: Header | Raster, blocks: Iterable[Block]) -> None:
+    from eoforge.codec.cog import write_cog_files
+
+    with ExitStack() as stack:
+        unfinished = {grid: str(stack.enter_context(whole(path))) for grid, path in paths.items()}
+        write_cog_files(unfinished, like.bands, like.shape, like.georeference, blocks)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place to write a file to that appears at ``path`` when the block ends well, and not at all otherwise.
+
+    It lies in a hidden folder beside it: who is killed leaves nothing behind that looks like a file of ours.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    beside.replace(path)
+    with tempfile.TemporaryDirectory(prefix=".eoforge-", dir=path.parent) as folder:
+        unfinished = Path(folder) / path.name
+        yield unfinished
+        unfinished.replace(path)

@@ -7,46 +7,49 @@ arithmetic, so that thread counts, batches and devices have nothing to change.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO
 
 from eoforge.codec import tiles
 from eoforge.codec.bounded_piece import decode_piece, encode_piece
-from eoforge.codec.container import LIMITS, Container, Header, Kind, Limits, pack, unpack
+from eoforge.codec.container import LIMITS, Header, Kind, Limits, inspect, unpack
+from eoforge.codec.parts import Stream
 from eoforge.codec.planes import FIXED_BITS
-from eoforge.codec.raster import Raster
-from eoforge.data.bands import MODALITIES
+from eoforge.codec.raster import Raster, modalities_of
+from eoforge.codec.writer import StreamWriter
 from eoforge.errors import DataRefused, UsageError
 
 _MAX_REFLECTANCE_ERROR = 32_767
 _MAX_DECIBEL_ERROR = 100.0
 
 
-def compress_bounded(
-    source: tiles.Source,
-    max_error: float | Mapping[str, float],
-    *,
-    tile: int | None = None,
-) -> bytes:
-    """The stream of a raster; large ones are cut into tiles, of which one at a time is in memory.
+def compress_bounded(source: tiles.Source, max_error: float | Mapping[str, float], *, tile: int | None = None) -> bytes:
+    """The stream of a raster in memory; see :func:`write_bounded`."""
+    with io.BytesIO() as file:
+        write_bounded(source, max_error, file, tile=tile)
+        return file.getvalue()
+
+
+def write_bounded(
+    source: tiles.Source, max_error: float | Mapping[str, float], file: BinaryIO, *, tile: int | None = None
+) -> Header:
+    """Writes the stream of a raster into a file; large ones are cut into tiles, of which one at a time is in memory.
 
     Args:
         source: A raster, or anything that reads windows.
         max_error: Largest error of a sample: reflectance x 10,000 for Sentinel-2 (a fraction has no effect), dB for
             Sentinel-1. A raster with both sensors needs ``{"s2": ..., "s1": ...}``, unless it is 0.
+        file: Empty, open for reading and writing.
         tile: Side of a tile in base pixels, a multiple of 6; 0 for none. By default large rasters are cut.
 
     Raises:
         UsageError: The bound is negative, not finite, too large, or ambiguous.
     """
     errors = _errors(source, max_error)
-    side = tile if tile is not None else (tiles.TILE if tiles.is_tiled(source.shape) else 0)
+    side = tile if tile is not None else tiles.TILE * tiles.is_tiled(source.shape)
     steps = {"s2": 2 * int(errors.get("s2", 0)) + 1, "s1": _decibel_step(errors.get("s1", 0.0))}
-    payloads = [
-        encode_piece(source.window(w.row, w.column, w.height, w.width), steps)
-        for row in tiles.plan(source.shape, side, 0)
-        for w in row
-    ]
     header = Header(
         Kind.BOUNDED,
         tuple(source.bands),
@@ -56,10 +59,13 @@ def compress_bounded(
         side,
         max_error=tuple(errors.items()),
     )
-    return pack(header, tiles.join(payloads) if side else payloads[0])
+    writer = StreamWriter(file, header)
+    for w in tiles.plan(source.shape, side, 0):
+        writer.add(encode_piece(source.window(w.row, w.column, w.height, w.width), steps))
+    return writer.finish()
 
 
-def decompress(streams: Sequence[bytes], limits: Limits = LIMITS) -> list[Raster]:
+def decompress(streams: Sequence[Stream], limits: Limits = LIMITS) -> list[Raster]:
     """Rasters of bounded streams.
 
     Raises:
@@ -68,47 +74,36 @@ def decompress(streams: Sequence[bytes], limits: Limits = LIMITS) -> list[Raster
     """
     rasters = []
     for stream in streams:
-        container = _open(stream, limits)
-        head = container.header
-        bands = tiles.assemble(head.bands, head.shape, _strips(container))
+        head = inspect(stream, limits)
+        bands = tiles.assemble(head.bands, head.shape, decompress_blocks(stream, limits))
         rasters.append(Raster(bands, head.shape, head.georeference, head.patch_id))
     return rasters
 
 
-def decompress_strips(stream: bytes, limits: Limits = LIMITS) -> Iterator[tuple[int, tiles.Pixels]]:
-    """A raster in strips over its whole width, as (first base row, bands): memory for one row of tiles.
+def decompress_blocks(stream: Stream, limits: Limits = LIMITS) -> Iterator[tiles.Block]:
+    """A raster tile by tile, of which one at a time is in memory.
 
     Raises:
         DataRefused, LimitExceeded: As for :func:`decompress`.
     """
-    yield from _strips(_open(stream, limits))
-
-
-def _open(stream: bytes, limits: Limits) -> Container:
     container = unpack(stream, limits)
-    if container.header.kind is not Kind.BOUNDED:
-        raise DataRefused(
-            f"this stream needs its codec (bundle {container.header.bundle or 'unknown'}): "
-            "load the bundle and decompress with it"
-        )
-    return container
-
-
-def _strips(container: Container) -> Iterator[tuple[int, tiles.Pixels]]:
     head = container.header
-    rows = tiles.plan(head.shape, head.tile, head.overlap)
-    payloads = iter(tiles.split(container.payload, sum(map(len, rows))) if head.tile else [container.payload])
-
-    def decoded(row: Sequence[tiles.Window]) -> Iterator[tiles.Pixels]:
-        for window in row:
-            yield decode_piece(next(payloads), head.bands, (window.height, window.width))
-
-    yield from tiles.strips(((row, decoded(row)) for row in rows), head.shape, head.tile, head.overlap)
+    if head.kind is not Kind.BOUNDED:
+        raise DataRefused(
+            f"this stream needs its codec (bundle {head.bundle or 'unknown'}): load the bundle and decompress with it"
+        )
+    windows = tiles.plan(head.shape, head.tile, head.overlap)
+    payloads = tiles.split(container.payload, len(windows)) if head.tile else [container.payload]
+    decoded = (
+        (window, decode_piece(bytes(payload), head.bands, (window.height, window.width)))
+        for window, payload in zip(windows, payloads, strict=True)
+    )
+    yield from tiles.blocks(decoded, head.shape, head.overlap)
 
 
 def _errors(source: tiles.Source, max_error: float | Mapping[str, float]) -> dict[str, float]:
     """The bound of each sensor that the source holds."""
-    present = tuple(m for m, names in MODALITIES.items() if set(names) & set(source.bands))
+    present = modalities_of(source.bands)
     if isinstance(max_error, Mapping):
         errors = {modality: float(max_error.get(modality, 0.0)) for modality in present}
     elif len(present) == 1 or max_error == 0:

@@ -139,7 +139,7 @@ def encode_piece(raster: Raster, steps: Mapping[str, int]) -> bytes:
     return coder.finish()
 
 
-def decode_piece(payload: memoryview, names: Sequence[str], shape: tuple[int, int]) -> Pixels:
+def decode_piece(payload: bytes, names: Sequence[str], shape: tuple[int, int]) -> Pixels:
     """The bands of a payload.
 
     Raises:

@@ -6,8 +6,9 @@ The command line and the services call this. A stream says in its header who rea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,11 @@ import numpy.typing as npt
 from eoforge.codec import bounded
 from eoforge.codec.container import DIGEST_BYTES, LIMITS, Header, Kind, Limits, inspect
 from eoforge.codec.model import Codec
+from eoforge.codec.parts import Stream
 from eoforge.codec.raster import Raster
-from eoforge.codec.streams import stored_codes
+from eoforge.codec.rate import pick_quality
+from eoforge.codec.streams import decompress_blocks, stored_codes, write
+from eoforge.codec.tiles import Block, Source
 from eoforge.errors import DataRefused, NotFound, UsageError
 
 NAME_CHARS = 2 * DIGEST_BYTES
@@ -151,8 +155,37 @@ class Coder:
         codec = self.named(name)
         if rate.target_bpp is not None or rate.target_psnr is not None:
             return codec.compress(rasters, target_bpp=rate.target_bpp, target_psnr=rate.target_psnr)
-        middle = float((codec.config.steps - 1) // 2)
-        return codec.compress(rasters, middle if rate.quality is None else rate.quality)
+        return codec.compress(rasters, _quality(codec, rate))
+
+    def write(self, source: Source, rate: Rate, file: BinaryIO, name: str = "") -> Header:
+        """Writes the stream of a raster of any size into a file, a tile at a time.
+
+        Args:
+            source: A raster, or what reads its windows.
+            rate: What the stream may cost; ``target_bpp`` and ``target_psnr`` read the source several times.
+            file: Empty, open for reading and writing.
+            name: Which codec, if one is needed.
+
+        Raises:
+            NotFound, UsageError, DataRefused: As for :meth:`compress`.
+        """
+        if rate.max_error is not None:
+            return bounded.write_bounded(source, {"s2": rate.max_error.s2, "s1": rate.max_error.s1}, file)
+        codec = self.named(name)
+        if rate.target_bpp is None and rate.target_psnr is None:
+            return write(codec, source, _quality(codec, rate), file)
+        return write(codec, source, pick_quality(codec, source, rate.target_bpp, rate.target_psnr), file)
+
+    def blocks(self, stream: Stream) -> Iterator[Block]:
+        """The raster of a stream of any kind, a tile at a time.
+
+        Raises:
+            NotFound, DataRefused, LimitExceeded: As for :meth:`decompress`.
+        """
+        codec = self.reader(inspect(stream, self.limits))
+        if codec is None:
+            return bounded.decompress_blocks(stream, self.limits)
+        return decompress_blocks(codec, stream, self.limits)
 
     def decompress(self, streams: Sequence[bytes]) -> list[Raster]:
         """Rasters of streams of any kinds.
@@ -190,3 +223,7 @@ class Coder:
         if header.tile:
             return stored_codes(stream, self.limits)
         return {m: codec.hash_stream([stream], m, self.limits) for m in header.modalities}
+
+
+def _quality(codec: Codec, rate: Rate) -> float:
+    return float((codec.config.steps - 1) // 2) if rate.quality is None else rate.quality

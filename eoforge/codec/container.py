@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import google_crc32c
+import numpy as np
 
-from eoforge.codec.raster import ALIGNMENT, BAND_ORDER, Georeference, factor_of, grid_shape
-from eoforge.data.bands import MODALITIES
+from eoforge.codec.parts import FilePart, Stream
+from eoforge.codec.raster import ALIGNMENT, BAND_ORDER, Georeference, factor_of, grid_shape, modalities_of
+from eoforge.data.bands import GROUP_OF
 from eoforge.errors import DataRefused, LimitExceeded
 
 MAGIC = b"EOFC"
@@ -31,12 +33,16 @@ DIGEST_BYTES = 8
 MAX_NAME_BYTES = 256
 MAX_CRS_BYTES = 8192
 MAX_CODE_BYTES = 64
+MIN_TILE = 48
+"""A stream of smaller tiles would be no stream of ours, but a way to make its reader plan millions of windows."""
 _FIXED = struct.Struct("<4sHBBHIIHHfHf8sHIHH")
 _EPSG = struct.Struct("<Iddd")
 _TRANSFORM = struct.Struct("<6d")
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _GEO_NONE, _GEO_EPSG, _GEO_TEXT = 0, 1, 2
+_MAX_HEAD = _FIXED.size + MAX_NAME_BYTES + MAX_CRS_BYTES + _TRANSFORM.size + _LENGTH.size
+_CHUNK = 1 << 20
 
 
 class Kind(IntEnum):
@@ -101,12 +107,18 @@ class Header:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Sensors with at least one band."""
-        return tuple(m for m, names in MODALITIES.items() if set(names) & set(self.bands))
+        return modalities_of(self.bands)
 
     @property
     def samples(self) -> int:
         """Values over all bands on their native grids."""
         return sum(math.prod(grid_shape(self.shape, factor_of(band))) for band in self.bands)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of the same values in memory."""
+        widths = {band: np.dtype(GROUP_OF[band].dtype).itemsize for band in self.bands}
+        return sum(math.prod(grid_shape(self.shape, factor_of(band))) * width for band, width in widths.items())
 
 
 @dataclass(frozen=True)
@@ -114,8 +126,8 @@ class Container:
     """A stream taken apart: header, payload and codes ``codes * code_bytes`` bytes, in tile then modality order."""
 
     header: Header
-    payload: memoryview
-    codes: memoryview
+    payload: memoryview | FilePart
+    codes: memoryview | FilePart
 
 
 def pack(header: Header, payload: bytes, codes: bytes = b"") -> bytes:
@@ -125,6 +137,16 @@ def pack(header: Header, payload: bytes, codes: bytes = b"") -> bytes:
         header: Its ``payload_bytes`` is taken from ``payload``.
         payload: What the kind's decoder reads.
         codes: ``header.codes * header.code_bytes`` bytes.
+
+    Raises:
+        LimitExceeded: A name, a CRS or the raster is larger than the format holds.
+    """
+    body = b"".join((pack_head(header, len(payload)), payload, codes))
+    return body + pack_checksum(body)
+
+
+def pack_head(header: Header, payload_bytes: int) -> bytes:
+    """All before the payload; as many bytes whatever ``payload_bytes`` is.
 
     Raises:
         LimitExceeded: A name, a CRS or the raster is larger than the format holds.
@@ -155,11 +177,15 @@ def pack(header: Header, payload: bytes, codes: bytes = b"") -> bytes:
         len(name),
         len(crs),
     )
-    body = b"".join((fixed, name, crs, geo, _LENGTH.pack(len(payload)), payload, codes))
-    return body + _CRC.pack(google_crc32c.value(body))
+    return b"".join((fixed, name, crs, geo, _LENGTH.pack(payload_bytes)))
 
 
-def inspect(stream: bytes, limits: Limits = LIMITS) -> Header:
+def pack_checksum(body: Stream) -> bytes:
+    """The last bytes of a stream, from all before them."""
+    return _CRC.pack(_checksum(body))
+
+
+def inspect(stream: Stream, limits: Limits = LIMITS) -> Header:
     """Reads the header alone.
 
     Raises:
@@ -169,7 +195,7 @@ def inspect(stream: bytes, limits: Limits = LIMITS) -> Header:
     return _parse(stream, limits)[0]
 
 
-def unpack(stream: bytes, limits: Limits = LIMITS) -> Container:
+def unpack(stream: Stream, limits: Limits = LIMITS) -> Container:
     """Takes a stream apart after its length and checksum have been checked.
 
     Raises:
@@ -177,9 +203,9 @@ def unpack(stream: bytes, limits: Limits = LIMITS) -> Container:
         LimitExceeded: It claims more than ``limits``.
     """
     header, start = _parse(stream, limits)
-    view = memoryview(stream)
-    (stored,) = _CRC.unpack(view[-_CRC.size :])
-    found = google_crc32c.value(bytes(view[: -_CRC.size]))
+    view = stream if isinstance(stream, FilePart) else memoryview(stream)
+    (stored,) = _CRC.unpack(bytes(view[-_CRC.size :]))
+    found = _checksum(view[: -_CRC.size])
     if found != stored:
         raise DataRefused(
             f"damaged stream: its CRC-32C is {found:08x}, it says {stored:08x}. Fetch it again from where it came"
@@ -188,17 +214,25 @@ def unpack(stream: bytes, limits: Limits = LIMITS) -> Container:
     return Container(header, view[start:end], view[end : -_CRC.size])
 
 
-def _parse(stream: bytes, limits: Limits) -> tuple[Header, int]:
+def _checksum(body: memoryview | Stream) -> int:
+    value = 0
+    for start in range(0, len(body), _CHUNK):
+        value = google_crc32c.extend(value, bytes(body[start : start + _CHUNK]))
+    return value
+
+
+def _parse(stream: Stream, limits: Limits) -> tuple[Header, int]:
     """The header and the position of the payload."""
-    if len(stream) < _FIXED.size or stream[:4] != MAGIC:
+    head = bytes(stream[:_MAX_HEAD])
+    if len(head) < _FIXED.size or head[:4] != MAGIC:
         raise DataRefused(
             f"no stream of eoforge: expected at least {_FIXED.size} bytes starting with {MAGIC!r}; "
-            f"got {len(stream)} starting with {bytes(stream[:4])!r}"
+            f"got {len(stream)} starting with {head[:4]!r}"
         )
     (
         _, version, kind, flags, mask, height, width, tile, overlap, quality, error_s2, error_s1, bundle,
         code_bytes, codes, name_bytes, crs_bytes,
-    ) = _FIXED.unpack_from(stream)  # fmt: skip
+    ) = _FIXED.unpack_from(head)  # fmt: skip
     if version != VERSION:
         raise DataRefused(
             f"stream format {version}: this eoforge reads format {VERSION}. Use the eoforge that wrote it"
@@ -217,9 +251,9 @@ def _parse(stream: bytes, limits: Limits) -> tuple[Header, int]:
     if len(stream) < start + _CRC.size:
         raise DataRefused(f"truncated stream: its header has {start} bytes, the stream {len(stream)}")
     name_end = _FIXED.size + name_bytes
-    name = _text(stream[_FIXED.size : name_end], "patch id")
-    georeference = _unpack_georeference(stream, name_end, crs_bytes, flags)
-    (payload_bytes,) = _LENGTH.unpack_from(stream, start - _LENGTH.size)
+    name = _text(head[_FIXED.size : name_end], "patch id")
+    georeference = _unpack_georeference(head, name_end, crs_bytes, flags)
+    (payload_bytes,) = _LENGTH.unpack_from(head, start - _LENGTH.size)
     if payload_bytes > limits.max_payload_bytes:
         raise LimitExceeded(f"the stream claims {payload_bytes} payload bytes; at most {limits.max_payload_bytes}")
     whole = start + payload_bytes + codes * code_bytes + _CRC.size
@@ -246,7 +280,7 @@ def _check_shape(shape: tuple[int, int], limits: Limits) -> None:
 
 
 def _check_tiles(shape: tuple[int, int], tile: int, overlap: int, limits: Limits) -> None:
-    if tile % ALIGNMENT or overlap % ALIGNMENT or (overlap >= tile if tile else overlap):
+    if tile % ALIGNMENT or overlap % ALIGNMENT or 2 * overlap > tile or 0 < tile < MIN_TILE:
         raise DataRefused(f"damaged stream: tiles of {tile} pixels with an overlap of {overlap}")
     at_once = math.prod(min(tile + 2 * overlap, side) if tile else side for side in shape)
     if at_once > limits.max_tile_pixels:
@@ -268,15 +302,15 @@ def _pack_georeference(georeference: Georeference | None) -> tuple[bytes, bytes,
     return _TRANSFORM.pack(a, b, c, d, e, f), georeference.crs.encode(), _GEO_TEXT
 
 
-def _unpack_georeference(stream: bytes, start: int, crs_bytes: int, flags: int) -> Georeference | None:
+def _unpack_georeference(head: bytes, start: int, crs_bytes: int, flags: int) -> Georeference | None:
     if flags == _GEO_NONE:
         return None
     if flags == _GEO_EPSG:
-        epsg, x, y, pixel = _EPSG.unpack_from(stream, start + crs_bytes)
+        epsg, x, y, pixel = _EPSG.unpack_from(head, start + crs_bytes)
         crs, transform = f"EPSG:{epsg}", (pixel, 0.0, x, 0.0, -pixel, y)
     else:
-        crs = _text(stream[start : start + crs_bytes], "CRS")
-        transform = _TRANSFORM.unpack_from(stream, start + crs_bytes)
+        crs = _text(head[start : start + crs_bytes], "CRS")
+        transform = _TRANSFORM.unpack_from(head, start + crs_bytes)
     if not all(map(math.isfinite, transform)):
         raise DataRefused(f"damaged stream: its transform {transform} is not finite")
     return Georeference(crs, transform)
@@ -284,6 +318,6 @@ def _unpack_georeference(stream: bytes, start: int, crs_bytes: int, flags: int) 
 
 def _text(raw: bytes, what: str) -> str:
     try:
-        return bytes(raw).decode()
+        return raw.decode()
     except UnicodeDecodeError as error:
         raise DataRefused(f"damaged stream: its {what} is no UTF-8 text") from error

@@ -20,6 +20,7 @@ from eoforge.codec.branch import Branch
 from eoforge.codec.config import CodecConfig
 from eoforge.codec.container import LIMITS, Limits
 from eoforge.codec.entropy import TableSet
+from eoforge.codec.parts import Stream
 from eoforge.codec.raster import Raster, factor_of
 from eoforge.codec.rate import pick_quality
 from eoforge.data.bands import GROUP_OF, require_modality
@@ -33,7 +34,7 @@ class CodecOutput:
 
     Attributes:
         x_hat: Band -> float32 ``[B, h, w]`` on its native grid, in its unit, neither rounded nor clipped.
-        likelihoods: ``y [B, M, h, w]`` and ``z [B, Z, h / 4, w / 4]``: bits are ``-log2`` of them, summed.
+        likelihoods: ``y [B, M, h, w]`` and ``z [B, Z, h / 4, w / 4]``, rounded up: bits are ``-log2`` of them, summed.
         y_hat: Quantised latent ``[B, M, h, w]``.
         y: Latent before quantisation.
         logits: Hash logits ``[B, K]`` of ``y_hat``.
@@ -171,8 +172,8 @@ class Codec(nn.Module):
         chosen = (pick_quality(self, raster, target_bpp, target_psnr) for raster in rasters)
         return [self.compress([raster], q)[0] for raster, q in zip(rasters, chosen, strict=True)]
 
-    def decompress(self, streams: Sequence[bytes], limits: Limits = LIMITS) -> list[Raster]:
-        """Rasters of streams that this codec made, large ones included (``streams.decompress_strips`` saves memory).
+    def decompress(self, streams: Sequence[Stream], limits: Limits = LIMITS) -> list[Raster]:
+        """Rasters of streams that this codec made, large ones included (``streams.decompress_blocks`` saves memory).
 
         Raises:
             DataRefused: A stream is damaged, truncated, foreign, or of another kind.
@@ -183,7 +184,7 @@ class Codec(nn.Module):
         return streams_of.decompress(self, streams, limits)
 
     def hash_stream(
-        self, streams: Sequence[bytes], modality: str | None = None, limits: Limits = LIMITS
+        self, streams: Sequence[Stream], modality: str | None = None, limits: Limits = LIMITS
     ) -> npt.NDArray[np.uint8]:
         """Codes uint8 ``[B, K / 8]`` computed from the latents in the streams; no pixel is decoded.
 

@@ -6,7 +6,7 @@ All grids hang on one base grid, that of the 10 m bands, which need not be prese
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,12 @@ def factor_of(band: str) -> int:
 def grid_shape(shape: tuple[int, int], factor: int) -> tuple[int, int]:
     """Rows and columns of the grid that is ``factor`` times coarser than the base grid ``shape``."""
     return (-(-shape[0] // factor), -(-shape[1] // factor))
+
+
+def modalities_of(bands: Iterable[str]) -> tuple[str, ...]:
+    """Sensors with at least one of these bands, in the order of their codes in a stream."""
+    given = set(bands)
+    return tuple(modality for modality, names in MODALITIES.items() if given & set(names))
 
 
 @dataclass(frozen=True)
@@ -109,8 +115,7 @@ class Raster:
             ordered[band] = pixels
         object.__setattr__(self, "bands", ordered)
         object.__setattr__(self, "shape", (int(shape[0]), int(shape[1])))
-        present = tuple(m for m, names in MODALITIES.items() if set(names) & set(ordered))
-        object.__setattr__(self, "modalities", present)
+        object.__setattr__(self, "modalities", modalities_of(ordered))
 
     def transform_of(self, band: str) -> Transform | None:
         """Transform of a band's native grid, None without a georeference."""

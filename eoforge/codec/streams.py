@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,10 @@ import numpy.typing as npt
 from eoforge.codec import pieces, tiles
 from eoforge.codec.config import QUALITY_FRACTIONS
 from eoforge.codec.container import DIGEST_BYTES, Container, Header, Kind, Limits, pack, unpack
+from eoforge.codec.parts import Stream
 from eoforge.codec.pieces import Layout
 from eoforge.codec.raster import Raster
+from eoforge.codec.writer import StreamWriter
 from eoforge.errors import BundleError, DataRefused, UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +30,10 @@ def compress(codec: Codec, rasters: Sequence[Raster], quality: float) -> list[by
     streams: dict[int, bytes] = {}
     for (bands, shape), members in pieces.group_by_layout(rasters).items():
         if tiles.is_tiled(shape):
-            streams.update({i: compress_tiled(codec, rasters[i], quality) for i in members})
+            for i in members:
+                with io.BytesIO() as file:
+                    write(codec, rasters[i], quality, file)
+                    streams[i] = file.getvalue()
             continue
         layout = Layout(bands, shape, pieces.fraction_of(quality))
         for start in range(0, len(members), BATCH):
@@ -39,53 +45,58 @@ def compress(codec: Codec, rasters: Sequence[Raster], quality: float) -> list[by
     return [streams[i] for i in range(len(rasters))]
 
 
-def compress_tiled(
-    codec: Codec, source: tiles.Source, quality: float, tile: int = tiles.TILE, overlap: int = tiles.OVERLAP
-) -> bytes:
-    """The stream of a large raster; only one window of pixels is in memory at a time.
+def write(
+    codec: Codec,
+    source: tiles.Source,
+    quality: float,
+    file: BinaryIO,
+    tile: int | None = None,
+    overlap: int = tiles.OVERLAP,
+) -> Header:
+    """Writes the stream of a raster into a file; of a large one, only a window of pixels is in memory at a time.
 
     Args:
         codec: With integer tables.
         source: A raster, or anything that reads windows.
         quality: As for ``Codec.compress``.
-        tile: Side of a tile in base pixels, a multiple of 6.
+        file: Empty, open for reading and writing.
+        tile: Side of a tile in base pixels, a multiple of 6; 0 for none. By default large rasters are cut.
         overlap: Base pixels that a tile reaches into each neighbour, a multiple of 6.
     """
     quality = codec.config.require_quality(quality)
-    payloads: list[bytes] = []
-    codes: list[bytes] = []
-    for row in tiles.plan(source.shape, tile, overlap):
-        for window in row:
-            raster = source.window(window.row, window.column, window.height, window.width)
-            layout = Layout(tuple(raster.bands), raster.shape, pieces.fraction_of(quality))
-            (piece,) = pieces.encode(codec, [raster], layout)
-            payloads.append(piece.payload)
-            codes += piece.codes
-    return pack(_header(codec, source, quality, len(codes), tile, overlap), tiles.join(payloads), b"".join(codes))
+    side = tile if tile is not None else tiles.TILE * tiles.is_tiled(source.shape)
+    overlap = overlap if side else 0
+    writer = StreamWriter(file, _header(codec, source, quality, 0, side, overlap))
+    for window in tiles.plan(source.shape, side, overlap):
+        raster = source.window(window.row, window.column, window.height, window.width)
+        layout = Layout(tuple(raster.bands), raster.shape, pieces.fraction_of(quality))
+        (piece,) = pieces.encode(codec, [raster], layout)
+        writer.add(piece.payload, piece.codes)
+    return writer.finish()
 
 
-def decompress(codec: Codec, streams: Sequence[bytes], limits: Limits) -> list[Raster]:
+def decompress(codec: Codec, streams: Sequence[Stream], limits: Limits) -> list[Raster]:
     """Rasters in the order of the streams."""
     containers = [_open(codec, stream, limits) for stream in streams]
     rasters: dict[int, Raster] = {}
     for layout, members in _by_layout(containers).items():
         for start in range(0, len(members), BATCH):
             chosen = members[start : start + BATCH]
-            decoded = pieces.decode(codec, [containers[i].payload for i in chosen], layout)
+            decoded = pieces.decode(codec, [bytes(containers[i].payload) for i in chosen], layout)
             rasters.update({i: _raster(containers[i].header, bands) for i, bands in zip(chosen, decoded, strict=True)})
     for i, container in enumerate(containers):
         if i not in rasters:
-            rasters[i] = _assemble(codec, container)
+            head = container.header
+            rasters[i] = _raster(head, tiles.assemble(head.bands, head.shape, _blocks(codec, container)))
     return [rasters[i] for i in range(len(streams))]
 
 
-def decompress_strips(codec: Codec, stream: bytes, limits: Limits) -> Iterator[tuple[int, tiles.Pixels]]:
-    """A raster in strips over its whole width, as (first base row, bands): memory for one row of tiles."""
-    container = _open(codec, stream, limits)
-    yield from _strips(codec, container)
+def decompress_blocks(codec: Codec, stream: Stream, limits: Limits) -> Iterator[tiles.Block]:
+    """A raster tile by tile, of which one at a time is in memory."""
+    yield from _blocks(codec, _open(codec, stream, limits))
 
 
-def hash_stream(codec: Codec, streams: Sequence[bytes], modality: str | None, limits: Limits) -> npt.NDArray[np.uint8]:
+def hash_stream(codec: Codec, streams: Sequence[Stream], modality: str | None, limits: Limits) -> npt.NDArray[np.uint8]:
     """Codes ``[B, K / 8]`` made anew from the latents; see ``Codec.hash_stream``."""
     containers = [_open(codec, stream, limits) for stream in streams]
     codes = np.zeros((len(streams), codec.config.bits // 8), dtype=np.uint8)
@@ -98,12 +109,12 @@ def hash_stream(codec: Codec, streams: Sequence[bytes], modality: str | None, li
             raise UsageError(f"a stream holds {', '.join(layout.modalities)}; it has no code of {modality}")
         for start in range(0, len(members), BATCH):
             chosen = members[start : start + BATCH]
-            found = pieces.hashes(codec, [containers[i].payload for i in chosen], layout)
+            found = pieces.hashes(codec, [bytes(containers[i].payload) for i in chosen], layout)
             codes[chosen] = found[chosen_modality]
     return codes
 
 
-def stored_codes(stream: bytes, limits: Limits) -> dict[str, npt.NDArray[np.uint8]]:
+def stored_codes(stream: Stream, limits: Limits) -> dict[str, npt.NDArray[np.uint8]]:
     """Modality -> codes ``[tiles, K / 8]`` that a stream carries, without a model.
 
     Raises:
@@ -111,10 +122,10 @@ def stored_codes(stream: bytes, limits: Limits) -> dict[str, npt.NDArray[np.uint
     """
     container = unpack(stream, limits)
     head = container.header
-    count = sum(map(len, tiles.plan(head.shape, head.tile, head.overlap))) * len(head.modalities)
+    count = len(tiles.plan(head.shape, head.tile, head.overlap)) * len(head.modalities)
     if not head.code_bytes or head.codes != count:
         raise DataRefused(f"expected one code per tile and sensor, {count}; the stream carries {head.codes}")
-    codes = np.frombuffer(container.codes, dtype=np.uint8).reshape(-1, len(head.modalities), head.code_bytes)
+    codes = np.frombuffer(bytes(container.codes), dtype=np.uint8).reshape(-1, len(head.modalities), head.code_bytes)
     return {modality: codes[:, i] for i, modality in enumerate(head.modalities)}
 
 
@@ -134,7 +145,7 @@ def _header(codec: Codec, source: tiles.Source, quality: float, codes: int, tile
     )
 
 
-def _open(codec: Codec, stream: bytes, limits: Limits) -> Container:
+def _open(codec: Codec, stream: Stream, limits: Limits) -> Container:
     """A stream that this codec can read."""
     container = unpack(stream, limits)
     head = container.header
@@ -163,24 +174,17 @@ def _by_layout(containers: Sequence[Container]) -> dict[Layout, list[int]]:
     return groups
 
 
-def _strips(codec: Codec, container: Container) -> Iterator[tuple[int, tiles.Pixels]]:
+def _blocks(codec: Codec, container: Container) -> Iterator[tiles.Block]:
     head = container.header
-    rows = tiles.plan(head.shape, head.tile, head.overlap)
-    count = sum(map(len, rows))
-    payloads = iter(tiles.split(container.payload, count) if head.tile else [container.payload])
+    windows = tiles.plan(head.shape, head.tile, head.overlap)
+    payloads = tiles.split(container.payload, len(windows)) if head.tile else [container.payload]
 
-    def decoded(row: Sequence[tiles.Window]) -> Iterator[tiles.Pixels]:
-        for window in row:
+    def decoded() -> Iterator[tuple[tiles.Window, tiles.Pixels]]:
+        for window, payload in zip(windows, payloads, strict=True):
             layout = Layout(head.bands, (window.height, window.width), pieces.fraction_of(head.quality))
-            yield pieces.decode(codec, [next(payloads)], layout)[0]
+            yield window, pieces.decode(codec, [bytes(payload)], layout)[0]
 
-    yield from tiles.strips(((row, decoded(row)) for row in rows), head.shape, head.tile, head.overlap)
-
-
-def _assemble(codec: Codec, container: Container) -> Raster:
-    return _raster(
-        container.header, tiles.assemble(container.header.bands, container.header.shape, _strips(codec, container))
-    )
+    yield from tiles.blocks(decoded(), head.shape, head.overlap)
 
 
 def _raster(head: Header, bands: tiles.Pixels) -> Raster:

@@ -1,8 +1,8 @@
 """Large rasters in tiles: which windows, how they are kept in one payload, how they become one image without seams.
 
 Windows of neighbouring tiles overlap by twice the overlap; there the decoded pixels are mixed with weights that fall
-linearly from one to zero, so that nothing jumps at a border. Rows of tiles are finished one after the other: memory
-holds one row of tiles, never the raster.
+linearly from one to zero, so that nothing jumps at a border. Tiles are finished one after the other: memory holds one
+of them, and of the row above only what overlaps, never the raster.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from eoforge.codec.parts import FilePart
 from eoforge.codec.raster import Georeference, Raster, factor_of, grid_shape
 from eoforge.data.bands import GROUP_OF
 from eoforge.errors import DataRefused
@@ -23,9 +24,11 @@ TILE = 504
 """Side of a tile in base pixels, a multiple of all grids."""
 OVERLAP = 24
 """Base pixels that a tile of a lossy stream reaches into each neighbour."""
-_LENGTH = struct.Struct("<I")
+LENGTH = struct.Struct("<I")
+"""One entry of the table with which the payload of a tiled stream begins: the length of a tile's own payload."""
 
 Pixels = Mapping[str, npt.NDArray[Any]]
+_Floats = npt.NDArray[np.float32]
 
 
 class Source(Protocol):
@@ -61,41 +64,44 @@ class Window:
     width: int
 
 
+@dataclass(frozen=True)
+class Block:
+    """Finished pixels of all bands, the first of which is this base pixel."""
+
+    row: int
+    column: int
+    pixels: Pixels
+
+
 def is_tiled(shape: tuple[int, int]) -> bool:
     """Whether a raster is cut: up to one tile with its overlap it stays whole."""
     return max(shape) > TILE + 2 * OVERLAP
 
 
-def plan(shape: tuple[int, int], tile: int, overlap: int) -> list[list[Window]]:
-    """Rows of windows; one window if ``tile`` is 0."""
+def plan(shape: tuple[int, int], tile: int, overlap: int) -> list[Window]:
+    """The windows of a raster's tiles, row by row; one window if ``tile`` is 0."""
     if not tile:
-        return [[Window(0, 0, *shape)]]
+        return [Window(0, 0, *shape)]
 
     def spans(side: int) -> list[tuple[int, int]]:
         # A rest that lies within the overlap of the tile before it needs no tile of its own.
         starts = range(0, max(1, side - overlap), tile)
         return [(max(0, s - overlap), min(side, s + tile + overlap)) for s in starts]
 
-    return [[Window(top, left, bottom - top, right - left) for left, right in spans(shape[1])]
-            for top, bottom in spans(shape[0])]  # fmt: skip
+    columns = spans(shape[1])
+    return [Window(top, left, bottom - top, right - left) for top, bottom in spans(shape[0]) for left, right in columns]
 
 
-def join(payloads: Sequence[bytes]) -> bytes:
-    """One payload of many: their lengths, then they themselves."""
-    lengths = b"".join(_LENGTH.pack(len(payload)) for payload in payloads)
-    return lengths + b"".join(payloads)
-
-
-def split(payload: memoryview, count: int) -> list[memoryview]:
-    """The ``count`` payloads that :func:`join` joined.
+def split(payload: memoryview | FilePart, count: int) -> Sequence[memoryview | FilePart]:
+    """The payloads of ``count`` tiles out of the payload of a tiled stream.
 
     Raises:
-        DataRefused: The lengths do not add up to what is there.
+        DataRefused: Their lengths do not add up to what is there.
     """
-    table = count * _LENGTH.size
+    table = count * LENGTH.size
     if len(payload) < table:
         raise DataRefused(f"damaged stream: {count} tiles need a table of {table} bytes; there are {len(payload)}")
-    lengths = [length for (length,) in _LENGTH.iter_unpack(payload[:table])]
+    lengths = [length for (length,) in LENGTH.iter_unpack(bytes(payload[:table]))]
     if table + sum(lengths) != len(payload):
         raise DataRefused(f"damaged stream: its tiles claim {sum(lengths)} bytes; there are {len(payload) - table}")
     parts, start = [], table
@@ -105,61 +111,47 @@ def split(payload: memoryview, count: int) -> list[memoryview]:
     return parts
 
 
-def strips(
-    rows: Iterable[tuple[Sequence[Window], Iterable[Pixels]]], shape: tuple[int, int], tile: int, overlap: int
-) -> Iterator[tuple[int, Pixels]]:
-    """Finished strips of a raster, top to bottom.
+def blocks(decoded: Iterable[tuple[Window, Pixels]], shape: tuple[int, int], overlap: int) -> Iterator[Block]:
+    """Finished blocks of a raster, one for each tile; together they cover it once.
 
     Args:
-        rows: Rows of windows with the pixels of each, in the order of :func:`plan`.
+        decoded: Windows in the order of :func:`plan` with their pixels.
         shape: Base grid of the raster.
-        tile: Side of a tile, 0 for one piece.
         overlap: As it was planned with.
-
-    Yields:
-        First base row of the strip, and its bands over the whole width.
     """
-    if not tile or not overlap:
-        for windows, images in rows:
-            yield windows[0].row, _beside(windows, images, shape)
-        return
-    carried: dict[str, npt.NDArray[np.float64]] = {}
-    for windows, images in rows:
-        first, last = windows[0].row, windows[0].row + windows[0].height
-        mixed: dict[str, npt.NDArray[np.float64]] = {}
-        for window, image in zip(windows, images, strict=True):
-            for band, pixels in image.items():
-                f = factor_of(band)
-                if band not in mixed:
-                    mixed[band] = np.zeros(grid_shape((window.height, shape[1]), f))
-                weights = np.outer(
-                    _ramp(window.row, window.height, shape[0], overlap, f),
-                    _ramp(window.column, window.width, shape[1], overlap, f),
-                )
-                left = window.column // f
-                mixed[band][:, left : left + pixels.shape[1]] += weights * pixels
-        for band, above in carried.items():
-            mixed[band][: len(above)] += above
-        # The next row of tiles starts 2 * overlap above the end of this one: what lies above that is finished.
-        end = last if last == shape[0] else last - 2 * overlap
-        done = {band: values[: grid_shape((end - first, 1), factor_of(band))[0]] for band, values in mixed.items()}
-        carried = {band: values[len(done[band]) :] for band, values in mixed.items()}
-        yield first, {band: _cast(values, band) for band, values in done.items()}
-
-
-def _beside(windows: Sequence[Window], images: Iterable[Pixels], shape: tuple[int, int]) -> Pixels:
-    """Tiles without overlap, side by side."""
-    if len(windows) == 1:
-        return next(iter(images))
-    row: dict[str, npt.NDArray[Any]] = {}
-    for window, image in zip(windows, images, strict=True):
+    # What earlier tiles add to pixels that later ones finish: from the row above, to the row below, from the left.
+    above: dict[str, _Floats] = {}
+    below: dict[str, _Floats] = {}
+    beside: dict[str, _Floats] = {}
+    for window, image in decoded:
+        if not overlap:
+            yield Block(window.row, window.column, image)
+            continue
+        if window.column == 0:
+            above, below, beside = below, {}, {}
+        done = {}
         for band, pixels in image.items():
             f = factor_of(band)
-            if band not in row:
-                row[band] = np.empty(grid_shape((window.height, shape[1]), f), dtype=GROUP_OF[band].dtype)
-            left = window.column // f
-            row[band][:, left : left + pixels.shape[1]] = pixels
-    return row
+            lap, left, (height, width) = 2 * overlap // f, window.column // f, pixels.shape
+            weights = (
+                _ramp(window.row, window.height, shape[0], overlap, f),
+                _ramp(window.column, window.width, shape[1], overlap, f),
+            )
+            mixed = np.outer(*weights).astype(np.float32) * pixels
+            rows = height if window.row + window.height == shape[0] else height - lap
+            columns = width if window.column + window.width == shape[1] else width - lap
+            if rows < height:
+                if band not in below:
+                    below[band] = np.zeros((lap, grid_shape(shape, f)[1]), dtype=np.float32)
+                below[band][:, left : left + width] += mixed[rows:]
+            to_the_right = mixed[:rows, columns:].copy()
+            if band in beside:
+                mixed[:rows, :lap] += beside[band]
+            beside[band] = to_the_right
+            if band in above:
+                mixed[:lap, :columns] += above[band][:, left : left + columns]
+            done[band] = _cast(mixed[:rows, :columns], band)
+        yield Block(window.row, window.column, done)
 
 
 def _ramp(start: int, length: int, side: int, overlap: int, factor: int) -> npt.NDArray[np.float64]:
@@ -175,16 +167,16 @@ def _ramp(start: int, length: int, side: int, overlap: int, factor: int) -> npt.
     return weights
 
 
-def _cast(values: npt.NDArray[np.float64], band: str) -> npt.NDArray[Any]:
+def _cast(values: _Floats, band: str) -> npt.NDArray[Any]:
     dtype = np.dtype(GROUP_OF[band].dtype)
     return np.rint(values).astype(dtype) if dtype.kind == "u" else values.astype(dtype)
 
 
-def assemble(bands: Sequence[str], shape: tuple[int, int], found: Iterable[tuple[int, Pixels]]) -> Pixels:
-    """Whole bands out of strips."""
+def assemble(bands: Sequence[str], shape: tuple[int, int], found: Iterable[Block]) -> Pixels:
+    """Whole bands out of blocks."""
     whole = {b: np.empty(grid_shape(shape, factor_of(b)), dtype=GROUP_OF[b].dtype) for b in bands}
-    for row, strip in found:
-        for band, pixels in strip.items():
-            top = row // factor_of(band)
-            whole[band][top : top + len(pixels)] = pixels
+    for block in found:
+        for band, pixels in block.pixels.items():
+            top, left = block.row // factor_of(band), block.column // factor_of(band)
+            whole[band][top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return whole

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.codec.coder import Codes, MaxError, Rate
+from eoforge.codec.cog import write_cogs
 from eoforge.codec.container import Header, Kind
-from eoforge.codec.geotiff import MAX_BANDS, GeoTiff, read_raster, write_cogs
+from eoforge.codec.geotiff import MAX_BANDS, GeoTiff, read_raster
 from eoforge.codec.raster import Georeference, Raster, factor_of
 from eoforge.data.bands import GROUP_OF
 from eoforge.errors import DataRefused, LimitExceeded, UsageError

@@ -13,7 +13,7 @@ import rasterio
 
 from eoforge.bundle import Bundle
 from eoforge.cli import main
-from eoforge.codec.geotiff import write_cogs
+from eoforge.codec.cog import write_cogs
 from eoforge.codec.raster import from_pair
 from eoforge.data.records import PatchPair, record_batch
 from eoforge.data.schema import PATCHES

@@ -111,6 +111,7 @@ def test_a_later_format_says_what_to_use() -> None:
         ((3_000, 3_000), 504, DataRefused),  # its tiles are allowed, and are not there
         ((0, 120), 0, DataRefused),
         ((120, 118), 7, DataRefused),
+        ((11_000, 11_000), 6, DataRefused),  # would be three million tiles
     ],
 )
 def test_claims_are_checked_before_anything_is_allocated(
@@ -121,7 +122,7 @@ def test_claims_are_checked_before_anything_is_allocated(
     tracemalloc.start()
     try:
         with pytest.raises(error):
-            tiles.split(unpack(hostile).payload, sum(map(len, tiles.plan(shape, tile, 0))))
+            tiles.split(unpack(hostile).payload, len(tiles.plan(shape, tile, 0)))
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

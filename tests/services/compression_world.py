@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import torch
 
-from eoforge.bundle import Bundle, write_bundle
-from eoforge.codec.model import Codec
+from benchmarks.codec.samples import untrained_bundle
+from eoforge.bundle import Bundle
 from eoforge.codec.raster import Raster, from_pair
-from eoforge.data.bands import GROUPS
-from eoforge.data.batch import PatchBatch
 from eoforge.data.records import PatchPair
 from eoforge.data.synthetic import synthetic_pairs
 from eoforge.methods.rs_jcif.config import Config
@@ -25,7 +22,7 @@ from services.compression.state import Codecs, load
 
 PATCHES = 12
 BITS = 32
-_STATISTICS = {"s1": (-14.0, 6.0), "s2": (1500.0, 1200.0)}
+_SMALL = Config(channels=8, latent=24, hyper=8, stages=2, kernel=3, bits=BITS, hash_hidden=16)
 
 
 @dataclass(frozen=True)
@@ -49,38 +46,7 @@ def make_compression_world(folder: Path) -> CompressionWorld:
 
 def write_codec_bundle(runs: str, pairs: tuple[PatchPair, ...], patches: Mapping[str, Any] | None = None) -> Bundle:
     """A bundle of ``rs_jcif`` whose codec has seen ``pairs`` but was not trained."""
-    config = Config(channels=8, latent=24, hyper=8, stages=2, kernel=3, bits=BITS, hash_hidden=16)
-    normalisation = {band: _STATISTICS[m] for m, bands in config.bands.items() for band in bands}
-    codec = Codec(config.codec(normalisation))
-    codec.initialise(batch_of(pairs))
-    codec.update()
-    return write_bundle(
-        runs,
-        weights=codec.state_dict(),
-        config={
-            "method": "rs_jcif",
-            "config": asdict(config),
-            "bands": {m: list(bands) for m, bands in config.bands.items()},
-            "normalisation": {band: list(values) for band, values in normalisation.items()},
-            "interpolation": "native",
-            "bits": BITS,
-            "embedding_dim": BITS,
-            "seed": 0,
-            "patches": dict(patches or {}),
-            "code_revision": "test",
-        },
-        metrics={},
-        readme="A codec for tests.\n",
-    )
-
-
-def batch_of(pairs: tuple[PatchPair, ...]) -> PatchBatch:
-    columns: dict[str, Any] = {
-        group.column: torch.stack([torch.from_numpy(getattr(pair, group.column).copy()) for pair in pairs])
-        for group in GROUPS
-    }
-    ids = [pair.meta.patch_id for pair in pairs]
-    return PatchBatch(patch_id=ids, label_mask=torch.zeros(len(pairs), dtype=torch.int64), **columns)
+    return untrained_bundle(runs, pairs, _SMALL, patches)
 
 
 def compression_server(world: CompressionWorld, **values: Any) -> Callable[[], Server]:

@@ -15,8 +15,8 @@ from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.api.compression.v1 import compression_pb2_grpc
 from eoforge.client_base import RemoteError, RemoteNotFound, RemoteRefused
 from eoforge.client_compression import CompressionClient
+from eoforge.codec.cog import write_cogs
 from eoforge.codec.container import inspect
-from eoforge.codec.geotiff import write_cogs
 from eoforge.codec.raster import Raster
 from eoforge.codec.rate import psnr
 from eoforge.errors import UsageError

@@ -1,0 +1,88 @@
+"""Rasters as cloud-optimised GeoTIFFs that QGIS opens with CRS and band names, one file per native grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from eoforge.codec.raster import Georeference, Raster, factor_of, grid_shape
+from eoforge.codec.tiles import Block
+from eoforge.data.bands import GROUPS, S1_10M
+
+_CACHE_BYTES = 1 << 26
+"""What GDAL may keep of blocks: its own default is a share of the machine's memory."""
+
+
+def grids_of(bands: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The files that hold these bands: ``s2_10m``, ``s2_20m``, ``s2_60m``, ``s1``, each with its bands in order."""
+    given = set(bands)
+    found = {group.column: tuple(band for band in group.bands if band in given) for group in GROUPS}
+    return {grid: names for grid, names in found.items() if names}
+
+
+def write_cogs(raster: Raster) -> dict[str, bytes]:
+    """The files of a raster in memory, by grid; see :func:`grids_of`."""
+    from rasterio.io import MemoryFile
+
+    with ExitStack() as stack:
+        memory = {grid: stack.enter_context(MemoryFile(ext=".tif")) for grid in grids_of(raster.bands)}
+        paths = {grid: str(file.name) for grid, file in memory.items()}
+        write_cog_files(paths, raster.bands, raster.shape, raster.georeference, [Block(0, 0, raster.bands)])
+        return {grid: bytes(file.read()) for grid, file in memory.items()}
+
+
+def write_cog_files(
+    paths: Mapping[str, str],
+    bands: Iterable[str],
+    shape: tuple[int, int],
+    georeference: Georeference | None,
+    blocks: Iterable[Block],
+) -> None:
+    """Writes a raster that arrives in blocks and is never in memory as a whole.
+
+    Args:
+        paths: Grid of :func:`grids_of` -> path of its file; a plain GeoTIFF of the same size lies beside it until then.
+        bands: Names of the bands.
+        shape: Rows and columns of the base grid.
+        georeference: Where it lies.
+        blocks: Pixels.
+    """
+    import rasterio
+    from rasterio import shutil
+    from rasterio.windows import Window
+
+    grids = grids_of(bands)
+    plain = {grid: f"{paths[grid]}.plain.tif" for grid in grids}
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
+        with ExitStack() as stack:
+            sinks = {
+                grid: stack.enter_context(rasterio.open(plain[grid], "w", **_profile(names, shape, georeference)))
+                for grid, names in grids.items()
+            }
+            for grid, names in grids.items():
+                sinks[grid].descriptions = names
+            for block in blocks:
+                for grid, names in grids.items():
+                    factor = factor_of(names[0])
+                    for index, name in enumerate(names, start=1):
+                        rows, columns = block.pixels[name].shape
+                        window = Window(block.column // factor, block.row // factor, columns, rows)
+                        sinks[grid].write(block.pixels[name], index, window=window)
+        for grid in grids:
+            shutil.copy(plain[grid], paths[grid], driver="COG", compress="DEFLATE", predictor="YES", bigtiff="IF_SAFER")
+            shutil.delete(plain[grid])
+
+
+def _profile(names: tuple[str, ...], shape: tuple[int, int], georeference: Georeference | None) -> dict[str, Any]:
+    """Of the plain file: bands one after the other, because blocks arrive so."""
+    from affine import Affine
+
+    factor = factor_of(names[0])
+    rows, columns = grid_shape(shape, factor)
+    radar = names[0] in S1_10M.bands
+    profile = {"driver": "GTiff", "height": rows, "width": columns, "count": len(names), "interleave": "band"}
+    profile |= {"dtype": S1_10M.dtype} if radar else {"dtype": "uint16", "nodata": 0}
+    if georeference is not None:
+        profile |= {"crs": georeference.crs, "transform": Affine(*georeference.scaled(factor))}
+    return profile | {"bigtiff": "IF_SAFER"}
