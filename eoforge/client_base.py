@@ -80,22 +80,10 @@ class ServiceClient:
     ) -> None:
         if (cert_file is None) != (key_file is None):
             raise UsageError("mutual TLS needs both cert_file and key_file; got one of them")
-        if tls is None:
-            tls = bool(ca_file or cert_file) or not is_loopback(target)
-        if token and not tls and not is_loopback(target):
-            raise UsageError(f"a token for {target} would travel in the clear: use TLS (ca_file=..., or tls=True)")
+        self._files, self._tls = (ca_file, key_file, cert_file), tls
         self._target, self._timeout, self._attempts = target, timeout, attempts
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        options = [
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            *self.channel_options,
-        ]
-        if tls:
-            credentials = grpc.ssl_channel_credentials(_pem(ca_file), _pem(key_file), _pem(cert_file))
-            self._channel = grpc.secure_channel(target, credentials, options)
-        else:
-            self._channel = grpc.insecure_channel(target, options)
+        self._channel = self._open(target)
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +92,26 @@ class ServiceClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _open(self, target: str) -> grpc.Channel:
+        """A channel to ``target`` with the credentials of this client.
+
+        Raises:
+            UsageError: A token would travel in the clear.
+        """
+        ca_file, key_file, cert_file = self._files
+        tls = bool(ca_file or cert_file) or not is_loopback(target) if self._tls is None else self._tls
+        if self._metadata and not tls and not is_loopback(target):
+            raise UsageError(f"a token for {target} would travel in the clear: use TLS (ca_file=..., or tls=True)")
+        options = [
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            *self.channel_options,
+        ]
+        if tls:
+            credentials = grpc.ssl_channel_credentials(_pem(ca_file), _pem(key_file), _pem(cert_file))
+            return grpc.secure_channel(target, credentials, options)
+        return grpc.insecure_channel(target, options)
 
     def close(self) -> None:
         """Ends the connection."""
@@ -126,7 +134,7 @@ class ServiceClient:
             raise self._translate(error) from error
 
     def _translate(self, error: grpc.RpcError) -> RemoteError:
-        reason, retry_after = _details(error)
+        reason, retry_after = error_details(error)
         code = error.code().name
         text = error.details() or "no details"
         message = text if reason else f"{self._target} answered {code}: {text}. Is an eoforge service running there?"
@@ -151,13 +159,13 @@ def waits(error: Exception) -> bool | float:
     """
     if not isinstance(error, grpc.RpcError):
         return False
-    retry_after = _details(error)[1]
+    retry_after = error_details(error)[1]
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return False if retry_after is None else retry_after
     return error.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def _details(error: grpc.RpcError) -> tuple[str, float | None]:
+def error_details(error: grpc.RpcError) -> tuple[str, float | None]:
     """The service's reason and the seconds after which to try again, from the rich status in the trailers."""
     reason, retry_after = "", None
     trailers: Any = error.trailing_metadata()  # the stubs type its items as opaque; they are pairs

@@ -6,8 +6,10 @@ on with what is missing.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +19,7 @@ import stamina
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
-from eoforge.client_base import RemoteError, ServiceClient, waits
+from eoforge.client_base import RemoteError, ServiceClient, error_details, waits
 from eoforge.errors import DataRefused
 from eoforge.federated.objects import manifest_of
 from eoforge.federated.tensorfile import CHUNK_BYTES, chunk_count, chunk_span
@@ -29,8 +31,9 @@ SILO_HEADER = "x-eoforge-silo"
 
 
 class _Client(ServiceClient):
-    """What both clients share: streams, and steps that are repeated until they are done."""
+    """What both clients share: streams, steps that are repeated until they are done, and finding who acts."""
 
+    stub: Any
     channel_options: ClassVar[tuple[tuple[str, int], ...]] = (
         # A stream of tasks is silent for hours: pings keep load balancers from cutting it and notice a dead peer.
         ("grpc.keepalive_time_ms", 30_000),
@@ -40,14 +43,60 @@ class _Client(ServiceClient):
         ("grpc.max_reconnect_backoff_ms", 2_000),
     )
 
+    def __init__(self, target: str, **options: Any) -> None:
+        """See :class:`ServiceClient`; ``target`` may name several coordinators, ``HOST:PORT,HOST:PORT``."""
+        self._targets = [part.strip() for part in target.split(",") if part.strip()] or [target]
+        self._moving, self._closed = threading.Lock(), False
+        super().__init__(self._targets[0], **options)
+
+    def move_on(self, channel: grpc.Channel) -> None:
+        """Connects anew, to the next coordinator if several are known; no-op unless ``channel`` is still in use.
+
+        A new connection matters for a single name too: behind it may be another coordinator by now.
+        """
+        with self._moving:
+            if channel is not self._channel or self._closed:
+                return
+            self._targets.append(self._targets.pop(0))
+            self._target = self._targets[0]
+            self._channel = self._open(self._target)
+            self._use(self._channel)
+        channel.close()
+
+    def _use(self, channel: grpc.Channel) -> None:
+        """Calls go over ``channel`` from now on."""
+        raise NotImplementedError
+
     def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None = None) -> Any:
-        return method(request, timeout=timeout, metadata=self._metadata)
+        try:
+            return method(request, timeout=timeout, metadata=self._metadata)
+        except ValueError as error:  # what gRPC raises for a closed channel
+            code = "CANCELLED" if not self._closed else "CLOSED"  # another thread has moved on, or all is over
+            raise RemoteError(f"the connection was closed: {error}", code) from error
+
+    def close(self) -> None:
+        """Ends the connection for good."""
+        self._closed = True
+        super().close()
+
+    def _ask(self, name: str, request: Any) -> Any:
+        """One unary call by name, repeated while the server is unavailable or another coordinator acts."""
+        return self._again(lambda: self._stream(getattr(self.stub, name), request, self._timeout))
 
     def _again(self, step: Callable[[], Any]) -> Any:
-        """Repeats a resumable step while the server is unavailable or overloaded."""
+        """Repeats a resumable step while the server is unavailable or overloaded, elsewhere if another one acts."""
+        used: list[grpc.Channel] = []
+
+        def worth_repeating(error: Exception) -> bool | float:
+            if leads_elsewhere(error) or (len(self._targets) > 1 and unavailable(error)):
+                self.move_on(used[-1])
+                return True
+            return transient(error)
+
         try:
-            for attempt in stamina.retry_context(on=transient, attempts=self._attempts, timeout=None, **_WAITS):
+            for attempt in stamina.retry_context(on=worth_repeating, attempts=self._attempts, timeout=None, **_WAITS):
                 with attempt:
+                    used.append(self._channel)
                     return step()
         except grpc.RpcError as error:
             raise self._translate(error) from error
@@ -58,7 +107,10 @@ class FederationClient(_Client):
 
     def __init__(self, target: str, **options: Any) -> None:
         super().__init__(target, **options)
-        self.stub: Any = federation_pb2_grpc.FederationServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
+        self._use(self._channel)
+
+    def _use(self, channel: grpc.Channel) -> None:
+        self.stub = federation_pb2_grpc.FederationServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
 
     def put_model(self, path: str) -> pb.Manifest:
         """Stores a safetensors file for :meth:`create_run`; sends only chunks that are not there yet."""
@@ -80,17 +132,27 @@ class FederationClient(_Client):
 
     def create_run(self, spec: pb.RunSpec, run_id: str = "") -> pb.Run:
         """Creates a run. With a ``run_id`` the call is safe to repeat."""
-        return self._call(self.stub.CreateRun, pb.CreateRunRequest(run_id=run_id, spec=spec)).run
+        return self._ask("CreateRun", pb.CreateRunRequest(run_id=run_id, spec=spec)).run
 
     def run(self, run_id: str) -> pb.Run:
-        """One run."""
-        return self._call(self.stub.GetRun, pb.GetRunRequest(run_id=run_id)).run
+        """One run, with the newest rounds of its history."""
+        return self._ask("GetRun", pb.GetRunRequest(run_id=run_id)).run
+
+    def history(self, run_id: str) -> list[pb.RoundSummary]:
+        """All rounds of a run that are over, in order."""
+        rounds: list[pb.RoundSummary] = []
+        while True:
+            before = rounds[0].number if rounds else 0
+            page = self._ask("GetRun", pb.GetRunRequest(run_id=run_id, history_before=before))
+            rounds = [*page.run.history, *rounds]
+            if not page.more_history:
+                return rounds
 
     def runs(self, status: Any = pb.RUN_STATUS_UNSPECIFIED) -> Iterator[pb.Run]:
         """All runs that the caller may see, newest first."""
         request = pb.ListRunsRequest(status=status)
         while True:
-            page = self._call(self.stub.ListRuns, request)
+            page = self._ask("ListRuns", request)
             yield from page.runs
             if not page.next_page_token:
                 return
@@ -100,7 +162,7 @@ class FederationClient(_Client):
         """All registered silos."""
         request = pb.ListSilosRequest()
         while True:
-            page = self._call(self.stub.ListSilos, request)
+            page = self._ask("ListSilos", request)
             yield from page.silos
             if not page.next_page_token:
                 return
@@ -108,19 +170,19 @@ class FederationClient(_Client):
 
     def cancel(self, run_id: str, reason: str = "") -> pb.Run:
         """Ends a run."""
-        return self._call(self.stub.CancelRun, pb.CancelRunRequest(run_id=run_id, reason=reason)).run
+        return self._ask("CancelRun", pb.CancelRunRequest(run_id=run_id, reason=reason)).run
 
     def pause(self, run_id: str, reason: str = "") -> pb.Run:
         """Opens no further round."""
-        return self._call(self.stub.PauseRun, pb.PauseRunRequest(run_id=run_id, reason=reason)).run
+        return self._ask("PauseRun", pb.PauseRunRequest(run_id=run_id, reason=reason)).run
 
     def resume(self, run_id: str) -> pb.Run:
         """Ends a pause."""
-        return self._call(self.stub.ResumeRun, pb.ResumeRunRequest(run_id=run_id)).run
+        return self._ask("ResumeRun", pb.ResumeRunRequest(run_id=run_id)).run
 
     def estimate(self, request: pb.EstimateRunRequest) -> pb.EstimateRunResponse:
         """What a run would cost."""
-        return self._call(self.stub.EstimateRun, request)
+        return self._ask("EstimateRun", request)
 
     def watch(self, run_id: str, after: int = 0) -> Iterator[pb.RunEvent]:
         """Events of a run until it has ended; goes on where it was when the server comes back.
@@ -137,10 +199,13 @@ class FederationClient(_Client):
                 yield message.event
 
         while True:
+            channel = self._channel
             try:
                 yield from connected()
             except grpc.RpcError as error:
-                if not transient(error):
+                if leads_elsewhere(error):
+                    self.move_on(channel)
+                elif not transient(error):
                     raise self._translate(error) from error
             run = self.run(run_id)  # waits for the server, with retries
             if run.status not in (pb.RUN_STATUS_RUNNING, pb.RUN_STATUS_PAUSED) and position[0] >= run.sequence:
@@ -179,38 +244,51 @@ class SiloClient(_Client):
         self.silo_id = silo_id or ""
         if silo_id is not None:
             self._metadata = (*self._metadata, (SILO_HEADER, silo_id))
-        self.stub: Any = federation_pb2_grpc.SiloServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
+        self._use(self._channel)
+
+    def _use(self, channel: grpc.Channel) -> None:
+        self.stub = federation_pb2_grpc.SiloServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
 
     def register(self, **what: Any) -> pb.RegisterResponse:
         """Says what this silo holds; see ``RegisterRequest``. Remembers who the coordinator takes it for."""
-        registered = self._call(self.stub.Register, pb.RegisterRequest(**what))
+        registered = self._ask("Register", pb.RegisterRequest(**what))
         self.silo_id = registered.silo_id
         return registered
 
-    def tasks(self) -> Iterator[pb.Task]:
+    def tasks(self, until_end_of: str = "", appears_within: float = 0.0) -> Iterator[pb.Task]:
         """Tasks as they come; ends when the coordinator ends.
 
+        Args:
+            until_end_of: A run whose end is told too, whether this silo takes part or not.
+            appears_within: Seconds that this run may take to be created; 0 for the coordinator's default.
+
         Raises:
-            RemoteError: The coordinator refuses this silo or went away.
+            RemoteError: The coordinator refuses this silo, went away, or knows no such run.
         """
-        call = self._stream(self.stub.WatchTasks, pb.WatchTasksRequest())  # connected from here on, read or not
+        request = pb.WatchTasksRequest(until_end_of=until_end_of)
+        if appears_within:
+            request.appears_within.FromTimedelta(dt.timedelta(seconds=appears_within))
+        channel = self._channel
+        call = self._stream(self.stub.WatchTasks, request)  # connected from here on, read or not
 
         def read() -> Iterator[pb.Task]:
             try:
                 for message in call:
                     yield message.task
             except grpc.RpcError as error:
+                if leads_elsewhere(error) or unavailable(error):
+                    self.move_on(channel)
                 raise self._translate(error) from error
 
         return read()
 
     def heartbeat(self, activity: str, progress: float = 0.0) -> None:
         """Shows that the silo lives."""
-        self._call(self.stub.Heartbeat, pb.HeartbeatRequest(activity=activity, progress=progress))
+        self._ask("Heartbeat", pb.HeartbeatRequest(activity=activity, progress=progress))
 
     def leave(self, reason: str = "") -> None:
         """Takes the silo out of the federation."""
-        self._call(self.stub.Leave, pb.LeaveRequest(reason=reason))
+        self._ask("Leave", pb.LeaveRequest(reason=reason))
 
     def answer(self, run_id: str, number: int, **answer: Any) -> pb.AnswerResponse:
         """Answers a task; repeated until the server has said what became of it."""
@@ -291,10 +369,20 @@ def check_chunk(manifest: pb.Manifest, chunk: pb.Chunk) -> None:
 def transient(error: Exception) -> bool | float:
     """Besides what every client repeats: a transfer that a restart or a cut ended, which goes on where it was."""
     if isinstance(error, RemoteError):
-        return error.code in ("UNAVAILABLE", *(code.name for code in _CUT))
+        return error.retry_after is not None or error.code in ("UNAVAILABLE", *(code.name for code in _CUT))
     if isinstance(error, grpc.RpcError) and error.code() in _CUT:
         return True
     return waits(error)
+
+
+def leads_elsewhere(error: Exception) -> bool:
+    """Whether a coordinator says that another one acts."""
+    return isinstance(error, grpc.RpcError) and error_details(error)[0] == "NOT_LEADER"
+
+
+def unavailable(error: Exception) -> bool:
+    """Whether nobody answers there."""
+    return isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def _holds(file: Any, manifest: pb.Manifest, index: int) -> bool:

@@ -50,9 +50,11 @@ class ConflictError(EoforgeError):
 
 
 class LeaseLost(ConflictError):
-    """Another coordinator acts for this run."""
+    """Another coordinator acts: for this run, or for all of them."""
 
     reason = "NOT_LEADER"
+    retry_after: ClassVar[float] = 1.0
+    """Seconds after which to connect anew; a standby needs a moment to notice that it is its turn."""
 
 
 class WrongState(EoforgeError):

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 federate_app = typer.Typer(help="Federated learning: silos keep their data, only updates travel.", no_args_is_help=True)
 federate_app.add_typer(ca_app, name="ca")
 
-Server = Annotated[str, typer.Option(help="HOST:PORT of the coordinator.", envvar="EOFORGE_SERVER")]
+Server = Annotated[
+    str, typer.Option(help="HOST:PORT of the coordinator; of several: HOST:PORT,HOST:PORT.", envvar="EOFORGE_SERVER")
+]
 Ca = Annotated[Path | None, typer.Option(help="CA certificate; turns TLS on.")]
 Cert = Annotated[Path | None, typer.Option(help="Own certificate, for mutual TLS.")]
 Key = Annotated[Path | None, typer.Option(help="Own private key, for mutual TLS.")]
 Token = Annotated[str | None, typer.Option(help="Bearer token.", envvar="EOFORGE_TOKEN")]
 RunId = Annotated[str, typer.Argument(help="Name of the run.")]
 DEFAULT_SERVER = "127.0.0.1:8081"
+APPEARS_SECONDS = 600.0
 
 
 @federate_app.command("run")
@@ -197,7 +200,10 @@ def silo_command(
     state: Annotated[Path, typer.Option(help="Folder for this silo's state; keep it over restarts.")],
     modality: Annotated[list[str] | None, typer.Option(help="s1 or s2 (repeat); both by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Id, where the coordinator does not authenticate.")] = None,
-    until_end_of: Annotated[str | None, typer.Option(help="Exit when this run has ended.")] = None,
+    until_end_of: Annotated[str, typer.Option(help="Exit when this run has ended.")] = "",
+    appears_within: Annotated[
+        float, typer.Option(min=1.0, help="Seconds to wait for that run to be created.")
+    ] = APPEARS_SECONDS,
     device: Annotated[str | None, typer.Option(help="Torch device.")] = None,
     server: Server = DEFAULT_SERVER,
     ca: Ca = None,
@@ -225,7 +231,7 @@ def silo_command(
             methods=list(FEDERATED),
             strategies=strategy_of,
         )
-        status = silo.run(until_end_of=until_end_of)
+        status = silo.run(until_end_of=until_end_of, appears_within=appears_within)
     if status is not None:
         output.emit({"run": until_end_of, "status": _status(status)}, title="run")
         if status == pb.RUN_STATUS_FAILED:

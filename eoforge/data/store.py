@@ -7,6 +7,7 @@ is what a Kubernetes secret provides; nothing is configured twice.
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import os
 import re
@@ -32,6 +33,7 @@ _RUST_DUMP = "\n\nDebug source:"
 _ABSENT = ("not found", "not a directory")
 _PROBE_TIMEOUT = "10s"
 _READ_AHEAD_BYTES = 8 << 20
+_FOLDERS_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,14 @@ class ObjectStore:
     Args:
         root: Local path or ``s3://`` URI.
         patient: Wait through restarts of an object store, up to minutes; a probe wants to know within seconds.
+        durable: What was written survives a power cut once the call has returned: on a local path files and the folders
+            that name them are flushed to the disk. Object stores promise it by themselves.
     """
 
-    def __init__(self, root: str, *, patient: bool = True) -> None:
+    def __init__(self, root: str, *, patient: bool = True, durable: bool = False) -> None:
         self.root = normalise(root)
+        self._flushes = durable and not is_s3(self.root)
+        self._flushed: set[Path] = set()
         if is_s3(self.root):
             bucket, _, prefix = self.root[len(S3_SCHEME) :].partition("/")
             options: Any = dict(storage_options(self.root) or {})
@@ -144,6 +150,7 @@ class ObjectStore:
     def put(self, key: str, data: bytes) -> None:
         """Writes ``data`` at ``key``, replacing what is there; readers see the old or the new bytes, never a part."""
         self._call(obstore.put, key, data)
+        self._flush(key)
 
     def put_stream(self, key: str, parts: Iterator[bytes]) -> None:
         """Writes ``parts`` one after the other as one object, holding a few of them in memory."""
@@ -153,6 +160,7 @@ class ObjectStore:
                     writer.write(part)
         except OSError as error:
             raise StoreError(f"cannot write {join(self.root, key)}: {plain(error)}") from error
+        self._flush(key)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Writes ``data`` only if ``key`` does not exist; False if it did. Atomic between racing writers."""
@@ -160,6 +168,7 @@ class ObjectStore:
             self._call(obstore.put, key, data, mode="create")
         except FileExistsError:
             return False
+        self._flush(key)
         return True
 
     def get(self, key: str, limit: int | None = None) -> bytes:
@@ -245,6 +254,27 @@ class ObjectStore:
                 "Check endpoint and credentials with `eoforge doctor`."
             ) from error
 
+    def copy(self, source: str, key: str) -> None:
+        """Makes ``key`` the same bytes as ``source``, inside the store.
+
+        Raises:
+            NotFound: There is no ``source``.
+        """
+        self._call(obstore.copy, source, key)
+        self._flush(key)
+
+    def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
+        """Keys below ``prefix``, each with the seconds since it was written, by the clocks of store and caller."""
+        now = dt.datetime.now(dt.UTC)
+        try:
+            found = [meta for page in obstore.list(self._opened(), prefix) for meta in page]
+        except NotFound:
+            return
+        except Exception as error:
+            raise StoreError(f"cannot list {join(self.root, prefix)}: {plain(error)}") from error
+        for meta in found:
+            yield str(meta["path"]), (now - meta["last_modified"]).total_seconds()
+
     def delete(self, key: str) -> None:
         """Removes ``key`` if it exists."""
         try:
@@ -252,8 +282,28 @@ class ObjectStore:
         except NotFound:
             return
 
+    def _flush(self, key: str) -> None:
+        """Flushes a file, the folder that names it, and the folders above that one when they may be new too."""
+        if not self._flushes:
+            return
+        path = Path(self.root, key)
+        chain = path.parents[: len(path.parents) - len(Path(self.root).parents)]
+        known = path.parent in self._flushed
+        try:
+            for place in (path, path.parent) if known else (path, *chain):
+                descriptor = os.open(place, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        except OSError as error:
+            raise StoreError(f"cannot flush {path} to the disk: {error}. Check the disk.") from error
+        if len(self._flushed) >= _FOLDERS_REMEMBERED:
+            self._flushed.clear()
+        self._flushed.add(path.parent)
+
     def _call(self, function: Any, key: str, *args: Any, **kwargs: Any) -> Any:
-        store = self._opened(create=function is obstore.put)
+        store = self._opened(create=function in (obstore.put, obstore.copy))
         try:
             return function(store, key, *args, **kwargs)
         except AlreadyExistsError as error:

@@ -102,11 +102,14 @@ def check_numbers(samples: int, most: int, scalars: dict[str, float]) -> None:
     """Checks what a silo says of its update besides tensors.
 
     Raises:
-        DataRefused: The sample count is 0 or more than the silo registered, or a number is not finite.
+        DataRefused: The sample count is 0 or more than the silo may claim, or a number is not finite.
         LimitExceeded: There are too many numbers.
     """
     if not 0 < samples <= most:
-        raise DataRefused(f"an update must say how many samples it was trained on, 1 to {most}; got {samples}")
+        raise DataRefused(
+            f"an update must say how many samples it was trained on, 1 to {most} (what its silo registered, within "
+            f"data.max_samples and data.max_sample_ratio of the run); got {samples}"
+        )
     check_names(scalars)
     bad = [name for name, value in scalars.items() if not math.isfinite(value)]
     if bad:

@@ -38,8 +38,8 @@ Offer = dict[str, tuple[Objects, str]]
 class RunFiles:
     """Files of one run on the coordinator's store.
 
-    Models of all rounds and runs lie together under ``objects``; a round's uploads and what was cut to size for its
-    silos lie in its own folder, which is deleted some rounds later.
+    Models and the strategy's state lie together under ``objects``; a round's uploads and what was cut to size for its
+    silos lie in the round's own folder, which is deleted some rounds later.
 
     Args:
         store: The coordinator's store.
@@ -49,7 +49,7 @@ class RunFiles:
 
     def __init__(self, store: ObjectStore, run_id: str, pool: ThreadPoolExecutor) -> None:
         self._store, self._run_id, self._pool = store, run_id, pool
-        self.objects = Objects(store, "objects")
+        self.objects = Objects(store, f"runs/{run_id}/objects")
 
     def secret(self) -> bytes:
         """The run's secret, 32 random bytes: made once, at its creation, and never given out."""
@@ -60,9 +60,10 @@ class RunFiles:
         """Where a silo's upload of a round lies."""
         return Objects(self._store, f"{self._round(number)}/{silo}")
 
-    def put(self, number: int, name: str, data: bytes) -> None:
-        """Stores a small file of a round."""
-        self._store.put(f"{self._round(number)}/{name}", data)
+    def put_once(self, number: int, name: str, data: bytes) -> bool:
+        """Stores a small file of a round; False if there is another one of that name, which stays."""
+        key = f"{self._round(number)}/{name}"
+        return self._store.put_if_absent(key, data) or self._store.get(key) == data
 
     def get(self, number: int, name: str) -> bytes:
         """A small file of a round.
@@ -77,6 +78,17 @@ class RunFiles:
         for key in list(self._store.list(f"runs/{self._run_id}/rounds")):
             if int(key.split("/")[3]) < before:
                 self._store.delete(key)
+
+    def collect(self, run: pb.Run) -> int:
+        """Deletes objects that nothing names: neither the run's state nor a model that stays readable.
+
+        For whoever acts for the run, between its rounds: a reduction under way has files that no event names yet.
+
+        Returns:
+            Number of deleted files.
+        """
+        kept = list(run.history)[-run.spec.keep_models :]
+        return self.objects.keep({run.initial_model, *run.objects.values(), *(summary.model for summary in kept)})
 
     def state(self, run: pb.Run) -> dict[str, StoredFile]:
         """Server tensors by group."""

@@ -2,13 +2,12 @@
 
 That is all the coordination there is. A coordinator takes a run by writing a lease event; whoever held the run before
 finds the next position taken when it wants to write, and stops. No clock decides who is right, only who may try: see
-:class:`Beacon`.
+:mod:`eoforge.federated.leader`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from google.protobuf import json_format
 
@@ -106,44 +105,3 @@ class Journal:
 
     def _key(self, sequence: int) -> str:
         return f"{self._root}/journal/{sequence:012d}.json"
-
-
-class Beacon:
-    """Signs of life of coordinators: who may take whose runs.
-
-    Each coordinator counts up its own object. Another one takes its runs when the count has not changed for
-    ``lease_seconds`` of the watcher's own clock; clocks of machines are never compared. If it is wrong, the journal
-    still lets only one of them write.
-
-    Args:
-        store: The coordinator's store.
-        name: This coordinator.
-        lease_seconds: Silence after which a coordinator counts as gone.
-        clock: Seconds from a monotonic clock.
-    """
-
-    def __init__(
-        self, store: ObjectStore, name: str, lease_seconds: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._store, self._name, self._lease_seconds, self._clock = store, name, lease_seconds, clock
-        self._count = 0
-        self._seen: dict[str, tuple[bytes, float]] = {}
-
-    def beat(self) -> None:
-        """Shows that this coordinator lives."""
-        self._count += 1
-        self._store.put(f"coordinators/{self._name}", f"{time.time_ns()} {self._count}".encode())
-
-    def is_gone(self, holder: str) -> bool:
-        """Whether ``holder`` may be replaced: it is this coordinator's earlier life, or has been silent for long."""
-        if holder in ("", self._name):
-            return True
-        try:
-            sign = self._store.get(f"coordinators/{holder}")
-        except NotFound:
-            sign = b""
-        before = self._seen.get(holder)
-        if before is None or before[0] != sign:
-            self._seen[holder] = (sign, self._clock())
-            return False
-        return self._clock() - before[1] >= self._lease_seconds

@@ -11,7 +11,7 @@ import re
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -161,10 +161,40 @@ class Objects:
         digests = list(pool.map(build, range(chunk_count(layout.length))))
         return self.put_manifest(pb.Manifest(length=layout.length, chunks=digests))
 
-    def discard(self) -> None:
-        """Deletes everything below the prefix."""
-        for key in list(self._store.list(self.prefix)):
+    def adopt(self, source: Objects, manifest: pb.Manifest) -> str:
+        """Takes over an object of the same store from other objects; returns its digest.
+
+        Raises:
+            NotFound: A chunk is not stored there.
+        """
+        for chunk in dict.fromkeys(manifest.chunks):
+            self._store.copy(source._chunk(chunk), self._chunk(chunk))
+        return self.put_manifest(manifest)
+
+    def keep(self, digests: Collection[str]) -> int:
+        """Deletes every object that is not among ``digests``, and chunks that none of these names.
+
+        Nobody may be writing objects meanwhile.
+
+        Returns:
+            Number of deleted files.
+        """
+        chunks = {chunk.hex() for digest in digests for chunk in self.manifest(digest).chunks}
+        gone = [key for key in self._store.list(f"{self.prefix}/manifests") if key.rsplit("/", 1)[-1] not in digests]
+        gone += [key for key in self._store.list(f"{self.prefix}/chunks") if key.rsplit("/", 1)[-1] not in chunks]
+        for key in gone:  # manifests first: a crash must not leave one without its chunks
             self._store.delete(key)
+        return len(gone)
+
+    def expire(self, seconds: float) -> int:
+        """Deletes files that were written longer ago; returns how many.
+
+        What arrives meanwhile is new. Whoever counted on an old chunk finds it missing, and sends it again.
+        """
+        gone = [key for key, age in self._store.ages(self.prefix) if age > seconds]
+        for key in gone:
+            self._store.delete(key)
+        return len(gone)
 
     def _chunk(self, digest: bytes) -> str:
         return f"{self.prefix}/chunks/{digest.hex()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,9 @@ from eoforge.federated.spec import threshold_of
 from eoforge.federated.state import answered
 from eoforge.federated.strategy import SiloInfo
 from eoforge.nn.seeds import derive_seed
+
+MAX_SAMPLES = 1 << 53
+"""Counts that a float64 holds exactly."""
 
 
 def modality_of(silo: pb.Silo) -> str:
@@ -35,7 +39,16 @@ def suitable(spec: pb.RunSpec, silo: pb.Silo) -> bool:
 def members(spec: pb.RunSpec, silos: Iterable[pb.Silo]) -> list[pb.Member]:
     """All silos of the run in the order of their ids."""
     fit = sorted((s for s in silos if suitable(spec, s)), key=lambda s: s.silo_id)
-    return [pb.Member(silo=s.silo_id, samples=s.samples, modality=modality_of(s)) for s in fit]
+    most = _most_samples(spec.data, [s.samples for s in fit])
+    return [pb.Member(silo=s.silo_id, samples=min(s.samples, most), modality=modality_of(s)) for s in fit]
+
+
+def _most_samples(data: pb.DataContract, registered: Sequence[int]) -> int:
+    """What the run lets one silo claim: more would be weight that nobody can check."""
+    most = data.max_samples or MAX_SAMPLES
+    if data.max_sample_ratio and registered:
+        most = min(most, max(1, int(data.max_sample_ratio * statistics.median(registered))))
+    return most
 
 
 def infos(round_: pb.Round) -> tuple[SiloInfo, ...]:
@@ -106,9 +119,24 @@ def verdict(run: pb.Run, seconds_open: float) -> Literal["wait", "seal", "fail"]
     everyone = set(run.round.selected) <= answered(run)
     if has_quorum(run) and (late or everyone or len(run.round.accepted) >= run.round.wanted):
         return "seal"
-    if everyone or (late and policy.missed_quorum == pb.MISSED_QUORUM_FAIL):
-        return "fail"  # nobody is left to wait for, or the policy does not wait
+    if late and policy.missed_quorum == pb.MISSED_QUORUM_FAIL:
+        return "fail"
+    if everyone and (late or not may_widen(run)):
+        return "fail"  # nobody is left to wait for
     return "wait"
+
+
+def may_widen(run: pb.Run) -> bool:
+    """Whether a round that would miss its quorum may ask further silos."""
+    # Masks are agreed among those who began.
+    return run.spec.policy.missed_quorum == pb.MISSED_QUORUM_WAIT and not run.spec.privacy.secure_aggregation
+
+
+def further(run: pb.Run, there: Sequence[pb.Member]) -> list[str]:
+    """Silos to ask besides: those that are there and were not asked, once all that were have answered in vain."""
+    if not (may_widen(run) and set(run.round.selected) <= answered(run) and not has_quorum(run)):
+        return []
+    return sorted({m.silo for m in there} - set(run.round.selected))
 
 
 def averaged(measured: Iterable[tuple[int, dict[str, float]]]) -> dict[str, float]:

@@ -30,6 +30,8 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_base import RemoteError
 from eoforge.client_federation import SiloClient, file_manifest, transient
 from eoforge.errors import DataRefused, EoforgeError, UsageError
+from eoforge.federated.abandon import Abandoned, listening, stop_if_told
+from eoforge.federated.inbox import Inbox
 from eoforge.federated.objects import digest_of
 from eoforge.federated.protect import clipped_and_noised
 from eoforge.federated.secagg_silo import Masking
@@ -96,17 +98,18 @@ class Silo:
         self._activity = "waiting"
         self._stopping = threading.Event()
 
-    def run(self, *, until_end_of: str | None = None) -> pb.RunStatus | None:
+    def run(self, *, until_end_of: str = "", appears_within: float = 0.0) -> pb.RunStatus | None:
         """Serves tasks, through restarts of coordinator and network.
 
         Args:
-            until_end_of: Return when this run has ended; None serves until :meth:`stop`.
+            until_end_of: Return when this run has ended; empty serves until :meth:`stop`.
+            appears_within: Seconds that this run may take to be created; 0 for the coordinator's default.
 
         Returns:
             How that run ended, or None after :meth:`stop`.
 
         Raises:
-            RemoteError: The coordinator refuses this silo.
+            RemoteError: The coordinator refuses this silo, or there is no such run.
         """
         pause = FIRST_PAUSE_S
         while not self._stopping.is_set():
@@ -114,9 +117,10 @@ class Silo:
                 registered = self._client.register(**self._about)
                 log.info("registered", silo=registered.silo_id)
                 with self._beating(registered.heartbeat.ToTimedelta().total_seconds()):
-                    for task in self._client.tasks():
-                        pause = FIRST_PAUSE_S
-                        self._serve(task)
+                    for given in Inbox(lambda: self._client.tasks(until_end_of, appears_within)):
+                        pause, task = FIRST_PAUSE_S, given.task
+                        with listening(given.off):
+                            self._serve(task)
                         if task.kind == pb.TASK_KIND_END and task.run_id == until_end_of:
                             return task.status
             except RemoteError as error:
@@ -150,6 +154,8 @@ class Silo:
             if transient(error) or self._stopping.is_set():
                 raise  # the task comes again when the coordinator is back
             log.warning("task refused", run=task.run_id, round=task.round, error=str(error))
+        except Abandoned:
+            log.info("task called off", run=task.run_id, round=task.round)
         except EoforgeError as error:
             log.exception("task failed", run=task.run_id, round=task.round)
             self._client.answer(task.run_id, task.round, failure=pb.FailureAnswer(reason=str(error)[:200]))
@@ -162,6 +168,7 @@ class Silo:
         if not numbers.exists():
             trained = self._download(task)
             result = self._trainer(task).train(trained, self._state(task))
+            stop_if_told()
             tensors = clipped_and_noised(result.tensors, task)
             if task.privacy.secure_aggregation:
                 share = self._share(task, trained, result)
@@ -263,6 +270,7 @@ class Silo:
             if digest_of(item.manifest) != item.digest:  # it becomes a file name, and says what will be trained on
                 raise DataRefused(f"the manifest of {item.name!r:.80} does not have the digest that the task names")
             path = folder / f"{item.digest}.safetensors"
+            stop_if_told()
             self._client.download(task.run_id, item, path)
             specs = read_specs(path)
             for name, array in read_file(path).items():
@@ -298,8 +306,6 @@ class Silo:
                     self._client.heartbeat(self._activity)
                 except RemoteError as error:
                     log.debug("heartbeat not heard", error=str(error)[:200])
-                except ValueError:
-                    return  # the channel was closed under us: the silo stops
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()

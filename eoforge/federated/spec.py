@@ -36,6 +36,9 @@ def check_spec(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> None:
         problems.insert(0, "a run needs the name of the method that its silos train")
     if spec.data.max_update_norm < 0 or not math.isfinite(spec.data.max_update_norm):
         problems.append("data.max_update_norm must be a finite number, 0 for none")
+    ratio = spec.data.max_sample_ratio
+    if ratio and not (ratio >= 1 and math.isfinite(ratio)):
+        problems.append(f"data.max_sample_ratio must be at least 1, or 0 for none; got {ratio}")
     if problems:
         raise UsageError("; ".join(problems))
 
@@ -140,7 +143,8 @@ def _probe(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> Iterator[str]:
     silos = tuple(SiloInfo(f"silo-{i}", n) for i, n in enumerate((10, 30)))
     state = {f"model/{name}": tensor for name, tensor in model.items()}
     try:
-        state |= {name: start.spec for name, start in strategy.start(model, silos).items()}
+        started = {name: start.spec for name, start in strategy.start(model, silos).items()}
+        state |= started
         uploads = {silo.id: strategy.upload(silo, state) for silo in silos}
     except UsageError as error:
         yield str(error)
@@ -148,6 +152,12 @@ def _probe(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> Iterator[str]:
     if not all(uploads.values()):
         yield f"with this model, {strategy.name} has silos send nothing"
         return
+    if spec.privacy.secure_aggregation and strategy.sum_type and started:
+        groups = ", ".join(sorted({split_name(name)[0] for name in started}))
+        yield (
+            f"secure aggregation clips updates at the silos, where nobody sees it; {strategy.name} keeps corrections "
+            f"({groups}), and those of the silos would no longer match the server's: use a strategy without"
+        )
     if spec.privacy.secure_aggregation:
         modal = [strategy.upload(SiloInfo("silo", 1, modality), state) for modality in ("", "s1", "s2")]
         if any(set(sent) != set(modal[0]) for sent in modal):

@@ -58,10 +58,13 @@ def _round_opened(run: pb.Run, event: pb.RunEvent) -> None:
         )
     )
     _update(run, opened.objects)
+    members = {member.silo for member in opened.members}
+    run.round.accepted.extend(late for late in run.waiting if late.silo in members)
+    del run.waiting[:]
 
 
 def _accepted(run: pb.Run, event: pb.RunEvent) -> None:
-    run.round.accepted.append(event.accepted)
+    (run.round.accepted if run.round.phase == pb.PHASE_OPEN else run.waiting).append(event.accepted)
 
 
 def _refused(run: pb.Run, event: pb.RunEvent) -> None:
@@ -123,6 +126,12 @@ def _phase_changed(run: pb.Run, event: pb.RunEvent) -> None:
         run.round.wanted = min(run.round.wanted, len(run.round.selected))
 
 
+def _silos_added(run: pb.Run, event: pb.RunEvent) -> None:
+    run.round.selected.extend(event.silos_added.silos)
+    del run.round.members[:]
+    run.round.members.extend(event.silos_added.members)
+
+
 def _update(run: pb.Run, objects: object) -> None:
     for name, digest in dict(objects).items():  # type: ignore[call-overload]  # a protobuf map
         run.objects[name] = digest
@@ -144,4 +153,5 @@ _FOLDS = {
     "shares_deposited": _shares_deposited,
     "unmasked": _unmasked,
     "phase_changed": _phase_changed,
+    "silos_added": _silos_added,
 }

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import structlog
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.memory import return_free_memory
-from eoforge.errors import EoforgeError, LeaseLost, StoreError, UsageError
-from eoforge.federated import privacy, rounds
+from eoforge.errors import EoforgeError, LeaseLost, StoreError
+from eoforge.federated import rounds
 from eoforge.federated.files import Offer, RunFiles
 from eoforge.federated.journal import Journal
-from eoforge.federated.result import plain, write_result
-from eoforge.federated.spec import MIN_MASKED_SILOS
+from eoforge.federated.result import plain
 from eoforge.federated.state import ended
-from eoforge.federated.strategy import SiloInfo, Strategy
+from eoforge.federated.strategy import Strategy
 from eoforge.methods.fl_rs.strategies import make_strategy
+from services.federation import steps, telemetry
+from services.federation.offers import Offers, info_of
 from services.federation.signals import Signal
 from services.federation.tasks import Standing
-from services.federation.telemetry import EPSILON, PHASE_SECONDS, ROUNDS, STRAGGLERS
+from services.federation.work import Work
 
 RETRY_SECONDS = 2.0
 """Pause after the store could not be reached."""
@@ -39,7 +39,6 @@ class Surroundings(Protocol):
     retain_rounds: int
     signal: Signal
     io: ThreadPoolExecutor
-    compute: ThreadPoolExecutor
 
     def there(self, spec: pb.RunSpec) -> tuple[list[pb.Member], list[pb.Member]]:
         """All silos of a run, and those of them that are connected."""
@@ -54,20 +53,21 @@ class RunActor:
     Args:
         hub: The coordinator around it.
         journal: The run's journal; the lease must be held.
-        store_files: The run's files.
+        files: The run's files.
     """
 
     def __init__(self, hub: Surroundings, journal: Journal, files: RunFiles) -> None:
         self._hub, self._journal, self.files = hub, journal, files
         self.strategy: Strategy = make_strategy(journal.run.spec.strategy, plain(journal.run.spec.strategy_options))
+        self._long = Work(files, self.strategy, hub.bundles_uri, hub.retain_rounds)
         self._lock = asyncio.Lock()
         self._work: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._offers: dict[str, Offer] = {}
-        self._offers_of: tuple[int, str] = (0, "")
-        self._cut: dict[object, str] = {}
+        self._offers, self._offering = Offers(files, self.strategy), asyncio.Lock()
         self._changed = time.monotonic()
+        self._delivered: tuple[int, float] = (0, 0.0)
         self._standing: Standing | None = None
+        self._cleaned = False
         self._stopped = False
 
     @property
@@ -90,6 +90,10 @@ class RunActor:
         """Time since the run last changed here."""
         return time.monotonic() - self._changed
 
+    def told(self, number: int) -> None:
+        """A silo has its task of this round."""
+        self._delivered = (number, time.time())
+
     async def write(self, actor: str, allowed: Callable[[pb.Run], bool] = lambda _: True, **event: Any) -> bool:
         """Appends an event and lets the run move on.
 
@@ -105,6 +109,8 @@ class RunActor:
             LeaseLost: Another coordinator acts for the run.
         """
         async with self._lock:
+            if self._stopped:
+                raise LeaseLost(f"this coordinator no longer acts for run {self.run.run_id}; connect anew")
             if not allowed(self.run):
                 return False
             try:
@@ -131,231 +137,139 @@ class RunActor:
 
     async def offer(self, silo: str) -> Offer:
         """What the silo downloads in the current state of the run."""
-        now = (self.run.round.number, "".join(sorted(self.run.objects.values())))
-        if now != self._offers_of:
-            self._offers, self._offers_of, self._cut = {}, now, {}
-        if silo not in self._offers:
-            run = pb.Run()
-            run.CopyFrom(self.run)
-            # One at a time, so that what several silos want alike is cut once.
-            async with self._lock:
-                made = await self._in_thread(self.files.offer, run, self.strategy, self._info(silo), self._cut)
-            if now != self._offers_of:
-                return made
-            self._offers[silo] = made
-        return self._offers[silo]
+        # Under a lock of its own, so that what several silos want alike is cut once.
+        async with self._offering:
+            return cast(Offer, await self._in_thread(self._offers.of, self._copy(), silo))
 
     def scalars(self, silo: str) -> dict[str, float]:
         """Numbers that the strategy gives to a silo."""
-        return dict(self.strategy.task_scalars(self._info(silo), rounds.infos(self.run.round)))
-
-    def _info(self, silo: str) -> SiloInfo:
-        found = [info for info in rounds.infos(self.run.round) if info.id == silo]
-        if not found:
-            raise UsageError(f"{silo} is no silo of the current round")
-        return found[0]
+        return dict(self.strategy.task_scalars(info_of(self.run, silo), rounds.infos(self.run.round)))
 
     async def _advance(self) -> None:
         structlog.contextvars.clear_contextvars()  # this is no part of the call that caused it
         try:
             async with self._lock:
-                while not self._stopped and await self._step():
+                while not self._stopped and self._work is None and await self._step():
                     pass
-        except LeaseLost:
-            self._lose()
-        except StoreError as error:
-            log.warning("store unreachable, will try again", run=self.run.run_id, error=str(error))
-            self._poke_in(RETRY_SECONDS)
-        except Exception:
-            log.exception("a run failed", run=self.run.run_id)
-            async with self._lock:
-                if not ended(self.run):
-                    await self._fail("the coordinator failed; its log says why")
+        except Exception as error:
+            await self._handle(error)
 
     async def _step(self) -> bool:
         """One transition, if one is due; the lock is held."""
-        run, phase = self.run, self.run.round.phase
-        if ended(run) or self._work is not None:
-            return False
-        if phase == pb.PHASE_UNSPECIFIED:
-            return await self._open_or_finish()
-        if phase == pb.PHASE_OPEN:
-            return await self._seal_if_due()
-        if phase == pb.PHASE_SEALED:
-            if run.spec.privacy.secure_aggregation and len(run.round.unmasked) < rounds.survivors_needed(run):
-                return await self._wait_for_survivors()
-            self._start(self._reduce())
-            return False
-        if phase == pb.PHASE_EVALUATION:
-            return await self._close_if_due()
-        return await self._agree_if_due()
-
-    async def _open_or_finish(self) -> bool:
         run = self.run
-        spec = run.spec
-        spent = privacy.exhausted(run)
-        reached = bool(run.history) and rounds.target_reached(spec, dict(run.history[-1].evaluation))
-        if run.round.number >= spec.policy.rounds or reached or spent:
-            self._start(self._finish())
-            return False
-        if run.status == pb.RUN_STATUS_PAUSED:
-            return False
-        members, there = self._hub.there(spec)
-        number = run.round.number + 1
-        if self.strategy.closed and number > 1:  # or whoever enrols now would end the run
-            members = list(run.round.members)
-            there = [m for m in there if m.silo in {known.silo for known in members}]
-        choice = rounds.choose(spec, number, there)
-        if choice is None:
-            return False
-        objects: dict[str, str] = {}
-        if number == 1:
-            silos = tuple(SiloInfo(m.silo, m.samples, m.modality) for m in members)
-            objects = await self._in_thread(self.files.begin, run, self.strategy, silos)
-        opened = pb.RoundOpened(
-            number=number,
-            selected=choice.silos,
-            wanted=choice.wanted,
-            members=members,
-            objects=objects,
-            phase=pb.PHASE_KEYS if spec.privacy.secure_aggregation else pb.PHASE_OPEN,
-        )
-        await self._append(self._hub.instance, round_opened=opened)
-        return True
-
-    async def _seal_if_due(self) -> bool:
-        run = self.run
-        seconds = self._seconds_open()
-        decision = rounds.verdict(run, seconds)
-        if decision == "seal":
-            silos = sorted({a.silo for a in run.round.accepted})
-            await self._append(self._hub.instance, sealed=pb.Sealed(silos=silos))
+        step = steps.next_step(run, lambda: self._hub.there(run.spec), self.strategy.closed, time.time())
+        if step.event is not None:
+            opened = step.event.get("round_opened")
+            if opened is not None and opened.number == 1:
+                await self._in_thread(self._long.begin, self._copy(), opened)
+            sealing, started = "sealed" in step.event, time.time()
+            await self._append(self._hub.instance, **step.event)
+            if sealing:
+                self._record_sealed(started)
             return True
-        if decision == "fail":
-            await self._fail(
-                f"round {run.round.number} ended with {len(run.round.accepted)} of {rounds.quorum(run.spec)} updates "
-                f"({len(run.round.refused)} refused, {len(run.round.dropped)} gave up)"
-            )
+        if step.failure is not None:
+            await self._fail(step.failure)
             return True
-        self._wake_at_deadline(seconds)
+        if step.work is not None:
+            self._start({"reduce": self._reduce, "finish": self._finish, "close": self._close}[step.work]())
+        elif ended(run) and not self._cleaned:
+            self._cleaned = True
+            self._start(self._clean_up())
+        elif step.wake_in is not None:
+            self._poke_in(step.wake_in)
         return False
 
-    async def _agree_if_due(self) -> bool:
-        """Secure aggregation: goes on when all have sent keys or shares, or the deadline passed and enough have."""
-        run, round_ = self.run, self.run.round
-        agreeing = round_.phase == pb.PHASE_KEYS
-        done = sorted(round_.mask_keys) if agreeing else sorted(round_.shared)
-        seconds = self._seconds_open()
-        deadline = run.spec.policy.deadline.ToTimedelta().total_seconds()
-        waiting = set(round_.selected) - set(done) - set(round_.dropped)
-        if waiting and not (deadline and seconds >= deadline):
-            self._wake_at_deadline(seconds)
-            return False
-        needed = max(rounds.quorum(run.spec), rounds.survivors_needed(run), MIN_MASKED_SILOS)
-        if len(done) < needed:
-            await self._fail(f"round {round_.number}: {len(done)} of {needed} silos agreed on masks")
-            return True
-        phase = pb.PHASE_SHARES if agreeing else pb.PHASE_OPEN
-        await self._append(self._hub.instance, phase_changed=pb.PhaseChanged(phase=phase, silos=done))
-        return True
-
-    async def _wait_for_survivors(self) -> bool:
-        """Masked sums mean nothing before enough survivors have answered; fails when too few are left to do so."""
-        round_, needed = self.run.round, rounds.survivors_needed(self.run)
-        left = (set(round_.sealed) - set(round_.dropped)) | set(round_.unmasked)
-        if len(left) >= needed:
-            return False
-        await self._fail(f"round {round_.number}: {len(left)} of {needed} silos are left to remove the masks")
-        return True
-
-    async def _close_if_due(self) -> bool:
+    def _record_sealed(self, started: float) -> None:
         run = self.run
-        waiting = set(run.round.evaluators) - {e.silo for e in run.round.evaluations} - set(run.round.dropped)
-        seconds = time.time() - self._reduced_at()
-        deadline = run.spec.policy.deadline.ToTimedelta().total_seconds()
-        if waiting and not (deadline and seconds >= deadline):
-            if deadline:
-                self._poke_in(deadline - seconds)
-            return False
-        await self._append(self._hub.instance, round_closed=pb.RoundClosed(summary=self._summary(seconds)))
-        await self._in_thread(self._journal.snapshot)
-        self._start(self._clean_up())
-        return False
+        opened = run.round.opened_at.ToNanoseconds() / 1e9
+        number, delivered = self._delivered
+        if number == run.round.number:
+            telemetry.phase(run, "deliver", opened, delivered)
+        telemetry.phase(run, "collect", opened, started)
+        telemetry.phase(run, "seal", started, time.time())
 
     async def _reduce(self) -> None:
-        collected, started = self._seconds_open(), time.perf_counter()
-        run = pb.Run()
-        run.CopyFrom(self.run)
-        combiner = await self._in_thread(privacy.combiner, run, self.files)
-        objects = await self._in_thread(self.files.reduce, run, self.strategy, combiner)
-        seconds = time.perf_counter() - started
-        every = run.spec.policy.evaluate_every
-        evaluators = list(run.round.selected) if every and run.round.number % every == 0 else []
-        epsilon = privacy.epsilon(run.spec, len(run.history) + 1)
-        reduced = pb.Reduced(
-            objects=objects,
-            evaluators=evaluators,
-            collect_seconds=collected,
-            reduce_seconds=seconds,
-            epsilon=epsilon,
-        )
-        await self._in_thread(return_free_memory)
+        started = time.time()
+        reduced = await self._in_thread(self._long.reduce, self._copy(), steps.seconds_open(self.run, started))
+        done = time.time()
         async with self._lock:
-            if not ended(self.run):
-                await self._append(self._hub.instance, reduced=reduced)
-        PHASE_SECONDS.labels("collect").observe(collected)
-        PHASE_SECONDS.labels("reduce").observe(seconds)
-        ROUNDS.inc()
-        if epsilon:
-            EPSILON.labels(run.run_id).set(epsilon)
+            if ended(self.run):
+                return
+            await self._append(self._hub.instance, reduced=reduced)
+        telemetry.phase(self.run, "reduce", started, done)
+        telemetry.phase(self.run, "publish", done, time.time())
+        telemetry.ROUNDS.inc()
+        if reduced.epsilon:
+            telemetry.EPSILON.labels(self.run.run_id).set(reduced.epsilon)
+
+    async def _close(self) -> None:
+        now, since = time.time(), steps.reduced_at(self.run)
+        summary = steps.summary(self.run, now - since)
+        async with self._lock:
+            if ended(self.run):
+                return
+            if self.run.round.evaluators:
+                telemetry.phase(self.run, "evaluate", since, now)
+            await self._append(self._hub.instance, round_closed=pb.RoundClosed(summary=summary))
+            telemetry.STRAGGLERS.inc(len(summary.stragglers))
+            await self._in_thread(self._journal.snapshot)
+        await self._clean_up()
 
     async def _finish(self) -> None:
-        uri = await self._in_thread(write_result, self.files.objects, self.run, self._hub.bundles_uri)
+        changed = await self._in_thread(self._long.finish, self._copy())
         async with self._lock:
             if not ended(self.run):
-                changed = pb.StatusChanged(status=pb.RUN_STATUS_FINISHED, bundle_uri=uri)
                 await self._append(self._hub.instance, status_changed=changed)
-        await self._in_thread(self._journal.snapshot)
+                await self._in_thread(self._journal.snapshot)
 
     async def _clean_up(self) -> None:
-        await self._in_thread(self.files.discard_rounds, self.run.round.number + 1 - self._hub.retain_rounds)
+        await self._in_thread(self._long.clean_up, self._copy())
 
     async def _fail(self, reason: str) -> None:
-        await self._append(
-            self._hub.instance, status_changed=pb.StatusChanged(status=pb.RUN_STATUS_FAILED, reason=reason)
-        )
+        failed = pb.StatusChanged(status=pb.RUN_STATUS_FAILED, reason=reason)
+        await self._append(self._hub.instance, status_changed=failed)
         await self._in_thread(self._journal.snapshot)
 
-    def _start(self, work: Any) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs ``work`` beside the lock, so that the run can be asked and cancelled meanwhile."""
 
         async def guarded() -> None:
+            moved = True
             try:
                 await work
-            except LeaseLost:
-                self._lose()
-            except StoreError as error:
-                log.warning("store unreachable, will try again", run=self.run.run_id, error=str(error))
-                self._poke_in(RETRY_SECONDS)
-                return
-            except EoforgeError as error:
-                async with self._lock:
-                    if not ended(self.run):
-                        await self._fail(str(error))
-            except Exception:
-                log.exception("a run failed", run=self.run.run_id)
-                async with self._lock:
-                    if not ended(self.run):
-                        await self._fail("the coordinator failed; its log says why")
+            except Exception as error:
+                moved = await self._handle(error)
             finally:
                 self._work = None
-            self.poke()
+            if moved:
+                self.poke()
 
         self._work = asyncio.get_running_loop().create_task(guarded())
         self._work.add_done_callback(_report)
 
+    async def _handle(self, error: Exception) -> bool:
+        """Draws the consequence of an error; whether the run may move on at once."""
+        if isinstance(error, LeaseLost):
+            self._lose()
+            return False
+        if isinstance(error, StoreError):
+            log.warning("store unreachable, will try again", run=self.run.run_id, error=str(error))
+            self._poke_in(RETRY_SECONDS)
+            return False
+        reason = str(error)
+        if not isinstance(error, EoforgeError):
+            log.error("a run failed", run=self.run.run_id, exc_info=error)
+            reason = "the coordinator failed; its log says why"
+        try:
+            async with self._lock:
+                if not ended(self.run):
+                    await self._fail(reason)
+        except (LeaseLost, StoreError) as again:
+            return await self._handle(again)
+        return True
+
     async def _append(self, actor: str, **event: Any) -> pb.RunEvent:
-        written = await self._in_thread(self._journal.append, pb.RunEvent(**event), actor)
+        written: pb.RunEvent = await self._in_thread(self._journal.append, pb.RunEvent(**event), actor)
         log.info("event", run=self.run.run_id, sequence=written.sequence, kind=next(iter(event)), actor=actor)
         self._changed = time.monotonic()
         self._hub.signal.notify()
@@ -364,43 +278,15 @@ class RunActor:
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._hub.io, function, *arguments)
 
+    def _copy(self) -> pb.Run:
+        """The run's state for a thread, while it goes on changing here."""
+        run = pb.Run()
+        run.CopyFrom(self.run)
+        return run
+
     def _lose(self) -> None:
         self.stop()
         self._hub.lost(self.run.run_id)
-
-    def _summary(self, evaluate_seconds: float) -> pb.RoundSummary:
-        run, round_ = self.run, self.run.round
-        counted = [a for a in round_.accepted if a.silo in round_.sealed]
-        missing = sorted(set(round_.selected) - set(round_.sealed))
-        STRAGGLERS.inc(len(missing))
-        return pb.RoundSummary(
-            number=round_.number,
-            model=run.objects["model"],
-            updates=len(counted),
-            refused=len(round_.refused),
-            stragglers=missing,
-            training=rounds.averaged((a.samples, dict(a.metrics)) for a in counted),
-            evaluation=rounds.averaged((e.samples, dict(e.metrics)) for e in round_.evaluations),
-            bytes_up=sum(a.size for a in counted),
-            seconds={**dict(round_.seconds), "evaluate": evaluate_seconds if round_.evaluators else 0.0},
-            epsilon=run.epsilon,
-            silos=round_.sealed,
-            late={a.silo: a.round for a in counted if a.round != round_.number},
-        )
-
-    def _seconds_open(self) -> float:
-        return time.time() - self.run.round.opened_at.ToNanoseconds() / 1e9
-
-    def _reduced_at(self) -> float:
-        opened = self.run.round.opened_at.ToNanoseconds() / 1e9
-        return opened + self.run.round.seconds["collect"] + self.run.round.seconds["reduce"]
-
-    def _wake_at_deadline(self, seconds_open: float) -> None:
-        policy = self.run.spec.policy
-        if policy.HasField("deadline"):
-            left = policy.deadline.ToTimedelta().total_seconds() - seconds_open
-            if left > 0:
-                self._poke_in(left)
 
     def _poke_in(self, seconds: float) -> None:
         if self._timer is not None:

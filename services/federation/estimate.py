@@ -19,7 +19,7 @@ REDUCE_BYTES_PER_SECOND = 400e6
 """Reading, adding and writing on one core; a cautious round figure."""
 
 
-def estimate(hub: Hub, objects: Objects, request: pb.EstimateRunRequest) -> pb.EstimateRunResponse:
+def estimate(hub: Hub, request: pb.EstimateRunRequest) -> pb.EstimateRunResponse:
     """The figures; blocks.
 
     Raises:
@@ -27,7 +27,7 @@ def estimate(hub: Hub, objects: Objects, request: pb.EstimateRunRequest) -> pb.E
     """
     spec = request.spec
     strategy = make_strategy(spec.strategy, plain(spec.strategy_options))
-    model = _model(objects, spec.initial_model)
+    model = _model(hub.models, spec.initial_model)
     silos = _silos(hub, request)
     state: dict[str, TensorSpec] = {name_of(MODEL, name): tensor for name, tensor in model.items()}
     state |= {name: start.spec for name, start in strategy.start(model, silos).items()}
@@ -71,7 +71,7 @@ def _model(objects: Objects, manifest: pb.Manifest) -> Specs:
 def _silos(hub: Hub, request: pb.EstimateRunRequest) -> tuple[SiloInfo, ...]:
     if request.silos:
         return tuple(SiloInfo(f"silo-{i:05d}", 1) for i in range(request.silos))
-    members = rounds.members(request.spec, hub.silos.values())
+    members = rounds.members(request.spec, hub.silos.known.values())
     if not members:
         raise UsageError("no suitable silo is registered; say how many would take part (silos)")
     return tuple(SiloInfo(m.silo, m.samples, m.modality) for m in members)

@@ -1,4 +1,4 @@
-"""The coordinator: its runs, the silos it knows, and its lease on both."""
+"""The coordinator: its runs, the silos it knows, and whether it leads or stands by."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from google.protobuf import json_format
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.data.store import ObjectStore, join
 from eoforge.errors import ConflictError, EoforgeError, LeaseLost, LimitExceeded, NotFound
-from eoforge.federated import rounds
 from eoforge.federated.files import RunFiles
-from eoforge.federated.journal import Beacon, Journal
+from eoforge.federated.journal import Journal
+from eoforge.federated.leader import Leadership
+from eoforge.federated.objects import Objects
 from eoforge.federated.spec import RUN_ID
 from eoforge.federated.state import ended
 from services.federation.actor import RunActor
 from services.federation.audit import Audit
+from services.federation.registry import Registry
 from services.federation.settings import FederationSettings
 from services.federation.signals import Signal
-from services.federation.telemetry import CONNECTED, LEASES_LOST, RUNS
+from services.federation.telemetry import LEADS, LEASES_LOST, RUNS
 
 COMPUTE_THREADS = 2
-SILENT_HEARTBEATS = 4
-"""A silo that missed this many heartbeats is not selected."""
+EXPIRE_EVERY_SECONDS = 3600.0
 _BEATS_PER_LEASE = 3
 ENDED_SECONDS = 600.0
 """How long silos that come back are told that a run has ended."""
@@ -47,35 +48,35 @@ class Hub:
         self.settings, self.instance = settings, settings.instance or socket.gethostname()
         self.retain_rounds = settings.retain_rounds
         self.bundles_uri = settings.bundles_uri or join(settings.federation_uri, "bundles")
-        self.store = ObjectStore(settings.federation_uri)
+        self.store = ObjectStore(settings.federation_uri, durable=settings.flush)
+        self.models = Objects(self.store, "uploads")
         self.signal = Signal()
         self.io = ThreadPoolExecutor(settings.workers, "io")
         self.compute = ThreadPoolExecutor(COMPUTE_THREADS, "compute")
         self.audit = Audit(self.store, self.io)
         self.actors: dict[str, RunActor] = {}
-        self.silos: dict[str, pb.Silo] = {}
+        self.silos = Registry(self.store, settings.heartbeat_seconds, settings.max_silos, self._poke_all)
         self.draining = False
-        self._connections: dict[str, int] = {}
-        self._heard: dict[str, float] = {}
-        self._beacon = Beacon(self.store, self.instance, settings.lease_seconds)
+        self._leadership = Leadership(self.store, self.instance, settings.lease_seconds)
+        self._leading, self._expire_at = False, 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Loads silos, takes the runs that nobody else acts for, and goes on looking for such."""
-        await self.in_thread(self._beacon.beat)
-        for key in await self.in_thread(lambda: list(self.store.list("silos"))):
-            silo = json_format.Parse(await self.in_thread(self.store.get, key), pb.Silo())
-            self.silos[silo.silo_id] = silo
-        await self._take_free()
-        self._tasks.append(asyncio.create_task(self._keep_lease()))
+        """Takes the lead if nobody else has it, and with it all unfinished runs; goes on looking after it."""
+        await self._renew()
+        self._tasks.append(asyncio.create_task(self._keep_lead()))
 
     async def stop(self) -> None:
-        """Lets go; another coordinator can take the runs at once."""
+        """Lets go; another coordinator can take the lead at once."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for actor in list(self.actors.values()):
             actor.stop()
+        try:
+            await self.in_thread(self._leadership.release)
+        except EoforgeError as error:
+            log.warning("cannot give the lead away; it runs out by itself", error=str(error))
         self.io.shutdown(wait=True, cancel_futures=True)
         self.compute.shutdown(wait=True, cancel_futures=True)
 
@@ -97,18 +98,23 @@ class Hub:
             ConflictError: Another run has that name.
             LimitExceeded: There are too many unfinished runs.
         """
+        self.require_lead()
         if run_id in self.actors:
             return _same(self.actors[run_id].run, spec, creator)
         if self._unfinished_here() >= self.settings.max_runs:
             raise LimitExceeded(f"{self.settings.max_runs} runs are unfinished; end some before creating more")
-        journal = Journal(self.store, run_id)
+        try:
+            return _same(await self.in_thread(Journal(self.store, run_id).load), spec, creator)
+        except NotFound:
+            pass  # as it should be
+        journal, files = Journal(self.store, run_id), RunFiles(self.store, run_id, self.compute)
+        await self.in_thread(files.objects.adopt, self.models, spec.initial_model)
         await self.in_thread(self.store.put, f"index/{time.time_ns():020d}.{run_id}", b"")
         created = pb.RunEvent(created=pb.Created(run_id=run_id, spec=spec, model=model))
         try:
             await self.in_thread(journal.append, created, creator)
         except LeaseLost:
             return _same(await self.in_thread(Journal(self.store, run_id).load), spec, creator)
-        files = RunFiles(self.store, run_id, self.compute)
         await self.in_thread(files.secret)
         await self._act(journal)
         return journal.run
@@ -132,8 +138,18 @@ class Hub:
             LeaseLost: Another coordinator acts for it.
         """
         if run.run_id not in self.actors:
-            raise LeaseLost(f"run {run.run_id} is in the hands of coordinator {run.holder}; ask that one")
+            raise LeaseLost(f"run {run.run_id} is in the hands of coordinator {run.holder}; connect anew")
         return self.actors[run.run_id]
+
+    def require_lead(self) -> None:
+        """For calls that only the coordinator that acts can answer.
+
+        Raises:
+            LeaseLost: This one stands by, or cannot tell any more that it leads.
+        """
+        if not self._leading:
+            holder = self._leadership.holder
+            raise LeaseLost(f"this coordinator stands by; {holder or 'no other one'} acts: connect anew")
 
     def run_ids(self) -> list[str]:
         """Names of all runs, newest first."""
@@ -154,68 +170,83 @@ class Hub:
         """Remembers what a silo says of itself.
 
         Raises:
+            LeaseLost: Another coordinator acts.
             LimitExceeded: There are too many silos.
         """
-        if silo.silo_id not in self.silos and len(self.silos) >= self.settings.max_silos:
-            raise LimitExceeded(f"{self.settings.max_silos} silos are registered; no more are taken")
-        silo.last_seen.GetCurrentTime()
-        data = json_format.MessageToJson(silo).encode()
-        await self.in_thread(self.store.put, f"silos/{silo.silo_id}.json", data)
-        self.silos[silo.silo_id] = silo
-        self.hear(silo.silo_id)
+        self.require_lead()
+        self.silos.check_room(silo.silo_id)
+        await self.in_thread(self.silos.store, silo)
+        self.silos.enter(silo)
 
     async def forget(self, silo_id: str) -> None:
-        """Removes a silo that left."""
-        await self.in_thread(self.store.delete, f"silos/{silo_id}.json")
-        self.silos.pop(silo_id, None)
-        self._poke_all()
+        """Removes a silo that left.
 
-    def hear(self, silo_id: str, activity: str = "", progress: float = 0.0) -> None:
-        """A silo showed that it lives."""
-        self._heard[silo_id] = time.monotonic()
-        if silo_id in self.silos:
-            silo = self.silos[silo_id]
-            silo.last_seen.GetCurrentTime()
-            silo.activity, silo.progress = activity[:200], progress
-
-    def connect(self, silo_id: str, change: int) -> None:
-        """A stream of tasks opened (+1) or closed (-1)."""
-        self._connections[silo_id] = self._connections.get(silo_id, 0) + change
-        CONNECTED.set(sum(count > 0 for count in self._connections.values()))
-        self.hear(silo_id)
-        self._poke_all()
-
-    def connected(self, silo_id: str) -> bool:
-        """Whether a silo watches for tasks and was heard lately."""
-        silence = time.monotonic() - self._heard.get(silo_id, -1e9)
-        return self._connections.get(silo_id, 0) > 0 and silence < SILENT_HEARTBEATS * self.settings.heartbeat_seconds
+        Raises:
+            LeaseLost: Another coordinator acts.
+        """
+        self.require_lead()
+        await self.in_thread(self.silos.remove, silo_id)
+        self.silos.leave(silo_id)
 
     def there(self, spec: pb.RunSpec) -> tuple[list[pb.Member], list[pb.Member]]:
         """All silos of a run, and those of them that are connected."""
-        members = rounds.members(spec, self.silos.values())
-        return members, [m for m in members if self.connected(m.silo)]
+        return self.silos.there(spec)
 
-    # Leases
+    # The lead
 
-    async def _keep_lease(self) -> None:
+    async def _keep_lead(self) -> None:
+        """Renews it well within its time, and steps down when that fails, even while the store does not answer."""
+        period = self.settings.lease_seconds / _BEATS_PER_LEASE
+        renewal: asyncio.Task[None] | None = None
         while True:
-            await asyncio.sleep(self.settings.lease_seconds / _BEATS_PER_LEASE)
-            try:
-                await self.in_thread(self._beacon.beat)
-                await self._take_free()
-                self._settle()
-            except EoforgeError as error:
-                log.warning("cannot renew the lease", error=str(error))
-            except Exception:
-                log.exception("cannot renew the lease")  # and goes on: without it every run would be lost
+            await asyncio.sleep(period)
+            renewal = renewal or asyncio.create_task(self._renew())
+            done, _ = await asyncio.wait({renewal}, timeout=period)
+            renewal = None if done else renewal
+            if self._leading and not self._leadership.leads():
+                self._step_down()
+
+    async def _renew(self) -> None:
+        try:
+            if not await self.in_thread(self._leadership.beat):
+                return
+            if not self._leading:
+                await self._take_lead()
+            await self._take_free()
+            self._settle()
+            await self._expire()
+        except EoforgeError as error:
+            log.warning("cannot renew the lead", error=str(error))
+        except Exception:
+            log.exception("cannot renew the lead")  # and goes on: without it every run would be lost
+
+    async def _expire(self) -> None:
+        if time.monotonic() >= self._expire_at:
+            self._expire_at = time.monotonic() + min(self.settings.upload_seconds, EXPIRE_EVERY_SECONDS)
+            await self.in_thread(self.models.expire, self.settings.upload_seconds)
+
+    async def _take_lead(self) -> None:
+        self.silos.known = await self.in_thread(self.silos.load)
+        self._leading = True
+        LEADS.set(1)
+        log.info("leading", instance=self.instance)
+
+    def _step_down(self) -> None:
+        """Another coordinator acts, or may: nobody must wait here for what happens there."""
+        log.warning("lead lost", holder=self._leadership.holder)
+        self._leading = False
+        LEADS.set(0)
+        for run_id, actor in list(self.actors.items()):
+            actor.stop()
+            self.lost(run_id)
+        self.signal.notify()
 
     async def _take_free(self) -> None:
         async for journal in self._unfinished():
-            if await self.in_thread(self._beacon.is_gone, journal.run.holder):
-                try:
-                    await self._act(journal)
-                except LeaseLost:
-                    continue  # yet another coordinator was faster
+            try:
+                await self._act(journal)
+            except LeaseLost:
+                continue  # another coordinator was faster
 
     async def _unfinished(self) -> Any:
         over = {key.removeprefix("ended/") for key in await self.in_thread(lambda: list(self.store.list("ended")))}

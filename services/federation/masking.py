@@ -51,6 +51,19 @@ def check(round_: pb.Round, silo: str, kind: str, request: pb.AnswerRequest) -> 
             raise DataRefused(f"a revealed share has {SHARE_BYTES} bytes")
 
 
+def store(round_: pb.Round, silo: str, kind: str, request: pb.AnswerRequest, files: RunFiles) -> None:
+    """Keeps what does not fit into an event; the first answer of a silo stays.
+
+    Raises:
+        DataRefused: It has given another one.
+    """
+    if kind == "keys":
+        return  # they are in the event
+    data = getattr(request, kind).SerializeToString(deterministic=True)
+    if not files.put_once(round_.number, f"_{kind}/{silo}", data):
+        raise DataRefused(f"{silo} has answered with other {kind} in this round already; the first answer stays")
+
+
 def fill(task: pb.Task, run: pb.Run, silo: str, files: RunFiles) -> None:
     """Adds what a silo needs to mask and unmask."""
     if task.kind == pb.TASK_KIND_KEYS:

@@ -13,8 +13,9 @@ import grpc
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError, WrongState
+from eoforge.federated.files import RunFiles
 from eoforge.federated.journal import Journal
-from eoforge.federated.objects import Objects, check_manifest, digest_of
+from eoforge.federated.objects import check_manifest, digest_of
 from eoforge.federated.result import plain
 from eoforge.federated.spec import RUN_ID, check_spec
 from eoforge.federated.state import ended
@@ -27,6 +28,7 @@ from services.federation.telemetry import BYTES
 from services.federation.uploads import Uploads
 
 DEFAULT_PAGE, MAX_PAGE = 50, 1000
+MAX_HISTORY, MAX_HISTORY_BYTES = 100, 1 << 20
 MAX_REASON = 500
 EVENTS_AT_ONCE = 100
 
@@ -44,7 +46,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
 
     def __init__(self, hub: Hub, identities: Identities, uploads: Uploads) -> None:
         self._hub, self._identities, self._uploads = hub, identities, uploads
-        self._objects = Objects(hub.store, "objects")
+        self._objects = hub.models
 
     async def PrepareModel(
         self, request: pb.PrepareModelRequest, context: Context[Any, Any]
@@ -93,11 +95,12 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         check_spec(spec, strategy, model.specs)
         run = await self._hub.create(run_id, spec, digest, operator)
         self._hub.audit.note(operator, "create", run_id)
-        return pb.CreateRunResponse(run=run)
+        return pb.CreateRunResponse(run=_page(run)[0])
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context[Any, Any]) -> pb.GetRunResponse:
         """See the proto."""
-        return pb.GetRunResponse(run=await self._run(request.run_id, context))
+        run, more = _page(await self._run(request.run_id, context), request.history_before)
+        return pb.GetRunResponse(run=run, more_history=more)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context[Any, Any]) -> pb.ListRunsResponse:
         """See the proto."""
@@ -149,6 +152,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         while not self._hub.draining:
             wake = self._hub.signal.current()
             for event in await self._hub.in_thread(_events, journal, after):
+                self._identities.operator(context)  # a certificate may have been revoked since
                 after = event.sequence
                 yield pb.WatchRunResponse(event=event)
             run = await self._hub.read(request.run_id)
@@ -166,24 +170,25 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         """See the proto."""
         run = await self._run(request.run_id, context)
         number, digest = _wanted_object(run, request)
-        manifest = await self._hub.in_thread(self._objects.manifest, digest)
+        objects = RunFiles(self._hub.store, run.run_id, self._hub.compute).objects
+        manifest = await self._hub.in_thread(objects.manifest, digest)
         yield pb.GetModelResponse(manifest=manifest, round=number)
         for index, chunk in enumerate(manifest.chunks):
-            data = await self._hub.in_thread(self._objects.chunk, chunk)
+            data = await self._hub.in_thread(objects.chunk, chunk)
             BYTES.labels("down").inc(len(data))
             yield pb.GetModelResponse(chunk=pb.Chunk(index=index, data=data))
 
     async def ListSilos(self, request: pb.ListSilosRequest, context: Context[Any, Any]) -> pb.ListSilosResponse:
         """See the proto."""
         self._identities.operator(context)
-        names = sorted(self._hub.silos)
+        names = sorted(self._hub.silos.known)
         start, size = _after(request.page_token, names), _page_size(request.page_size)
         page = names[start : start + size]
         silos = []
         for name in page:
             silo = pb.Silo()
-            silo.CopyFrom(self._hub.silos[name])
-            silo.connected = self._hub.connected(name)
+            silo.CopyFrom(self._hub.silos.known[name])
+            silo.connected = self._hub.silos.connected(name)
             silos.append(silo)
         more = start + size < len(names)
         return pb.ListSilosResponse(silos=silos, next_page_token=_token(page[-1]) if more else "")
@@ -191,7 +196,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     async def EstimateRun(self, request: pb.EstimateRunRequest, context: Context[Any, Any]) -> pb.EstimateRunResponse:
         """See the proto."""
         self._identities.operator(context)
-        return await self._hub.in_thread(estimate, self._hub, self._objects, request)
+        return await self._hub.in_thread(estimate, self._hub, request)
 
     async def _run(self, run_id: str, context: Context[Any, Any]) -> pb.Run:
         operator = self._identities.operator(context)
@@ -207,7 +212,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         if len(reason) > MAX_REASON:
             raise LimitExceeded(f"a reason may have {MAX_REASON} characters")
         if run.status == status:
-            return run
+            return _page(run)[0]
         if ended(run):
             raise WrongState(f"run {run_id} has ended: {pb.RunStatus.Name(run.status)}")
         actor = self._hub.actor(run)
@@ -215,7 +220,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         if not await actor.write(operator, lambda now: not ended(now), status_changed=changed):
             raise WrongState(f"run {run_id} has ended: {pb.RunStatus.Name(actor.run.status)}")
         self._hub.audit.note(operator, name.removeprefix("RUN_STATUS_").lower(), run_id)
-        return actor.run
+        return _page(actor.run)[0]
 
 
 def _events(journal: Journal, after: int) -> list[pb.RunEvent]:
@@ -232,10 +237,30 @@ def _wanted_object(run: pb.Run, request: pb.GetModelRequest) -> tuple[int, str]:
         return 0, run.initial_model
     if not request.round:
         return done, run.history[-1].model if run.history else run.initial_model
-    for summary in run.history:
+    for summary in run.history[-run.spec.keep_models :]:
         if summary.number == request.round:
             return summary.number, summary.model
+    if run.spec.keep_models and 0 < request.round <= done:
+        raise NotFound(f"run {run.run_id} keeps the models of its last {run.spec.keep_models} rounds (keep_models)")
     raise NotFound(f"run {run.run_id} has models of rounds 1 to {done}; there is none of round {request.round}")
+
+
+def _page(run: pb.Run, before: int = 0) -> tuple[pb.Run, bool]:
+    """A run with a part of its history, and whether there is more before that: runs grow, and messages must not."""
+    page: list[pb.RoundSummary] = []
+    size = 0
+    for summary in reversed(run.history):
+        if before and summary.number >= before:
+            continue
+        size += summary.ByteSize()
+        if page and (len(page) >= MAX_HISTORY or size > MAX_HISTORY_BYTES):
+            break
+        page.append(summary)
+    short = pb.Run()
+    short.CopyFrom(run)
+    del short.history[:]
+    short.history.extend(reversed(page))
+    return short, bool(page) and page[-1].number != run.history[0].number
 
 
 def _page_size(asked: int) -> int:

@@ -30,14 +30,20 @@ class FederationSettings(RuntimeSettings):
     instance: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="Name of this coordinator in leases; a restart under the same name takes its runs back at once. "
+        description="Name of this coordinator; a restart under the same name takes the lead back at once. "
         "Unset: the host name.",
     )
     lease_seconds: float = Field(
-        15.0, gt=0, description="A coordinator silent for this long loses its runs to another one."
+        15.0, gt=0, description="A coordinator silent for this long loses the lead, and all runs, to another one."
     )
     heartbeat_seconds: float = Field(10.0, gt=0, description="How often a silo must be heard; told to it.")
     retain_rounds: int = Field(2, ge=1, description="Rounds whose updates are kept after they were reduced.")
+    upload_seconds: float = Field(
+        86400.0, gt=0, description="An initial model is deleted so long after its upload; runs keep their own."
+    )
+    flush: bool = Field(
+        True, description="On a local path: flush to the disk before acknowledging, so that a power cut loses nothing."
+    )
     workers: int = Field(4, ge=1, description="Threads that hash, check, store and reduce.")
     reflection: bool = Field(False, description="Serve gRPC reflection (grpcurl needs it).")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,27 +12,24 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError, WrongState
 from eoforge.federated import privacy
-from eoforge.federated.checks import check_facts, check_names, check_numbers, check_tensors
-from eoforge.federated.files import full_specs
-from eoforge.federated.objects import Objects, check_manifest, digest_of
+from eoforge.federated.checks import check_names
+from eoforge.federated.rounds import MAX_SAMPLES
 from eoforge.federated.state import ended
-from eoforge.federated.strategy import SiloInfo, Specs
-from eoforge.federated.tensorfile import CHUNK_BYTES, Layout
-from eoforge.nn.seeds import derive_seed
 from services._runtime.errors import PermissionDenied, duration
 from services.federation import masking
 from services.federation.actor import RunActor
+from services.federation.assignments import assignment
 from services.federation.hub import Hub
 from services.federation.identity import Identities
-from services.federation.tasks import TOLD, Due, due
+from services.federation.tasks import Due, due
 from services.federation.telemetry import BYTES, UPDATES
+from services.federation.updates import Updates, dropped, verdict
 from services.federation.uploads import Uploads
 
 MAX_LIST = 64
 MAX_TEXT = 200
-MAX_REASON = 500
-MAX_ANNOUNCED = 8
-"""Different updates that a silo may announce in one round: what it can make the store hold."""
+APPEARS_SECONDS = 600.0
+"""How long a silo waits for a run that does not exist yet, unless it says otherwise."""
 
 Context = grpc.aio.ServicerContext
 
@@ -48,6 +45,7 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
 
     def __init__(self, hub: Hub, identities: Identities, uploads: Uploads) -> None:
         self._hub, self._identities, self._uploads = hub, identities, uploads
+        self._updates = Updates(hub, uploads)
 
     async def Register(self, request: pb.RegisterRequest, context: Context[Any, Any]) -> pb.RegisterResponse:
         """See the proto."""
@@ -74,41 +72,57 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
     ) -> AsyncIterator[pb.WatchTasksResponse]:
         """See the proto. Sleeps until something changes; nothing here polls."""
         silo = self._identities.silo(context)
-        if silo not in self._hub.silos:
+        self._hub.require_lead()
+        if silo not in self._hub.silos.known:
             raise WrongState("register before watching for tasks")
         told: dict[str, Due] = {}
-        self._hub.connect(silo, +1)
+        waits_for = _Awaited(self._hub, request)
+        self._hub.silos.connect(silo, +1)
         try:
             while not self._hub.draining:
                 wake = self._hub.signal.current()
+                self._hub.require_lead()  # the silo must come to the coordinator that acts now
+                more = False
                 for actor in self._hub.acting():
-                    standing, run = actor.standing(), actor.run
-                    now = standing.due(silo) or standing.follow_up(silo, told.get(run.run_id))
-                    if now is None or told.get(run.run_id) == now:
+                    run_id = actor.run.run_id
+                    last, asks = told.get(run_id), run_id == request.until_end_of
+                    now = actor.standing().next_for(silo, last, asks)
+                    if now is None:
                         continue
-                    task = await self._task(actor, silo, now)
+                    task = await assignment(self._hub, actor, silo, now)
+                    more = True  # after what was withdrawn there may be something else to do
                     # The run may have moved on meanwhile: then the task says what is no longer true.
-                    if actor.standing().due(silo) == (None if now.kind in TOLD else now):
+                    if actor.standing().next_for(silo, last, asks) == now:
                         self._identities.silo(context)  # a certificate may have been revoked since
-                        told[run.run_id] = now
+                        told[run_id] = now
                         yield pb.WatchTasksResponse(task=task)
-                await wake.wait()
+                        if now.kind == pb.TASK_KIND_TRAIN:
+                            actor.told(now.round)
+                if more:
+                    continue
+                end = await waits_for.ended()
+                if end is not None:
+                    now = Due(end.kind, end.round)
+                    if told.get(end.run_id) != now:
+                        told[end.run_id] = now
+                        yield pb.WatchTasksResponse(task=end)
+                await waits_for.next(wake)
         finally:
-            self._hub.connect(silo, -1)
+            self._hub.silos.connect(silo, -1)
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context[Any, Any]) -> pb.HeartbeatResponse:
         """See the proto."""
-        self._hub.hear(self._identities.silo(context), request.activity, request.progress)
+        self._hub.silos.hear(self._identities.silo(context), request.activity, request.progress)
         return pb.HeartbeatResponse()
 
     async def Leave(self, request: pb.LeaveRequest, context: Context[Any, Any]) -> pb.LeaveResponse:
         """See the proto."""
         silo = self._identities.silo(context)
-        self._hub.audit.note(silo, "leave", silo)
         await self._hub.forget(silo)
+        self._hub.audit.note(silo, "leave", silo)
         for actor in self._hub.acting():
-            dropped = pb.Dropped(silo=silo, reason=request.reason[:MAX_TEXT] or "left")
-            await actor.write(silo, lambda run: due(run, silo) is not None, dropped=dropped)
+            gone = pb.Dropped(silo=silo, reason=request.reason[:MAX_TEXT] or "left")
+            await actor.write(silo, lambda run: due(run, silo) is not None, dropped=gone)
         return pb.LeaveResponse()
 
     async def Download(
@@ -132,19 +146,11 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
     async def PrepareUpdate(
         self, request: pb.PrepareUpdateRequest, context: Context[Any, Any]
     ) -> pb.PrepareUpdateResponse:
-        """See the proto. The size is known before anything is stored: it is that of the tensors asked for."""
+        """See the proto."""
         silo = self._identities.silo(context)
         actor = await self._actor(request.run_id, silo)
-        self._wanted(actor.run, request.round, silo)
-        expected = await self._expected(actor, silo)
-        most = Layout.of(expected).length + CHUNK_BYTES
-        check_manifest(request.manifest, min(most, self._hub.settings.max_model_bytes))
-        objects = actor.files.update(request.round, silo)
-        known = await self._hub.in_thread(objects.announced)
-        if len(known) >= MAX_ANNOUNCED and digest_of(request.manifest) not in known:
-            raise LimitExceeded(f"a silo may announce {MAX_ANNOUNCED} updates in a round; hand one of them in")
-        await self._hub.in_thread(objects.put_manifest, request.manifest)
-        return pb.PrepareUpdateResponse(missing=await self._hub.in_thread(objects.missing, request.manifest))
+        missing = await self._updates.announce(actor, silo, request.round, request.manifest)
+        return pb.PrepareUpdateResponse(missing=missing)
 
     async def PutUpdate(
         self, requests: AsyncIterator[pb.PutUpdateRequest], context: Context[Any, Any]
@@ -155,7 +161,7 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         if first is None:
             raise UsageError("expected chunks; the stream is empty")
         actor = await self._actor(first.run_id, silo)
-        self._wanted(actor.run, first.round, silo)
+        self._updates.check_wanted(actor.run, first.round, silo)
         objects = actor.files.update(first.round, silo)
         manifest = await self._hub.in_thread(objects.manifest, first.digest)
 
@@ -167,105 +173,42 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
 
         squares = privacy.needs_norms(actor.run.spec)
         stored = await self._uploads.receive(objects, manifest, first.digest, chunks(), squares)
-        self._hub.hear(silo, "uploading")
+        self._hub.silos.hear(silo, "uploading")
         return pb.PutUpdateResponse(stored=stored)
 
     async def Answer(self, request: pb.AnswerRequest, context: Context[Any, Any]) -> pb.AnswerResponse:
         """See the proto."""
         silo = self._identities.silo(context)
         actor = await self._actor(request.run_id, silo)
-        self._hub.hear(silo)
+        self._hub.silos.hear(silo)
         kind = request.WhichOneof("answer")
         if kind == "update":
-            answer = await self._update(actor, silo, request.round, request.update)
+            answer = await self._updates.hand_in(actor, silo, request.round, request.update)
             UPDATES.labels(pb.Verdict.Name(answer.verdict).removeprefix("VERDICT_").lower()).inc()
             return answer
         if kind == "evaluation":
             return await self._evaluation(actor, silo, request.round, request.evaluation)
         if kind == "failure":
-            dropped = pb.Dropped(silo=silo, reason=request.failure.reason[:MAX_TEXT])
-            written = await actor.write(silo, lambda run: _open_task(run, silo, request.round), dropped=dropped)
-            return _verdict(pb.VERDICT_ACCEPTED if written else pb.VERDICT_DROPPED)
+            gave_up = pb.Dropped(silo=silo, reason=request.failure.reason[:MAX_TEXT])
+            written = await actor.write(silo, lambda run: _open_task(run, silo, request.round), dropped=gave_up)
+            return verdict(pb.VERDICT_ACCEPTED if written else pb.VERDICT_DROPPED)
         if kind in ("keys", "shares", "unmask"):
             return await self._masking(actor, silo, request.round, kind, request)
         raise UsageError("an answer needs one of update, evaluation, keys, shares, unmask and failure")
-
-    async def _update(self, actor: RunActor, silo: str, number: int, answer: pb.UpdateAnswer) -> pb.AnswerResponse:
-        run = actor.run
-        before = _counted(run, silo, number)
-        if before is not None:
-            same = before in (answer.digest, "")
-            return _verdict(pb.VERDICT_ACCEPTED) if same else _dropped("this round has another update of yours already")
-        late = _lateness(run, silo, number, self._hub.retain_rounds)
-        if late is not None:
-            return late
-        for refused in run.round.refused:
-            if (refused.silo, refused.round, refused.digest) == (silo, number, answer.digest):
-                return _verdict(pb.VERDICT_REFUSED, refused.reason)
-        objects = actor.files.update(number, silo)
-        try:
-            accepted = await self._judge(actor, objects, silo, number, answer)
-        except (DataRefused, LimitExceeded) as error:
-            reason = str(error)[:MAX_REASON]
-            refused = pb.Refused(silo=silo, round=number, digest=answer.digest, reason=reason)
-            if not await actor.write(silo, lambda run: _may_count(run, silo), refused=refused):
-                return _dropped("the round went on without it")
-            return _verdict(pb.VERDICT_REFUSED, reason)
-        finally:
-            self._uploads.forget(objects, answer.digest)
-
-        def still(run: pb.Run) -> bool:
-            return _may_count(run, silo) and _lateness(run, silo, number, self._hub.retain_rounds) is None
-
-        if not await actor.write(silo, still, accepted=accepted):
-            if _counted(actor.run, silo, number) == answer.digest:  # the same answer, sent twice at the same time
-                return _verdict(pb.VERDICT_ACCEPTED)
-            return _dropped("the round went on without it")
-        return _verdict(pb.VERDICT_ACCEPTED if number == actor.run.round.number else pb.VERDICT_FOLDED)
-
-    async def _judge(
-        self, actor: RunActor, objects: Objects, silo: str, number: int, answer: pb.UpdateAnswer
-    ) -> pb.Accepted:
-        spec = actor.run.spec
-        try:
-            manifest = await self._hub.in_thread(objects.manifest, answer.digest)
-        except NotFound as error:
-            raise NotFound("this update was never announced; call PrepareUpdate first") from error
-        missing = await self._hub.in_thread(objects.missing, manifest)
-        if missing:
-            raise WrongState(f"{len(missing)} of {len(manifest.chunks)} chunks are missing; send them, then answer")
-        check_names(answer.metrics)
-        expected = await self._expected(actor, silo)
-        start = await self._hub.in_thread(objects.chunk, manifest.chunks[0]) if manifest.chunks else b""
-        check_tensors(Layout.parse(start, manifest.length).specs, expected)
-        registered = next((m.samples for m in actor.run.round.members if m.silo == silo), 0)
-        check_numbers(answer.samples, registered, dict(answer.scalars))
-        squares = privacy.needs_norms(spec)
-        facts = await self._hub.in_thread(self._uploads.facts, objects, manifest, answer.digest, squares)
-        norm = check_facts(facts, spec.data.max_update_norm)
-        return pb.Accepted(
-            silo=silo,
-            round=number,
-            digest=answer.digest,
-            samples=answer.samples,
-            steps=answer.steps,
-            size=manifest.length,
-            scalars=answer.scalars,
-            metrics=answer.metrics,
-            norm=norm,
-        )
 
     async def _evaluation(
         self, actor: RunActor, silo: str, number: int, answer: pb.EvaluationAnswer
     ) -> pb.AnswerResponse:
         check_names(answer.metrics)
+        if answer.samples > (actor.run.spec.data.max_samples or MAX_SAMPLES):
+            raise DataRefused(f"an evaluation may claim data.max_samples of the run; got {answer.samples} samples")
         evaluation = pb.Evaluation(silo=silo, samples=answer.samples, metrics=answer.metrics)
         wanted = Due(pb.TASK_KIND_EVALUATE, number)
         if await actor.write(silo, lambda run: due(run, silo) == wanted, evaluated=evaluation):
-            return _verdict(pb.VERDICT_ACCEPTED)
+            return verdict(pb.VERDICT_ACCEPTED)
         if actor.run.round.number == number and silo in {e.silo for e in actor.run.round.evaluations}:
-            return _verdict(pb.VERDICT_ACCEPTED)
-        return _dropped("the round went on without it")
+            return verdict(pb.VERDICT_ACCEPTED)
+        return dropped("the round went on without it")
 
     async def _masking(
         self, actor: RunActor, silo: str, number: int, kind: str, request: pb.AnswerRequest
@@ -275,39 +218,12 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         wanted = Due(masking.TASKS[kind], number)
         if due(run, silo) != wanted:
             there = run.round.number == number and silo in masking.answered(run.round, kind)
-            return _verdict(pb.VERDICT_ACCEPTED) if there else _dropped("the round went on without it")
+            return verdict(pb.VERDICT_ACCEPTED) if there else dropped("the round went on without it")
         masking.check(run.round, silo, kind, request)
         event = masking.event(silo, kind, request)
-        if kind != "keys":
-            data = getattr(request, kind).SerializeToString()
-            await self._hub.in_thread(actor.files.put, number, f"_{kind}/{silo}", data)
+        await self._hub.in_thread(masking.store, run.round, silo, kind, request, actor.files)
         await actor.write(silo, lambda run: due(run, silo) == wanted, **event)
-        return _verdict(pb.VERDICT_ACCEPTED)
-
-    async def _task(self, actor: RunActor, silo: str, now: Due) -> pb.Task:
-        run = actor.run
-        task = pb.Task(kind=now.kind, run_id=run.run_id, round=now.round, status=run.status)
-        if now.kind in (pb.TASK_KIND_END, pb.TASK_KIND_ABANDON):
-            return task
-        spec = run.spec
-        for group, (objects, digest) in (await actor.offer(silo)).items():
-            manifest = await self._hub.in_thread(objects.manifest, digest)
-            task.objects.append(pb.TaskObject(name=group, digest=digest, manifest=manifest))
-        task.method, task.strategy = spec.method, spec.strategy
-        task.config.CopyFrom(spec.config)
-        task.strategy_options.CopyFrom(spec.strategy_options)
-        task.privacy.CopyFrom(spec.privacy)
-        task.data.CopyFrom(spec.data)
-        task.seed = derive_seed(spec.seed, "silo", silo, now.round)
-        task.selected = len(run.round.selected)
-        task.quorum = spec.policy.quorum or spec.policy.min_silos
-        if spec.privacy.secure_aggregation:
-            await self._hub.in_thread(masking.fill, task, run, silo, actor.files)
-        for name, value in actor.scalars(silo).items():
-            task.scalars[name] = value
-        if spec.policy.HasField("deadline"):
-            task.deadline.FromNanoseconds(run.round.opened_at.ToNanoseconds() + spec.policy.deadline.ToNanoseconds())
-        return task
+        return verdict(pb.VERDICT_ACCEPTED)
 
     async def _actor(self, run_id: str, silo: str) -> RunActor:
         run = await self._hub.read(run_id)
@@ -317,62 +233,52 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
             raise WrongState(f"run {run_id} has ended: {pb.RunStatus.Name(run.status)}")
         return self._hub.actor(run)
 
-    async def _expected(self, actor: RunActor, silo: str) -> Specs:
-        member = next(m for m in actor.run.round.members if m.silo == silo)
-        state = full_specs(await self._hub.in_thread(actor.files.state, actor.run))
-        expected = actor.strategy.upload(SiloInfo(silo, member.samples, member.modality), state)
-        if actor.run.spec.privacy.secure_aggregation:
-            return {name: replace(tensor, dtype="uint64") for name, tensor in expected.items()}
-        return expected
 
-    def _wanted(self, run: pb.Run, number: int, silo: str) -> None:
-        """Refuses uploads that nobody asked for, before they cost anything."""
-        late = _lateness(run, silo, number, self._hub.retain_rounds)
-        if late is not None:
-            raise WrongState(late.reason)
-        if number == run.round.number and silo not in run.round.selected:
-            raise PermissionDenied(f"{silo} was not asked in round {number}")
+class _Awaited:
+    """The run whose end a silo waits for: it may have ended long ago, or not exist yet.
 
+    Args:
+        hub: The coordinator.
+        request: Names it.
+    """
 
-def _counted(run: pb.Run, silo: str, number: int) -> str | None:
-    """Digest of the update that counts already, empty if the round is over and only that it counted is known."""
-    for accepted in run.round.accepted:
-        if (accepted.silo, accepted.round) == (silo, number):
-            return accepted.digest
-    if any(silo in summary.silos and summary.late.get(silo, summary.number) == number for summary in run.history):
-        return ""
-    return None
+    def __init__(self, hub: Hub, request: pb.WatchTasksRequest) -> None:
+        self._hub, self._run_id = hub, request.until_end_of
+        seconds = request.appears_within.ToTimedelta().total_seconds() if request.HasField("appears_within") else 0.0
+        self._within = seconds or APPEARS_SECONDS
+        self._until = asyncio.get_running_loop().time() + self._within
+        self._appeared = not self._run_id
 
+    async def ended(self) -> pb.Task | None:
+        """The task that says so, if it has ended and nobody acts for it any more."""
+        if not self._run_id or self._run_id in self._hub.actors:
+            self._appeared = True
+            return None
+        try:
+            run = await self._hub.read(self._run_id)
+        except NotFound:
+            return None
+        self._appeared = True
+        if not ended(run):
+            return None
+        return pb.Task(kind=pb.TASK_KIND_END, run_id=run.run_id, round=run.round.number, status=run.status)
 
-def _may_count(run: pb.Run, silo: str) -> bool:
-    return run.round.phase == pb.PHASE_OPEN and silo not in {a.silo for a in run.round.accepted} and not ended(run)
+    async def next(self, wake: asyncio.Event) -> None:
+        """Waits for a change.
 
-
-def _lateness(run: pb.Run, silo: str, number: int, most: int) -> pb.AnswerResponse | None:
-    """Why an update of that round cannot count any more, or None."""
-    if number == run.round.number and run.round.phase == pb.PHASE_OPEN:
-        return None
-    if number > run.round.number or number == 0:
-        return _dropped(f"round {number} has not begun")
-    if run.spec.policy.late != pb.LATE_POLICY_FOLD:
-        return _dropped(f"round {number} was sealed without it")
-    if run.round.number - number >= most:
-        return _dropped(f"round {number} is too long ago to fold its updates in")
-    if not _may_count(run, silo):
-        return _dropped("the open round takes no late update of this silo")
-    if not any(summary.number == number and silo in summary.stragglers for summary in run.history):
-        return _dropped(f"round {number} did not ask {silo}, or has its update already")
-    return None
+        Raises:
+            NotFound: The run has not appeared in time.
+        """
+        left = None if self._appeared else self._until - asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(left):
+                await wake.wait()
+        except TimeoutError as error:
+            raise NotFound(
+                f"there is no run {self._run_id!r:.80}, and none was created in {self._within:g} s; check the name"
+            ) from error
 
 
 def _open_task(run: pb.Run, silo: str, number: int) -> bool:
     now = due(run, silo)
     return now is not None and now.round == number
-
-
-def _dropped(reason: str) -> pb.AnswerResponse:
-    return _verdict(pb.VERDICT_DROPPED, reason)
-
-
-def _verdict(verdict: Any, reason: str = "") -> pb.AnswerResponse:
-    return pb.AnswerResponse(verdict=verdict, reason=reason)

@@ -35,8 +35,10 @@ class Standing:
         round_ = run.round
         self.sequence, self.number, self.phase = run.sequence, round_.number, round_.phase
         self.ended, self.masks = ended(run), run.spec.privacy.secure_aggregation
+        self.folds = run.spec.policy.late == pb.LATE_POLICY_FOLD
         self.selected, self.dropped = frozenset(round_.selected), frozenset(round_.dropped)
-        self.answered, self.accepted = frozenset(answered(run)), frozenset(a.silo for a in round_.accepted)
+        self.answered = frozenset(answered(run))
+        self.accepted = frozenset(a.silo for a in round_.accepted if a.round == round_.number)
         self.keyed, self.shared = frozenset(round_.mask_keys), frozenset(round_.shared)
         self.sealed, self.unmasked = frozenset(round_.sealed), frozenset(round_.unmasked)
         self.evaluators = frozenset(round_.evaluators)
@@ -61,19 +63,35 @@ class Standing:
         kind, wanted, done = asked[self.phase]
         return Due(kind, self.number) if silo in wanted and silo not in done else None
 
-    def follow_up(self, silo: str, last: Due | None) -> Due | None:
-        """What to tell a silo that has nothing to do: that the run has ended, or that it may stop working on a task."""
+    def next_for(self, silo: str, last: Due | None, asks: bool = False) -> Due | None:
+        """What a silo is told now, or None: its task; that it may stop working on one; that the run has ended.
+
+        Args:
+            silo: It.
+            last: What it was told last of this run.
+            asks: Whether it wants to hear of the run's end, whether it took part or not.
+        """
         if self.ended:
             told = last is not None and last.kind == pb.TASK_KIND_END
-            took_part = last is not None or silo in self.members
-            return Due(pb.TASK_KIND_END, self.number) if took_part and not told else None
+            return None if told or not (asks or last is not None or silo in self.members) else self._end()
+        now = self.due(silo)
+        if now is not None and now == last:
+            return None
+        return self._withdrawn(silo, last) or now
+
+    def _withdrawn(self, silo: str, last: Due | None) -> Due | None:
         if last is None or last.kind not in WORK:
             return None
         done = silo in self.counted.get(last.round, frozenset()) or (
             self.number == last.round
             and any(silo in those for those in (self.accepted, self.evaluated, self.keyed, self.shared))
         )
+        if self.folds and last.kind == pb.TASK_KIND_TRAIN and not (self.number == last.round and silo in self.answered):
+            return None  # late it still counts, unless an even later update of the silo stands for it in this round
         return None if done else Due(pb.TASK_KIND_ABANDON, last.round)
+
+    def _end(self) -> Due:
+        return Due(pb.TASK_KIND_END, self.number)
 
 
 def due(run: pb.Run, silo: str) -> Due | None:

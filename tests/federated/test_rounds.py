@@ -9,7 +9,7 @@ import pytest
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.data.store import ObjectStore
 from eoforge.errors import NotFound
-from eoforge.federated.journal import Beacon, Journal
+from eoforge.federated.journal import Journal
 from eoforge.federated.rounds import averaged, choose, has_quorum, target_reached, verdict
 from eoforge.federated.state import apply
 
@@ -119,19 +119,3 @@ def test_a_journal_has_no_gaps(tmp_path: Path) -> None:
         apply(pb.Run(), pb.RunEvent(sequence=2))
     with pytest.raises(NotFound, match="no run"):
         Journal(ObjectStore(str(tmp_path)), "nowhere").load()
-
-
-def test_only_silence_by_the_watchers_own_clock_makes_a_coordinator_gone(tmp_path: Path) -> None:
-    store, now = ObjectStore(str(tmp_path)), [0.0]
-    one = Beacon(store, "one", 10.0)
-    two = Beacon(store, "two", 10.0, clock=lambda: now[0])
-    one.beat()
-    assert two.is_gone("two")
-    assert not two.is_gone("one")
-    now[0] = 9.0
-    assert not two.is_gone("one")
-    one.beat()
-    now[0] = 18.0
-    assert not two.is_gone("one")
-    now[0] = 29.0
-    assert two.is_gone("one")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.client_federation import FederationClient, SiloClient
+from eoforge.client_federation import FederationClient, SiloClient, file_manifest
+from eoforge.federated.objects import digest_of
 from eoforge.federated.silo import Silo
+from eoforge.federated.tensorfile import write_file
 from services._runtime.server import Server
 from services.federation.server import build
 from services.federation.settings import FederationSettings
-from tests.federated.quadratic import Quadratic
+from tests.federated.quadratic import SHAPES, Quadratic, spec, write_model
 
 JOIN_S = 60.0
 
@@ -29,6 +34,7 @@ def settings_for(folder: Path | str, **values: Any) -> FederationSettings:
         "lease_seconds": 3.0,
         "instance": "one",
         "log_level": "warning",
+        "flush": False,  # a test of its own shows what it does; here it would only cost time
     }
     return FederationSettings(**(defaults | values))
 
@@ -44,7 +50,7 @@ class Runner:
         self.trainer = trainer or Quadratic()
         about = {"modalities": options.pop("modalities", ["s2"]), "samples": options.pop("samples", 10)}
         about["strategies"] = options.pop("strategies", None)
-        self.until = options.pop("until", None)
+        self.until = options.pop("until", "")
         self.silo = Silo(SiloClient(target, silo_id=name, **options), lambda _: self.trainer, folder / name, **about)
         self.status: Any = None
         self.error: BaseException | None = None
@@ -83,3 +89,41 @@ def wait_for(client: FederationClient, run_id: str, until: Callable[[pb.RunEvent
         if until(event):
             return event
     raise AssertionError(f"run {run_id} ended before: {client.run(run_id).failure}")
+
+
+NAMES = (f"x{i}" for i in itertools.count())
+
+
+class Hand:
+    """A silo moved by hand."""
+
+    def __init__(
+        self, target: str, folder: Path, samples: int = 10, modalities: tuple[str, ...] = ("s2",), name: str = ""
+    ) -> None:
+        self.name, self.folder = name or next(NAMES), folder
+        self.client = SiloClient(target, silo_id=self.name, attempts=2)
+        self.client.register(samples=samples, modalities=modalities)
+        self.tasks = self.client.tasks()
+
+    def send(self, run: str, number: int, tensors: Mapping[str, Any], **answer: Any) -> pb.AnswerResponse:
+        path = self.folder / f"{self.name}.safetensors"
+        write_file(path, tensors)
+        manifest = file_manifest(str(path))
+        digest = digest_of(manifest)
+        self.client.upload(run, number, str(path), manifest, digest)
+        numbers = {"samples": 5, "steps": 1} | answer
+        return self.client.answer(run, number, update=pb.UpdateAnswer(digest=digest, **numbers))
+
+
+def deltas(value: float = 1.0, **changes: Any) -> dict[str, Any]:
+    return {f"delta/{n}": np.full(s, value, np.float32) for n, s in SHAPES.items()} | changes
+
+
+def begin(client: FederationClient, hands: list[Hand], tmp_path: Path, **changes: Any) -> str:
+    """Creates a run for these silos and takes their first tasks."""
+    model = client.put_model(write_model(tmp_path / "model.safetensors"))
+    policy = {"rounds": 2, "min_silos": len(hands)} | changes.pop("policy", {})
+    run = client.create_run(spec(model, policy=policy, silos=[h.name for h in hands], **changes))
+    for hand in hands:
+        assert next(hand.tasks).kind == pb.TASK_KIND_TRAIN
+    return run.run_id

@@ -131,7 +131,7 @@ def test_a_silo_that_enrols_during_a_run_joins_where_it_can(tmp_path: Path, stra
     async def use(hub: Hub) -> None:
         for name in ("a", "b"):
             await hub.register(pb.Silo(silo_id=name, samples=3))
-            hub._connections[name] = 1
+            hub.silos._streams[name] = 1
         await hub.actors["run"]._advance()
         round_ = hub.actors["run"].run.round
         assert (round_.number, list(round_.selected)) == (2, expected)

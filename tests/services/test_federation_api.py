@@ -1,10 +1,9 @@
-"""Every declared error provoked, every rule of a round shown, certificates from issue to revocation."""
+"""Every declared error provoked, names and limits, pages, certificates from issue to revocation."""
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from eoforge.client_base import RemoteError
 from eoforge.client_federation import FederationClient, SiloClient, file_manifest
 from eoforge.federated.ca import Authority
 from eoforge.federated.objects import digest_of
-from eoforge.federated.tensorfile import read_file, write_file
+from eoforge.federated.tensorfile import write_file
 from scripts.settings_table import table
 from services._runtime.errors import CATALOGUE
 from tests.federated.quadratic import SHAPES, spec, write_model
-from tests.services.federation_world import server_for
+from tests.services.federation_world import Hand, begin, deltas, server_for
 from tests.services.support import Running, Signer, details, running
 
 ROOT = Path(__file__).parents[2]
@@ -37,172 +36,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def client(served: Running) -> Iterator[FederationClient]:
     with FederationClient(served.target, attempts=2) as made:
         yield made
-
-
-NAMES = (f"x{i}" for i in itertools.count())
-
-
-class Hand:
-    """A silo moved by hand."""
-
-    def __init__(
-        self, target: str, folder: Path, samples: int = 10, modalities: tuple[str, ...] = ("s2",), name: str = ""
-    ) -> None:
-        self.name, self.folder = name or next(NAMES), folder
-        self.client = SiloClient(target, silo_id=self.name, attempts=2)
-        self.client.register(samples=samples, modalities=modalities)
-        self.tasks = self.client.tasks()
-
-    def send(self, run: str, number: int, tensors: Mapping[str, Any], **answer: Any) -> pb.AnswerResponse:
-        path = self.folder / f"{self.name}.safetensors"
-        write_file(path, tensors)
-        manifest = file_manifest(str(path))
-        digest = digest_of(manifest)
-        self.client.upload(run, number, str(path), manifest, digest)
-        numbers = {"samples": 5, "steps": 1} | answer
-        return self.client.answer(run, number, update=pb.UpdateAnswer(digest=digest, **numbers))
-
-
-def deltas(value: float = 1.0, **changes: Any) -> dict[str, Any]:
-    return {f"delta/{n}": np.full(s, value, np.float32) for n, s in SHAPES.items()} | changes
-
-
-def begin(client: FederationClient, hands: list[Hand], tmp_path: Path, **changes: Any) -> str:
-    """Creates a run for these silos and takes their first tasks."""
-    model = client.put_model(write_model(tmp_path / "model.safetensors"))
-    policy = {"rounds": 2, "min_silos": len(hands)} | changes.pop("policy", {})
-    run = client.create_run(spec(model, policy=policy, silos=[h.name for h in hands], **changes))
-    for hand in hands:
-        assert next(hand.tasks).kind == pb.TASK_KIND_TRAIN
-    return run.run_id
-
-
-@pytest.mark.parametrize(
-    ("tensors", "answer", "reason"),
-    [
-        ({"delta/extra": np.zeros(1, np.float32)}, {}, "unexpected"),
-        ({"delta/head.bias": np.zeros(8, np.float32)}, {}, "delta/head.bias"),
-        ({"delta/head.bias": np.zeros(7, np.float64)}, {}, "float64"),
-        ({"delta/head.bias": np.full(7, np.nan, np.float32)}, {}, "NaN"),
-        ({"delta/head.bias": np.full(7, np.inf, np.float32)}, {}, "NaN"),
-        ({"delta/head.bias": np.full(7, 1e6, np.float32)}, {}, "norm"),
-        ({}, {"samples": 0}, "samples"),
-        ({}, {"samples": 11}, "samples"),
-        ({}, {"scalars": {"normaliser": float("nan")}}, "normaliser"),
-        ({}, {"scalars": {"n" * 300: 1.0}}, "200 characters"),
-        ({}, {"metrics": {"n" * 300: 1.0}}, "200 characters"),
-        ({"delta/" + "n" * 5000: np.zeros(1, np.float32)}, {}, "unexpected"),
-    ],
-)
-def test_a_bad_update_is_set_aside_and_the_silo_is_told(
-    served: Running, client: FederationClient, tmp_path: Path, tensors: Any, answer: Any, reason: str
-) -> None:
-    bad = Hand(served.target, tmp_path)
-    bound = pb.DataContract(max_update_norm=1e3)
-    run = begin(client, [bad], tmp_path, data=bound, policy={"rounds": 1})
-    told = bad.send(run, 1, deltas(**tensors), **answer)
-    assert told.verdict == pb.VERDICT_REFUSED
-    assert reason in told.reason
-    list(client.watch(run))
-    done = client.run(run)
-    assert done.round.refused[0].reason == told.reason
-    assert len(told.reason) <= 500  # it is kept with the run
-    assert done.status == pb.RUN_STATUS_FAILED  # nobody else was asked: there is no quorum any more
-
-
-def test_the_round_goes_on_without_a_bad_update(served: Running, client: FederationClient, tmp_path: Path) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(3)]
-    run = begin(client, hands, tmp_path, policy={"rounds": 1, "quorum": 2})
-    assert hands[0].send(run, 1, deltas(np.nan)).verdict == pb.VERDICT_REFUSED
-    for hand in hands[1:]:
-        assert hand.send(run, 1, deltas(3.0)).verdict == pb.VERDICT_ACCEPTED
-    list(client.watch(run))
-    assert client.run(run).history[0].stragglers == [hands[0].name]
-    client.get_model(run, str(tmp_path / "got"))
-    assert all(np.all(t == 3.0) for t in read_file(tmp_path / "got").values())
-
-
-def test_one_answer_counts_and_a_repeat_is_harmless(served: Running, client: FederationClient, tmp_path: Path) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(2)]
-    run = begin(client, hands, tmp_path)
-    for _ in range(2):
-        assert hands[0].send(run, 1, deltas(1.0)).verdict == pb.VERDICT_ACCEPTED
-    assert hands[0].send(run, 1, deltas(2.0)).verdict == pb.VERDICT_DROPPED
-    assert len(client.run(run).round.accepted) == 1
-
-
-def test_the_deadline_seals_with_a_quorum_and_late_updates_are_dropped(
-    served: Running, client: FederationClient, tmp_path: Path
-) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(2)]
-    policy = {"quorum": 1, "deadline": {"seconds": 1}, "late": pb.LATE_POLICY_DROP}
-    run = begin(client, hands, tmp_path, policy=policy)
-    hands[0].send(run, 1, deltas())
-    for event in client.watch(run):
-        if event.WhichOneof("event") == "sealed":
-            assert list(event.sealed.silos) == [hands[0].name]
-            break
-    with pytest.raises(RemoteError, match="sealed without it"):
-        hands[1].send(run, 1, deltas())
-    assert next(hands[1].tasks).kind in (pb.TASK_KIND_ABANDON, pb.TASK_KIND_TRAIN)
-
-
-def test_late_updates_count_less_where_they_are_folded_in(
-    served: Running, client: FederationClient, tmp_path: Path
-) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(2)]
-    policy = {"quorum": 1, "deadline": {"seconds": 1}, "late": pb.LATE_POLICY_FOLD, "late_discount": 0.5}
-    run = begin(client, hands, tmp_path, policy=policy)
-    hands[0].send(run, 1, deltas(0.0))
-    assert next(hands[0].tasks).round == 2
-    assert hands[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
-    hands[0].send(run, 2, deltas(0.0))
-    list(client.watch(run))
-    client.get_model(run, str(tmp_path / "got"))
-    # Weights 1 and 0.5: (0 * 1 + 3 * 0.5) / 1.5.
-    assert all(np.allclose(t, 1.0) for t in read_file(tmp_path / "got").values())
-
-
-def test_a_late_update_counts_for_the_round_it_was_trained_in_and_once(
-    served: Running, client: FederationClient, tmp_path: Path
-) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(2)]
-    policy = {"rounds": 3, "quorum": 1, "deadline": {"seconds": 1}, "late": pb.LATE_POLICY_FOLD, "late_discount": 0.5}
-    run = begin(client, hands, tmp_path, policy=policy)
-    hands[0].send(run, 1, deltas(0.0))
-    assert next(hands[0].tasks).round == 2
-    assert hands[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
-    hands[0].send(run, 2, deltas(0.0))
-    assert next(hands[0].tasks).round == 3
-    digest = digest_of(file_manifest(str(tmp_path / f"{hands[1].name}.safetensors")))
-    again = [hands[1].client.answer(run, n, update=pb.UpdateAnswer(digest=digest, samples=5)) for n in (1, 2)]
-    assert [a.verdict for a in again] == [pb.VERDICT_ACCEPTED, pb.VERDICT_DROPPED]
-    client.cancel(run)
-
-
-def test_a_silo_that_was_not_asked_cannot_fold_an_update_in(
-    served: Running, client: FederationClient, tmp_path: Path
-) -> None:
-    hand, newcomer = Hand(served.target, tmp_path), next(NAMES)
-    policy = {"min_silos": 1, "rounds": 2, "late": pb.LATE_POLICY_FOLD, "late_discount": 0.5}
-    model = client.put_model(write_model(tmp_path / "model.safetensors"))
-    run = client.create_run(spec(model, policy=policy, silos=[hand.name, newcomer])).run_id
-    assert next(hand.tasks).round == 1
-    late = Hand(served.target, tmp_path, name=newcomer)  # it joins while round 1 goes on without it
-    hand.send(run, 1, deltas())
-    assert next(late.tasks).round == 2
-    with pytest.raises(RemoteError, match="did not ask"):
-        late.send(run, 1, deltas(5.0))
-    client.cancel(run)
-
-
-def test_the_same_bad_update_is_set_aside_once(served: Running, client: FederationClient, tmp_path: Path) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(2)]
-    run = begin(client, hands, tmp_path)
-    first, second = (hands[0].send(run, 1, deltas(np.nan)) for _ in range(2))
-    assert first == second
-    assert len(client.run(run).round.refused) == 1
-    client.cancel(run)
 
 
 def test_a_silo_cannot_make_the_store_hold_what_it_likes(

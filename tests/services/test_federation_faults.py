@@ -152,8 +152,9 @@ def test_a_sealed_round_that_was_not_reduced_is_reduced_after_the_restart(tmp_pa
         FederationClient(served.target) as client,
     ):
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
-        client.create_run(spec(model, policy={"rounds": 1}), "cut")
-        wait_for(client, "cut", is_kind("status_changed"))
+        client.create_run(spec(model), "cut")
+        client.pause("cut")  # a run that is over keeps no updates
+        wait_for(client, "cut", is_kind("round_closed"))
         before = client.run("cut").history[0].model
     journal = store / "runs" / "cut" / "journal"
     for event in sorted(journal.iterdir()):
@@ -164,13 +165,9 @@ def test_a_sealed_round_that_was_not_reduced_is_reduced_after_the_restart(tmp_pa
             event.unlink()
     for path in (store / "runs" / "cut" / "snapshots").iterdir():
         path.unlink()
-    ended = store / "ended" / "cut"
-    ended.unlink(missing_ok=True)
     with running(server_for(store)) as served, FederationClient(served.target) as client:
-        wait_for(client, "cut", is_kind("status_changed"))
-        run = client.run("cut")
-        assert run.history[0].model == before
-        assert run.status == pb.RUN_STATUS_FINISHED
+        wait_for(client, "cut", is_kind("round_closed"))
+        assert client.run("cut").history[0].model == before
 
 
 def test_of_two_coordinators_only_the_last_to_take_the_run_writes(tmp_path: Path) -> None:
@@ -263,9 +260,9 @@ def test_the_store_holds_what_was_acknowledged(tmp_path: Path) -> None:
         FederationClient(served.target) as client,
     ):
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
-        client.create_run(spec(model, policy={"rounds": 1}), "kept")
-        wait_for(client, "kept", is_kind("status_changed"))
-        events = list(client.watch("kept"))
+        client.create_run(spec(model), "kept")
+        client.pause("kept")  # a run that is over keeps no updates
+        events = first_round(client, "kept")
     for event in events:
         if event.WhichOneof("event") == "accepted":
             folder = tmp_path / "store/runs/kept/rounds/000001" / event.accepted.silo

@@ -22,7 +22,7 @@ def standing(phase: int, **round_: object) -> Standing:
             sealed="ab",
             unmasked="b",
             evaluators="ab",
-            accepted=[pb.Accepted(silo="b")],
+            accepted=[pb.Accepted(silo="b", round=2)],
             evaluations=[pb.Evaluation(silo="b")],
             members=[pb.Member(silo=name) for name in "abcd"],
         )
@@ -52,10 +52,34 @@ def test_each_phase_asks_those_who_have_not_answered(phase: int, kind: int | Non
 
 def test_who_works_on_what_is_over_is_told_so_once() -> None:
     now, work = standing(pb.PHASE_UNSPECIFIED), Due(pb.TASK_KIND_TRAIN, 2)
-    assert now.follow_up("c", work) == Due(pb.TASK_KIND_ABANDON, 2)
-    assert now.follow_up("c", Due(pb.TASK_KIND_ABANDON, 2)) is None
-    assert now.follow_up("b", work) is None
-    assert now.follow_up("c", None) is None
+    assert now.next_for("c", work) == Due(pb.TASK_KIND_ABANDON, 2)
+    assert now.next_for("c", Due(pb.TASK_KIND_ABANDON, 2)) is None
+    assert now.next_for("b", work) is None
+    assert now.next_for("c", None) is None
+
+
+def test_a_task_is_withdrawn_before_the_next_one_is_given() -> None:
+    now, work = standing(pb.PHASE_EVALUATION), Due(pb.TASK_KIND_TRAIN, 2)
+    assert now.next_for("a", work) == Due(pb.TASK_KIND_ABANDON, 2)
+    assert now.next_for("a", Due(pb.TASK_KIND_ABANDON, 2)) == Due(pb.TASK_KIND_EVALUATE, 2)
+    assert now.next_for("a", Due(pb.TASK_KIND_EVALUATE, 2)) is None
+
+
+def test_what_may_still_be_folded_in_is_not_called_off_unless_a_later_update_stands_for_it() -> None:
+    run = pb.Run(status=pb.RUN_STATUS_RUNNING)
+    run.spec.policy.late = pb.LATE_POLICY_FOLD
+    run.round.CopyFrom(pb.Round(number=2, phase=pb.PHASE_OPEN, selected="a"))
+    first, second = Due(pb.TASK_KIND_TRAIN, 1), Due(pb.TASK_KIND_TRAIN, 2)
+    assert Standing(run).next_for("a", first) == second
+    run.round.accepted.append(pb.Accepted(silo="a", round=1))
+    assert Standing(run).next_for("a", second) == Due(pb.TASK_KIND_ABANDON, 2)
+
+
+def test_the_end_of_a_run_is_told_to_those_who_ask() -> None:
+    run = pb.Run(status=pb.RUN_STATUS_FINISHED)
+    assert Standing(run).next_for("a", None) is None
+    assert Standing(run).next_for("a", None, True) == Due(pb.TASK_KIND_END, 0)
+    assert Standing(run).next_for("a", Due(pb.TASK_KIND_END, 0), True) is None
 
 
 def test_what_an_event_did_is_there_when_its_number_is() -> None:

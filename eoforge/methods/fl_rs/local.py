@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from eoforge.errors import EoforgeError, UsageError
+from eoforge.federated.abandon import stop_if_told
 from eoforge.federated.strategy import DELTA, MODEL, Array, LocalResult, Task, name_of, split_name
 from eoforge.methods.fl_rs.base import Averaging
 from eoforge.methods.fl_rs.loss import Effort, Local, Objective, Tensors, normaliser
@@ -152,6 +153,7 @@ class SiloTrainer:
         losses: list[Tensor] = []
         for epoch in range(self.settings.epochs):
             for batch in self.data.batches(round_number, epoch):
+                stop_if_told()
                 loss, given, representation = self.data.loss(model, batch)
                 penalty = objective.penalty(given, representation)
                 optimizer.zero_grad()

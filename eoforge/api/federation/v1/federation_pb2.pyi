@@ -205,17 +205,21 @@ class PrivacyPolicy(_message.Message):
     def __init__(self, dp: _Optional[_Union[DpMode, str]] = ..., clip_norm: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., delta: _Optional[float] = ..., max_epsilon: _Optional[float] = ..., secure_aggregation: _Optional[bool] = ..., threshold: _Optional[int] = ..., fraction_bits: _Optional[int] = ..., robust: _Optional[_Union[Robust, str]] = ..., byzantine_share: _Optional[float] = ...) -> None: ...
 
 class DataContract(_message.Message):
-    __slots__ = ("modalities", "min_samples", "max_update_norm")
+    __slots__ = ("modalities", "min_samples", "max_update_norm", "max_samples", "max_sample_ratio")
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
     MIN_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     MAX_UPDATE_NORM_FIELD_NUMBER: _ClassVar[int]
+    MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    MAX_SAMPLE_RATIO_FIELD_NUMBER: _ClassVar[int]
     modalities: _containers.RepeatedScalarFieldContainer[str]
     min_samples: int
     max_update_norm: float
-    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., min_samples: _Optional[int] = ..., max_update_norm: _Optional[float] = ...) -> None: ...
+    max_samples: int
+    max_sample_ratio: float
+    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., min_samples: _Optional[int] = ..., max_update_norm: _Optional[float] = ..., max_samples: _Optional[int] = ..., max_sample_ratio: _Optional[float] = ...) -> None: ...
 
 class RunSpec(_message.Message):
-    __slots__ = ("method", "config", "strategy", "strategy_options", "policy", "privacy", "data", "initial_model", "seed", "silos", "operators", "bundle_config")
+    __slots__ = ("method", "config", "strategy", "strategy_options", "policy", "privacy", "data", "initial_model", "seed", "silos", "operators", "bundle_config", "keep_models")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
@@ -228,6 +232,7 @@ class RunSpec(_message.Message):
     SILOS_FIELD_NUMBER: _ClassVar[int]
     OPERATORS_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    KEEP_MODELS_FIELD_NUMBER: _ClassVar[int]
     method: str
     config: _struct_pb2.Struct
     strategy: str
@@ -240,7 +245,8 @@ class RunSpec(_message.Message):
     silos: _containers.RepeatedScalarFieldContainer[str]
     operators: _containers.RepeatedScalarFieldContainer[str]
     bundle_config: _struct_pb2.Struct
-    def __init__(self, method: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., strategy: _Optional[str] = ..., strategy_options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., policy: _Optional[_Union[RoundPolicy, _Mapping]] = ..., privacy: _Optional[_Union[PrivacyPolicy, _Mapping]] = ..., data: _Optional[_Union[DataContract, _Mapping]] = ..., initial_model: _Optional[_Union[Manifest, _Mapping]] = ..., seed: _Optional[int] = ..., silos: _Optional[_Iterable[str]] = ..., operators: _Optional[_Iterable[str]] = ..., bundle_config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    keep_models: int
+    def __init__(self, method: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., strategy: _Optional[str] = ..., strategy_options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., policy: _Optional[_Union[RoundPolicy, _Mapping]] = ..., privacy: _Optional[_Union[PrivacyPolicy, _Mapping]] = ..., data: _Optional[_Union[DataContract, _Mapping]] = ..., initial_model: _Optional[_Union[Manifest, _Mapping]] = ..., seed: _Optional[int] = ..., silos: _Optional[_Iterable[str]] = ..., operators: _Optional[_Iterable[str]] = ..., bundle_config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., keep_models: _Optional[int] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("silo", "round", "digest", "samples", "size", "scalars", "metrics", "steps", "norm")
@@ -450,7 +456,7 @@ class RoundSummary(_message.Message):
     def __init__(self, number: _Optional[int] = ..., model: _Optional[str] = ..., updates: _Optional[int] = ..., refused: _Optional[int] = ..., stragglers: _Optional[_Iterable[str]] = ..., training: _Optional[_Mapping[str, float]] = ..., evaluation: _Optional[_Mapping[str, float]] = ..., bytes_up: _Optional[int] = ..., seconds: _Optional[_Mapping[str, float]] = ..., epsilon: _Optional[float] = ..., silos: _Optional[_Iterable[str]] = ..., late: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("run_id", "spec", "status", "failure", "round", "history", "objects", "creator", "created_at", "sequence", "term", "holder", "bundle_uri", "epsilon", "initial_model")
+    __slots__ = ("run_id", "spec", "status", "failure", "round", "history", "objects", "creator", "created_at", "sequence", "term", "holder", "bundle_uri", "epsilon", "initial_model", "waiting")
     class ObjectsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -473,6 +479,7 @@ class Run(_message.Message):
     BUNDLE_URI_FIELD_NUMBER: _ClassVar[int]
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     INITIAL_MODEL_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     spec: RunSpec
     status: RunStatus
@@ -488,10 +495,11 @@ class Run(_message.Message):
     bundle_uri: str
     epsilon: float
     initial_model: str
-    def __init__(self, run_id: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., status: _Optional[_Union[RunStatus, str]] = ..., failure: _Optional[str] = ..., round: _Optional[_Union[Round, _Mapping]] = ..., history: _Optional[_Iterable[_Union[RoundSummary, _Mapping]]] = ..., objects: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sequence: _Optional[int] = ..., term: _Optional[int] = ..., holder: _Optional[str] = ..., bundle_uri: _Optional[str] = ..., epsilon: _Optional[float] = ..., initial_model: _Optional[str] = ...) -> None: ...
+    waiting: _containers.RepeatedCompositeFieldContainer[Accepted]
+    def __init__(self, run_id: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., status: _Optional[_Union[RunStatus, str]] = ..., failure: _Optional[str] = ..., round: _Optional[_Union[Round, _Mapping]] = ..., history: _Optional[_Iterable[_Union[RoundSummary, _Mapping]]] = ..., objects: _Optional[_Mapping[str, str]] = ..., creator: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sequence: _Optional[int] = ..., term: _Optional[int] = ..., holder: _Optional[str] = ..., bundle_uri: _Optional[str] = ..., epsilon: _Optional[float] = ..., initial_model: _Optional[str] = ..., waiting: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ...) -> None: ...
 
 class RunEvent(_message.Message):
-    __slots__ = ("sequence", "at", "actor", "term", "created", "lease_taken", "round_opened", "accepted", "refused", "dropped", "sealed", "reduced", "evaluated", "round_closed", "status_changed", "keys_advertised", "shares_deposited", "unmasked", "phase_changed")
+    __slots__ = ("sequence", "at", "actor", "term", "created", "lease_taken", "round_opened", "accepted", "refused", "dropped", "sealed", "reduced", "evaluated", "round_closed", "status_changed", "keys_advertised", "shares_deposited", "unmasked", "phase_changed", "silos_added")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
@@ -511,6 +519,7 @@ class RunEvent(_message.Message):
     SHARES_DEPOSITED_FIELD_NUMBER: _ClassVar[int]
     UNMASKED_FIELD_NUMBER: _ClassVar[int]
     PHASE_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    SILOS_ADDED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     at: _timestamp_pb2.Timestamp
     actor: str
@@ -530,7 +539,8 @@ class RunEvent(_message.Message):
     shares_deposited: SharesDeposited
     unmasked: Unmasked
     phase_changed: PhaseChanged
-    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., term: _Optional[int] = ..., created: _Optional[_Union[Created, _Mapping]] = ..., lease_taken: _Optional[_Union[LeaseTaken, _Mapping]] = ..., round_opened: _Optional[_Union[RoundOpened, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., dropped: _Optional[_Union[Dropped, _Mapping]] = ..., sealed: _Optional[_Union[Sealed, _Mapping]] = ..., reduced: _Optional[_Union[Reduced, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluation, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ..., status_changed: _Optional[_Union[StatusChanged, _Mapping]] = ..., keys_advertised: _Optional[_Union[KeysAdvertised, _Mapping]] = ..., shares_deposited: _Optional[_Union[SharesDeposited, _Mapping]] = ..., unmasked: _Optional[_Union[Unmasked, _Mapping]] = ..., phase_changed: _Optional[_Union[PhaseChanged, _Mapping]] = ...) -> None: ...
+    silos_added: SilosAdded
+    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., term: _Optional[int] = ..., created: _Optional[_Union[Created, _Mapping]] = ..., lease_taken: _Optional[_Union[LeaseTaken, _Mapping]] = ..., round_opened: _Optional[_Union[RoundOpened, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., dropped: _Optional[_Union[Dropped, _Mapping]] = ..., sealed: _Optional[_Union[Sealed, _Mapping]] = ..., reduced: _Optional[_Union[Reduced, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluation, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ..., status_changed: _Optional[_Union[StatusChanged, _Mapping]] = ..., keys_advertised: _Optional[_Union[KeysAdvertised, _Mapping]] = ..., shares_deposited: _Optional[_Union[SharesDeposited, _Mapping]] = ..., unmasked: _Optional[_Union[Unmasked, _Mapping]] = ..., phase_changed: _Optional[_Union[PhaseChanged, _Mapping]] = ..., silos_added: _Optional[_Union[SilosAdded, _Mapping]] = ...) -> None: ...
 
 class Created(_message.Message):
     __slots__ = ("run_id", "spec", "model")
@@ -650,6 +660,14 @@ class PhaseChanged(_message.Message):
     silos: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., silos: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class SilosAdded(_message.Message):
+    __slots__ = ("silos", "members")
+    SILOS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    silos: _containers.RepeatedScalarFieldContainer[str]
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    def __init__(self, silos: _Optional[_Iterable[str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+
 class Silo(_message.Message):
     __slots__ = ("silo_id", "modalities", "samples", "methods", "labels", "connected", "last_seen", "version", "activity", "progress")
     class LabelsEntry(_message.Message):
@@ -722,16 +740,20 @@ class CreateRunResponse(_message.Message):
     def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
 
 class GetRunRequest(_message.Message):
-    __slots__ = ("run_id",)
+    __slots__ = ("run_id", "history_before")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_BEFORE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
-    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+    history_before: int
+    def __init__(self, run_id: _Optional[str] = ..., history_before: _Optional[int] = ...) -> None: ...
 
 class GetRunResponse(_message.Message):
-    __slots__ = ("run",)
+    __slots__ = ("run", "more_history")
     RUN_FIELD_NUMBER: _ClassVar[int]
+    MORE_HISTORY_FIELD_NUMBER: _ClassVar[int]
     run: Run
-    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+    more_history: bool
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ..., more_history: _Optional[bool] = ...) -> None: ...
 
 class ListRunsRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "status")
@@ -907,8 +929,12 @@ class RegisterResponse(_message.Message):
     def __init__(self, silo_id: _Optional[str] = ..., heartbeat: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class WatchTasksRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("until_end_of", "appears_within")
+    UNTIL_END_OF_FIELD_NUMBER: _ClassVar[int]
+    APPEARS_WITHIN_FIELD_NUMBER: _ClassVar[int]
+    until_end_of: str
+    appears_within: _duration_pb2.Duration
+    def __init__(self, until_end_of: _Optional[str] = ..., appears_within: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class TaskObject(_message.Message):
     __slots__ = ("name", "digest", "manifest")

@@ -34,8 +34,8 @@ class FederationServiceStub:
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED, QUOTA_EXCEEDED, OVERLOADED, CONFLICT,
-    NOT_LEADER, WRONG_STATE, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a
-    google.rpc.RetryInfo.
+    NOT_LEADER, WRONG_STATE, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_LEADER also
+    carry a google.rpc.RetryInfo. After NOT_LEADER connect anew, to the next address: another coordinator acts.
     """
 
     def __init__(self, channel):
@@ -115,8 +115,8 @@ class FederationServiceServicer:
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED, QUOTA_EXCEEDED, OVERLOADED, CONFLICT,
-    NOT_LEADER, WRONG_STATE, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a
-    google.rpc.RetryInfo.
+    NOT_LEADER, WRONG_STATE, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_LEADER also
+    carry a google.rpc.RetryInfo. After NOT_LEADER connect anew, to the next address: another coordinator acts.
     """
 
     def PutModel(self, request_iterator, context):
@@ -283,8 +283,8 @@ class FederationService:
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED, QUOTA_EXCEEDED, OVERLOADED, CONFLICT,
-    NOT_LEADER, WRONG_STATE, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a
-    google.rpc.RetryInfo.
+    NOT_LEADER, WRONG_STATE, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_LEADER also
+    carry a google.rpc.RetryInfo. After NOT_LEADER connect anew, to the next address: another coordinator acts.
     """
 
     @staticmethod
