@@ -1,7 +1,8 @@
-"""Builds the images with podman or docker: ``python -m scripts.images [--base IMAGE] [NAME ...]``.
+"""Builds the images with podman or docker: ``python -m scripts.images [--base IMAGE] [--device cpu] [NAME ...]``.
 
-One image per service and one for pipelines and training, tagged ``eoforge/NAME:VERSION``. On a machine that reaches no
-image registry, ``--debian`` makes the base image by debootstrap first. Needs nothing but Python's standard library.
+One image per service and one for pipelines and training, tagged ``eoforge/NAME:VERSION``, or ``...-cpu`` for machines
+without a GPU. On a machine that reaches no image registry, ``--debian`` makes the base image by debootstrap first.
+Needs nothing but Python's standard library.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ DOCKERFILES = {
     "federation": "services/federation/Dockerfile",
     "pipelines-python": "pipelines/Dockerfile",
 }
+ONE_VARIANT = ("federation",)
+"""Images without torch, and so without a variant for machines without a GPU."""
 DEBIAN_BASE = "localhost/debian-python:bookworm"
 PACKAGES = "ca-certificates,python3,python3-venv"
 # How this machine reaches its package index; a build container knows nothing of it.
@@ -88,18 +91,24 @@ def debian_base(engine: str, env: dict[str, str], folder: Path) -> str:
     return DEBIAN_BASE
 
 
-def build(engine: str, env: dict[str, str], name: str, base: str | None) -> str:
-    """Builds one image and returns its tag.
+def tag_of(name: str, device: str) -> str:
+    """Repository and tag of an image for machines with or without GPUs."""
+    return f"eoforge/{name}:{version()}{'-cpu' if device == 'cpu' and name not in ONE_VARIANT else ''}"
+
+
+def build(engine: str, env: dict[str, str], name: str, base: str | None, device: str) -> str:
+    """Builds one image for ``device``, cuda or cpu, and returns its tag.
 
     Raises:
         SystemExit: The build failed.
     """
-    tag = f"eoforge/{name}:{version()}"
+    tag = tag_of(name, device)
     head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     revision = subprocess.run(head, check=False, capture_output=True, text=True).stdout
     command = [engine, "build", "--file", str(ROOT / DOCKERFILES[name]), "--tag", tag]
     command += ["--build-arg", f"VERSION={version()}", "--build-arg", f"REVISION={revision.strip() or 'unknown'}"]
     command += ["--build-arg", f"BASE={base}"] if base else []
+    command += [] if name in ONE_VARIANT else ["--build-arg", f"DEVICE={device}"]
     if engine == "podman":
         command += ["--layers", "--network", "host"]
         command += [part for file in HOST_FILES if Path(file).is_file() for part in ("--volume", f"{file}:{file}:ro")]
@@ -118,6 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"images to build: {', '.join(DOCKERFILES)}")
     parser.add_argument("--engine", choices=("podman", "docker"), help="podman if it is there, else docker")
     parser.add_argument("--base", help="base image with Python 3.11; that of the Dockerfiles by default")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: smaller, tagged VERSION-cpu")
     parser.add_argument("--debian", action="store_true", help="make the base image by debootstrap")
     args = parser.parse_args(argv)
     if unknown := set(args.names) - DOCKERFILES.keys():
@@ -127,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
         env = engine_environment(Path(scratch)) if engine == "podman" else dict(os.environ)
         base = debian_base(engine, env, Path(scratch)) if args.debian else args.base
         for name in args.names or DOCKERFILES:
-            build(engine, env, name, base)
+            build(engine, env, name, base, args.device)
     return 0
 
 

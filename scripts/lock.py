@@ -23,7 +23,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "dev": ("dev",),
     "ingest": ("ingest",),
     "train": ("ingest", "train"),
-    "serve": ("serve",),
+    "federation": ("federation",),
+    "serve": ("federation", "serve"),
     "pipelines": ("ingest", "train", "pipelines"),
 }
 """Lock file -> extras it installs (the base dependencies always)."""

@@ -2,76 +2,99 @@
 
     python -m scripts.podman_services [--keep] [SERVICE ...]
 
-Renders ``charts/eoforge`` with ``scripts/podman/values.yaml``, lifts its pods (``scripts/lift_pods.py``), builds images
-that are missing, starts the development store, fills it by the command line (a synthetic archive, a trained model, an
-index), starts the services, runs their probes and their ``helm test`` pods, searches by ``eoforge search``, looks into
-the containers (read-only root, user 10001) and stops them. Prints one JSON line of findings; ends with 0, with 1, or
-with 3 where there is no podman.
+Builds the images as far as they have changed, renders ``charts/eoforge`` with ``scripts/podman/values.yaml``, lifts its
+pods (``scripts/lift_pods.py``), starts the development store, fills it by the pipelines' image, starts the services,
+runs their probes and their ``helm test`` pods, searches by ``eoforge search``, looks into the containers (read-only
+root, user 10001) and stops them. Prints one JSON line of findings; ends with 0, with 1, or with 3 where there is no
+podman.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import yaml
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from eoforge.errors import EoforgeError
-from scripts import images, podman_secrets
+from scripts import images, podman_pipelines, podman_secrets
 from scripts.lift_pods import Lifted, lift, render
+from scripts.podman_engine import (
+    NOT_HERE,
+    Podman,
+    clean,
+    cli,
+    logs,
+    look_inside,
+    play,
+    python,
+    run_to_end,
+    wait_ready,
+)
 
 VALUES = Path(__file__).parent / "podman" / "values.yaml"
 STORE_IMAGE = "localhost/eoforge/seaweedfs:dev"
 SERVICES = ("retrieval", "compression", "federation")
 STORE = "dev"
-NETWORK = "podman"
-NOT_HERE = 3
-READY_S = 240.0
-PATCHES = 120
+DEVICE = "cpu"
+"""The services' images; a machine that tries charts with podman has no GPU."""
+NEEDED = ("podman", "runc", "debootstrap")
 
 
-@dataclass
-class Podman:
-    """podman with the settings that this machine needs."""
+@dataclass(frozen=True)
+class World:
+    """Pods, and what callers need.
 
-    env: dict[str, str]
+    Attributes:
+        podman: Calls podman.
+        pods: By service and component.
+        addresses: Of services and the store.
+        credentials: Certificates and tokens.
+        environment: ``AWS_*`` variables that reach the store from this machine.
+    """
 
-    def __call__(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
-        """Output of one call.
+    podman: Podman
+    pods: dict[tuple[str, str], Lifted]
+    addresses: dict[str, str]
+    credentials: podman_secrets.Credentials
+    environment: dict[str, str]
+
+    def start(self, service: str) -> float:
+        """Plays a service's pod; seconds until its probe answers.
 
         Raises:
-            EoforgeError: It failed, and ``check`` is set.
+            EoforgeError: It never does.
         """
-        done = subprocess.run(
-            ["podman", *arguments], env=self.env, input=stdin, capture_output=True, text=True, check=False
-        )
-        if check and done.returncode != 0:
-            raise EoforgeError(f"podman {' '.join(arguments)} failed: {done.stderr.strip()[-2000:]}")
-        return done.stdout.strip()
+        pod = self.pods[service, "" if service == STORE else "server"]
+        started = play(self.podman, pod, self.addresses[service])
+        wait_ready(self.podman, pod, self.addresses[service])
+        return round(time.monotonic() - started, 1)
 
-    def has_image(self, name: str) -> bool:
-        """Whether an image is there."""
-        return subprocess.run(["podman", "image", "exists", name], env=self.env, check=False).returncode == 0
-
-    def subnet_prefix(self) -> str:
-        """First two numbers of the bridge's addresses."""
-        found = json.loads(self("network", "inspect", NETWORK))[0]["subnets"][0]["subnet"]
-        return ".".join(str(found).split(".")[:2])
+    def container(self, service: str) -> str:
+        """Name of the container that serves."""
+        pod = self.pods[service, "" if service == STORE else "server"]
+        return f"{pod.name}-{pod.container['name']}"
 
 
-def build_missing(podman: Podman, folder: Path, services: list[str]) -> None:
-    """Builds what is not there: the store from the locked binary, the services by ``scripts.images``."""
+def values() -> dict[str, Any]:
+    """Values of the run, with the tags of the images that are built for it."""
+    found: dict[str, Any] = yaml.safe_load(VALUES.read_text())
+    for service in SERVICES:
+        tag = images.tag_of(service, DEVICE).partition(":")[2]
+        found[service] = {**found[service], "image": {"tag": tag}}
+    return found
+
+
+def build(podman: Podman, folder: Path, services: list[str]) -> None:
+    """The store's image from the locked binary, the others by ``scripts.images``, whose layers are kept."""
     base = images.debian_base("podman", podman.env, folder)
     if not podman.has_image(STORE_IMAGE):
         weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
@@ -83,121 +106,27 @@ def build_missing(podman: Podman, folder: Path, services: list[str]) -> None:
         file = str(VALUES.parent / "seaweedfs.Dockerfile")
         podman("build", "--file", file, "--build-arg", f"BASE={base}", "--tag", STORE_IMAGE, str(context))
     for service in services:
-        if not podman.has_image(f"localhost/eoforge/{service}:{images.version()}"):
-            images.build("podman", podman.env, service, base)
+        images.build("podman", podman.env, service, base, DEVICE)
+    if "retrieval" in services:
+        images.build("podman", podman.env, "pipelines-python", base, "cuda")
 
 
-def play(podman: Podman, pod: Lifted, address: str) -> float:
-    """Starts one pod and returns when."""
-    started = time.monotonic()
-    podman("play", "kube", "--network", NETWORK, "--ip", address, "-", stdin=yaml.safe_dump(pod.manifest))
-    return started
-
-
-def wait_ready(podman: Podman, pod: Lifted, address: str) -> None:
-    """Does what the kubelet does: asks the probe of the container until it answers.
+def make_world(podman: Podman, folder: Path) -> World:
+    """Renders the chart, creates the secrets and starts the store.
 
     Raises:
-        EoforgeError: It did not answer in time, or the container ended.
+        EoforgeError: The store does not start, or does not honour what commits rely on.
     """
-    name = f"{pod.name}-{pod.container['name']}"
-    probe = pod.container.get("startupProbe") or pod.container["readinessProbe"]
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        if _probe(probe, address):
-            return
-        state = podman("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", name, check=False)
-        if state.startswith(("exited", "stopped")):
-            raise EoforgeError(f"{name} ended ({state}):\n{logs(podman, name)}")
-        time.sleep(0.2)
-    raise EoforgeError(f"{name} is not ready after {READY_S:.0f} s:\n{logs(podman, name)}")
-
-
-def _probe(probe: dict[str, Any], address: str) -> bool:
-    if "grpc" not in probe:
-        command = ["bash", "-c", f"exec 3<>/dev/tcp/{address}/{probe['tcpSocket']['port']}"]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    with grpc.insecure_channel(f"{address}:{probe['grpc']['port']}") as channel:
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=3)
-        except grpc.RpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-def logs(podman: Podman, name: str) -> str:
-    """The end of a container's log, both streams."""
-    done = subprocess.run(
-        ["podman", "logs", "--tail", "40", name], env=podman.env, capture_output=True, text=True, check=False
-    )
-    return done.stdout + done.stderr
-
-
-def cli(environment: dict[str, str], *arguments: str) -> Any:
-    """One call of ``eoforge --json`` on this machine, which stands for the world outside.
-
-    Raises:
-        EoforgeError: It failed.
-    """
-    command = [sys.executable, "-m", "eoforge.cli", *arguments, "--json"]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise EoforgeError(f"eoforge {' '.join(arguments)} failed: {done.stderr[-2000:]}")
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("{", "["))]
-    return lines[-1] if len(lines) == 1 else lines
-
-
-def fill(environment: dict[str, str], folder: Path) -> str:
-    """Archive, table, model, index in the store; returns a patch to search for."""
-    lake, archive = "s3://eoforge", str(folder / "archive")
-    cli(environment, "synth", archive, "--patches", str(PATCHES))
-    cli(environment, "ingest", archive, f"{lake}/patches.lance")
-    overrides = ("epochs=1", "batch_size=16")
-    places = ("--data", f"{lake}/patches.lance", "--out", f"{lake}/runs")
-    trained = cli(environment, "train", "ss_cm_rsir", *overrides, *places)
-    cli(environment, "index", trained["bundle"], f"{lake}/patches.lance", f"{lake}/codes.lance")
-    code = (
-        "from eoforge.data.store import open_table; "
-        f"print(open_table('{lake}/codes.lance').head(1, columns=['patch_id'])['patch_id'][0].as_py())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip().splitlines()[-1]
-
-
-def look_inside(podman: Podman, pod: Lifted) -> dict[str, Any]:
-    """What the running container is like, and that it is as strict as the chart says.
-
-    Raises:
-        EoforgeError: Its root file system can be written, or it is not user 10001.
-    """
-    name = f"{pod.name}-{pod.container['name']}"
-    user = podman("exec", name, "id", "-u")
-    written = podman("exec", name, "sh", "-c", "touch /opt/written 2>/dev/null && echo yes || echo no")
-    facts = json.loads(podman("inspect", name))[0]
-    capabilities = facts["EffectiveCaps"] or []
-    if user != "10001" or written != "no" or not facts["HostConfig"]["ReadonlyRootfs"] or capabilities:
-        raise EoforgeError(
-            f"{name} is not restricted: user {user}, root written: {written}, capabilities {capabilities}"
-        )
-    memory = podman("exec", name, "sh", "-c", "grep VmRSS /proc/1/status").split()[1]
-    return {"user": int(user), "read_only": True, "rss_mib": round(int(memory) / 1024)}
-
-
-def run_to_end(podman: Podman, pod: Lifted, address: str) -> str:
-    """Runs a ``helm test`` pod and returns its output.
-
-    Raises:
-        EoforgeError: It failed.
-    """
-    play(podman, pod, address)
-    name = f"{pod.name}-{pod.container['name']}"
-    code = podman("wait", name)
-    output = logs(podman, name)
-    if code != "0":
-        raise EoforgeError(f"{pod.name} failed with {code}:\n{output}")
-    return output
+    objects = render(values(), "eo", "default")
+    prefix = podman.subnet_prefix()
+    addresses = {name: f"{prefix}.77.{10 + i}" for i, name in enumerate((STORE, *SERVICES))}
+    aliases = {f"eo-{service}-api": addresses[service] for service in SERVICES} | {"eo-dev-s3": addresses[STORE]}
+    pods = {(pod.service, pod.component): pod for pod in lift(objects, aliases)}
+    credentials = podman_secrets.make(podman, objects, aliases, folder)
+    environment = {**credentials.store, "AWS_ENDPOINT_URL": f"http://{addresses[STORE]}:8333"}
+    world = World(podman, pods, addresses, credentials, environment)
+    world.start(STORE)
+    return world
 
 
 def trial(podman: Podman, folder: Path, services: list[str]) -> dict[str, Any]:
@@ -206,33 +135,23 @@ def trial(podman: Podman, folder: Path, services: list[str]) -> dict[str, Any]:
     Raises:
         EoforgeError: Something does not hold.
     """
-    build_missing(podman, folder, services)
-    objects = render(yaml.safe_load(VALUES.read_text()), "eo", "default")
-    prefix = podman.subnet_prefix()
-    addresses = {name: f"{prefix}.77.{10 + i}" for i, name in enumerate((STORE, *SERVICES))}
-    aliases = {f"eo-{service}-api": addresses[service] for service in SERVICES} | {"eo-dev-s3": addresses[STORE]}
-    pods = {(pod.service, pod.component): pod for pod in lift(objects, aliases)}
-    credentials = podman_secrets.make(podman, objects, aliases, folder)
-
-    store = pods[STORE, ""]
-    play(podman, store, addresses[STORE])
-    wait_ready(podman, store, addresses[STORE])
-    environment = {**credentials.store, "AWS_ENDPOINT_URL": f"http://{addresses[STORE]}:8333"}
-    findings: dict[str, Any] = {"doctor": _doctor(environment)}
-    patch = fill(environment, folder) if "retrieval" in services else ""  # the others start with an empty store
-
+    build(podman, folder, services)
+    world = make_world(podman, folder)
+    findings: dict[str, Any] = {"doctor": doctor(world.environment)}
+    if "retrieval" in services:  # the others start with an empty store
+        steps = podman_pipelines.Steps(podman, world.environment, folder / "outputs")
+        findings["pipelines"] = podman_pipelines.fill(steps)
     for service in services:
-        pod = pods[service, "server"]
-        started = play(podman, pod, addresses[service])
-        wait_ready(podman, pod, addresses[service])
-        findings[service] = {"seconds_to_ready": round(time.monotonic() - started, 1), **look_inside(podman, pod)}
-    for i, service in enumerate(services):
-        output = run_to_end(podman, pods[service, "test"], f"{prefix}.77.{30 + i}")
+        ready = world.start(service)
+        findings[service] = {"seconds_to_ready": ready, **look_inside(podman, world.pods[service, "server"])}
+    for service in services:
+        address = world.addresses[service].replace(".77.", ".78.")
+        output = run_to_end(podman, world.pods[service, "test"], address)
         findings[service]["helm_test"] = output.strip().splitlines()[-1][:200]
     if "retrieval" in services:
-        findings["search"] = _search(addresses["retrieval"], patch, credentials)
+        findings["search"] = search(world)
     for service in services:
-        name = f"{pods[service, 'server'].name}-{pods[service, 'server'].container['name']}"
+        name = world.container(service)
         podman("stop", "--time", "60", name)
         findings[service]["exit_code"] = int(podman("inspect", "--format", "{{.State.ExitCode}}", name))
         if findings[service]["exit_code"] != 0:
@@ -240,7 +159,7 @@ def trial(podman: Podman, folder: Path, services: list[str]) -> dict[str, Any]:
     return findings
 
 
-def _doctor(environment: dict[str, str]) -> str:
+def doctor(environment: dict[str, str]) -> str:
     """The store honours what commits rely on; waits while it starts."""
     for _ in range(30):
         try:
@@ -253,14 +172,19 @@ def _doctor(environment: dict[str, str]) -> str:
     raise last
 
 
-def _search(address: str, patch: str, credentials: podman_secrets.Credentials) -> dict[str, Any]:
+def search(world: World) -> dict[str, Any]:
     """``eoforge search`` with a token over TLS; and the same without a token is refused.
 
     Raises:
-        EoforgeError: The patch's own image is not among its hits, or a stranger was answered.
+        EoforgeError: There are too few hits, or a stranger was answered.
     """
-    query = ["search", "--server", f"{address}:8081", "--patch-id", patch, "-k", "5", "--ca", str(credentials.ca)]
-    hits = cli({"EOFORGE_TOKEN": credentials.token}, *query)
+    code = "from eoforge.data.store import open_table; "
+    code += "print(open_table('s3://eoforge/codes.lance').head(1, columns=['patch_id'])['patch_id'][0].as_py())"
+    patch = python(world.environment, code)
+    address = world.addresses["retrieval"]
+    query = ["search", "--server", f"{address}:8081", "--patch-id", patch, "-k", "5"]
+    query += ["--ca", str(world.credentials.ca)]
+    hits = cli({"EOFORGE_TOKEN": world.credentials.token}, *query)
     if len(hits) != 5:
         raise EoforgeError(f"expected 5 hits for {patch}; got {hits}")
     try:
@@ -272,17 +196,24 @@ def _search(address: str, patch: str, credentials: podman_secrets.Credentials) -
     raise EoforgeError("a search without a token was answered")
 
 
-def clean(podman: Podman) -> None:
-    """Removes the pods, volumes and secrets that are ours, by name."""
-    for name in podman("pod", "ls", "--format", "{{.Name}}").split():
-        if name.startswith("eo-"):
-            podman("pod", "rm", "--force", "--time", "1", name, check=False)
-    for name in podman("volume", "ls", "--format", "{{.Name}}").split():
-        if name.startswith(("eo-", "eoforge-")):
-            podman("volume", "rm", "--force", name, check=False)
-    for name in podman("secret", "ls", "--format", "{{.Name}}").split():
-        if name.startswith("eoforge-"):
-            podman("secret", "rm", name, check=False)
+def with_podman(task: Callable[[Podman, Path], dict[str, Any]], keep: bool) -> int:
+    """Runs ``task`` among pods of ours alone, prints its findings as a line of JSON and returns the exit code."""
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if missing:
+        print(f"NOT RUN: this machine has no {', '.join(missing)}: apt-get install {' '.join(NEEDED)}", file=sys.stderr)
+        return NOT_HERE
+    with tempfile.TemporaryDirectory() as scratch:
+        podman = Podman(images.engine_environment(Path(scratch)))
+        clean(podman)
+        try:
+            print(json.dumps(task(podman, Path(scratch))))
+        except EoforgeError as error:
+            print(f"FAILED: {error}", file=sys.stderr)
+            return 1
+        finally:
+            if not keep:
+                clean(podman)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -293,21 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := set(args.services) - set(SERVICES):
         parser.error(f"no such service: {', '.join(sorted(unknown))}; there are {', '.join(SERVICES)}")
-    if shutil.which("podman") is None:
-        print("NOT RUN: there is no podman on this machine (apt-get install podman runc debootstrap)", file=sys.stderr)
-        return NOT_HERE
-    with tempfile.TemporaryDirectory() as scratch:
-        podman = Podman(images.engine_environment(Path(scratch)))
-        clean(podman)
-        try:
-            print(json.dumps(trial(podman, Path(scratch), args.services or list(SERVICES))))
-        except EoforgeError as error:
-            print(f"FAILED: {error}", file=sys.stderr)
-            return 1
-        finally:
-            if not args.keep:
-                clean(podman)
-    return 0
+    return with_podman(lambda podman, folder: trial(podman, folder, args.services or list(SERVICES)), args.keep)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,9 @@ class Check:
     detail: str
     advice: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.detail.rstrip('.')}. {self.advice}".rstrip()
+
 
 def probe_store(uri: str) -> list[Check]:
     """Probes the store that ``uri`` lies on, below a fresh prefix that is removed again.
@@ -132,8 +135,9 @@ def _guarded(name: str, probe: Callable[[ObjectStore], Check], store: ObjectStor
         return probe(store)
     except (StoreError, NotFound) as error:
         advice = (
-            "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, the bucket's name and that it exists, or the "
-            "permissions of the folder."
+            "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, the bucket's name and that it exists."
+            if is_s3(store.root)
+            else "Name a folder that you may write to, on a disk with free space."
         )
         return Check(name, False, str(error), advice)
 
@@ -194,6 +198,8 @@ def _accelerator() -> list[Check]:
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
+        if error.name == "torch":  # the coordinator's image has none: it only adds up what silos send
+            return [Check("torch", True, "not installed: nothing here trains, searches or compresses")]
         return [Check("torch", False, str(error), "pip install 'eoforge[train]' (or [serve]).")]
     checks = [Check("torch", True, str(torch.__version__))]
     if torch.cuda.is_available():

@@ -1,7 +1,7 @@
-"""Written contracts of kinds whose schema no locked package ships: the fields that the charts may use, and no others.
+"""Written contracts of kinds whose schema no Python package ships: the fields that the charts may use, and no others.
 
-Read from the published definitions: Gateway API 1.4/1.5 (GRPCRoute v1; TLSRoute v1, whose hostnames are required),
-Prometheus Operator 0.80 to 0.93, KEDA 2.16 to 2.20, cert-manager 1.x, Kubeflow Pipelines 2.17.
+Read from the published definitions: Gateway API 1.4/1.5 (GRPCRoute v1; TLSRoute v1, whose hostnames are required; there
+are derived models for JavaScript only) and Kubeflow Pipelines 2.17 (kfp writes the objects and has no models of them).
 """
 
 from __future__ import annotations
@@ -42,18 +42,6 @@ def kind(api_version: str | list[str], spec: Schema) -> Schema:
 
 _PARENTS = items(fields("name", name=TEXT, namespace=TEXT, sectionName=TEXT, port=PORT), most=32)
 _BACKENDS = items(fields("name port", name=TEXT, port=PORT), most=16)
-_SECRET_KEY = fields("name key", name=TEXT, key=TEXT)
-_TLS_CONFIG = fields(
-    "",
-    serverName=TEXT,
-    ca=fields("secret", secret=_SECRET_KEY),
-    cert=fields("secret", secret=_SECRET_KEY),
-    keySecret=_SECRET_KEY,
-)
-_RULE = fields("alert expr", alert=TEXT, expr=TEXT, labels=LABELS, annotations=LABELS, **{"for": DURATION})
-_TARGET = fields("name", apiVersion=TEXT, kind=TEXT, name=TEXT)
-_PROMETHEUS = fields("serverAddress query threshold", serverAddress=TEXT, query=TEXT, threshold=TEXT)
-_PURPOSES = {"enum": ["digital signature", "key encipherment", "server auth", "client auth"]}
 _GATEWAY = "gateway.networking.k8s.io"
 
 CONTRACTS: dict[str, Schema] = {
@@ -73,63 +61,6 @@ CONTRACTS: dict[str, Schema] = {
             parentRefs=_PARENTS,
             hostnames=items(HOST, most=16),
             rules=items(fields("backendRefs", backendRefs=_BACKENDS), most=1),
-        ),
-    ),
-    "ServiceMonitor": kind(
-        "monitoring.coreos.com/v1",
-        fields(
-            "selector endpoints",
-            selector=fields("matchLabels", matchLabels=LABELS),
-            namespaceSelector=fields("matchNames", matchNames=items(TEXT)),
-            endpoints=items(
-                fields(
-                    "port",
-                    port=TEXT,
-                    path=TEXT,
-                    interval=DURATION,
-                    scheme={"enum": ["http", "https"]},
-                    tlsConfig=_TLS_CONFIG,
-                )
-            ),
-        ),
-    ),
-    "PrometheusRule": kind(
-        "monitoring.coreos.com/v1",
-        fields("groups", groups=items(fields("name rules", name=TEXT, rules=items(_RULE)))),
-    ),
-    "ScaledObject": kind(
-        "keda.sh/v1alpha1",
-        fields(
-            "scaleTargetRef triggers",
-            scaleTargetRef=_TARGET,
-            minReplicaCount=COUNT,
-            maxReplicaCount=COUNT,
-            pollingInterval=COUNT,
-            cooldownPeriod=COUNT,
-            triggers=items(
-                fields(
-                    "type metadata",
-                    type={"const": "prometheus"},
-                    metricType={"enum": ["AverageValue", "Value"]},
-                    metadata=_PROMETHEUS,
-                )
-            ),
-        ),
-    ),
-    "Certificate": kind(
-        "cert-manager.io/v1",
-        fields(
-            "secretName issuerRef dnsNames",
-            secretName=TEXT,
-            issuerRef=fields("name", name=TEXT, kind={"enum": ["Issuer", "ClusterIssuer"]}),
-            usages=items(_PURPOSES),
-            privateKey=fields(
-                "",
-                algorithm={"enum": ["RSA", "ECDSA", "Ed25519"]},
-                size=COUNT,
-                rotationPolicy={"enum": ["Always", "Never"]},
-            ),
-            dnsNames=items(HOST),
         ),
     ),
     "Pipeline": kind("pipelines.kubeflow.org/v2beta1", fields("", displayName=TEXT, description=TEXT)),

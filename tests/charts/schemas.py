@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import jsonschema
@@ -21,6 +22,13 @@ _TRAINER = {
     "TrainingRuntime": trainer_models.TrainerV1alpha1TrainingRuntime,
     "TrainJob": trainer_models.TrainerV1alpha1TrainJob,
 }
+# Models derived from the operators' own definitions, imported when asked for: it takes seconds.
+_OPERATORS = {
+    "Certificate": "cloudcoil.models.cert_manager.v1",
+    "PrometheusRule": "cloudcoil.models.prometheus_operator.v1",
+    "ScaledObject": "cloudcoil.models.keda.v1alpha1",
+    "ServiceMonitor": "cloudcoil.models.prometheus_operator.v1",
+}
 _KSERVE = {
     "InferenceService": kserve.V1beta1InferenceService,
     "ServingRuntime": kserve.V1alpha1ServingRuntime,
@@ -35,6 +43,8 @@ def problems(found: dict[str, Any], version: str) -> list[str]:
         return _errors(kserve_validator(found["kind"]), found)
     if group == "trainer.kubeflow.org":
         return trainer_problems(found)
+    if found["kind"] in _OPERATORS:
+        return _errors(operator_validator(found["kind"]), found)
     if contract := contract_validator(found["kind"]):
         return _errors(contract, found)
     return _errors(kubernetes_validator(found["apiVersion"], found["kind"], version), found)
@@ -97,6 +107,24 @@ def _type(declared: str, definitions: dict[str, Any]) -> dict[str, Any]:
     if not (hasattr(kserve, declared) or hasattr(kubernetes_models, declared)):
         return {}  # types of other packages: KServe names them and does not ship them
     return _model(declared, definitions)
+
+
+@cache
+def operator_validator(kind: str) -> jsonschema.Draft202012Validator:
+    """Validator of a kind of cert-manager, KEDA or the Prometheus Operator; unknown fields are errors."""
+    schema = getattr(import_module(_OPERATORS[kind]), kind).model_json_schema(by_alias=True)
+    _close(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def _close(node: Any) -> None:
+    if isinstance(node, dict):
+        if "properties" in node:
+            node.setdefault("additionalProperties", False)
+        node = list(node.values())
+    if isinstance(node, list):
+        for part in node:
+            _close(part)
 
 
 def trainer_problems(found: dict[str, Any]) -> list[str]:

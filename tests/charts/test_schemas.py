@@ -80,6 +80,22 @@ def _endpoint(o: Any) -> None:
     o["spec"]["endpoints"][0]["intervall"] = "30s"
 
 
+def _issuer(o: Any) -> None:
+    del o["spec"]["issuerRef"]["name"]
+
+
+def _lifetime(o: Any) -> None:
+    o["spec"]["privateKey"]["rotationPolicy"] = "Sometimes"
+
+
+def _scheme(o: Any) -> None:
+    o["spec"]["endpoints"][0]["scheme"] = "gopher"
+
+
+def _duration(o: Any) -> None:
+    o["spec"]["groups"][0]["rules"][0]["for"] = "five minutes"
+
+
 def _alert(o: Any) -> None:
     del o["spec"]["groups"][0]["rules"][0]["expr"]
 
@@ -99,7 +115,11 @@ def _alert(o: Any) -> None:
         ("minio", "GRPCRoute", _route),
         ("plain", "TLSRoute", _route),
         ("minio", "ServiceMonitor", _endpoint),
+        ("minio", "ServiceMonitor", _scheme),
         ("minio", "PrometheusRule", _alert),
+        ("minio", "PrometheusRule", _duration),
+        ("plain", "Certificate", _issuer),
+        ("plain", "Certificate", _lifetime),
     ],
 )
 def test_the_schemas_refuse_what_a_cluster_would_refuse(name: str, kind: str, harm: Any) -> None:

@@ -1,0 +1,124 @@
+"""Images: pinned, labelled, unprivileged, of few shared layers; the coordinator's holds no torch, and works."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from pipelines.settings import USER_ID
+from scripts import images
+from tests.charts import support
+from tests.charts.support import ROOT, SERVICES
+
+LOCKS = {"federation": "federation", "pipelines-python": "pipelines", "retrieval": "serve", "compression": "serve"}
+
+
+def dockerfile(name: str) -> str:
+    """Text of the Dockerfile of one image."""
+    return (ROOT / images.DOCKERFILES[name]).read_text()
+
+
+def locked(name: str) -> set[str]:
+    """Names of the packages in a lock."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    return {found.lower() for found in re.findall(r"^([A-Za-z0-9._-]+)==", text, flags=re.M)}
+
+
+@pytest.mark.parametrize("name", images.DOCKERFILES)
+def test_images_are_pinned_labelled_and_run_as_nobody_in_particular(name: str) -> None:
+    text = dockerfile(name)
+    stages = re.split(r"^FROM ", text, flags=re.M)
+    final = stages[-1]
+    assert final.startswith("dependencies\n"), "the big layer is used as it is: a copy of it would be stored twice"
+    assert all(" AS " in stage.splitlines()[0] for stage in stages[1:-1])
+    assert re.search(rf"^USER {USER_ID}:{USER_ID}$", final, flags=re.M)
+    assert "--require-hashes" in text
+    assert f"COPY requirements/{LOCKS[name]}.txt" in text
+    for label in ("title", "description", "version", "revision", "licenses"):
+        assert f"org.opencontainers.image.{label}=" in final
+    assert ("gcc" in text) is ("torch" in locked(LOCKS[name])), "a compiler where kernels are launched, nowhere else"
+    assert 'VOLUME ["/tmp", "/var/cache/eoforge"]' in final
+    assert "sbom.cdx.json" in final
+
+
+def test_images_without_a_gpu_hold_no_compiler() -> None:
+    for name in set(images.DOCKERFILES) - set(images.ONE_VARIANT):
+        found = re.search(r'^RUN if \[ "\$\{DEVICE\}" = cuda \]; then(.*?)fi$', dockerfile(name), flags=re.M | re.S)
+        assert found is not None
+        assert "gcc" in found.group(1)
+
+
+def test_services_with_torch_share_the_layer_of_their_dependencies() -> None:
+    """The same instructions up to there make the same layer, which is stored and pulled once."""
+    heads = {dockerfile(name).partition("FROM ")[2].partition("EXPOSE")[0] for name in ("retrieval", "compression")}
+    assert len(heads) == 1
+
+
+def test_only_what_an_image_needs_is_sent_to_the_build() -> None:
+    kept = {line[1:].rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    copied = set()
+    for name in images.DOCKERFILES:
+        for line in dockerfile(name).splitlines():
+            if line.startswith("COPY ") and "--from" not in line:
+                copied |= {source.partition("/")[0] for source in line.split()[1:-1]}
+    assert copied == kept
+
+
+def test_the_chart_asks_for_the_images_that_are_built() -> None:
+    built = {images.tag_of(name, "cuda") for name in images.DOCKERFILES}
+    found = support.scenario("plain") + support.scenario("gpu-aws")
+    asked = {c["image"] for pod in support.pods(found) for c in pod.containers}
+    assert asked == built
+
+
+def test_variants_without_a_gpu_have_tags_of_their_own() -> None:
+    tags = {name: images.tag_of(name, "cpu") for name in images.DOCKERFILES}
+    assert [name for name, tag in tags.items() if not tag.endswith("-cpu")] == list(images.ONE_VARIANT)
+
+
+PROGRAM = """
+import importlib.machinery, sys
+hidden = set(sys.argv[1].split(","))
+find = importlib.machinery.PathFinder.find_spec
+importlib.machinery.PathFinder.find_spec = (
+    lambda name, path=None, target=None: None if name.partition(".")[0] in hidden else find(name, path, target)
+)
+import services.federation.server, services._runtime.check
+from eoforge.federated.dp import epsilon_after
+from eoforge.methods.fl_rs.strategies import STRATEGIES, make_strategy
+for name in STRATEGIES:
+    make_strategy(name)
+from eoforge.cli import app
+sys.argv = ["eoforge", "doctor", sys.argv[2], "--json"]
+app()
+"""
+
+
+def test_the_coordinator_needs_nothing_that_its_lock_does_not_hold(tmp_path: Path) -> None:
+    """Its image installs ``requirements/federation.txt``: whatever else is installed here is hidden."""
+    allowed = locked("federation") | {"eoforge"}
+    assert {"torch", "triton", "timm"}.isdisjoint(allowed)
+    hidden = {
+        module
+        for module, owners in packages_distributions().items()
+        if not any(re.sub(r"[-_.]+", "-", owner).lower() in allowed for owner in owners)
+    }
+    assert {"torch", "triton", "timm", "faiss"} <= hidden
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, ",".join(sorted(hidden)), os.fspath(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "not installed" in done.stdout
+
+
+def test_every_service_has_an_image() -> None:
+    assert set(SERVICES) | {"pipelines-python"} == set(images.DOCKERFILES) == set(LOCKS)
