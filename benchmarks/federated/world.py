@@ -1,0 +1,215 @@
+"""What benchmarks of federation share: a coordinator with TLS as a process, silos that do no work, memory over time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.client_base import RemoteError
+from eoforge.client_federation import SiloClient, check_chunk, file_chunks, file_manifest, transient
+from eoforge.federated.ca import Authority
+from eoforge.federated.objects import digest_of
+from eoforge.federated.tensorfile import write_file
+from eoforge.logs import configure_logs
+
+AWAY_S = 0.02
+"""Pause of a silo while the coordinator is down: short, because what follows is measured."""
+TENSOR_ELEMENTS = 5 << 20 >> 2
+"""Elements of one tensor: 5 MB of float32, as Flower cuts its own."""
+CUT_AT = 0.9
+"""Share of an update after which a connection is cut."""
+
+
+class Memory:
+    """Resident memory of a process and its children, sampled until :meth:`stop`.
+
+    Args:
+        process: Says which process it is now: it changes when a server is killed and started again.
+    """
+
+    def __init__(self, process: Callable[[], int]) -> None:
+        self.peak = 0
+        self._process, self._over = process, threading.Event()
+        threading.Thread(target=self._sample, daemon=True).start()
+
+    def now(self) -> int:
+        """Bytes, all processes together; 0 where there is none."""
+        try:
+            root = psutil.Process(self._process())
+            return sum(p.memory_info().rss for p in (root, *root.children(recursive=True)))
+        except psutil.NoSuchProcess:
+            return 0
+
+    def stop(self) -> None:
+        """Ends the sampling."""
+        self._over.set()
+
+    def _sample(self) -> None:
+        while not self._over.wait(0.05):
+            self.peak = max(self.peak, self.now())
+
+
+class Coordinator:
+    """The service as a process, with mutual TLS."""
+
+    def __init__(self, folder: Path, tls: Path, port: int = 0) -> None:
+        self._environment = {
+            **os.environ,
+            "EOFORGE_FEDERATION_URI": str(folder / "store"),
+            "EOFORGE_PORT": str(port),
+            "EOFORGE_REST_PORT": "0",
+            "EOFORGE_INSTANCE": "bench",
+            "EOFORGE_LOG_LEVEL": "info",
+            "EOFORGE_TLS_CERT_FILE": str(tls / "coordinator.pem"),
+            "EOFORGE_TLS_KEY_FILE": str(tls / "coordinator.key"),
+            "EOFORGE_TLS_CLIENT_CA_FILE": str(tls / "ca.pem"),
+        }
+        self.target = self.start()
+        self.memory = Memory(lambda: self.process.pid)
+
+    def start(self) -> str:
+        """Starts it, on the port that it had before; returns its address."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "services.federation"], env=self._environment, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stderr is not None
+        lines = []
+        for line in self.process.stderr:
+            lines.append(line)
+            if '"event": "serving"' in line:
+                self._environment["EOFORGE_PORT"] = str(json.loads(line)["port"])
+                self.rest_port = json.loads(line)["rest_port"]
+                subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
+                return f"127.0.0.1:{self._environment['EOFORGE_PORT']}"
+        raise SystemExit(f"the coordinator ended with {self.process.wait()}: {''.join(lines[-3:])}")
+
+    def payload_bytes(self, tls: Path) -> float:
+        """Bytes of chunks that went through this process, both ways, by its own metrics."""
+        context = ssl.create_default_context(cafile=str(tls / "ca.pem"))
+        context.load_cert_chain(str(tls / "bench.pem"), str(tls / "bench.key"))
+        with urllib.request.urlopen(f"https://127.0.0.1:{self.rest_port}/metrics", context=context) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(x.split()[-1]) for x in lines if x.startswith("eoforge_federation_bytes_total{"))
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Ends it for good."""
+        self.memory.stop()
+        self.kill()
+
+
+def certificates(folder: Path, silos: list[str]) -> Path:
+    """Folder with what coordinator, operator ``bench`` and silos need for TLS."""
+    tls = folder / "tls"
+    authority = Authority.create(folder / "ca")
+    authority.issue("server", "coordinator", tls, hosts=["127.0.0.1"])
+    authority.issue("operator", "bench", tls)
+    for name in silos:
+        authority.issue("silo", name, tls)
+    return tls
+
+
+def options(tls: Path, name: str) -> dict[str, Any]:
+    """TLS options of a client."""
+    return {
+        "ca_file": str(tls / "ca.pem"),
+        "cert_file": str(tls / f"{name}.pem"),
+        "key_file": str(tls / f"{name}.key"),
+        "attempts": 200,
+    }
+
+
+def write_model(folder: Path, megabytes: int) -> int:
+    """Writes ``model`` and a random ``update`` of about that size in tensors of 5 MB; bytes of the model's file."""
+    layers = math.ceil(megabytes * 1_000_000 / (4 * TENSOR_ELEMENTS))
+    names = [f"layer-{i:04d}" for i in range(layers)]
+    rng = np.random.default_rng(0)
+    write_file(folder / "model", {n: np.zeros(TENSOR_ELEMENTS, np.float32) for n in names})
+    write_file(folder / "update", {f"delta/{n}": rng.standard_normal(TENSOR_ELEMENTS, np.float32) for n in names})
+    return (folder / "model").stat().st_size
+
+
+def idle_silo(
+    target: str, tls: Path, name: str, update: str, cut_in: int, held_in: int, go: Any, after_cut: Any
+) -> None:
+    """A silo that does no work: downloads the model, drops it, and answers with a file.
+
+    Args:
+        target: The coordinator.
+        tls: Where certificates are.
+        name: Its id.
+        update: The file.
+        cut_in: Round in which its connection is cut at 90 % of the upload; 0 for none.
+        held_in: Round in which it waits with its answer until ``go`` is set; 0 for none.
+        go: An event.
+        after_cut: Gets the bytes that it sent after the cut.
+    """
+    configure_logs(as_json=True, level=logging.ERROR)  # retries while the coordinator is down are what is measured
+    manifest = file_manifest(update)
+    digest = digest_of(manifest)
+    with SiloClient(target, **options(tls, name)) as client:
+        while True:
+            try:
+                client.register(samples=1)
+                for task in client.tasks():
+                    if task.kind == pb.TASK_KIND_END:
+                        return
+                    if task.kind != pb.TASK_KIND_TRAIN:
+                        continue
+                    for item in task.objects:
+                        request = pb.DownloadRequest(
+                            run_id=task.run_id, digest=item.digest, chunks=range(len(item.manifest.chunks))
+                        )
+                        for message in client.stub.Download(request, metadata=client._metadata):
+                            check_chunk(item.manifest, message.chunk)
+                    if task.round == held_in:
+                        go.wait()
+                    if task.round == cut_in and not after_cut.value:
+                        after_cut.value = _cut(client, task, update, manifest)
+                    client.upload(task.run_id, task.round, update, manifest, digest)
+                    client.answer(task.run_id, task.round, update=pb.UpdateAnswer(digest=digest, samples=1, steps=1))
+            except (RemoteError, grpc.RpcError) as error:
+                if not transient(error):
+                    raise  # a silo that is refused must end the measurement, not spin unseen
+                time.sleep(AWAY_S)
+
+
+def _cut(client: SiloClient, task: pb.Task, path: str, manifest: pb.Manifest) -> int:
+    """Uploads 90 % and hangs up; bytes that the coordinator says are missing then."""
+    announced = pb.PrepareUpdateRequest(run_id=task.run_id, round=task.round, manifest=manifest)
+    client.stub.PrepareUpdate(announced, metadata=client._metadata)
+
+    def messages() -> Iterator[pb.PutUpdateRequest]:
+        head = pb.PutUpdateRequest(run_id=task.run_id, round=task.round, digest=digest_of(manifest))
+        for chunk in file_chunks(path, manifest, range(int(CUT_AT * len(manifest.chunks)))):
+            head.chunk.CopyFrom(chunk)
+            yield head
+            head = pb.PutUpdateRequest()
+        call.cancel()  # gRPC has taken the last chunk, whether or not it has sent it
+
+    call = client.stub.PutUpdate.future(messages(), metadata=client._metadata)
+    with contextlib.suppress(grpc.FutureCancelledError):
+        call.exception()  # waits for the end
+    missing = client.stub.PrepareUpdate(announced, metadata=client._metadata).missing
+    return sum(len(chunk.data) for chunk in file_chunks(path, manifest, missing))
