@@ -7,12 +7,10 @@ import triton.language as tl
 
 from kernels._runtime import wrap_triton
 
-ROWS = 4  # samples a program: a permutation of 64 tokens alone would leave a warp idle most of the time
-
 
 @triton.jit
-def sorted_noise(seed, step, sample, token, stream, TOKENS: tl.constexpr):
-    """int32 [rows, L]: (23 noise bits << 8 | token) in ascending order; padding tokens sort last."""
+def noise_keys(seed, step, sample, token, stream, TOKENS: tl.constexpr):
+    """int32 [rows, L]: 23 noise bits << 8 | token, in token order; padding tokens have the greatest key."""
     zero = sample[:, None] * 0 + token[None, :] * 0
     c0 = (token[None, :] + zero).to(tl.uint32)
     c1 = (sample[:, None] + zero).to(tl.uint32)
@@ -20,23 +18,29 @@ def sorted_noise(seed, step, sample, token, stream, TOKENS: tl.constexpr):
     c3 = (zero + step).to(tl.uint32)
     noise, _, _, _ = tl.philox(seed, c0, c1, c2, c3)
     key = ((noise >> 9).to(tl.int32) << 8) | token[None, :]
-    return tl.sort(tl.where((token < TOKENS)[None, :], key, 0x7FFFFFFF), dim=1)
+    return tl.where((token < TOKENS)[None, :], key, 0x7FFFFFFF)
 
 
 @triton.jit
 def store_mask(
-    order, ids_ptr, ranks_ptr, bits_ptr, sample, place, inside, KEEP: tl.constexpr, TOKENS: tl.constexpr,
-    BLOCK: tl.constexpr, ROWS: tl.constexpr,
+    key, in_order, ids_ptr, ranks_ptr, bits_ptr, sample, place, inside, KEEP: tl.constexpr, TURNED: tl.constexpr,
+    TOKENS: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Stores one permutation: tokens in order, the rank of every token, and a bit for every visible token."""
+    """Stores one permutation, TURNED backwards: tokens in order, the rank of every token, a bit for every visible one.
+
+    The rank of a token is where it stands, so it is stored from there; whether it is visible follows from its key and
+    the last visible one. Neither needs the inverse permutation in registers.
+    """
     real = inside[:, None] & (place < TOKENS)[None, :]
-    tl.store(ids_ptr + sample[:, None].to(tl.int64) * TOKENS + place[None, :], order.to(tl.uint8), mask=real)
-    # Sorting (token, place) by token turns the permutation into its inverse without a trip through memory.
-    inverse = tl.sort(tl.where((place < TOKENS)[None, :], (order << 8) | place[None, :], 0x7FFFFFFF), dim=1)
-    rank = inverse & 0xFF
-    tl.store(ranks_ptr + sample[:, None].to(tl.int64) * TOKENS + place[None, :], rank.to(tl.uint8), mask=real)
-    visible = ((rank < KEEP) & (place < TOKENS)[None, :]).to(tl.int32)
-    eights = tl.reshape(visible, (ROWS, BLOCK // 8, 8))
+    row = sample[:, None].to(tl.int64) * TOKENS
+    token = in_order & 0xFF
+    rank = (TOKENS - 1 - place if TURNED else place)[None, :]
+    tl.store(ids_ptr + row + rank, token.to(tl.uint8), mask=real)
+    tl.store(ranks_ptr + row + token, (rank + token * 0).to(tl.uint8), mask=real)
+    FIRST: tl.constexpr = TOKENS - KEEP if TURNED else KEEP
+    bound = tl.max(tl.where((place < FIRST)[None, :], in_order, -1), axis=1)[:, None]
+    visible = ((key > bound) if TURNED else (key <= bound)) & (place < TOKENS)[None, :]
+    eights = tl.reshape(visible.to(tl.int32), (ROWS, BLOCK // 8, 8))
     packed = tl.sum(eights << tl.arange(0, 8)[None, None, :], axis=2)
     byte = tl.arange(0, BLOCK // 8)
     n_bytes: tl.constexpr = (TOKENS + 7) // 8
@@ -56,16 +60,25 @@ def random_mask_kernel(
     sample = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = sample < n_samples
     place = tl.arange(0, BLOCK)
-    order = sorted_noise(seed, step, sample, place, 0, TOKENS) & 0xFF
-    store_mask(order, ids_a_ptr, ranks_a_ptr, bits_a_ptr, sample, place, inside, KEEP_A, TOKENS, BLOCK, ROWS)
-    if MODE == 1:
-        # Sorting by descending place reverses the order; padding (which sorted last) must stay last.
-        turned = tl.where((place < TOKENS)[None, :], ((TOKENS - 1 - place)[None, :] << 8) | order, 0x7FFFFFFF)
-        order = tl.sort(turned, dim=1) & 0xFF
-        store_mask(order, ids_b_ptr, ranks_b_ptr, bits_b_ptr, sample, place, inside, KEEP_B, TOKENS, BLOCK, ROWS)
+    key = noise_keys(seed, step, sample, place, 0, TOKENS)
+    in_order = tl.sort(key, dim=1)
+    store_mask(
+        key, in_order, ids_a_ptr, ranks_a_ptr, bits_a_ptr, sample, place, inside, KEEP_A, False, TOKENS, BLOCK, ROWS
+    )
     if MODE == 2:
-        order = sorted_noise(seed, step, sample, place, 1, TOKENS) & 0xFF
-        store_mask(order, ids_b_ptr, ranks_b_ptr, bits_b_ptr, sample, place, inside, KEEP_B, TOKENS, BLOCK, ROWS)
+        key = noise_keys(seed, step, sample, place, 1, TOKENS)
+        in_order = tl.sort(key, dim=1)
+    if MODE != 0:
+        store_mask(
+            key, in_order, ids_b_ptr, ranks_b_ptr, bits_b_ptr, sample, place, inside, KEEP_B, MODE == 1, TOKENS, BLOCK,
+            ROWS,
+        )  # fmt: skip
+
+
+def shape_of(tokens: int) -> dict[str, int]:
+    """Samples a program, the padded row and warps: four keys a thread, which also bounds the code of the sort."""
+    block = max(triton.next_power_of_2(tokens), 16)
+    return {"BLOCK": block, "ROWS": max(128 // block, 1), "num_warps": max(block // 128, 1)}
 
 
 def launch_random_mask(
@@ -75,10 +88,8 @@ def launch_random_mask(
     samples, tokens = a[0].shape
     if samples == 0:
         return
-    block = max(triton.next_power_of_2(tokens), 16)
+    shape = shape_of(tokens)
     with torch.cuda.device_of(state):
-        wrap_triton(random_mask_kernel)[(triton.cdiv(samples, ROWS),)](
-            state, *a, *b, samples,
-            TOKENS=tokens, KEEP_A=keep[0], KEEP_B=keep[1], MODE=mode, BLOCK=block, ROWS=ROWS,
-            num_warps=1 if block <= 64 else 4,
-        )  # fmt: skip
+        wrap_triton(random_mask_kernel)[(triton.cdiv(samples, shape["ROWS"]),)](
+            state, *a, *b, samples, TOKENS=tokens, KEEP_A=keep[0], KEEP_B=keep[1], MODE=mode, **shape
+        )
