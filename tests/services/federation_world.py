@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,7 @@ class Runner:
         self.trainer = trainer or Quadratic()
         about = {"modalities": options.pop("modalities", ["s2"]), "samples": options.pop("samples", 10)}
         about["strategies"] = options.pop("strategies", None)
-        self.until = options.pop("until", "")
+        self.until, self.within = options.pop("until", ""), options.pop("within", 0.0)
         self.silo = Silo(SiloClient(target, silo_id=name, **options), lambda _: self.trainer, folder / name, **about)
         self.status: Any = None
         self.error: BaseException | None = None
@@ -59,7 +60,7 @@ class Runner:
 
     def _main(self) -> None:
         try:
-            self.status = self.silo.run(until_end_of=self.until)
+            self.status = self.silo.run(until_end_of=self.until, appears_within=self.within)
         except BaseException as error:
             self.error = error
 
@@ -89,6 +90,14 @@ def wait_for(client: FederationClient, run_id: str, until: Callable[[pb.RunEvent
         if until(event):
             return event
     raise AssertionError(f"run {run_id} ended before: {client.run(run_id).failure}")
+
+
+def wait_connected(client: FederationClient, silos: int) -> None:
+    """Waits until so many silos are there; nothing streams that, so this asks."""
+    end = time.monotonic() + JOIN_S
+    while sum(silo.connected for silo in client.silos()) < silos:
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 NAMES = (f"x{i}" for i in itertools.count())

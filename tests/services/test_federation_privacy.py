@@ -127,6 +127,10 @@ def test_dp_at_the_server_clips_and_reports_epsilon(served: Running, tmp_path: P
             "late",
         ),
         ({"privacy": {"secure_aggregation": True, "dp": pb.DP_MODE_SERVER}}, "DP_MODE_SILO"),
+        ({"privacy": {"secure_aggregation": True}, "strategy": "scaffold"}, "corrections (control)"),
+        ({"privacy": {"secure_aggregation": True}, "strategy": "feddc"}, "corrections"),
+        ({"privacy": {"secure_aggregation": True}, "strategy": "feddyn"}, "corrections"),
+        ({"data": pb.DataContract(max_sample_ratio=0.5)}, "max_sample_ratio"),
         ({"privacy": {"dp": pb.DP_MODE_SERVER, "clip_norm": 1, "noise_multiplier": 1}}, "weighting=uniform"),
         (
             {"privacy": {"dp": pb.DP_MODE_SERVER, "clip_norm": 1, "noise_multiplier": 1}, "strategy": "scaffold"},

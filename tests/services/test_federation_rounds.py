@@ -157,3 +157,69 @@ def test_the_same_bad_update_is_set_aside_once(served: Running, client: Federati
     assert first == second
     assert len(client.run(run).round.refused) == 1
     client.cancel(run)
+
+
+def test_a_late_update_that_finds_no_open_round_counts_in_the_next_one(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    """The round is sealed by the first update and waits for evaluations when the second one comes."""
+    hands = [Hand(served.target, tmp_path) for _ in range(2)]
+    policy = {
+        "min_silos": 1, "selection": pb.SELECTION_FRACTION, "fraction": 0.5, "over_selection": 1.0,
+        "late": pb.LATE_POLICY_FOLD, "late_discount": 0.5, "evaluate_every": 1,
+    }  # fmt: skip
+    run = begin(client, hands, tmp_path, policy=policy)
+    hands[0].send(run, 1, deltas(0.0))
+    for event in client.watch(run):
+        if event.WhichOneof("event") == "reduced":
+            break
+    assert hands[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
+    assert hands[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_ACCEPTED  # again: it is known
+    assert [a.silo for a in client.run(run).waiting] == [hands[1].name]
+    for hand in hands:
+        assert next(hand.tasks).kind == pb.TASK_KIND_EVALUATE
+        hand.client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=1, metrics={}))
+    list(client.watch(run))
+    done = client.run(run)
+    assert not done.waiting
+    assert dict(done.history[1].late) == {hands[1].name: 1}
+    client.get_model(run, str(tmp_path / "got"))
+    assert all(np.allclose(t, 3.0) for t in read_file(tmp_path / "got").values())
+
+
+@pytest.mark.parametrize(
+    ("contract", "most"),
+    [({"max_samples": 4}, 4), ({"max_sample_ratio": 2.0}, 20), ({"max_samples": 7, "max_sample_ratio": 2.0}, 7)],
+)
+def test_a_silo_does_not_claim_more_weight_than_the_run_allows(
+    served: Running, client: FederationClient, tmp_path: Path, contract: Any, most: int
+) -> None:
+    hands = [Hand(served.target, tmp_path, samples=n) for n in (10, 10, 1 << 60)]
+    run = begin(client, hands, tmp_path, data=pb.DataContract(**contract))
+    told = hands[2].send(run, 1, deltas(), samples=most + 1)
+    assert told.verdict == pb.VERDICT_REFUSED
+    assert f"1 to {most} " in told.reason
+    assert "max_samples" in told.reason
+    assert hands[2].send(run, 1, deltas(2.0), samples=most).verdict == pb.VERDICT_ACCEPTED
+    client.cancel(run)
+
+
+def test_a_missed_quorum_waits_for_silos_that_were_not_asked_yet(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    hands = [Hand(served.target, tmp_path) for _ in range(2)]
+    newcomer = next(NAMES)
+    model = client.put_model(write_model(tmp_path / "model.safetensors"))
+    policy = {"rounds": 1, "missed_quorum": pb.MISSED_QUORUM_WAIT}
+    run = client.create_run(spec(model, policy=policy, silos=[*(h.name for h in hands), newcomer])).run_id
+    for hand in hands:
+        assert next(hand.tasks).kind == pb.TASK_KIND_TRAIN
+    hands[0].send(run, 1, deltas(1.0))
+    assert hands[1].send(run, 1, deltas(np.nan)).verdict == pb.VERDICT_REFUSED
+    assert client.run(run).status == pb.RUN_STATUS_RUNNING
+    late = Hand(served.target, tmp_path, name=newcomer)
+    assert next(late.tasks).round == 1
+    late.send(run, 1, deltas(3.0))
+    list(client.watch(run))
+    done = client.run(run)
+    assert (done.status, list(done.history[0].silos)) == (pb.RUN_STATUS_FINISHED, sorted([hands[0].name, newcomer]))
