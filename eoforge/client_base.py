@@ -43,10 +43,17 @@ class RemoteNotFound(RemoteError, NotFound):
     """The patch or index that was named does not exist there."""
 
 
+class RemoteUnavailable(RemoteError):
+    """Nobody answers there, after all attempts."""
+
+    reason = "SERVICE_UNAVAILABLE"
+
+
 _ERROR_TYPES: dict[str, type[RemoteError]] = {
     "INVALID_ARGUMENT": RemoteRefused,
     "OUT_OF_RANGE": RemoteRefused,
     "NOT_FOUND": RemoteNotFound,
+    "UNAVAILABLE": RemoteUnavailable,
 }
 
 
@@ -97,8 +104,10 @@ class ServiceClient:
         """A channel to ``target`` with the credentials of this client.
 
         Raises:
-            UsageError: A token would travel in the clear.
+            UsageError: The address is empty, a file cannot be read, or a token would travel in the clear.
         """
+        if not target:
+            raise UsageError("expected the address of a service, HOST:PORT; got an empty one")
         ca_file, key_file, cert_file = self._files
         tls = bool(ca_file or cert_file) or not is_loopback(target) if self._tls is None else self._tls
         if self._metadata and not tls and not is_loopback(target):
@@ -192,4 +201,7 @@ def _remote(message: str, code: str, reason: str, retry_after: float | None) -> 
 
 
 def _pem(path: str | None) -> bytes | None:
-    return None if path is None else Path(path).read_bytes()
+    try:
+        return None if path is None else Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"expected a PEM file at {path}; it cannot be read: {error.strerror}") from error

@@ -19,7 +19,7 @@ from eoforge.cli.compression import register_compression
 from eoforge.cli.federate import federate_app
 from eoforge.cli.output import Json
 from eoforge.cli.search import register_search
-from eoforge.errors import EoforgeError, UsageError
+from eoforge.errors import EoforgeError, StoreError, UsageError
 
 app = typer.Typer(
     name="eoforge",
@@ -34,6 +34,11 @@ app.add_typer(federate_app, name="federate")
 register_search(app)
 register_compression(app)
 
+
+_INTERRUPTED = 130
+"""How typer ends on Ctrl-C."""
+_TYPER_USAGE: type[Exception] = typer.BadParameter.__mro__[1]
+"""What typer raises for a malformed call; it has no public name of its own."""
 
 Preset = Annotated[str, typer.Option(help="tiny (a laptop's CPU, minutes) or paper (the published configuration).")]
 
@@ -189,13 +194,12 @@ def doctor(
 ) -> None:
     """Probe this machine and, if named, an object store: credentials, racing conditional PUTs, range reads."""
     from eoforge.data.doctor import probe_machine, probe_store
-    from eoforge.errors import StoreError
 
     checks = probe_machine() + (probe_store(uri) if uri else [])
     output.emit_rows([output.as_dict(c) for c in checks], title="doctor")
     failed = [c for c in checks if not c.ok]
     if failed:
-        raise StoreError("; ".join(f"{c.name}: {c.detail}. {c.advice}" for c in failed))
+        raise StoreError("; ".join(map(str, failed)))
 
 
 @app.command()
@@ -221,7 +225,7 @@ def demo(
         method=method,
         patches=patches,
         seed=seed,
-        overrides=tuple(f"{k}={v}" for k, v in _pairs(overrides or []).items()),
+        overrides=_pairs(overrides or []),
     )
     output.emit(result, title="demo")
 
@@ -249,14 +253,23 @@ def _rank() -> int:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code; this is also what pipelines and tests call."""
     args = sys.argv[1:] if argv is None else argv
-    output.configure("--json" in args)
+    as_json = output.configure("--json" in args)
     try:
-        app(args=args)
+        # For people typer draws its own errors; for programs they are caught below and become our line of JSON.
+        code = app(args=args, standalone_mode=not as_json)
+        return _ended(code if isinstance(code, int) else 0)
     except EoforgeError as error:
         return output.fail(error)
+    except _TYPER_USAGE as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        return output.fail(UsageError(f"{message} See `eoforge --help`, or --help after the command."))
     except SystemExit as end:  # typer's own ending: 0, or 2 after it printed what is wrong with the call
-        return end.code if isinstance(end.code, int) else 1
+        return _ended(end.code if isinstance(end.code, int) else 1)
     except Exception as error:  # a bug of ours, or a machine that fails: callers that read JSON still get their line
+        if isinstance(error, OSError) and error.errno is not None:
+            place = "" if error.filename is None else f": {error.filename}"
+            advice = "Check that path, its permissions and the free space of its disk, then run the command again."
+            return output.fail(StoreError(f"this machine refused: {error.strerror}{place}. {advice}"))
         traceback.print_exc()
         return output.fail_with(
             EoforgeError.reason,
@@ -264,7 +277,13 @@ def main(argv: list[str] | None = None) -> int:
             "the lines above as a bug of eoforge.",
             EoforgeError.exit_code,
         )
-    return 0
+
+
+def _ended(code: int) -> int:
+    """Tells an interrupted user that nothing is lost."""
+    if code == _INTERRUPTED:
+        output.say("interrupted; ingest, train, index and demo go on where they stopped when they are run again")
+    return code
 
 
 def entry() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,7 @@ def run_demo(
     method: str = "ss_cm_rsir",
     patches: int = 2000,
     seed: int = 0,
-    overrides: Sequence[str] = (),
+    overrides: Mapping[str, str],
 ) -> dict[str, Any]:
     """Runs the demo and leaves ``report.html`` in ``out``.
 
@@ -58,7 +58,7 @@ def run_demo(
         method: Method to train, with its tiny preset.
         patches: Size of the synthetic archive.
         seed: Seed of the synthetic archive.
-        overrides: Configuration overrides of the method, each ``key=value``.
+        overrides: Configuration overrides of the method.
 
     Returns:
         Flat figures: sizes, metrics against the untrained network and random codes, seconds per stage, the report.
@@ -66,6 +66,14 @@ def run_demo(
     Raises:
         EoforgeError: A stage failed; the message says which and what to do.
     """
+    from eoforge.methods import get_method
+
+    # What a step would refuse after minutes of ingestion is refused now.
+    get_method(method).config("tiny", overrides)
+    if archive is not None:
+        from eoforge.data.reben import open_archive
+
+        open_archive(archive)
     out = out.expanduser().absolute()
     out.mkdir(parents=True, exist_ok=True)
     with _object_store(out, store) as root:
@@ -73,7 +81,7 @@ def run_demo(
 
 
 def _run(
-    out: Path, root: str, archive: str | None, method: str, patches: int, seed: int, overrides: Sequence[str]
+    out: Path, root: str, archive: str | None, method: str, patches: int, seed: int, overrides: Mapping[str, str]
 ) -> dict[str, Any]:
     from eoforge.cli.demo_compression import write_compression_page
     from eoforge.cli.demo_report import write_report
@@ -92,7 +100,7 @@ def _run(
         "codes": join(root, "codes-{bundle}.lance"),
         "method": method,
         "preset": "tiny",
-        "overrides": list(overrides),
+        "overrides": [f"{key}={value}" for key, value in overrides.items()],
     }
     with stages.stage("Kubeflow pipeline: ingest, train, index, evaluate"):
         run = run_local("archive_to_service", out / "pipeline", params)
@@ -129,7 +137,7 @@ def _object_store(out: Path, store: str | None) -> Iterator[str]:
     if is_s3(root):
         failed = [check for check in probe_store(root) if not check.ok]
         if failed:
-            raise StoreError("; ".join(f"{c.name}: {c.detail}. {c.advice}" for c in failed))
+            raise StoreError("; ".join(map(str, failed)))
     yield root
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 
 from eoforge.cli import output
 from eoforge.errors import NotFound, UsageError
+
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 
 
 def register_search(app: typer.Typer) -> None:
@@ -27,6 +30,12 @@ def register_search(app: typer.Typer) -> None:
         label: Annotated[list[str] | None, typer.Option(help="Any of these labels (repeat).")] = None,
         all_labels: Annotated[list[str] | None, typer.Option(help="All of these labels (repeat).")] = None,
         bbox: Annotated[str | None, typer.Option(help="LON_MIN,LAT_MIN,LON_MAX,LAT_MAX in degrees.")] = None,
+        since: Annotated[
+            datetime | None, typer.Option(formats=_TIMES, help="Only optical patches taken then or later, UTC.")
+        ] = None,
+        until: Annotated[
+            datetime | None, typer.Option(formats=_TIMES, help="Only optical patches taken before then, UTC.")
+        ] = None,
         exclude_snow: Annotated[bool, typer.Option("--no-snow", help="Leave out patches with seasonal snow.")] = False,
         exclude_cloud: Annotated[
             bool, typer.Option("--no-cloud", help="Leave out patches with cloud or shadow.")
@@ -46,6 +55,8 @@ def register_search(app: typer.Typer) -> None:
             labels_any=tuple(label or ()),
             labels_all=tuple(all_labels or ()),
             bbox=_bbox(bbox) if bbox else None,
+            acquired_from=since.replace(tzinfo=UTC) if since else None,
+            acquired_until=until.replace(tzinfo=UTC) if until else None,
             exclude_snow=exclude_snow,
             exclude_cloud=exclude_cloud,
         )
@@ -56,6 +67,8 @@ def register_search(app: typer.Typer) -> None:
                 hits = client.search(geotiff=_read(image), source=from_, target=to, k=k, filter=wanted)
         rows = [{k: v for k, v in output.as_dict(h).items() if k != "thumbnail_png"} for h in hits]
         output.emit_rows(rows, line=_line)
+        if not rows:
+            output.say("no patch passes these filters" if wanted != SearchFilter() else "the index is empty")
 
 
 def _line(hit: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -25,8 +26,8 @@ import stamina
 
 from eoforge.data.job import Job
 from eoforge.data.staged import Plan, StagedRows, keep_rows, read_staged, without_rows
-from eoforge.data.store import ObjectStore, TableRef, normalise, open_table, plain, storage_options, table_exists
-from eoforge.errors import ConflictError, DataRefused, StoreError
+from eoforge.data.store import ObjectStore, TableRef, is_s3, normalise, open_table, plain, storage_options, table_exists
+from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
 
 if TYPE_CHECKING:
     import lance
@@ -71,11 +72,13 @@ def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
 
     Raises:
         DataRefused: The table exists with another schema.
+        UsageError: A local file, or a folder with other things in it, has that name.
     """
     import lance
 
     uri = normalise(uri)
     if not table_exists(uri):
+        _require_own_folder(uri)
         # Not write_dataset(mode="create"): in Lance 14.0.2 the loser of a narrow race overwrites as version 2 and so
         # hides what was committed in between. An Overwrite that read version 0 can become version 1 or fail.
         empty = lance.LanceOperation.Overwrite(schema, [])
@@ -93,6 +96,20 @@ def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
             f"expected:\n{schema}\nfound:\n{table.schema}"
         )
     return table
+
+
+def _require_own_folder(uri: str) -> None:
+    """A table strewn among somebody's files is hard to delete; a mistyped or half-typed name must not make one."""
+    folder = Path(uri)
+    if is_s3(uri) or not folder.exists():
+        return
+    # What a racing creator may have made a moment ago is Lance's own.
+    strange = None if folder.is_dir() else "is a file"
+    if strange is None:
+        names = sorted(p.name for p in folder.iterdir() if p.name != "data" and not p.name.startswith("_"))
+        strange = f"is no table and holds {names[0]!r}" if names else None
+    if strange is not None:
+        raise UsageError(f"a new table needs a name of its own; {uri} {strange}. Name a folder that is not there yet")
 
 
 def table_identity(table: lance.LanceDataset) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import lance
 
 S3_SCHEME = "s3://"
+TABLE_SUFFIX = ".lance"
 # What Lance and obstore append to a message: places in their own Rust sources, and a dump of the error object.
 _RUST_PLACE = re.compile(r",? \S+\.rs:\d+:\d+")
 _RUST_DUMP = "\n\nDebug source:"
@@ -48,10 +49,11 @@ class TableRef:
         """Parses ``URI`` or ``URI@7``.
 
         Raises:
-            UsageError: What follows the last ``@`` of the final path part is no positive number.
+            UsageError: What follows the last ``@`` of the final path part is no positive number, nor the end of a name
+                (``me@home.lance``).
         """
         head, at, tail = text.rstrip("/").rpartition("@")
-        if not at or "/" in tail:
+        if not at or "/" in tail or tail.endswith(TABLE_SUFFIX):
             return cls(normalise(text))
         if not tail.isdigit() or int(tail) < 1:
             raise UsageError(f"expected TABLE or TABLE@VERSION with a positive version number; got {text!r}")
@@ -70,8 +72,10 @@ def normalise(uri: str) -> str:
     """Absolute local path, or the S3 URI without a trailing slash.
 
     Raises:
-        UsageError: The scheme is neither ``s3`` nor ``file``, or the bucket is missing.
+        UsageError: The scheme is neither ``s3`` nor ``file``, the bucket is missing, or the address is empty.
     """
+    if not uri.strip():
+        raise UsageError("expected a local path or s3://BUCKET/PREFIX; got an empty address (an unset variable?)")
     if is_s3(uri):
         if not uri[len(S3_SCHEME) :].strip("/"):
             raise UsageError(f"expected s3://BUCKET/PREFIX; got {uri!r}")

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from eoforge.data.labels import CLASSES, INDEX, mask_of
 from eoforge.data.schema import METADATA_COLUMNS
+from eoforge.data.split import SPLITS
 from eoforge.data.store import TableRef, open_table
 from eoforge.errors import NotFound, UsageError
 from eoforge.index.info import IndexInfo
@@ -57,6 +58,10 @@ class SearchFilter:
         unknown = [name for name in (*self.labels_any, *self.labels_all) if name not in INDEX]
         if unknown:
             raise UsageError(f"unknown label {unknown[0]!r}; the 19 classes are {'; '.join(CLASSES)}")
+        # A mistyped split ("val") would otherwise find nothing and say nothing.
+        strange = [name for name in self.splits if name not in SPLITS]
+        if strange:
+            raise UsageError(f"unknown split {strange[0][:80]!r}; the splits are {', '.join(SPLITS)}")
         if self.bbox is not None:
             west, south, east, north = self.bbox
             if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):

@@ -58,8 +58,6 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
         NotFound: There is no such table or version.
         UsageError: The batch cannot be shared by the ranks, or the training split is too small.
     """
-    from eoforge.methods.training import fit  # brings Lightning, which only those who train have
-
     world = World.from_env()
     if config.batch_size % world.size:
         raise UsageError(f"batch_size must be a multiple of the {world.size} ranks; got {config.batch_size}")
@@ -71,6 +69,8 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
         if not resume and world.rank == 0:
             files.clear()
         start = files.resume() if resume else (State(), None)
+
+        from eoforge.methods.training import fit  # brings Lightning: seconds, which a wrong call need not wait for
 
         statistics = band_statistics(data)
         names = [band for group in recipe.bands.values() for band in group]

@@ -226,8 +226,8 @@ def fit(
     per_epoch = len(training) // config.accumulate * config.accumulate
     if per_epoch == 0:
         raise UsageError(
-            f"the training split does not fill {config.accumulate} batch(es) of {config.batch_size} patches; "
-            "choose a smaller batch_size"
+            f"one optimiser step takes {config.accumulate * config.batch_size} patches (batch_size x accumulate); the "
+            f"training split has {training.rows}. Choose a smaller batch_size, or ingest more"
         )
     state, weights = start
     if weights is not None:

@@ -169,7 +169,10 @@ def test_a_server_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_probing_a_folder_to_be_leaves_none(tmp_path: Path) -> None:
     assert failed(probe_store(str(tmp_path / "a" / "b"))) == []
     (tmp_path / "file").write_bytes(b"")
-    assert failed(probe_store(str(tmp_path / "file" / "T"))) == ["credentials"]
+    checks = probe_store(str(tmp_path / "file" / "T"))
+    assert failed(checks) == ["credentials"]
+    assert "AWS" not in str(checks[-1])
+    assert ".." not in str(checks[-1])
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 

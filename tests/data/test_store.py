@@ -30,6 +30,8 @@ from eoforge.errors import NotFound, StoreError, UsageError
         ("/a/t.lance", "/a/t.lance", None),
         ("/a/t.lance@7", "/a/t.lance", 7),
         ("/a@b/t.lance", "/a@b/t.lance", None),
+        ("/a/me@home.lance", "/a/me@home.lance", None),
+        ("/a/me@home.lance@3", "/a/me@home.lance", 3),
         ("s3://lake/t.lance@12", "s3://lake/t.lance", 12),
         ("s3://lake/t.lance/", "s3://lake/t.lance", None),
         ("/a/t.lance@7/", "/a/t.lance", 7),
@@ -39,7 +41,7 @@ def test_tables_are_named_with_or_without_version(text: str, uri: str, version: 
     assert TableRef.parse(text) == TableRef(uri, version)
 
 
-@pytest.mark.parametrize("text", ["/t.lance@", "/t.lance@0", "/t.lance@-1", "/t.lance@x", "gs://b/t.lance", "s3://"])
+@pytest.mark.parametrize("text", ["", " ", "/t.lance@", "/t.lance@0", "/t.lance@-1", "/t.lance@x", "gs://b/t.lance", "s3://"])
 def test_addresses_that_mean_nothing(text: str) -> None:
     with pytest.raises(UsageError):
         TableRef.parse(text)

@@ -112,6 +112,8 @@ def test_filters_equal_a_loop_over_rows(snapshot):
 def test_malformed_filters_are_refused():
     with pytest.raises(UsageError, match="unknown label"):
         SearchFilter(labels_any=("Forest",))
+    with pytest.raises(UsageError, match="train, validation, test"):
+        SearchFilter(splits=("val",))
     with pytest.raises(UsageError, match="degrees"):
         SearchFilter(bbox=(0, 50, 10, 40))
     with pytest.raises(UsageError, match="time zone"):
