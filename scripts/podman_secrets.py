@@ -24,21 +24,6 @@ Keys = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
 @dataclass(frozen=True)
-class Credentials:
-    """What callers from outside need.
-
-    Attributes:
-        ca: File with the CA of the servers.
-        token: Bearer token.
-        store: ``AWS_*`` variables with the store's keys.
-    """
-
-    ca: Path
-    token: str
-    store: dict[str, str]
-
-
-@dataclass(frozen=True)
 class Authority:
     """A certificate authority that lives for a day."""
 
@@ -63,6 +48,35 @@ class Authority:
             self.key, hashes.SHA256()
         )
         return pem(signed), private_pem(key)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What callers from outside need.
+
+    Attributes:
+        ca: File with the CA of the servers.
+        token: Bearer token.
+        store: ``AWS_*`` variables with the store's keys.
+        servers: Authority of the servers' certificates.
+        clients: Authority of silos and operators.
+        names: Names and addresses that servers are called by.
+    """
+
+    ca: Path
+    token: str
+    store: dict[str, str]
+    servers: Authority
+    clients: Authority
+    names: list[x509.GeneralName]
+
+    def caller(self, role: str, name: str) -> tuple[Path, Path]:
+        """Files with certificate and key of a ``silo`` or an ``operator``."""
+        certificate, key = self.clients.issue([x509.UniformResourceIdentifier(f"spiffe://eoforge/{role}/{name}")])
+        files = self.ca.with_name(f"{name}.pem"), self.ca.with_name(f"{name}.key")
+        files[0].write_text(certificate)
+        files[1].write_text(key)
+        return files
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: Keys) -> x509.CertificateBuilder:
@@ -122,4 +136,4 @@ def make(
     ca = folder / "ca.pem"
     ca.write_text(pem(servers.certificate))
     store = {key: base64.b64decode(value).decode() for key, value in stored["data"].items()}
-    return Credentials(ca, token, {**store, "AWS_REGION": "us-east-1"})
+    return Credentials(ca, token, {**store, "AWS_REGION": "us-east-1"}, servers, clients, names)

@@ -172,15 +172,20 @@ def doctor(environment: dict[str, str]) -> str:
     raise last
 
 
+def some_patch(world: World) -> str:
+    """Id of a patch that is indexed."""
+    code = "from eoforge.data.store import open_table; "
+    code += "print(open_table('s3://eoforge/codes.lance').head(1, columns=['patch_id'])['patch_id'][0].as_py())"
+    return python(world.environment, code)
+
+
 def search(world: World) -> dict[str, Any]:
     """``eoforge search`` with a token over TLS; and the same without a token is refused.
 
     Raises:
         EoforgeError: There are too few hits, or a stranger was answered.
     """
-    code = "from eoforge.data.store import open_table; "
-    code += "print(open_table('s3://eoforge/codes.lance').head(1, columns=['patch_id'])['patch_id'][0].as_py())"
-    patch = python(world.environment, code)
+    patch = some_patch(world)
     address = world.addresses["retrieval"]
     query = ["search", "--server", f"{address}:8081", "--patch-id", patch, "-k", "5"]
     query += ["--ca", str(world.credentials.ca)]

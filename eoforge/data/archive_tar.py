@@ -69,12 +69,15 @@ class TarArchive(FileArchive):
             self.stage()
 
     def release(self) -> None:
-        """Deletes what was unpacked on this machine; what a shared scratch holds stays until its owner deletes it."""
+        """Deletes what was unpacked on this machine, and what a shared scratch holds of these tars."""
         for tar in self._tars.values():
             folder = _folder(tar, self._scratch)
+            if self._shared is not None:
+                for part in (_INDEX, _PAYLOAD):  # the index first: it promises a payload
+                    self._shared.delete(f"{folder.name}/{part}")
             if tar.name.endswith(_COMPRESSED) and folder.exists():
                 with _locked(folder):
-                    (folder / _INDEX).unlink(missing_ok=True)  # first: an index promises a payload
+                    (folder / _INDEX).unlink(missing_ok=True)
                     (folder / _PAYLOAD).unlink(missing_ok=True)
 
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -28,7 +29,7 @@ from eoforge.data.statistics import band_statistics
 from eoforge.data.store import TableRef, normalise, open_table
 from eoforge.data.table_indexes import ensure_indexes
 from eoforge.data.workers import in_processes
-from eoforge.errors import DataRefused, StoreError
+from eoforge.errors import DataRefused, NotFound, StoreError
 from eoforge.progress import track
 
 __all__ = [
@@ -81,6 +82,8 @@ class IngestSummary:
 def commit_ingest(table: str, ingest_id: str) -> IngestSummary:
     """Makes the ingestion visible; called again, returns the same summary and changes nothing.
 
+    Scratch copies of the archive are deleted: an ingestion that is committed reads it no more.
+
     Raises:
         NotFound: The ingestion is not planned.
         StoreError: A shard was not written yet.
@@ -92,6 +95,8 @@ def commit_ingest(table: str, ingest_id: str) -> IngestSummary:
         summary = _commit(job, plan)
         job.put_if_absent(SUMMARY, json.dumps(asdict(summary)).encode())
         stored = job.get(SUMMARY)
+    with suppress(NotFound):  # whoever deleted the archive meanwhile has nothing left that it could be asked for
+        open_archive(plan.archive).release()
     made = json.loads(stored)
     summary = IngestSummary(**{**made, "changed_ids": tuple(made["changed_ids"])})
     if plan.strict and summary.quarantined:
@@ -185,5 +190,4 @@ def ingest(
         for done in in_processes(ingest_shards, calls, workers):
             progress.advance(done["rows"])
     summary = commit_ingest(plan.table, plan.ingest_id)
-    open_archive(plan.archive).release()
     return replace(summary, version=finish_table(plan.table))

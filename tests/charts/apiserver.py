@@ -51,8 +51,8 @@ RESOURCES: dict[str, list[tuple[str, str, bool]]] = {
 # What a real server refuses to change.
 IMMUTABLE = {
     "Deployment": [("selector",)],
-    "StatefulSet": [("selector",), ("serviceName",), ("volumeClaimTemplates",)],
-    "Job": [("template",)],
+    "StatefulSet": [("selector",), ("serviceName",), ("volumeClaimTemplates",), ("podManagementPolicy",)],
+    "Job": [("template",), ("selector",), ("completions",)],
     "Service": [("clusterIP",)],
 }
 Key = tuple[str, str, str, str]

@@ -112,6 +112,10 @@ def test_pods_share_what_the_first_one_staged(
     monkeypatch.setattr(archive_tar, "_build_index", None)  # nobody reads a whole tar again
     assert digests(uri, str(tmp_path / "pod")) == expected
     assert {p.name for p in (tmp_path / "pod").rglob("*") if p.is_file()} == {"index.sqlite", "lock"}
+    shared = ObjectStore(join(s3, "shared"))
+    assert len(list(shared.list())) == (6 if compressed else 3)
+    open_archive(uri, scratch=str(tmp_path / "committer")).release()
+    assert list(shared.list()) == []
     replaced = ObjectStore(uri)
     replaced.put("BigEarthNet-S1.tar.zst" if compressed else "BigEarthNet-S1.tar", b"another")
     with pytest.raises(TypeError):  # what was staged is of no use to another file

@@ -28,6 +28,7 @@ spec:
     matchLabels: {{- include "eoforge-common.podSelector" . | nindent 6 }}
   {{- if $service.single }}
   serviceName: {{ include "eoforge-common.fullname" . }}-api
+  podManagementPolicy: Parallel  # in order, a pod that never got ready would hold up the rollback that replaces it
   {{- else }}
   strategy: {type: RollingUpdate, rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
   {{- end }}
