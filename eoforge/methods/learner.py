@@ -6,6 +6,7 @@ Free of Lightning: services load trained models without it.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,17 +77,17 @@ class TrainConfig:
                 raise UsageError(f"{name} must not be negative; got {getattr(self, name)}")
 
 
-class Learner(nn.Module):
+class Learner(nn.Module, ABC):
     """What a method brings: its network, its loss and its score."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of parameters for the optimiser; ``scale``, where given, multiplies the learning rate of its group."""
         return [{"params": list(self.parameters())}]
 
+    @abstractmethod
     def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
         """Scalars by name; ``loss`` is minimised, all are logged. The same on every rank if features are gathered."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
         """Validation figures by name; ``score`` decides which epoch is best (higher is better). No gradient."""
-        raise NotImplementedError

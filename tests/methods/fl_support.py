@@ -1,6 +1,7 @@
-"""A federation so small that every round can be written out: silo i minimises ``1/2 sum_k A_ik (w_k - a_ik)^2``.
+"""Federations small enough for a test.
 
-In float64, so that formulas can be compared to the last digits.
+:class:`Federation`: silo i minimises ``1/2 sum_k A_ik (w_k - a_ik)^2`` in float64, so that every round can be written
+out and compared to the last digits. :class:`Trio`: three silos that train a network with batch norm.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from eoforge.federated import simulate
 from eoforge.federated.strategy import SiloInfo
 from eoforge.methods.fl_rs.base import Averaging
 from eoforge.methods.fl_rs.local import LocalSettings, SiloTrainer
 from eoforge.methods.fl_rs.model import Network, specs_of
+from eoforge.methods.fl_rs.strategies import make_strategy
 
 START = np.array([1.0, -2.0, 0.5])
 
@@ -101,3 +104,72 @@ def three(steps: int = 3) -> list[Quadratic]:
         Quadratic([4.0, 0.5, 1.0], [-1.0, 1.0, 0.0], examples=30, steps=steps),
         Quadratic([0.5, 1.0, 4.0], [0.5, -3.0, 2.0], examples=20, steps=steps),
     ]
+
+
+class Normed(Network):
+    """Linear, batch norm, linear: has weights, gamma and beta, running statistics, and a counter."""
+
+    def __init__(self, projection: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first = nn.Linear(3, 4)
+            self.norm = nn.BatchNorm1d(4)
+            self.projection: nn.Module = nn.Linear(4, projection) if projection else nn.Identity()
+            self.head = nn.Linear(projection or 4, 2)
+
+    def represent(self, images: Tensor) -> Tensor:
+        out: Tensor = self.projection(self.norm(self.first(images)).relu())
+        return out
+
+    def classify(self, representation: Tensor) -> Tensor:
+        out: Tensor = self.head(representation)
+        return out
+
+
+class Drawn:
+    """Sixteen points around a centre of the silo's own."""
+
+    def __init__(self, number: int, examples: int = 16) -> None:
+        generator = torch.Generator().manual_seed(number)
+        self.x = torch.randn(examples, 3, generator=generator) + number
+        self.y = (self.x.sum(dim=1, keepdim=True) > 3 * number).float().repeat(1, 2)
+        self.examples = examples
+
+    def batches(self, round_number: int, epoch: int) -> Iterator[Any]:
+        yield from zip(self.x.split(8), self.y.split(8), strict=True)
+
+    def loss(self, network: Network, batch: Any) -> tuple[Tensor, Any, Any]:
+        z = network.represent(batch[0])
+        return functional.binary_cross_entropy_with_logits(network.classify(z), batch[1]), batch[0], z
+
+    def evaluate(self, network: Network) -> Mapping[str, float]:
+        with torch.no_grad():
+            return {
+                "examples": float(self.examples),
+                "logit": float(network.classify(network.represent(self.x)).mean()),
+            }
+
+
+class Trio:
+    """Three silos that train :class:`Normed`."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.strategy = make_strategy(name, options)
+        self.silos = [SiloInfo(f"silo-{i}", 16 + 8 * i) for i in range(3)]
+        self.data = {s.id: Drawn(i, s.examples) for i, s in enumerate(self.silos)}
+
+        def network() -> Normed:
+            return Normed(self.strategy.projection)
+
+        self.trainers = {
+            i: SiloTrainer(self.strategy, network, d, LocalSettings(learning_rate=0.05)) for i, d in self.data.items()
+        }
+        model = network()
+        self.specs = specs_of(model)
+        arrays = {n: t.numpy().copy() for n, t in model.state_dict().items()}
+        self.state = simulate.begin(self.strategy, self.specs, arrays, self.silos)
+
+    def round(self, *who: int) -> simulate.RoundFigures:
+        chosen = [f"silo-{i}" for i in who] or None
+        return simulate.run_round(self.strategy, self.state, self.silos, self.trainers, chosen)

@@ -1,4 +1,4 @@
-"""Federated runs from a table to a bundle: the service's bits, resume, codes, metrics, the comparison."""
+"""Federated runs from a table to a bundle: figures, codes, the service's bits, resume."""
 
 from __future__ import annotations
 
@@ -22,13 +22,10 @@ from eoforge.methods import get_method
 from eoforge.methods.evaluate import evaluate
 from eoforge.methods.fl_rs import checkpoint as checkpoints
 from eoforge.methods.fl_rs.checkpoint import Checkpoint
-from eoforge.methods.fl_rs.compare import QUALITY, add_targets, compare, config_of, recommend, scale
-from eoforge.methods.fl_rs.data import Images, TableData, order_of
-from eoforge.methods.fl_rs.federate import first_model, images_of, normalisation_of, silo_trainer
-from eoforge.methods.fl_rs.model import BACKBONES, Classifier, specs_of
-from eoforge.methods.fl_rs.strategies import ALGORITHMS, make_strategy
-from eoforge.metrics.multilabel import multilabel_figures
-from tests.methods.fl_support import Federation, three
+from eoforge.methods.fl_rs.compare import QUALITY
+from eoforge.methods.fl_rs.federate import first_model, normalisation_of, silo_trainer
+from eoforge.methods.fl_rs.strategies import make_strategy
+from tests.methods.fl_support import Federation, Trio, three
 
 METHOD = get_method("fl_rs")
 SMALL = {"rounds": "2", "local_epochs": "1", "width": "8", "size": "20", "bits": "16", "batch_size": "16"}
@@ -142,7 +139,6 @@ def test_the_simulation_gives_the_services_bits(tmp_path: Path) -> None:
     from eoforge.federated.objects import Objects
     from eoforge.federated.reduce import StoredSource, write_reduction
     from eoforge.federated.strategy import RoundInfo, UpdateInfo, split_name
-    from tests.methods.test_fl_models import Trio
 
     for name in ("fedavg", "scaffold", "fednova", "feddc", "feddyn", "fedbn", "pfedla"):
         trio = Trio(name)
@@ -183,159 +179,6 @@ def test_a_silo_trains_on_its_own_table(table) -> None:
     assert set(QUALITY) < set(figures)
     with pytest.raises(NotFound, match="0 training patches for this run"):
         silo_trainer(dataclasses.replace(settings, countries=("Atlantis",)), table, "silo-a", normalisation)
-
-
-def test_batches_hold_every_patch_once_and_none_alone() -> None:
-    rows = np.arange(0, 34, 2)
-    batches = list(order_of(rows, 8, 0, "silo", 0, 0))
-    assert [len(b) for b in batches] == [8, 8]  # the seventeenth would be a batch of one
-    assert [len(b) for b in order_of(rows, 6, 0)] == [6, 6, 5]
-    assert len(list(order_of(rows[:1], 8, 0))) == 1
-    again, other = list(order_of(rows, 8, 0, "silo", 0, 0)), list(order_of(rows, 8, 0, "silo", 0, 1))
-    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
-    assert not all(np.array_equal(a, b) for a, b in zip(batches, other, strict=True))
-
-
-def test_images_from_memory_are_those_from_the_table(table) -> None:
-    settings = config()
-    normalisation = normalisation_of(table, settings.bands)
-    kept = images_of(table, settings, normalisation)
-    read = Images(table, kept.prepare, memory_patches=0)
-    rows = np.array([17, 3, 60, 4])
-    for _ in range(2):
-        first, second = kept.take(rows), read.take(rows)
-        assert torch.equal(first.images["s2"], second.images["s2"])
-        assert torch.equal(first.labels, second.labels)
-    data = TableData(kept, rows, rows, "silo", 2, 0)
-    assert data.examples == 4
-
-
-def test_multilabel_figures_in_closed_form() -> None:
-    probabilities = torch.tensor([[0.9, 0.2, 0.8], [0.6, 0.7, 0.1], [0.4, 0.1, 0.9]])
-    labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-    # Label 0: TP 1, FP 1, FN 1; label 1: TP 1; label 2 is in no patch but predicted twice.
-    figures = multilabel_figures(probabilities, labels)
-    assert figures["f1_micro"] == pytest.approx(2 * 2 / (2 * 2 + 3 + 1))
-    assert figures["f1_macro"] == pytest.approx((0.5 + 1 + 0) / 3)
-    assert figures["f1_weighted"] == pytest.approx((2 * 0.5 + 1 * 1) / 3)
-    # Label 0 ranks its patches 1 (hit), 2 (miss), 3 (hit): (1 + 2/3) / 2; label 2 has no patch and does not count.
-    assert figures["map_macro"] == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
-    with pytest.raises(UsageError, match="one shape"):
-        multilabel_figures(probabilities, labels[:2])
-    with pytest.raises(UsageError, match="no patch has a label"):
-        multilabel_figures(probabilities, torch.zeros(3, 3))
-
-
-def test_every_backbone_of_the_study_takes_ten_bands() -> None:
-    millions = {"resnet50": 23.6, "mlp_mixer": 20.65, "convmixer": 20.62, "poolformer": 11.24}
-    for name in BACKBONES:
-        with torch.device("meta"):
-            network = Classifier(name, 10, 120, 32, 0, 16)
-        count = sum(p.numel() for p in network.parameters()) / 1e6
-        if name in millions:
-            assert count == pytest.approx(millions[name], rel=0.02), name
-        assert specs_of(network)["head.weight"].role == "weight"
-
-
-def test_settings_are_checked() -> None:
-    for overrides, says in (
-        ({"algorithm": "fedsgd"}, "algorithm must be one of"),
-        ({"scenario": "ds9"}, "scenario must be one of"),
-        ({"mu": "1.0"}, "fedavg has the options weighting; got mu"),
-        ({"fraction": "0"}, "0 < fraction"),
-        ({"months": "13"}, "months must be"),
-        ({"bits": "12"}, "multiple of 8"),
-        ({"bands": "B02,VV"}, "bands of s1"),
-        ({"learning_rate": "-1"}, "learning_rate must be greater"),
-    ):
-        with pytest.raises(UsageError, match=says):
-            config(**overrides)
-    assert config(bands="VV,VH").modality == "s1"
-    assert METHOD.config("paper", {}).backbone == "resnet50"
-
-
-@pytest.fixture(scope="module")
-def compared(table, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    out = tmp_path_factory.mktemp("compared")
-    kinds = {"algorithms": ("fedavg", "scaffold"), "scenarios": ("ds1", "ds2"), "backbones": ("tiny", "tiny_bn")}
-    return out, compare(table, out, **kinds, overrides=SMALL)
-
-
-def test_the_comparison_measures_five_criteria_and_recommends(compared) -> None:
-    out, result = compared
-    assert len(result["runs"]) == 8
-    for run in result["runs"]:
-        assert run["local_ms_per_patch"] > 0
-        assert run["aggregation_seconds"] > 0
-        assert run["bytes_per_round"] > 0
-        assert "rounds_to_target" in run
-        assert set(QUALITY) < set(run["test"])
-    factor = {run["algorithm"]: run["bytes_factor"] for run in result["runs"] if run["backbone"] == "tiny"}
-    assert factor["scaffold"] > 1.8 * factor["fedavg"]
-    assert [s["algorithm"] for s in result["scaling"]] == ["fedavg", "scaffold"]
-    assert {(a["scenario"], a["backbone"]) for a in result["recommendation"]} == {
-        (s, b) for s in ("ds1", "ds2") for b in ("tiny", "tiny_bn")
-    }
-    page = (out / "comparison.html").read_text()
-    assert "http" not in page.replace("http-equiv", "")
-    assert page.count("data:image/png") == 4 + 2
-    assert json.loads((out / "comparison.json").read_text())["runs"] == result["runs"]
-
-
-def test_a_comparison_goes_on_with_what_is_missing(compared, table, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, result = compared
-    from eoforge.methods.fl_rs import compare as module
-
-    def never(*_: Any) -> Any:
-        raise AssertionError("a finished run was run again")
-
-    monkeypatch.setattr(module, "play", never)
-    kinds = {"algorithms": ("fedavg",), "scenarios": ("ds1",), "backbones": ("tiny",)}
-    again = compare(table, out, **kinds, overrides=SMALL)
-    assert again["runs"][0]["test"] == result["runs"][0]["test"]
-    with pytest.raises(UsageError, match="overrides name fedsgd"):
-        compare(table, out, overrides={"fedsgd:mu": "1"})
-
-
-def test_algorithms_that_need_sgd_get_it_under_adam() -> None:
-    assert config_of("scaffold", "ds1", "tiny", "paper", {}).optimizer == "sgd"
-    assert config_of("fedavg", "ds1", "tiny", "paper", {}).optimizer == "adam"
-    own = config_of("fedprox", "ds1", "tiny", "tiny", {"fedprox:mu": "0.5", "moon:mu": "2"})
-    assert own.mu == 0.5
-
-
-def test_targets_and_recommendation_follow_the_figures() -> None:
-    def run(algorithm: str, curve: list[float], weighted: float, size: int) -> dict[str, Any]:
-        return {
-            "algorithm": algorithm,
-            "scenario": "ds1",
-            "backbone": "tiny",
-            "curve": curve,
-            "test": {"f1_weighted": weighted},
-            "bytes_per_round": size,
-            "local_ms_per_patch": 1.0,
-            "skew": {"label_divergence": 0.1},
-        }
-
-    runs = [
-        run("fedavg", [0.1, 0.4, 0.6], 0.6, 10),
-        run("moon", [0.58, 0.58, 0.6], 0.605, 10),
-        run("feddc", [0.9, 0.1, 0.1], 0.5, 20),
-    ]
-    add_targets(runs)
-    assert [r["rounds_to_target"] for r in runs] == [3, 1, None]
-    assert [r["bytes_to_target"] for r in runs] == [30, 10, None]
-    advice = recommend(runs)[0]
-    assert (advice["best"], advice["recommended"], advice["fewest_rounds"]) == ("moon", "moon", "moon")
-    runs[1]["bytes_to_target"] = 90
-    assert recommend(runs)[0]["recommended"] == "fedavg"  # as good within a point, and cheaper
-
-
-def test_server_cost_grows_with_silos_and_fastest_for_personal_models() -> None:
-    plain, personal = (scale(config(algorithm=a), counts=(2, 8)) for a in ("fedavg", "pfedla"))
-    assert plain["state_bytes"][0] == plain["state_bytes"][1]
-    assert personal["state_bytes"][1] > 3 * personal["state_bytes"][0]
-    assert set(ALGORITHMS) >= {"fedavg", "pfedla"}
 
 
 def _write(objects: Any, tensors: Any, specs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -35,28 +36,29 @@ class CodedNetwork(Protocol):
         """Hash logits ``[B, K]`` and unit embeddings ``[B, D]``."""
 
 
-class FederatedMethod:
+class FederatedMethod(ABC):
     """See :class:`eoforge.methods.Method`; FL-RS and MM-FL say what differs."""
 
     name: str
     config_type: type[Any]
 
+    @abstractmethod
     def build(self, config: Any) -> Any:
         """The network of ``config`` with the run's initial weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bands(self, config: Any) -> dict[str, tuple[str, ...]]:
         """Bands by sensor."""
-        raise NotImplementedError
 
+    @abstractmethod
     def play(self, config: Any, table: TableRef, checkpoint: Checkpoint) -> Simulated:
         """Plays the run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def strategy(self, config: Any) -> tuple[str, dict[str, Any]]:
         """Name and options of the run's strategy, as a coordinator is told."""
-        raise NotImplementedError
 
+    @abstractmethod
     def silo_trainer(
         self,
         config: Any,
@@ -72,7 +74,6 @@ class FederatedMethod:
             NotFound: The table holds no training patch for this run.
             UsageError: The silo does not hold what the run reads.
         """
-        raise NotImplementedError
 
     def config(self, preset: str, overrides: Mapping[str, str], file: str | None = None) -> Any:
         return build_config(self.config_type, preset, overrides, file)

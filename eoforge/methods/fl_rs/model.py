@@ -13,6 +13,7 @@ numbers.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -34,16 +35,16 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _MIXER_PATCH, _MIXER_BLOCKS, _MIXER_WIDTH, _MIXER_RATIO = 8, 8, 512, 4.0
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """What a silo trains: a representation that objectives may look at, then a linear classifier."""
 
+    @abstractmethod
     def represent(self, images: Any) -> Any:
         """What the last linear layer is given: ``[B, D]``, or one such per sensor."""
-        raise NotImplementedError
 
+    @abstractmethod
     def classify(self, representation: Any) -> Tensor:
         """Logits ``[B, L]``."""
-        raise NotImplementedError
 
 
 class CodeHead(nn.Module):
