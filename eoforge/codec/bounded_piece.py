@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from eoforge.codec import planes as of
 from eoforge.codec.entropy import Decoder, Encoder
-from eoforge.codec.predictor import ACTIVITIES, FEATURES, MAX_WEIGHT, Plane, Stack, fit_activity, fit_weights
+from eoforge.codec.predictor import ACTIVITIES, FEATURES, MAX_WEIGHT, Plane, Stack
 from eoforge.codec.raster import Raster, factor_of, grid_shape
 from eoforge.codec.residual import (
     Contexts,
@@ -80,21 +80,16 @@ class _Group:
         resampled = [tuple(_resample(plane, shape) for plane in known[name]) for name in outside]
         self.stack = Stack(self.wave, [(v, e) for v, e in resampled], [band.plane for band in bands], values)
         self.steps = np.array([band.step for band in bands])
-
-    def whole(self, index: int) -> tuple[Integers, Integers]:
-        """Band and entries of all pixels of one band."""
-        entry = np.arange(len(self.wave.pixels))
-        return np.full_like(entry, index), entry
+        self.palettes = [(i, band.palette) for i, band in enumerate(bands) if band.palette is not None]
 
     def restore(self, band: Integers, pixel: Integers, predicted: Integers, residual: Integers) -> None:
         """Puts the values that residuals stand for, and their sizes, into the stack."""
         values = predicted + residual * self.steps[band]
-        for i, one in enumerate(self.bands):
-            if one.palette is not None:
-                chosen = band == i
-                rank = np.searchsorted(one.palette, predicted[chosen]) + residual[chosen]
-                values[chosen] = one.palette[np.clip(rank, 0, len(one.palette) - 1)]
-        np.clip(values, self.stack.low[band], self.stack.high[band], out=values)
+        for i, palette in self.palettes:
+            chosen = band == i
+            rank = palette.searchsorted(predicted[chosen]) + residual[chosen]
+            values[chosen] = palette.take(rank, mode="clip")
+        values = np.minimum(np.maximum(values, self.stack.low[band]), self.stack.high[band])
         self.stack.values.ravel()[pixel] = values
         self.stack.errors.ravel()[pixel] = np.abs(residual)
 
@@ -153,11 +148,12 @@ def decode_piece(payload: bytes, names: Sequence[str], shape: tuple[int, int]) -
         if not present:
             continue
         work = _Group([_get_settings(coder, n) for n in present], grid_shape(shape, factor_of(present[0])), known, None)
-        for step in work.wave.steps(len(present)):
-            band, entry = work.wave.step(step, len(present))
-            pixel, own, side = work.stack.positions(band, entry)
-            table, shift = _tables_of(work, band, work.stack.contexts(band, own, side))
-            work.restore(band, pixel, work.stack.predict(band, own, side), get_residuals(coder, table, shift))
+        table, shift = _tables_of(work)
+        for band, entry in work.wave.steps(len(present)):
+            pixel, seen = work.stack.neighbours(band, entry)
+            context = work.stack.contexts(band, seen)
+            residual = get_residuals(coder, table[band, context], shift[band, context])
+            work.restore(band, pixel, work.stack.predict(band, seen), residual)
         for one in work.bands:
             plane = work.planes()[one.name][0]
             pixels[one.name] = _get_rest(coder, plane, one.step) if one.name in S1_BANDS else plane.astype(np.uint16)
@@ -169,53 +165,46 @@ def decode_piece(payload: bytes, names: Sequence[str], shape: tuple[int, int]) -
 def _encode_group(coder: Encoder, work: _Group) -> None:
     """Fits the settings, quantises, then writes both."""
     stack, count = work.stack, len(work.bands)
-    for i in range(count):
-        fit_weights(stack, i)
-    stack.load()
     original = stack.values.copy().ravel()
     residuals = np.zeros_like(original)
 
-    def quantise(band: Integers, entry: Integers) -> None:
-        pixel, own, side = stack.positions(band, entry)
-        predicted = stack.predict(band, own, side)
+    def quantise(band: Integers, pixel: Integers, predicted: Integers) -> None:
         step = work.steps[band]
         residual = (original[pixel] - predicted + step // 2) // step
-        for i, one in enumerate(work.bands):
-            if one.palette is not None:
-                chosen = band == i
-                ranks = [np.searchsorted(one.palette, v[chosen]) for v in (original[pixel], predicted)]
-                residual[chosen] = ranks[0] - ranks[1]
+        for i, palette in work.palettes:
+            chosen = band == i
+            ranks = [palette.searchsorted(values[chosen]) for values in (original[pixel], predicted)]
+            residual[chosen] = ranks[0] - ranks[1]
         residuals[pixel] = residual
         work.restore(band, pixel, predicted, residual)
 
+    wholes = [stack.whole(i) for i in range(count)]
+    fitted = [stack.fit_and_predict(i, original[pixel], seen) for i, (pixel, seen) in enumerate(wholes)]
+    stack.load()
     if all(band.step == 1 for band in work.bands):
-        for i in range(count):  # without loss every neighbour is known beforehand, and a band is one step
-            quantise(*work.whole(i))
+        # Without loss every neighbour is known beforehand, and a band is one step.
+        for i, (pixel, _) in enumerate(wholes):
+            quantise(np.full_like(pixel, i), pixel, fitted[i])
     else:
-        for step in work.wave.steps(count):
-            quantise(*work.wave.step(step, count))
-    contexts = []
-    for i, one in enumerate(work.bands):
-        fit_activity(stack, i)
-        stack.load()
-        band, entry = work.whole(i)
-        pixel, own, side = stack.positions(band, entry)
-        contexts.append(stack.contexts(band, own, side))
-        one.contexts = choose_contexts(residuals[pixel], contexts[-1])
-        _put_settings(coder, one, contexts[-1])
-    found = np.stack(contexts)
-    for step in work.wave.steps(count):
-        band, entry = work.wave.step(step, count)
-        pixel, _, _ = stack.positions(band, entry)
-        table, shift = _tables_of(work, band, found[band, entry])
-        put_residuals(coder, residuals[pixel], table, shift)
+        for band, entry in work.wave.steps(count):
+            pixel, seen = stack.neighbours(band, entry)
+            quantise(band, pixel, stack.predict(band, seen))
+    contexts = np.empty((count, len(work.wave.pixels)), dtype=np.int64)
+    for i, (pixel, seen) in enumerate(wholes):
+        contexts[i] = stack.fit_contexts(i, np.abs(residuals[pixel]), seen)
+        work.bands[i].contexts = choose_contexts(residuals[pixel], contexts[i])
+        _put_settings(coder, work.bands[i], contexts[i])
+    table, shift = _tables_of(work)
+    for band, entry in work.wave.steps(count):
+        context = contexts[band, entry]
+        pixel = stack.pixels(band, entry)
+        put_residuals(coder, residuals[pixel], table[band, context], shift[band, context])
 
 
-def _tables_of(work: _Group, band: Integers, context: Integers) -> tuple[Integers, Integers]:
-    chosen = [one.contexts for one in work.bands]
-    table = np.stack([c.table for c in chosen if c is not None])
-    shift = np.stack([c.shift for c in chosen if c is not None])
-    return table[band, context], shift[band, context]
+def _tables_of(work: _Group) -> tuple[Integers, Integers]:
+    """Tables and shifts ``[bands, CONTEXTS]``."""
+    chosen = [one.contexts for one in work.bands if one.contexts is not None]
+    return np.stack([c.table for c in chosen]), np.stack([c.shift for c in chosen])
 
 
 def _put_settings(coder: Encoder, band: _Band, contexts: Integers) -> None:

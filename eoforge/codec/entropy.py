@@ -101,11 +101,11 @@ class Decoder:
         symbols = np.empty(len(indices), dtype=np.int64)
         for index, start, end in groups:
             symbols[start:end] = self._coder.decode(tables.model(index), end - start)
-        reach = tables.reach[indices[order]]
-        escaped = np.flatnonzero(symbols == 2 * reach + 1)
+        reach = tables.reach.take(indices.take(order))
         sorted_values = symbols - reach
-        if len(escaped):
-            folded = self.get_bits(len(escaped), 32)
+        escaped = sorted_values > reach
+        if escaped.any():
+            folded = self.get_bits(int(escaped.sum()), 32)
             sorted_values[escaped] = (folded >> 1) ^ -(folded & 1)
         values = np.empty_like(sorted_values)
         values[order] = sorted_values
@@ -138,9 +138,9 @@ def _groups(indices: Values) -> tuple[Values, list[tuple[int, int, int]]]:
     # Sixteen bits, because NumPy sorts those by radix.
     order = np.argsort(indices.astype(np.uint16), kind="stable")
     counts = np.bincount(indices)
-    found = np.flatnonzero(counts)
-    ends = np.cumsum(counts[found])
-    return order, list(zip(found.tolist(), (ends - counts[found]).tolist(), ends.tolist(), strict=True))
+    found = counts.nonzero()[0]
+    ends = counts.take(found).cumsum().tolist()
+    return order, list(zip(found.tolist(), [0, *ends[:-1]], ends, strict=True))
 
 
 def _uniform(bits: int) -> Any:
@@ -149,13 +149,14 @@ def _uniform(bits: int) -> Any:
 
 def _push(coder: Any, values: Values, tables: TableSet, indices: Values) -> None:
     order, groups = _groups(indices)
-    ordered = values[order]
-    reach = tables.reach[indices[order]]
+    ordered = values.take(order)
+    reach = tables.reach.take(indices.take(order))
+    symbols = (ordered + reach).astype(np.int32)
     outside = np.abs(ordered) > reach
     if outside.any():
         beyond = ordered[outside]
         _push_bits(coder, (beyond << 1) ^ (beyond >> 63), 32)
-    symbols = np.where(outside, 2 * reach + 1, ordered + reach).astype(np.int32)
+        symbols[outside] = 2 * reach[outside] + 1
     for index, start, end in reversed(groups):
         coder.encode_reverse(symbols[start:end], tables.model(index))
 

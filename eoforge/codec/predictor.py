@@ -21,14 +21,17 @@ ACTIVITY_BITS = 8
 CONTEXTS = 64
 FEATURES = len(OWN) + SIDES * len(SIDE)
 """Weights of a prediction, without its constant."""
-_ERRORS, _SIDE_ERRORS, _DIFFERENCES = 6, 5, 5
-ACTIVITIES = _DIFFERENCES + _ERRORS + SIDES * _SIDE_ERRORS
+_NEAR = slice(0, 6)
+_FIRST, _SECOND = [0, 1, 1, 0, 1], [2, 2, 3, 4, 5]
+_ERRORS = [*range(6), *(len(OWN) + side * len(SIDE) + i for side in range(SIDES) for i in range(5))]
+ACTIVITIES = len(_FIRST) + len(_ERRORS)
 """Weights of an activity, without its constant."""
 MAX_WEIGHT = 1 << 15
 _FEW = 1500
 _FIT_PIXELS = 40_000
 # Contexts are thirds of an octave of the activity: 2^(i / 3) in units of 2^-8, by shifting three constants.
 _THIRDS = (65536, 82570, 104032)
+_Floats = npt.NDArray[np.float64]
 _THRESHOLDS: Integers = np.array([(_THIRDS[i % 3] << (i // 3)) >> 12 for i in range(CONTEXTS - 1)], dtype=np.int64)
 
 
@@ -91,90 +94,109 @@ class Stack:
         self.low = np.array([p.low for p in self.planes])
         self.high = np.array([p.high for p in self.planes])
 
-    def positions(self, band: Integers, entry: Integers) -> tuple[Integers, Integers, Integers]:
-        """Flat positions of the pixels ``[n]``, of ``OWN [n, 9]`` and of ``SIDE`` in each side ``[n, 3, 7]``."""
+    def pixels(self, band: Integers, entry: Integers) -> Integers:
+        """Flat positions of pixels ``[n]``."""
+        return self.wave.pixels[entry] + self._offset[band]
+
+    def neighbours(self, band: Integers, entry: Integers) -> tuple[Integers, Integers]:
+        """Flat positions of pixels ``[n]``, and of what each sees ``[n, FEATURES]``: ``OWN``, then ``SIDE`` by side."""
         offset = self._offset[band]
         own = self.wave.own[entry] + offset[:, None]
         side = self.wave.side[entry][:, None, :] + self._sides[band][:, :, None]
-        return self.wave.pixels[entry] + offset, own, side
+        seen = np.concatenate([own, side.reshape(len(own), SIDES * len(SIDE))], axis=1)
+        return self.pixels(band, entry), seen
 
-    def features(self, own: Integers, side: Integers) -> tuple[Integers, Integers]:
+    def whole(self, index: int) -> tuple[Integers, Integers]:
+        """The neighbours of all pixels of the ``index``-th plane."""
+        sides = [self.wave.side + offset for offset in self._sides[index]]
+        offset = self._offset[index]
+        return self.wave.pixels + offset, np.concatenate([self.wave.own + offset, *sides], axis=1)
+
+    def features(self, seen: Integers) -> tuple[Integers, Integers]:
         """References ``[n]`` and features ``[n, FEATURES]``: differences to the mean of W and N in each band."""
-        values = self.values.ravel()
-        near, beside = values[own], values[side]
-        reference = (near[:, 0] + near[:, 1]) >> 1
-        references = (beside[:, :, 1:2] + beside[:, :, 2:3]) >> 1
-        differences = (beside - references).reshape(len(own), SIDES * len(SIDE))
-        return reference, np.concatenate([near - reference[:, None], differences], axis=1)
+        features = self.values.ravel().take(seen)
+        reference = (features[:, 0] + features[:, 1]) >> 1
+        features[:, : len(OWN)] -= reference[:, None]
+        beside = features[:, len(OWN) :].reshape(len(seen), SIDES, len(SIDE))
+        beside -= (beside[:, :, 1:2] + beside[:, :, 2:3]) >> 1
+        return reference, features
 
-    def predict(self, band: Integers, own: Integers, side: Integers) -> Integers:
+    def predict(self, band: Integers, seen: Integers) -> Integers:
         """Predicted values ``[n]``, within the band's range."""
-        reference, features = self.features(own, side)
+        reference, features = self.features(seen)
         weights = self._weights[band]
-        total = (features * weights[:, :-1]).sum(1) + weights[:, -1]
-        return np.clip(reference + ((total + (1 << WEIGHT_BITS >> 1)) >> WEIGHT_BITS), self.low[band], self.high[band])
+        total = np.einsum("nk,nk->n", features, weights[:, :-1]) + weights[:, -1]
+        return _predicted(reference, total, self.low[band], self.high[band])
 
-    def activities(self, own: Integers, side: Integers) -> Integers:
+    def activities(self, seen: Integers) -> Integers:
         """What the size of the error is expected from, ``[n, ACTIVITIES]``."""
-        near = self.values.ravel()[own]
-        errors = self.errors.ravel()
-        differences = np.abs(near[:, [0, 1, 1, 0, 1]] - near[:, [2, 2, 3, 4, 5]])
-        beside = errors[side[:, :, :_SIDE_ERRORS]].reshape(len(own), SIDES * _SIDE_ERRORS)
-        return np.concatenate([differences, errors[own[:, :_ERRORS]], beside], axis=1)
+        near = self.values.ravel().take(seen[:, _NEAR])
+        differences = np.abs(near[:, _FIRST] - near[:, _SECOND])
+        return np.concatenate([differences, self.errors.ravel().take(seen[:, _ERRORS])], axis=1)
 
-    def contexts(self, band: Integers, own: Integers, side: Integers) -> Integers:
+    def contexts(self, band: Integers, seen: Integers) -> Integers:
         """Contexts ``[n]`` in ``[0, CONTEXTS)``."""
         weights = self._activity[band]
-        activity = (self.activities(own, side) * weights[:, :-1]).sum(1) + weights[:, -1]
-        return np.searchsorted(_THRESHOLDS, activity, side="right")
+        activity = np.einsum("nk,nk->n", self.activities(seen), weights[:, :-1]) + weights[:, -1]
+        return _THRESHOLDS.searchsorted(activity, side="right")
+
+    def fit_and_predict(self, index: int, original: Integers, seen: Integers) -> Integers:
+        """Fits the prediction of a plane whose pixels are known, and what it predicts ``[n]``."""
+        plane = self.planes[index]
+        reference, features = self.features(seen)
+        x = _with_constant(features)
+        plane.weights = _fit_weights(x, original - reference, len(plane.sides))
+        # Whole numbers below 2^53, which add up exactly in any order.
+        total = (x @ plane.weights.astype(np.float64)).astype(np.int64)
+        return _predicted(reference, total, plane.low, plane.high)
+
+    def fit_contexts(self, index: int, sizes: Integers, seen: Integers) -> Integers:
+        """Fits the expected size of a plane's coded residuals ``[n]``, and the contexts ``[n]`` that follow from it."""
+        plane = self.planes[index]
+        x = _with_constant(self.activities(seen))
+        plane.activity = _fit_activity(x, sizes.astype(np.float64))
+        return _THRESHOLDS.searchsorted(x @ plane.activity.astype(np.float64), side="right")
 
 
-def _subset(entries: int) -> Integers:
-    """Entries that a fit looks at: all, or evenly spread ones of a large grid."""
-    return np.arange(0, entries, max(1, entries // _FIT_PIXELS), dtype=np.int64)
+def _predicted(reference: Integers, total: Integers, low: Integers | int, high: Integers | int) -> Integers:
+    return np.minimum(np.maximum(reference + ((total + (1 << WEIGHT_BITS >> 1)) >> WEIGHT_BITS), low), high)
 
 
-def fit_weights(stack: Stack, index: int) -> None:
-    """Fits the prediction of a plane by least squares; small grids use the nearest neighbours only."""
-    entry = _subset(len(stack.wave.pixels))
-    band = np.full_like(entry, index)
-    pixel, own, side = stack.positions(band, entry)
-    reference, features = stack.features(own, side)
-    used = np.zeros(FEATURES, dtype=bool)
-    few = len(stack.wave.pixels) < _FEW
+def _with_constant(features: Integers) -> _Floats:
+    x = np.ones((len(features), features.shape[1] + 1))
+    x[:, :-1] = features
+    return x
+
+
+def _fit_weights(x: _Floats, y: Integers, sides: int) -> Integers:
+    """Prediction weights by least squares; small grids use the nearest neighbours only."""
+    few = len(x) < _FEW
+    used = np.zeros(FEATURES + 1, dtype=bool)
     used[: 4 if few else len(OWN)] = True
-    for i in range(len(stack.planes[index].sides)):
+    used[-1] = True
+    for i in range(sides):
         start = len(OWN) + i * len(SIDE)
         used[start : start + (3 if few else len(SIDE))] = True
-    x = features[:, used].astype(np.float64)
-    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-    y = (stack.values.ravel()[pixel] - reference).astype(np.float64)
-    gram = x.T @ x
+    every = max(1, len(x) // _FIT_PIXELS)
+    chosen = x[::every, used]
+    gram = chosen.T @ chosen
     ridge = np.diag(gram) * 1e-5 + max(1.0, gram.trace() * 1e-9)
-    solution = np.linalg.solve(gram + np.diag(ridge), x.T @ y)
     weights = np.zeros(FEATURES + 1)
-    weights[np.append(used, True)] = solution
-    scaled = np.rint(weights * (1 << WEIGHT_BITS))
-    stack.planes[index].weights = np.clip(scaled, -MAX_WEIGHT, MAX_WEIGHT).astype(np.int64)
+    weights[used] = np.linalg.solve(gram + np.diag(ridge), chosen.T @ y[::every].astype(np.float64))
+    return np.clip(np.rint(weights * (1 << WEIGHT_BITS)), -MAX_WEIGHT, MAX_WEIGHT).astype(np.int64)
 
 
-def fit_activity(stack: Stack, index: int) -> None:
-    """Fits the expected size of the coded residual, by non-negative least squares."""
-    entry = _subset(len(stack.wave.pixels))
-    band = np.full_like(entry, index)
-    pixel, own, side = stack.positions(band, entry)
-    x = stack.activities(own, side).astype(np.float64)
-    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-    size = stack.errors.ravel()[pixel].astype(np.float64)
+def _fit_activity(x: _Floats, size: _Floats) -> Integers:
+    """Activity weights by non-negative least squares."""
+    every = max(1, len(x) // _FIT_PIXELS)
+    x, size = x[::every], size[::every]
     # Dividing by the local size makes relative errors count alike in calm and in busy places.
-    weight = 1 / (x[:, :-1].mean(1) + size.mean() + 1.0)
-    gram = (x * (weight**2)[:, None]).T @ x
-    target = (x * (weight**2)[:, None]).T @ size
-    scaled = np.rint(_non_negative(gram, target) * (1 << ACTIVITY_BITS))
-    stack.planes[index].activity = np.clip(scaled, 0, MAX_WEIGHT).astype(np.int64)
+    weighted = x / (x[:, :-1].mean(1) + size.mean() + 1.0)[:, None] ** 2
+    scaled = np.rint(_non_negative(weighted.T @ x, weighted.T @ size) * (1 << ACTIVITY_BITS))
+    return np.clip(scaled, 0, MAX_WEIGHT).astype(np.int64)
 
 
-def _non_negative(gram: npt.NDArray[np.float64], target: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _non_negative(gram: _Floats, target: _Floats) -> _Floats:
     """Least squares from normal equations, without the unknowns that would become negative."""
     ridge = gram + np.diag(np.diag(gram) * 1e-6 + max(1e-9, gram.trace() * 1e-9))
     kept = np.arange(len(gram))

@@ -49,15 +49,19 @@ class Contexts:
 
 def choose_contexts(residuals: Integers, contexts: Integers) -> Contexts:
     """The cheapest table of each context; wide residuals leave their low bits plain."""
-    shift = np.zeros(CONTEXTS, dtype=np.int64)
-    counts = np.zeros((CONTEXTS, 2 * MAX_REACH + 3))
-    for context in np.unique(contexts):
-        values = residuals[contexts == context]
+    shift, table = np.zeros(CONTEXTS, dtype=np.int64), np.zeros(CONTEXTS, dtype=np.int64)
+    order = np.argsort(contexts, kind="stable")
+    ordered = residuals[order]
+    ends = np.cumsum(np.bincount(contexts, minlength=CONTEXTS))
+    for context in np.unique(contexts).tolist():
+        values = ordered[ends[context - 1] if context else 0 : ends[context]]
         spread = float(np.median(np.abs(values))) * 1.5
         shift[context] = int(np.clip(np.floor(np.log2(max(spread, 1.0) / _TARGET_SPREAD)), 0, MAX_SHIFT))
         cut = np.clip(values >> shift[context], -MAX_REACH - 1, MAX_REACH + 1) + MAX_REACH + 1
-        counts[context] = np.bincount(cut, minlength=counts.shape[1])
-    return Contexts((counts @ _costs()).argmin(1).astype(np.int64), shift)
+        first = int(cut.min())
+        counts = np.bincount(cut - first).astype(np.float64)
+        table[context] = (counts @ _costs()[first : first + len(counts)]).argmin()
+    return Contexts(table, shift)
 
 
 def put_contexts(coder: Encoder, chosen: Contexts, used: Integers) -> None:
@@ -86,6 +90,9 @@ def get_contexts(coder: Decoder) -> Contexts:
 
 def put_residuals(coder: Encoder, residuals: Integers, table: Integers, shift: Integers) -> None:
     """Residuals ``[n]``, each by its table and with its low bits plain."""
+    if not shift.any():
+        coder.put(residuals, tables(), table)
+        return
     coder.put(residuals >> shift, tables(), table)
     for bits in np.unique(shift[shift > 0]).tolist():
         coder.put_bits(residuals[shift == bits] & ((1 << bits) - 1), bits)
@@ -93,7 +100,10 @@ def put_residuals(coder: Encoder, residuals: Integers, table: Integers, shift: I
 
 def get_residuals(coder: Decoder, table: Integers, shift: Integers) -> Integers:
     """What :func:`put_residuals` wrote."""
-    residuals = coder.get(tables(), table) << shift
+    residuals = coder.get(tables(), table)
+    if not shift.any():
+        return residuals
+    residuals <<= shift
     for bits in np.unique(shift[shift > 0]).tolist():
         chosen = shift == bits
         residuals[chosen] |= coder.get_bits(int(chosen.sum()), bits)

@@ -7,8 +7,10 @@ the bands before it. One step codes one wave of every band.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -44,16 +46,15 @@ class Wavefront:
         """Number of waves."""
         return len(self.starts) - 1
 
-    def steps(self, bands: int) -> range:
-        """Steps that code all waves of ``bands`` bands."""
-        return range(self.waves + LAG * (bands - 1))
-
-    def step(self, step: int, bands: int) -> tuple[Integers, Integers]:
-        """Bands ``[n]`` and entries of ``pixels [n]`` that a step codes."""
-        parts = [(b, w) for b in range(bands) if 0 <= (w := step - LAG * b) < self.waves]
-        entries = [np.arange(self.starts[w], self.starts[w + 1]) for _, w in parts]
-        which = np.repeat(np.array([b for b, _ in parts], dtype=np.int64), [len(e) for e in entries])
-        return which, np.concatenate([np.zeros(0, dtype=np.int64), *entries])  # small grids have idle steps
+    def steps(self, bands: int) -> Iterator[tuple[Integers, Integers]]:
+        """For each step that codes something, the bands ``[n]`` and the entries of ``pixels [n]`` that it codes."""
+        waves = np.repeat(np.arange(self.waves), np.diff(self.starts))
+        step = (waves[None, :] + LAG * np.arange(bands)[:, None]).ravel()
+        order = np.argsort(step, kind="stable")  # within a step band by band, within a band as in ``pixels``
+        band, entry = np.divmod(order, len(waves))
+        starts = np.flatnonzero(np.diff(step[order], prepend=-1))
+        for start, end in pairwise([*starts.tolist(), len(order)]):
+            yield band[start:end], entry[start:end]
 
 
 @lru_cache(maxsize=8)
