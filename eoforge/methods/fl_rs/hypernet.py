@@ -20,6 +20,8 @@ from eoforge.nn.seeds import derive_seed
 
 F64 = npt.NDArray[np.float64]
 EMBEDDING, HIDDEN, DEPTH = 100, 100, 3
+PARTS: tuple[str, ...] = ("v", *(f"{kind}{i}" for i in range(DEPTH) for kind in "wb"), "heads", "biases")
+"""Names of the weights."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,6 @@ class HyperNet:
         weights["heads"] = rng.uniform(-bound, bound, (layers, silos, HIDDEN))
         weights["biases"] = np.ones((layers, silos))
         return cls(weights)
-
-    @classmethod
-    def shapes(cls, layers: int, silos: int) -> dict[str, tuple[int, ...]]:
-        """Shape of every weight."""
-        return {name: array.shape for name, array in cls.fresh(0, "", layers, silos).weights.items()}
 
     def mixing(self) -> F64:
         """A ``[L, N]``: row l says how much of each silo's layer l this silo starts from; rows sum to 1."""

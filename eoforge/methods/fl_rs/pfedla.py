@@ -4,16 +4,20 @@ Client: plain local training from its personal start ``w_i = sum_j A_i[l, j] v_j
 of its last round. Sends ``d_i = end - start``. No state at the silo.
 Server, per round: ``dL/dA_i[l, j] = <v_j[l], start - end> = -<v_j[l], d_i[l]>``; hypernetwork i descends along it; then
 v_i = start + d_i for those who took part, new A, new starts for all. The sign matters (a known wrong copy has the other
-one): the start moves **towards** the end of training. Keeps v and the starts (2 N models) on disk, the hypernetworks
-and one chunk in memory; O(N^2 M) work a round. ``model`` is the mean of all v, for places outside the federation
+one): the start moves **towards** the end of training. ``model`` is the mean of all v, for places outside the federation
 (*ours*).
+
+Keeps v and the starts (2 N models) and N hypernetworks of 800 L N bytes on disk; O(N^2 M) work a round. In memory are
+one hypernetwork, one chunk, and the plan of the round (a weight per tensor and pair of silos); only the start of a run
+holds all hypernetworks. This grows with N^2, so :data:`MOST_SILOS` bounds it: below 100 MB for ResNet-50 (L = 107).
 
 A layer is a module: tensors that share everything before the last dot of their name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,6 +28,7 @@ from eoforge.federated.strategy import (
     DELTA,
     MODEL,
     Add,
+    Array,
     Output,
     Reduction,
     RoundInfo,
@@ -33,11 +38,13 @@ from eoforge.federated.strategy import (
     Start,
     TensorSpec,
     name_of,
+    split_name,
 )
 from eoforge.methods.fl_rs.base import Averaging, floats, require_updates, tensor_of, trained
-from eoforge.methods.fl_rs.hypernet import F64, HyperNet
+from eoforge.methods.fl_rs.hypernet import F64, PARTS, HyperNet
 
 PERSONAL, LAST, HYPER = "personal", "last", "hyper"
+MOST_SILOS = 32
 _CHUNK = 1 << 18
 
 
@@ -59,7 +66,16 @@ class PFedLA(Averaging):
     seed: int = 0
 
     def start(self, model: Specs, silos: Sequence[SiloInfo]) -> Mapping[str, Start]:
-        """Every silo's start and last model are the global model; its hypernetwork is fresh."""
+        """Every silo's start and last model are the global model; its hypernetwork is fresh.
+
+        Raises:
+            UsageError: There are more silos than :data:`MOST_SILOS`.
+        """
+        if len(silos) > MOST_SILOS:
+            raise UsageError(
+                f"pFedLA keeps a model and a hypernetwork per silo, for at most {MOST_SILOS} silos; got {len(silos)}. "
+                "Name fewer in the run, or choose fedbn for personal models among many"
+            )
         layers = len(_layers({name_of(MODEL, n): s for n, s in model.items()}))
         tensors: dict[str, Start] = {}
         for silo in silos:
@@ -92,16 +108,16 @@ class PFedLA(Averaging):
             raise UsageError(f"pFedLA needs the silos that the run began with; got {', '.join(ids)}. Start a new run")
         layers = _layers(state)
         took_part = {u.silo for u in info.updates}
-        nets: dict[str, HyperNet] = {}
-        for silo in ids:
-            shapes = HyperNet.shapes(len(layers), len(ids))
-            net = HyperNet({p: _small(source, name_of(HYPER, f"{silo}/{p}"), shape) for p, shape in shapes.items()})
-            if silo in took_part:
-                net = net.descend(self._gradient(silo, ids, layers, state, source), self.rate)
-            nets[silo] = net
-        outputs = self._outputs(info, state, ids, took_part, layers, {silo: net.mixing() for silo, net in nets.items()})
-        values = {name_of(HYPER, f"{s}/{p}"): v for s in took_part for p, v in nets[s].weights.items()}
-        return Reduction(tuple(outputs), values)
+        gradients = {silo: self._gradient(silo, ids, layers, state, source) for silo in sorted(took_part)}
+
+        def net(silo: str) -> HyperNet:
+            """As it is after the round."""
+            names = {part: name_of(HYPER, f"{silo}/{part}") for part in PARTS}
+            old = HyperNet({part: _small(source, name, state[name].shape) for part, name in names.items()})
+            return old.descend(gradients[silo], self.rate) if silo in gradients else old
+
+        outputs = self._outputs(info, state, ids, took_part, layers, {silo: net(silo).mixing() for silo in ids})
+        return Reduction(tuple(outputs), _Stepped(net, sorted(took_part)))
 
     def _gradient(
         self, silo: str, ids: Sequence[str], layers: Mapping[str, Sequence[str]], state: Specs, source: Source
@@ -148,6 +164,34 @@ class PFedLA(Averaging):
                 weights = np.array([1.0 if self.weighting == "uniform" else s.examples for s in info.silos])
                 outputs.append(mixed(name, weights / weights.sum()))
         return outputs
+
+
+class _Stepped(Mapping[str, Array]):
+    """New weights of the hypernetworks by full name, one network in memory at a time: it is computed when it is read.
+
+    Whoever writes them reads in the order of names, so each is computed once or twice.
+    """
+
+    def __init__(self, net: Callable[[str], HyperNet], silos: Sequence[str]) -> None:
+        self._net, self._silos = net, silos
+        self._held: tuple[str, HyperNet] | None = None
+        self._lock = threading.Lock()  # several threads write chunks
+
+    def __getitem__(self, name: str) -> Array:
+        silo, _, part = tensor_of(name).rpartition("/")
+        if split_name(name)[0] != HYPER or silo not in self._silos or part not in PARTS:
+            raise KeyError(name)
+        with self._lock:
+            if self._held is None or self._held[0] != silo:
+                self._held = None  # never two at a time
+                self._held = silo, self._net(silo)
+            return self._held[1].weights[part]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name_of(HYPER, f"{silo}/{part}") for silo in self._silos for part in PARTS)
+
+    def __len__(self) -> int:
+        return len(self._silos) * len(PARTS)
 
 
 def _own(group: str, silo: str, model_name: str) -> str:
