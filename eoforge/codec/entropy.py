@@ -140,7 +140,7 @@ def _groups(indices: Values) -> tuple[Values, list[tuple[int, int, int]]]:
     counts = np.bincount(indices)
     found = counts.nonzero()[0]
     ends = counts.take(found).cumsum().tolist()
-    return order, list(zip(found.tolist(), [0, *ends[:-1]], ends, strict=True))
+    return order, list(zip(found.tolist(), [0, *ends][: len(ends)], ends, strict=True))
 
 
 def _uniform(bits: int) -> Any:
