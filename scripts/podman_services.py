@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -46,7 +47,8 @@ SERVICES = ("retrieval", "compression", "federation")
 STORE = "dev"
 DEVICE = "cpu"
 """The services' images; a machine that tries charts with podman has no GPU."""
-NEEDED = ("podman", "runc", "debootstrap")
+NEEDED = ("podman", "catatonit", "iptables", "debootstrap")
+"""Programs, which Debian's packages are named after; without systemd, runc too."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +205,15 @@ def search(world: World) -> dict[str, Any]:
 
 def with_podman(task: Callable[[Podman, Path], dict[str, Any]], keep: bool) -> int:
     """Runs ``task`` among pods of ours alone, prints its findings as a line of JSON and returns the exit code."""
-    missing = [name for name in NEEDED if shutil.which(name) is None]
+    needed = (*NEEDED, "runc") if images.restricted() else NEEDED
+    missing = [name for name in needed if shutil.which(name) is None]
     if missing:
-        print(f"NOT RUN: this machine has no {', '.join(missing)}: apt-get install {' '.join(NEEDED)}", file=sys.stderr)
+        print(
+            f"NOT RUN: this machine has no {', '.join(missing)}: apt-get install {' '.join(missing)}", file=sys.stderr
+        )
+    elif os.geteuid() != 0:
+        print("NOT RUN: needs root: the pods of others have no addresses that this machine reaches", file=sys.stderr)
+    if missing or os.geteuid() != 0:
         return NOT_HERE
     with tempfile.TemporaryDirectory() as scratch:
         podman = Podman(images.engine_environment(Path(scratch)))

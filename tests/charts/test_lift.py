@@ -7,6 +7,7 @@ import pytest
 from eoforge.errors import NotFound, UsageError
 from scripts import podman_services
 from scripts.lift_pods import Lifted, lift, render
+from scripts.podman_engine import NOT_HERE
 from tests.charts import support
 from tests.charts.support import SERVICES
 
@@ -65,6 +66,15 @@ def test_an_inference_service_without_its_runtime_is_refused(objects: list[suppo
 def test_without_podman_the_run_says_loudly_that_it_did_not_happen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("scripts.podman_services.shutil.which", lambda name: None)
-    assert podman_services.main([]) == podman_services.NOT_HERE
-    assert "NOT RUN" in capsys.readouterr().err
+    monkeypatch.setattr("scripts.podman_services.shutil.which", lambda name: None if name == "podman" else name)
+    assert podman_services.main([]) == NOT_HERE
+    assert capsys.readouterr().err == "NOT RUN: no podman on this machine: apt-get install podman\n"
+
+
+def test_without_root_the_run_says_why_it_did_not_happen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("scripts.podman_services.shutil.which", lambda name: name)
+    monkeypatch.setattr("scripts.podman_services.os.geteuid", lambda: 1000)
+    assert podman_services.main([]) == NOT_HERE
+    assert "needs root" in capsys.readouterr().err
