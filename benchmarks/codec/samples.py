@@ -20,7 +20,8 @@ from eoforge.data.batch import PatchBatch
 from eoforge.data.reben import open_archive
 from eoforge.data.records import PatchPair
 from eoforge.data.synthetic import synthetic_pairs
-from eoforge.methods.rs_jcif.config import Config
+from eoforge.methods.rs_jcif.config import Compression, Config
+from eoforge.methods.rs_jcif.method import COMPRESSION, RsJcifMethod
 
 REAL = Path(os.environ.get("EOFORGE_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 _STATISTICS = {"s1": (-14.0, 6.0), "s2": (1500.0, 1200.0)}
@@ -53,9 +54,12 @@ def batch_of(pairs: Sequence[PatchPair]) -> PatchBatch:
 
 
 def untrained_bundle(
-    runs: str, pairs: Sequence[PatchPair], config: Config, patches: Mapping[str, Any] | None = None
+    runs: str, pairs: Sequence[PatchPair], config: Compression, patches: Mapping[str, Any] | None = None
 ) -> Bundle:
-    """A bundle of ``rs_jcif`` whose codec started from the principal components of ``pairs`` and was not trained."""
+    """A bundle of ``rs_jcif`` whose codec started from the principal components of ``pairs`` and was not trained.
+
+    With the settings of the first stage alone it is the bundle of that stage.
+    """
     normalisation = {band: _STATISTICS[m] for m, bands in config.bands.items() for band in bands}
     codec = Codec(config.codec(normalisation))
     codec.initialise(batch_of(pairs))
@@ -64,7 +68,7 @@ def untrained_bundle(
         runs,
         weights=codec.state_dict(),
         config={
-            "method": "rs_jcif",
+            "method": RsJcifMethod.name if isinstance(config, Config) else COMPRESSION,
             "config": asdict(config),
             "bands": {m: list(bands) for m, bands in config.bands.items()},
             "normalisation": {band: list(values) for band, values in normalisation.items()},

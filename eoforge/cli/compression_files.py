@@ -47,15 +47,11 @@ def is_table(text: str) -> bool:
 
 def compress_table(source: str, target: str, bundle: str, rate: Rate, device: str | None) -> Any:
     """``patches.lance`` to ``streams.lance``, exactly once."""
-    from eoforge.bundle import load_bundle
     from eoforge.data.store import TableRef
     from eoforge.index.streams import compress_archive
-    from eoforge.methods import get_method
-    from eoforge.methods.codecs import coder_of
+    from eoforge.methods.codecs import open_archiver
 
-    loaded = load_bundle(bundle)
-    encoder = get_method(str(loaded.config["method"])).load(loaded, device)
-    return compress_archive(bundle, TableRef.parse(source), target, rate, coder_of(encoder), encoder)
+    return compress_archive(bundle, TableRef.parse(source), target, rate, *open_archiver(bundle, device))
 
 
 def compress_files(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from eoforge.bundle import load_bundle
+from eoforge.errors import BundleError
 
 if TYPE_CHECKING:
     from eoforge.codec.coder import Coder
@@ -23,6 +24,27 @@ def open_coder(bundle_uris: Sequence[str], device: str | None = None) -> Coder:
     from eoforge.methods.rs_jcif.method import load_codec
 
     return Coder([load_codec(load_bundle(uri), device) for uri in bundle_uris])
+
+
+def open_archiver(bundle_uri: str, device: str | None = None) -> tuple[Coder, Encoder]:
+    """What makes the streams of a table, and the codes by which they are found.
+
+    Raises:
+        NotFound: The bundle does not exist.
+        BundleError: It is damaged, or holds a codec whose codes were never trained.
+    """
+    from eoforge.methods import METHODS, get_method
+
+    bundle = load_bundle(bundle_uri)
+    method = str(bundle.config["method"])
+    if method not in METHODS:
+        raise BundleError(
+            f"{bundle_uri} is a bundle of {method!r}: a codec before its codes were trained. A table of streams is "
+            "searched by code: name the bundle of the whole run (`eoforge train rs_jcif` goes on from this one), or "
+            "compress files, which need none"
+        )
+    encoder = get_method(method).load(bundle, device)
+    return coder_of(encoder), encoder
 
 
 def coder_of(encoder: Encoder) -> Coder:

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import rasterio
 
+from benchmarks.codec.samples import untrained_bundle
 from eoforge.bundle import Bundle
 from eoforge.cli import main
 from eoforge.codec.cog import write_cogs
-from eoforge.codec.raster import from_pair
+from eoforge.codec.raster import Georeference, Raster, factor_of, from_pair
+from eoforge.data.bands import GROUP_OF
 from eoforge.data.records import PatchPair, record_batch
 from eoforge.data.schema import PATCHES
 from eoforge.data.synthetic import generate_archive, synthetic_pairs
-from tests.services.compression_world import write_codec_bundle
+from tests.services.compression_world import SMALL, write_codec_bundle
 
 COUNT = 3
 
@@ -106,6 +108,52 @@ def test_a_table_becomes_streams_and_comes_back(
     }
     assert refused(capsys, "decompress", streams, tmp_path / "out", "--patch-id", "nobody")[0] == 1
     assert refused(capsys, "decompress", table, tmp_path / "out")[0] == 2
+
+
+def test_a_codec_without_trained_codes_compresses_files_but_no_table(
+    pairs: tuple[PatchPair, ...], table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = untrained_bundle(str(tmp_path / "runs"), pairs, SMALL.compression())
+    (tmp_path / "a.tif").write_bytes(write_cogs(from_pair(pairs[0]))["s1"])
+    run(capsys, "compress", tmp_path / "a.tif", tmp_path / "a.eofc", "--bundle", first.uri)
+    run(capsys, "decompress", tmp_path / "a.eofc", tmp_path / "back.tif", "--bundle", first.uri)
+    code, message = refused(capsys, "compress", table, tmp_path / "out.lance", "--bundle", first.uri)
+    assert code != 0
+    assert "name the bundle of the whole run" in message
+    assert not (tmp_path / "out.lance").exists(), "nothing was created before the bundle was looked at"
+
+
+def test_a_large_raster_goes_there_and_back_in_tiles(
+    pairs: tuple[PatchPair, ...], bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bands of three grids, 600 pixels at 10 m: read by windows, no seam at the tile's border, place and names kept."""
+    patch = from_pair(pairs[0], ("s2",)).bands
+    place = Georeference("EPSG:32634", (10.0, 0.0, 400_000.0, 0.0, -10.0, 5_100_000.0))
+    scene = Raster({b: np.tile(patch[b], (5, 5)) for b in ("B03", "B05", "B09")}, georeference=place)
+    (tmp_path / "scene").mkdir()
+    for grid, content in write_cogs(scene).items():
+        [band] = (b for b in scene.bands if grid in (GROUP_OF[b].column,))
+        (tmp_path / "scene" / f"large_{band}.tif").write_bytes(content)
+    for rate in (("--bundle", bundle.uri, "--quality", 5), ("--max-error", 3)):
+        streams, back = tmp_path / f"streams{rate[0]}", tmp_path / f"back{rate[0]}"
+        assert run(capsys, "compress", tmp_path / "scene", streams, *rate)["streams"] == 1
+        header = run(capsys, "inspect", streams / "large.eofc")
+        assert (header["tile"], header["height"], header["width"]) == (504, 600, 600)
+        run(capsys, "decompress", streams, back, *(rate[:2] if rate[0] == "--bundle" else ()))
+        assert not list(tmp_path.rglob(".eoforge-*")), "what is half done is gone"
+        for grid, band in (("s2_10m", "B03"), ("s2_20m", "B05"), ("s2_60m", "B09")):
+            with rasterio.open(back / f"large_{grid}.tif") as file:
+                assert (file.crs.to_epsg(), file.descriptions) == (32634, (band,))
+                assert file.transform.a == 10 * factor_of(band)
+                assert bool(file.overviews(1)) == (grid == "s2_10m"), "a COG of more than one block has overviews"
+                error = file.read(1).astype(float) - scene.bands[band]
+            if rate[0] == "--max-error":
+                assert np.abs(error).max() <= 3
+            else:
+                jumps = np.abs(np.diff(error, axis=1)).mean(axis=0)
+                border = 504 // factor_of(band)
+                assert jumps[border - 2 : border + 2].mean() < 2 * jumps.mean()
+                assert error.std() < scene.bands[band].std()
 
 
 def test_what_is_refused_says_what_to_do(

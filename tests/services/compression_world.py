@@ -22,7 +22,7 @@ from services.compression.state import Codecs, load
 
 PATCHES = 12
 BITS = 32
-_SMALL = Config(channels=8, latent=24, hyper=8, stages=2, kernel=3, bits=BITS, hash_hidden=16)
+SMALL = Config(channels=8, latent=24, hyper=8, stages=2, kernel=3, bits=BITS, hash_hidden=16)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def make_compression_world(folder: Path) -> CompressionWorld:
 
 def write_codec_bundle(runs: str, pairs: tuple[PatchPair, ...], patches: Mapping[str, Any] | None = None) -> Bundle:
     """A bundle of ``rs_jcif`` whose codec has seen ``pairs`` but was not trained."""
-    return untrained_bundle(runs, pairs, _SMALL, patches)
+    return untrained_bundle(runs, pairs, SMALL, patches)
 
 
 def compression_server(world: CompressionWorld, **values: Any) -> Callable[[], Server]:
