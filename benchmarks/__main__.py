@@ -29,6 +29,7 @@ CASES: dict[str, list[str]] = {
     "search": ["benchmarks.index.search"],
     "retrieval_service": ["benchmarks.services.retrieval"],
     "federated_rounds": ["benchmarks.federated.rounds"],
+    "federated_peers": ["benchmarks.federated.peers"],
     "federated_soak": ["benchmarks.federated.soak"],
     "fl_compare": ["benchmarks.methods.fl_compare"],
     "cross_modal": ["benchmarks.methods.cross_modal"],

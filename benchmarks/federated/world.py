@@ -140,10 +140,14 @@ def options(tls: Path, name: str) -> dict[str, Any]:
     }
 
 
+def layers_of(megabytes: int) -> int:
+    """Tensors of 5 MB that make up a model of at least that size."""
+    return math.ceil(megabytes * 1_000_000 / (4 * TENSOR_ELEMENTS))
+
+
 def write_model(folder: Path, megabytes: int) -> int:
     """Writes ``model`` and a random ``update`` of about that size in tensors of 5 MB; bytes of the model's file."""
-    layers = math.ceil(megabytes * 1_000_000 / (4 * TENSOR_ELEMENTS))
-    names = [f"layer-{i:04d}" for i in range(layers)]
+    names = [f"layer-{i:04d}" for i in range(layers_of(megabytes))]
     rng = np.random.default_rng(0)
     write_file(folder / "model", {n: np.zeros(TENSOR_ELEMENTS, np.float32) for n in names})
     write_file(folder / "update", {f"delta/{n}": rng.standard_normal(TENSOR_ELEMENTS, np.float32) for n in names})
