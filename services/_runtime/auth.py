@@ -26,12 +26,14 @@ _LEEWAY_S = 10
 class Caller:
     """Quotas count per ``name``; ``way`` is token, certificate or anonymous.
 
-    ``scopes`` are what a token grants (its ``scope`` claim, separated by blanks, as in RFC 8693).
+    ``scopes`` are what a token grants (its ``scope`` claim, separated by blanks, as in RFC 8693); ``certificate`` is
+    the client certificate of a gRPC call (PEM), whatever way the caller was identified by.
     """
 
     name: str
     way: str
     scopes: frozenset[str] = frozenset()
+    certificate: bytes = b""
 
 
 CALLER: ContextVar[Caller] = ContextVar("caller")

@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
-from kserve.errors import InvalidInput, ModelNotFound
 
 from eoforge.errors import EoforgeError
 
@@ -106,6 +105,9 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
+_FOREIGN = {"kserve.errors.InvalidInput": "INVALID_ARGUMENT", "kserve.errors.ModelNotFound": "NOT_FOUND"}
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """An error as the caller gets to see it."""
@@ -147,15 +149,19 @@ def describe(error: BaseException, request_id: str) -> Problem:
         error = DeadlineExceeded("the deadline passed before the work was done; allow more time or ask for less")
     elif isinstance(error, NotImplementedError):
         error = Unimplemented("this service does not offer that call")
-    if isinstance(error, InvalidInput):
-        reason = "INVALID_ARGUMENT"
-    elif isinstance(error, ModelNotFound):
-        reason = "NOT_FOUND"
-    else:
-        reason = error.reason if isinstance(error, EoforgeError) and error.reason in CATALOGUE else "INTERNAL"
+    reason = _foreign(error) or (error.reason if isinstance(error, EoforgeError) else "INTERNAL")
+    if reason not in CATALOGUE:
+        reason = "INTERNAL"
     entry = CATALOGUE[reason]
     message = str(error) if entry.fixed is None else f"{entry.fixed} (request id {request_id})"
     return Problem(reason, entry, message, request_id, getattr(error, "retry_after", None))
+
+
+def _foreign(error: BaseException) -> str | None:
+    """The reason of an error of KServe's; by its name, because a service need not have loaded KServe."""
+    return next(
+        (_FOREIGN[n] for n in (f"{k.__module__}.{k.__name__}" for k in type(error).__mro__) if n in _FOREIGN), None
+    )
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], problem: Problem) -> NoReturn:

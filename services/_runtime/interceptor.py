@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import grpc
@@ -114,7 +115,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         try:
             caller = self._authenticator.identify(headers.get("authorization"), _names(context), _address(context))
             who = caller.name
-            CALLER.set(caller)
+            CALLER.set(replace(caller, certificate=_certificate(context)))
             self._quota.take(who)
             context.set_trailing_metadata((Trailer("x-request-id", request_id),))
             yield caller
@@ -149,6 +150,10 @@ def request_id_of(given: Any) -> str:
 
 def _names(context: Context[Any, Any]) -> list[str]:
     return [n.decode(errors="replace") for n in context.auth_context().get("x509_subject_alternative_name", ())]
+
+
+def _certificate(context: Context[Any, Any]) -> bytes:
+    return next(iter(context.auth_context().get("x509_pem_cert", ())), b"")
 
 
 def _address(context: Context[Any, Any]) -> str:

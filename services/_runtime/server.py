@@ -7,44 +7,28 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from kserve import Model, ModelRepository
-from kserve.protocol.dataplane import DataPlane
-from kserve.protocol.grpc import grpc_predict_v2_pb2 as oip_pb2
-from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
-from kserve.protocol.grpc.servicer import InferenceServicer
-from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from eoforge.errors import UsageError
 from services._runtime import rest
 from services._runtime.auth import Authenticator
-from services._runtime.errors import Unimplemented
+from services._runtime.inference import OIP_SERVICE, OpenInference
 from services._runtime.interceptor import CallInterceptor
 from services._runtime.quota import Quota
 from services._runtime.settings import RuntimeSettings
 
+if TYPE_CHECKING:
+    from kserve import Model
+
 MIGRATION_THREADS = 4
 """Threads for generated handlers that are not coroutines (gRPC's reflection has some)."""
-OIP_SERVICE = oip_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 log = structlog.get_logger("server")
-
-
-class OpenInference(InferenceServicer):
-    """KServe's servicer without the two calls by which anyone could take the model away from everyone."""
-
-    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
-        """Refuses."""
-        raise Unimplemented("this service loads its model itself")
-
-    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
-        """Refuses."""
-        raise Unimplemented("this service cannot be unloaded")
 
 
 @dataclass
@@ -54,7 +38,8 @@ class Service:
     Attributes:
         name: Full name of its typed gRPC service.
         register: Adds its servicer to a gRPC server.
-        models: Its OIP V2 models.
+        models: Makes its OIP V2 models.
+        inference_on_demand: Load KServe and these models when they are first asked for, not at the start.
         start: Called inside the loop before the ports open.
         stop: Called when the last call has ended.
         drain: Called when the service is told to end, so that streams without an end of their own can finish.
@@ -63,11 +48,12 @@ class Service:
 
     name: str
     register: Callable[[grpc.aio.Server], None]
-    models: Sequence[Model]
+    models: Callable[[], Sequence[Model]]
     start: Callable[[], Awaitable[None]]
     stop: Callable[[], Awaitable[None]]
     drain: Callable[[], None] = lambda: None
     certificate_port: int | None = None
+    inference_on_demand: bool = False
 
 
 @dataclass
@@ -104,10 +90,9 @@ class Server:
         authenticator = Authenticator(settings, either=service.certificate_port is not None)
         quota = Quota(settings.quota_per_second, settings.quota_burst)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs leave aio out
-        repository = ModelRepository()
-        for model in service.models:
-            repository.update(model)
-        data_plane = DataPlane(model_registry=repository)
+        inference = OpenInference(service.models)
+        if settings.reflection or not service.inference_on_demand:  # reflection shows the types that are loaded
+            inference.load()
         await service.start()
 
         options = [
@@ -124,9 +109,7 @@ class Server:
             interceptors=(CallInterceptor(authenticator, quota, settings.max_call_seconds),),
             options=options,
         )
-        oip_grpc.add_GRPCInferenceServiceServicer_to_server(
-            OpenInference(data_plane, ModelRepositoryExtension(model_registry=repository)), server
-        )
+        server.add_generic_rpc_handlers((inference.rpc_handler(),))
         service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (service.name, OIP_SERVICE)
@@ -142,7 +125,7 @@ class Server:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
             self.health_port = _bind(probes, settings.host, settings.health_port, None)
             self._grpc.append(probes)
-        await self._start_rest(data_plane, authenticator, quota)
+        await self._start_rest(inference, authenticator, quota)
         for started in self._grpc:
             await started.start()
         for name in ("", *names):
@@ -174,8 +157,10 @@ class Server:
         await stopping.wait()
         await self.stop()
 
-    async def _start_rest(self, data_plane: DataPlane, authenticator: Authenticator, quota: Quota) -> None:
-        app = rest.application(self.settings, data_plane, authenticator, quota, lambda: self._draining)
+    async def _start_rest(self, inference: OpenInference, authenticator: Authenticator, quota: Quota) -> None:
+        app = rest.application(self.settings, inference, authenticator, quota, lambda: self._draining)
+        if not self.service.inference_on_demand:
+            await inference.mount(app)
         self._rest = rest.server(self.settings, app)
         try:
             listener = rest.listen(self.settings)

@@ -48,7 +48,9 @@ def build(settings: CompressionSettings, codecs: Codecs) -> Server:
     def register(server: grpc.aio.Server) -> None:
         compression_pb2_grpc.add_CompressionServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  # generated
 
-    return Server(settings, Service(name=SERVICE, register=register, models=models, start=start, stop=work.stop))
+    return Server(
+        settings, Service(name=SERVICE, register=register, models=lambda: models, start=start, stop=work.stop)
+    )
 
 
 def run(settings: CompressionSettings) -> None:

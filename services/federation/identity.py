@@ -19,7 +19,7 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import EoforgeError
 from eoforge.federated.ca import TRUST_DOMAIN
 from eoforge.federated.spec import SILO_ID
-from services._runtime.auth import CALLER
+from services._runtime.auth import CALLER, Caller
 from services._runtime.errors import PermissionDenied, Unauthenticated
 
 SILO_HEADER = "x-eoforge-silo"
@@ -50,7 +50,7 @@ class Identities:
         """
         caller = CALLER.get()
         if caller.way == "certificate":
-            return self._from_certificate(context, caller.name, "silo")
+            return self._from_certificate(caller, "silo")
         if caller.way == "token":
             if SILO_SCOPE not in caller.scopes:
                 raise PermissionDenied(f"the token of {caller.name} does not grant {SILO_SCOPE}")
@@ -60,7 +60,7 @@ class Identities:
             raise PermissionDenied(f"without authentication a silo names itself in the header {SILO_HEADER}")
         return _plain(named)
 
-    def operator(self, context: Context[Any, Any]) -> str:
+    def operator(self) -> str:
         """The name of the calling operator.
 
         Raises:
@@ -69,20 +69,21 @@ class Identities:
         """
         caller = CALLER.get()
         if caller.way == "certificate":
-            return self._from_certificate(context, caller.name, "operator")
+            return self._from_certificate(caller, "operator")
         if caller.way == "token":
             if OPERATOR_SCOPE not in caller.scopes:
                 raise PermissionDenied(f"the token of {caller.name} does not grant {OPERATOR_SCOPE}")
             return caller.name
         return "operator"
 
-    def _from_certificate(self, context: Context[Any, Any], name: str, role: str) -> str:
-        for pem in context.auth_context().get("x509_pem_cert", ()):
-            self._refuse_revoked(_serial(pem))
+    def _from_certificate(self, caller: Caller, role: str) -> str:
+        if not caller.certificate:  # REST does not say whose certificate it verified
+            raise PermissionDenied("a certificate names its holder over gRPC only; ask there")
+        self._refuse_revoked(_serial(caller.certificate))
         prefix = f"{TRUST_DOMAIN}{role}/"
-        if not name.startswith(prefix):
-            raise PermissionDenied(f"expected a certificate of {prefix}ID; this one belongs to {name}")
-        return _plain(name.removeprefix(prefix))
+        if not caller.name.startswith(prefix):
+            raise PermissionDenied(f"expected a certificate of {prefix}ID; this one belongs to {caller.name}")
+        return _plain(caller.name.removeprefix(prefix))
 
     def _refuse_revoked(self, serial: int) -> None:
         if self._revoked_file is None:

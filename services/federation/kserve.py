@@ -10,11 +10,9 @@ from kserve import InferOutput, InferRequest, InferResponse, Model
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import LimitExceeded, UsageError
-from eoforge.federated.ca import TRUST_DOMAIN
-from services._runtime.auth import CALLER
 from services._runtime.errors import PermissionDenied
 from services.federation.hub import Hub
-from services.federation.identity import OPERATOR_SCOPE, may_steer
+from services.federation.identity import Identities, may_steer
 
 NAME = "eoforge-federation-runs"
 MAX_RUNS = 100
@@ -23,9 +21,9 @@ MAX_RUNS = 100
 class RunsModel(Model):
     """Names of runs to their state, round and number of rounds; who may not see a run cannot ask for it."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, identities: Identities) -> None:
         super().__init__(NAME)
-        self._hub = hub
+        self._hub, self._identities = hub, identities
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -47,6 +45,7 @@ class RunsModel(Model):
             LimitExceeded: Too many runs are asked for.
             NotFound: A run does not exist.
             PermissionDenied: A run belongs to others, or the caller is no operator.
+            Unauthenticated: The caller's certificate was revoked.
         """
         given = next((tensor for tensor in payload.inputs if tensor.name == "run_id"), None)
         if given is None:
@@ -54,7 +53,7 @@ class RunsModel(Model):
         names = [n.decode() if isinstance(n, bytes) else str(n) for n in np.asarray(given.as_numpy()).reshape(-1)]
         if len(names) > MAX_RUNS:
             raise LimitExceeded(f"a request may name {MAX_RUNS} runs; got {len(names)}")
-        operator = _operator()
+        operator = self._identities.operator()
         runs = [await self._hub.read(name) for name in names]
         if not all(may_steer(operator, run) for run in runs):
             raise PermissionDenied("one of the runs belongs to others")
@@ -70,15 +69,3 @@ class RunsModel(Model):
             output.set_data_from_numpy(columns[declared["name"]], binary_data=False)
             outputs.append(output)
         return InferResponse(payload.id, NAME, outputs)
-
-
-def _operator() -> str:
-    caller = CALLER.get(None)
-    if caller is None or caller.way == "anonymous":
-        return "operator"
-    prefix = f"{TRUST_DOMAIN}operator/"
-    if caller.way == "token" and OPERATOR_SCOPE in caller.scopes:
-        return caller.name
-    if caller.way == "certificate" and caller.name.startswith(prefix):
-        return caller.name.removeprefix(prefix)
-    raise PermissionDenied("states of runs are for operators")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -15,11 +17,13 @@ from services._runtime.server import Server, Service
 from services._runtime.telemetry import configure_traces
 from services.federation.hub import Hub
 from services.federation.identity import Identities
-from services.federation.kserve import RunsModel
 from services.federation.servicer import FederationServicer
 from services.federation.settings import FederationSettings
 from services.federation.silo_servicer import SiloServicer
 from services.federation.uploads import Uploads
+
+if TYPE_CHECKING:
+    from kserve import Model
 
 SERVICE = pb.DESCRIPTOR.services_by_name["FederationService"].full_name
 
@@ -40,10 +44,16 @@ def build(settings: FederationSettings) -> Server:
         federation_pb2_grpc.add_FederationServiceServicer_to_server(operators, server)  # type: ignore[no-untyped-call]  # generated
         federation_pb2_grpc.add_SiloServiceServicer_to_server(silos, server)  # type: ignore[no-untyped-call]  # generated
 
+    def models() -> Sequence[Model]:
+        from services.federation.kserve import RunsModel  # brings KServe
+
+        return [RunsModel(hub, identities)]
+
     service = Service(
         name=SERVICE,
         register=register,
-        models=[RunsModel(hub)],
+        models=models,
+        inference_on_demand=True,
         start=hub.start,
         stop=hub.stop,
         drain=hub.drain,

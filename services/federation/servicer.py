@@ -52,7 +52,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         self, request: pb.PrepareModelRequest, context: Context[Any, Any]
     ) -> pb.PrepareModelResponse:
         """See the proto."""
-        self._identities.operator(context)
+        self._identities.operator()
         check_manifest(request.manifest, self._hub.settings.max_model_bytes)
         return pb.PrepareModelResponse(missing=await self._hub.in_thread(self._objects.missing, request.manifest))
 
@@ -60,7 +60,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         self, requests: AsyncIterator[pb.PutModelRequest], context: Context[Any, Any]
     ) -> pb.PutModelResponse:
         """See the proto."""
-        self._identities.operator(context)
+        self._identities.operator()
         first = await anext(aiter(requests), None)
         if first is None or not first.HasField("manifest"):
             raise UsageError("the first message of a model must hold its manifest")
@@ -78,7 +78,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context[Any, Any]) -> pb.CreateRunResponse:
         """See the proto."""
-        operator = self._identities.operator(context)
+        operator = self._identities.operator()
         run_id = request.run_id or f"run-{secrets.token_hex(6)}"
         if not RUN_ID.fullmatch(run_id):
             raise UsageError(f"a run_id has 1 to 64 letters, digits, '.', '_' or '-'; got {run_id!r:.80}")
@@ -99,12 +99,12 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context[Any, Any]) -> pb.GetRunResponse:
         """See the proto."""
-        run, more = _page(await self._run(request.run_id, context), request.history_before)
+        run, more = _page(await self._run(request.run_id), request.history_before)
         return pb.GetRunResponse(run=run, more_history=more)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context[Any, Any]) -> pb.ListRunsResponse:
         """See the proto."""
-        operator = self._identities.operator(context)
+        operator = self._identities.operator()
         names = await self._hub.in_thread(self._hub.run_ids)
         start = _after(request.page_token, names)
         size = _page_size(request.page_size)
@@ -129,30 +129,26 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context[Any, Any]) -> pb.CancelRunResponse:
         """See the proto."""
-        return pb.CancelRunResponse(
-            run=await self._change(request.run_id, pb.RUN_STATUS_CANCELLED, request.reason, context)
-        )
+        return pb.CancelRunResponse(run=await self._change(request.run_id, pb.RUN_STATUS_CANCELLED, request.reason))
 
     async def PauseRun(self, request: pb.PauseRunRequest, context: Context[Any, Any]) -> pb.PauseRunResponse:
         """See the proto."""
-        return pb.PauseRunResponse(
-            run=await self._change(request.run_id, pb.RUN_STATUS_PAUSED, request.reason, context)
-        )
+        return pb.PauseRunResponse(run=await self._change(request.run_id, pb.RUN_STATUS_PAUSED, request.reason))
 
     async def ResumeRun(self, request: pb.ResumeRunRequest, context: Context[Any, Any]) -> pb.ResumeRunResponse:
         """See the proto."""
-        return pb.ResumeRunResponse(run=await self._change(request.run_id, pb.RUN_STATUS_RUNNING, "", context))
+        return pb.ResumeRunResponse(run=await self._change(request.run_id, pb.RUN_STATUS_RUNNING, ""))
 
     async def WatchRun(
         self, request: pb.WatchRunRequest, context: Context[Any, Any]
     ) -> AsyncIterator[pb.WatchRunResponse]:
         """See the proto. Sleeps until something changes; nothing here polls."""
-        await self._run(request.run_id, context)
+        await self._run(request.run_id)
         journal, after = Journal(self._hub.store, request.run_id), request.after
         while not self._hub.draining:
             wake = self._hub.signal.current()
             for event in await self._hub.in_thread(_events, journal, after):
-                self._identities.operator(context)  # a certificate may have been revoked since
+                self._identities.operator()  # a certificate may have been revoked since
                 after = event.sequence
                 yield pb.WatchRunResponse(event=event)
             run = await self._hub.read(request.run_id)
@@ -168,7 +164,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         self, request: pb.GetModelRequest, context: Context[Any, Any]
     ) -> AsyncIterator[pb.GetModelResponse]:
         """See the proto."""
-        run = await self._run(request.run_id, context)
+        run = await self._run(request.run_id)
         number, digest = _wanted_object(run, request)
         objects = RunFiles(self._hub.store, run.run_id, self._hub.compute).objects
         manifest = await self._hub.in_thread(objects.manifest, digest)
@@ -180,7 +176,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
 
     async def ListSilos(self, request: pb.ListSilosRequest, context: Context[Any, Any]) -> pb.ListSilosResponse:
         """See the proto."""
-        self._identities.operator(context)
+        self._identities.operator()
         names = sorted(self._hub.silos.known)
         start, size = _after(request.page_token, names), _page_size(request.page_size)
         page = names[start : start + size]
@@ -195,20 +191,20 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
 
     async def EstimateRun(self, request: pb.EstimateRunRequest, context: Context[Any, Any]) -> pb.EstimateRunResponse:
         """See the proto."""
-        self._identities.operator(context)
+        self._identities.operator()
         return await self._hub.in_thread(estimate, self._hub, request)
 
-    async def _run(self, run_id: str, context: Context[Any, Any]) -> pb.Run:
-        operator = self._identities.operator(context)
+    async def _run(self, run_id: str) -> pb.Run:
+        operator = self._identities.operator()
         run = await self._hub.read(run_id)
         if not may_steer(operator, run):
             self._hub.audit.note(operator, "read", run_id, "denied")
             raise PermissionDenied(f"run {run_id} belongs to others; its creator can add you to spec.operators")
         return run
 
-    async def _change(self, run_id: str, status: Any, reason: str, context: Context[Any, Any]) -> pb.Run:
-        run = await self._run(run_id, context)
-        operator, name = self._identities.operator(context), pb.RunStatus.Name(status)
+    async def _change(self, run_id: str, status: Any, reason: str) -> pb.Run:
+        run = await self._run(run_id)
+        operator, name = self._identities.operator(), pb.RunStatus.Name(status)
         if len(reason) > MAX_REASON:
             raise LimitExceeded(f"a reason may have {MAX_REASON} characters")
         if run.status == status:

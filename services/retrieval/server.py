@@ -60,7 +60,7 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
     service = Service(
         name=SERVICE,
         register=register,
-        models=models,
+        models=lambda: models,
         start=start,
         stop=stop,
     )

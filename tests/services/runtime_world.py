@@ -82,7 +82,7 @@ def make(**values: Any) -> Server:
     service = Service(
         name=NAME,
         register=lambda server: retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, server),
-        models=[Echo()],
+        models=lambda: [Echo()],
         start=_nothing,
         stop=_nothing,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from eoforge.federated.objects import digest_of
 from eoforge.federated.tensorfile import write_file
 from scripts.settings_table import table
 from services._runtime.errors import CATALOGUE
+from services.federation import servicer
 from tests.federated.quadratic import SHAPES, spec, write_model
 from tests.services.federation_world import Hand, begin, deltas, server_for
 from tests.services.support import Running, Signer, details, running
@@ -239,7 +242,55 @@ def test_certificates_tokens_and_who_may_what(tmp_path: Path) -> None:
         # A certificate of an operator is no silo's.
         authority.issue("operator", "dora", tls)
         assert refused(lambda: silo("dora").register(samples=1)) == "PERMISSION_DENIED"
+        # The other protocol asks for the same: a certificate of an operator that was not revoked.
+        dora, berlin = inference(served, tls, "dora"), inference(served, tls, "berlin")
+        assert status_of(dora, "none") == grpc.StatusCode.NOT_FOUND
+        assert status_of(dora, "hers") == grpc.StatusCode.PERMISSION_DENIED
+        assert status_of(berlin, "hers") == grpc.StatusCode.UNAUTHENTICATED
+        authority.revoke("dora")
+        assert status_of(dora, "none") == grpc.StatusCode.UNAUTHENTICATED
     assert list((tmp_path / "store" / "audit").rglob("*.json"))
+
+
+def inference(served: Running, tls: Path, name: str) -> Any:
+    """A client of the Open Inference Protocol with the certificate of ``name``."""
+    from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
+
+    files = [(tls / part).read_bytes() for part in ("ca.pem", f"{name}.key", f"{name}.pem")]
+    channel = grpc.secure_channel(f"127.0.0.1:{served.server.certificate_port}", grpc.ssl_channel_credentials(*files))
+    return oip_grpc.GRPCInferenceServiceStub(channel)
+
+
+def status_of(stub: Any, run: str) -> grpc.StatusCode:
+    """How a question for the state of a run is answered."""
+    from kserve import InferInput, InferRequest
+
+    tensor = InferInput("run_id", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([run.encode()], dtype=object))
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ModelInfer(InferRequest("eoforge-federation-runs", [tensor]).to_grpc())
+    code: grpc.StatusCode = caught.value.code()
+    return code
+
+
+def test_the_coordinator_starts_without_what_it_may_never_need() -> None:
+    """KServe, pandas and Lance are 140 MB and seconds of imports: a restart after a crash would wait for them."""
+    heavy = "kserve", "pandas", "lance", "pyarrow", "torch", "kubernetes"
+    code = f"import sys, services.federation.server; print([m for m in {heavy!r} if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "[]\n"
+
+
+def test_a_long_history_comes_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = pb.Run(history=[pb.RoundSummary(number=n) for n in range(1, 251)])
+    page, more = servicer._page(run)
+    assert ([s.number for s in page.history], more) == (list(range(151, 251)), True)
+    page, more = servicer._page(run, before=51)
+    assert ([s.number for s in page.history], more) == (list(range(1, 51)), False)
+    monkeypatch.setattr(servicer, "MAX_HISTORY_BYTES", 5)
+    page, more = servicer._page(run)
+    assert more
+    assert 1 <= len(page.history) < 3
+    assert servicer._page(pb.Run()) == (pb.Run(), False)
 
 
 def test_the_readme_lists_every_setting_and_the_proto_every_error() -> None:
