@@ -102,12 +102,7 @@ def renew_certificate(world: World) -> float:
     home = (world.addresses["retrieval"], 8081)
     before = ssl.get_server_certificate(home)
     certificate, key = world.credentials.servers.issue(world.credentials.names)
-    (mount,) = (
-        volume["name"]
-        for volume in world.pods["retrieval", "server"].manifest["spec"]["volumes"]
-        if volume.get("secret", {}).get("secretName") == "eoforge-tls"
-    )
-    folder = Path(world.podman("volume", "inspect", "--format", "{{.Mountpoint}}", mount))
+    folder = Path(world.podman("volume", "inspect", "--format", "{{.Mountpoint}}", "eoforge-tls"))
     for name, text in (("tls.key", key), ("tls.crt", certificate)):
         (folder / name).write_text(text)
     began = time.monotonic()

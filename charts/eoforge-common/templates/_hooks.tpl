@@ -62,7 +62,7 @@ metadata:
     helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
     helm.sh/hook-output-log-policy: hook-failed  # the operator reads doctor's own words
 spec:
-  backoffLimit: 0
+  backoffLimit: 2  # its policy may reach the node some seconds after it; what is wrong stays wrong
   activeDeadlineSeconds: {{ .Values.doctor.timeoutSeconds }}
   template:
     metadata:
