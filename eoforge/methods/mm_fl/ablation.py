@@ -1,10 +1,10 @@
 """The ablation grid as one command: which module of MM-FL gives what, with radar, optical images or both at inference.
 
-    python -m eoforge.methods.mm_fl.ablation --data TABLE --out FOLDER [--preset tiny] [--scenarios ds1,ds2] [key=value
-    ...]
+    python -m eoforge.methods.mm_fl.ablation --data TABLE --out FOLDER [--preset tiny] [--scenarios ds1,ds2]
+    [--seeds 0,1,2] [key=value ...]
 
-Finished rows are kept in ``FOLDER/runs``. ``ablation.json`` holds every figure, ``ablation.html`` the tables and
-curves.
+Figures are means over the seeds. Finished runs are kept in ``FOLDER/runs``. ``ablation.json`` holds every figure,
+``ablation.html`` the tables and curves.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from eoforge.data.store import TableRef, open_table
@@ -42,6 +43,7 @@ def ablate(
     out: Path,
     *,
     scenarios: Sequence[str] = ("ds1", "ds2"),
+    seeds: Sequence[int] = (0,),
     preset: str = "tiny",
     overrides: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -53,31 +55,52 @@ def ablate(
     data = TableRef(data.uri, data.version or int(open_table(data).version))
     given = dict(overrides or {})
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    grid = [
-        (s, row, build_config(Config, preset, {**given, **c, "scenario": s}))
-        for s in scenarios
-        for row, c in GRID.items()
-    ]
-    images: Images | None = None
+    shared: list[Images] = []
     rows = []
-    for scenario, row, config in grid:
-        path = out / "runs" / f"{run_name('mm_fl', config.as_dict(), data)}.json"
-        if not path.exists():
-            if images is None:
-                images = images_of(data, config, normalisation_of(data, (*config.s1_bands, *config.s2_bands)))
-            played = play(config, data, images=images)
-            kept = {
-                "silos": len(played.silos),
-                "test": played.test,
-                "bytes_per_round": played.traffic["down"] + played.traffic["up"],
-                "curve": [r.get("validation_both_f1_micro") for r in played.history],
-            }
-            path.write_text(json.dumps(kept, indent=2) + "\n")
-        rows.append({"scenario": scenario, "row": row, **json.loads(path.read_text())})
-    result = {"table": str(data), "preset": preset, "overrides": given, "rows": rows}
+    for scenario in scenarios:
+        for row, choice in GRID.items():
+            settings = [{**given, **choice, "scenario": scenario, "seed": str(seed)} for seed in seeds]
+            runs = [_run(build_config(Config, preset, each), data, out / "runs", shared) for each in settings]
+            rows.append({"scenario": scenario, "row": row, **_averaged(runs)})
+    result = {"table": str(data), "preset": preset, "seeds": list(seeds), "overrides": given, "rows": rows}
     (out / "ablation.json").write_text(json.dumps(result, indent=2) + "\n")
     (out / "ablation.html").write_text(_page(result))
     return result
+
+
+def _run(config: Config, data: TableRef, folder: Path, shared: list[Images]) -> dict[str, Any]:
+    """One run's figures: played, or as an earlier one left them. ``shared`` keeps the images for the next."""
+    path = folder / f"{run_name('mm_fl', config.as_dict(), data)}.json"
+    if not path.exists():
+        if not shared:
+            shared.append(images_of(data, config, normalisation_of(data, (*config.s1_bands, *config.s2_bands))))
+        played = play(config, data, images=shared[0])
+        kept = {
+            "silos": len(played.silos),
+            "test": played.test,
+            "bytes_per_round": played.traffic["down"] + played.traffic["up"],
+            "curve": [r.get("validation_both_f1_micro") for r in played.history],
+        }
+        path.write_text(json.dumps(kept, indent=2) + "\n")
+    figures: dict[str, Any] = json.loads(path.read_text())
+    return figures
+
+
+def _averaged(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over seeds, and the sample deviations of the test figures (0 with one seed)."""
+    tests = {name: [run["test"][name] for run in runs] for name in runs[0]["test"]}
+    curves = zip(*(run["curve"] for run in runs), strict=True)
+    return {
+        **runs[0],
+        "test": {name: fmean(values) for name, values in tests.items()},
+        "deviation": {name: stdev(values) if len(values) > 1 else 0.0 for name, values in tests.items()},
+        "curve": [None if None in scores else fmean(scores) for scores in curves],
+    }
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    spread = row["deviation"][name]
+    return f"{row['test'][name]:.3f}" + (f" ± {spread:.3f}" if spread else "")
 
 
 def _page(result: Mapping[str, Any]) -> str:
@@ -92,7 +115,7 @@ def _page(result: Mapping[str, Any]) -> str:
                     [
                         [
                             r["row"],
-                            *(r["test"][f"{view}_{m}"] for m in MEASURES),
+                            *(_cell(r, f"{view}_{m}") for m in MEASURES),
                             r["silos"],
                             f"{r['bytes_per_round'] / 1e6:.2f}",
                         ]
@@ -103,7 +126,10 @@ def _page(result: Mapping[str, Any]) -> str:
             for view, sensors in VIEWS.items()
         ]
         parts += [*tables, section(f"{scenario}: curves", figure(_curves(rows), "Validation F1 (micro), both sensors"))]
-    lead = f"Trained on {result['table']}, preset {result['preset']}, overrides {result['overrides'] or 'none'}."
+    lead = (
+        f"Trained on {result['table']}, preset {result['preset']}, overrides {result['overrides'] or 'none'}; "
+        f"means over seeds {', '.join(map(str, result['seeds']))}."
+    )
     footer = "F1 and mAP on the test split of the same places. Measured on this table; not the figures of any paper."
     return page("MM-FL: what each module gives", lead, parts, footer)
 
@@ -128,7 +154,7 @@ def print_table(result: Mapping[str, Any]) -> None:
 
     shown = Table("scenario", "modules", *(f"{v} {m}" for v in VIEWS for m in ("f1_weighted", "map_macro")), "MB/round")
     for row in result["rows"]:
-        cells = [f"{row['test'][f'{v}_{m}']:.3f}" for v in VIEWS for m in ("f1_weighted", "map_macro")]
+        cells = [_cell(row, f"{v}_{m}") for v in VIEWS for m in ("f1_weighted", "map_macro")]
         shown.add_row(row["scenario"], row["row"], *cells, f"{row['bytes_per_round'] / 1e6:.2f}")
     Console(width=160).print(shown)
 
@@ -140,13 +166,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--scenarios", default="ds1,ds2")
+    parser.add_argument("--seeds", default="0")
     parser.add_argument("settings", nargs="*", metavar="key=value")
     given = parser.parse_args()
     overrides = dict(setting.split("=", 1) for setting in given.settings)
     scenarios = tuple(given.scenarios.split(","))
-    print_table(
-        ablate(TableRef.parse(given.data), given.out, scenarios=scenarios, preset=given.preset, overrides=overrides)
-    )
+    seeds = tuple(map(int, given.seeds.split(",")))
+    data = TableRef.parse(given.data)
+    print_table(ablate(data, given.out, scenarios=scenarios, seeds=seeds, preset=given.preset, overrides=overrides))
     print(f"report: {given.out / 'ablation.html'}")
 
 

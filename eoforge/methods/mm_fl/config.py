@@ -75,8 +75,11 @@ class Config(FederatedConfig):
 
     @classmethod
     def tiny(cls) -> Config:
-        """See ``TINY``; one sensor per silo, so twice as many silos. The contrast learns faster with Adam."""
-        small = {"slots": 8192, "embedding": 32, "optimizer": "adam", "learning_rate": 2e-3}
+        """See ``TINY``; one sensor per silo, so twice as many silos. The contrast learns faster with Adam.
+
+        Its weight makes its gradient about as large as the task's: with 1 it is 3 to 22 times as large in a short run.
+        """
+        small = {"slots": 8192, "embedding": 32, "optimizer": "adam", "learning_rate": 2e-3, "mim_weight": 0.05}
         settings: dict[str, Any] = {**TINY, **small}
         return cls(**settings)
 
