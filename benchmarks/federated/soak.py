@@ -1,6 +1,6 @@
 """Many rounds with random kills: ``python -m benchmarks.federated.soak --rounds 200 --silos 8``, or 20 to try it.
 
-The coordinator and the silos are processes; one of them is killed every few seconds and started again. Every silo
+The coordinator and the silos are processes; one of them is killed every few rounds and started again. Every silo
 writes down each answer that was acknowledged. At the end, and with an exit status of 1 otherwise:
 
 - every acknowledged update is in the sealed set of its round, or counted later as a late one;
@@ -36,6 +36,10 @@ from eoforge.federated.tensorfile import write_file
 from eoforge.logs import configure_logs
 
 ELEMENTS = 1 << 18
+COORDINATORS = 0.2
+"""Share of the coordinator among the kills."""
+LONGEST_PAUSE_S = 1.0
+"""From the end of a round to a kill: somewhere in the next one."""
 SETTLED_S = 3.0
 """A coordinator younger than this is still reading what it did before."""
 MORE_MEMORY_MB, MORE_DISK_MB = 40.0, 100.0
@@ -76,41 +80,57 @@ def silo(target: str, tls: Path, name: str, folder: Path) -> None:
 
 
 class Chaos(threading.Thread):
-    """Kills somebody every few seconds, and measures in between."""
+    """Kills somebody in the middle of every few rounds and starts it again; measures after every round.
 
-    def __init__(self, coordinator: Coordinator, begin: Any, names: list[str], every: float, seed: int) -> None:
+    It waits for rounds, not for seconds: on a slow machine silos would else be killed faster than they can start.
+    """
+
+    def __init__(self, coordinator: Coordinator, begin: Any, names: list[str], per_kill: int, seed: int) -> None:
         super().__init__(daemon=True)
         self.kills: Counter[str] = Counter()
-        self.over = threading.Event()
-        self.memory: list[tuple[float, int]] = []
+        self.memory: list[float] = []
         self.running = {name: begin(name) for name in names}
         self._coordinator, self._begin, self._names = coordinator, begin, names
-        self._every, self._chance, self._born = every, random.Random(seed), time.monotonic()
+        self._per_kill, self._chance, self._born = per_kill, random.Random(seed), time.monotonic()
+        self._rounds = threading.Semaphore(0)
+        self._over = False
+
+    def round_closed(self) -> None:
+        """Told by whoever watches the run."""
+        if time.monotonic() - self._born > SETTLED_S:
+            self.memory.append(self._coordinator.memory.now() / 1e6)
+        self._rounds.release()
 
     def run(self) -> None:
-        while not self.over.wait(self._chance.uniform(0.5, 1.5) * self._every):
-            now = time.monotonic()
-            if now - self._born > SETTLED_S:
-                self.memory.append((now, self._coordinator.memory.now()))
-            if self._chance.random() < 0.2:
-                self._coordinator.kill()
-                self._coordinator.start()
-                self._born = time.monotonic()
-                self.kills["coordinator"] += 1
-                continue
-            name = self._chance.choice(self._names)
-            self.running[name].kill()
-            self.running[name].join()
-            self.running[name] = self._begin(name)
-            self.kills["silo"] += 1
+        while True:
+            for _ in range(self._chance.randint(1, 2 * self._per_kill - 1)):
+                self._rounds.acquire()
+            time.sleep(self._chance.uniform(0, LONGEST_PAUSE_S))
+            if self._over:
+                return
+            self._kill()
+
+    def _kill(self) -> None:
+        if self._chance.random() < COORDINATORS:
+            self._coordinator.kill()
+            self._coordinator.start()
+            self._born = time.monotonic()
+            self.kills["coordinator"] += 1
+            return
+        name = self._chance.choice(self._names)
+        self.running[name].kill()
+        self.running[name].join()
+        self.running[name] = self._begin(name)
+        self.kills["silo"] += 1
 
     def stop(self) -> None:
         """Ends the killing; silos go on."""
-        self.over.set()
+        self._over = True
+        self._rounds.release(2 * self._per_kill)
         self.join()
 
 
-def soak(rounds: int, silos: int, every: float, seed: int) -> dict[str, Any]:
+def soak(rounds: int, silos: int, per_kill: int, seed: int) -> dict[str, Any]:
     """Runs it and returns what was found; ``lost`` and ``wrong`` are empty if all went well."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("EOFORGE_BENCH_FOLDER")) as temporary:
         folder = Path(temporary)
@@ -127,7 +147,7 @@ def soak(rounds: int, silos: int, every: float, seed: int) -> dict[str, Any]:
 
         disk: list[float] = []
         accepted: Counter[tuple[str, int]] = Counter()
-        chaos = Chaos(coordinator, begin, names, every, seed)
+        chaos = Chaos(coordinator, begin, names, per_kill, seed)
         try:
             with FederationClient(coordinator.target, **options(tls, "bench")) as client:
                 policy = pb.RoundPolicy(rounds=rounds, min_silos=silos, selection=pb.SELECTION_ALL)
@@ -141,13 +161,14 @@ def soak(rounds: int, silos: int, every: float, seed: int) -> dict[str, Any]:
                     if kind == "accepted":
                         accepted[event.accepted.silo, event.accepted.round] += 1
                     elif kind == "round_closed":
+                        chaos.round_closed()
                         disk.append(_megabytes(folder / "store"))
                         _tell(len(disk), rounds, time.monotonic() - begun, disk[-1], chaos)
                 seconds = time.monotonic() - begun
-                chaos.stop()
                 run = client.run("soak")
         finally:
-            chaos.over.set()
+            if chaos.is_alive():
+                chaos.stop()
             for process in chaos.running.values():
                 process.kill()
             coordinator.stop()
@@ -158,13 +179,14 @@ def soak(rounds: int, silos: int, every: float, seed: int) -> dict[str, Any]:
             "acknowledged": sum(map(len, acknowledged.values())),
             "sealed": sum(len(s.silos) for s in run.history),
             "kills": dict(chaos.kills),
-            "memory_mb": _quarters([size / 1e6 for _, size in chaos.memory]),
+            "memory_mb": _quarters(chaos.memory),
             "disk_mb": _quarters(disk),
             "seconds": round(seconds, 1),
             "load": round(os.getloadavg()[0], 1),
             "lost": _lost(run, acknowledged),
         }
-        return figures | {"wrong": _wrong(figures, rounds, [key for key, count in accepted.items() if count > 1])}
+        twice = [key for key, count in accepted.items() if count > 1]
+        return figures | {"wrong": _wrong(figures, rounds, twice, _unheard(run, acknowledged))}
 
 
 def _lost(run: pb.Run, acknowledged: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -181,20 +203,29 @@ def _lost(run: pb.Run, acknowledged: dict[str, list[dict[str, Any]]]) -> list[st
     ]
 
 
-def _wrong(figures: dict[str, Any], rounds: int, twice: list[Any]) -> list[str]:
+def _wrong(figures: dict[str, Any], rounds: int, twice: list[Any], unheard: list[str]) -> list[str]:
     found = []
     if figures["status"] != "RUN_STATUS_FINISHED" or figures["rounds"] != rounds:
         found.append(f"{figures['rounds']} of {rounds} rounds, {figures['status']}")
     if twice:
         found.append(f"accepted twice: {twice[:3]}")
-    if figures["acknowledged"] < figures["sealed"]:
-        # A silo may die between the acknowledgement and its note: then it answers again and notes that.
-        found.append(f"{figures['sealed']} updates counted, {figures['acknowledged']} were acknowledged")
+    if unheard:
+        found.append(f"counted, but its silo never heard of it: {unheard[:3]}")
     for name, more in (("memory_mb", MORE_MEMORY_MB), ("disk_mb", MORE_DISK_MB)):
         first, *_, last = figures[name]
         if last > first + more:
             found.append(f"{name} grew from {first} to {last}")
     return found
+
+
+def _unheard(run: pb.Run, acknowledged: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Updates in sealed sets that were not acknowledged.
+
+    A silo may die between the acknowledgement and its note: then it answers again and notes that, unless the run ended.
+    """
+    heard = {(name, note["round"]) for name, notes in acknowledged.items() for note in notes}
+    pairs = ((name, summary.number) for summary in run.history[:-1] for name in summary.silos)
+    return [f"{name}, round {number}" for name, number in pairs if (name, number) not in heard]
 
 
 def _quarters(values: list[float]) -> list[float]:
@@ -220,7 +251,7 @@ def _notes(path: Path) -> list[dict[str, Any]]:
 
 def _tell(done: int, rounds: int, seconds: float, disk: float, chaos: Chaos) -> None:
     if done % max(1, rounds // 10) == 0:
-        memory = chaos.memory[-1][1] / 1e6 if chaos.memory else 0
+        memory = chaos.memory[-1] if chaos.memory else 0
         print(f"round {done}: {seconds:.0f} s, {disk:.0f} MB on disk, {memory:.0f} MB in memory", flush=True)
 
 
@@ -229,12 +260,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.federated.soak")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--silos", type=int, default=8)
-    parser.add_argument("--kill-every", type=float, default=6.0, help="seconds, on average")
+    parser.add_argument("--rounds-per-kill", type=int, default=3, help="on average")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     configure_logs(as_json=True, level=logging.ERROR)
-    found = soak(given.rounds, given.silos, given.kill_every, given.seed)
+    found = soak(given.rounds, given.silos, given.rounds_per_kill, given.seed)
     print(json.dumps(found, indent=2))
     if given.out:
         given.out.write_text(json.dumps(found, indent=2) + "\n")
