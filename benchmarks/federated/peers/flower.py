@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,7 @@ def _crash(processes: Processes, server: list[str], folder: Path, silos: int, to
     try:
         wait_for(lambda: len(_rounds(folder)) >= total, "last round", GIVEN_UP_S)
     except Failed:
-        listed = processes.run(
-            [server[0].replace("flower-superlink", "flwr"), "list", str(APP), "bench", "--format", "json"]
-        )
-        runs = json.loads(listed).get("runs", [])
-        return {"resumed": False, "status": runs[0].get("status") if runs else "no run is listed"}
+        listed = processes.run([str(Path(server[0]).with_name("flwr")), "list", str(APP), "bench", "--format", "json"])
+        status = re.findall(r'"status":\s*"([^"]+)"', listed)
+        return {"resumed": False, "status": status[0] if status else listed.strip()[-200:]}
     return {"resumed": True, "rounds": _rounds(folder)}
