@@ -10,7 +10,12 @@ from benchmarks.federated.peers.flare import _seconds
 from benchmarks.federated.soak import _lost, _unheard, _wrong
 from eoforge.api.federation.v1 import federation_pb2 as pb
 
-GOOD = {"status": "RUN_STATUS_FINISHED", "rounds": 3, "memory_mb": [240, 250, 250], "disk_mb": [30, 40, 45]}
+GOOD = {
+    "status": "RUN_STATUS_FINISHED",
+    "rounds": 3,
+    "memory_mb": [240, 250, 250],
+    "disk_beyond_models_mb": [30, 40, 45],
+}
 
 
 def accepted(*rounds: int) -> list[dict[str, Any]]:
@@ -41,7 +46,7 @@ def test_an_update_that_counted_without_an_acknowledgement_is_named() -> None:
         ({"rounds": 2}, "2 of 3 rounds"),
         ({"status": "RUN_STATUS_FAILED"}, "RUN_STATUS_FAILED"),
         ({"memory_mb": [240, 260, 300]}, "memory_mb grew from 240 to 300"),
-        ({"disk_mb": [30, 90, 160]}, "disk_mb grew from 30 to 160"),
+        ({"disk_beyond_models_mb": [30, 90, 160]}, "disk_beyond_models_mb grew from 30 to 160"),
     ],
 )
 def test_a_soak_that_did_not_hold_says_what(change: dict[str, Any], says: str) -> None:
