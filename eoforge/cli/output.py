@@ -77,8 +77,12 @@ def say(text: str) -> None:
 
 
 def fail(error: EoforgeError) -> int:
-    """Prints ``error`` and returns the exit code of its kind."""
-    return fail_with(error.reason, str(error), error.exit_code)
+    """Prints ``error`` and returns the exit code of its kind.
+
+    An error that a service answered with has that service's reason, and one of the network its gRPC status.
+    """
+    remote = getattr(error, "remote_reason", "") or getattr(error, "code", "")
+    return fail_with(remote or error.reason, str(error), error.exit_code)
 
 
 def fail_with(reason: str, message: str, exit_code: int) -> int:
