@@ -65,7 +65,8 @@ def test_a_comparison_goes_on_with_what_is_missing(compared, table, monkeypatch:
 
 
 def test_algorithms_that_need_sgd_get_it_under_adam() -> None:
-    assert config_of("scaffold", "ds1", "tiny", "paper", {}).optimizer == "sgd"
+    scaffold = config_of("scaffold", "ds1", "tiny", "paper", {})
+    assert (scaffold.optimizer, scaffold.clip) == ("sgd", 10.0)
     assert config_of("fedavg", "ds1", "tiny", "paper", {}).optimizer == "adam"
     own = config_of("fedprox", "ds1", "tiny", "tiny", {"fedprox:mu": "0.5", "moon:mu": "2"})
     assert own.mu == 0.5

@@ -39,8 +39,8 @@ SILO_COUNTS = (4, 8, 16, 32)
 _REPEATS = 5
 TARGET_SHARE = 0.95
 """Rounds to target: until validation stays at this share of FedAvg's best on the same scenario and backbone."""
-_SGD = {"optimizer": "sgd", "learning_rate": "0.05", "momentum": "0.9"}
-"""What algorithms that need SGD get under a preset with Adam."""
+_SGD = {"optimizer": "sgd", "learning_rate": "0.05", "momentum": "0.9", "clip": "10.0"}
+"""What algorithms that need SGD get under a preset with Adam; the limit on gradients is FedDC's code's."""
 
 
 def config_of(algorithm: str, scenario: str, backbone: str, preset: str, overrides: Mapping[str, str]) -> Config:
