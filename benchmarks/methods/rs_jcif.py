@@ -1,15 +1,19 @@
 """What RS-JCIF claims, over several seeds: search from the latent, gradient manipulation, bits at equal PSNR.
 
-Per seed: the codec alone (stage 1), then from it a joint run by PCGrad, a joint run by the plain sum, and a network of
-the same shape trained for codes alone. All are measured on the same held-out patches of one synthetic archive.
+Per seed: the codec alone (stage 1), then from it a joint run by PCGrad, one by the plain sum, the sum once more with
+its batches in another order (the control: what chance alone does), and a network of the same shape trained for codes
+alone. All are measured on the same held-out patches of one synthetic archive.
 
 1. Codes from the latent find as much (within one mAP point) as decoding and hashing with a network of its own, in a
    fraction of the time per query.
-2. PCGrad is not worse than the sum: neither in bits at equal PSNR nor in mAP, by more than the standard error of the
-   paired differences between seeds.
-3. At equal PSNR the joint codec's whole streams have fewer bits than JPEG2000's bare codestreams.
+2. PCGrad is not worse than the sum at either task: the paired 95 % interval of its differences in mAP reaches zero or
+   lies above, that of its bits at equal error reaches zero or lies below. The interval is Student's, from the spread of
+   the differences between seeds and, where it ran, of the control's differences around zero.
+3. At equal PSNR the joint codec's whole streams (header, name, georeference, hash code, checksum) have fewer bits than
+   JPEG2000's bare codestreams (their own headers, nothing else).
 
-    python -m benchmarks.methods.rs_jcif [--patches N] [--seeds 3] [--rated 32] [--report FILE] [--out FILE] [k=v ...]
+    python -m benchmarks.methods.rs_jcif [--patches N] [--seeds 3] [--rated 24] [--no-control] [--runs FOLDER]
+        [--report FILE.html] [--out FILE] [k=v ...]
 """
 
 from __future__ import annotations
@@ -18,193 +22,226 @@ import argparse
 import json
 import math
 import tempfile
-from dataclasses import replace
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats  # type: ignore[import-untyped]  # scipy ships no types
 
 from benchmarks.methods.cross_modal import synthetic_table
+from eoforge.bundle import Bundle
+from eoforge.codec.model import Codec
 from eoforge.data.store import TableRef
 from eoforge.methods.evaluate import GALLERY_SPLIT, QUERY_SPLIT
+from eoforge.methods.rs_jcif.baselines import bits_ratio
 from eoforge.methods.rs_jcif.config import Config
-from eoforge.methods.rs_jcif.evaluate import (
-    coder_of,
-    codes_of,
-    ladder,
-    maps,
-    measure_baselines,
-    query_paths,
-    read_split,
-)
+from eoforge.methods.rs_jcif.evaluate import ladder, measure_baselines
 from eoforge.methods.rs_jcif.method import METHOD, load_codec
+from eoforge.methods.rs_jcif.paths import coder_of, codes_of, maps, query_paths
 from eoforge.methods.rs_jcif.report import compression_html
+from eoforge.methods.rs_jcif.split import Split, read_split
 
-RULES = ("pcgrad", "sum")
 MAP_TOLERANCE = 0.01
+"""The issue's one mAP point, for the first claim."""
+CONTROL_SEED = 1000
+CONFIDENCE = 0.95
+Ladders = dict[str, list[dict[str, float]]]
 
 
-def bits_ratio(ours: list[dict[str, float]], theirs: list[dict[str, float]], key: str = "bpppb") -> float | None:
-    """Geometric mean, over our points within their range, of our bits over theirs at the same mean squared error."""
-    errors = np.log([max(p["mse"], 1e-12) for p in theirs])
-    order = np.argsort(errors)
-    ratios = []
-    for point in ours:
-        wanted = math.log(point["rmse"] ** 2)
-        if errors[order[0]] <= wanted <= errors[order[-1]]:
-            other = np.interp(wanted, errors[order], np.log([theirs[i]["bpppb"] for i in order]))
-            ratios.append(math.log(point[key]) - float(other))
-    return math.exp(float(np.mean(ratios))) if ratios else None
+@dataclass(frozen=True)
+class Held:
+    """The held-out patches that all runs are measured on."""
+
+    queries: Split
+    gallery: Split
+    rated: Split
 
 
-def run_seed(
-    table: TableRef, folder: str, config: Config, rate: int, ask: int | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures of one seed, and what the report shows of its PCGrad run.
+def joint_figures(bundle: Bundle, held: Held, config: Config) -> dict[str, Any]:
+    """Rate and distortion of a joint run, and its mAP at every other quality and on average."""
+    codec, modalities = load_codec(bundle, "cpu"), tuple(config.bands)
+    steps = range(config.steps)
+    by_quality = []
+    for quality in steps[1:-1:2]:
+        coder = coder_of(codec, quality)
+        asking, answering = (codes_of(coder, split, modalities) for split in (held.queries, held.gallery))
+        by_quality.append({"quality": float(quality), **maps(asking, answering, held.queries, held.gallery)})
+    history = bundle.metrics["history"]
+    return {
+        "ladder": {m: ladder(codec, held.rated, m, steps) for m in modalities},
+        "map_by_quality": by_quality,
+        "map": float(np.mean([v for row in by_quality for name, v in row.items() if name != "quality"])),
+        "training_seconds": bundle.metrics["training_seconds"],
+        "gradient_cosine": {m: [h[f"gradient_cosine_{m}"] for h in history] for m in modalities},
+    }
+
+
+def run_seed(table: TableRef, folder: str, config: Config, held: Held, *, control: bool) -> dict[str, Any]:
+    """Everything of one seed: ``separate``, ``sum``, ``pcgrad``, maybe ``control``, and the ``paths`` of a query."""
+    first = METHOD.compress_first(table, folder, config)
+    plain = replace(config, rule="sum")
+    configs = {"pcgrad": replace(config, rule="pcgrad"), "sum": plain}
+    if control:
+        configs["control"] = replace(plain, seed=config.seed + CONTROL_SEED)
+    bundles = {name: METHOD.join(first, folder, one) for name, one in configs.items()}
+    alone: Codec = load_codec(METHOD.join(first, folder, config, "hash"), "cpu")
+    row: dict[str, Any] = {"seed": config.seed, "bundle": bundles["pcgrad"].id}
+    row |= {name: joint_figures(bundle, held, config) for name, bundle in bundles.items()}
+    codec = load_codec(bundles["pcgrad"], "cpu")
+    row["paths"] = query_paths(codec, held.queries, held.gallery, config.quality, alone)
+    before = load_codec(first, "cpu")
+    row["separate"] = {
+        "ladder": {m: ladder(before, held.rated, m, range(config.steps)) for m in config.bands},
+        "map": row["paths"]["decode_then_separate"]["map@10"],
+    }
+    return row
+
+
+def interval(differences: Sequence[float], control: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean of paired differences between seeds.
 
     Args:
-        table: Patches.
-        folder: Where runs go.
-        config: With the seed.
-        rate: Patches on which bits and errors are measured.
-        ask: At most as many queries, and as many patches to answer them; None takes the whole splits.
+        differences: One per seed.
+        control: Differences between runs that differ by chance alone: their mean is zero, so each tells of the spread.
+
+    Returns:
+        Its ends; infinite where nothing tells of the spread.
     """
-    queries, gallery = read_split(table, QUERY_SPLIT, ask), read_split(table, GALLERY_SPLIT, ask)
-    rated = read_split(table, GALLERY_SPLIT, rate)
-    first = METHOD.compress_first(table, folder, config)
-    bundles = {rule: METHOD.join(first, folder, replace(config, rule=rule)) for rule in RULES}
-    separate = load_codec(METHOD.join(first, folder, config, "hash"), "cpu")
-    steps = list(range(config.steps))
-    row: dict[str, Any] = {
-        "seed": config.seed,
-        "stage_1": {m: ladder(load_codec(first, "cpu"), rated, m, steps) for m in config.bands},
-    }
-    for rule, bundle in bundles.items():
-        codec = load_codec(bundle, "cpu")
-        coder = coder_of(codec, config.quality)
-        asking, answering = (codes_of(coder, split, tuple(config.bands)) for split in (queries, gallery))
-        found = maps(asking, answering, queries, gallery)
-        row[rule] = {
-            "ladder": {m: ladder(codec, rated, m, steps) for m in config.bands},
-            "map": float(np.mean(list(found.values()))),
-            "map_by_direction": found,
-            "training_seconds": bundle.metrics["training_seconds"],
-            "gradient_cosine": [h["gradient_cosine"] for h in bundle.metrics["history"]],
-        }
-    codec = load_codec(bundles["pcgrad"], "cpu")
-    row["paths"] = query_paths(codec, queries, gallery, config.quality, separate)
-    by_rate = []
-    for q in steps[::2] if config.seed == 0 else []:  # one curve is shown
-        coder = coder_of(codec, q)
-        asking, answering = (codes_of(coder, split, tuple(config.bands)) for split in (queries, gallery))
-        by_rate.append({"quality": float(q), **maps(asking, answering, queries, gallery)})
-    shown = {
-        "facts": {
-            "method": "rs_jcif",
-            "bundle": bundles["pcgrad"].id,
-            "patches": str(table),
-            "rated_patches": sum(map(len, rated.batches)),
-            "queries": len(queries.masks),
-            "gallery": len(gallery.masks),
-            "bits": config.bits,
-            "rule": "pcgrad",
-            "seed": config.seed,
-        },
-        "ladder": row["pcgrad"]["ladder"],
-        "map_by_quality": by_rate,
-        "paths": row["paths"],
-    }
-    return row, shown
+    found = np.asarray(differences)
+    freedom = len(found) - 1 + len(control)
+    if not freedom:
+        return -math.inf, math.inf
+    squares = float(np.square(found - found.mean()).sum() + np.square(control).sum())
+    reach = stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * math.sqrt(squares / freedom / len(found))
+    return float(found.mean() - reach), float(found.mean() + reach)
+
+
+def log_bits(ours: Ladders, theirs: Ladders, modality: str) -> float:
+    """Logarithm of our bits over theirs at equal error."""
+    other = [{"bpppb": p["bpppb"], "mse": p["rmse"] ** 2} for p in theirs[modality]]
+    return math.log(bits_ratio(ours[modality], other) or math.inf)
 
 
 def verdict(rows: list[dict[str, Any]], baselines: dict[str, Any]) -> dict[str, Any]:
     """The three claims in numbers, and whether they hold."""
-    latent = [r["paths"]["from_latent"]["map@10"] - r["paths"]["decode_then_separate"]["map@10"] for r in rows]
-    again = [r["paths"]["from_latent"]["map@10"] - r["paths"]["decode_then_encode"]["map@10"] for r in rows]
-    times = [
-        r["paths"]["from_latent"]["milliseconds_per_query"]
-        / r["paths"]["decode_then_separate"]["milliseconds_per_query"]
-        for r in rows
-    ]
-    out: dict[str, Any] = {
-        "latent_minus_separate_map": latent,
-        "latent_minus_decode_then_encode_map": again,
+    return {**latent_search(rows), **against_sum(rows, list(baselines)), **against_codecs(rows, baselines)}
+
+
+def latent_search(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first claim."""
+    latent, separate, again = (
+        [r["paths"][way] for r in rows] for way in ("from_latent", "decode_then_separate", "decode_then_encode")
+    )
+    pairs = list(zip(latent, separate, again, strict=True))
+    lost = [a["map@10"] - b["map@10"] for a, b, _ in pairs]
+    times = [a["milliseconds_per_query"] / b["milliseconds_per_query"] for a, b, _ in pairs]
+    return {
+        "latent_minus_separate_map": lost,
+        "latent_minus_decode_then_encode_map": [a["map@10"] - c["map@10"] for a, _, c in pairs],
         "latent_time_over_decode_then_separate": times,
-        "holds_latent_search": bool(np.mean(latent) >= -MAP_TOLERANCE and max(times) < 1),
+        "holds_latent_search": bool(np.mean(lost) >= -MAP_TOLERANCE and max(times) < 1),
     }
+
+
+def against_sum(rows: list[dict[str, Any]], modalities: list[str]) -> dict[str, Any]:
+    """The second claim."""
+    held = [r for r in rows if "control" in r]
     gain = [r["pcgrad"]["map"] - r["sum"]["map"] for r in rows]
-    out["pcgrad_minus_sum_map"] = gain
-    holds = float(np.mean(gain)) >= -_standard_error(gain)
-    for m in baselines:
-        logs = []
-        for r in rows:
-            theirs = [{"bpppb": p["bpppb"], "mse": p["rmse"] ** 2} for p in r["sum"]["ladder"][m]]
-            logs.append(math.log(bits_ratio(r["pcgrad"]["ladder"][m], theirs) or math.inf))
+    chance = [r["control"]["map"] - r["sum"]["map"] for r in held]
+    low, high = interval(gain, chance)
+    out: dict[str, Any] = {"pcgrad_minus_sum_map": gain, "control_minus_sum_map": chance}
+    out["pcgrad_minus_sum_map_95"] = [low, high]
+    holds = high >= 0
+    for m in modalities:
+        logs = [log_bits(r["pcgrad"]["ladder"], r["sum"]["ladder"], m) for r in rows]
+        chance = [log_bits(r["control"]["ladder"], r["sum"]["ladder"], m) for r in held]
+        low, high = interval(logs, chance)
         out[f"pcgrad_over_sum_bits_{m}"] = [math.exp(v) for v in logs]
-        holds &= float(np.mean(logs)) <= _standard_error(logs)
+        out[f"control_over_sum_bits_{m}"] = [math.exp(v) for v in chance]
+        out[f"pcgrad_over_sum_bits_{m}_95"] = [math.exp(low), math.exp(high)]
+        holds &= low <= 0
+    return {**out, "holds_pcgrad_not_worse": bool(holds)}
+
+
+def against_codecs(rows: list[dict[str, Any]], baselines: dict[str, Any]) -> dict[str, Any]:
+    """The third claim, and the other codecs beside it."""
+    out: dict[str, Any] = {}
+    for m, measured in baselines.items():
         for name in ("jpeg2000", "jpeg2000-klt", "jpeg-xl"):
             for key in ("bpppb", "payload_bpppb"):
-                curve = baselines[m]["curves"][name]
-                out[f"{key}_over_{name}_{m}"] = [bits_ratio(r["pcgrad"]["ladder"][m], curve, key) for r in rows]
-        out[f"holds_fewer_bits_than_jpeg2000_{m}"] = all(
-            (ratio or math.inf) < 1 for ratio in out[f"bpppb_over_jpeg2000_{m}"]
-        )
-    out["holds_pcgrad_not_worse"] = bool(holds)
+                ours = [bits_ratio(r["pcgrad"]["ladder"][m], measured["curves"][name], key) for r in rows]
+                out[f"{key}_over_{name}_{m}"] = ours
+        found = out[f"bpppb_over_jpeg2000_{m}"]
+        out[f"holds_fewer_bits_than_jpeg2000_{m}"] = all((ratio or math.inf) < 1 for ratio in found)
     return out
 
 
-def _standard_error(values: list[float]) -> float:
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+def page_of(row: dict[str, Any], baselines: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """One seed as the report takes it."""
+    return {
+        "facts": {"bundle": row["bundle"], "seed": row["seed"], "rule": "pcgrad", **facts},
+        "ladder": row["pcgrad"]["ladder"],
+        "map_by_quality": row["pcgrad"]["map_by_quality"],
+        "paths": row["paths"],
+        "baselines": baselines,
+        "systems": {name: row[name] for name in ("separate", "sum", "pcgrad")},
+    }
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--patches", type=int, default=800)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rated", type=int, default=24, help="patches on which bits and errors are measured")
+    parser.add_argument("--control", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--runs", help="folder of the archive and its runs; a repeated call goes on where one ended")
+    parser.add_argument("--report", type=Path, help="HTML page; its figures as JSON beside it")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Runs it and prints every number."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--patches", type=int, default=1200)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rated", type=int, default=32, help="patches on which bits and errors are measured")
-    parser.add_argument("--table", help="an existing table instead of a synthetic one")
-    parser.add_argument("--runs", help="folder of runs; a repeated call finds what is finished")
-    parser.add_argument("--ask", type=int, help="queries at most, and patches that answer; the whole splits by default")
-    parser.add_argument("--report", type=Path, help="HTML page")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-    arguments = parser.parse_args()
-    overrides = dict(setting.split("=", 1) for setting in arguments.settings)
+    given = arguments()
+    started = time.monotonic()
+    overrides = dict(setting.split("=", 1) for setting in given.settings)
+    configs = [METHOD.config("tiny", {**overrides, "seed": str(seed)}) for seed in range(given.seeds)]
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "patches.lance")
-        table = TableRef.parse(arguments.table) if arguments.table else synthetic_table(path, arguments.patches)
-        rated, training = (read_split(table, split, arguments.rated) for split in (GALLERY_SPLIT, "train"))
-        configs = [METHOD.config("tiny", {**overrides, "seed": str(seed)}) for seed in range(arguments.seeds)]
-        runs = arguments.runs or f"{folder}/runs"
-        baselines = {m: measure_baselines(rated, training, m) for m in configs[0].bands}
-        print("baselines measured", flush=True)
-        rows, shown = [], []
+        path = Path(given.runs or folder) / "patches.lance"
+        table = TableRef(str(path), 1) if path.exists() else synthetic_table(str(path), given.patches)
+        queries, gallery = (read_split(table, split) for split in (QUERY_SPLIT, GALLERY_SPLIT))
+        rated, training = (read_split(table, split, given.rated) for split in (GALLERY_SPLIT, "train"))
+        held = Held(queries, gallery, rated)
+        baselines = {m: measure_baselines(held.rated, training, m) for m in configs[0].bands}
+        print(f"baselines measured after {time.monotonic() - started:.0f} s", flush=True)
+        rows = []
         for config in configs:
-            row, page = run_seed(table, runs, config, arguments.rated, arguments.ask)
-            rows.append(row)
-            shown.append(page)
-            print(json.dumps({k: row[k] for k in ("seed", "paths")}), flush=True)
-        claims = verdict(rows, baselines)
-    result = {
-        "patches": arguments.patches,
-        "settings": overrides,
-        "rated": sum(map(len, rated.batches)),
-        "split": f"queries {QUERY_SPLIT}, gallery {GALLERY_SPLIT}",
-        "seeds": rows,
-        "baselines": baselines,
-        "map_by_quality": shown[0]["map_by_quality"],
-        "verdict": claims,
+            rows.append(run_seed(table, given.runs or f"{folder}/runs", config, held, control=given.control))
+            print(f"seed {config.seed} after {time.monotonic() - started:.0f} s", flush=True)
+    facts = {
+        "method": "rs_jcif",
+        "patches": str(table),
+        "rated_patches": sum(map(len, held.rated.batches)),
+        "queries": len(held.queries.masks),
+        "gallery": len(held.gallery.masks),
+        "bits": configs[0].bits,
     }
+    claims = verdict(rows, baselines)
     print(json.dumps(claims, indent=2))
-    if arguments.report:
-        arguments.report.parent.mkdir(parents=True, exist_ok=True)
-        for page in shown:
-            page["baselines"] = baselines
-        arguments.report.write_text(compression_html(shown, claims))
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    result = {"facts": facts, "settings": overrides, "seeds": rows, "baselines": baselines, "verdict": claims}
+    text = json.dumps({**result, "seconds": time.monotonic() - started}, indent=2) + "\n"
+    if given.report:
+        given.report.parent.mkdir(parents=True, exist_ok=True)
+        given.report.write_text(compression_html([page_of(row, baselines, facts) for row in rows], claims))
+        given.report.with_suffix(".json").write_text(text)
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(text)
 
 
 if __name__ == "__main__":

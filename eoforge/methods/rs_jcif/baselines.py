@@ -9,7 +9,7 @@ comes from the training split and costs no bits. What is reported is a bound tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -227,18 +227,29 @@ def _webp_back(streams: list[bytes]) -> npt.NDArray[np.integer]:
     return np.rint(np.moveaxis(image_HW3, -1, 0) * (_REFLECTANCE_TOP / _U8)).astype(np.int64)
 
 
-def bits_at(curve: list[Point], squared_error_per_sample: float) -> float | None:
-    """Bits per stored sample at which ``curve`` reaches a mean squared error, between its points; None beyond its ends.
+def bits_ratio(
+    ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, float]], key: str = "bpppb"
+) -> float | None:
+    """Geometric mean, over our points within their range, of our bits over theirs at the same mean squared error.
 
-    Bits are interpolated linearly over the logarithm of the error, that is over PSNR.
+    Args:
+        ours: Rows of ``evaluate.ladder``.
+        theirs: Rows of :func:`as_rows`; logarithms of bits are interpolated linearly over that of the error, that is
+            over PSNR.
+        key: "bpppb" counts whole streams of ours, "payload_bpppb" their entropy code alone.
+
+    Returns:
+        None if no point of ours lies within their range.
     """
-    errors = np.log(np.maximum([p.squared_error / p.samples for p in curve], 1e-12))
-    bits = np.asarray([p.bits / p.samples for p in curve])
+    errors = np.log([max(p["mse"], 1e-12) for p in theirs])
     order = np.argsort(errors)
-    wanted = np.log(max(squared_error_per_sample, 1e-12))
-    if not errors[order[0]] <= wanted <= errors[order[-1]]:
-        return None
-    return float(np.interp(wanted, errors[order], bits[order]))
+    known = np.log([theirs[i]["bpppb"] for i in order])
+    ratios = []
+    for point in ours:
+        wanted = 2 * np.log(max(point["rmse"], 1e-6))
+        if errors[order[0]] <= wanted <= errors[order[-1]]:
+            ratios.append(np.log(point[key]) - np.interp(wanted, errors[order], known))
+    return float(np.exp(np.mean(ratios))) if ratios else None
 
 
 def as_rows(curves: Mapping[str, list[Point]]) -> dict[str, list[dict[str, float]]]:

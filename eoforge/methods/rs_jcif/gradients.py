@@ -4,6 +4,10 @@ Shared are the weights that both losses reach (the codec's analysis); private on
 rule here is a pair of scalars ``g = a g1 + b g2`` that follows from three dot products, so nothing is ever copied,
 flattened or projected tensor by tensor: one reduction over the list of shared tensors, one axpy.
 
+The rule is applied to the whole of each network's shared weights, never layer by layer, and to each sensor's network
+on its own: networks of two sensors share nothing, and in one dot product the sensor with the longer gradients (the
+optical one, five times) would decide for the other (the README has the measurement).
+
 With ``d11 = g1.g1``, ``d12 = g1.g2``, ``d22 = g2.g2``:
 
 ========  ==========================================================================  ================================
@@ -21,7 +25,7 @@ point of least length between the two (Désidéri 2012; closed form of Sener and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -74,7 +78,7 @@ def coefficients(dots_3: Tensor, rule: Rule, weight: float = 1.0) -> tuple[Tenso
 def joint_loss(
     first: Tensor,
     second: Tensor,
-    shared: Sequence[Tensor],
+    shared: Mapping[str, Sequence[Tensor]],
     private: tuple[Sequence[Tensor], Sequence[Tensor]],
     rule: Rule,
     weight: float = 1.0,
@@ -88,35 +92,47 @@ def joint_loss(
     Args:
         first: Loss of the first task (compression).
         second: Loss of the second task (hashing).
-        shared: Weights that both reach.
+        shared: Network -> its weights that both losses reach; each network gets coefficients of its own.
         private: Weights that only the first, only the second reaches.
         rule: One of ``RULES``.
         weight: Of the second task under "fixed", on private weights too.
 
     Returns:
-        The scalar (its value is the plain or weighted sum) and, to be logged, the cosine between the gradients and the
-        coefficients.
+        The scalar (its value is the plain or weighted sum) and, to be logged, each network's cosine between the
+        gradients and its coefficients.
 
     Raises:
         UsageError: The rule is unknown.
     """
     value = first.detach() + (weight if rule == "fixed" else 1.0) * second.detach()
-    ours = _gradients(first, [*shared, *private[0]], retain_graph=True)
-    theirs = _gradients(second, [*shared, *private[1]], retain_graph=False)
-    count = len(shared)
+    both = [tensor for tensors in shared.values() for tensor in tensors]
+    ours = _gradients(first, [*both, *private[0]], retain_graph=True)
+    theirs = _gradients(second, [*both, *private[1]], retain_graph=False)
+    count = len(both)
     first_shared, second_shared = _averaged(ours[:count]), _averaged(theirs[:count])
-    dots_3 = dot_products(first_shared, second_shared)
-    a, b = coefficients(dots_3, rule, weight)
-    torch._foreach_mul_(first_shared, a.to(first_shared[0].dtype))
-    torch._foreach_mul_(second_shared, b.to(second_shared[0].dtype))
-    torch._foreach_add_(first_shared, second_shared)
+    figures: dict[str, Tensor] = {}
+    start = 0
+    for network, tensors in shared.items():
+        part = slice(start, start + len(tensors))
+        found = _combine(first_shared[part], second_shared[part], rule, weight)
+        figures |= {f"{name}_{network}": value for name, value in found.items()}
+        start = part.stop
     second_private = theirs[count:]
     if rule == "fixed" and second_private:
         torch._foreach_mul_(second_private, weight)
     deposited = [*first_shared, *ours[count:], *second_private]
-    loss = _Deposit.apply(value, deposited, *shared, *private[0], *private[1])
+    return _Deposit.apply(value, deposited, *both, *private[0], *private[1]), figures
+
+
+def _combine(first: list[Tensor], second: list[Tensor], rule: Rule, weight: float) -> dict[str, Tensor]:
+    """Turns ``first`` into ``a first + b second`` in place; the cosine between them before, and the coefficients."""
+    dots_3 = dot_products(first, second)
+    a, b = coefficients(dots_3, rule, weight)
+    torch._foreach_mul_(first, a.to(first[0].dtype))
+    torch._foreach_mul_(second, b.to(second[0].dtype))
+    torch._foreach_add_(first, second)
     cosine = dots_3[1] / (dots_3[0] * dots_3[2]).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
-    return loss, {"gradient_cosine": cosine, "gradient_a": a, "gradient_b": b}
+    return {"gradient_cosine": cosine, "gradient_a": a, "gradient_b": b}
 
 
 def _gradients(loss: Tensor, weights: list[Tensor], *, retain_graph: bool) -> list[Tensor]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eoforge.methods.rs_jcif.baselines import bits_ratio
 from eoforge.methods.rs_jcif.fidelity import PEAKS
-from eoforge.report import Html, element, figure, page, section, table, tiles
+from eoforge.report import Html, concat, element, figure, page, section, table, tiles
 
 SENSOR = {"s1": "radar", "s2": "optical"}
 PATHS = {
@@ -14,6 +15,11 @@ PATHS = {
     "decode_then_encode": "decode, then encode again",
     "from_latent": "entropy decoding, then the hash module",
     "stored": "read the code in the stream",
+}
+SYSTEMS = {
+    "separate": "codec and hash network apart",
+    "sum": "joint, gradients added as they are",
+    "pcgrad": "joint, PCGrad",
 }
 _COLOURS = ("#0b6e99", "#e2932f", "#1a7f4b", "#b3412f", "#5b6875", "#7a4fa3")
 _NOTE_RATE = (
@@ -27,7 +33,8 @@ def compression_html(runs: Sequence[Mapping[str, Any]], verdict: Mapping[str, An
     """The page of one or more measured bundles.
 
     Args:
-        runs: From ``evaluate.measure_codec``; curves show the first, tables all of them.
+        runs: From ``evaluate.measure_codec``; curves show the first, tables all of them. ``systems``, where a run has
+            them, are codecs that were trained otherwise on the same patches: name -> mAP and ladder.
         verdict: Claims and whether they held, for a page over several seeds.
     """
     first = runs[0]
@@ -36,7 +43,7 @@ def compression_html(runs: Sequence[Mapping[str, Any]], verdict: Mapping[str, An
     if verdict is not None:
         parts.append(section("What was claimed", table(("claim", "value"), [(k, str(v)) for k, v in verdict.items()])))
     parts += [_rate_distortion(first, modality) for modality in first["ladder"]]
-    parts += [_rate_map(first), _paths(runs)]
+    parts += [_rate_map(first), _systems(runs), _paths(runs)]
     parts += [_bands(first, modality) for modality in first["ladder"]]
     lead = (
         f"{facts['rated_patches']} patches rated, {facts['queries']} queries against {facts['gallery']} patches, "
@@ -84,6 +91,10 @@ def _rate_distortion(run: Mapping[str, Any], modality: str) -> Html:
     quality = [row[key] for row in rows]
     axes.plot([row["bpppb"] for row in rows], quality, "o-", color=_COLOURS[0], label="ours", linewidth=2)
     axes.plot([row["payload_bpppb"] for row in rows], quality, ":", color=_COLOURS[0])
+    if "systems" in run:
+        alone = run["systems"]["separate"]["ladder"][modality]
+        points = [row["bpppb"] for row in alone], [row[key] for row in alone]
+        axes.plot(*points, "--", color=_COLOURS[0], label="the codec alone", linewidth=1)
     for colour, (name, curve) in zip(_COLOURS[1:], others["curves"].items(), strict=False):
         decibels = [10 * np.log10(peak**2 / max(p["mse"], 1e-12)) for p in curve]
         label = f"{name} (B02-B04)" if name in ("avif", "webp") else name
@@ -115,6 +126,22 @@ def _rate_map(run: Mapping[str, Any]) -> Html:
     axes.legend(frameon=False, fontsize=8)
     caption = "Codes from the latent at each quality; validation patches ask, test patches of the same quality answer."
     return section("Rate and retrieval", figure(drawing, caption))
+
+
+def _systems(runs: Sequence[Mapping[str, Any]]) -> Html:
+    """How training together compares with training apart; nothing for runs that know but themselves."""
+    rows = []
+    for run in runs:
+        for name, system in run.get("systems", {}).items():
+            ratios = [bits_ratio(system["ladder"][m], run["baselines"][m]["curves"]["jpeg2000"]) for m in run["ladder"]]
+            rows.append((SYSTEMS[name], run["facts"]["seed"], system["map"], *ratios))
+    if not rows:
+        return concat([])
+    header = ("system", "seed", "mAP@10", *(f"{SENSOR[m]}: bits over JPEG2000" for m in runs[0]["ladder"]))
+    note = (
+        "Bits of whole streams over those of bare JPEG2000 codestreams, at equal error; geometric mean over qualities."
+    )
+    return section("Together or apart", table(header, rows), element("p", note, class_="soft"))
 
 
 def _paths(runs: Sequence[Mapping[str, Any]]) -> Html:
