@@ -43,17 +43,10 @@ class RemoteNotFound(RemoteError, NotFound):
     """The patch or index that was named does not exist there."""
 
 
-class RemoteUnavailable(RemoteError):
-    """Nobody answers there, after all attempts."""
-
-    reason = "SERVICE_UNAVAILABLE"
-
-
 _ERROR_TYPES: dict[str, type[RemoteError]] = {
     "INVALID_ARGUMENT": RemoteRefused,
     "OUT_OF_RANGE": RemoteRefused,
     "NOT_FOUND": RemoteNotFound,
-    "UNAVAILABLE": RemoteUnavailable,
 }
 
 

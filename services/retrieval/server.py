@@ -35,7 +35,9 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
         UsageError: The settings contradict each other or expose the service.
     """
     settings.require_consistent()
-    index = holder or IndexHolder(TableRef.parse(settings.codes_uri), settings.device, settings.poll_seconds)
+    # Not None, which to a method means the GPU where there is one: operators say what a service takes.
+    device = settings.device or "cpu"
+    index = holder or IndexHolder(TableRef.parse(settings.codes_uri), device, settings.poll_seconds)
     batcher = EncodeBatcher(settings.encode_batch, settings.encode_delay_seconds, settings.encode_queue)
     pool = BoundedPool(settings.search_workers, settings.search_queue, "searches")
     servicer = RetrievalServicer(settings, index, batcher, pool)

@@ -356,5 +356,5 @@ def test_the_client_says_which_kind_of_error(client: RetrievalClient, world: Wor
 def test_nobody_there_is_an_error_that_says_so() -> None:
     with RetrievalClient("127.0.0.1:1", attempts=2, timeout=2) as client, pytest.raises(RemoteError) as caught:
         client.indexes()
-    assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "SERVICE_UNAVAILABLE")
+    assert caught.value.code == "UNAVAILABLE"
     assert "127.0.0.1:1" in str(caught.value)

@@ -241,3 +241,18 @@ def test_errors_of_the_store_do_not_leak(world: World, monkeypatch: pytest.Monke
             client.get_patch(world.pairs[0].meta.patch_id, pixels=True)
         assert (caught.value.code, caught.value.remote_reason) == ("UNAVAILABLE", "STORE_UNAVAILABLE")
         assert "minio" not in str(caught.value)
+
+
+def test_an_unset_device_is_the_cpu(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method given none takes a GPU where there is one; the setting promises otherwise."""
+    asked: list[str | None] = []
+
+    def load(codes: TableRef, device: str | None, before: state.Served | None = None) -> state.Served:
+        asked.append(device)
+        return original(codes, device, before)
+
+    original = state.load
+    monkeypatch.setattr(state, "load", load)
+    with running(server_for(world)):
+        pass
+    assert asked == ["cpu"]
