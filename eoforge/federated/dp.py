@@ -1,8 +1,9 @@
 """Differential privacy of silos: clipping, noise that can be drawn again, and what it costs.
 
-The guarantee is for a whole silo: with and without it, the models that a run shows differ by (epsilon, delta). Each
-round is a Gaussian mechanism on the clipped sum. No amplification by sampling is claimed: which silos answer is decided
-by deadlines and networks, not by a coin, so the reported epsilon is an upper bound for any selection.
+The guarantee is for a whole silo: with its update and with zeros in its place, the models that a run shows differ by
+(epsilon, delta); how many silos take part is no secret. Each round is a Gaussian mechanism on the clipped sum. No
+amplification by sampling is claimed: which silos answer is decided by deadlines and networks, not by a coin, so the
+reported epsilon is an upper bound for any selection.
 """
 
 from __future__ import annotations

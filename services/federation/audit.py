@@ -1,15 +1,21 @@
-"""Who did what: one object per entry, created and never touched again."""
+"""Who did what: one object per entry, created and never touched again, each with the digest of the one before it."""
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import secrets
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
 from eoforge.data.store import ObjectStore
+from eoforge.errors import EoforgeError
+
+MAX_WAITING = 10_000
+"""Entries that are kept for a store that does not answer."""
 
 log = structlog.get_logger("audit")
 
@@ -17,24 +23,39 @@ log = structlog.get_logger("audit")
 class Audit:
     """Writes the audit log below ``audit/``; what happens inside a run is in the run's journal, with who caused it.
 
+    Each life of a coordinator has a folder with entries numbered from 1 without gaps. An entry names the SHA-256 of the
+    one before it, so that none can be changed or taken out unseen.
+
     Args:
         store: The coordinator's store.
-        pool: Where writing happens.
     """
 
-    def __init__(self, store: ObjectStore, pool: ThreadPoolExecutor) -> None:
-        self._store, self._pool = store, pool
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._folder = f"audit/{dt.datetime.now(dt.UTC):%Y-%m-%dT%H%M%S}-{secrets.token_hex(4)}"
+        self._pool = ThreadPoolExecutor(1, "audit")  # one: entries have an order
+        self._waiting: deque[dict[str, str]] = deque(maxlen=MAX_WAITING)
+        self._number, self._previous = 0, ""
 
     def note(self, actor: str, action: str, subject: str, outcome: str = "done") -> None:
-        """Adds an entry; a store that is down costs the entry on the store, not the one in the log."""
-        now = dt.datetime.now(dt.UTC)
-        entry = {"at": now.isoformat(), "actor": actor, "action": action, "subject": subject, "outcome": outcome}
+        """Adds an entry; while the store is down it waits, and the log has it."""
+        now = dt.datetime.now(dt.UTC).isoformat()
+        entry = {"at": now, "actor": actor, "action": action, "subject": subject, "outcome": outcome}
         log.info("audit", **entry)
-        key = f"audit/{now:%Y-%m-%d}/{now:%H%M%S.%f}-{secrets.token_hex(4)}.json"
-        self._pool.submit(self._write, key, json.dumps(entry).encode())
+        self._waiting.append(entry)
+        self._pool.submit(self._write)
 
-    def _write(self, key: str, data: bytes) -> None:
+    def close(self) -> None:
+        """Writes what is left."""
+        self._pool.shutdown(wait=True)
+
+    def _write(self) -> None:
         try:
-            self._store.put_if_absent(key, data)
-        except Exception:
-            log.exception("audit entry not stored", key=key)
+            while self._waiting:
+                entry = {"number": self._number + 1, **self._waiting[0], "previous": self._previous}
+                data = json.dumps(entry).encode()
+                self._store.put_if_absent(f"{self._folder}/{self._number + 1:09d}.json", data)
+                self._number, self._previous = self._number + 1, hashlib.sha256(data).hexdigest()
+                self._waiting.popleft()
+        except EoforgeError as error:
+            log.warning("audit entries wait for the store", entries=len(self._waiting), error=str(error))

@@ -53,7 +53,7 @@ class Hub:
         self.signal = Signal()
         self.io = ThreadPoolExecutor(settings.workers, "io")
         self.compute = ThreadPoolExecutor(COMPUTE_THREADS, "compute")
-        self.audit = Audit(self.store, self.io)
+        self.audit = Audit(self.store)
         self.actors: dict[str, RunActor] = {}
         self.silos = Registry(self.store, settings.heartbeat_seconds, settings.max_silos, self._poke_all)
         self.draining = False
@@ -77,6 +77,7 @@ class Hub:
             await self.in_thread(self._leadership.release)
         except EoforgeError as error:
             log.warning("cannot give the lead away; it runs out by itself", error=str(error))
+        await asyncio.to_thread(self.audit.close)
         self.io.shutdown(wait=True, cancel_futures=True)
         self.compute.shutdown(wait=True, cancel_futures=True)
 

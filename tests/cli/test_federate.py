@@ -112,13 +112,14 @@ def test_a_run_from_start_to_model(served: Running, cli: Cli, table: str, tmp_pa
         (["watch", "nothing"], "NOT_FOUND", "nothing"),
         (["cancel", "../x"], "NOT_FOUND", "../x"),
         (["model", "nothing", "out.safetensors"], "NOT_FOUND", "nothing"),
-        (["run", "fl_rs", "algorithm=guess"], "INVALID_ARGUMENT", "guess"),
+        (["run", "fl_rs", "algorithm=guess", "--statistics", "TABLE"], "INVALID_ARGUMENT", "guess"),
+        (["run", "fl_rs"], "INVALID_ARGUMENT", "--statistics"),
         (["run", "csmae"], "INVALID_ARGUMENT", "csmae"),
-        (["run", "fl_rs", "--policy", "nowhere.json"], "INVALID_ARGUMENT", "nowhere.json"),
+        (["run", "fl_rs", "--statistics", "TABLE", "--policy", "nowhere.json"], "INVALID_ARGUMENT", "nowhere.json"),
     ],
 )
-def test_refusals_say_what_is_wrong(cli: Cli, args: list[str], reason: str, named: str) -> None:
-    error = cli.refused(*args)
+def test_refusals_say_what_is_wrong(cli: Cli, table: str, args: list[str], reason: str, named: str) -> None:
+    error = cli.refused(*(table if word == "TABLE" else word for word in args))
     assert error["reason"] == reason
     assert named in error["message"]
 
