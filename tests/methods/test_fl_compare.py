@@ -82,7 +82,8 @@ def test_targets_and_recommendation_follow_the_figures() -> None:
             "test": {"f1_weighted": weighted},
             "bytes_per_round": size,
             "local_ms_per_patch": 1.0,
-            "skew": {"label_divergence": 0.1},
+            "aggregation_seconds": 0.1,
+            "skew": {"label_divergence": 0.1, "silos": [{"patches": 100}]},
         }
 
     runs = [
@@ -96,7 +97,12 @@ def test_targets_and_recommendation_follow_the_figures() -> None:
     advice = recommend(runs)[0]
     assert (advice["best"], advice["recommended"], advice["fewest_rounds"]) == ("moon", "moon", "moon")
     runs[1]["bytes_to_target"] = 90
-    assert recommend(runs)[0]["recommended"] == "fedavg"  # as good within a point, and cheaper
+    advice = recommend(runs)[0]  # as good within a point, and cheaper
+    assert (advice["recommended"], advice["because"]) == ("fedavg", "fewer bytes to the target")
+    # Equal bytes: whoever keeps silos and server less busy, even if its silos alone are slower.
+    runs[1] |= {"bytes_to_target": 30, "local_ms_per_patch": 0.9, "aggregation_seconds": 90.0}
+    advice = recommend(runs)[0]
+    assert (advice["recommended"], advice["because"]) == ("fedavg", "less work in a round")
 
 
 def test_server_cost_grows_with_silos_and_fastest_for_personal_models() -> None:

@@ -84,8 +84,8 @@ def _sentence(advice: Mapping[str, Any]) -> str:
     )
     if advice["recommended"] != advice["best"]:
         text += (
-            f" Take {advice['recommended']}: {advice['recommended_f1_weighted']:.3f} is as good within 0.01, for fewer "
-            "bytes to the target."
+            f" Take {advice['recommended']}: {advice['recommended_f1_weighted']:.3f} is as good within 0.01, for "
+            f"{advice['because']}."
         )
     if advice["fewest_rounds"]:
         text += f" Fewest rounds to the target: {advice['fewest_rounds']}."
