@@ -59,7 +59,7 @@ class Searches:
             while not self._over.is_set():
                 began = time.monotonic()
                 try:
-                    client.search(patch_id=self.patch, target="s2", k=5)
+                    client.search(patch_id=self.patch, source="s2", target="s1", k=5)
                     self.answered += 1
                 except EoforgeError as error:
                     self.failed.append(str(error)[:200])
