@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from eoforge.data.bands import S1_BANDS, S2_10M
 from eoforge.data.labels import CLASSES, IGNORE_INDEX, clc_to_classes
+from eoforge.data.read_pair import read_pair
 from eoforge.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from eoforge.data.records import PatchPair
+    from eoforge.data.store import TableRef
 
 RGB = npt.NDArray[np.uint8]
 
@@ -138,6 +140,19 @@ def plot(pair: PatchPair) -> Figure:
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(f"{meta.patch_id}\n{meta.country}, {meta.split}", fontsize=10)
     return figure
+
+
+def plot_patch(table: TableRef | str, patch_id: str) -> Figure:
+    """:func:`plot` of a patch of a table.
+
+    Args:
+        table: A patches table, optionally at a version.
+        patch_id: Its name.
+
+    Raises:
+        NotFound: There is no such table, or no such patch in it.
+    """
+    return plot(read_pair(table, patch_id))
 
 
 def _short(index: int) -> str:

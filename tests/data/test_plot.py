@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
+import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from eoforge.data.plot import map_colours, plot, rgb, s1_composite, thumbnail_png
-from eoforge.data.records import PatchPair
+from eoforge.data.plot import map_colours, plot, plot_patch, rgb, s1_composite, thumbnail_png
+from eoforge.data.read_pair import read_pair
+from eoforge.data.records import PatchPair, digest, record_batch
 from eoforge.data.synthetic import synthetic_pairs
-from eoforge.errors import UsageError
+from eoforge.errors import NotFound, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +87,16 @@ def test_wrong_shapes_are_refused(pair: PatchPair) -> None:
         rgb(pair.s2_20m)
     with pytest.raises(UsageError, match="VV, VH"):
         s1_composite(pair.s1[0])
+
+
+def test_a_patch_of_a_table_is_read_and_drawn_by_its_name(tmp_path: Path) -> None:
+    first, second, third = synthetic_pairs(3, seed=5)
+    bare = replace(second, reference_map=None)
+    table = str(tmp_path / "patches.lance")
+    lance.write_dataset(pa.Table.from_batches([record_batch([first, bare, third])]), table)
+    for pair in (first, bare, third):
+        assert digest(read_pair(table, pair.meta.patch_id)) == digest(pair)
+    assert len(plot_patch(f"{table}@1", first.meta.patch_id).axes) == 3
+    assert len(plot_patch(table, bare.meta.patch_id).axes) == 2
+    with pytest.raises(NotFound, match="o'clock"):
+        read_pair(table, "o'clock")
