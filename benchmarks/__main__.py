@@ -28,6 +28,7 @@ CASES: dict[str, list[str]] = {
     "loader": ["benchmarks.data.loader"],
     "search": ["benchmarks.index.search"],
     "retrieval_service": ["benchmarks.services.retrieval"],
+    "compression_service": ["benchmarks.services.compression"],
     "federated_rounds": ["benchmarks.federated.rounds"],
     "federated_peers": ["benchmarks.federated.peers"],
     "federated_soak": ["benchmarks.federated.soak"],

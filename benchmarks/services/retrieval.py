@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import json
 import logging
-import multiprocessing
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ import grpc
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.services.calls import one_by_one, percentiles, process_of, together
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.data.schema import METADATA_FIELDS
@@ -30,8 +30,6 @@ from eoforge.index.info import IndexInfo
 PATCHES, BITS, K = 549_488, 128, 10
 SEQUENTIAL = 300
 CLIENTS = (1, 8, 64)
-SECONDS = 5.0
-START_S = 300.0
 
 
 def snapshot(patches: int) -> IndexSnapshot:
@@ -94,12 +92,6 @@ def serve(patches: int, ready: Any) -> None:
     asyncio.run(main())
 
 
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    """p50 and p99 in milliseconds."""
-    p50, p99 = np.percentile(np.array(seconds) * 1e3, [50, 99])
-    return {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3)}
-
-
 def bare(index: IndexSnapshot, rows: list[int], wanted: SearchFilter | None) -> list[float]:
     """Seconds per bare index call, with the filter's bitmap where there is a filter."""
     times = []
@@ -109,34 +101,6 @@ def bare(index: IndexSnapshot, rows: list[int], wanted: SearchFilter | None) -> 
         index.index_of("s2").search(index.index_of("s1").codes[row][None], K, allow)
         times.append(time.perf_counter() - start)
     return times
-
-
-async def one_by_one(call: Callable[[int], Awaitable[Any]], rows: list[int]) -> list[float]:
-    """Seconds per call, one in flight."""
-    times = []
-    for row in rows:
-        start = time.perf_counter()
-        await call(row)
-        times.append(time.perf_counter() - start)
-    return times
-
-
-async def together(call: Callable[[int], Awaitable[Any]], clients: int, rows: list[int]) -> dict[str, float]:
-    """Searches a second and latencies with ``clients`` in flight."""
-    times: list[float] = []
-    end = time.perf_counter() + SECONDS
-
-    async def client(number: int) -> None:
-        turn = number
-        while time.perf_counter() < end:
-            start = time.perf_counter()
-            await call(rows[turn % len(rows)])
-            times.append(time.perf_counter() - start)
-            turn += clients
-
-    start = time.perf_counter()
-    await asyncio.gather(*(client(i) for i in range(clients)))
-    return {"searches_per_second": round(len(times) / (time.perf_counter() - start), 1), **percentiles(times)}
 
 
 async def measure(target: str, index: IndexSnapshot) -> dict[str, Any]:
@@ -181,17 +145,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--patches", type=int, default=PATCHES, help="size of the index")
     arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    ready: Any = context.Queue()
-    process = context.Process(target=serve, args=(arguments.patches, ready), daemon=True)
-    process.start()
-    try:
+    with process_of(serve, arguments.patches) as address:
         index = snapshot(arguments.patches)
-        port = ready.get(timeout=START_S)
-        figures = asyncio.run(measure(f"127.0.0.1:{port}", index))
-    finally:
-        process.terminate()
-        process.join()
+        figures = asyncio.run(measure(address(), index))
     text = json.dumps(figures, indent=2)
     print(text)
     if arguments.out:

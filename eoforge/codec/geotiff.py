@@ -167,7 +167,9 @@ def _grids(parts: Sequence[_Part], max_pixels: int) -> tuple[tuple[int, int], li
     factor = _factor_by_pixel(largest) or min(factor_of(name) for name in largest.names)
     shape = (largest.shape[0] * factor, largest.shape[1] * factor)
     if math.prod(shape) > max_pixels:
-        raise LimitExceeded(f"a raster may have {max_pixels} pixels at 10 m; this one has {shape[0]} x {shape[1]}")
+        raise LimitExceeded(
+            f"a raster may have {max_pixels} pixels at 10 m; this one has {shape[0]} x {shape[1]}. Cut it into several"
+        )
     return shape, [replace(part, factor=_factor_by_shape(part, shape)) for part in parts]
 
 

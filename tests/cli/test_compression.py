@@ -182,3 +182,48 @@ def test_what_is_refused_says_what_to_do(
     for args, code, text in cases:
         found, message = refused(capsys, *args)
         assert (found, text in message) == (code, True), (args, found, message)
+
+
+def test_bad_rasters_and_streams_are_refused_and_leave_nothing(
+    pairs: tuple[PatchPair, ...], bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def written(name: str, bands: dict[str, np.ndarray], **profile: Any) -> Path:
+        path = tmp_path / name
+        first = next(iter(bands.values()))
+        shape = {"height": first.shape[0], "width": first.shape[1], "count": len(bands), "dtype": first.dtype}
+        with rasterio.open(path, "w", driver="GTiff", **(shape | profile)) as sink:
+            for index, (band, pixels) in enumerate(bands.items(), start=1):
+                sink.write(pixels, index)
+                sink.set_band_description(index, band)
+        return path
+
+    radar = {band: pixels.copy() for band, pixels in from_pair(pairs[0], ("s1",)).bands.items()}
+    radar["VH"][7, 5] = np.nan
+    holes = written("holes.tif", radar)
+    foreign = written("foreign.tif", {"": np.zeros((30, 30), np.uint8)})
+    floats = written("floats.tif", {"B04": np.zeros((30, 30), np.float32)})
+    large = written("large.tif", {"B04": np.tile(from_pair(pairs[0], ("s2",)).bands["B04"], (6, 6))})
+    large.write_bytes(large.read_bytes()[:700_000])
+    vast = tmp_path / "vast.tif"
+    with rasterio.open(
+        vast, "w", driver="GTiff", height=60_000, width=60_000, count=1, dtype="uint16", sparse_ok=True, tiled=True
+    ) as sink:
+        sink.set_band_description(1, "B04")
+    learned = ("--bundle", bundle.uri)
+    out = tmp_path / "out.eofc"
+    for source, rate, code, text in (
+        (holes, learned, 3, "VH holds values that are not finite"),
+        (foreign, learned, 2, "1 bands but 0 names"),
+        (floats, learned, 2, "B04 must be uint16; got float32"),
+        (large, ("--max-error", 9), 3, "not a readable GeoTIFF"),
+        (vast, learned, 2, "60000 x 60000"),
+    ):
+        found, message = refused(capsys, "compress", source, out, *rate)
+        assert (found, text in message) == (code, True), (source.name, found, message)
+        assert not out.exists()
+        assert not list(tmp_path.glob(".eoforge-*"))
+    run(capsys, "compress", holes, out, "--max-error", "0")
+    out.write_bytes(out.read_bytes()[:-20])
+    found, message = refused(capsys, "decompress", out, tmp_path / "back.tif")
+    assert (found, "truncated" in message) == (3, True)
+    assert not (tmp_path / "back.tif").exists()
