@@ -281,9 +281,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _ended(code: int) -> int:
     """Tells an interrupted user that nothing is lost."""
-    if code == _INTERRUPTED:
-        output.say("interrupted; ingest, train, index and demo go on where they stopped when they are run again")
-    return code
+    if code != _INTERRUPTED:
+        return code
+    message = "stopped; ingest, train, index and demo go on where they stopped when they are run again"
+    return output.fail_with("INTERRUPTED", message, code)
 
 
 def entry() -> None:

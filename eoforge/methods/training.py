@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -222,6 +223,7 @@ def fit(
     Raises:
         UsageError: The training split holds fewer patches than one optimiser step needs.
         EoforgeError: The loss became NaN or infinite.
+        KeyboardInterrupt: Ctrl-C; the run goes on from its last checkpoint when it is started again.
     """
     per_epoch = len(training) // config.accumulate * config.accumulate
     if per_epoch == 0:
@@ -242,10 +244,24 @@ def fit(
             tracker = stack.enter_context(track("training", left)) if world.rank == 0 else _Silent()
             stack.enter_context(files.tensorboard(state.curve) if world.rank == 0 else ExitStack())
             engine = _Engine(learner, validation, config, per_epoch, state, files, world, tracker)
+            stack.enter_context(_interruptible())
             _trainer(config, world).fit(engine, _Stream(training, config.epochs, per_epoch, state))
     if world.size > 1:
         distributed.barrier()  # rank 0 may still be writing what the others read next
     return Fitted(files.best(), state.curve, state.best_epoch, state.seconds, state.stopped)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C stays Ctrl-C: Lightning ends the whole process by ``exit(1)``, a notebook's too, and ignores it after."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, before)  # Lightning got a Ctrl-C, so this is the thread that may do it
+        raise KeyboardInterrupt from end
 
 
 class _Silent:

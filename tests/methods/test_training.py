@@ -67,6 +67,25 @@ def test_killed_twice_and_resumed_is_bit_for_bit_the_uninterrupted_run(table: Ta
     assert figures(resumed) == figures(whole)
 
 
+def test_an_interrupt_stays_one_and_the_run_goes_on(
+    table: TableRef, whole: str, runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, save = signal.getsignal(signal.SIGINT), RunFiles.save
+
+    def interrupted(*args: Any) -> None:
+        save(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFiles, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            METHOD.train(table, runs, METHOD.config("tiny", RUN))
+    assert signal.getsignal(signal.SIGINT) is before
+    resumed = METHOD.train(table, runs, METHOD.config("tiny", RUN)).uri
+    assert figures(resumed) == figures(whole)
+    assert weights_equal(resumed, whole)
+
+
 def test_two_ranks_train_as_one(table: TableRef, whole: str, runs: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
