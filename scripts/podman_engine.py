@@ -145,7 +145,8 @@ def look_inside(podman: Podman, pod: Lifted) -> dict[str, Any]:
     """What the running container is like, and that it is as strict as the chart says.
 
     Raises:
-        EoforgeError: Its root file system can be written, or it is not user 10001.
+        EoforgeError: Its root file system can be written, it is not user 10001, it holds a compiler, or does not say
+            what packages it holds.
     """
     name = f"{pod.name}-{pod.container['name']}"
     user = podman("exec", name, "id", "-u")
@@ -156,8 +157,12 @@ def look_inside(podman: Podman, pod: Lifted) -> dict[str, Any]:
         raise EoforgeError(
             f"{name} is not restricted: user {user}, root written: {written}, capabilities {capabilities}"
         )
+    if compiler := podman("exec", name, "sh", "-c", "command -v cc gcc || true"):
+        raise EoforgeError(f"{name} holds a compiler: {compiler}")
+    count = "import json; print(len(json.load(open('/usr/share/doc/eoforge/sbom.cdx.json'))['components']))"
+    packages = int(podman("exec", name, "python", "-c", count))
     memory = podman("exec", name, "sh", "-c", "grep VmRSS /proc/1/status").split()[1]
-    return {"user": int(user), "read_only": True, "rss_mib": round(int(memory) / 1024)}
+    return {"user": int(user), "read_only": True, "packages": packages, "rss_mib": round(int(memory) / 1024)}
 
 
 def clean(podman: Podman) -> None:

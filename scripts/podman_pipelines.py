@@ -107,8 +107,9 @@ class Steps:
         }
         self.run(*container["command"], *[part.replace("{{$}}", json.dumps(request)) for part in container["args"]])
         written = self.folder / name / "executor_output.json"
-        answer: dict[str, Any] = json.loads(written.read_text()) if written.exists() else {}
-        return answer.get("parameterValues", {})
+        answer = json.loads(written.read_text()) if written.exists() else {}
+        found: dict[str, Any] = answer.get("parameterValues", {})
+        return found
 
 
 def fill(steps: Steps) -> dict[str, Any]:
