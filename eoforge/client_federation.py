@@ -23,10 +23,12 @@ from eoforge.client_base import RemoteError, ServiceClient, error_details, waits
 from eoforge.errors import DataRefused
 from eoforge.federated.objects import manifest_of
 from eoforge.federated.tensorfile import CHUNK_BYTES, chunk_count, chunk_span
+from eoforge.federated.wire import serialised, with_chunk
 
 TRANSFER_TIMEOUT_S = 3600.0
 _WAITS: dict[str, Any] = {"wait_initial": 0.1, "wait_max": 5.0}
 _CUT = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED})
+_SILO_SERVICE = pb.DESCRIPTOR.services_by_name["SiloService"].full_name
 SILO_HEADER = "x-eoforge-silo"
 
 
@@ -248,6 +250,11 @@ class SiloClient(_Client):
 
     def _use(self, channel: grpc.Channel) -> None:
         self.stub = federation_pb2_grpc.SiloServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+        self.stub.PutUpdate = channel.stream_unary(
+            f"/{_SILO_SERVICE}/PutUpdate",
+            request_serializer=serialised,
+            response_deserializer=pb.PutUpdateResponse.FromString,
+        )
 
     def register(self, **what: Any) -> pb.RegisterResponse:
         """Says what this silo holds; see ``RegisterRequest``. Remembers who the coordinator takes it for."""
@@ -325,11 +332,10 @@ class SiloClient(_Client):
             announced = pb.PrepareUpdateRequest(run_id=run_id, round=number, manifest=manifest)
             prepared = self._stream(self.stub.PrepareUpdate, announced, self._timeout)
 
-            def messages() -> Iterator[pb.PutUpdateRequest]:
+            def messages() -> Iterator[bytes]:
                 head = pb.PutUpdateRequest(run_id=run_id, round=number, digest=digest)
-                for chunk in file_chunks(path, manifest, prepared.missing):
-                    head.chunk.CopyFrom(chunk)
-                    yield head
+                for index, data in file_parts(path, manifest, prepared.missing):
+                    yield with_chunk(head, index, data)
                     head = pb.PutUpdateRequest()
 
             if prepared.missing:
@@ -345,13 +351,18 @@ def file_manifest(path: str) -> pb.Manifest:
         return manifest_of(parts, os.path.getsize(path))
 
 
-def file_chunks(path: str, manifest: pb.Manifest, indexes: Any) -> Iterator[pb.Chunk]:
-    """Chunks of a file, one in memory at a time."""
+def file_parts(path: str, manifest: pb.Manifest, indexes: Any) -> Iterator[tuple[int, bytes]]:
+    """Chunks of a file by position, one in memory at a time."""
     with open(path, "rb") as file:
         for index in indexes:
             first, last = chunk_span(index, manifest.length)
             file.seek(first)
-            yield pb.Chunk(index=index, data=file.read(last - first))
+            yield index, file.read(last - first)
+
+
+def file_chunks(path: str, manifest: pb.Manifest, indexes: Any) -> Iterator[pb.Chunk]:
+    """The same as messages."""
+    return (pb.Chunk(index=index, data=data) for index, data in file_parts(path, manifest, indexes))
 
 
 def check_chunk(manifest: pb.Manifest, chunk: pb.Chunk) -> None:

@@ -19,6 +19,7 @@ from eoforge.federated.objects import check_manifest, digest_of
 from eoforge.federated.result import plain
 from eoforge.federated.spec import RUN_ID, check_spec
 from eoforge.federated.state import ended
+from eoforge.federated.wire import with_chunk
 from eoforge.methods.fl_rs.strategies import make_strategy
 from services._runtime.errors import PermissionDenied
 from services.federation.estimate import estimate
@@ -162,7 +163,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
 
     async def GetModel(
         self, request: pb.GetModelRequest, context: Context[Any, Any]
-    ) -> AsyncIterator[pb.GetModelResponse]:
+    ) -> AsyncIterator[pb.GetModelResponse | bytes]:
         """See the proto."""
         run = await self._run(request.run_id)
         number, digest = _wanted_object(run, request)
@@ -172,7 +173,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         for index, chunk in enumerate(manifest.chunks):
             data = await self._hub.in_thread(objects.chunk, chunk)
             BYTES.labels("down").inc(len(data))
-            yield pb.GetModelResponse(chunk=pb.Chunk(index=index, data=data))
+            yield with_chunk(pb.GetModelResponse(), index, data)
 
     async def ListSilos(self, request: pb.ListSilosRequest, context: Context[Any, Any]) -> pb.ListSilosResponse:
         """See the proto."""

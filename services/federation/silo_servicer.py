@@ -15,6 +15,7 @@ from eoforge.federated import privacy
 from eoforge.federated.checks import check_names
 from eoforge.federated.rounds import MAX_SAMPLES
 from eoforge.federated.state import ended
+from eoforge.federated.wire import with_chunk
 from services._runtime.errors import PermissionDenied, duration
 from services.federation import masking
 from services.federation.actor import RunActor
@@ -125,10 +126,8 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
             await actor.write(silo, lambda run: due(run, silo) is not None, dropped=gone)
         return pb.LeaveResponse()
 
-    async def Download(
-        self, request: pb.DownloadRequest, context: Context[Any, Any]
-    ) -> AsyncIterator[pb.DownloadResponse]:
-        """See the proto."""
+    async def Download(self, request: pb.DownloadRequest, context: Context[Any, Any]) -> AsyncIterator[bytes]:
+        """See the proto; answers are serialised already."""
         silo = self._identities.silo(context)
         actor = await self._actor(request.run_id, silo)
         offer = await actor.offer(silo)
@@ -141,7 +140,7 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
                 raise UsageError(f"chunk {index} of {len(manifest.chunks)}: count from 0")
             data = await self._hub.in_thread(objects.chunk, manifest.chunks[index])
             BYTES.labels("down").inc(len(data))
-            yield pb.DownloadResponse(chunk=pb.Chunk(index=index, data=data))
+            yield with_chunk(pb.DownloadResponse(), index, data)
 
     async def PrepareUpdate(
         self, request: pb.PrepareUpdateRequest, context: Context[Any, Any]
