@@ -26,10 +26,11 @@ from eoforge.index.build import build_index
 from eoforge.methods import get_method, training
 from eoforge.methods.rs_jcif.config import Config
 from eoforge.methods.rs_jcif.evaluate import ladder
-from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, mirrored, rate_distortion, window
+from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, rate_distortion
 from eoforge.methods.rs_jcif.method import COMPRESSION, METHOD, load_codec
 from eoforge.methods.rs_jcif.paths import query_paths
 from eoforge.methods.rs_jcif.split import read_split
+from eoforge.methods.rs_jcif.windows import mirrored, window
 from tests.methods.conftest import SMALL as OTHER_METHOD
 from tests.methods.test_ss_cm_rsir import drawn_batch
 

@@ -7,7 +7,7 @@ learned from latents of every rate.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from eoforge.codec.model import Codec
 from eoforge.codec.raster import ALIGNMENT, factor_of
-from eoforge.data.bands import GROUPS, MODALITIES, PATCH_METRES
+from eoforge.data.bands import MODALITIES, PATCH_METRES
 from eoforge.data.batch import PatchBatch
 from eoforge.data.labels import CLASSES
-from eoforge.data.prepare import FLIP_HORIZONTAL, FLIP_VERTICAL
 from eoforge.errors import UsageError
 from eoforge.hashing.packing import pack_torch
 from eoforge.index.search import HammingIndex
@@ -30,6 +29,7 @@ from eoforge.methods.rs_jcif.config import Compression, JointStage
 from eoforge.methods.rs_jcif.gradients import joint_loss
 from eoforge.methods.rs_jcif.loss import Keys, hash_terms
 from eoforge.methods.rs_jcif.pairwise import MemoryBank
+from eoforge.methods.rs_jcif.windows import mirrored, window
 from eoforge.metrics.retrieval import Denominator, Relevance, mean_average_precision
 from eoforge.nn.distributed import gather_rows
 
@@ -44,33 +44,6 @@ class Teacher(Protocol):
         self, batch: PatchBatch, modality: str
     ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
         """See :class:`eoforge.index.encoder.Encoder`."""
-
-
-def mirrored(batch: PatchBatch, flip_B: Tensor) -> PatchBatch:
-    """The batch with patches mirrored as the bits of ``flip_B`` say, all grids alike."""
-    changed: dict[str, Any] = {}
-    for group in GROUPS:
-        pixels: Tensor | None = getattr(batch, group.column)
-        if pixels is None:
-            continue
-        for bit, axis in ((FLIP_HORIZONTAL, -1), (FLIP_VERTICAL, -2)):
-            # uint16 knows neither where() nor flip() everywhere; its bits as int16 do
-            seen = pixels.view(torch.int16) if pixels.dtype == torch.uint16 else pixels
-            turned = torch.where((flip_B & bit).bool()[:, None, None, None], seen.flip(axis), seen)
-            pixels = turned.view(pixels.dtype)
-        changed[group.column] = pixels
-    return dataclasses.replace(batch, **changed)
-
-
-def window(batch: PatchBatch, row: int, column: int, side: int) -> PatchBatch:
-    """The same ``side`` x ``side`` 10 m pixels of every patch and grid; all three numbers are multiples of 6."""
-    cut: dict[str, Any] = {}
-    for group in GROUPS:
-        pixels: Tensor | None = getattr(batch, group.column)
-        if pixels is not None:
-            top, left, size = (value * 10 // group.resolution for value in (row, column, side))
-            cut[group.column] = pixels[:, :, top : top + size, left : left + size]
-    return dataclasses.replace(batch, **cut)
 
 
 def rate_distortion(codec: Codec, batch: PatchBatch, quality_B: Tensor, modality: str) -> Rates:
@@ -248,15 +221,15 @@ class JointLearner(CompressionLearner):
             classes = torch.stack([self.classifier(x.float().tanh()) for x in logits.values()])
         return hash_terms(logits, classes, keys, self.bank if self.training else None, self.stage)
 
-    def _keys(self, batch: PatchBatch) -> Keys:
+    def _keys(self, batch: PatchBatch, gather: Callable[[Tensor], Tensor] = gather_rows) -> Keys:
         """What says how alike patches are, of all ranks' patches; a teacher sees them as they are, not mirrored."""
-        masks = gather_rows(batch.label_mask)
+        masks = gather(batch.label_mask)
         (teacher,) = self._teacher
         if self.stage.similarity != "teacher" or teacher is None:
             return Keys(masks)
         device = batch.label_mask.device
         features = [torch.from_numpy(teacher.encode(batch, m)[1]).to(device) for m in self.stage.bands]
-        return Keys(masks, torch.stack([gather_rows(f) for f in features]))
+        return Keys(masks, torch.stack([gather(f) for f in features]))
 
     def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
         """The negative sum of both losses; beside it rates, errors, and what the codes find among themselves."""
@@ -264,7 +237,8 @@ class JointLearner(CompressionLearner):
         codes: dict[str, list[Tensor]] = {modality: [] for modality in self.stage.bands}
         for batch in batches:
             row, logits = self._scored(batch)
-            hashing = float(self._hash_terms(logits, self._keys_here(batch))["hash"])
+            # Every rank scores the same patches: gathering them would only repeat them.
+            hashing = float(self._hash_terms(logits, self._keys(batch, lambda rows: rows))["hash"])
             rate = 0.0 if self.stage.tasks == "hash" else row["score"]
             figures.append({**row, "score": rate - self.stage.hash_weight * hashing})
             masks.append(batch.label_mask.cpu())
@@ -277,15 +251,6 @@ class JointLearner(CompressionLearner):
         if len(packed) == len(MODALITIES):
             out |= {name: value for name, value in code_recall(packed).items() if name != "score"}
         return out
-
-    def _keys_here(self, batch: PatchBatch) -> Keys:
-        # Every rank scores the same patches: gathering them would only repeat them.
-        (teacher,) = self._teacher
-        if self.stage.similarity != "teacher" or teacher is None:
-            return Keys(batch.label_mask)
-        device = batch.label_mask.device
-        features = [torch.from_numpy(teacher.encode(batch, m)[1]).to(device) for m in self.stage.bands]
-        return Keys(batch.label_mask, torch.stack(features))
 
 
 def _own_map(codes: Tensor, masks: Tensor) -> float:
