@@ -208,9 +208,7 @@ def with_podman(task: Callable[[Podman, Path], dict[str, Any]], keep: bool) -> i
     needed = (*NEEDED, "runc") if images.restricted() else NEEDED
     missing = [name for name in needed if shutil.which(name) is None]
     if missing:
-        print(
-            f"NOT RUN: this machine has no {', '.join(missing)}: apt-get install {' '.join(missing)}", file=sys.stderr
-        )
+        print(f"NOT RUN: no {', '.join(missing)} on this machine: apt-get install {' '.join(missing)}", file=sys.stderr)
     elif os.geteuid() != 0:
         print("NOT RUN: needs root: the pods of others have no addresses that this machine reaches", file=sys.stderr)
     if missing or os.geteuid() != 0:
