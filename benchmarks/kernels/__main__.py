@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import triton
+from triton.errors import TritonError
 
 from benchmarks.kernels.cases import CASES, Case
 from benchmarks.kernels.losses import LOSS_CASES
@@ -40,9 +41,14 @@ def run_case(case: Case, device: torch.device, bandwidth: float | None) -> dict[
         row["tflop_per_s"] = case.flops / ours.p50 / 1e6
     rivals = dict(case.rivals)
     if "eager" in rivals and device.type == "cuda":
-        rivals["torch.compile"] = torch.compile(rivals["eager"])
+        torch.compiler.reset()  # the last case's shapes would make this one's code general, and slower
+        rivals["torch.compile"] = torch.compile(rivals["eager"], dynamic=False)
     for name, call in rivals.items():
-        row["rivals_us"][name] = measure(call, device).p50
+        try:
+            row["rivals_us"][name] = measure(call, device).p50
+        except RuntimeError as error:  # a rival that does not fit or cannot be captured is a result, too
+            row["rivals_us"][name] = None
+            print(f"{case.name}: {name} fails: {str(error).splitlines()[0]}", file=sys.stderr)
     return row
 
 
@@ -57,7 +63,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [row["case"], *(f"{us[key]:.1f}" for key in ("p20", "p50", "p80", "wall"))]
         cells += [f"{share:.1%}" if share else "-", f"{rate:.0f}" if rate else "-"]
         cells.append(f"{row['tflop_per_s']:.1f}" if "tflop_per_s" in row else "-")
-        cells.append(", ".join(f"{name} {value:.1f}" for name, value in row["rivals_us"].items()) or "-")
+        rivals = [f"{name} {value:.1f}" if value else f"{name} fails" for name, value in row["rivals_us"].items()]
+        cells.append(", ".join(rivals) or "-")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -85,9 +92,11 @@ def main() -> int:
             case = build(device, not on_gpu)
             try:
                 rows.append(run_case(case, device, bandwidth))
-            except AssertionError as error:
+            except (AssertionError, RuntimeError, TritonError) as error:
                 failures += 1
-                print(f"GATE FAILED, not timed: {case.name}: {error}", file=sys.stderr)
+                print(f"FAILED, not timed: {case.name}: {error}", file=sys.stderr)
+            else:
+                print(table(rows[-1:]).splitlines()[-1], flush=True)
     print(table(rows))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import platform
 import statistics
@@ -73,8 +74,10 @@ def gate(settings: Settings, device: torch.device) -> None:
     for sharing in PATHS.values():
         network.settings = dataclasses.replace(settings, sharing=sharing)
         network.zero_grad()
-        loss = objective(network, images, masks)["loss"]
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        # cuDNN would run the plain path's convolution in TF32, three digits, unless told otherwise.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            loss = objective(network, images, masks)["loss"]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         losses.append(loss.item())
         gradients.append([p.grad for p in network.parameters() if p.grad is not None])
     if abs(losses[0] - losses[1]) > LOSS_BOUND * abs(losses[0]):
@@ -140,6 +143,7 @@ def measure(
     """Median pairs per second, the spread, and the peak of device memory (None on a CPU)."""
     cuda = device.type == "cuda"
     if cuda:
+        gc.collect()  # the last case's network and graph
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     step, images = make_step(settings, device, pairs, graph), random_images(settings, pairs, device)

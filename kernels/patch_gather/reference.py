@@ -13,8 +13,9 @@ def normalised_images(sources: Sequence[Tensor], where: Tensor, norm: Tensor, fl
     grids = [
         s.float().repeat_interleave(size // s.shape[2], 2).repeat_interleave(size // s.shape[2], 3) for s in sources
     ]
-    first = torch.tensor([0] + [g.shape[1] for g in grids[:-1]], device=where.device).cumsum(0)
-    stacked = torch.cat(grids, dim=1)[:, first[where[:, 0].long()] + where[:, 1].long()]
+    # Channels of the sources before each one's, by device arithmetic: numbers copied from the host break a CUDA graph.
+    first = sum((where[:, 0] > i) * g.shape[1] for i, g in enumerate(grids))
+    stacked = torch.cat(grids, dim=1)[:, (first + where[:, 1]).long()]
     images = (stacked - norm[:, 0, None, None]) * norm[:, 1, None, None]
     if flip is not None:
         horizontal, vertical = ((flip & bit).bool()[:, None, None, None] for bit in (1, 2))
