@@ -27,7 +27,7 @@ def weighted_sum(weights, values, total):
 
 @triton.jit
 def product_tile(x_ptr, y_ptr, row, other, n_rows, n_others, D: tl.constexpr, BLOCK_M: tl.constexpr,
-                 BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
+                 BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr = "tf32x3"):  # fmt: skip
     """float32 [BLOCK_M, BLOCK_N]: products of rows of x and y as stored (exact factors, float32 sums)."""
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, D, BLOCK_D):
@@ -36,7 +36,7 @@ def product_tile(x_ptr, y_ptr, row, other, n_rows, n_others, D: tl.constexpr, BL
         b = tl.load(
             y_ptr + other[None, :] * D + d[:, None], mask=(other < n_others)[None, :] & (d < D)[:, None], other=0.0
         )
-        total = tl.dot(a, b, total, input_precision="tf32x3")
+        total = tl.dot(a, b, total, input_precision=PRECISION)
     return total
 
 

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from kernels._runtime import (
     FLOATS,
+    INTERPRETED,
     cdiv,
     full_precision,
+    next_power_of_2,
     require_device,
     require_dtype,
     require_shape,
@@ -27,6 +29,8 @@ Form = Literal["corrected", "published", "cosine"]
 FORMS: tuple[Form, ...] = get_args(Form)
 ALPHA, GAMMA = 0.5, 0.1
 MAX_BITS = 512
+WHOLE_BITS = 128
+HOPPER = 9
 PROGRAMS = 132
 """Programs that are wanted at least; few rows against a long bank share it in parts."""
 MAX_PARTS = 64
@@ -97,6 +101,22 @@ def _check_masks(name: str, masks: Tensor, codes: Tensor) -> None:
     require_device(f"soft_pairwise({name})", masks, "codes", codes)
 
 
+def tiling(bits: int, dtype: torch.dtype, form: str, hopper: bool) -> dict[str, Any]:
+    """Tiles, precision of float32 products, warps and stages: what does not spill, compiled for sm_80 and sm_90.
+
+    Up to ``WHOLE_BITS`` a code is one tile. Three bfloat16 products then stand for a float32 one: Hopper's tensor cores
+    cannot multiply a tf32 tile that lies the other way round.
+    """
+    if bits > WHOLE_BITS:
+        return {**tiles(bits, dtype), "PRECISION": "tf32x3", "num_stages": 2}
+    wide = hopper and form != "cosine"
+    rows, warps, stages = (64, 4, 3) if dtype == torch.bfloat16 else (128 if wide else 32, 8, 2)
+    width = max(next_power_of_2(bits), 16)
+    blocks = {"BLOCK_M": rows, "BLOCK_N": 32, "BLOCK_D": width, "BLOCK_F": width}
+    # The interpreter knows no bf16x3; its products are those of float32.
+    return {**blocks, "PRECISION": "ieee" if INTERPRETED else "bf16x3", "num_warps": warps, "num_stages": stages}
+
+
 @torch.library.triton_op("eoforge::soft_pairwise", mutates_args={})
 def _soft_pairwise(
     codes: Tensor,
@@ -119,7 +139,8 @@ def _soft_pairwise(
     if n_rows * n_others == 0:
         zeros = torch.zeros((n_rows, bits), dtype=torch.float32, device=codes.device)
         return torch.zeros((), dtype=torch.float32, device=codes.device), zeros
-    shape = tiles(bits, codes.dtype)
+    hopper = codes.is_cuda and torch.cuda.get_device_capability(codes.device)[0] >= HOPPER
+    shape = tiling(bits, codes.dtype, form, hopper)
     row_blocks, blocks = cdiv(n_rows, shape["BLOCK_M"]), cdiv(n_others, shape["BLOCK_N"])
     span = max(cdiv(blocks, min(cdiv(PROGRAMS, row_blocks), MAX_PARTS)), MIN_SPAN)
     parts = cdiv(blocks, span)
@@ -134,7 +155,7 @@ def _soft_pairwise(
         wrap_triton(soft_pairwise_kernel)[(row_blocks, parts, cdiv(bits, shape["BLOCK_F"]))](
             u, masks.contiguous(), inverse, v, other_masks.contiguous(), other_inverse, losses, grads,
             n_rows, n_others, span, alpha, gamma,
-            K=bits, FORM=FORMS.index(form), **shape, num_stages=2,
+            K=bits, FORM=FORMS.index(form), **shape,
         )  # fmt: skip
     # Parts are added by PyTorch in its fixed order: no atomics, the same bits on every run.
     return losses.sum() / (n_rows * n_others), grads.sum(0) * scale

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels._runtime import INTERPRETED
-from kernels.nt_xent import tiles
-from kernels.soft_pairwise import FORMS, Form, _soft_pairwise, soft_pairwise, soft_pairwise_reference
+from kernels.soft_pairwise import FORMS, Form, _soft_pairwise, soft_pairwise, soft_pairwise_reference, tiling
 from kernels.soft_pairwise.kernel import soft_pairwise_kernel
 from kernels.soft_pairwise.reference import sums_by_parts
 from tests.kernels.aot import POINTERS, TARGETS, assert_fits, compile_kernel
@@ -141,10 +140,13 @@ def test_compiles_ahead_of_time(sm: int, dtype: torch.dtype) -> None:
     types |= dict.fromkeys(("inverse_ptr", "other_inverse_ptr", "loss_ptr", "grad_ptr"), "*fp32")
     types |= dict.fromkeys(("masks_ptr", "other_masks_ptr"), "*i64")
     types |= dict.fromkeys(("n_rows", "n_others", "span"), "i32") | dict.fromkeys(("alpha", "gamma"), "fp32")
-    for form, bits in ((0, 512), (2, 128)):
-        constants = {"K": bits, "FORM": form, **tiles(bits, dtype)}
-        warps = constants.pop("num_warps")
-        assert_fits(compile_kernel(soft_pairwise_kernel, sm, types, constants, num_warps=warps, num_stages=2), sm)
+    for form, bits in ((0, 512), (1, 128), (2, 128)):
+        constants = {"K": bits, "FORM": form, **tiling(bits, dtype, FORMS[form], sm >= 90)}
+        warps, stages = constants.pop("num_warps"), constants.pop("num_stages")
+        compiled = compile_kernel(soft_pairwise_kernel, sm, types, constants, num_warps=warps, num_stages=stages)
+        assert_fits(compiled, sm)
+        if sm == 90 and bits == 128 and (dtype == torch.bfloat16 or form == 1):
+            assert "wgmma.mma_async" in compiled.ptx, "the products no longer run on Hopper's tensor cores"
 
 
 @pytest.mark.gpu
