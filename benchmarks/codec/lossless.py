@@ -2,7 +2,7 @@
 
 Every stream of ours is decoded and compared with its promise. Radar bands are float32, which JPEG-XL takes too.
 
-    python -m benchmarks.codec.lossless [--patches 24] [--out FILE]
+    python -m benchmarks.codec.lossless [--patches 16] [--out FILE]
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def ours(patches: list[Raster], error: float) -> dict[str, float]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Lossless and bounded sizes against JPEG-XL, JPEG2000 and zstd.")
-    parser.add_argument("--patches", type=int, default=24)
+    parser.add_argument("--patches", type=int, default=16)
     parser.add_argument("--out", help="file for the figures as JSON")
     options = parser.parse_args()
     figures: dict[str, Any] = {}

@@ -5,7 +5,7 @@ The codec starts from principal components and is not trained: time does not dep
 rates beside it are what that start is worth (trained rates are the method's business). Peers code each band by itself;
 their setting is searched until the mean PSNR over the patches is ours. One thread for all.
 
-    python -m benchmarks.codec.speed [--patches 24] [--rounds 3] [--preset tiny|paper] [--quality 4] [--out FILE]
+    python -m benchmarks.codec.speed [--patches 24] [--rounds 2] [--preset tiny|paper] [--quality 4] [--out FILE]
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="The learned codec against JPEG2000 and JPEG-XL at equal PSNR.")
     parser.add_argument("--patches", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--preset", choices=("tiny", "paper"), default="tiny")
     parser.add_argument("--quality", type=float, default=4.0)
     parser.add_argument("--out", help="file for the figures as JSON")

@@ -9,7 +9,6 @@ from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.codec.coder import Coder, Codes, Rate
 from eoforge.codec.container import Header, inspect
 from eoforge.codec.raster import Raster
-from eoforge.data.bands import GROUP_OF
 from eoforge.errors import EoforgeError, LimitExceeded
 from services._runtime.batching import Batcher, BatchMetrics, BoundedPool
 from services.compression.rasters import raster_message, raster_of
@@ -105,11 +104,10 @@ class Work:
         return inspect(stream, self.coder.limits)
 
     def _check_output(self, header: Header) -> None:
-        width = max(4 if GROUP_OF[band].dtype == "float32" else 2 for band in header.bands)
-        if header.samples * width > self.settings.max_raster_bytes:
+        if header.raw_bytes > self.settings.max_raster_bytes:
             raise LimitExceeded(
-                f"the stream decodes to some {header.samples * width} bytes; {self.settings.max_raster_bytes} may "
-                "leave this service. Decode it with `eoforge decompress`"
+                f"the stream decodes to {header.raw_bytes} bytes; {self.settings.max_raster_bytes} may leave this "
+                "service. Decode it with `eoforge decompress`, which takes any size"
             )
 
     def _batch(self, key: Hashable, items: Sequence[Any]) -> list[Any]:
