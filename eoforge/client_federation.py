@@ -137,18 +137,15 @@ class FederationClient(_Client):
         return self._ask("CreateRun", pb.CreateRunRequest(run_id=run_id, spec=spec)).run
 
     def run(self, run_id: str) -> pb.Run:
-        """One run, with the newest rounds of its history."""
-        return self._ask("GetRun", pb.GetRunRequest(run_id=run_id)).run
-
-    def history(self, run_id: str) -> list[pb.RoundSummary]:
-        """All rounds of a run that are over, in order."""
-        rounds: list[pb.RoundSummary] = []
-        while True:
-            before = rounds[0].number if rounds else 0
-            page = self._ask("GetRun", pb.GetRunRequest(run_id=run_id, history_before=before))
+        """One run with its whole history, fetched in pages."""
+        page = self._ask("GetRun", pb.GetRunRequest(run_id=run_id))
+        run, rounds = page.run, list(page.run.history)
+        while page.more_history:
+            page = self._ask("GetRun", pb.GetRunRequest(run_id=run_id, history_before=rounds[0].number))
             rounds = [*page.run.history, *rounds]
-            if not page.more_history:
-                return rounds
+        del run.history[:]
+        run.history.extend(rounds)
+        return run
 
     def runs(self, status: Any = pb.RUN_STATUS_UNSPECIFIED) -> Iterator[pb.Run]:
         """All runs that the caller may see, newest first."""
@@ -209,7 +206,7 @@ class FederationClient(_Client):
                     self.move_on(channel)
                 elif not transient(error):
                     raise self._translate(error) from error
-            run = self.run(run_id)  # waits for the server, with retries
+            run = self._ask("GetRun", pb.GetRunRequest(run_id=run_id)).run  # waits for the server, with retries
             if run.status not in (pb.RUN_STATUS_RUNNING, pb.RUN_STATUS_PAUSED) and position[0] >= run.sequence:
                 return
 

@@ -280,6 +280,20 @@ def test_the_coordinator_starts_without_what_it_may_never_need() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "[]\n"
 
 
+def test_a_client_puts_the_pages_of_a_history_together(
+    served: Running, client: FederationClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = Hand(served.target, tmp_path)
+    run = begin(client, [hand], tmp_path, policy={"rounds": 5})
+    monkeypatch.setattr(servicer, "MAX_HISTORY", 2)
+    for number in range(1, 6):
+        hand.send(run, number, deltas())
+        if number < 5:
+            assert next(hand.tasks).round == number + 1
+    list(client.watch(run))
+    assert [summary.number for summary in client.run(run).history] == [1, 2, 3, 4, 5]
+
+
 def test_a_long_history_comes_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     run = pb.Run(history=[pb.RoundSummary(number=n) for n in range(1, 251)])
     page, more = servicer._page(run)

@@ -73,7 +73,7 @@ def test_models_that_nobody_can_ask_for_are_deleted(tmp_path: Path) -> None:
         wanted.keep_models = 2
         client.create_run(wanted, "short")
         wait_for(client, "short", lambda event: event.WhichOneof("event") == "status_changed")
-        history = client.history("short")
+        history = client.run("short").history
         for number, model in ((4, history[3].model), (5, history[4].model)):
             assert client.get_model("short", str(tmp_path / model), round=number) == number
         assert client.get_model("short", str(tmp_path / "first"), initial=True) == 0
