@@ -148,6 +148,7 @@ def soak(rounds: int, silos: int, per_kill: int, seed: int) -> dict[str, Any]:
             return process
 
         disk: list[float] = []
+        history: list[pb.RoundSummary] = []  # by events: GetRun has the last hundred rounds
         accepted: Counter[tuple[str, int]] = Counter()
         chaos = Chaos(coordinator, begin, names, per_kill, seed)
         try:
@@ -164,6 +165,7 @@ def soak(rounds: int, silos: int, per_kill: int, seed: int) -> dict[str, Any]:
                         accepted[event.accepted.silo, event.accepted.round] += 1
                     elif kind == "round_closed":
                         chaos.round_closed()
+                        history.append(event.round_closed.summary)
                         disk.append(_megabytes(folder / "store") - (len(disk) + 1) * MODEL_MB)
                         _tell(len(disk), rounds, time.monotonic() - begun, disk[-1], chaos)
                 seconds = time.monotonic() - begun
@@ -176,25 +178,25 @@ def soak(rounds: int, silos: int, per_kill: int, seed: int) -> dict[str, Any]:
             coordinator.stop()
         acknowledged = {name: _notes(folder / f"{name}.acknowledged") for name in names}
         figures = {
-            "rounds": len(run.history),
+            "rounds": len(history),
             "status": pb.RunStatus.Name(run.status),
             "acknowledged": sum(map(len, acknowledged.values())),
-            "sealed": sum(len(s.silos) for s in run.history),
+            "sealed": sum(len(s.silos) for s in history),
             "kills": dict(chaos.kills),
             "memory_mb": _quarters(chaos.memory),
             "disk_beyond_models_mb": _quarters(disk),
             "seconds": round(seconds, 1),
             "load": round(os.getloadavg()[0], 1),
-            "lost": _lost(run, acknowledged),
+            "lost": _lost(history, acknowledged),
         }
         twice = [key for key, count in accepted.items() if count > 1]
-        return figures | {"wrong": _wrong(figures, rounds, twice, _unheard(run, acknowledged))}
+        return figures | {"wrong": _wrong(figures, rounds, twice, _unheard(history, acknowledged))}
 
 
-def _lost(run: pb.Run, acknowledged: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _lost(history: list[pb.RoundSummary], acknowledged: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Updates that were acknowledged as counting and are in no sealed set."""
-    sealed = {summary.number: set(summary.silos) for summary in run.history}
-    late = {(silo, number) for summary in run.history for silo, number in summary.late.items()}
+    sealed = {summary.number: set(summary.silos) for summary in history}
+    late = {(silo, number) for summary in history for silo, number in summary.late.items()}
     return [
         f"{name}, round {note['round']}: {note['verdict']}"
         for name, notes in acknowledged.items()
@@ -220,13 +222,13 @@ def _wrong(figures: dict[str, Any], rounds: int, twice: list[Any], unheard: list
     return found
 
 
-def _unheard(run: pb.Run, acknowledged: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _unheard(history: list[pb.RoundSummary], acknowledged: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Updates in sealed sets that were not acknowledged.
 
     A silo may die between the acknowledgement and its note: then it answers again and notes that, unless the run ended.
     """
     heard = {(name, note["round"]) for name, notes in acknowledged.items() for note in notes}
-    pairs = ((name, summary.number) for summary in run.history[:-1] for name in summary.silos)
+    pairs = ((name, summary.number) for summary in history[:-1] for name in summary.silos)
     return [f"{name}, round {number}" for name, number in pairs if (name, number) not in heard]
 
 

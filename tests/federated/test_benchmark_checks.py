@@ -18,26 +18,26 @@ GOOD = {
 }
 
 
-def accepted(*rounds: int) -> list[dict[str, Any]]:
-    return [{"round": number, "verdict": "VERDICT_ACCEPTED"} for number in rounds]
+def accepted(*numbers: int) -> list[dict[str, Any]]:
+    return [{"round": number, "verdict": "VERDICT_ACCEPTED"} for number in numbers]
 
 
-def run(*silos: str) -> pb.Run:
+def rounds(*silos: str) -> list[pb.RoundSummary]:
     """Round i has the silos that the i-th string names by letters."""
-    return pb.Run(history=[pb.RoundSummary(number=i, silos=list(who)) for i, who in enumerate(silos, 1)])
+    return [pb.RoundSummary(number=i, silos=list(who)) for i, who in enumerate(silos, 1)]
 
 
 def test_an_acknowledged_update_that_is_in_no_sealed_set_is_lost() -> None:
-    finished = run("ab", "a", "ab")
+    finished = rounds("ab", "a", "ab")
     assert _lost(finished, {"a": accepted(1, 2, 3), "b": accepted(1, 2, 3)}) == ["b, round 2: VERDICT_ACCEPTED"]
-    finished.history[2].late["b"] = 2  # it came late and counted in round 3
+    finished[2].late["b"] = 2  # it came late and counted in round 3
     assert not _lost(finished, {"a": accepted(1, 2, 3), "b": accepted(1, 2, 3)})
     refused = {"b": [{"round": 2, "verdict": "VERDICT_REFUSED"}]}
     assert not _lost(finished, refused)
 
 
 def test_an_update_that_counted_without_an_acknowledgement_is_named() -> None:
-    assert _unheard(run("ab", "ab"), {"a": accepted(1, 2), "b": []}) == ["b, round 1"]
+    assert _unheard(rounds("ab", "ab"), {"a": accepted(1, 2), "b": []}) == ["b, round 1"]
 
 
 @pytest.mark.parametrize(
