@@ -16,6 +16,7 @@ WINDOW = 4
 async def endless() -> AsyncIterator[int]:
     number = 0
     while True:
+        await asyncio.sleep(0)
         yield number
         number += 1
 
