@@ -232,10 +232,11 @@ def _write_cogs(paths: Mapping[str, Path], like: Header | Raster, blocks: Iterab
 def whole(path: Path) -> Iterator[Path]:
     """A place to write a file to that appears at ``path`` when the block ends well, and not at all otherwise.
 
-    It lies in a hidden folder beside it: who is killed leaves nothing behind that looks like a file of ours.
+    It lies in a hidden folder beside it, under a name that no search for streams or GeoTIFFs finds: who is killed
+    leaves nothing behind that looks whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".eoforge-", dir=path.parent) as folder:
-        unfinished = Path(folder) / path.name
+        unfinished = Path(folder) / "unfinished"
         yield unfinished
         unfinished.replace(path)

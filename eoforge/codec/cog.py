@@ -53,7 +53,7 @@ def write_cog_files(
     from rasterio.windows import Window
 
     grids = grids_of(bands)
-    plain = {grid: f"{paths[grid]}.plain.tif" for grid in grids}
+    plain = {grid: f"{paths[grid]}.plain" for grid in grids}
     with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
         with ExitStack() as stack:
             sinks = {

@@ -20,7 +20,7 @@ from eoforge.codec.branch import Branch
 from eoforge.codec.config import QUALITY_FRACTIONS
 from eoforge.codec.entropy import Decoder, Encoder, TableSet
 from eoforge.codec.exact import ONE
-from eoforge.codec.raster import Raster
+from eoforge.codec.raster import Raster, modalities_of
 from eoforge.codec.tables import gaussian_frequencies
 from eoforge.data.bands import GROUP_OF, MODALITIES
 from eoforge.errors import DataRefused, UsageError
@@ -50,7 +50,7 @@ class Layout:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Sensors with at least one band, in the order of the payload."""
-        return tuple(m for m, names in MODALITIES.items() if set(names) & set(self.bands))
+        return modalities_of(self.bands)
 
 
 @dataclass(frozen=True)
