@@ -84,7 +84,7 @@ def _crash(processes: Processes, server: list[str], folder: Path, silos: int, to
     try:
         wait_for(lambda: len(_rounds(folder)) >= total, "last round", GIVEN_UP_S)
     except Failed:
-        listed = processes.run([str(Path(server[0]).with_name("flwr")), "list", str(APP), "bench", "--format", "json"])
+        listed = processes.run([str(Path(server[0]).with_name("flwr")), "list", "bench", "--format", "json"])
         status = re.findall(r'"status":\s*"([^"]+)"', listed)
         return {"resumed": False, "status": status[0] if status else listed.strip()[-200:]}
     return {"resumed": True, "rounds": _rounds(folder)}
