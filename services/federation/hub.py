@@ -62,7 +62,12 @@ class Hub:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Takes the lead if nobody else has it, and with it all unfinished runs; goes on looking after it."""
+        """Takes the lead if nobody else has it, and with it all unfinished runs; goes on looking after it.
+
+        Raises:
+            StoreError: The store cannot be reached.
+        """
+        await self.in_thread(self._leadership.beat)
         await self._renew()
         self._tasks.append(asyncio.create_task(self._keep_lead()))
 
