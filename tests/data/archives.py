@@ -14,9 +14,10 @@ from eoforge.data.geotiff import write_geotiff
 from eoforge.data.labels import CLASSES, CLC_TO_CLASS
 from eoforge.data.metadata import MAIN_FILE, METADATA, SNOW_CLOUD_FILE
 from eoforge.data.names import parse_patch_id
-from eoforge.data.reben import path_of
-from eoforge.data.records import PatchMeta, PatchPair
+from eoforge.data.reben import open_archive, path_of
+from eoforge.data.records import PatchMeta, PatchPair, digest
 from eoforge.data.split import official_split
+from eoforge.data.store import ObjectStore
 from eoforge.geo.footprint import footprint
 
 TILES = (
@@ -88,3 +89,24 @@ def write_archive(
             target.parent.mkdir(parents=True, exist_ok=True)
             write_geotiff(target, pair.reference_map, place.epsg, place.ulx, place.uly, 10, 0, deflate=True)
     return folder
+
+
+def read_all(uri: Path | str, scratch: Path | str | None = None) -> list[PatchPair]:
+    """All pairs of a faultless archive."""
+    archive = open_archive(str(uri), scratch=None if scratch is None else str(scratch))
+    results = list(archive.read(archive.metadata()))
+    assert [r.defects for r in results if r.defects] == []
+    return [r.pair for r in results if r.pair is not None]
+
+
+def digests(uri: Path | str, scratch: Path | str | None = None) -> list[str]:
+    """Digests of all pairs of a faultless archive, in its order."""
+    return [digest(p) for p in read_all(uri, scratch)]
+
+
+def upload(folder: Path, uri: str) -> str:
+    """Copies a folder to an object store."""
+    store = ObjectStore(uri)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        store.put_file(path.relative_to(folder).as_posix(), path)
+    return uri

@@ -10,9 +10,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-from eoforge.data.ingest import ingest
-from eoforge.data.records import PatchPair
-from eoforge.data.store import open_table
+from eoforge.data.ingest import IngestSummary, ingest
+from eoforge.data.quarantine import quarantine_uri
+from eoforge.data.records import PatchPair, digest
+from eoforge.data.store import TableRef, open_table
 from tests.data.archives import make_pair, write_archive
 
 SHARD_ROWS = 6
@@ -100,3 +101,27 @@ def _ingest(
     pipe.recv_bytes()
     summary = ingest(archive, table, workers=workers, shard_rows=shard_rows)
     pipe.send_bytes(json.dumps(asdict(summary)).encode())
+
+
+def digests(pairs: list[PatchPair]) -> dict[str, str]:
+    """What :func:`content` of a table with these pairs is."""
+    return {p.meta.patch_id: digest(p) for p in pairs}
+
+
+def small(archive: str, table: str, **options: object) -> IngestSummary:
+    """An ingestion in several shards."""
+    return ingest(archive, table, shard_rows=SHARD_ROWS, **options)  # type: ignore[arg-type]  # options by name
+
+
+def balanced(summary: IngestSummary) -> bool:
+    """Whether every input patch was counted once."""
+    done = summary.added + summary.unchanged + summary.changed + summary.quarantined
+    return summary.patches_in == done
+
+
+def quarantine(table: str) -> dict[tuple[str, str], dict[str, str]]:
+    """``(patch_id, reason)`` to finding; fails if one is there twice."""
+    found = open_table(TableRef(quarantine_uri(table))).to_table().to_pylist()
+    keyed = {(r["patch_id"], r["reason"]): r for r in found}
+    assert len(keyed) == len(found), "a finding is there twice"
+    return keyed

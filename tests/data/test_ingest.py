@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +13,7 @@ import pytest
 from pyproj import Transformer
 
 from eoforge.data.bands import S1_10M, S2_20M
-from eoforge.data.exactly_once import Job
 from eoforge.data.ingest import (
-    IngestSummary,
     commit_ingest,
     finish_table,
     ingest,
@@ -25,16 +21,14 @@ from eoforge.data.ingest import (
     plan_ingest,
     require_some_taken,
 )
-from eoforge.data.ingest_plan import load_plan
 from eoforge.data.metadata import MAIN_FILE
 from eoforge.data.quarantine import quarantine_uri
 from eoforge.data.reben import path_of
-from eoforge.data.records import PatchPair, digest
 from eoforge.data.schema import tensor_column
 from eoforge.data.store import ObjectStore, TableRef, is_s3, join, open_table, table_exists
-from eoforge.errors import DataRefused, NotFound, StoreError, UsageError
+from eoforge.errors import DataRefused, NotFound, UsageError
 from tests.data.archives import make_pair, write_archive
-from tests.data.ingest_support import SHARD_ROWS, archive_of, content, pairs_of
+from tests.data.ingest_support import SHARD_ROWS, archive_of, balanced, content, digests, pairs_of, quarantine, small
 
 PATCHES = 20
 
@@ -47,26 +41,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def table(store_uri: str) -> str:
     return join(store_uri, "patches.lance")
-
-
-def digests(pairs: list[PatchPair]) -> dict[str, str]:
-    return {p.meta.patch_id: digest(p) for p in pairs}
-
-
-def small(archive: str, table: str, **options: object) -> IngestSummary:
-    return ingest(archive, table, shard_rows=SHARD_ROWS, **options)  # type: ignore[arg-type]  # options by name
-
-
-def balanced(summary: IngestSummary) -> bool:
-    done = summary.added + summary.unchanged + summary.changed + summary.quarantined
-    return summary.patches_in == done
-
-
-def quarantine(table: str) -> dict[tuple[str, str], dict[str, str]]:
-    found = open_table(TableRef(quarantine_uri(table))).to_table().to_pylist()
-    keyed = {(r["patch_id"], r["reason"]): r for r in found}
-    assert len(keyed) == len(found), "a finding is there twice"
-    return keyed
 
 
 def test_every_pixel_and_word_of_the_archive_is_in_the_table(archive: str, table: str) -> None:
@@ -198,88 +172,6 @@ def test_strict_commits_nothing_if_a_file_goes_bad_after_validation(tmp_path: Pa
     assert content(table) == {}
     file.write_bytes(kept)
     assert small(str(folder), table, strict=True).added == 9, "repaired, the refused attempt is not resumed"
-
-
-def test_an_interrupted_ingestion_reads_only_the_shards_that_are_missing(archive: str, table: str) -> None:
-    plan = plan_ingest(archive, table, shard_rows=SHARD_ROWS)
-    assert (plan.shards, plan.rows) == (4, PATCHES)
-    ingest_shards(table, plan.ingest_id, 1, 2)
-    with pytest.raises(StoreError, match="is not written; run ingest_shards"):
-        commit_ingest(table, plan.ingest_id)
-    assert content(table) == {}
-    again = plan_ingest(archive, table, shard_rows=SHARD_ROWS)
-    assert again == plan
-    assert ingest_shards(table, plan.ingest_id, 0, 4) == {"shards": 2, "resumed": 2, "rows": PATCHES}
-    first = commit_ingest(table, plan.ingest_id)
-    assert commit_ingest(table, plan.ingest_id) == first
-    assert first.added == PATCHES
-
-
-def test_a_shard_whose_files_were_cleaned_up_is_written_again(archive: str, table: str) -> None:
-    plan = plan_ingest(archive, table, shard_rows=SHARD_ROWS)
-    ingest_shards(table, plan.ingest_id, 0, plan.shards)
-    manifest = Job(table, plan.ingest_id).manifest(2)
-    assert manifest is not None
-    ObjectStore(table).delete("data/" + json.loads(manifest["fragments"][0])["files"][0]["path"])
-    assert ingest_shards(table, plan.ingest_id, 0, plan.shards)["shards"] == 1
-    assert commit_ingest(table, plan.ingest_id).added == PATCHES
-    assert content(table) == digests(pairs_of(PATCHES))
-
-
-def test_a_table_made_again_at_the_same_place_resumes_nothing(archive: str, tmp_path: Path) -> None:
-    table = str(tmp_path / "patches.lance")
-    plan = plan_ingest(archive, table, shard_rows=SHARD_ROWS)
-    ingest_shards(table, plan.ingest_id, 0, plan.shards)
-    shutil.rmtree(table)
-    assert plan_ingest(archive, table, shard_rows=SHARD_ROWS).ingest_id != plan.ingest_id
-    assert small(archive, table).added == PATCHES
-
-
-def test_the_slower_of_two_writers_of_a_shard_leaves_no_files(archive: str, table: str) -> None:
-    plan = plan_ingest(archive, table, shard_rows=SHARD_ROWS)
-    job, _ = load_plan(table, plan.ingest_id)
-    ingest_shards(table, plan.ingest_id, 0, 1)
-    files = list(ObjectStore(table).list("data"))
-    done = job.manifest(0)
-    real = Job.manifest
-    seen: list[int] = []
-
-    def late(self: Job, shard: int) -> dict[str, object] | None:
-        seen.append(shard)
-        return None if len(seen) == 1 else real(self, shard)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Job, "manifest", late)
-        ingest_shards(table, plan.ingest_id, 0, 1)
-    assert job.manifest(0) == done
-    assert list(ObjectStore(table).list("data")) == files
-
-
-def test_a_reader_sees_the_old_table_or_the_new_one(tmp_path: Path, table: str) -> None:
-    """New and changed patches appear together: no version in between holds some of them."""
-    small(archive_of(tmp_path / "a", 8), table)
-    grown = archive_of(tmp_path / "b", 20, seed=5)
-    seen: list[dict[str, str]] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.is_set():
-            seen.append(content(table))
-
-    reader = threading.Thread(target=watch)
-    reader.start()
-    try:
-        summary = small(grown, table)
-    finally:
-        stop.set()
-        reader.join()
-    assert (summary.changed, summary.added) == (8, 12)
-    whole = [digests(pairs_of(8)), digests(pairs_of(20, seed=5))]
-    assert all(state in whole for state in seen)
-    versions = [v["version"] for v in open_table(TableRef(table)).versions()]
-    contents = [content(f"{table}@{version}") for version in versions]
-    assert all(state in ({}, *whole) for state in contents)
-    assert contents[-1] == whole[1]
 
 
 def test_indexes_cover_all_rows_and_serve_filters(tmp_path: Path, table: str) -> None:
