@@ -7,7 +7,7 @@ Letters: S sensors (one or two), B samples, K bits, K_P2 the next power of two, 
 import triton
 import triton.language as tl
 
-REDUCE_BLOCK: tl.constexpr = tl.constexpr(16)  # programs' partial sums that the last program loads at once
+REDUCE_TILE: tl.constexpr = tl.constexpr(8192)  # partial sums that the last program loads at once, 32 a thread
 
 
 @triton.jit
@@ -83,6 +83,8 @@ def hash_head_kernel(
     tl.store(mine + SENSORS * K_P2 + 1, tl.sum(per_sample, axis=0))
     tl.debug_barrier()  # all threads of the program have written before one of them draws the ticket
     if tl.atomic_add(ticket_ptr, 1, sem="acq_rel") == n_programs - 1:
+        # Every load of partial sums waits for the L2 cache, so few great ones: a small batch is bound by this.
+        REDUCE_BLOCK: tl.constexpr = max(min(REDUCE_TILE // K_P2, 256), 1)
         squares = 0.0
         for sensor in tl.static_range(SENSORS):
             total = tl.zeros((K_P2,), tl.float32)

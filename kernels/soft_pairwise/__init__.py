@@ -110,7 +110,7 @@ def tiling(bits: int, dtype: torch.dtype, form: str, hopper: bool) -> dict[str, 
     if bits > WHOLE_BITS:
         return {**tiles(bits, dtype), "PRECISION": "tf32x3", "num_stages": 2}
     wide = hopper and form != "cosine"
-    rows, warps, stages = (64, 4, 3) if dtype == torch.bfloat16 else (128 if wide else 32, 8, 2)
+    rows, warps, stages = (64 if hopper else 32, 4, 3) if dtype == torch.bfloat16 else (128 if wide else 32, 8, 2)
     width = max(next_power_of_2(bits), 16)
     blocks = {"BLOCK_M": rows, "BLOCK_N": 32, "BLOCK_D": width, "BLOCK_F": width}
     # The interpreter knows no bf16x3; its products are those of float32.
