@@ -41,7 +41,9 @@ def test_tables_are_named_with_or_without_version(text: str, uri: str, version: 
     assert TableRef.parse(text) == TableRef(uri, version)
 
 
-@pytest.mark.parametrize("text", ["", " ", "/t.lance@", "/t.lance@0", "/t.lance@-1", "/t.lance@x", "gs://b/t.lance", "s3://"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "/t.lance@", "/t.lance@0", "/t.lance@-1", "/t.lance@x", "gs://b/t.lance", "s3://"]
+)
 def test_addresses_that_mean_nothing(text: str) -> None:
     with pytest.raises(UsageError):
         TableRef.parse(text)

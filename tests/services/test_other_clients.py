@@ -1,4 +1,4 @@
-"""The README's requests, asked by a client that is not ours: buf's, which learns the API by reflection as grpcurl does."""
+"""The README's requests by a client that is not ours: buf, which learns the API by reflection as grpcurl does."""
 
 from __future__ import annotations
 
