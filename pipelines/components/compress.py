@@ -54,10 +54,8 @@ def compress_range(bundle: str, streams: str, shard_range: str):
         streams: Lance table for the streams; "{bundle}" in it becomes the bundle's short id.
         shard_range: "job id:first shard:number of shards".
     """
-    from eoforge.bundle import load_bundle
     from eoforge.index.streams import compress_shards
-    from eoforge.methods import get_method
-    from eoforge.methods.codecs import coder_of
+    from eoforge.methods.codecs import open_archiver
     from pipelines.lineage import codes_uri
     from pipelines.ranges import ShardRange
 
@@ -65,10 +63,9 @@ def compress_range(bundle: str, streams: str, shard_range: str):
     if not part.count:
         print("every patch has its streams already")
         return
-    loaded = load_bundle(bundle)
-    encoder = get_method(loaded.config["method"]).load(loaded)
+    coder, encoder = open_archiver(bundle)
     target = codes_uri(streams, bundle)
-    print(compress_shards(target, part.job_id, part.first, part.count, coder_of(encoder), encoder))
+    print(compress_shards(target, part.job_id, part.first, part.count, coder, encoder))
 
 
 @component
