@@ -25,7 +25,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eoforge.data.store import ObjectStore, TableRef, join, normalise, open_table
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import TableRef, join, normalise, open_table
 from eoforge.errors import BundleError, ConflictError, LimitExceeded, NotFound, StoreError, UsageError
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import stamina
 
 from eoforge.bundle import MANIFEST, load_bundle
-from eoforge.data.store import ObjectStore, join
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import join
 from eoforge.errors import ConflictError, EoforgeError, NotFound
 from pipelines.launcher import TAIL_LINES, ClusterOptions, TrainingJob, training_error
 from pipelines.settings import GPU_RESOURCE, RUNTIME_KIND, USER_ID

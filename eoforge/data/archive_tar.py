@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
+from eoforge.data.objects import ObjectStore
 from eoforge.data.reben import (
     EXTENSIONS,
     MAX_FILE_BYTES,
@@ -35,7 +36,7 @@ from eoforge.data.reben import (
     read_object,
 )
 from eoforge.data.records import PatchMeta, ReadResult
-from eoforge.data.store import ObjectStore, is_s3
+from eoforge.data.store import is_s3
 from eoforge.data.tar_source import ADVICE, LocalTar, ReadRange, StoredTar, TarBytes, TarFile, find_tars, tar_bytes
 from eoforge.errors import DataRefused, NotFound, StoreError
 from eoforge.progress import track

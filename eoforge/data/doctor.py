@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from eoforge.data.store import ObjectStore, is_s3, join, normalise
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import is_s3, join, normalise
 from eoforge.errors import NotFound, StoreError
 
 RACING_WRITERS = 8

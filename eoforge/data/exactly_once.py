@@ -25,8 +25,9 @@ import pyarrow as pa
 import stamina
 
 from eoforge.data.job import Job
+from eoforge.data.objects import ObjectStore
 from eoforge.data.staged import Plan, StagedRows, keep_rows, read_staged, without_rows
-from eoforge.data.store import ObjectStore, TableRef, is_s3, normalise, open_table, plain, storage_options, table_exists
+from eoforge.data.store import TableRef, is_s3, normalise, open_table, plain, storage_options, table_exists
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
 
 if TYPE_CHECKING:

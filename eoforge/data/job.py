@@ -6,7 +6,8 @@ import json
 import re
 from typing import Any
 
-from eoforge.data.store import ObjectStore, join, normalise
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import join, normalise
 from eoforge.errors import NotFound, UsageError
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -24,8 +24,9 @@ from eoforge.data.bands import S1_BANDS, S2_BANDS
 from eoforge.data.geotiff import Raster, read_geotiff
 from eoforge.data.metadata import MAIN_FILE, MetadataRows, read_metadata
 from eoforge.data.names import scene_of, tile_of
+from eoforge.data.objects import ObjectStore
 from eoforge.data.records import PatchMeta, ReadResult
-from eoforge.data.store import ObjectStore, is_s3, join, normalise
+from eoforge.data.store import is_s3, join, normalise
 from eoforge.data.validate import REFERENCE_MAP, is_readable, read_patch
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, StoreError
 

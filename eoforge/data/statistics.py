@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from eoforge.data.bands import GROUPS, S1_10M, BandGroup
 from eoforge.data.exactly_once import table_identity
+from eoforge.data.objects import ObjectStore
 from eoforge.data.schema import tensor_column
-from eoforge.data.store import ObjectStore, TableRef, normalise, open_table
+from eoforge.data.store import TableRef, normalise, open_table
 from eoforge.errors import DataRefused, UsageError
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
+from eoforge.data.objects import ObjectStore
 from eoforge.data.reben import MAP_FOLDER, S1_FOLDER, S2_FOLDER
-from eoforge.data.store import ObjectStore, is_s3
+from eoforge.data.store import is_s3
 from eoforge.errors import DataRefused
 
 ADVICE = "Download it again and compare its md5 with the published one."

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import UsageError
 from eoforge.federated.objects import Objects, StoredFile
 from eoforge.federated.reduce import Combiner, StoredSource, write_reduction

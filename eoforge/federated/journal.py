@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import LeaseLost, LimitExceeded, NotFound
 from eoforge.federated.state import apply
 

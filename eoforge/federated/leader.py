@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import NotFound
 
 _TERMS = "leader"

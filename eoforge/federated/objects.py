@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
 from eoforge.federated.strategy import Array, Specs
 from eoforge.federated.tensorfile import CHUNK_BYTES, Layout, chunk_count, chunk_span

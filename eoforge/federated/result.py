@@ -11,7 +11,8 @@ from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.bundle import CARD, CONFIG, FORMAT, MANIFEST, METRICS, WEIGHTS, code_revision
-from eoforge.data.store import ObjectStore, join, normalise
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import join, normalise
 from eoforge.errors import ConflictError
 from eoforge.federated.objects import Objects
 

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eoforge.data.store import ObjectStore, TableRef, normalise, open_table
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import TableRef, normalise, open_table
 from eoforge.errors import UsageError
 from eoforge.index.encode import encode_rows
 from eoforge.index.search import HammingIndex

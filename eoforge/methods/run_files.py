@@ -28,7 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eoforge.data.store import ObjectStore, TableRef, is_s3, join
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import TableRef, is_s3, join
 from eoforge.errors import DataRefused, NotFound
 
 LAST, BEST, DONE, CURVE = "last.ckpt", "best.ckpt", "done.json", "curve.csv"

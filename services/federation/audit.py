@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import EoforgeError
 
 MAX_WAITING = 10_000

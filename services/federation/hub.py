@@ -13,7 +13,8 @@ import structlog
 from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.store import ObjectStore, join
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import join
 from eoforge.errors import ConflictError, EoforgeError, LeaseLost, LimitExceeded, NotFound
 from eoforge.federated.files import RunFiles
 from eoforge.federated.journal import Journal

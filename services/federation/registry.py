@@ -8,7 +8,7 @@ from collections.abc import Callable
 from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import LimitExceeded
 from eoforge.federated import rounds
 from services._runtime.errors import Overloaded

@@ -14,10 +14,10 @@ from eoforge.data.geotiff import write_geotiff
 from eoforge.data.labels import CLASSES, CLC_TO_CLASS
 from eoforge.data.metadata import MAIN_FILE, METADATA, SNOW_CLOUD_FILE
 from eoforge.data.names import parse_patch_id
+from eoforge.data.objects import ObjectStore
 from eoforge.data.reben import open_archive, path_of
 from eoforge.data.records import PatchMeta, PatchPair, digest
 from eoforge.data.split import official_split
-from eoforge.data.store import ObjectStore
 from eoforge.geo.footprint import footprint
 
 TILES = (

@@ -14,7 +14,7 @@ import pytest
 
 from eoforge.data.doctor import Check, probe_machine, probe_store, require_conditional_put
 from eoforge.data.ingest import ingest
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import StoreError, UsageError
 from tests.data.ingest_support import archive_of
 

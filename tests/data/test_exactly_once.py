@@ -13,8 +13,9 @@ import pytest
 
 from eoforge.data import exactly_once
 from eoforge.data.exactly_once import CommitResult, Job, changed_keys, commit, create_table, write_fragments
+from eoforge.data.objects import ObjectStore
 from eoforge.data.schema import PRIMARY_KEY
-from eoforge.data.store import ObjectStore, TableRef, join, open_table
+from eoforge.data.store import TableRef, join, open_table
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
 from tests.data.ingest_support import ready_processes, take_environment
 

@@ -22,10 +22,11 @@ from eoforge.data.ingest import (
     require_some_taken,
 )
 from eoforge.data.metadata import MAIN_FILE
+from eoforge.data.objects import ObjectStore
 from eoforge.data.quarantine import quarantine_uri
 from eoforge.data.reben import path_of
 from eoforge.data.schema import tensor_column
-from eoforge.data.store import ObjectStore, TableRef, is_s3, join, open_table, table_exists
+from eoforge.data.store import TableRef, is_s3, join, open_table, table_exists
 from eoforge.errors import DataRefused, NotFound, UsageError
 from tests.data.archives import make_pair, write_archive
 from tests.data.ingest_support import SHARD_ROWS, archive_of, balanced, content, digests, pairs_of, quarantine, small

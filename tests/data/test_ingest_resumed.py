@@ -16,7 +16,8 @@ from eoforge.data.ingest import (
     plan_ingest,
 )
 from eoforge.data.ingest_plan import load_plan
-from eoforge.data.store import ObjectStore, TableRef, join, open_table
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import TableRef, join, open_table
 from eoforge.errors import StoreError
 from tests.data.ingest_support import SHARD_ROWS, archive_of, content, digests, pairs_of, small
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from eoforge.data.metadata import MAIN_FILE
+from eoforge.data.objects import ObjectStore
 from eoforge.data.reben import FileArchive, S3Archive, open_archive
 from eoforge.data.records import Reason
-from eoforge.data.store import ObjectStore
 from eoforge.errors import DataRefused, NotFound
 from tests.data.archives import digests, make_pairs, upload, write_archive, write_metadata
 

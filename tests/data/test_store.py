@@ -11,16 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eoforge.data.store import (
-    ObjectStore,
-    TableRef,
-    join,
-    normalise,
-    open_table,
-    storage_options,
-    table_exists,
-    table_to_write,
-)
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import TableRef, join, normalise, open_table, storage_options, table_exists, table_to_write
 from eoforge.errors import NotFound, StoreError, UsageError
 
 

@@ -13,9 +13,10 @@ import pytest
 from eoforge.data import archive_tar
 from eoforge.data.ingest import ingest
 from eoforge.data.metadata import MAIN_FILE
+from eoforge.data.objects import ObjectStore
 from eoforge.data.reben import open_archive
 from eoforge.data.records import Reason, digest
-from eoforge.data.store import ObjectStore, join
+from eoforge.data.store import join
 from eoforge.errors import NotFound, StoreError
 from tests.data.archives import digests, make_pairs, upload, write_archive
 from tests.data.ingest_support import content

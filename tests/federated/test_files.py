@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.federated.files import RunFiles
 from eoforge.federated.strategy import Array, SiloInfo, Specs, TensorSpec
 from eoforge.federated.tensorfile import Layout

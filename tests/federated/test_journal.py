@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import LimitExceeded
 from eoforge.federated import journal
 from eoforge.federated.journal import Journal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.federated.leader import Beacon, Leadership
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import DataRefused, NotFound
 from eoforge.federated import objects as objects_module
 from eoforge.federated.dp import NoisySum, clip_factors, epsilon_after

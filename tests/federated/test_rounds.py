@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import NotFound
 from eoforge.federated.journal import Journal
 from eoforge.federated.rounds import averaged, choose, has_quorum, target_reached, verdict

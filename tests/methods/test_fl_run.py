@@ -14,7 +14,8 @@ import torch
 
 from eoforge.bundle import Bundle, load_bundle, write_bundle
 from eoforge.data.loader import PatchLoader
-from eoforge.data.store import ObjectStore, open_table
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import open_table
 from eoforge.errors import BundleError, DataRefused, NotFound, UsageError
 from eoforge.federated import simulate
 from eoforge.federated.strategy import SiloInfo

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import EoforgeError, LeaseLost
 from eoforge.federated.journal import Journal
 from services._runtime.errors import describe

@@ -11,7 +11,7 @@ import pytest
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_base import RemoteError
 from eoforge.client_federation import FederationClient
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import NotFound
 from eoforge.federated.objects import Objects
 from eoforge.federated.tensorfile import read_file

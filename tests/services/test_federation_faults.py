@@ -22,7 +22,7 @@ import pytest
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_base import RemoteError
 from eoforge.client_federation import FederationClient, SiloClient, file_chunks, file_manifest
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import LeaseLost
 from eoforge.federated.journal import Journal
 from eoforge.federated.objects import digest_of

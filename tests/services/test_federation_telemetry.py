@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_federation import FederationClient
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.errors import StoreError
 from services.federation import telemetry
 from services.federation.audit import Audit

@@ -13,7 +13,7 @@ import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_federation import file_manifest
-from eoforge.data.store import ObjectStore
+from eoforge.data.objects import ObjectStore
 from eoforge.federated.objects import Objects, digest_of
 from eoforge.federated.tensorfile import write_file
 from services._runtime.errors import Overloaded

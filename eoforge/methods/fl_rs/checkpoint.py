@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from eoforge.data.store import ObjectStore, join
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import join
 from eoforge.errors import DataRefused
 from eoforge.federated.simulate import Federation
 from eoforge.federated.strategy import Array

@@ -17,7 +17,8 @@ from eoforge.codec.container import inspect
 from eoforge.codec.model import Codec
 from eoforge.codec.raster import Raster
 from eoforge.data.bands import GROUPS, PATCH_METRES
-from eoforge.data.store import ObjectStore, TableRef, open_table
+from eoforge.data.objects import ObjectStore
+from eoforge.data.store import TableRef, open_table
 from eoforge.methods.evaluate import GALLERY_SPLIT, QUERY_SPLIT
 from eoforge.methods.rs_jcif import baselines
 from eoforge.methods.rs_jcif.fidelity import Fidelity, Rasters
