@@ -30,7 +30,8 @@ import numpy as np
 
 from benchmarks.federated.world import Coordinator, certificates, options
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.client_federation import FederationClient, SiloClient
+from eoforge.client_federation import FederationClient
+from eoforge.client_silo import SiloClient
 from eoforge.federated.silo import Silo
 from eoforge.federated.strategy import LocalResult, Task
 from eoforge.federated.tensorfile import write_file

@@ -23,10 +23,12 @@ import psutil
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_base import RemoteError
-from eoforge.client_federation import SiloClient, check_chunk, file_chunks, file_manifest, transient
+from eoforge.client_federation_base import transient
+from eoforge.client_silo import SiloClient
 from eoforge.federated.ca import Authority
 from eoforge.federated.objects import digest_of
 from eoforge.federated.tensorfile import write_file
+from eoforge.federated.transfer import check_chunk, file_chunks, file_manifest
 from eoforge.logs import configure_logs
 
 AWAY_S = 0.02

@@ -214,7 +214,7 @@ def silo_command(
 ) -> None:
     """Take part: train beside this table whenever a run asks to."""
     from eoforge.api.federation.v1 import federation_pb2 as pb
-    from eoforge.client_federation import SiloClient
+    from eoforge.client_silo import SiloClient
     from eoforge.data.store import TableRef
     from eoforge.federated.silo import Silo
     from eoforge.methods.fl_rs.launch import FEDERATED, strategy_of, trainers, training_patches

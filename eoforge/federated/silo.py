@@ -28,7 +28,8 @@ import structlog
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_base import RemoteError
-from eoforge.client_federation import SiloClient, file_manifest, transient
+from eoforge.client_federation_base import transient
+from eoforge.client_silo import SiloClient
 from eoforge.errors import DataRefused, EoforgeError, UsageError
 from eoforge.federated.abandon import Abandoned, listening, stop_if_told
 from eoforge.federated.inbox import Inbox
@@ -49,6 +50,7 @@ from eoforge.federated.strategy import (
     name_of,
 )
 from eoforge.federated.tensorfile import read_file, read_specs, write_file
+from eoforge.federated.transfer import file_manifest
 
 Trainers = Callable[[pb.Task], LocalTrainer]
 """Makes the trainer of a run from its first task (method, configuration, strategy)."""

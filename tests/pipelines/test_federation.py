@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eoforge.bundle import load_bundle
-from eoforge.client_federation import SiloClient
+from eoforge.client_silo import SiloClient
 from eoforge.data.ingest import ingest
 from eoforge.data.store import TableRef
 from eoforge.data.synthetic import generate_archive

@@ -16,7 +16,7 @@ from services.retrieval.settings import RetrievalSettings
 from tests.services.world import METHOD, World, make_world
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)  # not the session's: other folders' tests may follow in this process
 def projection_method() -> Iterator[None]:
     """Lets bundles of the tests name the tests' method."""
     METHODS[METHOD] = "tests.services.world:PROJECTION"

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.client_federation import FederationClient, SiloClient, file_manifest
+from eoforge.client_federation import FederationClient
+from eoforge.client_silo import SiloClient
 from eoforge.federated.objects import digest_of
 from eoforge.federated.silo import Silo
 from eoforge.federated.tensorfile import write_file
+from eoforge.federated.transfer import file_manifest
 from services._runtime.server import Server
 from services.federation.server import build
 from services.federation.settings import FederationSettings

@@ -15,10 +15,12 @@ import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_base import RemoteError
-from eoforge.client_federation import FederationClient, SiloClient, file_manifest
+from eoforge.client_federation import FederationClient
+from eoforge.client_silo import SiloClient
 from eoforge.federated.ca import Authority
 from eoforge.federated.objects import digest_of
 from eoforge.federated.tensorfile import write_file
+from eoforge.federated.transfer import file_manifest
 from scripts.settings_table import table
 from services._runtime.errors import CATALOGUE
 from services.federation import servicer

@@ -21,12 +21,14 @@ import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_base import RemoteError
-from eoforge.client_federation import FederationClient, SiloClient, file_chunks, file_manifest
+from eoforge.client_federation import FederationClient
+from eoforge.client_silo import SiloClient
 from eoforge.data.objects import ObjectStore
 from eoforge.errors import LeaseLost
 from eoforge.federated.journal import Journal
 from eoforge.federated.objects import digest_of
 from eoforge.federated.tensorfile import CHUNK_BYTES, write_file
+from eoforge.federated.transfer import file_chunks, file_manifest
 from tests.federated.quadratic import Quadratic, spec, write_model
 from tests.services.federation_world import Runner, server_for, silos, wait_for
 from tests.services.support import running

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eoforge.client_federation import FederationClient, SiloClient
+from eoforge.client_federation import FederationClient
+from eoforge.client_silo import SiloClient
 from eoforge.data.loader import PatchLoader
 from eoforge.data.records import record_batch
 from eoforge.data.store import TableRef

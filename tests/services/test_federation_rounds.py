@@ -11,9 +11,10 @@ import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_base import RemoteError
-from eoforge.client_federation import FederationClient, file_manifest
+from eoforge.client_federation import FederationClient
 from eoforge.federated.objects import digest_of
 from eoforge.federated.tensorfile import read_file
+from eoforge.federated.transfer import file_manifest
 from tests.federated.quadratic import spec, write_model
 from tests.services.federation_world import NAMES, Hand, begin, deltas, server_for
 from tests.services.support import Running, running

@@ -10,7 +10,8 @@ import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_base import RemoteError
-from eoforge.client_federation import FederationClient, SiloClient
+from eoforge.client_federation import FederationClient
+from eoforge.client_silo import SiloClient
 from eoforge.errors import StoreError
 from services.federation.hub import Hub
 from tests.federated.quadratic import Quadratic, spec, write_model

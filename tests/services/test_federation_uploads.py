@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.client_federation import file_manifest
 from eoforge.data.objects import ObjectStore
 from eoforge.federated.objects import Objects, digest_of
 from eoforge.federated.tensorfile import write_file
+from eoforge.federated.transfer import file_manifest
 from services._runtime.errors import Overloaded
 from services.federation.uploads import MAX_STREAMS, Uploads
 
