@@ -157,7 +157,7 @@ def test_an_endpoint_where_nobody_listens_is_reported_at_once(monkeypatch: pytes
 
 def test_a_server_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes connections, so only a short limit per request tells; the patient client would ask for minutes."""
-    monkeypatch.setattr("eoforge.data.store._PROBE_TIMEOUT", "0.3s")
+    monkeypatch.setattr("eoforge.data.objects._PROBE_TIMEOUT", "0.3s")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         checks = probe_store("s3://bucket/x")
