@@ -113,7 +113,7 @@ class Hub:
         try:
             return _same(await self.in_thread(Journal(self.store, run_id).load), spec, creator)
         except NotFound:
-            pass  # as it should be
+            pass  # the name is free: the run is made below
         journal, files = Journal(self.store, run_id), RunFiles(self.store, run_id, self.compute)
         await self.in_thread(files.objects.adopt, self.models, spec.initial_model)
         await self.in_thread(self.store.put, f"index/{time.time_ns():020d}.{run_id}", b"")
