@@ -37,7 +37,7 @@ def configure_logs(*, as_json: bool, level: int = logging.INFO) -> None:
             structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(file=stream),  # type: ignore[arg-type]  # write and flush
+        logger_factory=structlog.WriteLoggerFactory(file=stream),  # type: ignore[arg-type]  # a line is one write
     )
     stamina.instrumentation.set_on_retry_hooks([_say_retry])
 

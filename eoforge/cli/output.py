@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -43,8 +43,7 @@ def emit(result: Any, *, title: str | None = None) -> None:
     """Prints a flat result: one JSON line with ``--json``, a two-column table otherwise."""
     values = as_dict(result)
     if _state["json"]:
-        # Not through rich: a consumer reads this line, so it must not be wrapped to a terminal's width.
-        print(json.dumps(values, default=str), flush=True)
+        _json_line(values, sys.stdout)
         return
     table = Table(title=title, show_header=False, title_justify="left")
     for key, value in values.items():
@@ -58,7 +57,7 @@ def emit_rows(
 ) -> None:
     """Prints rows: a JSON list with ``--json``; otherwise one ``line`` each if given, or a table."""
     if _state["json"]:
-        print(json.dumps(rows, default=str), flush=True)
+        _json_line(rows, sys.stdout)
         return
     if line:
         for row in rows:
@@ -88,8 +87,18 @@ def fail(error: EoforgeError) -> int:
 def fail_with(reason: str, message: str, exit_code: int) -> int:
     """Prints a failure, as JSON on standard error with ``--json``, and returns ``exit_code``."""
     if _state["json"]:
-        print(json.dumps({"error": {"reason": reason, "message": message, "exit_code": exit_code}}), file=sys.stderr)
+        _json_line({"error": {"reason": reason, "message": message, "exit_code": exit_code}}, sys.stderr)
     else:
         _err.print(f"[bold red]error[/] ({reason}): ", end="")
         _err.print(message, markup=False, highlight=False)
     return exit_code
+
+
+def _json_line(value: Any, stream: TextIO) -> None:
+    """One line in one write: a consumer reads it, and the ranks of a training share their output.
+
+    Not through rich, which wraps to a terminal's width; not by ``print``, whose text and newline are two writes when
+    Python is unbuffered, as it is in pods: the lines of two ranks then run into each other.
+    """
+    stream.write(json.dumps(value, default=str) + "\n")
+    stream.flush()

@@ -11,7 +11,8 @@ import pytest
 import structlog
 
 from eoforge.cli import main
-from eoforge.cli.output import configure, emit, emit_rows
+from eoforge.cli.output import configure, emit, emit_rows, fail
+from eoforge.errors import UsageError
 from tests.data.archives import make_pair, write_archive
 
 COMMANDS = ("synth", "ingest", "train", "eval", "index", "serve", "search", "doctor", "demo", "federate")
@@ -96,3 +97,24 @@ def test_logs_follow_standard_error_when_it_is_replaced(monkeypatch: pytest.Monk
     monkeypatch.setattr("sys.stderr", second)
     structlog.get_logger("after").info("still heard")
     assert "still heard" in second.getvalue()
+
+
+def test_a_line_for_machines_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks of a training share their output: lines written in parts would run into each other."""
+
+    class Writes(list[str]):
+        write = list.append
+
+        def flush(self) -> None: ...
+
+    out, err = Writes(), Writes()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    configure(as_json=True)
+    emit({"bundle": "b"})
+    emit_rows([{"id": 1}])
+    structlog.get_logger("x").warning("event")
+    assert fail(UsageError("wrong")) == 2
+    assert out == ['{"bundle": "b"}\n', '[{"id": 1}]\n']
+    assert [json.loads(line).get("event") for line in err] == ["event", None]
+    assert all(line.endswith("}\n") for line in err)

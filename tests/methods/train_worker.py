@@ -29,7 +29,8 @@ def main(table: str, out: str, *rest: str) -> None:
         training._Engine.on_train_batch_end = dying
     method = get_method("ss_cm_rsir")
     overrides = dict(pair.split("=", 1) for pair in rest)
-    print("bundle:", method.train(TableRef.parse(table), out, method.config("tiny", overrides)).uri)
+    uri = method.train(TableRef.parse(table), out, method.config("tiny", overrides)).uri
+    sys.stdout.write(f"bundle: {uri}\n")  # one write: unbuffered, those of two ranks would run into each other
 
 
 if __name__ == "__main__":
