@@ -11,6 +11,7 @@ import pytest
 from eoforge.errors import UsageError
 from eoforge.methods import get_method
 from eoforge.methods.fl_rs.compare import QUALITY, add_targets, compare, config_of, recommend, scale
+from eoforge.methods.fl_rs.seeds import averaged, cell
 from eoforge.methods.fl_rs.strategies import ALGORITHMS
 
 METHOD = get_method("fl_rs")
@@ -62,6 +63,8 @@ def test_a_comparison_goes_on_with_what_is_missing(compared, table, monkeypatch:
     assert again["runs"][0]["test"] == result["runs"][0]["test"]
     with pytest.raises(UsageError, match="overrides name fedsgd"):
         compare(table, out, overrides={"fedsgd:mu": "1"})
+    with pytest.raises(UsageError, match="by --seeds"):
+        compare(table, out, overrides={"seed": "1"})
 
 
 def test_algorithms_that_need_sgd_get_it_under_adam() -> None:
@@ -80,6 +83,7 @@ def test_targets_and_recommendation_follow_the_figures() -> None:
             "backbone": "tiny",
             "curve": curve,
             "test": {"f1_weighted": weighted},
+            "deviation": {"f1_weighted": 0.0},
             "bytes_per_round": size,
             "local_ms_per_patch": 1.0,
             "aggregation_seconds": 0.1,
@@ -103,6 +107,26 @@ def test_targets_and_recommendation_follow_the_figures() -> None:
     runs[1] |= {"bytes_to_target": 30, "local_ms_per_patch": 0.9, "aggregation_seconds": 90.0}
     advice = recommend(runs)[0]
     assert (advice["recommended"], advice["because"]) == ("fedavg", "less work in a round")
+    # Whatever lies within the spread of the best one's seeds is as good as it.
+    runs[0]["test"]["f1_weighted"] = 0.55
+    assert recommend(runs)[0]["recommended"] == "moon"
+    runs[1]["deviation"]["f1_weighted"] = 0.06
+    assert recommend(runs)[0]["recommended"] == "fedavg"
+
+
+def test_rows_are_means_over_seeds_with_their_spread(compared, table) -> None:
+    runs = [{"test": {"s1_f1": f}, "curve": [None, f], "silos": 2, "skew": {"a": [{"b": f}]}} for f in (0.2, 0.4)]
+    both = averaged(runs)
+    assert both["test"]["s1_f1"] == pytest.approx(0.3)
+    assert both["curve"] == [None, pytest.approx(0.3)]
+    assert (both["silos"], both["skew"]) == (2, {"a": [{"b": pytest.approx(0.3)}]})
+    assert cell(both, "s1_f1") == "0.300 ± 0.141"
+    assert cell(averaged(runs[:1]), "s1_f1") == "0.200"
+    out, _ = compared
+    kinds = {"algorithms": ("fedavg",), "scenarios": ("ds1",), "backbones": ("tiny",)}
+    rows = [compare(table, out, **kinds, seeds=s, overrides=SMALL)["runs"][0] for s in ((0,), (1,), (0, 1))]
+    micro = [row["test"]["f1_micro"] for row in rows]
+    assert micro[2] == pytest.approx((micro[0] + micro[1]) / 2)
 
 
 def test_server_cost_grows_with_silos_and_fastest_for_personal_models() -> None:

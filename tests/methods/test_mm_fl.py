@@ -14,7 +14,7 @@ from eoforge.data.loader import PatchLoader
 from eoforge.errors import UsageError
 from eoforge.federated import simulate
 from eoforge.federated.strategy import RoundInfo, SiloInfo, TensorSpec, UpdateInfo
-from eoforge.methods.mm_fl.ablation import GRID, _averaged, _cell, ablate
+from eoforge.methods.mm_fl.ablation import GRID, ablate
 from eoforge.methods.mm_fl.model import MultiModalNetwork
 from eoforge.methods.mm_fl.simulation import VIEWS, first_model
 from eoforge.methods.mm_fl.strategy import MultiModal, sensor_of
@@ -146,15 +146,6 @@ def test_the_ablation_grid(table, tmp_path: Path) -> None:
     stamp = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").iterdir()}
     ablate(table, tmp_path, scenarios=("ds2",), overrides={**SMALL, "rounds": "1"})
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").iterdir()} == stamp
-
-
-def test_the_grids_figures_are_means_over_seeds() -> None:
-    runs = [{"test": {"s1_f1": f}, "curve": [None, f], "silos": 2} for f in (0.2, 0.4)]
-    both = _averaged(runs)
-    assert both["test"]["s1_f1"] == pytest.approx(0.3)
-    assert both["curve"] == [None, pytest.approx(0.3)]
-    assert _cell(both, "s1_f1") == "0.300 ± 0.141"
-    assert _cell(_averaged(runs[:1]), "s1_f1") == "0.200"
 
 
 def test_settings_are_checked() -> None:

@@ -1,18 +1,21 @@
 """The comparison as one command: every algorithm on every scenario and backbone, five criteria measured, and a report.
 
     python -m eoforge.methods.fl_rs.compare --data TABLE --out FOLDER [--preset tiny] [--algorithms a,b] [--scenarios
-    s,t] [--backbones b,c] [key=value ...] [algorithm:key=value ...]
+    s,t] [--backbones b,c] [--seeds 0,1,2] [key=value ...] [algorithm:key=value ...]
 
-Each run's figures are kept in ``FOLDER/runs``: an interrupted comparison goes on with the runs that are missing.
+Figures are means over the seeds. Each run's are kept in ``FOLDER/runs``: an interrupted comparison goes on with the
+runs that are missing.
 ``comparison.json`` holds every figure, ``comparison.html`` tables, plots and a recommendation derived from them.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from eoforge.methods.fl_rs.federate import first_model, images_of, normalisation
 from eoforge.methods.fl_rs.fednova import NORMALISER
 from eoforge.methods.fl_rs.report import comparison_page, print_table
 from eoforge.methods.fl_rs.scenarios import SCENARIOS
+from eoforge.methods.fl_rs.seeds import averaged, kept, parse_seeds, refuse_seed
 from eoforge.methods.fl_rs.simulation import play
 from eoforge.methods.fl_rs.strategies import ALGORITHMS, make_strategy, strategy_type
 from eoforge.methods.run_files import run_name
@@ -64,6 +68,7 @@ def compare(
     algorithms: Sequence[str] = ALGORITHMS,
     scenarios: Sequence[str] = SCENARIOS,
     backbones: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
     preset: str = "tiny",
     overrides: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -75,6 +80,7 @@ def compare(
         algorithms: Names.
         scenarios: Names.
         backbones: Names; the preset's if empty.
+        seeds: A run each; rows are means.
         preset: ``tiny`` or ``paper``.
         overrides: See :func:`config_of`.
 
@@ -83,24 +89,26 @@ def compare(
     """
     table = TableRef(table.uri, table.version or int(open_table(table).version))
     given = dict(overrides or {})
+    refuse_seed(given)
     strangers = {k.partition(":")[0] for k in given if ":" in k} - set(ALGORITHMS)
     if strangers:
         raise UsageError(f"overrides name {', '.join(sorted(strangers))}; the algorithms are {', '.join(ALGORITHMS)}")
     names = backbones or (build_config(Config, preset, {}).backbone,)
-    configs = [config_of(a, s, b, preset, given) for b in names for s in scenarios for a in algorithms]
     (out / "runs").mkdir(parents=True, exist_ok=True)
     shared: dict[tuple[Any, ...], Images] = {}
     runs = []
-    for config in configs:
-        path = out / "runs" / f"{run_name('fl_rs', config.as_dict(), table)}.json"
-        if not path.exists():
-            path.write_text(json.dumps(_run(config, table, shared), indent=2) + "\n")
-        runs.append(json.loads(path.read_text()))
+    for backbone, scenario, algorithm in itertools.product(names, scenarios, algorithms):
+        seeded = [{**given, "seed": str(seed)} for seed in seeds]
+        configs = [config_of(algorithm, scenario, backbone, preset, each) for each in seeded]
+        paths = [out / "runs" / f"{run_name('fl_rs', config.as_dict(), table)}.json" for config in configs]
+        played = zip(paths, configs, strict=True)
+        runs.append(averaged([kept(path, partial(_run, config, table, shared)) for path, config in played]))
     add_targets(runs)
     scaling = [scale(config_of(a, scenarios[0], names[0], preset, given)) for a in algorithms]
     result = {
         "table": str(table),
         "preset": preset,
+        "seeds": list(seeds),
         "overrides": given,
         "runs": runs,
         "scaling": scaling,
@@ -208,11 +216,11 @@ class _Drawn:
 
 
 CLOSE = 0.01
-"""Weighted F1 within this of the best counts as equally good; then cost decides."""
+"""Weighted F1 within this of the best, or within the deviation of its seeds, counts as equally good; cost decides."""
 
 
 def recommend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per scenario and backbone: the best algorithm, and the cheapest among those within ``CLOSE`` of it.
+    """Per scenario and backbone: the best algorithm, and the cheapest among those as good (``CLOSE``).
 
     Cheapest: fewest bytes to the target (those that never reach it come last), then the least work of a round.
     """
@@ -220,7 +228,8 @@ def recommend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for backbone, scenario in dict.fromkeys((r["backbone"], r["scenario"]) for r in runs):
         peers = [r for r in runs if (r["scenario"], r["backbone"]) == (scenario, backbone)]
         best = max(peers, key=lambda r: r["test"]["f1_weighted"])
-        close = [r for r in peers if r["test"]["f1_weighted"] >= best["test"]["f1_weighted"] - CLOSE]
+        within = max(CLOSE, best["deviation"]["f1_weighted"])
+        close = [r for r in peers if r["test"]["f1_weighted"] >= best["test"]["f1_weighted"] - within]
         chosen = min(close, key=lambda r: (_bytes(r), _work(r)))
         fastest = [r for r in peers if r["rounds_to_target"] is not None]
         advice.append(
@@ -230,6 +239,7 @@ def recommend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "label_divergence": best["skew"]["label_divergence"],
                 "best": best["algorithm"],
                 "best_f1_weighted": best["test"]["f1_weighted"],
+                "within": within,
                 "recommended": chosen["algorithm"],
                 "recommended_f1_weighted": chosen["test"]["f1_weighted"],
                 "because": "fewer bytes to the target" if _bytes(chosen) < _bytes(best) else "less work in a round",
@@ -259,11 +269,13 @@ def main() -> None:
     parser.add_argument("--algorithms", default=",".join(ALGORITHMS))
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--backbones", default="")
+    parser.add_argument("--seeds", type=parse_seeds, default=(0,))
     parser.add_argument("settings", nargs="*", metavar="key=value")
     given = parser.parse_args()
     names = {n: tuple(filter(None, getattr(given, n).split(","))) for n in ("algorithms", "scenarios", "backbones")}
     overrides = dict(setting.split("=", 1) for setting in given.settings)
-    print_table(compare(TableRef.parse(given.data), given.out, preset=given.preset, overrides=overrides, **names))
+    data = TableRef.parse(given.data)
+    print_table(compare(data, given.out, seeds=given.seeds, preset=given.preset, overrides=overrides, **names))
     print(f"report: {given.out / 'comparison.html'}")
 
 

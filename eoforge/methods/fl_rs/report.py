@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from eoforge.methods.fl_rs.seeds import cell
 from eoforge.report import Html, element, figure, page, section, table, tiles
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def print_table(result: Mapping[str, Any]) -> None:
             run["scenario"],
             run["backbone"],
             run["algorithm"],
-            *(f"{run['test'][name]:.3f}" for name in _QUALITY),
+            *(cell(run, name) for name in _QUALITY),
             f"{run['local_ms_per_patch']:.2f}",
             f"{run['aggregation_seconds']:.3f}",
             str(run["rounds_to_target"] or "-"),
@@ -68,7 +69,10 @@ def comparison_page(result: Mapping[str, Any]) -> str:
         )
     )
     parts.append(section("Cost against the number of silos", _scaling_table(result["scaling"]), _scaling(result)))
-    lead = f"Trained on {result['table']}, preset {result['preset']}, overrides {result['overrides'] or 'none'}."
+    lead = (
+        f"Trained on {result['table']}, preset {result['preset']}, overrides {result['overrides'] or 'none'}; "
+        f"means over seeds {', '.join(map(str, result['seeds']))}."
+    )
     footer = (
         "All figures are measured: F1 and mAP on the test split of the same places, times on this machine, bytes as "
         "the tensors that travel. Rounds to target: until validation F1 (micro) stays at 95 % of FedAvg's best. They "
@@ -84,8 +88,8 @@ def _sentence(advice: Mapping[str, Any]) -> str:
     )
     if advice["recommended"] != advice["best"]:
         text += (
-            f" Take {advice['recommended']}: {advice['recommended_f1_weighted']:.3f} is as good within 0.01, for "
-            f"{advice['because']}."
+            f" Take {advice['recommended']}: {advice['recommended_f1_weighted']:.3f} is as good within "
+            f"{advice['within']:.3f}, for {advice['because']}."
         )
     if advice["fewest_rounds"]:
         text += f" Fewest rounds to the target: {advice['fewest_rounds']}."
@@ -106,7 +110,7 @@ def _run_table(runs: Sequence[Mapping[str, Any]]) -> Html:
     rows = [
         [
             run["algorithm"],
-            *(run["test"][name] for name in _QUALITY),
+            *(cell(run, name) for name in _QUALITY),
             run["personal"].get("f1_weighted", ""),
             f"{run['local_ms_per_patch']:.2f}",
             run["aggregation_seconds"],

@@ -12,14 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from eoforge.data.store import TableRef, open_table
 from eoforge.methods.config import build_config
 from eoforge.methods.fl_rs.data import Images
 from eoforge.methods.fl_rs.federate import normalisation_of
+from eoforge.methods.fl_rs.seeds import averaged, cell, kept, parse_seeds, refuse_seed
 from eoforge.methods.mm_fl.config import Config
 from eoforge.methods.mm_fl.simulation import VIEWS, images_of, play
 from eoforge.methods.run_files import run_name
@@ -54,53 +55,35 @@ def ablate(
     """
     data = TableRef(data.uri, data.version or int(open_table(data).version))
     given = dict(overrides or {})
+    refuse_seed(given)
     (out / "runs").mkdir(parents=True, exist_ok=True)
     shared: list[Images] = []
     rows = []
     for scenario in scenarios:
         for row, choice in GRID.items():
             settings = [{**given, **choice, "scenario": scenario, "seed": str(seed)} for seed in seeds]
-            runs = [_run(build_config(Config, preset, each), data, out / "runs", shared) for each in settings]
-            rows.append({"scenario": scenario, "row": row, **_averaged(runs)})
+            configs = [build_config(Config, preset, each) for each in settings]
+            paths = [out / "runs" / f"{run_name('mm_fl', config.as_dict(), data)}.json" for config in configs]
+            played = zip(paths, configs, strict=True)
+            runs = [kept(path, partial(_run, config, data, shared)) for path, config in played]
+            rows.append({"scenario": scenario, "row": row, **averaged(runs)})
     result = {"table": str(data), "preset": preset, "seeds": list(seeds), "overrides": given, "rows": rows}
     (out / "ablation.json").write_text(json.dumps(result, indent=2) + "\n")
     (out / "ablation.html").write_text(_page(result))
     return result
 
 
-def _run(config: Config, data: TableRef, folder: Path, shared: list[Images]) -> dict[str, Any]:
-    """One run's figures: played, or as an earlier one left them. ``shared`` keeps the images for the next."""
-    path = folder / f"{run_name('mm_fl', config.as_dict(), data)}.json"
-    if not path.exists():
-        if not shared:
-            shared.append(images_of(data, config, normalisation_of(data, (*config.s1_bands, *config.s2_bands))))
-        played = play(config, data, images=shared[0])
-        kept = {
-            "silos": len(played.silos),
-            "test": played.test,
-            "bytes_per_round": played.traffic["down"] + played.traffic["up"],
-            "curve": [r.get("validation_both_f1_micro") for r in played.history],
-        }
-        path.write_text(json.dumps(kept, indent=2) + "\n")
-    figures: dict[str, Any] = json.loads(path.read_text())
-    return figures
-
-
-def _averaged(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over seeds, and the sample deviations of the test figures (0 with one seed)."""
-    tests = {name: [run["test"][name] for run in runs] for name in runs[0]["test"]}
-    curves = zip(*(run["curve"] for run in runs), strict=True)
+def _run(config: Config, data: TableRef, shared: list[Images]) -> dict[str, Any]:
+    """One run's figures. ``shared`` keeps the images for the next."""
+    if not shared:
+        shared.append(images_of(data, config, normalisation_of(data, (*config.s1_bands, *config.s2_bands))))
+    played = play(config, data, images=shared[0])
     return {
-        **runs[0],
-        "test": {name: fmean(values) for name, values in tests.items()},
-        "deviation": {name: stdev(values) if len(values) > 1 else 0.0 for name, values in tests.items()},
-        "curve": [None if None in scores else fmean(scores) for scores in curves],
+        "silos": len(played.silos),
+        "test": played.test,
+        "bytes_per_round": played.traffic["down"] + played.traffic["up"],
+        "curve": [r.get("validation_both_f1_micro") for r in played.history],
     }
-
-
-def _cell(row: Mapping[str, Any], name: str) -> str:
-    spread = row["deviation"][name]
-    return f"{row['test'][name]:.3f}" + (f" ± {spread:.3f}" if spread else "")
 
 
 def _page(result: Mapping[str, Any]) -> str:
@@ -115,7 +98,7 @@ def _page(result: Mapping[str, Any]) -> str:
                     [
                         [
                             r["row"],
-                            *(_cell(r, f"{view}_{m}") for m in MEASURES),
+                            *(cell(r, f"{view}_{m}") for m in MEASURES),
                             r["silos"],
                             f"{r['bytes_per_round'] / 1e6:.2f}",
                         ]
@@ -154,7 +137,7 @@ def print_table(result: Mapping[str, Any]) -> None:
 
     shown = Table("scenario", "modules", *(f"{v} {m}" for v in VIEWS for m in ("f1_weighted", "map_macro")), "MB/round")
     for row in result["rows"]:
-        cells = [_cell(row, f"{v}_{m}") for v in VIEWS for m in ("f1_weighted", "map_macro")]
+        cells = [cell(row, f"{v}_{m}") for v in VIEWS for m in ("f1_weighted", "map_macro")]
         shown.add_row(row["scenario"], row["row"], *cells, f"{row['bytes_per_round'] / 1e6:.2f}")
     Console(width=160).print(shown)
 
@@ -166,14 +149,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--scenarios", default="ds1,ds2")
-    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--seeds", type=parse_seeds, default=(0,))
     parser.add_argument("settings", nargs="*", metavar="key=value")
     given = parser.parse_args()
     overrides = dict(setting.split("=", 1) for setting in given.settings)
     scenarios = tuple(given.scenarios.split(","))
-    seeds = tuple(map(int, given.seeds.split(",")))
     data = TableRef.parse(given.data)
-    print_table(ablate(data, given.out, scenarios=scenarios, seeds=seeds, preset=given.preset, overrides=overrides))
+    print_table(
+        ablate(data, given.out, scenarios=scenarios, seeds=given.seeds, preset=given.preset, overrides=overrides)
+    )
     print(f"report: {given.out / 'ablation.html'}")
 
 
