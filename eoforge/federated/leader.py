@@ -21,9 +21,9 @@ NOBODY = ""
 
 
 class Beacon:
-    """Signs of life of coordinators.
+    """Signs of life of the coordinator that leads.
 
-    Each coordinator counts up its own object. Another one takes the lead when the count has not changed for
+    It counts up an object under its name. Another one takes the lead when the count has not changed for
     ``lease_seconds`` of the watcher's own clock; clocks of machines are never compared.
 
     Args:
@@ -82,13 +82,12 @@ class Leadership:
         self.holder = NOBODY
 
     def beat(self) -> bool:
-        """Shows that this coordinator lives, and keeps or takes the lead if it may; whether it leads.
+        """Keeps or takes the lead if it may, and shows that the leader lives; whether it leads.
 
         Raises:
             StoreError: The store cannot be reached; what was known of the lead holds until it runs out.
         """
         now = self._clock()  # before the store is asked: others count from what it shows them
-        self._beacon.beat()
         term, self.holder, life = self._newest()
         if life != self._life:
             self._until = float("-inf")
@@ -97,6 +96,8 @@ class Leadership:
                 life = self._take(term + 1)
         self._first = False
         if life == self._life:
+            # Who stands by shows nothing: were it a namesake of the leader, it would keep a dead one alive for ever.
+            self._beacon.beat()
             self.holder, self._until = self._name, now + self._lease_seconds
         return self.leads()
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.federated.spec import threshold_of
+from eoforge.federated.spec import MIN_MASKED_SILOS, threshold_of
 from eoforge.federated.state import answered
 from eoforge.federated.strategy import SiloInfo
 from eoforge.nn.seeds import derive_seed
@@ -96,10 +96,18 @@ def has_quorum(run: pb.Run) -> bool:
             by_modality[member.modality] = by_modality.get(member.modality, 0) + 1
     several = by_modality.get("", 0)
     enough = all(by_modality.get(name, 0) + several >= least for name, least in run.spec.policy.modality_quorum.items())
+    return enough and len(accepted) >= updates_needed(run)
+
+
+def updates_needed(run: pb.Run) -> int:
+    """Least updates of the current round.
+
+    With masks never fewer than hide one another, whatever the quorum: of a sum of two each silo knows the other's.
+    """
     least = quorum(run.spec)
     if run.spec.privacy.secure_aggregation:
-        least = max(least, survivors_needed(run))
-    return enough and len(accepted) >= least
+        least = max(least, survivors_needed(run), MIN_MASKED_SILOS)
+    return least
 
 
 def survivors_needed(run: pb.Run) -> int:

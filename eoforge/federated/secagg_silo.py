@@ -37,8 +37,7 @@ class Masking:
         """Public keys of this round; the same however often it is asked. Secrets of earlier rounds are forgotten."""
         kept = self._kept()
         if not kept:
-            for old in self._path.parent.glob("masking-*.json"):
-                old.unlink()
+            forget_masks(self._path.parent)
             kept = {
                 "share": secagg.new_key().hex(),
                 "mask": secagg.new_key().hex(),
@@ -94,7 +93,7 @@ class Masking:
         """
         kept, bits = self._required(), task.privacy.fraction_bits or DEFAULT_FRACTION_BITS
         given = _hex(task.mask_keys)
-        if not given.items() <= kept.get("keys", {}).items() or len(given) < kept.get("threshold", 1):
+        if not given.items() <= kept.get("keys", {}).items() or len(given) < _least(kept):
             raise UsageError("the silos to mask with are not those that agreed on masks; nothing is sent")
         bound = update_bound(task.privacy, task.data)
         secagg.check_headroom(bound, share, len(task.mask_keys), bits)
@@ -130,8 +129,9 @@ class Masking:
         survivors = sorted(task.survivors)
         if kept.get("survivors", survivors) != survivors:
             raise UsageError("shares of this round were revealed for other survivors; nothing more is revealed")
-        if len(survivors) < kept["threshold"] or not set(survivors) <= set(kept["silos"]):
-            raise UsageError(f"{len(survivors)} survivors do not reach the threshold of {kept['threshold']}")
+        least = _least(kept)
+        if len(survivors) < least or not set(survivors) <= set(kept["silos"]):
+            raise UsageError(f"{len(survivors)} survivors do not reach the threshold of {least}")
         kept["survivors"] = survivors
         self._keep(kept)  # before anything is revealed
         answer = pb.UnmaskAnswer()
@@ -163,7 +163,25 @@ class Masking:
         partial.unlink(missing_ok=True)
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump(kept, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # what was said once must be known after a power cut, or the silo might say something else
+        finally:
+            os.close(folder)
+
+
+def forget_masks(folder: Path) -> None:
+    """Deletes the secrets of all rounds of a run: with what the server stored they would show this silo's updates."""
+    for path in folder.glob("masking-*.json"):
+        path.unlink()
+
+
+def _least(kept: Mapping[str, Any]) -> int:
+    """Silos that a sum must be of: the threshold, and never so few that each knows the others' updates."""
+    return max(kept.get("threshold", 0), MIN_MASKED_SILOS)
 
 
 def update_bound(privacy: pb.PrivacyPolicy, data: pb.DataContract) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import structlog
 from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.data.objects import ObjectStore
-from eoforge.errors import LimitExceeded
+from eoforge.errors import LimitExceeded, NotFound
 from eoforge.federated import rounds
 from services._runtime.errors import Overloaded
 from services.federation.telemetry import CONNECTED
@@ -20,6 +21,8 @@ MAX_STREAMS = 4
 """Streams of tasks of one silo: one, and some that it lost and that are not known to be dead yet."""
 RETRY_SECONDS = 1.0
 MAX_ACTIVITY = 200
+
+log = structlog.get_logger("coordinator")
 
 
 class Registry:
@@ -43,9 +46,16 @@ class Registry:
         self._heard: dict[str, float] = {}
 
     def load(self) -> dict[str, pb.Silo]:
-        """The silos that are registered on the store; blocks."""
-        found = (json_format.Parse(self._store.get(key), pb.Silo()) for key in list(self._store.list("silos")))
-        return {silo.silo_id: silo for silo in found}
+        """The silos that are registered on the store; blocks. What cannot be read comes again with its silo."""
+        found: dict[str, pb.Silo] = {}
+        for key in list(self._store.list("silos")):
+            try:
+                silo = json_format.Parse(self._store.get(key), pb.Silo())
+            except (NotFound, json_format.ParseError) as error:
+                log.warning("a silo's registration cannot be read", key=key, error=str(error))
+                continue
+            found[silo.silo_id] = silo
+        return found
 
     def check_room(self, silo_id: str) -> None:
         """Refuses one silo too many.

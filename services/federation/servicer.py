@@ -178,6 +178,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     async def ListSilos(self, request: pb.ListSilosRequest, context: Context[Any, Any]) -> pb.ListSilosResponse:
         """See the proto."""
         self._identities.operator()
+        self._hub.require_lead()  # silos are known where they connect: elsewhere the list would be empty, or old
         names = sorted(self._hub.silos.known)
         start, size = _after(request.page_token, names), _page_size(request.page_size)
         page = names[start : start + size]
@@ -193,6 +194,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     async def EstimateRun(self, request: pb.EstimateRunRequest, context: Context[Any, Any]) -> pb.EstimateRunResponse:
         """See the proto."""
         self._identities.operator()
+        if not request.silos:
+            self._hub.require_lead()  # the estimate counts the silos that are registered
         return await self._hub.in_thread(estimate, self._hub, request)
 
     async def _run(self, run_id: str) -> pb.Run:

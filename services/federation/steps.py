@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.federated import privacy, rounds
-from eoforge.federated.spec import MIN_MASKED_SILOS
 from eoforge.federated.state import ended
 
 There = Callable[[], tuple[Sequence[pb.Member], Sequence[pb.Member]]]
@@ -125,7 +124,7 @@ def _collecting(run: pb.Run, there: There, closed: bool, now: float) -> Step:
         return Step(event={"sealed": pb.Sealed(silos=sorted({a.silo for a in round_.accepted}))})
     if decision == "fail":
         return Step(
-            failure=f"round {round_.number} ended with {len(round_.accepted)} of {rounds.quorum(run.spec)} updates "
+            failure=f"round {round_.number} ended with {len(round_.accepted)} of {rounds.updates_needed(run)} updates "
             f"({len(round_.refused)} refused, {len(round_.dropped)} gave up)"
         )
     members, connected = _silos(run, there, closed)
@@ -144,7 +143,7 @@ def _agreeing(run: pb.Run, now: float) -> Step:
     waiting = set(round_.selected) - set(done) - set(round_.dropped)
     if waiting and not _late(run, seconds):
         return _until_deadline(run, seconds)
-    needed = max(rounds.quorum(run.spec), rounds.survivors_needed(run), MIN_MASKED_SILOS)
+    needed = rounds.updates_needed(run)
     if len(done) < needed:
         return Step(failure=f"round {round_.number}: {len(done)} of {needed} silos agreed on masks")
     phase = pb.PHASE_SHARES if agreeing else pb.PHASE_OPEN

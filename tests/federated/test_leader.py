@@ -59,6 +59,22 @@ def test_a_restart_under_the_same_name_leads_at_once_and_its_former_life_does_no
     assert after.beat()
 
 
+def test_a_namesake_that_stands_by_takes_over_from_a_leader_that_died(tmp_path: Path) -> None:
+    """Two on one host, named by it: the signs of the one that stands by must not pass for those of the other."""
+    world = World(tmp_path)
+    before, after = world.leadership("host"), world.leadership("host")
+    assert before.beat()
+    assert after.beat()
+    for second in (3.0, 6.0, 9.0):
+        world.now = second
+        assert after.beat()
+        assert not before.beat()
+    world.now = 15.0  # "after" is dead
+    assert not before.beat()
+    world.now = 19.0
+    assert before.beat()
+
+
 def test_who_lets_go_is_followed_at_once(tmp_path: Path) -> None:
     world = World(tmp_path)
     one, two = world.leadership("one"), world.leadership("two")

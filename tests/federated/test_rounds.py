@@ -52,6 +52,16 @@ def test_a_round_that_nobody_can_save_fails() -> None:
     assert verdict(run, 1.0) == "fail"
 
 
+@pytest.mark.parametrize(("accepted", "expected"), [("ab", "wait"), ("abc", "seal")])
+def test_a_masked_round_is_never_sealed_with_two(accepted: str, expected: str) -> None:
+    """Of a sum of two each silo knows the other's update, whatever quorum and threshold say."""
+    run = open_round("abc", accepted, min_silos=3, quorum=2, wanted=2)
+    run.spec.privacy.secure_aggregation, run.spec.privacy.threshold = True, 2
+    for name in "abc":
+        run.round.mask_keys[name].CopyFrom(pb.MaskKeys())
+    assert verdict(run, 1.0) == expected
+
+
 def test_a_quorum_by_modality_counts_silos_with_both() -> None:
     run = open_round("abc", "ab", modality_quorum={"s1": 1, "s2": 1})
     run.round.members[0].modality = "s1"

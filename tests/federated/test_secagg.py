@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,29 @@ def test_a_silo_refuses_thresholds_and_survivors_that_do_not_protect(tmp_path: P
     task.threshold = 2
     with pytest.raises(UsageError, match="threshold"):
         silos["b"].shares(task)
+
+
+def test_a_silo_neither_masks_nor_unmasks_a_sum_of_two(tmp_path: Path) -> None:
+    silos, task, shares = round_of(tmp_path, ["a", "b", "c"], 2)
+    task.shares.extend(s for answer in shares.values() for s in answer.shares if s.recipient == "a")
+    task.survivors.extend(["a", "b"])
+    with pytest.raises(UsageError, match="threshold of 3"):
+        silos["a"].unmask(task)
+    del task.mask_keys["c"]
+    with pytest.raises(UsageError, match="agreed on masks"):
+        silos["a"].mask({"delta/w": np.zeros(8, np.float32)}, task, 1.0)
+
+
+def test_what_a_silo_said_is_flushed_before_anyone_hears_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut must not make it reveal for other survivors: the file and its name are on the disk first."""
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    silos, task, shares = round_of(tmp_path, ["a", "b", "c"], 2)
+    task.shares.extend(s for answer in shares.values() for s in answer.shares if s.recipient == "a")
+    task.survivors.extend(["a", "b", "c"])
+    flushed.clear()
+    silos["a"].unmask(task)
+    assert flushed == [str(tmp_path / "a" / "masking-1.partial"), str(tmp_path / "a")]
 
 
 def test_one_masked_update_looks_like_noise(tmp_path: Path) -> None:

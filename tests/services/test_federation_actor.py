@@ -55,16 +55,19 @@ def test_whoever_cannot_write_steps_down_and_takes_the_run_again_when_it_is_free
     with_hub(tmp_path, use)
 
 
-def test_one_unreadable_run_does_not_keep_a_coordinator_from_starting(tmp_path: Path) -> None:
+def test_one_unreadable_run_or_silo_does_not_keep_a_coordinator_from_starting(tmp_path: Path) -> None:
     store = ObjectStore(str(tmp_path))
     for name in ("good", "bad"):
         Journal(store, name).append(created(name), "alice")
     store.put("index/1.good", b"")
     store.put("index/2.bad", b"")
     store.put("runs/bad/journal/000000000002.json", b"{")
+    store.put("silos/a.json", b"")
+    store.put("silos/b.json", b'{"siloId": "b"}')
 
     async def use(hub: Hub) -> None:
         assert sorted(hub.actors) == ["good"]
+        assert sorted(hub.silos.known) == ["b"]
 
     with_hub(tmp_path, use)
 

@@ -81,4 +81,7 @@ def test_a_coordinator_that_stands_by_takes_neither_runs_nor_silos(tmp_path: Pat
             assert refused(lambda: a.register(samples=1)) == "NOT_LEADER"
             assert refused(lambda: list(a.tasks())) == "NOT_LEADER"
             assert refused(a.leave) == "NOT_LEADER"
+            # It knows no silos: to list none, or to count none, would be wrong.
+            assert refused(lambda: list(other.silos())) == "NOT_LEADER"
+            assert refused(lambda: other.estimate(pb.EstimateRunRequest(spec=spec(model)))) == "NOT_LEADER"
             assert other.run("here").holder == "one"  # reading is for all
