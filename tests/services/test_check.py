@@ -38,6 +38,14 @@ def guarded(world: World, pki: Pki, signer: Signer) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
+def tls_service(world: World, pki: Pki, signer: Signer) -> Iterator[Running]:
+    """TLS without client certificates, and tokens."""
+    files = {"tls_cert_file": pki.path("server.pem"), "tls_key_file": pki.path("server.key")}
+    with running(server_for(world, **files, **signer.settings)) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
 def open_service(world: World) -> Iterator[Running]:
     """Neither."""
     with running(server_for(world)) as run:
@@ -73,6 +81,27 @@ def test_a_caller_without_either_is_refused_and_that_can_be_expected(
     assert "UNAUTHENTICATED" in capsys.readouterr().err
     assert main([*without_token, "--expect-refusal"]) == 0
     assert main([guarded.target, RPC, *arguments(pki), "--expect-refusal"]) == 0
+
+
+def test_a_server_that_wants_tokens_alone_refuses_by_its_answer(
+    tls_service: Running, pki: Pki, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([tls_service.target, RPC, *arguments(pki), "--expect-refusal"]) == 0
+    said = capsys.readouterr()
+    assert "health: SERVING" in said.out
+    assert "UNAUTHENTICATED" in said.err
+
+
+def test_nobody_there_is_no_refusal(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`helm test` without a credential must not be green over a service that is down."""
+    monkeypatch.setattr("services._runtime.check._WAIT_S", 0.5)
+    assert main(["127.0.0.1:1", RPC, "--expect-refusal"]) == 1
+    assert main(["127.0.0.1:1", RPC, *arguments(pki), "--expect-refusal"]) == 1
+
+
+def test_a_server_of_another_ca_is_no_refusal(guarded: Running, tmp_path: Path) -> None:
+    other = make_pki(tmp_path)
+    assert main([guarded.target, RPC, "--ca", str(other.path("ca.pem")), "--expect-refusal"]) == 1
 
 
 def test_an_open_service_fails_a_test_that_expects_refusal(open_service: Running) -> None:
