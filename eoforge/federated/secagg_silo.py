@@ -163,14 +163,18 @@ class Masking:
         partial.unlink(missing_ok=True)
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump(kept, file)
-            file.flush()
-            os.fsync(file.fileno())
+        flush(partial)  # what was said once must be known after a power cut, or the silo might say something else
         os.replace(partial, self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # what was said once must be known after a power cut, or the silo might say something else
-        finally:
-            os.close(folder)
+        flush(self._path.parent)
+
+
+def flush(path: Path) -> None:
+    """Brings a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def forget_masks(folder: Path) -> None:

@@ -1,23 +1,13 @@
 """The silo's side of a federation: waits for tasks, trains beside the data, sends what it learned, survives restarts.
 
-Everything that a restart must not lose is on disk, one folder a run::
-
-    <folder>/<run_id>/down/<digest>.safetensors   what was downloaded for the current round
-                      update-<round>.safetensors  what was trained and may not have been acknowledged
-                      update-<round>.json         its numbers; written last, so with it the update is whole
-                      pending-<round>.safetensors the silo's state after the round, until the server has acknowledged it
-                      state.safetensors           the silo's state (control variates, own layers, ...)
-
-A silo that is killed while it trains does the round again and gets the same result; one that is killed while it uploads
-sends the missing chunks; one that is killed after the server has acknowledged finds that out by answering again.
+Everything that a restart must not lose is on disk: see :mod:`eoforge.federated.silo_files`. A silo that is killed while
+it trains does the round again and gets the same result; one that is killed while it uploads sends the missing chunks;
+one that is killed after the server has acknowledged finds that out by answering again.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.client_base import RemoteError
+from eoforge.client_base import RemoteError, RemoteRefused
 from eoforge.client_federation_base import transient
 from eoforge.client_silo import SiloClient
 from eoforge.errors import DataRefused, EoforgeError, UsageError
@@ -36,6 +27,7 @@ from eoforge.federated.inbox import Inbox
 from eoforge.federated.objects import digest_of
 from eoforge.federated.protect import clipped_and_noised
 from eoforge.federated.secagg_silo import Masking
+from eoforge.federated.silo_files import SiloFiles
 from eoforge.federated.spec import NoSource
 from eoforge.federated.strategy import (
     Array,
@@ -49,7 +41,7 @@ from eoforge.federated.strategy import (
     UpdateInfo,
     name_of,
 )
-from eoforge.federated.tensorfile import read_file, read_specs, write_file
+from eoforge.federated.tensorfile import read_file, read_specs
 from eoforge.federated.transfer import file_manifest
 
 Trainers = Callable[[pb.Task], LocalTrainer]
@@ -96,7 +88,7 @@ class Silo:
             "labels": dict(labels or {}),
         }
         self._strategies = strategies
-        self._made: dict[str, LocalTrainer] = {}
+        self._made: dict[str, tuple[Timestamp, LocalTrainer]] = {}
         self._activity = "waiting"
         self._stopping = threading.Event()
 
@@ -144,85 +136,82 @@ class Silo:
     def _serve(self, task: pb.Task) -> None:
         self._activity = f"{pb.TaskKind.Name(task.kind).removeprefix('TASK_KIND_').lower()} {task.run_id}"
         try:
-            if task.kind == pb.TASK_KIND_TRAIN:
-                self._train(task)
-            elif task.kind == pb.TASK_KIND_EVALUATE:
-                self._evaluate(task)
-            elif task.kind in _MASKING:
-                self._mask_round(task)
-            elif task.kind == pb.TASK_KIND_END:
-                shutil.rmtree(self._path(task, "down"), ignore_errors=True)
+            self._do(task)
         except RemoteError as error:
             if transient(error) or self._stopping.is_set():
                 raise  # the task comes again when the coordinator is back
             log.warning("task refused", run=task.run_id, round=task.round, error=str(error))
+            if isinstance(error, RemoteRefused):  # what this silo sends is wrong, and would be the next time
+                self._give_up(task, str(error))
         except Abandoned:
             log.info("task called off", run=task.run_id, round=task.round)
-        except EoforgeError as error:
+        except Exception as error:  # whatever it is: the round must not wait for it, and other runs go on
             log.exception("task failed", run=task.run_id, round=task.round)
-            self._client.answer(task.run_id, task.round, failure=pb.FailureAnswer(reason=str(error)[:200]))
+            known = isinstance(error, EoforgeError)
+            self._give_up(task, str(error) if known else f"{type(error).__name__}; the silo's log says more")
         finally:
             self._activity = "waiting"
 
+    def _do(self, task: pb.Task) -> None:
+        if task.kind == pb.TASK_KIND_TRAIN:
+            self._train(task)
+        elif task.kind == pb.TASK_KIND_EVALUATE:
+            self._evaluate(task)
+        elif task.kind in _MASKING:
+            self._mask_round(task)
+        elif task.kind == pb.TASK_KIND_END:
+            self._made.pop(task.run_id, None)
+            if (self._folder / task.run_id).is_dir():
+                self._files(task).over()
+
+    def _give_up(self, task: pb.Task, reason: str) -> None:
+        try:
+            self._client.answer(task.run_id, task.round, failure=pb.FailureAnswer(reason=reason[:200]))
+        except RemoteError as error:
+            if transient(error):
+                raise
+            log.info("nobody waits for this task", run=task.run_id, round=task.round, error=str(error))
+
     def _train(self, task: pb.Task) -> None:
-        self._settle(task.run_id, task.round)
-        numbers = self._path(task, f"update-{task.round}.json")
-        if not numbers.exists():
+        files = self._files(task)
+        self._settle(files, task)
+        if not files.numbers(task.round):
             trained = self._download(task)
-            result = self._trainer(task).train(trained, self._state(task))
+            result = self._trainer(task).train(trained, files.state())
             stop_if_told()
             tensors = clipped_and_noised(result.tensors, task)
             if task.privacy.secure_aggregation:
                 share = self._share(task, trained, result)
                 tensors = self._masking(task).mask(tensors, task, share)
-            write_file(self._path(task, f"update-{task.round}.safetensors"), tensors)
-            if result.state:
-                write_file(self._path(task, f"pending-{task.round}.safetensors"), result.state)
-            content = {
-                "samples": result.examples,
-                "steps": result.steps,
-                "scalars": dict(result.scalars),
-                "metrics": dict(result.metrics),
-            }
-            _write_text(numbers, json.dumps(content))
-        self._hand_in(task.run_id, task.round)
+            files.keep(task.round, result, tensors)
+        self._hand_in(files, task.run_id, task.round)
 
-    def _hand_in(self, run_id: str, number: int) -> None:
+    def _hand_in(self, files: SiloFiles, run_id: str, number: int) -> None:
         """Uploads an update that is whole, and takes over the state that came with it once the server has it."""
-        path = str(self._folder / run_id / f"update-{number}.safetensors")
+        path = str(files.update(number))
         manifest = file_manifest(path)
         digest = digest_of(manifest)
         self._client.upload(run_id, number, path, manifest, digest)
-        self._answer(run_id, number, digest)
+        self._answer(files, run_id, number, digest)
 
-    def _answer(self, run_id: str, number: int, digest: str) -> None:
-        numbers = json.loads((self._folder / run_id / f"update-{number}.json").read_text())
-        answered = self._client.answer(run_id, number, update=pb.UpdateAnswer(digest=digest, **numbers))
+    def _answer(self, files: SiloFiles, run_id: str, number: int, digest: str) -> None:
+        update = pb.UpdateAnswer(digest=digest, **files.numbers(number))
+        answered = self._client.answer(run_id, number, update=update)
         log.info("answered", run=run_id, round=number, verdict=pb.Verdict.Name(answered.verdict), why=answered.reason)
-        self._conclude(run_id, number, answered.verdict in _COUNTS)
+        files.conclude(number, answered.verdict in _COUNTS)
 
-    def _settle(self, run_id: str, current: int) -> None:
+    def _settle(self, files: SiloFiles, task: pb.Task) -> None:
         """Finds out what became of updates of earlier rounds whose acknowledgement never arrived."""
-        for path in sorted((self._folder / run_id).glob("update-*.json")):
-            number = int(path.stem.removeprefix("update-"))
-            if number == current:
+        for number in files.unsettled():
+            if number == task.round:
                 continue
-            manifest = file_manifest(str(path.with_suffix(".safetensors")))
+            manifest = file_manifest(str(files.update(number)))
             try:
-                self._answer(run_id, number, digest_of(manifest))
+                self._answer(files, task.run_id, number, digest_of(manifest))
             except RemoteError as error:
                 if transient(error):
                     raise
-                self._conclude(run_id, number, counted=False)
-
-    def _conclude(self, run_id: str, number: int, counted: bool) -> None:
-        folder = self._folder / run_id
-        pending = folder / f"pending-{number}.safetensors"
-        if counted and pending.exists():
-            os.replace(pending, folder / "state.safetensors")
-        pending.unlink(missing_ok=True)
-        (folder / f"update-{number}.json").unlink(missing_ok=True)
-        (folder / f"update-{number}.safetensors").unlink(missing_ok=True)
+                files.conclude(number, counted=False)
 
     def _mask_round(self, task: pb.Task) -> None:
         secrets_of_round = self._masking(task)
@@ -234,7 +223,7 @@ class Silo:
             self._client.answer(task.run_id, task.round, unmask=secrets_of_round.unmask(task))
 
     def _masking(self, task: pb.Task) -> Masking:
-        return Masking(self._path(task, "down").parent, task.run_id, task.round, self._client.silo_id)
+        return self._files(task).masking(task.round, self._client.silo_id)
 
     def _share(self, task: pb.Task, trained: Task, result: LocalResult) -> float:
         """What this silo's update counts before normalisation: for strategies of sum type it depends on it alone.
@@ -255,18 +244,13 @@ class Silo:
         return shares.pop()
 
     def _evaluate(self, task: pb.Task) -> None:
-        figures = dict(self._trainer(task).evaluate(self._download(task), self._state(task)))
+        figures = dict(self._trainer(task).evaluate(self._download(task), self._files(task).state()))
         samples = int(figures.pop("examples", self._about["samples"]))
         answer = pb.EvaluationAnswer(samples=samples, metrics=figures)
         self._client.answer(task.run_id, task.round, evaluation=answer)
 
     def _download(self, task: pb.Task) -> Task:
-        folder = self._path(task, "down")
-        folder.mkdir(parents=True, exist_ok=True)
-        wanted = {f"{item.digest}.safetensors" for item in task.objects}
-        for old in folder.iterdir():
-            if old.name.removesuffix(".partial") not in wanted:
-                old.unlink()
+        folder = self._files(task).down({item.digest for item in task.objects})
         tensors: dict[str, Array] = {}
         for item in task.objects:
             if digest_of(item.manifest) != item.digest:  # it becomes a file name, and says what will be trained on
@@ -281,21 +265,14 @@ class Silo:
         # Strategies count rounds from 0, as the simulation does; people and the protocol from 1.
         return Task(task.round - 1, self._client.silo_id, tensors, dict(task.scalars))
 
-    def _state(self, task: pb.Task) -> dict[str, Array]:
-        path = self._path(task, "state.safetensors")
-        return read_file(path) if path.exists() else {}
-
     def _trainer(self, task: pb.Task) -> LocalTrainer:
-        if task.run_id not in self._made:
-            self._made[task.run_id] = self._trainers(task)
-        return self._made[task.run_id]
+        made = self._made.get(task.run_id)
+        if made is None or made[0] != task.created_at:
+            made = self._made[task.run_id] = (task.created_at, self._trainers(task))
+        return made[1]
 
-    def _path(self, task: pb.Task, name: str) -> Path:
-        if not task.run_id or task.run_id.startswith(".") or "/" in task.run_id:
-            raise UsageError(f"the coordinator named a run {task.run_id!r:.80}, which is no plain name")
-        folder = self._folder / task.run_id
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / name
+    def _files(self, task: pb.Task) -> SiloFiles:
+        return SiloFiles(self._folder, task)
 
     @contextmanager
     def _beating(self, seconds: float) -> Iterator[None]:
@@ -316,9 +293,3 @@ class Silo:
         finally:
             over.set()
             thread.join()
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

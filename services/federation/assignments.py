@@ -13,7 +13,7 @@ from services.federation.tasks import TOLD, Due
 async def assignment(hub: Hub, actor: RunActor, silo: str, now: Due) -> pb.Task:
     """The task that ``now`` names, with all that the silo needs for it."""
     run = actor.run
-    task = pb.Task(kind=now.kind, run_id=run.run_id, round=now.round, status=run.status)
+    task = pb.Task(kind=now.kind, run_id=run.run_id, round=now.round, status=run.status, created_at=run.created_at)
     if now.kind in TOLD:
         return task
     spec = run.spec

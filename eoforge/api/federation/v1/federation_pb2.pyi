@@ -947,7 +947,7 @@ class TaskObject(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("kind", "run_id", "round", "objects", "method", "config", "strategy", "strategy_options", "seed", "privacy", "data", "mask_keys", "shares", "survivors", "threshold", "selected", "status", "deadline", "scalars", "quorum")
+    __slots__ = ("kind", "run_id", "round", "objects", "method", "config", "strategy", "strategy_options", "seed", "privacy", "data", "mask_keys", "shares", "survivors", "threshold", "selected", "status", "deadline", "scalars", "quorum", "created_at")
     class MaskKeysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -982,6 +982,7 @@ class Task(_message.Message):
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     SCALARS_FIELD_NUMBER: _ClassVar[int]
     QUORUM_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     kind: TaskKind
     run_id: str
     round: int
@@ -1002,7 +1003,8 @@ class Task(_message.Message):
     deadline: _timestamp_pb2.Timestamp
     scalars: _containers.ScalarMap[str, float]
     quorum: int
-    def __init__(self, kind: _Optional[_Union[TaskKind, str]] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., objects: _Optional[_Iterable[_Union[TaskObject, _Mapping]]] = ..., method: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., strategy: _Optional[str] = ..., strategy_options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., privacy: _Optional[_Union[PrivacyPolicy, _Mapping]] = ..., data: _Optional[_Union[DataContract, _Mapping]] = ..., mask_keys: _Optional[_Mapping[str, MaskKeys]] = ..., shares: _Optional[_Iterable[_Union[EncryptedShare, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., threshold: _Optional[int] = ..., selected: _Optional[int] = ..., status: _Optional[_Union[RunStatus, str]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scalars: _Optional[_Mapping[str, float]] = ..., quorum: _Optional[int] = ...) -> None: ...
+    created_at: _timestamp_pb2.Timestamp
+    def __init__(self, kind: _Optional[_Union[TaskKind, str]] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., objects: _Optional[_Iterable[_Union[TaskObject, _Mapping]]] = ..., method: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., strategy: _Optional[str] = ..., strategy_options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., privacy: _Optional[_Union[PrivacyPolicy, _Mapping]] = ..., data: _Optional[_Union[DataContract, _Mapping]] = ..., mask_keys: _Optional[_Mapping[str, MaskKeys]] = ..., shares: _Optional[_Iterable[_Union[EncryptedShare, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., threshold: _Optional[int] = ..., selected: _Optional[int] = ..., status: _Optional[_Union[RunStatus, str]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scalars: _Optional[_Mapping[str, float]] = ..., quorum: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class WatchTasksResponse(_message.Message):
     __slots__ = ("task",)
