@@ -30,7 +30,7 @@ def expected(count: int = PATCHES, start: int = 0) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_killed_at_random_moments_and_run_again(archive: str, store_uri: str, tmp_path: Path) -> None:
-    """Kills fall between the start and 1.2 times an undisturbed run; a run that got through starts on a new table.
+    """Kills fall between the start and 1.2 times the fastest run; a run that got through starts on a new table.
 
     Each table holds other pixels of half the patches already, so what is killed adds and changes.
     """
@@ -46,18 +46,20 @@ def test_killed_at_random_moments_and_run_again(archive: str, store_uri: str, tm
     whole = Ingestion(archive, table_with_older_patches("whole")).ready().go()
     begin = time.monotonic()
     assert whole.summary()["changed"] == PATCHES // 2
-    undisturbed = time.monotonic() - begin
+    fastest = time.monotonic() - begin
 
     rng = np.random.default_rng(KILLS)
     tables = [table_with_older_patches("killed-0")]
     killed = 0
     while killed < KILLS:
         run = Ingestion(archive, tables[-1]).ready().go()
-        if run.killed_within(rng.uniform(0, 1.2 * undisturbed)):
+        begin = time.monotonic()
+        if run.killed_within(rng.uniform(0, 1.2 * fastest)):
             killed += 1
             assert content(tables[-1]) in (before, expected()), "half of an ingestion is visible"
         else:
             run.summary()
+            fastest = min(fastest, time.monotonic() - begin)  # the machine may have been busy when the first one ran
             tables.append(table_with_older_patches(f"killed-{len(tables)}"))
     for table in tables:
         summary = Ingestion(archive, table).ready().go().summary()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -88,10 +87,7 @@ def test_an_interrupt_stays_one_and_the_run_goes_on(
 
 
 def test_two_ranks_train_as_one(table: TableRef, whole: str, runs: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]  # it finds a port
     command = [*launcher, "-m", "tests.methods.train_worker", str(table), runs, *assignments(RUN)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,10 +59,9 @@ def write(job: TrainingJob, value: float = 1.0) -> str:
     return bundle.uri
 
 
-def completes(job: TrainingJob, after: float = 0.0) -> object:
+def completes(job: TrainingJob) -> object:
     def run(cluster: Cluster, name: str) -> None:
-        cluster.watched.wait(5)
-        time.sleep(after)
+        cluster.watched.wait(60)
         write(job)
         cluster.finish(name)
 
@@ -106,7 +104,7 @@ def test_same_job_same_name_other_job_other_name(job: TrainingJob, tmp_path: Pat
 
 def test_created_watched_to_the_end_and_removed(cluster: Cluster, job: TrainingJob) -> None:
     cluster.on_create = completes(job)
-    bundle = launcher(cluster).train(job, timeout_s=30)
+    bundle = launcher(cluster).train(job, timeout_s=120)
     assert bundle.config["method"] == "ss_cm_rsir"
     assert cluster.created == [job.name] == cluster.deleted
     assert cluster.watches >= 1
@@ -114,7 +112,7 @@ def test_created_watched_to_the_end_and_removed(cluster: Cluster, job: TrainingJ
 
 def test_finished_job_is_kept_on_request(cluster: Cluster, job: TrainingJob) -> None:
     cluster.on_create = completes(job)
-    launcher(cluster, keep_job=True).train(job, timeout_s=30)
+    launcher(cluster, keep_job=True).train(job, timeout_s=120)
     assert cluster.deleted == []
 
 
@@ -124,7 +122,7 @@ def test_failure_carries_the_trainers_own_message(cluster: Cluster, job: Trainin
     )
     cluster.on_create = lambda c, name: c.finish(name, "Failed", "worker exited")
     with pytest.raises(DataRefused, match="no validation split"):
-        launcher(cluster).train(job, timeout_s=30)
+        launcher(cluster).train(job, timeout_s=120)
     assert cluster.deleted == [], "a failed job is kept, so that people can look at it"
 
 
@@ -132,14 +130,14 @@ def test_failure_without_a_message_shows_the_condition_and_the_log(cluster: Clus
     cluster.log = "CUDA out of memory"
     cluster.on_create = lambda c, name: c.finish(name, "Failed", "backoff limit reached")
     with pytest.raises(EoforgeError, match=r"(?s)JobsFailed: backoff limit reached.*CUDA out of memory"):
-        launcher(cluster).train(job, timeout_s=30)
+        launcher(cluster).train(job, timeout_s=120)
 
 
 def test_repeated_step_adopts_the_running_job(cluster: Cluster, job: TrainingJob) -> None:
     body = train_job(job, ClusterOptions(), TASK, "lab", 30)
     cluster.put(job.name, body, "ADDED")
     threading.Thread(target=completes(job), args=(cluster, job.name)).start()
-    launcher(cluster).train(job, timeout_s=30)
+    launcher(cluster).train(job, timeout_s=120)
     assert cluster.created == []
 
 
@@ -147,7 +145,7 @@ def test_job_that_failed_earlier_is_replaced(cluster: Cluster, job: TrainingJob)
     cluster.put(job.name, train_job(job, ClusterOptions(), TASK, "lab", 30), "ADDED")
     cluster.finish(job.name, "Failed")
     cluster.on_create = completes(job)
-    launcher(cluster).train(job, timeout_s=30)
+    launcher(cluster).train(job, timeout_s=120)
     assert cluster.created == [job.name]
     assert cluster.deleted == [job.name, job.name]
 
@@ -155,13 +153,13 @@ def test_job_that_failed_earlier_is_replaced(cluster: Cluster, job: TrainingJob)
 def test_hiccups_of_the_api_server_are_ridden_out(cluster: Cluster, job: TrainingJob) -> None:
     cluster.failures = [503, 500]
     cluster.on_create = completes(job)
-    assert launcher(cluster).train(job, timeout_s=30).config["method"] == job.method
+    assert launcher(cluster).train(job, timeout_s=120).config["method"] == job.method
 
 
 def test_refused_creation_says_what_to_check(cluster: Cluster, job: TrainingJob) -> None:
     cluster.failures = [403]
     with pytest.raises(EoforgeError, match="may this service account create trainjobs"):
-        launcher(cluster).train(job, timeout_s=30)
+        launcher(cluster).train(job, timeout_s=120)
 
 
 def test_timeout_stops_the_job_and_says_how_to_go_on(cluster: Cluster, job: TrainingJob) -> None:
@@ -171,9 +169,9 @@ def test_timeout_stops_the_job_and_says_how_to_go_on(cluster: Cluster, job: Trai
 
 
 def test_terminated_step_takes_its_job_along(cluster: Cluster, job: TrainingJob) -> None:
-    cluster.on_create = lambda c, _name: (c.watched.wait(5), os.kill(os.getpid(), signal.SIGTERM))
+    cluster.on_create = lambda c, _name: (c.watched.wait(60), os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit, match="a new run resumes it"):
-        launcher(cluster).train(job, timeout_s=30)
+        launcher(cluster).train(job, timeout_s=120)
     assert cluster.deleted == [job.name]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -181,13 +179,13 @@ def test_terminated_step_takes_its_job_along(cluster: Cluster, job: TrainingJob)
 def test_complete_without_a_bundle_is_an_error(cluster: Cluster, job: TrainingJob) -> None:
     cluster.on_create = lambda c, name: c.finish(name)
     with pytest.raises(ConflictError, match="there are 0"):
-        launcher(cluster).train(job, timeout_s=30)
+        launcher(cluster).train(job, timeout_s=120)
 
 
 def test_new_bundle_wins_over_those_of_earlier_runs(cluster: Cluster, job: TrainingJob) -> None:
     write(job, 7.0)
     cluster.on_create = completes(job)
-    assert launcher(cluster).train(job, timeout_s=30).weights()["w"].tolist() == [1.0, 1.0]
+    assert launcher(cluster).train(job, timeout_s=120).weights()["w"].tolist() == [1.0, 1.0]
 
 
 def test_empty_task_config_means_this_machine() -> None:

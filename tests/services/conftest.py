@@ -31,10 +31,8 @@ def service_logs() -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = make_world(tmp_path_factory.mktemp("world"))
-    yield made
-    made.encoder.pause = 0.0
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def settings_for(world: World, **values: Any) -> RetrievalSettings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -35,11 +34,15 @@ ERROR_TYPES = _error_types()
 
 
 class OnDemand(retrieval_pb2_grpc.RetrievalServiceServicer):
-    """GetPatch obeys its patch id: ``fail:REASON``, ``crash``, ``sleep:SECONDS``, anything else is echoed."""
+    """GetPatch obeys its patch id: ``fail:REASON``, ``crash``, ``hold:NAME``, anything else is echoed.
+
+    What is held waits until it is cancelled, or until the loop sets ``release``.
+    """
 
     def __init__(self) -> None:
-        self.finished: list[str] = []
+        self.held: list[str] = []
         self.cancelled: list[str] = []
+        self.release = asyncio.Event()
 
     async def GetPatch(self, request: pb.GetPatchRequest, context: Any) -> pb.GetPatchResponse:
         order, _, value = request.patch_id.partition(":")
@@ -48,13 +51,13 @@ class OnDemand(retrieval_pb2_grpc.RetrievalServiceServicer):
             raise kind(f"about {SECRET}", 1.5) if issubclass(kind, Retriable) else kind(f"about {SECRET}")
         if order == "crash":
             raise ZeroDivisionError(SECRET)
-        if order == "sleep":
+        if order == "hold":
+            self.held.append(value)
             try:
-                await asyncio.sleep(float(value))
+                await self.release.wait()
             except asyncio.CancelledError:
                 self.cancelled.append(value)
                 raise
-        self.finished.append(request.patch_id)
         return pb.GetPatchResponse(patch=pb.PatchMetadata(patch_id=request.patch_id))
 
     async def SearchStream(
@@ -93,10 +96,3 @@ def make(**values: Any) -> Server:
 
 def get(stub: Any, patch_id: str, **options: Any) -> pb.GetPatchResponse:
     return stub.GetPatch(pb.GetPatchRequest(patch_id=patch_id), **({"timeout": 10} | options))
-
-
-def until(condition: Any, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.02)

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import ipaddress
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services._runtime.errors import CATALOGUE
 from services._runtime.server import Server
+from services._runtime.telemetry import REQUESTS
 
 START_S = 60.0
 RETRIEVAL_REASONS = set(CATALOGUE) - {"PERMISSION_DENIED", "NOT_LEADER", "WRONG_STATE"}
@@ -85,6 +88,32 @@ def running(make: Callable[[], Server]) -> Iterator[Running]:
         run.loop.call_soon_threadsafe(box["done"].set)
         thread.join(START_S)
         assert not thread.is_alive(), "the server did not stop"
+
+
+def until(condition: Callable[[], Any], seconds: float = START_S) -> None:
+    """Waits for what nothing streams; the bound is for what never happens, not for a busy machine."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.02)
+
+
+def until_not_serving(target: str) -> None:
+    """Waits as a load balancer does, until health says that the server goes away."""
+    with grpc.insecure_channel(target) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest()
+        until(lambda: health.Check(request, timeout=START_S).status == health_pb2.HealthCheckResponse.NOT_SERVING)
+
+
+def ended(method: str, *codes: str) -> float:
+    """How many calls of ``Service/Method`` have ended with one of these codes on the servers of this process."""
+    samples = (sample for metric in REQUESTS.collect() for sample in metric.samples)
+    return sum(
+        s.value
+        for s in samples
+        if s.name.endswith("_total") and s.labels["method"].endswith(method) and s.labels["code"] in codes
+    )
 
 
 def details(error: grpc.RpcError) -> dict[str, Any]:

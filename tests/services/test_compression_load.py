@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from eoforge.errors import UsageError
 from services.compression.settings import CompressionSettings
 from services.compression.work import METRICS
 from tests.services.compression_world import CompressionWorld, compression_server, make_compression_world
-from tests.services.support import Signer, details, make_pki, running
+from tests.services.support import Signer, details, ended, make_pki, running, until, until_not_serving
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +29,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> CompressionWorld:
     return make_compression_world(tmp_path_factory.mktemp("compression"))
 
 
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Compressing takes 0.4 s a call; the sizes of the calls."""
-    sizes: list[int] = []
-    compress = Coder.compress
+class Held:
+    """Compressing begins and then stands still until the gate is opened; the sizes of the calls."""
 
-    def slowly(self: Coder, rasters: Sequence[Any], *rest: Any) -> list[bytes]:
-        sizes.append(len(rasters))
-        time.sleep(0.4)
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.sizes: list[int] = []
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    made, compress = Held(), Coder.compress
+
+    def held_up(self: Coder, rasters: Sequence[Any], *rest: Any) -> list[bytes]:
+        made.sizes.append(len(rasters))
+        made.gate.wait()
         return compress(self, rasters, *rest)
 
-    monkeypatch.setattr(Coder, "compress", slowly)
-    return sizes
+    monkeypatch.setattr(Coder, "compress", held_up)
+    yield made
+    made.gate.set()
 
 
 def request(world: CompressionWorld, **values: Any) -> pb.CompressRequest:
@@ -53,69 +60,77 @@ def request(world: CompressionWorld, **values: Any) -> pb.CompressRequest:
 BOUNDED = {"rate": pb.Rate(max_error=pb.MaxError(s2=1000))}
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.02)
-
-
 def dropped(why: str) -> float:
     return METRICS.dropped.labels(why)._value.get()
 
 
 @pytest.mark.parametrize("rate", [{}, BOUNDED])
-def test_full_queues_say_when_to_come_back(world: CompressionWorld, slow: list[int], rate: dict[str, Any]) -> None:
+def test_full_queues_say_when_to_come_back(world: CompressionWorld, held: Held, rate: dict[str, Any]) -> None:
     limits = {"codec_queue": 4, "codec_batch": 2, "stream_window": 4, "codec_workers": 1, "codec_worker_queue": 4}
     with running(compression_server(world, **limits)) as run, grpc.insecure_channel(run.target) as channel:
         stub = compression_pb2_grpc.CompressionServiceStub(channel)
-        calls = [stub.Compress.future(request(world, **rate), timeout=30) for _ in range(14)]
+        calls = [stub.Compress.future(request(world, **rate), timeout=60) for _ in range(14)]
+        until(lambda: sum(call.done() for call in calls) >= 8)
+        held.gate.set()
         errors = [e for call in calls if (e := call.exception()) is not None]
-        assert 0 < len(errors) <= 10, "the queue's 4 are served and some are not"
+        assert 8 <= len(errors) <= 10, "the queue's 4 are served, and up to 2 that are being compressed"
         for error in errors:
             found = details(error)
             assert (error.code(), found["reason"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
             assert found["retry_after"] > 0
-        assert max(slow) <= 2
+        assert max(held.sizes) <= 2
         # The client waits as it was told, so its call does not fail.
         with CompressionClient(run.target, attempts=20) as client:
             assert client.compress({"B05": world.raster(0).bands["B05"]}).stream
 
 
-def test_patches_of_concurrent_calls_share_a_call_of_the_codec(world: CompressionWorld, slow: list[int]) -> None:
-    with running(compression_server(world)) as run, CompressionClient(run.target) as client:
+def test_patches_of_concurrent_calls_share_a_call_of_the_codec(world: CompressionWorld, held: Held) -> None:
+    def open_when_all_are_there() -> None:
+        until(lambda: sum(held.sizes) + METRICS.queued._value.get() == 8)
+        held.gate.set()
+
+    with (
+        running(compression_server(world)) as run,
+        CompressionClient(run.target) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
         patches = [(str(i), world.raster(i).bands) for i in range(8)]
+        pool.submit(open_when_all_are_there)
         answers = list(client.compress_many(patches, quality=3, timeout=60))
         made = [answer for _, answer in answers if not isinstance(answer, RemoteError)]
         assert len(made) == 8
-        assert sum(slow) == 8
-        assert max(slow) > 1
+        assert sum(held.sizes) == 8
+        assert max(held.sizes) > 1
         assert all(client.hash_stream(m.stream) == m.codes for m in made), "codes are those of the patch alone"
 
 
-def test_expired_and_cancelled_patches_are_never_compressed(world: CompressionWorld, slow: list[int]) -> None:
+def test_expired_and_cancelled_patches_are_never_compressed(world: CompressionWorld, held: Held) -> None:
     with running(compression_server(world, codec_batch=1)) as run, grpc.insecure_channel(run.target) as channel:
         stub = compression_pb2_grpc.CompressionServiceStub(channel)
         before = dropped("cancelled") + dropped("deadline")
-        first = stub.Compress.future(request(world), timeout=30)
-        until(lambda: len(slow) == 1)
-        expired = stub.Compress.future(request(world), timeout=0.1)
-        cancelled = stub.Compress.future(request(world), timeout=30)
-        time.sleep(0.1)
+        gone = ended("/Compress", "CANCELLED", "DEADLINE_EXCEEDED")
+        first = stub.Compress.future(request(world), timeout=60)
+        until(lambda: len(held.sizes) == 1)
+        expired = stub.Compress.future(request(world), timeout=2)  # time enough to arrive
+        cancelled = stub.Compress.future(request(world), timeout=60)
+        until(lambda: METRICS.queued._value.get() == 2)
         cancelled.cancel()
-        last = stub.Compress.future(request(world), timeout=30)
-        assert first.result().stream
         assert expired.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        until(lambda: ended("/Compress", "CANCELLED", "DEADLINE_EXCEEDED") == gone + 2)
+        held.gate.set()
+        last = stub.Compress.future(request(world), timeout=60)
+        assert first.result().stream
         assert last.result().stream
-        assert len(slow) == 2
+        assert len(held.sizes) == 2
         assert dropped("cancelled") + dropped("deadline") == before + 2
 
 
-def test_the_server_has_a_deadline_of_its_own(world: CompressionWorld, slow: list[int]) -> None:
+def test_the_server_has_a_deadline_of_its_own(world: CompressionWorld, held: Held) -> None:
     with running(compression_server(world, max_call_seconds=0.1)) as run, grpc.insecure_channel(run.target) as channel:
         stub = compression_pb2_grpc.CompressionServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
             stub.Compress(request(world), timeout=30)
+        held.gate.set()
         assert details(caught.value)["reason"] == "DEADLINE_EXCEEDED"
 
 
@@ -174,13 +189,13 @@ def test_draining_under_load_fails_no_call(world: CompressionWorld) -> None:
                     errors.append(error)
                     return
 
-    with running(compression_server(world, drain_notice_seconds=1.0)) as run:
+    with running(compression_server(world, drain_notice_seconds=2.0)) as run:
         threads = [threading.Thread(target=ask, args=(run.target,)) for _ in range(3)]
         for thread in threads:
             thread.start()
         until(lambda: len(answers) > 20)
         stopping = asyncio.run_coroutine_threadsafe(run.server.stop(), run.loop)
-        time.sleep(0.3)
+        until_not_serving(run.target)
         stop.set()  # what a load balancer does when health says NOT_SERVING
         for thread in threads:
             thread.join(30)

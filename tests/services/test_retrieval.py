@@ -21,8 +21,9 @@ from eoforge.data.store import TableRef
 from eoforge.errors import NotFound, UsageError
 from eoforge.index import catalog
 from eoforge.index.catalog import IndexSnapshot
+from services.retrieval.batching import METRICS
 from tests.services.conftest import server_for
-from tests.services.support import Running, details, running
+from tests.services.support import Running, details, running, until
 from tests.services.world import BITS, FIRST, World, bands_of
 
 DIRECTIONS = [("s1", "s1"), ("s1", "s2"), ("s2", "s1"), ("s2", "s2")]
@@ -204,14 +205,14 @@ def test_a_stream_answers_in_order_and_survives_a_bad_request(
 
 
 def test_streamed_images_share_batches(stub: Any, world: World) -> None:
-    world.encoder.pause = 0.05
-    world.encoder.batches.clear()
     images = [band_image(bands_of(p, "s1"), "s1") for p in world.pairs[:12]]
     requests = [
         pb.SearchStreamRequest(search=pb.SearchRequest(bands=i, target_modality=2, page_size=1)) for i in images
     ]
-    answers = list(stub.SearchStream(iter(requests), timeout=60))
-    world.encoder.pause = 0.0
+    with world.encoder.held():
+        streaming = stub.SearchStream(iter(requests), timeout=60)
+        until(lambda: sum(world.encoder.batches) + METRICS.queued._value.get() == 12)
+    answers = list(streaming)
     assert len(answers) == 12
     assert all(a.result.hits for a in answers)
     assert max(world.encoder.batches) > 1

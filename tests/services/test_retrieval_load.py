@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,17 +23,8 @@ from services.retrieval.batching import METRICS
 from services.retrieval.server import build
 from services.retrieval.state import IndexHolder
 from tests.services.conftest import server_for, settings_for
-from tests.services.support import details, running
+from tests.services.support import details, ended, running, until, until_not_serving
 from tests.services.world import ALL, FIRST, World, bands_of, make_world
-
-
-@pytest.fixture
-def slow(world: World) -> Iterator[World]:
-    """Encoding takes 0.4 s a call."""
-    world.encoder.pause = 0.4
-    world.encoder.batches.clear()
-    yield world
-    world.encoder.pause = 0.0
 
 
 def encode_request(world: World, images: int = 1) -> pb.EncodeRequest:
@@ -46,67 +35,69 @@ def dropped(why: str) -> float:
     return METRICS.dropped.labels(why)._value.get()
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.02)
-
-
-def test_a_full_queue_says_when_to_come_back(slow: World) -> None:
+def test_a_full_queue_says_when_to_come_back(world: World) -> None:
     limits = {"encode_queue": 4, "encode_batch": 2, "max_images": 4}
-    with running(server_for(slow, **limits)) as run, grpc.insecure_channel(run.target) as channel:
+    with running(server_for(world, **limits)) as run, grpc.insecure_channel(run.target) as channel:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
-        calls = [stub.Encode.future(encode_request(slow), timeout=30) for _ in range(16)]
+        with world.encoder.held():
+            calls = [stub.Encode.future(encode_request(world), timeout=60) for _ in range(16)]
+            until(lambda: sum(call.done() for call in calls) >= 10)
         errors = [e for call in calls if (e := call.exception()) is not None]
-        assert 0 < len(errors) <= 12, "of 16 images, at least the queue's 4 are served and some are not"
+        assert 10 <= len(errors) <= 12, "of 16 images, the queue's 4 are served and up to 2 that are being encoded"
         for error in errors:
             found = details(error)
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert found["reason"] == "OVERLOADED"
             assert found["retry_after"] > 0
-        assert max(slow.encoder.batches) <= 2
+        assert max(world.encoder.batches) <= 2
         # The client waits as it was told, so none of its calls fails.
+        before = ended("/Encode", "RESOURCE_EXHAUSTED")
         with RetrievalClient(run.target, attempts=20) as client, ThreadPoolExecutor(8) as pool:
-            work = [pool.submit(client.encode, [bands_of(slow.pairs[0], "s1")], "s1") for _ in range(8)]
+            with world.encoder.held():
+                work = [pool.submit(client.encode, [bands_of(world.pairs[0], "s1")], "s1") for _ in range(8)]
+                until(lambda: ended("/Encode", "RESOURCE_EXHAUSTED") > before)
             assert all(len(w.result()) == 1 for w in work)
 
 
 def test_searches_have_a_bounded_queue_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from services.retrieval import answers
 
-    nearest = answers.nearest
+    nearest, gate = answers.nearest, threading.Event()
 
-    def slowly(*args: Any) -> Any:
-        time.sleep(0.3)
+    def held_up(*args: Any) -> Any:
+        gate.wait()
         return nearest(*args)
 
-    monkeypatch.setattr(answers, "nearest", slowly)
+    monkeypatch.setattr(answers, "nearest", held_up)
     with running(server_for(world, search_workers=1, search_queue=1)) as run, grpc.insecure_channel(run.target) as c:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(c)
         request = pb.SearchRequest(code=bytes(8), target_modality=1)
-        calls = [stub.Search.future(request, timeout=20) for _ in range(6)]
+        calls = [stub.Search.future(request, timeout=60) for _ in range(6)]
+        until(lambda: sum(call.done() for call in calls) == 4)
+        gate.set()
         reasons = [details(e)["reason"] if (e := call.exception()) else "OK" for call in calls]
     assert reasons.count("OK") == 2
     assert reasons.count("OVERLOADED") == 4
 
 
-def test_expired_and_cancelled_images_are_never_encoded(slow: World) -> None:
-    with running(server_for(slow, encode_batch=1)) as run, grpc.insecure_channel(run.target) as channel:
+def test_expired_and_cancelled_images_are_never_encoded(world: World) -> None:
+    with running(server_for(world, encode_batch=1)) as run, grpc.insecure_channel(run.target) as channel:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
         before = dropped("cancelled") + dropped("deadline")
-        slow.encoder.batches.clear()
-        first = stub.Encode.future(encode_request(slow), timeout=30)
-        until(lambda: len(slow.encoder.batches) == 1)
-        expired = stub.Encode.future(encode_request(slow), timeout=0.1)
-        cancelled = stub.Encode.future(encode_request(slow), timeout=30)
-        time.sleep(0.05)
-        cancelled.cancel()
-        last = stub.Encode.future(encode_request(slow), timeout=30)
+        gone = ended("/Encode", "CANCELLED", "DEADLINE_EXCEEDED")
+        with world.encoder.held():
+            first = stub.Encode.future(encode_request(world), timeout=60)
+            until(lambda: len(world.encoder.batches) == 1)
+            expired = stub.Encode.future(encode_request(world), timeout=2)  # time enough to arrive
+            cancelled = stub.Encode.future(encode_request(world), timeout=60)
+            until(lambda: METRICS.queued._value.get() == 2)
+            cancelled.cancel()
+            assert expired.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            until(lambda: ended("/Encode", "CANCELLED", "DEADLINE_EXCEEDED") == gone + 2)
+        last = stub.Encode.future(encode_request(world), timeout=60)
         assert len(first.result().encodings) == 1
-        assert expired.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert len(last.result().encodings) == 1
-        assert len(slow.encoder.batches) == 2
+        assert len(world.encoder.batches) == 2
         assert dropped("cancelled") + dropped("deadline") == before + 2
 
 
@@ -150,10 +141,10 @@ class Load:
 
 def test_draining_under_load_fails_no_call(world: World) -> None:
     ids = [p.meta.patch_id for p in world.pairs[:FIRST]]
-    with running(server_for(world, drain_notice_seconds=1.0)) as run, Load(run.target, ids) as load:
+    with running(server_for(world, drain_notice_seconds=2.0)) as run, Load(run.target, ids) as load:
         until(lambda: len(load.answers) > 50)
         stopping = asyncio.run_coroutine_threadsafe(run.server.stop(), run.loop)
-        time.sleep(0.3)
+        until_not_serving(run.target)
         load.stop()  # what a load balancer does when health says NOT_SERVING
         answered = len(load.answers)
         stopping.result(30)

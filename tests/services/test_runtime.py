@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +15,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from services._runtime.errors import CATALOGUE, Retriable
-from tests.services.runtime_world import ERROR_TYPES, NAME, SECRET, get, make, until
-from tests.services.support import Running, details, running
+from tests.services.runtime_world import ERROR_TYPES, NAME, SECRET, OnDemand, get, make
+from tests.services.support import Running, details, running, until
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +29,10 @@ def server() -> Iterator[Running]:
 def stub(server: Running) -> Iterator[Any]:
     with grpc.insecure_channel(server.target) as channel:
         yield retrieval_pb2_grpc.RetrievalServiceStub(channel)
+
+
+def servicer_of(run: Running) -> OnDemand:
+    return run.server.servicer  # type: ignore[attr-defined,no-any-return]  # kept there by make
 
 
 def test_every_reason_of_the_library_is_in_the_catalogue() -> None:
@@ -68,22 +71,22 @@ def test_a_request_id_that_could_forge_log_lines_is_replaced(stub: Any) -> None:
 
 def test_a_deadline_ends_the_work_on_the_server(server: Running, stub: Any) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        get(stub, "sleep:7", timeout=0.2)
+        get(stub, "hold:expires", timeout=2)  # time enough to arrive
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    until(lambda: "7" in server.server.servicer.cancelled)  # type: ignore[attr-defined]
+    until(lambda: "expires" in servicer_of(server).cancelled)
 
 
 def test_a_cancelled_call_ends_the_work_on_the_server(server: Running, stub: Any) -> None:
-    call = stub.GetPatch.future(pb.GetPatchRequest(patch_id="sleep:8"), timeout=10)
-    time.sleep(0.2)
+    call = stub.GetPatch.future(pb.GetPatchRequest(patch_id="hold:given up"), timeout=60)
+    until(lambda: "given up" in servicer_of(server).held)
     call.cancel()
-    until(lambda: "8" in server.server.servicer.cancelled)  # type: ignore[attr-defined]
+    until(lambda: "given up" in servicer_of(server).cancelled)
 
 
 def test_the_server_bounds_calls_without_deadline() -> None:
     with running(lambda: make(max_call_seconds=0.2)) as run, grpc.insecure_channel(run.target) as channel:
         with pytest.raises(grpc.RpcError) as caught:
-            get(retrieval_pb2_grpc.RetrievalServiceStub(channel), "sleep:9", timeout=None)
+            get(retrieval_pb2_grpc.RetrievalServiceStub(channel), "hold:bounded", timeout=None)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert details(caught.value)["reason"] == "DEADLINE_EXCEEDED"
 
@@ -131,20 +134,25 @@ def test_rest_has_metrics_and_readiness_but_nobody_unloads_the_model(server: Run
 
 
 def test_draining_says_so_first_and_finishes_what_runs() -> None:
-    with running(lambda: make(drain_notice_seconds=0.5)) as run, grpc.insecure_channel(run.target) as channel:
+    settings = {"drain_notice_seconds": 2.0, "drain_seconds": 60.0}
+    with running(lambda: make(**settings)) as run, grpc.insecure_channel(run.target) as channel:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
         health = health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        long = stub.GetPatch.future(pb.GetPatchRequest(patch_id="sleep:1.5"), timeout=10)
-        time.sleep(0.2)
+        long = stub.GetPatch.future(pb.GetPatchRequest(patch_id="hold:long"), timeout=60)
+        until(lambda: servicer_of(run).held)
         stopping = asyncio.run_coroutine_threadsafe(run.server.stop(), run.loop)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watch.cancel()
         assert get(stub, "after the notice").patch.patch_id == "after the notice"
         assert httpx.get(f"{run.rest}/v2/health/ready").status_code == 503
-        assert long.result().patch.patch_id == "sleep:1.5"
-        stopping.result(10)
-        with pytest.raises(grpc.RpcError) as caught:
-            get(stub, "too late", timeout=2)
-        assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+        def refused() -> bool:
+            call = stub.GetPatch.future(pb.GetPatchRequest(patch_id="too late"), timeout=60)
+            return call.exception() is not None and call.code() is grpc.StatusCode.UNAVAILABLE
+
+        until(refused)  # the notice is over; what runs still does
+        run.loop.call_soon_threadsafe(servicer_of(run).release.set)
+        assert long.result().patch.patch_id == "hold:long"
+        stopping.result(60)

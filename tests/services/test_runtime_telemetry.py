@@ -11,8 +11,8 @@ import pytest
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from services._runtime.settings import RuntimeSettings
 from services._runtime.telemetry import configure_traces
-from tests.services.runtime_world import NAME, get, make, until
-from tests.services.support import Running, running
+from tests.services.runtime_world import NAME, get, make
+from tests.services.support import Running, running, until
 
 
 @pytest.fixture(scope="module")

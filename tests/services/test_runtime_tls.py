@@ -14,8 +14,8 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.client import RemoteError, RetrievalClient
 from eoforge.errors import UsageError
 from services._runtime.settings import RuntimeSettings
-from tests.services.runtime_world import NAME, get, make, until
-from tests.services.support import Pki, Signer, make_pki, running
+from tests.services.runtime_world import NAME, get, make
+from tests.services.support import Pki, Signer, make_pki, running, until
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ class TestTls:
             stranger = {"cert_file": str(pki.path("stranger.pem")), "key_file": str(pki.path("stranger.key"))}
             for files_ in ({}, stranger):
                 with (
-                    RetrievalClient(run.target, ca_file=ca, attempts=1, timeout=5, **files_) as client,
+                    RetrievalClient(run.target, ca_file=ca, attempts=1, timeout=30, **files_) as client,
                     pytest.raises(RemoteError) as caught,
                 ):
                     client.get_patch("x")
@@ -75,7 +75,7 @@ class TestTls:
         with running(lambda: make(**files)) as run:
 
             def answers(ca: Path) -> list[bool]:
-                with RetrievalClient(run.target, ca_file=str(ca), attempts=1, timeout=5) as client:
+                with RetrievalClient(run.target, ca_file=str(ca), attempts=1, timeout=30) as client:
                     try:
                         over_grpc = client.get_patch("x").info.patch_id == "x"
                     except RemoteError:

@@ -1,13 +1,14 @@
 """A small archive with an index over it: real tables and a real bundle; the model is a fixed random projection.
 
-The projection stands where a trained network would, so that tests are fast, can make encoding slow on purpose, and get
+The projection stands where a trained network would, so that tests are fast, can make encoding stand still, and get
 the same codes for any batch size.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,18 +33,28 @@ FIRST, ALL = 40, 48
 
 
 class Projection:
-    """Means over a 4 x 4 grid of every band, projected by a fixed matrix; ``pause`` seconds per call."""
+    """Means over a 4 x 4 grid of every band, projected by a fixed matrix; stands still while its gate is closed."""
 
     def __init__(self) -> None:
         self.bits, self.embedding_dim, self.device = BITS, DIM, "cpu"
         self.modalities = tuple(MODALITIES)
-        self.pause = 0.0
         self.batches: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Calls begin and then stand still until the gate is opened, at the end of the block at the latest."""
+        self.batches.clear()
+        self.gate.clear()
+        try:
+            yield
+        finally:
+            self.gate.set()
 
     def encode(self, batch: PatchBatch, modality: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        if len(batch) > 1 or self.pause:
-            self.batches.append(len(batch))
-        time.sleep(self.pause)
+        self.batches.append(len(batch))
+        self.gate.wait()
         columns = ["s1"] if modality == "s1" else ["s2_10m", "s2_20m"]
         features = np.concatenate([_cells(getattr(batch, c).numpy().astype(np.float64)) for c in columns], axis=1)
         rng = np.random.Generator(np.random.Philox(key=[features.shape[1], 1]))
