@@ -21,24 +21,26 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
-CASES: dict[str, list[str]] = {
-    "read_archive": ["benchmarks.data.read_archive"],
-    "ingest": ["benchmarks.data.ingest"],
-    "ingest_memory": ["benchmarks.data.ingest_memory"],
-    "loader": ["benchmarks.data.loader"],
-    "search": ["benchmarks.index.search"],
-    "retrieval_service": ["benchmarks.services.retrieval"],
-    "compression_service": ["benchmarks.services.compression"],
-    "federated_rounds": ["benchmarks.federated.rounds"],
-    "federated_peers": ["benchmarks.federated.peers"],
-    "federated_soak": ["benchmarks.federated.soak"],
-    "fl_compare": ["benchmarks.methods.fl_compare"],
-    "cross_modal": ["benchmarks.methods.cross_modal"],
-    "rs_jcif": ["benchmarks.methods.rs_jcif"],
-    "codec_lossless": ["benchmarks.codec.lossless"],
-    "codec_speed": ["benchmarks.codec.speed"],
-    "codec_memory": ["benchmarks.codec.memory"],
-    "codec_fuzz": ["benchmarks.codec.fuzz"],
+CASES: dict[str, str] = {
+    "read_archive": "benchmarks.data.read_archive",
+    "ingest": "benchmarks.data.ingest",
+    "ingest_memory": "benchmarks.data.ingest_memory",
+    "loader": "benchmarks.data.loader",
+    "search": "benchmarks.index.search",
+    "retrieval_service": "benchmarks.services.retrieval",
+    "compression_service": "benchmarks.services.compression",
+    "federated_rounds": "benchmarks.federated.rounds",
+    "federated_rounds_large": "benchmarks.federated.rounds --megabytes 1000 --silos 2 4 --rounds 2",
+    "federated_peers": "benchmarks.federated.peers",
+    "federated_peers_large": "benchmarks.federated.peers --megabytes 1000 --silos 2 --rounds 1",
+    "federated_soak": "benchmarks.federated.soak",
+    "fl_compare": "benchmarks.methods.fl_compare",
+    "cross_modal": "benchmarks.methods.cross_modal",
+    "rs_jcif": "benchmarks.methods.rs_jcif",
+    "codec_lossless": "benchmarks.codec.lossless",
+    "codec_speed": "benchmarks.codec.speed",
+    "codec_memory": "benchmarks.codec.memory",
+    "codec_fuzz": "benchmarks.codec.fuzz",
 }
 """Case -> module and its arguments. Kernels have a runner of their own: ``python -m benchmarks.kernels``."""
 
@@ -86,7 +88,7 @@ def run_case(name: str) -> Path:
     described = environment()
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
-        command = ["python", "-m", *CASES[name]]
+        command = ["python", "-m", *CASES[name].split()]
         subprocess.run([sys.executable, *command[1:], "--out", str(figures)], cwd=ROOT, check=True)
         record = {"case": name, "command": " ".join(command), "environment": described}
         record["figures"] = json.loads(figures.read_text())

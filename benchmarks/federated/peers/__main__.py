@@ -1,6 +1,6 @@
 """Ours, Flower and NVIDIA FLARE with zero-work clients over loopback with TLS, one after the other on this machine.
 
-    python -m benchmarks.federated.peers --peer-python ENVIRONMENT/bin/python [--megabytes 10 100 200] [--silos 4]
+    python -m benchmarks.federated.peers --peer-python ENVIRONMENT/bin/python [--megabytes 10 100] [--silos 4]
 
 The peers live in an environment of their own, never in ours::
 
@@ -9,7 +9,7 @@ The peers live in an environment of their own, never in ours::
 Each case runs in namespaces of its own (which takes root; elsewhere bytes on the wire are not counted), with one round
 of warm-up. ``median_seconds`` is from a round's opening to its average, ``server_peak_mb`` the resident memory of all
 server processes together. Once, at the first size, every server is killed with ``kill -9`` while half of the last
-round's updates are in, and started again. The default size takes about five minutes on two idle cores; a peer that
+round's updates are in, and started again. The default sizes take about twenty minutes on two idle cores; a peer that
 fails or is not there is named with the reason.
 """
 
@@ -121,7 +121,7 @@ def main() -> None:
     )
     named = os.environ.get("EOFORGE_PEER_PYTHON")
     parser.add_argument("--peer-python", type=Path, default=named and Path(named), help="or EOFORGE_PEER_PYTHON")
-    parser.add_argument("--megabytes", type=int, nargs="+", default=[10])
+    parser.add_argument("--megabytes", type=int, nargs="+", default=[10, 100, 200])
     parser.add_argument("--silos", type=int, nargs="+", default=[4])
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each size")
     parser.add_argument("--out", type=Path)
