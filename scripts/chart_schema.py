@@ -157,6 +157,8 @@ def schema(chart: Path) -> dict[str, Any]:
             empty = {"type": "object", "additionalProperties": False, "properties": {}}
             node, value = node["properties"].setdefault(key, empty), value[key]
         made = {"description": leaf.description, "type": _TYPES[type(value[leaf.path[-1]])]}
+        if made["type"] == "array":
+            made["items"] = {"type": "object"}  # what Kubernetes takes as it is; names say so by @schema
         made |= settings_schema(leaf.settings) if leaf.settings else {}
         node["properties"][leaf.path[-1]] = made | leaf.extra
     # Helm hands a chart the values of its dependencies too; those check their own.

@@ -54,6 +54,7 @@ IMMUTABLE = {
     "StatefulSet": [("selector",), ("serviceName",), ("volumeClaimTemplates",), ("podManagementPolicy",)],
     "Job": [("template",), ("selector",), ("completions",)],
     "Service": [("clusterIP",)],
+    "PipelineVersion": [()],  # the whole of it, by Kubeflow's webhook
 }
 Key = tuple[str, str, str, str]
 

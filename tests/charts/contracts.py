@@ -42,6 +42,7 @@ def kind(api_version: str | list[str], spec: Schema) -> Schema:
 
 _PARENTS = items(fields("name", name=TEXT, namespace=TEXT, sectionName=TEXT, port=PORT), most=32)
 _BACKENDS = items(fields("name port", name=TEXT, port=PORT), most=16)
+_MATCHES = items(fields("method", method=fields("type service", type={"const": "Exact"}, service=TEXT)), most=8)
 _GATEWAY = "gateway.networking.k8s.io"
 
 CONTRACTS: dict[str, Schema] = {
@@ -51,7 +52,7 @@ CONTRACTS: dict[str, Schema] = {
             "parentRefs rules",
             parentRefs=_PARENTS,
             hostnames=items(HOST, most=16),
-            rules=items(fields("backendRefs", backendRefs=_BACKENDS), most=16),
+            rules=items(fields("backendRefs", backendRefs=_BACKENDS, matches=_MATCHES), most=16),
         ),
     ),
     "TLSRoute": kind(

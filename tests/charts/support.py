@@ -33,10 +33,10 @@ def values_of(scenario: str) -> Object:
     return found
 
 
-def render(chart: Path, values: Object, namespace: str = NAMESPACE) -> dict[str, str]:
+def render(chart: Path, values: Object, namespace: str = NAMESPACE, release: str = RELEASE) -> dict[str, str]:
     """Templates to text; the chart is loaded anew, as rendering takes disabled dependencies out of a loaded one."""
     with Chart.load(os.fspath(chart)) as loaded:
-        return loaded.render(values, name=RELEASE, namespace=namespace)
+        return loaded.render(values, name=release, namespace=namespace)
 
 
 def objects(files: dict[str, str]) -> list[Object]:

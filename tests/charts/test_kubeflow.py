@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,12 +17,19 @@ from pipelines import settings
 from tests.charts import support
 
 COMPILED = support.ROOT / "pipelines" / "compiled"
+VERSION = re.compile(r"v0-1-0-[0-9a-f]{8}")
 NAMES = sorted(path.stem for path in COMPILED.glob("*.yaml"))
 
 
 def documents(name: str) -> list[support.Object]:
     """The committed pipeline and its platform part."""
     return list(yaml.load_all((COMPILED / f"{name}.yaml").read_text(), Loader=yaml.CSafeLoader))
+
+
+def version_of(found: list[support.Object], pipeline: str) -> support.Object:
+    """The version of one pipeline."""
+    (one,) = (o for o in found if o["kind"] == "PipelineVersion" and o["spec"]["pipelineName"] == pipeline)
+    return one
 
 
 def images(node: object) -> Iterator[str]:
@@ -39,7 +47,8 @@ def images(node: object) -> Iterator[str]:
 def test_pipeline_versions_are_what_kubeflow_reads(name: str) -> None:
     found = support.scenario("dev-minio")
     object_name = f"eoforge-{name.replace('_', '-')}"
-    version = support.pick(found, "PipelineVersion", f"{object_name}-v0-1-0")
+    version = version_of(found, object_name)
+    assert VERSION.fullmatch(version["metadata"]["name"].removeprefix(f"{object_name}-"))
     support.pick(found, "Pipeline", version["spec"]["pipelineName"])
     spec, platform = documents(name)
     parsed = json_format.ParseDict(version["spec"]["pipelineSpec"], pipeline_spec_pb2.PipelineSpec())
@@ -64,13 +73,31 @@ def test_the_object_has_the_fields_that_the_compiler_writes(tmp_path: Path) -> N
     found = support.scenario("dev-minio")
     ours = {
         "Pipeline": support.pick(found, "Pipeline", "eoforge-evaluate"),
-        "PipelineVersion": support.pick(found, "PipelineVersion", "eoforge-evaluate-v0-1-0"),
+        "PipelineVersion": version_of(found, "eoforge-evaluate"),
     }
     for kind, reference in theirs.items():
         assert ours[kind]["apiVersion"] == reference["apiVersion"]
         assert reference["spec"].keys() - {"pipelineVersionDescription"} <= ours[kind]["spec"].keys() | {"displayName"}
     assert ours["PipelineVersion"]["spec"]["pipelineSpec"] == theirs["PipelineVersion"]["spec"]["pipelineSpec"]
     assert ours["PipelineVersion"]["spec"]["platformSpec"] == theirs["PipelineVersion"]["spec"]["platformSpec"]
+
+
+def test_another_image_is_another_version() -> None:
+    """Kubeflow refuses to change a version that is there, and an upload leaves it alone."""
+    for scenario, delivered in (("dev-minio", "objects"), ("minio", "upload")):
+        values = support.values_of(scenario)
+        named = []
+        for image in ({}, {"registry": "other.example"}, {"digest": "sha256:" + "0" * 64}, {}):
+            values["kubeflow"] = {**values.get("kubeflow", {}), "image": image}
+            found = support.objects(support.render(support.UMBRELLA, values))
+            if delivered == "objects":
+                named.append(version_of(found, "eoforge-train")["metadata"]["name"])
+            else:
+                command = support.pick(found, "Job", "eo-pipelines-upload")["spec"]["template"]["spec"]["containers"]
+                named += [word for word in command[0]["command"] if word.startswith("--version=0.1.0-")]
+        assert len(named) == 4
+        assert len(set(named)) == 3
+        assert named[0] == named[3]
 
 
 @pytest.mark.parametrize("scenario", ["minio", "gpu-aws", "kubeflow-profile"])

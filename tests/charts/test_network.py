@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 
 import pytest
 
@@ -21,8 +22,11 @@ STRANGER = in_namespace("somewhere-else")
 
 
 def ports_of(pod: support.Pod) -> dict[str, int]:
-    """Container ports by name; the gRPC port is called grpc or tls."""
-    named = {port["name"]: port["containerPort"] for port in pod.spec["containers"][0]["ports"]}
+    """Container ports by name, and the health port, which is not listed; the gRPC port is called grpc or tls."""
+    container = pod.spec["containers"][0]
+    named = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert "health" not in named, "KServe's Service would open it"
+    named["health"] = int(support.env_of(container)["EOFORGE_HEALTH_PORT"] or 0)
     return {"grpc" if name == "tls" else name: number for name, number in named.items()}
 
 
@@ -66,6 +70,18 @@ def test_named_clients_shut_everyone_else_out() -> None:
     assert not allowed(found, pod, "Ingress", OUTSIDE, 8081)
     other = support.server_pod(found, "compression")
     assert allowed(found, other, "Ingress", STRANGER, 8081)
+
+
+def test_no_metrics_peers_is_nobody_and_not_everybody() -> None:
+    """An empty `from` of a NetworkPolicy lets in whoever comes."""
+    values = support.values_of("ceph")
+    for others, who in (([], False), (support.values_of("minio")["retrieval"]["networkPolicy"]["clientPeers"], True)):
+        values["retrieval"]["networkPolicy"] = {"metricsPeers": [], "restPeers": others}
+        found = support.objects(support.render(support.UMBRELLA, values))
+        pod = support.server_pod(found, "retrieval")
+        assert not allowed(found, pod, "Ingress", PROMETHEUS, 8080)
+        assert not allowed(found, pod, "Ingress", OUTSIDE, 8080)
+        assert allowed(found, pod, "Ingress", GATEWAY, 8080) is who
 
 
 def test_a_load_balancer_lets_silos_in_from_outside() -> None:
@@ -148,8 +164,7 @@ def test_services_routes_and_probes_meet_ports_that_exist(name: str, service: st
     assert {port for _, port in opened} == set(ports.values()) - {ports["health"]}
     for o in found:
         if o["kind"] in ("GRPCRoute", "TLSRoute") and o["metadata"]["name"].endswith(service):
-            (rule,) = o["spec"]["rules"]
-            assert {(b["name"], b["port"]) for b in rule["backendRefs"]} <= opened
+            assert {(b["name"], b["port"]) for rule in o["spec"]["rules"] for b in rule["backendRefs"]} <= opened
     container = pod.spec["containers"][0]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["grpc"]["port"] == ports["health"]
@@ -166,3 +181,18 @@ def test_plaintext_is_announced_as_h2c_and_tls_never_is(name: str, service: str)
     (api,) = (o for o in found if o["kind"] == "Service" and o["metadata"]["name"].endswith("-api")
               and o["spec"]["selector"]["app.kubernetes.io/name"] == service)  # fmt: skip
     assert api["spec"]["ports"][0]["appProtocol"] == ("https" if tls else "kubernetes.io/h2c")
+
+
+@pytest.mark.parametrize("service", support.SERVICES)
+def test_services_may_share_a_host_name_of_a_gateway(service: str) -> None:
+    """The typed API has the more exact match; what all services have falls to whichever route is older."""
+    values = {"s3": {"bucket": "b"}, "auth": {"anonymous": True}, "route": {"enabled": True}}
+    values["route"] |= {"parentRefs": [{"name": "public"}]}
+    values |= {"tls": {"mode": "none"}} if service == "federation" else {}
+    found = support.objects(support.render(support.CHARTS / service, values))
+    exact, rest = support.pick(found, "GRPCRoute")["spec"]["rules"]
+    assert exact["backendRefs"] == rest["backendRefs"]
+    assert "matches" not in rest
+    generated = importlib.import_module(f"eoforge.api.{service}.v1.{service}_pb2")
+    apis = {s.full_name for s in generated.DESCRIPTOR.services_by_name.values()}
+    assert {match["method"]["service"] for match in exact["matches"]} == apis

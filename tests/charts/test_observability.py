@@ -10,6 +10,7 @@ from functools import cache
 import prometheus_client
 import pytest
 
+from services._runtime.telemetry import SECONDS
 from tests.charts import support
 from tests.charts.support import ROOT, SERVICES
 
@@ -59,10 +60,19 @@ def test_alerts_and_panels_ask_for_series_that_exist(service: str) -> None:
     assert len({(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels}) == len(panels)
 
 
+def service_of_kserve(o: support.Object, found: list[support.Object]) -> support.Object:
+    """The Service that KServe makes for an InferenceService: with its labels, and all ports of the first container."""
+    ports = support.predictor_pod(o, found).spec["containers"][0]["ports"]
+    name = f"{o['metadata']['name']}-predictor"
+    return {"metadata": {"name": name, "labels": o["metadata"]["labels"]}, "spec": {"ports": ports}}
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_matcher_picks_this_release(service: str) -> None:
     monitor = support.pick(support.scenario("minio"), "ServiceMonitor", f"eo-{service}")
-    services = [o for o in support.scenario("minio") if o["kind"] == "Service"]
+    found = support.scenario("minio")
+    services = [o for o in found if o["kind"] == "Service"]
+    services += [service_of_kserve(o, found) for o in found if o["kind"] == "InferenceService"]
     selected = [
         o for o in services
         if monitor["spec"]["selector"]["matchLabels"].items() <= o["metadata"]["labels"].items()
@@ -74,6 +84,40 @@ def test_every_matcher_picks_this_release(service: str) -> None:
         for matchers in re.findall(r"(?:eoforge_\w+|up)\{([^}]*)\}", str(rule["expr"])):
             assert f'namespace="{support.NAMESPACE}"' in matchers
             assert f'job="{job}"' in matchers
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_slow_calls_are_those_that_can_be_slow(service: str) -> None:
+    """Streams of the federation last for hours by design; and a limit above the last bucket is never reached."""
+    (slow,) = (str(r["expr"]) for r in rules(service) if str(r["alert"]).endswith("Slow"))
+    left_out = re.findall(r'method!~"([^"]*)"', slow)
+    generated = importlib.import_module(f"eoforge.api.{service}.v1.{service}_pb2")
+    for api in generated.DESCRIPTOR.services_by_name.values():
+        for rpc in api.methods:
+            streams = rpc.client_streaming or rpc.server_streaming
+            wanted = streams and service == "federation"
+            path = f"/{api.full_name}/{rpc.name}"
+            assert any(re.fullmatch(pattern, path) for pattern in left_out) is wanted, path
+    schema = json.loads((support.CHARTS / service / "values.schema.json").read_text())["properties"]["metrics"]
+    limit = schema["properties"]["prometheusRule"]["properties"]["slowSeconds"]
+    assert limit["exclusiveMaximum"] == SECONDS._kwargs["buckets"][-1]
+
+
+def test_an_index_that_is_looked_at_seldom_is_reported_too() -> None:
+    values = support.values_of("ceph")
+    values["retrieval"] |= {"metrics": {"prometheusRule": {"enabled": True}}}
+    for poll, window in ((30, 1800), (600, 2400), (3600, 14400)):
+        values["retrieval"]["settings"]["pollSeconds"] = poll
+        found = support.pick(support.objects(support.render(support.UMBRELLA, values)), "PrometheusRule")
+        (rule,) = (r for r in found["spec"]["groups"][0]["rules"] if r["alert"] == "EoforgeRetrievalIndexRefused")
+        assert f"[{window}s]) > 2" in rule["expr"], "three refusals in a row must fit"
+
+
+def test_a_run_that_just_began_is_not_stalled() -> None:
+    """`unless a round in six hours` holds in the first minute of a run too: it is the waiting that must be long."""
+    (stalled,) = (r for r in rules("federation") if r["alert"] == "EoforgeFederationStalled")
+    assert stalled["for"] == "6h"
+    assert "[10m]" in stalled["expr"]
 
 
 def test_the_scrape_of_a_pod_that_ends_tls_verifies_it() -> None:

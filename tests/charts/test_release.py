@@ -72,6 +72,23 @@ def test_a_release_lives_and_ends(name: str, cluster: tuple[Cluster, Config], re
     assert server.labels() == set()
 
 
+def test_pipelines_get_a_further_version_and_keep_the_old_ones(cluster: tuple[Cluster, Config]) -> None:
+    """Runs that recur name the version that they were made with; the server changes none."""
+    server, helm = cluster
+    values = support.values_of("kubeflow-profile")
+    values["kubeflow"]["pipelines"] = {"delivery": "objects", "names": ["evaluate"]}
+    other = {**values, "kubeflow": {**values["kubeflow"], "image": {"registry": "other.example"}}}
+    seen = []
+    for step, given in ((helm.install, values), (helm.upgrade, other)):
+        with Chart.load(os.fspath(UMBRELLA)) as chart:
+            step(chart, RELEASE, given, namespace=NAMESPACE, wait="hookOnly", timeout=30)
+        seen.append({label for label in server.labels() if label.startswith("PipelineVersion/")})
+    assert (len(seen[0]), len(seen[1])) == (1, 2)
+    assert seen[0] < seen[1]
+    helm.rollback(RELEASE, version=1, timeout=30)
+    assert {label for label in server.labels() if label.startswith("PipelineVersion/")} == seen[1]
+
+
 def test_the_doctor_runs_first_and_its_failure_stops_the_install(cluster: tuple[Cluster, Config]) -> None:
     server, helm = cluster
     server.failing.add("eo-eoforge-doctor")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -84,6 +85,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
     ({"autoscaling": {"type": "vpa"}}, "type"),
     ({"metrics": {"prometheusRule": {"errorRatio": 2}}}, "errorRatio"),
+    ({"imagePullSecrets": [{"name": "registry"}]}, "imagePullSecrets"),
+    ({"route": {"hostnames": [8]}}, "hostnames"),
+    ({"extraEnv": ["A=B"]}, "extraEnv"),
+    ({"service": {"headless": True, "type": "LoadBalancer"}}, "service.headless"),
+    (
+        {"tls": {"mode": "pod", "clientCaSecret": "ca"}, "metrics": {"serviceMonitor": {"enabled": True}}},
+        "metrics.serviceMonitor.clientCertSecret",
+    ),
     ({"tls": {"mode": "pod", "existingSecret": ""}}, "tls.existingSecret"),
     ({"tls": {"clientCaSecret": "ca"}}, "needs tls.mode=pod"),
     ({"auth": {"anonymous": False}}, "auth.tokens.existingSecret"),
@@ -115,6 +124,9 @@ def test_a_wrong_value_is_refused_by_name(wrong: dict[str, Any], named: str) -> 
         ({"global": {"s3": {"secretKey": "x"}}}, "secretKey"),
         ({"global": {"s3": {"bucket": "b", "existingSecret": "mine"}}}, "eoforge-s3"),
         ({"retrieval": {"replicaCount": 1}}, "replicaCount"),
+        ({"doctor": {"enabeld": False}}, "enabeld"),
+        ({"global": {"s3": {"bucket": "b"}, "imagePullSecrets": [{"name": "registry"}]}}, "imagePullSecrets"),
+        ({"kubeflow": {"serviceAccounts": []}}, "serviceAccounts"),
         ({"kubeflow": {"pipelines": {"delivery": "pigeon"}}}, "delivery"),
         ({"kubeflow": {"pipelines": {"names": ["ingets"]}}}, "ingets"),
         ({"dev": {"s3": {"enabled": True, "server": "rclone"}}}, "server"),
@@ -167,6 +179,38 @@ def test_a_digest_wins_over_a_tag_and_registries_come_in_front() -> None:
     assert minio.spec["imagePullSecrets"] == [{"name": "registry-credentials"}]
 
 
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_pod_can_pull_from_a_private_registry(name: str) -> None:
+    values = support.values_of(name)
+    values["global"] = {**values.get("global", {}), "imagePullSecrets": ["registry"]}
+    found = support.objects(support.render(UMBRELLA, values))
+    without = [p.owner for p in support.pods(found) if p.spec.get("imagePullSecrets") != [{"name": "registry"}]]
+    assert without == []
+    made = support.values_of(name).get("kubeflow", {}).get("createServiceAccounts", False)
+    steps = [o for o in found if label_of_umbrella(o) and o["kind"] == "ServiceAccount" and "hook" not in str(o)]
+    assert bool(steps) is made, "the pods of pipeline steps are made by Kubeflow: they have what their account has"
+    assert all(o["imagePullSecrets"] == [{"name": "registry"}] for o in steps)
+
+
+def label_of_umbrella(o: support.Object) -> bool:
+    """Whether an object is the umbrella's own."""
+    return bool(o["metadata"]["labels"].get("app.kubernetes.io/name") == "eoforge")
+
+
+@pytest.mark.parametrize("name", ["dev-minio", "gpu-aws", "minio", "plain"])
+def test_the_longest_release_name_leaves_every_object_a_name_of_its_own(name: str) -> None:
+    release = "r" * 53  # the longest that Helm takes
+    found = support.objects(support.render(UMBRELLA, support.values_of(name), release=release))
+    names = [(o["kind"], o["metadata"]["name"]) for o in found]
+    assert len(set(names)) == len(names)
+    # KServe appends -predictor, a StatefulSet's name and a hash become a label, a Job's name becomes one as it is.
+    room = {"InferenceService": 63 - 10, "StatefulSet": 52, "Job": 63, "Service": 63}
+    assert [(kind, n) for kind, n in names if len(n) > room.get(kind, 253)] == []
+    if name.startswith("dev"):
+        endpoint = support.env_of(support.server_pod(found, "retrieval").containers[0])["AWS_ENDPOINT_URL"]
+        assert ("Service", urlsplit(endpoint).hostname) in names
+
+
 def test_the_store_is_probed_before_installing_or_waited_for() -> None:
     """An external store: a hook that runs first. The development store: init containers, since it starts along."""
     found = support.scenario("minio")
@@ -180,6 +224,10 @@ def test_the_store_is_probed_before_installing_or_waited_for() -> None:
     assert container["command"] == ["eoforge", "doctor", "s3://lake"]
     assert support.env_of(container)["AWS_ENDPOINT_URL"] == "http://minio.minio.svc:9000"
     assert job["metadata"]["annotations"]["helm.sh/hook-output-log-policy"] == "hook-failed"
+    proxy = {"name": "HTTPS_PROXY", "value": "http://proxy:3128"}
+    behind = {**support.values_of("minio"), "doctor": {"extraEnv": [proxy]}}
+    job = support.pick(support.objects(support.render(UMBRELLA, behind)), "Job", "eo-eoforge-doctor")
+    assert proxy in job["spec"]["template"]["spec"]["containers"][0]["env"]
     assert all("initContainers" not in p.spec for p in support.pods(found))
 
     dev = support.scenario("dev")

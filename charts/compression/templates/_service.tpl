@@ -2,7 +2,7 @@
 {{- define "compression.service" -}}
 module: services.compression
 modelFormat: eoforge-compression
-api: eoforge.api.compression.v1.CompressionService
+apis: [eoforge.api.compression.v1.CompressionService]
 rpc: ListCodecs
 uriSetting: bundleUris
 uriDefault: ""

@@ -78,6 +78,9 @@ spec:
           env:
             {{- include "eoforge-common.s3Env" . | nindent 12 }}
             {{- include "eoforge-common.cacheEnv" . | nindent 12 }}
+            {{- with .Values.extraEnv }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
           resources: {requests: {cpu: 100m, memory: 1Gi}, limits: {memory: 1Gi}}
           securityContext: {{- include "eoforge-common.containerSecurity" . | nindent 12 }}
           terminationMessagePolicy: FallbackToLogsOnError
@@ -143,7 +146,7 @@ spec:
         - -m
         - services._runtime.check
         - {{ $name }}-api:{{ .Values.ports.grpc }}
-        - {{ $service.api }}/{{ $service.rpc }}
+        - {{ first $service.apis }}/{{ $service.rpc }}
         {{- if $tls }}
         - --ca=/etc/eoforge/tls/ca.crt
         {{- end }}

@@ -12,7 +12,9 @@
 {{- else if contains $name .Release.Name -}}
 {{- .Release.Name | trunc 50 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- /* Too long, the release's part gives way: the services of one umbrella must keep names of their own. */}}
+{{- $rest := max 1 (sub 49 (len $name)) | int -}}
+{{- printf "%s-%s" (.Release.Name | trunc $rest | trimSuffix "-") $name | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 

@@ -7,7 +7,11 @@ kind: Service
 metadata:
   name: {{ include "eoforge-common.fullname" . }}-api
   namespace: {{ .Release.Namespace }}
-  labels: {{- include "eoforge-common.labels" . | nindent 4 }}
+  labels:
+    {{- include "eoforge-common.labels" . | nindent 4 }}
+    {{- if ne .Values.service.type "LoadBalancer" }}
+    {{- include "eoforge-common.metricsLabel" . | nindent 4 }}
+    {{- end }}
   {{- with .Values.service.annotations }}
   annotations: {{- toYaml . | nindent 4 }}
   {{- end }}
@@ -43,7 +47,9 @@ kind: Service
 metadata:
   name: {{ include "eoforge-common.fullname" . }}-rest
   namespace: {{ .Release.Namespace }}
-  labels: {{- include "eoforge-common.labels" . | nindent 4 }}
+  labels:
+    {{- include "eoforge-common.labels" . | nindent 4 }}
+    {{- include "eoforge-common.metricsLabel" . | nindent 4 }}
 spec:
   type: ClusterIP
   selector: {{- include "eoforge-common.podSelector" . | nindent 4 }}
@@ -69,8 +75,16 @@ spec:
   hostnames: {{- toYaml . | nindent 4 }}
   {{- end }}
   rules:
-    - backendRefs:
-        - {name: {{ $name }}-api, port: {{ .Values.ports.silo | default .Values.ports.grpc }}}
+    {{- $backend := printf "{name: %s-api, port: %v}" $name (.Values.ports.silo | default .Values.ports.grpc) }}
+    {{- if not $pod }}
+    {{- /* The more exact match wins, so that services may share a host name; without one the whole host is this service's. */}}
+    - matches:
+        {{- range (include "eoforge-common.service" . | fromYaml).apis }}
+        - method: {type: Exact, service: {{ . }}}
+        {{- end }}
+      backendRefs: [{{ $backend }}]
+    {{- end }}
+    - backendRefs: [{{ $backend }}]
 {{- end }}
 {{- end -}}
 
@@ -143,17 +157,10 @@ spec:
         - podSelector:
             matchLabels: {{- include "eoforge-common.selector" $ | nindent 14 }}
       {{- end }}
-    - ports: [{port: {{ .Values.ports.rest }}, protocol: TCP}]
-      from:
-        {{- toYaml .Values.networkPolicy.metricsPeers | nindent 8 }}
-        {{- with .Values.networkPolicy.restPeers }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
-    - ports: [{port: {{ .Values.ports.health }}, protocol: TCP}]
-      from:  # only the helm test; the kubelet needs no rule
-        - podSelector:
-            matchLabels: {{- include "eoforge-common.selector" . | nindent 14 }}
-              app.kubernetes.io/component: test
+    {{- with concat .Values.networkPolicy.metricsPeers .Values.networkPolicy.restPeers }}
+    - ports: [{port: {{ $.Values.ports.rest }}, protocol: TCP}]
+      from: {{- toYaml . | nindent 8 }}  # never an empty list: that would be everyone
+    {{- end }}
   egress:
     {{- include "eoforge-common.storeEgress" . | nindent 4 }}
     {{- with .Values.otel.endpoint | default (dig "otel" "endpoint" "" (.Values.global | default dict)) }}

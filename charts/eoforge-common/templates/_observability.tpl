@@ -5,6 +5,11 @@
 namespace="{{ .Release.Namespace }}",job="{{ include "eoforge-common.restService" . }}"
 {{- end -}}
 
+{{/* Of the one Service to scrape. KServe gives its own Service all other labels of ours, and a port called rest too. */}}
+{{- define "eoforge-common.metricsLabel" -}}
+eoforge.io/metrics: "true"
+{{- end -}}
+
 {{- define "eoforge-common.restService" -}}
 {{ include "eoforge-common.fullname" . }}-{{ ternary "rest" "api" (eq .Values.service.type "LoadBalancer") }}
 {{- end -}}
@@ -23,7 +28,9 @@ metadata:
     {{- end }}
 spec:
   selector:
-    matchLabels: {{- include "eoforge-common.podSelector" . | nindent 6 }}
+    matchLabels:
+      {{- include "eoforge-common.selector" . | nindent 6 }}
+      {{- include "eoforge-common.metricsLabel" . | nindent 6 }}
   namespaceSelector: {matchNames: [{{ .Release.Namespace }}]}
   endpoints:
     - port: rest
@@ -90,7 +97,7 @@ spec:
             runbook: docs/operations.md#overloaded
         - alert: Eoforge{{ $title }}Slow
           expr: |-
-            histogram_quantile(0.99, sum by (le) (rate(eoforge_request_seconds_bucket{ {{- $series -}} }[5m]))) > {{ $limits.slowSeconds }}
+            histogram_quantile(0.99, sum by (le) (rate(eoforge_request_seconds_bucket{ {{- $series -}} {{- with (include "eoforge-common.service" . | fromYaml).long }},method!~"{{ . }}"{{ end -}} }[5m]))) > {{ $limits.slowSeconds }}
           for: 15m
           labels: {severity: warning}
           annotations:

@@ -81,7 +81,7 @@ ports:
   - {name: tls-silo, containerPort: {{ . }}, protocol: TCP}
   {{- end }}
   - {name: rest, containerPort: {{ .Values.ports.rest }}, protocol: TCP}
-  - {name: health, containerPort: {{ .Values.ports.health }}, protocol: TCP}
+  # The health port is not listed: KServe's Service opens every port that is, and the kubelet asks by number.
 env: {{- include "eoforge-common.env" . | nindent 2 }}
 {{ include "eoforge-common.probes" . }}
 resources: {{- toYaml .Values.resources | nindent 2 }}
@@ -100,6 +100,9 @@ volumeMounts: {{- include "eoforge-common.mounts" . | nindent 2 }}
   env:
     {{- include "eoforge-common.s3Env" . | nindent 4 }}
     {{- include "eoforge-common.cacheEnv" . | nindent 4 }}
+    {{- with .Values.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   resources: {requests: {cpu: 100m, memory: 1Gi}, limits: {memory: 1Gi}}
   securityContext: {{- include "eoforge-common.containerSecurity" . | nindent 4 }}
   volumeMounts:

@@ -11,10 +11,15 @@
 {{- end -}}
 {{- end -}}
 {{- if dig "devS3" "enabled" false $global -}}
-{{- $_ := set $merged "endpoint" (printf "http://%s-dev-s3:8333" .Release.Name) -}}
+{{- $_ := set $merged "endpoint" (printf "http://%s:8333" (include "eoforge-common.devStore" .)) -}}
 {{- $_ := set $merged "bucket" ($merged.bucket | default "eoforge") -}}
 {{- end -}}
 {{- toYaml $merged -}}
+{{- end -}}
+
+{{/* The development store. A StatefulSet's name must leave room for the hash that Kubernetes makes a label of. */}}
+{{- define "eoforge-common.devStore" -}}
+{{ .Release.Name | trunc 45 | trimSuffix "-" }}-dev-s3
 {{- end -}}
 
 {{/* Port of the endpoint, for network policies. */}}

@@ -32,6 +32,12 @@
 {{- if and $v.route.enabled (eq $v.tls.mode "pod") (not $v.route.hostnames) -}}
 {{- $problems = append $problems "a TLSRoute tells services apart by server name: set route.hostnames" -}}
 {{- end -}}
+{{- if and $v.service.headless (ne $v.service.type "ClusterIP") -}}
+{{- $problems = append $problems (printf "service.headless=true (no cluster address) and service.type=%s exclude each other" $v.service.type) -}}
+{{- end -}}
+{{- if and $v.metrics.serviceMonitor.enabled $v.tls.clientCaSecret (not $v.metrics.serviceMonitor.clientCertSecret) -}}
+{{- $problems = append $problems "tls.clientCaSecret closes /metrics to callers without a certificate too: metrics.serviceMonitor.enabled=true needs metrics.serviceMonitor.clientCertSecret" -}}
+{{- end -}}
 {{- $drain := addf (dig "drainNoticeSeconds" 3.0 $v.settings | default 3.0) (dig "drainSeconds" 30.0 $v.settings | default 30.0) -}}
 {{- if lt (float64 $v.terminationGracePeriodSeconds) $drain -}}
 {{- $problems = append $problems (printf "terminationGracePeriodSeconds=%v is shorter than the service's own drain of %v s: calls would be cut off" $v.terminationGracePeriodSeconds $drain) -}}

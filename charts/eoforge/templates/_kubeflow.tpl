@@ -37,10 +37,22 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $text | replace "eoforge/pipelines-python:0.1.0" (include "eoforge.pipelinesImage" .root) -}}
 {{- end -}}
 
+{{/*
+Version under which these pipelines are delivered. Kubeflow never changes a version that is there, so another image or
+another pipeline of the same release must have another name.
+*/}}
+{{- define "eoforge.pipelinesVersion" -}}
+{{- $contents := list -}}
+{{- range include "eoforge.pipelineNames" . | fromYamlArray -}}
+{{- $contents = append $contents (include "eoforge.compiled" (dict "root" $ "name" .)) -}}
+{{- end -}}
+{{- printf "%s-%s" .Chart.AppVersion (join "\n" $contents | sha256sum | trunc 8) -}}
+{{- end -}}
+
 {{/* The context that the doctor of the library wants, made of the umbrella's values. */}}
 {{- define "eoforge.doctor" -}}
 {{- $values := dict
-  "image" .Values.doctor.image "doctor" .Values.doctor "global" .Values.global "s3" (dict) "imagePullSecrets" list
+  "image" .Values.doctor.image "doctor" .Values.doctor "global" .Values.global "s3" (dict) "extraEnv" .Values.doctor.extraEnv
   "networkPolicy" (dict "enabled" .Values.doctor.networkPolicy) "serviceAccount" (dict "annotations" .Values.doctor.serviceAccountAnnotations) -}}
 {{- include "eoforge-common.doctor" (dict "Values" $values "Release" .Release "Chart" .Chart "Files" .Files) -}}
 {{- end -}}

@@ -2,18 +2,19 @@
 {{- define "federation.service" -}}
 module: services.federation
 modelFormat: eoforge-federation
-api: eoforge.api.federation.v1.FederationService
+apis: [eoforge.api.federation.v1.FederationService, eoforge.api.federation.v1.SiloService]
 rpc: ListRuns
 uriSetting: federationUri
 uriDefault: federation
 single: true
+long: .*/(WatchTasks|WatchRun|PutModel|GetModel|Download|PutUpdate)  # streams: open for hours, or as long as a model is large
 {{- end -}}
 
 {{- define "federation.alerts" -}}
 - alert: EoforgeFederationStalled
   expr: |-
-    max(eoforge_federation_runs{ {{- .series -}} }) > 0 unless sum(increase(eoforge_federation_rounds_total{ {{- .series -}} }[6h])) > 0
-  for: 30m
+    max(eoforge_federation_runs{ {{- .series -}} }) > 0 unless sum(increase(eoforge_federation_rounds_total{ {{- .series -}} }[10m])) > 0
+  for: 6h  # of unfinished runs without a round; a window of six hours would say so of a run that just began
   labels: {severity: warning}
   annotations:
     summary: "{{ .name }} has unfinished runs and has closed no round for six hours."

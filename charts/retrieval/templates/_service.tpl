@@ -2,7 +2,7 @@
 {{- define "retrieval.service" -}}
 module: services.retrieval
 modelFormat: eoforge-retrieval
-api: eoforge.api.retrieval.v1.RetrievalService
+apis: [eoforge.api.retrieval.v1.RetrievalService]
 rpc: ListIndexes
 uriSetting: codesUri
 uriDefault: codes.lance
@@ -11,7 +11,8 @@ single: false
 
 {{- define "retrieval.alerts" -}}
 - alert: EoforgeRetrievalIndexRefused
-  expr: increase(eoforge_index_swaps_total{ {{- .series }},result="failed"}[30m]) > 2
+  {{- /* Three failures in a row, however seldom it looks. */}}
+  expr: increase(eoforge_index_swaps_total{ {{- .series }},result="failed"}[{{ max 1800 (mulf 4 (.root.Values.settings.pollSeconds | default 30) | ceil) }}s]) > 2
   labels: {severity: warning}
   annotations:
     summary: "A newer version of the codes cannot be loaded by {{ .name }}: it goes on with the old one."
