@@ -156,7 +156,7 @@ def schema(chart: Path) -> dict[str, Any]:
         for key in leaf.path[:-1]:
             empty = {"type": "object", "additionalProperties": False, "properties": {}}
             node, value = node["properties"].setdefault(key, empty), value[key]
-        made = {"description": leaf.description, "type": _TYPES[type(value[leaf.path[-1]])]}
+        made: dict[str, Any] = {"description": leaf.description, "type": _TYPES[type(value[leaf.path[-1]])]}
         if made["type"] == "array":
             made["items"] = {"type": "object"}  # what Kubernetes takes as it is; names say so by @schema
         made |= settings_schema(leaf.settings) if leaf.settings else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -159,6 +160,25 @@ def test_no_chart_has_too_many_values(chart: str) -> None:
     found = chart_schema.leaves(text)
     settings = [chart_schema.settings_schema(leaf.settings).get("properties", {}) for leaf in found if leaf.settings]
     assert 0 < len(found) + sum(map(len, settings)) <= MAX_VALUES
+
+
+def test_the_documents_and_refusals_name_values_that_are_there() -> None:
+    known = set()
+    for path in CHARTS.glob("*/values.yaml"):
+        for leaf in chart_schema.leaves(path.read_text()):
+            of_settings = chart_schema.settings_schema(leaf.settings)["properties"] if leaf.settings else {}
+            steps = ("dev", *leaf.path) if path.parent.name == "eoforge-dev" else leaf.path
+            known |= {".".join(steps[: i + 1]) for i in range(len(steps))}
+            known |= {f"settings.{name}" for name in of_settings}
+    sections = {path.partition(".")[0] for path in known} - set(SERVICES)
+    pages = [support.ROOT / "docs" / "operations.md", *CHARTS.glob("*/README.md"), *CHARTS.glob("*/templates/_*.tpl")]
+    named = set()
+    for page in pages:
+        prose = page.read_text().partition(chart_schema.MARKER)[0]
+        found = re.findall(rf"""[`\s"](?:(?:{"|".join(SERVICES)})\.)?([a-z]\w*(?:\.\w+)+)""", prose)
+        named |= {name for name in found if name.partition(".")[0] in sections}
+    assert len(named) > 30
+    assert named - known == {"tls.crt", "tls.key"}, "keys of secrets; all else is a value"
 
 
 def test_an_undocumented_value_is_found() -> None:
