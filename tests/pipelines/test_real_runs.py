@@ -23,6 +23,14 @@ from tests.pipelines.test_ranges import MAX_PARAMETER_BYTES
 from tests.pipelines.test_reports import assert_self_contained
 
 SHARD_ROWS = 16
+START_S = 600.0
+
+# A shell without job control starts what runs behind it deaf to SIGINT, and children inherit that.
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("pipelines.run_local", run_name="__main__", alter_sys=True)
+"""
 
 # Some twenty steps, each a Python process of its own that imports torch or Lance: a minute on two idle cores, but the
 # suite's limit is meant for tests that do the work themselves.
@@ -63,16 +71,18 @@ def served(archive: DamagedArchive, tmp_path_factory: pytest.TempPathFactory) ->
 def kill_when_a_shard_is_written(root: Path, params: dict[str, Any]) -> None:
     """Starts the ingest pipeline and kills it, with all its steps, as soon as it has written anything of a shard."""
     arguments = [f"{name}={value}" for name, value in params.items()]
-    command = [sys.executable, "-m", "pipelines.run_local", "ingest", "--root", str(root / "killed"), *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    table = root / "patches.lance"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and not list(table.glob("data/*.lance")):
+    command = [sys.executable, "-c", INTERRUPTIBLE, "ingest", "--root", str(root / "killed"), *arguments]
+    table, log = root / "patches.lance", root / "killed.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, stdout=sink, stderr=sink)
+    end = time.monotonic() + START_S
+    while process.poll() is None and not list(table.glob("data/*.lance")):
+        assert time.monotonic() < end, f"no shard was written: {log.read_text()[-2000:]}"
         time.sleep(0.01)
-    assert process.poll() is None, f"the pipeline ended before it could be killed: {process.communicate()[1][-2000:]}"
+    assert process.poll() is None, f"the pipeline ended before it could be killed: {log.read_text()[-2000:]}"
     # run_local ends its own children when it is interrupted, which Ctrl-C is.
     os.kill(process.pid, signal.SIGINT)
-    process.wait(60)
+    process.wait(START_S)
     assert content(table) == {}, "shards must not be visible before the commit"
 
 

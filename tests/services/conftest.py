@@ -1,4 +1,4 @@
-"""The world that the retrieval service's tests serve."""
+"""What the tests of the services share: the world that retrieval serves, a coordinator of federations, logs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from eoforge.client_federation import FederationClient
 from eoforge.logs import configure_logs
 from eoforge.methods import METHODS
 from services._runtime.server import Server
 from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
+from tests.services import federation_world
+from tests.services.support import Running, running
 from tests.services.world import METHOD, World, make_world
 
 
@@ -33,6 +36,20 @@ def service_logs() -> None:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A coordinator of federations, one for all tests of a file."""
+    with running(federation_world.server_for(tmp_path_factory.mktemp("store"), max_runs=50)) as run:
+        yield run
+
+
+@pytest.fixture
+def client(served: Running) -> Iterator[FederationClient]:
+    """An operator of that coordinator."""
+    with FederationClient(served.target, attempts=2) as made:
+        yield made
 
 
 def settings_for(world: World, **values: Any) -> RetrievalSettings:

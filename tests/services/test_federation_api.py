@@ -31,18 +31,6 @@ from tests.services.support import Running, Signer, details, running
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(server_for(tmp_path_factory.mktemp("store"), max_runs=50)) as run:
-        yield run
-
-
-@pytest.fixture
-def client(served: Running) -> Iterator[FederationClient]:
-    with FederationClient(served.target, attempts=2) as made:
-        yield made
-
-
 def test_a_silo_cannot_make_the_store_hold_what_it_likes(
     served: Running, client: FederationClient, tmp_path: Path
 ) -> None:

@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from eoforge.federated.tensorfile import CHUNK_BYTES, write_file
 from eoforge.federated.transfer import file_chunks, file_manifest
 from tests.federated.quadratic import Quadratic, spec, write_model
 from tests.services.federation_world import Runner, server_for, silos, wait_for
-from tests.services.support import running
+from tests.services.support import running, until
 
 READY_S = 120.0
 
@@ -40,9 +41,13 @@ class Coordinator:
     """The service as a process of its own, on a port that stays the same over restarts."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
+        # Bound but not listening: the service may take the port, and while it is down nobody is given it by chance.
+        self._port = socket.socket()
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port.bind(("127.0.0.1", 0))
         self._environment = {
             "EOFORGE_FEDERATION_URI": str(folder),
-            "EOFORGE_PORT": "0",
+            "EOFORGE_PORT": str(self._port.getsockname()[1]),
             "EOFORGE_REST_PORT": "0",
             "EOFORGE_INSTANCE": "one",
             **{f"EOFORGE_{k.upper()}": v for k, v in environment.items()},
@@ -62,7 +67,6 @@ class Coordinator:
         for line in self.process.stderr:
             assert time.monotonic() < end, "not ready in time"
             if '"event": "serving"' in line:
-                self._environment["EOFORGE_PORT"] = str(json.loads(line)["port"])
                 # Nobody reads on: the pipe must not fill up.
                 subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
                 return f"127.0.0.1:{self._environment['EOFORGE_PORT']}"
@@ -73,16 +77,16 @@ class Coordinator:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def close(self) -> None:
+        if self.process is not None:
+            self.kill()
+        self._port.close()
+
 
 @contextmanager
 def coordinator(folder: Path, **environment: str) -> Iterator[Coordinator]:
-    made = Coordinator(folder, **environment)
-    try:
+    with closing(Coordinator(folder, **environment)) as made:
         yield made
-    finally:
-        if made.process is not None:
-            made.process.kill()
-            made.process.wait()
 
 
 def first_round(client: FederationClient, run_id: str) -> list[pb.RunEvent]:
@@ -201,10 +205,7 @@ def test_a_second_coordinator_takes_over_and_the_first_steps_down(tmp_path: Path
             running(server_for(store, instance="two", lease_seconds=0.6)) as two,
             FederationClient(two.target) as other,
         ):
-            end = time.monotonic() + READY_S
-            while other.run("moved").holder != "two":
-                assert time.monotonic() < end
-                time.sleep(0.05)
+            until(lambda: other.run("moved").holder == "two")
             with pytest.raises(RemoteError) as caught:
                 FederationClient(one.target, attempts=1).pause("moved")
             assert caught.value.remote_reason == "NOT_LEADER"
@@ -230,22 +231,26 @@ def test_an_upload_cut_at_ninety_percent_resends_only_the_rest(tmp_path: Path) -
         manifest = file_manifest(str(update))
         digest = digest_of(manifest)
         prepare = pb.PrepareUpdateRequest(run_id="cut", round=1, manifest=manifest)
-        assert list(a.stub.PrepareUpdate(prepare, metadata=a._metadata).missing) == list(range(len(manifest.chunks)))
+        last = len(manifest.chunks) - 1
+
+        def missing() -> list[int]:
+            return list(a.stub.PrepareUpdate(prepare, metadata=a._metadata).missing)
+
+        assert missing() == [*range(last), last]
 
         def cut() -> Iterator[pb.PutUpdateRequest]:
             head = {"run_id": "cut", "round": 1, "digest": digest}
-            for chunk in file_chunks(str(update), manifest, range(len(manifest.chunks) - 1)):
+            for chunk in file_chunks(str(update), manifest, range(last)):
                 yield pb.PutUpdateRequest(chunk=chunk, **head)
                 head = {}
-            time.sleep(0.3)  # the last one is on its way to the store
+            until(lambda: missing() == [last])
             call.cancel()
             yield pb.PutUpdateRequest()
 
         call = a.stub.PutUpdate.future(cut(), metadata=a._metadata)
         with pytest.raises(grpc.FutureCancelledError):
             call.result()
-        missing = a.stub.PrepareUpdate(prepare, metadata=a._metadata).missing
-        assert list(missing) == [len(manifest.chunks) - 1]
+        assert missing() == [last]
         a.upload("cut", 1, str(update), manifest, digest)
         answer = {"update": pb.UpdateAnswer(digest=digest, samples=10, steps=1)}
         assert a.answer("cut", task.round, **answer).verdict == pb.VERDICT_ACCEPTED

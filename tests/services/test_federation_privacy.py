@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,11 @@ from eoforge.federated.strategy import Array, LocalResult, Task
 from eoforge.federated.tensorfile import read_file
 from eoforge.methods.fl_rs.launch import strategy_of
 from tests.federated.quadratic import SHAPES, Quadratic, centre, spec, write_model
-from tests.services.federation_world import Runner, server_for
-from tests.services.support import Running, running
+from tests.services.federation_world import Runner
+from tests.services.support import Running
 
 PULL = 1 - 0.75**2
 """How far two steps of rate 1/4 bring a silo towards its centre."""
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(server_for(tmp_path_factory.mktemp("store"))) as run:
-        yield run
 
 
 class Fixed(Quadratic):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,18 @@ from eoforge.client_federation import FederationClient
 from eoforge.federated.objects import digest_of
 from eoforge.federated.tensorfile import read_file
 from eoforge.federated.transfer import file_manifest
+from services.federation import steps
 from tests.federated.quadratic import spec, write_model
-from tests.services.federation_world import NAMES, Hand, begin, deltas, server_for
-from tests.services.support import Running, running
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(server_for(tmp_path_factory.mktemp("store"), max_runs=50)) as run:
-        yield run
+from tests.services.federation_world import NAMES, Hand, begin, deltas
+from tests.services.support import Running
 
 
 @pytest.fixture
-def client(served: Running) -> Iterator[FederationClient]:
-    with FederationClient(served.target, attempts=2) as made:
-        yield made
+def late_in_round_1(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A deadline that the first round has passed and no other ever does, however busy the machine is."""
+    hour = {"seconds": 3600}
+    monkeypatch.setattr(steps, "seconds_open", lambda run, now: 7200.0 if run.round.number == 1 else 0.0)
+    return {"quorum": 1, "deadline": hour, "late": pb.LATE_POLICY_FOLD, "late_discount": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -103,11 +99,10 @@ def test_the_deadline_seals_with_a_quorum_and_late_updates_are_dropped(
 
 
 def test_late_updates_count_less_where_they_are_folded_in(
-    served: Running, client: FederationClient, tmp_path: Path
+    served: Running, client: FederationClient, tmp_path: Path, late_in_round_1: dict[str, Any]
 ) -> None:
     hands = [Hand(served.target, tmp_path) for _ in range(2)]
-    policy = {"quorum": 1, "deadline": {"seconds": 1}, "late": pb.LATE_POLICY_FOLD, "late_discount": 0.5}
-    run = begin(client, hands, tmp_path, policy=policy)
+    run = begin(client, hands, tmp_path, policy=late_in_round_1)
     hands[0].send(run, 1, deltas(0.0))
     assert next(hands[0].tasks).round == 2
     assert hands[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
@@ -119,11 +114,10 @@ def test_late_updates_count_less_where_they_are_folded_in(
 
 
 def test_a_late_update_counts_for_the_round_it_was_trained_in_and_once(
-    served: Running, client: FederationClient, tmp_path: Path
+    served: Running, client: FederationClient, tmp_path: Path, late_in_round_1: dict[str, Any]
 ) -> None:
     hands = [Hand(served.target, tmp_path) for _ in range(2)]
-    policy = {"rounds": 3, "quorum": 1, "deadline": {"seconds": 1}, "late": pb.LATE_POLICY_FOLD, "late_discount": 0.5}
-    run = begin(client, hands, tmp_path, policy=policy)
+    run = begin(client, hands, tmp_path, policy={"rounds": 3, **late_in_round_1})
     hands[0].send(run, 1, deltas(0.0))
     assert next(hands[0].tasks).round == 2
     assert hands[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
