@@ -25,6 +25,7 @@ class FederationServiceClient(ServiceClient, ABC):
         # A stream of tasks is silent for hours: pings keep load balancers from cutting it and notice a dead peer.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),  # no bound: gRPC would stop after two
         # A coordinator that restarts is back in seconds: gRPC would wait up to two minutes between attempts.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),

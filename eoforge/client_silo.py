@@ -15,6 +15,7 @@ import grpc
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
+from eoforge.client_base import RemoteError
 from eoforge.client_federation_base import (
     TRANSFER_TIMEOUT_S,
     FederationServiceClient,
@@ -49,8 +50,19 @@ class SiloClient(FederationServiceClient):
         return stub
 
     def register(self, **what: Any) -> pb.RegisterResponse:
-        """Says what this silo holds; see ``RegisterRequest``. Remembers who the coordinator takes it for."""
-        registered = self._ask("Register", pb.RegisterRequest(**what))
+        """Says what this silo holds; see ``RegisterRequest``. Remembers who the coordinator takes it for.
+
+        Raises:
+            RemoteError: The coordinator refuses this silo, or cannot be reached. In the latter case the next attempt
+                connects anew, with the certificate that is there by then: the one of this connection may have expired.
+        """
+        channel = self._channel
+        try:
+            registered = self._ask("Register", pb.RegisterRequest(**what))
+        except RemoteError as error:
+            if error.code == grpc.StatusCode.UNAVAILABLE.name and not error.remote_reason:
+                self.move_on(channel)
+            raise
         self.silo_id = registered.silo_id
         return registered
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MIGRATION_THREADS = 4
 """Threads for generated handlers that are not coroutines (gRPC's reflection has some)."""
+KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 20_000
+"""A caller that was cut off without a word counts as gone after these: gRPC's own two hours would keep its streams."""
 
 log = structlog.get_logger("server")
 
@@ -39,6 +41,8 @@ class Service:
         name: Full name of its typed gRPC service.
         register: Adds its servicer to a gRPC server.
         models: Makes its OIP V2 models.
+        further: Full names of its other typed services.
+        reports: Whether it says by itself, with :meth:`Server.report`, when its typed services are answered here.
         inference_on_demand: Load KServe and these models when they are first asked for, not at the start.
         start: Called inside the loop before the ports open.
         stop: Called when the last call has ended.
@@ -54,6 +58,8 @@ class Service:
     drain: Callable[[], None] = lambda: None
     certificate_port: int | None = None
     inference_on_demand: bool = False
+    further: tuple[str, ...] = ()
+    reports: bool = False
 
 
 @dataclass
@@ -93,6 +99,8 @@ class Server:
         inference = OpenInference(service.models)
         if settings.reflection or not service.inference_on_demand:  # reflection shows the types that are loaded
             inference.load()
+        if service.reports:
+            await self.report(False)
         await service.start()
 
         options = [
@@ -101,6 +109,10 @@ class Server:
             ("grpc.so_reuseport", 0),
             # Silos keep a stream open for hours; their pings keep load balancers from cutting it.
             ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+            ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # of pings by which gRPC measures the line, too
+            ("grpc.http2.max_pings_without_data", 0),  # no bound: gRPC would stop after two
             ("grpc.http2.min_ping_interval_without_data_ms", 5000),
             ("grpc.http2.max_ping_strikes", 0),
         ]
@@ -112,7 +124,7 @@ class Server:
         server.add_generic_rpc_handlers((inference.rpc_handler(),))
         service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (service.name, OIP_SERVICE)
+        names = (service.name, *service.further, OIP_SERVICE)
         if settings.reflection:
             reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         second = service.certificate_port
@@ -128,11 +140,23 @@ class Server:
         await self._start_rest(inference, authenticator, quota)
         for started in self._grpc:
             await started.start()
-        for name in ("", *names):
+        for name in ("", OIP_SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if not service.reports:
+            await self.report(True)
         log.info("serving", host=settings.host, port=self.port, rest_port=self.rest_port, tls=settings.tls)
         if settings.insecure:
             log.warning("EOFORGE_INSECURE is set: the network must keep strangers and eavesdroppers out")
+
+    async def report(self, answered: bool) -> None:
+        """Tells health checks that ask for a typed service whether it is answered here; the process is healthy anyway.
+
+        Args:
+            answered: Whether.
+        """
+        status = health_pb2.HealthCheckResponse.SERVING if answered else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in (self.service.name, *self.service.further):
+            await self._health.set(name, status)
 
     async def stop(self) -> None:
         """Ends without failing a call: says so, waits until callers have noticed, lets running calls finish."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,6 +58,7 @@ class Hub:
         self.actors: dict[str, RunActor] = {}
         self.silos = Registry(self.store, settings.heartbeat_seconds, settings.max_silos, self._poke_all)
         self.draining = False
+        self.report: Callable[[bool], Awaitable[None]] = _to_nobody
         self._leadership = Leadership(self.store, self.instance, settings.lease_seconds)
         self._leading, self._expire_at = False, 0.0
         self._tasks: list[asyncio.Task[None]] = []
@@ -211,7 +212,7 @@ class Hub:
             done, _ = await asyncio.wait({renewal}, timeout=period)
             renewal = None if done else renewal
             if self._leading and not self._leadership.leads():
-                self._step_down()
+                await self._step_down()
 
     async def _renew(self) -> None:
         try:
@@ -236,9 +237,10 @@ class Hub:
         self.silos.known = await self.in_thread(self.silos.load)
         self._leading = True
         LEADS.set(1)
+        await self.report(True)
         log.info("leading", instance=self.instance)
 
-    def _step_down(self) -> None:
+    async def _step_down(self) -> None:
         """Another coordinator acts, or may: nobody must wait here for what happens there."""
         log.warning("lead lost", holder=self._leadership.holder)
         self._leading = False
@@ -247,6 +249,7 @@ class Hub:
             actor.stop()
             self.lost(run_id)
         self.signal.notify()
+        await self.report(False)
 
     async def _take_free(self) -> None:
         async for journal in self._unfinished():
@@ -302,6 +305,10 @@ class Hub:
     def acting(self) -> Iterator[RunActor]:
         """Actors of all runs that this coordinator acts for."""
         return iter(list(self.actors.values()))
+
+
+async def _to_nobody(answered: bool) -> None:
+    """Before a server listens, nobody asks whether this coordinator acts."""
 
 
 def _same(run: pb.Run, spec: pb.RunSpec, creator: str) -> pb.Run:

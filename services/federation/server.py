@@ -25,7 +25,7 @@ from services.federation.uploads import Uploads
 if TYPE_CHECKING:
     from kserve import Model
 
-SERVICE = pb.DESCRIPTOR.services_by_name["FederationService"].full_name
+OPERATORS, SILOS = (pb.DESCRIPTOR.services_by_name[name].full_name for name in ("FederationService", "SiloService"))
 
 
 def build(settings: FederationSettings) -> Server:
@@ -50,7 +50,9 @@ def build(settings: FederationSettings) -> Server:
         return [RunsModel(hub, identities)]
 
     service = Service(
-        name=SERVICE,
+        name=OPERATORS,
+        further=(SILOS,),
+        reports=True,
         register=register,
         models=models,
         inference_on_demand=True,
@@ -59,7 +61,9 @@ def build(settings: FederationSettings) -> Server:
         drain=hub.drain,
         certificate_port=settings.silo_port,
     )
-    return Server(settings, service)
+    server = Server(settings, service)
+    hub.report = server.report
+    return server
 
 
 def run(settings: FederationSettings) -> None:

@@ -73,10 +73,11 @@ class Uploads:
         """
         if self._active >= self._most:
             raise Overloaded(f"{self._most} uploads run already", RETRY_SECONDS)
-        if squares is not None and self._streams[objects.prefix] >= MAX_STREAMS:
-            raise Overloaded(f"{MAX_STREAMS} uploads of this update run already", RETRY_SECONDS)
+        silo = objects.prefix if squares is None else _silo(objects)  # in whatever runs and rounds
+        if squares is not None and self._streams[silo] >= MAX_STREAMS:
+            raise Overloaded(f"{MAX_STREAMS} uploads of this silo run already", RETRY_SECONDS)
         self._active += 1
-        self._streams[objects.prefix] += 1
+        self._streams[silo] += 1
         running: set[asyncio.Future[None]] = set()
         stored = 0
         try:
@@ -96,7 +97,7 @@ class Uploads:
             await asyncio.gather(*running)
         finally:
             self._active -= 1
-            self._streams[objects.prefix] -= 1
+            self._streams[silo] -= 1
             self._streams += Counter()  # drops those that are 0
             if running:
                 await asyncio.wait(running)

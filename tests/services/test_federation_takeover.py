@@ -6,7 +6,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client_base import RemoteError
@@ -34,6 +36,15 @@ def silence(served: Running) -> None:
     hub_of(served)._leadership.beat = beat  # type: ignore[method-assign]
 
 
+def health(served: Running) -> tuple[bool, ...]:
+    """Whether the process, the operators' and the silos' service are said to be served."""
+    names = ("", *(f"eoforge.api.federation.v1.{name}" for name in ("FederationService", "SiloService")))
+    with grpc.insecure_channel(served.target) as channel:
+        ask = health_pb2_grpc.HealthStub(channel).Check
+        answers = [ask(health_pb2.HealthCheckRequest(service=name), timeout=JOIN_S) for name in names]
+    return tuple(answer.status == health_pb2.HealthCheckResponse.SERVING for answer in answers)
+
+
 def test_silos_and_operators_follow_the_lead_by_themselves(tmp_path: Path) -> None:
     store, gate = tmp_path / "store", threading.Event()
     held = Quadratic(before=lambda task: gate.wait(JOIN_S) and None)
@@ -56,6 +67,8 @@ def test_silos_and_operators_follow_the_lead_by_themselves(tmp_path: Path) -> No
             # What "one" had accepted was not asked for again.
             assert runners[0].trainer.trained == held.trained == [0, 1]
             assert client.run("moved").holder == "two"
+        assert health(one) == (True, False, False)  # a balancer that asks for the service leads nobody there
+        assert health(two) == (True, True, True)
         # "one" may not act, and says so with the moment to come back.
         with SiloClient(one.target, silo_id="c", attempts=1) as late, pytest.raises(RemoteError) as caught:
             late.register(samples=1)
@@ -85,3 +98,5 @@ def test_a_coordinator_that_stands_by_takes_neither_runs_nor_silos(tmp_path: Pat
             assert refused(lambda: list(other.silos())) == "NOT_LEADER"
             assert refused(lambda: other.estimate(pb.EstimateRunRequest(spec=spec(model)))) == "NOT_LEADER"
             assert other.run("here").holder == "one"  # reading is for all
+        assert health(one) == (True, True, True)
+        assert health(two) == (True, False, False)  # ready to take over, which is all that Kubernetes asks
