@@ -35,7 +35,7 @@ def cluster() -> Iterator[tuple[Cluster, Config, str]]:
 def install(helm: Config, scenario: str) -> list[str]:
     """Installs a scenario and returns the commands of its notes."""
     with Chart.load(os.fspath(UMBRELLA)) as chart:
-        helm.install(chart, RELEASE, support.values_of(scenario), namespace=NAMESPACE, wait="hookOnly", timeout=30)
+        helm.install(chart, RELEASE, support.values_of(scenario), namespace=NAMESPACE, wait="hookOnly", timeout=300)
     return COMMAND.findall(support.scenario_files(scenario)["eoforge/templates/NOTES.txt"])
 
 
@@ -81,12 +81,12 @@ def test_the_commands_of_the_notes_work_when_pasted(
 def test_helm_test_runs_one_pod_a_service_and_reports_a_failure(cluster: tuple[Cluster, Config, str]) -> None:
     server, helm, _ = cluster
     install(helm, "plain")
-    helm.test(RELEASE, timeout=30)
+    helm.test(RELEASE, timeout=300)
     asked = {label for label in server.created if label.startswith("Pod/")}
     assert asked == {f"Pod/eo-{service}-test" for service in SERVICES}
     server.failing.add("eo-compression-test")
     with pytest.raises(HelmError, match="eo-compression-test"):
-        helm.test(RELEASE, timeout=30)
+        helm.test(RELEASE, timeout=300)
 
 
 def test_the_doctor_stops_an_upgrade_and_what_ran_goes_on(cluster: tuple[Cluster, Config, str]) -> None:
@@ -99,6 +99,6 @@ def test_the_doctor_stops_an_upgrade_and_what_ran_goes_on(cluster: tuple[Cluster
         "retrieval": {**support.values_of("plain")["retrieval"], "podLabels": {"a": "b"}},
     }
     with Chart.load(os.fspath(UMBRELLA)) as chart, pytest.raises(HelmError, match="pre-upgrade"):
-        helm.upgrade(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=30)
+        helm.upgrade(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=300)
     after = {key: o["metadata"]["resourceVersion"] for key, o in server.objects.items() if key in before}
     assert after == before

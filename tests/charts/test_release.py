@@ -56,19 +56,19 @@ def test_a_release_lives_and_ends(name: str, cluster: tuple[Cluster, Config], re
     server, helm = cluster
     values = support.values_of(name)
     with Chart.load(releases["0.1.0"]) as chart:
-        helm.install(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=30)
+        helm.install(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=300)
     assert server.labels() == expected(name)
     first = {key: o["metadata"].get("uid") for key, o in server.objects.items()}
     with Chart.load(releases["0.2.0"]) as chart:
-        helm.upgrade(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=30)
+        helm.upgrade(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=300)
     kept = {key: o["metadata"].get("uid") for key, o in server.objects.items() if key in first}
     assert kept.items() <= first.items(), "an upgrade must not delete and make anew"
     assert versions(server) == {"0.2.0"}
-    helm.rollback(RELEASE, version=1, timeout=30)
+    helm.rollback(RELEASE, version=1, timeout=300)
     assert versions(server) == {"0.1.0"}
     assert server.labels() == expected(name)
     assert [r["revision"] for r in helm.history(RELEASE)] == [1, 2, 3]
-    helm.uninstall(RELEASE, timeout=30)
+    helm.uninstall(RELEASE, timeout=300)
     assert server.labels() == set()
 
 
@@ -81,11 +81,11 @@ def test_pipelines_get_a_further_version_and_keep_the_old_ones(cluster: tuple[Cl
     seen = []
     for step, given in ((helm.install, values), (helm.upgrade, other)):
         with Chart.load(os.fspath(UMBRELLA)) as chart:
-            step(chart, RELEASE, given, namespace=NAMESPACE, wait="hookOnly", timeout=30)
+            step(chart, RELEASE, given, namespace=NAMESPACE, wait="hookOnly", timeout=300)
         seen.append({label for label in server.labels() if label.startswith("PipelineVersion/")})
     assert (len(seen[0]), len(seen[1])) == (1, 2)
     assert seen[0] < seen[1]
-    helm.rollback(RELEASE, version=1, timeout=30)
+    helm.rollback(RELEASE, version=1, timeout=300)
     assert {label for label in server.labels() if label.startswith("PipelineVersion/")} == seen[1]
 
 
@@ -93,7 +93,7 @@ def test_the_doctor_runs_first_and_its_failure_stops_the_install(cluster: tuple[
     server, helm = cluster
     server.failing.add("eo-eoforge-doctor")
     with Chart.load(os.fspath(UMBRELLA)) as chart, pytest.raises(HelmError) as stopped:
-        helm.install(chart, RELEASE, support.values_of("minio"), namespace=NAMESPACE, wait="hookOnly", timeout=30)
+        helm.install(chart, RELEASE, support.values_of("minio"), namespace=NAMESPACE, wait="hookOnly", timeout=300)
     assert "pre-install" in str(stopped.value)
     assert server.created[-1] == "Job/eo-eoforge-doctor"
     assert set(server.created[:-1]) == {"NetworkPolicy/eo-eoforge-doctor", "ServiceAccount/eo-eoforge-doctor"}
@@ -106,7 +106,7 @@ def test_the_development_stores_credentials_survive_an_upgrade(cluster: tuple[Cl
     secrets = []
     for step in (helm.install, helm.upgrade):
         with Chart.load(os.fspath(UMBRELLA)) as chart:
-            step(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=30)
+            step(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=300)
         secrets.append(server.get(("v1", "secrets", NAMESPACE, "eoforge-s3"))["data"])
     assert secrets[0] == secrets[1]
 
@@ -120,7 +120,7 @@ def test_an_unknown_field_is_refused_by_the_server(cluster: tuple[Cluster, Confi
     library.write_text(library.read_text().replace("terminationMessagePolicy:", "terminationMessagePolice:"))
     values = {"s3": {"bucket": "b"}, "auth": {"anonymous": True}, "doctor": {"enabled": False}}
     with Chart.load(os.fspath(copied / "retrieval")) as chart, pytest.raises(HelmError) as refused:
-        helm.install(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=30)
+        helm.install(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=300)
     assert "terminationMessagePolice" in str(refused.value)
 
 
@@ -132,7 +132,7 @@ def test_a_changed_selector_is_refused_by_the_server(cluster: tuple[Cluster, Con
     values = {"s3": {"bucket": "b"}, "auth": {"anonymous": True}, "doctor": {"enabled": False}}
     values["kserve"] = {"enabled": False}
     with Chart.load(os.fspath(copied / "retrieval")) as chart:
-        helm.install(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=30)
+        helm.install(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=300)
     library = copied / "eoforge-common" / "templates" / "_names.tpl"
     changed = library.read_text().replace(
         "app.kubernetes.io/instance: {{ .Release.Name }}\n{{- end -}}",
@@ -140,5 +140,5 @@ def test_a_changed_selector_is_refused_by_the_server(cluster: tuple[Cluster, Con
     )
     library.write_text(changed)
     with Chart.load(os.fspath(copied / "retrieval")) as chart, pytest.raises(HelmError) as refused:
-        helm.upgrade(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=30)
+        helm.upgrade(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=300)
     assert "immutable" in str(refused.value)

@@ -83,7 +83,7 @@ def test_a_run_from_start_to_model(served: Running, cli: Cli, table: str, tmp_pa
         ]  # fmt: skip
         assert (end["status"], end["round"]) == ("finished", 1)
         assert Path(end["bundle"], "manifest.json").exists()
-        printed, _ = silo.communicate(timeout=60)
+        printed, _ = silo.communicate(timeout=300)
         assert (silo.returncode, json.loads(printed)) == (0, {"run": "first", "status": "finished"})
     finally:
         silo.kill()

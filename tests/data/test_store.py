@@ -135,5 +135,5 @@ def test_the_s3_server_dies_with_its_owner(tmp_path: Path) -> None:
     assert any("weed" in process.name() for process in server)
     owner.kill()
     owner.wait()
-    _, alive = psutil.wait_procs(server, timeout=30)
+    _, alive = psutil.wait_procs(server, timeout=60)
     assert not alive

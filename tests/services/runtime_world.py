@@ -95,4 +95,4 @@ def make(**values: Any) -> Server:
 
 
 def get(stub: Any, patch_id: str, **options: Any) -> pb.GetPatchResponse:
-    return stub.GetPatch(pb.GetPatchRequest(patch_id=patch_id), **({"timeout": 10} | options))
+    return stub.GetPatch(pb.GetPatchRequest(patch_id=patch_id), **({"timeout": 60} | options))

@@ -184,7 +184,7 @@ def test_draining_under_load_fails_no_call(world: CompressionWorld) -> None:
             stub = compression_pb2_grpc.CompressionServiceStub(channel)
             while not stop.is_set():
                 try:
-                    answers.append(len(stub.Compress(request(world), timeout=20).stream))
+                    answers.append(len(stub.Compress(request(world), timeout=60).stream))
                 except grpc.RpcError as error:
                     errors.append(error)
                     return
@@ -198,8 +198,8 @@ def test_draining_under_load_fails_no_call(world: CompressionWorld) -> None:
         until_not_serving(run.target)
         stop.set()  # what a load balancer does when health says NOT_SERVING
         for thread in threads:
-            thread.join(30)
-        stopping.result(30)
+            thread.join(60)
+        stopping.result(60)
     assert errors == []
 
 

@@ -46,15 +46,15 @@ def columns(world: CompressionWorld, modality: str, patches: int = 2) -> dict[st
 @pytest.mark.parametrize("modality", ["s1", "s2"])
 def test_there_and_back_by_grpc(stub: Any, world: CompressionWorld, modality: str) -> None:
     given = columns(world, modality)
-    made = outputs(stub.ModelInfer(request(f"{NAME}-compress-{modality}", given | {"quality": f32(3)}), timeout=20))
+    made = outputs(stub.ModelInfer(request(f"{NAME}-compress-{modality}", given | {"quality": f32(3)}), timeout=60))
     expected = world.codecs.coder.named().compress([world.raster(i).only(modality) for i in range(2)], 3)
-    back = outputs(stub.ModelInfer(request(f"{NAME}-decompress-{modality}", {"stream": made["stream"]}), timeout=20))
+    back = outputs(stub.ModelInfer(request(f"{NAME}-decompress-{modality}", {"stream": made["stream"]}), timeout=60))
     for decoded, group in zip(world.codecs.coder.decompress(expected), range(2), strict=True):
         for g in GROUPS:
             if g.column in back:
                 stacked = np.stack([decoded.bands[b] for b in g.bands])
                 assert np.abs(back[g.column][group].astype(np.float64) - stacked).max() <= 1
-    hashed = outputs(stub.ModelInfer(request(f"{NAME}-hash-{modality}", {"stream": made["stream"]}), timeout=20))
+    hashed = outputs(stub.ModelInfer(request(f"{NAME}-hash-{modality}", {"stream": made["stream"]}), timeout=60))
     np.testing.assert_array_equal(hashed["code"], made["code"])
 
 
@@ -98,7 +98,7 @@ def test_what_is_refused(stub: Any, world: CompressionWorld) -> None:
     }
     for name, (message, reason) in cases.items():
         with pytest.raises(grpc.RpcError) as caught:
-            stub.ModelInfer(message, timeout=20)
+            stub.ModelInfer(message, timeout=60)
         assert details(caught.value)["reason"] == reason, (name, caught.value.details())
 
 
@@ -109,7 +109,7 @@ def objects(streams: list[bytes]) -> Any:
 
 
 def test_metadata_says_what_they_take(stub: Any) -> None:
-    found = stub.ModelMetadata(oip_pb2.ModelMetadataRequest(name=f"{NAME}-compress-s2"), timeout=20)
+    found = stub.ModelMetadata(oip_pb2.ModelMetadataRequest(name=f"{NAME}-compress-s2"), timeout=60)
     assert [(t.name, t.datatype) for t in found.inputs][:2] == [("s2_10m", "UINT16"), ("s2_20m", "UINT16")]
     assert [t.name for t in found.outputs] == ["stream", "code"]
-    assert stub.ModelReady(oip_pb2.ModelReadyRequest(name=f"{NAME}-hash-s1"), timeout=20).ready
+    assert stub.ModelReady(oip_pb2.ModelReadyRequest(name=f"{NAME}-hash-s1"), timeout=60).ready

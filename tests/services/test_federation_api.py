@@ -166,7 +166,7 @@ def test_uploads_beyond_the_bound_are_told_to_wait(tmp_path: Path) -> None:
 
     def slow() -> Iterator[pb.PutModelRequest]:
         yield first
-        hold.wait(30)
+        hold.wait(60)
 
     with running(server_for(tmp_path / "store", max_uploads=1)) as served, FederationClient(served.target) as client:
         call = client.stub.PutModel.future(slow())

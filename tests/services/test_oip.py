@@ -79,17 +79,17 @@ def test_metadata_by_rest_is_complete(server: Running) -> None:
 
 def test_metadata_by_grpc_is_the_same(server: Running, stub: Any) -> None:
     name = f"{NAME}-encode-s1"
-    found = stub.ModelMetadata(oip_pb2.ModelMetadataRequest(name=name), timeout=20)
+    found = stub.ModelMetadata(oip_pb2.ModelMetadataRequest(name=name), timeout=60)
     rest = httpx.get(f"{server.rest}/v2/models/{name}").json()
     assert [(i.name, i.datatype, list(i.shape)) for i in found.inputs] == [
         (i["name"], i["datatype"], i["shape"]) for i in rest["inputs"]
     ]
-    assert stub.ServerReady(oip_pb2.ServerReadyRequest(), timeout=20).ready
+    assert stub.ServerReady(oip_pb2.ServerReadyRequest(), timeout=60).ready
 
 
 @pytest.mark.parametrize("modality", ["s1", "s2"])
 def test_encode_by_grpc(stub: Any, world: World, snapshot: IndexSnapshot, modality: str) -> None:
-    found = outputs(stub.ModelInfer(request(f"{NAME}-encode-{modality}", inputs(world, modality)), timeout=20))
+    found = outputs(stub.ModelInfer(request(f"{NAME}-encode-{modality}", inputs(world, modality)), timeout=60))
     expected = np.stack([snapshot.code_of(p.meta.patch_id, modality) for p in world.pairs[:IMAGES]])
     np.testing.assert_array_equal(found["code"], expected)
     assert found["embedding"].shape == (IMAGES, DIM)
@@ -99,7 +99,7 @@ def test_encode_by_grpc(stub: Any, world: World, snapshot: IndexSnapshot, modali
 def test_search_by_grpc(stub: Any, world: World, snapshot: IndexSnapshot, source: str, target: str) -> None:
     codes = np.stack([snapshot.code_of(p.meta.patch_id, source) for p in world.pairs[:IMAGES]])
     arrays = {"code": codes, "k": np.array([5], np.int32)}
-    found = outputs(stub.ModelInfer(request(f"{NAME}-search-{target}", arrays), timeout=20))
+    found = outputs(stub.ModelInfer(request(f"{NAME}-search-{target}", arrays), timeout=60))
     distances, rows = snapshot.index_of(target).search(codes, 5)
     ids = snapshot.metadata.column("patch_id").to_pylist()
     np.testing.assert_array_equal(found["distance"], distances)
@@ -115,7 +115,7 @@ def test_encode_and_search_by_rest(server: Running, world: World, snapshot: Inde
     code = snapshot.code_of(world.pairs[0].meta.patch_id, "s1")
     assert by_name["code"]["data"] == code.tolist()
     query = {"name": "code", "shape": [1, len(code)], "datatype": "UINT8", "data": code.tolist()}
-    found = httpx.post(f"{server.rest}/v2/models/{NAME}-search-s1/infer", json={"inputs": [query]}).json()
+    found = httpx.post(f"{server.rest}/v2/models/{NAME}-search-s1/infer", json={"inputs": [query]}, timeout=60).json()
     ids = next(o for o in found["outputs"] if o["name"] == "patch_id")
     assert ids["shape"] == [1, 10]
     assert ids["data"][0] == world.pairs[0].meta.patch_id
@@ -139,20 +139,20 @@ def test_what_is_refused(server: Running, stub: Any, world: World) -> None:
     }
     for name, (message, reason) in cases.items():
         with pytest.raises(grpc.RpcError) as caught:
-            stub.ModelInfer(message, timeout=20)
+            stub.ModelInfer(message, timeout=60)
         assert details(caught.value)["reason"] == reason, (name, caught.value.details())
     lying = request(search, {"code": code})
     lying.inputs[0].shape[0] = 4  # says four codes, brings the bytes of one
     with pytest.raises(grpc.RpcError) as caught:
-        stub.ModelInfer(lying, timeout=20)
+        stub.ModelInfer(lying, timeout=60)
     assert details(caught.value)["reason"] == "INVALID_ARGUMENT"
-    response = httpx.post(f"{server.rest}/v2/models/{encode}/infer", json={"inputs": []})
+    response = httpx.post(f"{server.rest}/v2/models/{encode}/infer", json={"inputs": []}, timeout=60)
     assert response.status_code == 400
     assert response.json()["reason"] == "INVALID_ARGUMENT"
 
 
 def test_nobody_takes_the_model_away(stub: Any) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        stub.RepositoryModelUnload(oip_pb2.RepositoryModelUnloadRequest(model_name=f"{NAME}-encode-s1"), timeout=20)
+        stub.RepositoryModelUnload(oip_pb2.RepositoryModelUnloadRequest(model_name=f"{NAME}-encode-s1"), timeout=60)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert stub.ModelReady(oip_pb2.ModelReadyRequest(name=f"{NAME}-encode-s1"), timeout=20).ready
+    assert stub.ModelReady(oip_pb2.ModelReadyRequest(name=f"{NAME}-encode-s1"), timeout=60).ready

@@ -72,7 +72,7 @@ def test_a_trained_model_is_served_until_sigterm(world: World, tmp_path: Path) -
                 (encoded,) = client.encode([bands_of(pair, source)], source)
                 assert encoded.code == code.tobytes()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(READY_S) == 0
             with pytest.raises(RemoteError):
                 RetrievalClient(f"127.0.0.1:{where['port']}", attempts=1, timeout=2).indexes()
     finally:

@@ -156,7 +156,7 @@ def test_pages_make_one_ranking(stub: Any, world: World, snapshot: IndexSnapshot
     found: list[tuple[int, str]] = []
     pages = 0
     while True:
-        response = stub.Search(request, timeout=20)
+        response = stub.Search(request, timeout=60)
         found += [(h.distance, h.patch.patch_id) for h in response.hits]
         assert response.candidates == FIRST
         assert response.query_code == code.tobytes()
@@ -170,7 +170,7 @@ def test_pages_make_one_ranking(stub: Any, world: World, snapshot: IndexSnapshot
 
 def test_tokens_are_for_their_request_only(stub: Any, snapshot: IndexSnapshot) -> None:
     first = pb.SearchRequest(code=bytes(BITS // 8), target_modality=pb.MODALITY_S2, page_size=5)
-    token = stub.Search(first, timeout=20).next_page_token
+    token = stub.Search(first, timeout=60).next_page_token
     for change in (
         {"code": b"\xff" * (BITS // 8)},
         {"target_modality": pb.MODALITY_S1},
@@ -183,7 +183,7 @@ def test_tokens_are_for_their_request_only(stub: Any, snapshot: IndexSnapshot) -
         request.page_token = token
         request.MergeFrom(pb.SearchRequest(**change))
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Search(request, timeout=20)
+            stub.Search(request, timeout=60)
         assert details(caught.value)["reason"] == "INVALID_ARGUMENT", change
 
 
@@ -334,7 +334,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_is_refused_and_why(stub: Any, name: str) -> None:
     fields, reason = REFUSED[name]
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Search(pb.SearchRequest(**(SEARCH | fields)), timeout=20)
+        stub.Search(pb.SearchRequest(**(SEARCH | fields)), timeout=60)
     assert details(caught.value)["reason"] == reason, caught.value.details()
     assert ".lance" not in caught.value.details()
 

@@ -122,7 +122,7 @@ class Load:
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
 
     def _ask(self, number: int) -> None:
@@ -132,7 +132,7 @@ class Load:
                 patch_id = self._ids[(number + len(self.answers)) % len(self._ids)]
                 request = pb.SearchRequest(patch_id=patch_id, query_modality=1, target_modality=2, page_size=5)
                 try:
-                    response = stub.Search(request, timeout=20)
+                    response = stub.Search(request, timeout=60)
                 except grpc.RpcError as error:
                     self.errors.append(error)
                     return
@@ -147,7 +147,7 @@ def test_draining_under_load_fails_no_call(world: World) -> None:
         until_not_serving(run.target)
         load.stop()  # what a load balancer does when health says NOT_SERVING
         answered = len(load.answers)
-        stopping.result(30)
+        stopping.result(60)
     assert load.errors == []
     assert answered > 50
 
@@ -186,12 +186,12 @@ def test_a_page_token_of_an_older_version_says_so(tmp_path: Path) -> None:
     with running(make) as run, grpc.insecure_channel(run.target) as channel:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
         request = pb.SearchRequest(code=bytes(8), target_modality=1, page_size=5)
-        request.page_token = stub.Search(request, timeout=20).next_page_token
+        request.page_token = stub.Search(request, timeout=60).next_page_token
         assert run.call(holder[0].refresh()) is False
         world.grow()
         assert run.call(holder[0].refresh()) is True
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Search(request, timeout=20)
+            stub.Search(request, timeout=60)
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert details(caught.value)["reason"] == "INDEX_CHANGED"
 

@@ -62,7 +62,7 @@ def test_a_bug_of_ours_says_nothing_but_the_request_id(stub: Any) -> None:
 
 def test_a_request_id_that_could_forge_log_lines_is_replaced(stub: Any) -> None:
     _, call = stub.GetPatch.with_call(
-        pb.GetPatchRequest(patch_id="x"), timeout=10, metadata=(("x-request-id", "a b{}"),)
+        pb.GetPatchRequest(patch_id="x"), timeout=60, metadata=(("x-request-id", "a b{}"),)
     )
     returned = dict(call.trailing_metadata())["x-request-id"]
     assert len(returned) == 32
@@ -96,7 +96,7 @@ def test_a_message_above_the_limit_is_refused() -> None:
         with pytest.raises(grpc.RpcError) as caught:
             get(retrieval_pb2_grpc.RetrievalServiceStub(channel), "x" * 5000)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        response = httpx.post(f"{run.rest}/v2/models/echo/infer", content=b"x" * 5000)
+        response = httpx.post(f"{run.rest}/v2/models/echo/infer", content=b"x" * 5000, timeout=60)
         assert response.status_code == 413
         assert response.json()["reason"] == "LIMIT_EXCEEDED"
 
@@ -105,14 +105,14 @@ def test_health_reflection_and_unknown_methods(server: Running) -> None:
     with grpc.insecure_channel(server.target) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", NAME, "inference.GRPCInferenceService"):
-            status = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status
+            status = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=60).status
             assert status == health_pb2.HealthCheckResponse.SERVING
         asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-        answer = next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=10))
+        answer = next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=60))
         names = {s.name for s in answer.list_services_response.service}
         assert {NAME, "inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
         with pytest.raises(grpc.RpcError) as caught:
-            retrieval_pb2_grpc.RetrievalServiceStub(channel).ListIndexes(pb.ListIndexesRequest(), timeout=10)
+            retrieval_pb2_grpc.RetrievalServiceStub(channel).ListIndexes(pb.ListIndexesRequest(), timeout=60)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -120,7 +120,7 @@ def test_reflection_can_be_turned_off() -> None:
     with running(lambda: make(reflection=False)) as run, grpc.insecure_channel(run.target) as channel:
         asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         with pytest.raises(grpc.RpcError) as caught:
-            next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=10))
+            next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=60))
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

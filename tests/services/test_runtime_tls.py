@@ -35,7 +35,7 @@ class TestTls:
             with grpc.insecure_channel(f"127.0.0.1:{run.server.health_port}") as channel:
                 health = health_pb2_grpc.HealthStub(channel)
                 request = health_pb2.HealthCheckRequest(service=NAME)
-                assert health.Check(request, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+                assert health.Check(request, timeout=60).status == health_pb2.HealthCheckResponse.SERVING
                 with pytest.raises(grpc.RpcError) as caught:
                     get(retrieval_pb2_grpc.RetrievalServiceStub(channel), "x")
                 assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
