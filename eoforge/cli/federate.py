@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from eoforge.cli import output
 from eoforge.cli.federate_ca import ca_app
+from eoforge.cli.federate_show import brief, line, status_name
 from eoforge.cli.output import Json
 from eoforge.errors import EoforgeError, UsageError
 
@@ -84,7 +86,7 @@ def run(
             estimate = client.estimate(pb.EstimateRunRequest(spec=spec))
             output.emit({f.name: v for f, v in estimate.ListFields()}, title="estimate")
             return
-        output.emit(_brief(client.create_run(spec, run_id)), title="run")
+        output.emit(brief(client.create_run(spec, run_id)), title="run")
 
 
 @federate_app.command("watch")
@@ -102,13 +104,12 @@ def watch(
 
     with _client(server, ca, cert, key, token) as client:
         for event in client.watch(run_id):
-            kind = str(event.WhichOneof("event"))
             if json:
                 print(json_module.dumps(json_format.MessageToDict(event, preserving_proto_field_name=True)), flush=True)
             else:
-                output.say(f"{event.at.ToDatetime():%H:%M:%S} {event.sequence:5d} {kind:<16} {_describe(event, kind)}")
+                output.say(escape(line(event)))
         done = client.run(run_id)
-        output.emit(_brief(done), title="run")
+        output.emit(brief(done), title="run")
     from eoforge.api.federation.v1 import federation_pb2 as pb
 
     if done.status == pb.RUN_STATUS_FAILED:
@@ -141,7 +142,7 @@ def list_runs(
             ]
             output.emit_rows(rows, title="silos")
         else:
-            output.emit_rows([_brief(r) for r in client.runs()], title="runs")
+            output.emit_rows([brief(r) for r in client.runs()], title="runs")
 
 
 @federate_app.command("cancel")
@@ -157,7 +158,7 @@ def cancel(
 ) -> None:
     """End a run for good; its models stay readable."""
     with _client(server, ca, cert, key, token) as client:
-        output.emit(_brief(client.cancel(run_id, reason)), title="run")
+        output.emit(brief(client.cancel(run_id, reason)), title="run")
 
 
 @federate_app.command("pause")
@@ -173,7 +174,7 @@ def pause(
 ) -> None:
     """Open no further round, or go on with --resume."""
     with _client(server, ca, cert, key, token) as client:
-        output.emit(_brief(client.resume(run_id) if resume else client.pause(run_id)), title="run")
+        output.emit(brief(client.resume(run_id) if resume else client.pause(run_id)), title="run")
 
 
 @federate_app.command("model")
@@ -233,7 +234,7 @@ def silo_command(
         )
         status = silo.run(until_end_of=until_end_of, appears_within=appears_within)
     if status is not None:
-        output.emit({"run": until_end_of, "status": _status(status)}, title="run")
+        output.emit({"run": until_end_of, "status": status_name(status)}, title="run")
         if status == pb.RUN_STATUS_FAILED:
             raise EoforgeError(f"run {until_end_of} failed")
 
@@ -272,48 +273,6 @@ def _merge_policy(spec: pb.RunSpec, path: Path | None) -> None:
         json_format.Parse(path.read_text(), spec)
     except (OSError, json_format.ParseError) as error:
         raise UsageError(f"{path} is no part of a RunSpec in JSON: {error}") from error
-
-
-def _brief(run: pb.Run) -> dict[str, Any]:
-    return {
-        "run": run.run_id,
-        "status": _status(run.status),
-        "round": run.round.number,
-        "rounds": run.spec.policy.rounds,
-        "method": run.spec.method,
-        "strategy": run.spec.strategy,
-        "epsilon": run.epsilon,
-        "bundle": run.bundle_uri,
-        "failure": run.failure,
-    }
-
-
-def _status(number: Any) -> str:
-    from eoforge.api.federation.v1 import federation_pb2 as pb
-
-    return pb.RunStatus.Name(number).removeprefix("RUN_STATUS_").lower()
-
-
-def _describe(event: pb.RunEvent, kind: str) -> str:
-    if kind == "accepted":
-        accepted = event.accepted
-        return f"{accepted.silo}: {accepted.samples} samples, {accepted.size / 1e6:.1f} MB {_numbers(accepted.metrics)}"
-    if kind == "refused":
-        return f"{event.refused.silo}: {event.refused.reason}"
-    if kind == "round_opened":
-        return f"round {event.round_opened.number}: {', '.join(event.round_opened.selected)}"
-    if kind == "round_closed":
-        summary = event.round_closed.summary
-        return f"round {summary.number}: {_numbers({**dict(summary.training), **dict(summary.evaluation)})}"
-    if kind == "status_changed":
-        return f"{_status(event.status_changed.status)} {event.status_changed.reason}"
-    if kind in ("evaluated", "dropped"):
-        return str(getattr(event, kind).silo)
-    return event.actor
-
-
-def _numbers(values: Any) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in sorted(dict(values).items()))
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -117,10 +117,13 @@ def check_numbers(samples: int, most: int, scalars: dict[str, float]) -> None:
 
 
 def check_names(numbers: Mapping[str, float]) -> None:
-    """Checks numbers by name, which a run remembers, before they become part of it.
+    """Checks numbers by name, which a run remembers and operators read, before they become part of it.
 
     Raises:
         LimitExceeded: They are too many, or a name is too long.
+        DataRefused: A name is not printable: it could steer an operator's terminal.
     """
+    if not all(name.isprintable() for name in numbers):
+        raise DataRefused("names of numbers must be printable")
     if len(numbers) > MAX_NUMBERS or any(len(name) > MAX_NAME for name in numbers):
         raise LimitExceeded(f"at most {MAX_NUMBERS} numbers with names of at most {MAX_NAME} characters are taken")

@@ -39,12 +39,17 @@ def suitable(spec: pb.RunSpec, silo: pb.Silo) -> bool:
 def members(spec: pb.RunSpec, silos: Iterable[pb.Silo]) -> list[pb.Member]:
     """All silos of the run in the order of their ids."""
     fit = sorted((s for s in silos if suitable(spec, s)), key=lambda s: s.silo_id)
-    most = _most_samples(spec.data, [s.samples for s in fit])
+    most = most_samples(spec.data, [s.samples for s in fit])
     return [pb.Member(silo=s.silo_id, samples=min(s.samples, most), modality=modality_of(s)) for s in fit]
 
 
-def _most_samples(data: pb.DataContract, registered: Sequence[int]) -> int:
-    """What the run lets one silo claim: more would be weight that nobody can check."""
+def most_samples(data: pb.DataContract, registered: Sequence[int]) -> int:
+    """What the run lets one silo claim: more would be weight that nobody can check.
+
+    Args:
+        data: The bounds.
+        registered: Samples of all its silos.
+    """
     most = data.max_samples or MAX_SAMPLES
     if data.max_sample_ratio and registered:
         most = min(most, max(1, int(data.max_sample_ratio * statistics.median(registered))))

@@ -158,10 +158,15 @@ def _probe(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> Iterator[str]:
             f"secure aggregation clips updates at the silos, where nobody sees it; {strategy.name} keeps corrections "
             f"({groups}), and those of the silos would no longer match the server's: use a strategy without"
         )
-    if spec.privacy.secure_aggregation:
-        modal = [strategy.upload(SiloInfo("silo", 1, modality), state) for modality in ("", "s1", "s2")]
-        if any(set(sent) != set(modal[0]) for sent in modal):
+    modal = [strategy.upload(SiloInfo("silo", 1, modality), state) for modality in ("", "s1", "s2")]
+    if any(set(sent) != set(modal[0]) for sent in modal):
+        if spec.privacy.secure_aggregation:
             yield f"secure aggregation needs equal tensors from every silo; those of {strategy.name} depend on modality"
+        if spec.privacy.dp == pb.DP_MODE_SILO:
+            yield (
+                f"DP_MODE_SILO adds up the noise of a quorum of silos; what they send with {strategy.name} depends on "
+                "modality, and what fewer send would have less: use DP_MODE_SERVER"
+            )
     if strategy.sum_type and (spec.privacy.dp or spec.privacy.robust):
         updates = tuple(UpdateInfo(s.id, s.examples, 1, frozenset(uploads[s.id])) for s in silos)
         yield from _bounds(spec.privacy, strategy, RoundInfo(0, silos, updates), state)

@@ -92,7 +92,7 @@ class Registry:
         if silo is not None:
             self._heard[silo_id] = time.monotonic()
             silo.last_seen.GetCurrentTime()
-            silo.activity, silo.progress = activity[:MAX_ACTIVITY], progress
+            silo.activity, silo.progress = activity[:MAX_ACTIVITY] if activity.isprintable() else "", progress
 
     def connect(self, silo_id: str, change: int) -> None:
         """A stream of tasks opened (+1) or closed (-1).

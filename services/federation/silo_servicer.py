@@ -13,7 +13,7 @@ from eoforge.api.federation.v1 import federation_pb2_grpc
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError, WrongState
 from eoforge.federated import privacy
 from eoforge.federated.checks import check_names
-from eoforge.federated.rounds import MAX_SAMPLES
+from eoforge.federated.rounds import most_samples
 from eoforge.federated.state import ended
 from eoforge.federated.wire import with_chunk
 from services._runtime.errors import PermissionDenied, duration
@@ -56,6 +56,8 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         words = (*request.modalities, *request.methods, *request.labels, *request.labels.values(), request.version)
         if any(len(word) > MAX_TEXT for word in words):
             raise LimitExceeded(f"what a silo says of itself may have {MAX_TEXT} characters each")
+        if not all(word.isprintable() for word in words):
+            raise DataRefused("what a silo says of itself must be printable: operators read it")
         silo = pb.Silo(
             silo_id=silo_id,
             modalities=sorted(set(request.modalities)),
@@ -199,8 +201,10 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         self, actor: RunActor, silo: str, number: int, answer: pb.EvaluationAnswer
     ) -> pb.AnswerResponse:
         check_names(answer.metrics)
-        if answer.samples > (actor.run.spec.data.max_samples or MAX_SAMPLES):
-            raise DataRefused(f"an evaluation may claim data.max_samples of the run; got {answer.samples} samples")
+        run = actor.run
+        most = most_samples(run.spec.data, [m.samples for m in run.round.members])
+        if answer.samples > most:  # its weight in what may end the run
+            raise DataRefused(f"an evaluation of this run may claim {most} samples; got {answer.samples}")
         evaluation = pb.Evaluation(silo=silo, samples=answer.samples, metrics=answer.metrics)
         wanted = Due(pb.TASK_KIND_EVALUATE, number)
         if await actor.write(silo, lambda run: due(run, silo) == wanted, evaluated=evaluation):

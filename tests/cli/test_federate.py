@@ -14,11 +14,13 @@ import pyarrow as pa
 import pytest
 import stamina
 
+from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.cli import main
+from eoforge.client_federation import FederationClient
 from eoforge.data.records import record_batch
 from eoforge.data.synthetic import synthetic_pairs
 from eoforge.federated.tensorfile import read_file
-from tests.services.federation_world import server_for
+from tests.services.federation_world import Hand, begin, deltas, server_for
 from tests.services.support import Running, running
 
 SMALL = ["rounds=1", "local_epochs=1", "width=8", "size=20", "bits=16", "batch_size=16"]
@@ -122,6 +124,21 @@ def test_refusals_say_what_is_wrong(cli: Cli, table: str, args: list[str], reaso
     error = cli.refused(*(table if word == "TABLE" else word for word in args))
     assert error["reason"] == reason
     assert named in error["message"]
+
+
+def test_what_silos_write_is_text_to_whoever_watches(
+    served: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Markup that closes what was never opened would end the command, and control characters rule the terminal."""
+    with FederationClient(served.target) as client:
+        hands = [Hand(served.target, tmp_path) for _ in range(2)]
+        run = begin(client, hands, tmp_path, policy={"rounds": 1, "quorum": 1})
+        hands[0].send(run, 1, deltas(), metrics={"[/loss]": 1.0})
+        hands[1].client.answer(run, 1, failure=pb.FailureAnswer(reason="no disk\x1b[2J"))
+    assert main(["federate", "watch", run, "--server", served.target]) == 0
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "[/loss] 1" in printed
+    assert f"{hands[1].name}: no disk?[2J" in printed
 
 
 @pytest.mark.parametrize("args", [["list"], ["watch", "first"], ["cancel", "first"], ["list", "--silos"]])

@@ -11,11 +11,13 @@ from eoforge.federated.strategy import TensorSpec
 from eoforge.methods.fl_rs.strategies import make_strategy
 
 MODEL = {
-    "conv.weight": TensorSpec((4, 3)),
+    "encoders.s1.weight": TensorSpec((4, 3)),
+    "head.weight": TensorSpec((4, 3)),
     "norm.weight": TensorSpec((4,), role="norm"),
     "norm.running_var": TensorSpec((4,), role="statistic"),
 }
 DP = {"dp": pb.DP_MODE_SERVER, "clip_norm": 1.0, "noise_multiplier": 1.0}
+AT_SILOS = {**DP, "dp": pb.DP_MODE_SILO}
 MEDIAN = {"robust": pb.ROBUST_MEDIAN}
 
 
@@ -43,6 +45,10 @@ def problems(name: str, privacy: dict[str, float], **options: str) -> str:
         ("fedbn", DP, {"unseen": "average"}, "unseen"),
         ("fedbn", DP, {"unseen": "none"}, ""),
         ("fedavg", DP, {"weighting": "examples"}, "weighting=uniform"),
+        # A tensor that one of three silos sends would get a third of the noise's variance that epsilon is counted for.
+        ("mm_fl", AT_SILOS, {}, "DP_MODE_SERVER"),
+        ("mm_fl", DP, {}, ""),
+        ("fedavg", AT_SILOS, {}, ""),
         ("fedavg", {"secure_aggregation": True, "clip_norm": 1.0}, {}, "max_update_norm"),
     ],
 )

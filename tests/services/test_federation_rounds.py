@@ -42,6 +42,7 @@ def late_in_round_1(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ({}, {"scalars": {"normaliser": float("nan")}}, "normaliser"),
         ({}, {"scalars": {"n" * 300: 1.0}}, "200 characters"),
         ({}, {"metrics": {"n" * 300: 1.0}}, "200 characters"),
+        ({}, {"metrics": {"loss\x1b[2J": 1.0}}, "printable"),
         ({"delta/" + "n" * 5000: np.zeros(1, np.float32)}, {}, "unexpected"),
     ],
 )
@@ -199,6 +200,8 @@ def test_a_silo_does_not_claim_more_weight_than_the_run_allows(
     assert f"1 to {most} " in told.reason
     assert "max_samples" in told.reason
     assert hands[2].send(run, 1, deltas(2.0), samples=most).verdict == pb.VERDICT_ACCEPTED
+    with pytest.raises(RemoteError, match=f"may claim {most} samples"):  # or it alone would say when the target is met
+        hands[2].client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=most + 1))
     client.cancel(run)
 
 
