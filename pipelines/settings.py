@@ -16,8 +16,14 @@ SECRET_KEYS = {"AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
 CONFIG_MAP = "eoforge-config"
 RUNTIME_KIND = "EOFORGE_TRAINING_RUNTIME_KIND"
 """TrainingRuntime where the chart brings one into the namespace; unset, the cluster's own runtimes are meant."""
-CONFIG_KEYS = {key: key for key in ("AWS_ENDPOINT_URL", "AWS_REGION", "EOFORGE_SHARED_SCRATCH", RUNTIME_KIND)}
+CONFIG_KEYS = {
+    key: key for key in ("AWS_ENDPOINT_URL", "AWS_REGION", "SSL_CERT_FILE", "EOFORGE_SHARED_SCRATCH", RUNTIME_KIND)
+}
 """The scratch is where the pods of an ingestion share the index of a tar archive; its commit empties it."""
+CA_CONFIG_MAP = "eoforge-ca"
+"""CA certificates of a store that the image does not trust; mounted where it is there."""
+CA_FOLDER = "/etc/eoforge/s3-ca"
+"""Where that config map is mounted; ``SSL_CERT_FILE`` of the other one names a file in it."""
 
 FEDERATION_SECRET = "eoforge-federation-operator"  # noqa: S105  # the name of a Kubernetes secret, not its content
 """Certificate that a federated run is started with: ``ca.crt``, ``tls.crt`` and ``tls.key``, as cert-manager writes."""

@@ -22,7 +22,7 @@ from eoforge.data.objects import ObjectStore
 from eoforge.data.store import join
 from eoforge.errors import ConflictError, EoforgeError, NotFound
 from pipelines.launcher import TAIL_LINES, ClusterOptions, TrainingJob, training_error
-from pipelines.settings import GPU_RESOURCE, RUNTIME_KIND, USER_ID
+from pipelines.settings import CA_CONFIG_MAP, CA_FOLDER, GPU_RESOURCE, RUNTIME_KIND, USER_ID
 
 if TYPE_CHECKING:
     from kfp.dsl import TaskConfig
@@ -79,7 +79,8 @@ def train_job(
 
 
 def _runtime_patch(options: ClusterOptions, task: TaskConfig) -> dict[str, Any]:
-    mounts = [{"name": "scratch", "mountPath": "/tmp"}, {"name": "dshm", "mountPath": "/dev/shm"}]  # noqa: S108  # paths in the pod
+    paths = {"scratch": "/tmp", "dshm": "/dev/shm", "s3-ca": CA_FOLDER}  # noqa: S108  # in the pod
+    mounts = [{"name": name, "mountPath": path} for name, path in paths.items()]
     hardened = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     pod = {
         "serviceAccountName": options.service_account,
@@ -98,6 +99,7 @@ def _runtime_patch(options: ClusterOptions, task: TaskConfig) -> dict[str, Any]:
         "volumes": [
             {"name": "scratch", "emptyDir": {}},
             {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}},
+            {"name": "s3-ca", "configMap": {"name": CA_CONFIG_MAP, "optional": True}},
         ],
     }
     template = {"spec": {"template": {"spec": _present(pod)}}}

@@ -5,6 +5,8 @@ from typing import Any
 from kfp import kubernetes
 
 from pipelines.settings import (
+    CA_CONFIG_MAP,
+    CA_FOLDER,
     CONFIG_KEYS,
     CONFIG_MAP,
     GPU_RESOURCE,
@@ -42,6 +44,7 @@ def place(task: Any, *, cpu: str, memory: str, gpu: bool = False, hours: int = 6
     # Optional: a service account with a cloud identity needs no secret, and AWS itself no endpoint.
     kubernetes.use_secret_as_env(task, secret_name=SECRET, secret_key_to_env=SECRET_KEYS, optional=True)
     kubernetes.use_config_map_as_env(task, config_map_name=CONFIG_MAP, config_map_key_to_env=CONFIG_KEYS, optional=True)
+    kubernetes.use_config_map_as_volume(task, config_map_name=CA_CONFIG_MAP, mount_path=CA_FOLDER, optional=True)
     kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path="/tmp", size_limit="50Gi")  # noqa: S108
     kubernetes.set_security_context(task, run_as_user=USER_ID, run_as_group=USER_ID, run_as_non_root=True)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")

@@ -128,6 +128,7 @@ def test_a_wrong_value_is_refused_by_name(wrong: dict[str, Any], named: str) -> 
         ({"doctor": {"enabeld": False}}, "enabeld"),
         ({"global": {"s3": {"bucket": "b"}, "imagePullSecrets": [{"name": "registry"}]}}, "imagePullSecrets"),
         ({"kubeflow": {"serviceAccounts": []}}, "serviceAccounts"),
+        ({"global": {"s3": {"bucket": "b", "caBundle": {"configMap": "mine"}}}}, "eoforge-ca"),
         ({"kubeflow": {"pipelines": {"delivery": "pigeon"}}}, "delivery"),
         ({"kubeflow": {"pipelines": {"names": ["ingets"]}}}, "ingets"),
         ({"dev": {"s3": {"enabled": True, "server": "rclone"}}}, "server"),

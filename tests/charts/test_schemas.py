@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.launcher import ClusterOptions, TrainingJob
-from pipelines.settings import CONFIG_KEYS, CONFIG_MAP
+from pipelines.settings import CA_CONFIG_MAP, CA_FOLDER, CONFIG_KEYS, CONFIG_MAP
 from tests.charts import schemas, support
 
 KINDS = {
@@ -152,3 +152,27 @@ def test_the_train_job_of_the_pipelines_fits_the_trainer_and_names_our_runtime(
     assert replicated["name"] == trainjob.CONTAINER
     (container,) = replicated["template"]["spec"]["template"]["spec"]["containers"]
     assert container["name"] == trainjob.CONTAINER
+
+
+def test_steps_and_training_trust_the_ca_of_the_store() -> None:
+    """Where the variable points to is where steps (test_compiled.py) and training pods mount the config map."""
+    from kfp.dsl import TaskConfig
+
+    from eoforge.data.store import TableRef
+    from pipelines import trainjob
+
+    values = support.values_of("minio")
+    values["global"]["s3"]["caBundle"] = {"configMap": CA_CONFIG_MAP, "key": "root.pem"}
+    found = support.objects(support.render(support.UMBRELLA, values))
+    named = support.pick(found, "ConfigMap", CONFIG_MAP)["data"]["SSL_CERT_FILE"]
+    assert named == f"{CA_FOLDER}/root.pem"
+    job = trainjob.train_job(
+        TrainingJob("ss_cm_rsir", TableRef("s3://lake/patches.lance", 1), "s3://lake/runs", "tiny", (), "r"),
+        ClusterOptions(), TaskConfig(), "kubeflow", 3600,
+    )  # fmt: skip
+    (patch,) = job["spec"]["runtimePatches"]
+    (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = replicated["template"]["spec"]["template"]["spec"]
+    mounted = {m["name"]: m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    (volume,) = (v for v in pod["volumes"] if mounted[v["name"]] == CA_FOLDER)
+    assert volume["configMap"] == {"name": CA_CONFIG_MAP, "optional": True}

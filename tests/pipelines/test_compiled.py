@@ -13,7 +13,16 @@ import yaml
 
 from pipelines.compile import COMPILED, compile_all, differences, main
 from pipelines.definitions import PIPELINES
-from pipelines.settings import CONFIG_MAP, GPU_RESOURCE, IMAGE, MAX_ITERATIONS, SECRET, USER_ID
+from pipelines.settings import (
+    CA_CONFIG_MAP,
+    CA_FOLDER,
+    CONFIG_MAP,
+    GPU_RESOURCE,
+    IMAGE,
+    MAX_ITERATIONS,
+    SECRET,
+    USER_ID,
+)
 
 GPU_STEPS = {"train", "encode-range", "evaluate", "compress-range"}
 TABLE_STEPS = {"plan-ingest", "ingest-range", "commit-ingest", "finish-table", "quality-report", "train", "plan-index"}
@@ -129,6 +138,8 @@ def test_placement_on_kubernetes(compiled: tuple[dict[str, Any], dict[str, Any]]
         place = platform[label]
         assert place["secretAsEnv"][0]["secretName"] == SECRET, name
         assert place["configMapAsEnv"][0]["configMapName"] == CONFIG_MAP, name
+        (ca,) = place["configMapAsVolume"]
+        assert (ca["configMapName"], ca["mountPath"], ca["optional"]) == (CA_CONFIG_MAP, CA_FOLDER, True), name
         context = place["securityContext"]
         assert (context["runAsNonRoot"], int(context["runAsUser"])) == (True, USER_ID), name
         assert place["activeDeadlineSeconds"], name

@@ -46,8 +46,6 @@
 {{- if $s3.caBundle.configMap }}
 - name: SSL_CERT_FILE
   value: /etc/eoforge/s3-ca/{{ $s3.caBundle.key }}
-- name: AWS_CA_BUNDLE
-  value: /etc/eoforge/s3-ca/{{ $s3.caBundle.key }}
 {{- end }}
 {{- end -}}
 
