@@ -175,7 +175,7 @@ def federate(world: World, folder: Path) -> dict[str, Any]:
                 lost = "store", time.monotonic()
                 findings["store_restart_s"] = restart(world, STORE, AWAY_S)
         run = client.run(RUN)
-        findings |= {"rounds": len(client.history(RUN)), "updates_accepted": accepted, "status": run.status}
+        findings |= {"rounds": len(run.history), "updates_accepted": accepted, "status": run.status}
     if findings["rounds"] != ROUNDS or accepted != ROUNDS * len(SILOS):
         raise EoforgeError(f"expected {ROUNDS} rounds of {len(SILOS)} updates; got {findings}")
     return findings
