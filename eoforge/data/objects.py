@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import os
+import secrets
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -54,8 +55,10 @@ class ObjectStore:
 
     def put(self, key: str, data: bytes) -> None:
         """Writes ``data`` at ``key``, replacing what is there; readers see the old or the new bytes, never a part."""
-        self._call(obstore.put, key, data)
-        self._flush(key)
+        if self._flushes:
+            self._write(key, data, replace=True)
+        else:
+            self._call(obstore.put, key, data)
 
     def put_stream(self, key: str, parts: Iterator[bytes]) -> None:
         """Writes ``parts`` one after the other as one object, holding a few of them in memory."""
@@ -69,11 +72,12 @@ class ObjectStore:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Writes ``data`` only if ``key`` does not exist; False if it did. Atomic between racing writers."""
+        if self._flushes:
+            return self._write(key, data, replace=False)
         try:
             self._call(obstore.put, key, data, mode="create")
         except FileExistsError:
             return False
-        self._flush(key)
         return True
 
     def get(self, key: str, limit: int | None = None) -> bytes:
@@ -187,6 +191,38 @@ class ObjectStore:
         except NotFound:
             return
 
+    def _write(self, key: str, data: bytes, replace: bool) -> bool:
+        """Writes a file whose name appears when its bytes are on the disk: a power cut leaves all of it, or nothing.
+
+        Args:
+            key: Which object.
+            data: Its bytes.
+            replace: Whether one that is there gives way.
+
+        Returns:
+            Whether it was written.
+        """
+        self._opened(create=True)
+        path = Path(self.root, key)
+        partial = path.with_name(f"{path.name}#{secrets.randbelow(10**18)}")  # what obstore leaves out of its lists
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(partial, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if replace:
+                    os.replace(partial, path)
+                elif not _linked(partial, path):
+                    return False
+            finally:
+                partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error}. Check the disk.") from error
+        self._flush(key)
+        return True
+
     def _flush(self, key: str) -> None:
         """Flushes a file, the folder that names it, and the folders above that one when they may be new too."""
         if not self._flushes:
@@ -230,6 +266,15 @@ class ObjectStore:
             except OSError as error:
                 raise StoreError(f"cannot make the folder {self.root}: {error}. Name another place.") from error
         return self._store
+
+
+def _linked(source: Path, name: Path) -> bool:
+    """Gives a file a second name, unless another file has it."""
+    try:
+        os.link(source, name)
+    except FileExistsError:
+        return False
+    return True
 
 
 class _Forwards(io.BytesIO):
