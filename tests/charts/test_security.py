@@ -12,6 +12,7 @@ from pipelines.settings import USER_ID
 from tests.charts import support
 from tests.charts.support import SCENARIOS, Pod
 
+WRITTEN = {"/tmp", "/var/cache/eoforge"}
 VOLUMES = {
     "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
 }  # fmt: skip
@@ -48,11 +49,22 @@ def violations(pod: Pod) -> list[str]:
     return found
 
 
+def unwritable(pod: Pod) -> list[str]:
+    """Folders that our images write to and that are neither volumes nor, under a read-only root, anything else.
+
+    The images declare them as volumes, which not every container runtime of Kubernetes makes.
+    """
+    ours = [c for c in pod.containers if "eoforge/" in c["image"]]
+    mounts = {c["name"]: {m["mountPath"] for m in c["volumeMounts"]} for c in ours}
+    return [f"{name}: {path}" for name, found in mounts.items() for path in sorted(WRITTEN - found)]
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_pod_is_restricted(name: str) -> None:
     found = list(support.pods(support.scenario(name)))
     assert found
     assert {pod.owner: wrong for pod in found if (wrong := violations(pod))} == {}
+    assert {pod.owner: missing for pod in found if (missing := unwritable(pod))} == {}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +102,15 @@ def test_credentials_come_from_secrets_alone(name: str) -> None:
                 assert not secret or value is None, f"{pod.owner}: {key}"
     secrets = [o for o in found if o["kind"] == "Secret"]
     assert bool(secrets) == name.startswith("dev")
+
+
+@pytest.mark.parametrize("name", ["plain", "minio"])
+def test_a_server_gets_of_a_secret_what_it_needs_alone(name: str) -> None:
+    """A CA's secret may hold the CA's key, a token's secret the key that signs."""
+    pod = support.server_pod(support.scenario(name), "federation")
+    given = {v["name"]: [i["key"] for i in v["secret"].get("items", [])] for v in pod.spec["volumes"] if "secret" in v}
+    assert given["client-ca"] == ["ca.crt"]
+    assert given.get("token", ["token.pem"]) == ["token.pem"]
 
 
 def test_the_development_store_makes_up_its_credentials() -> None:

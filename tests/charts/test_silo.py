@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from eoforge.cli.federate import federate_app
 from tests.charts import support
 from tests.charts.schemas import KUBERNETES, problems
-from tests.charts.test_security import violations
+from tests.charts.test_security import unwritable, violations
 
 EXAMPLE = support.CHARTS / "federation" / "examples" / "silo.yaml"
 
@@ -28,6 +28,7 @@ def test_it_is_valid(found: list[support.Object], version: str) -> None:
 def test_its_pod_is_restricted(found: list[support.Object]) -> None:
     (pod,) = support.pods(found)
     assert violations(pod) == []
+    assert unwritable(pod) == []
 
 
 def test_the_command_line_knows_its_options(found: list[support.Object]) -> None:

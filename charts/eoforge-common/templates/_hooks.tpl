@@ -165,6 +165,7 @@ spec:
       securityContext: {{- include "eoforge-common.containerSecurity" . | nindent 8 }}
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
+        - {name: cache, mountPath: /var/cache/eoforge}
         {{- if $tls }}
         - {name: tls, mountPath: /etc/eoforge/tls, readOnly: true}
         {{- end }}
@@ -176,6 +177,7 @@ spec:
         {{- end }}
   volumes:
     - {name: tmp, emptyDir: {}}
+    - {name: cache, emptyDir: {}}
     {{- if $tls }}
     - name: tls
       secret: {secretName: {{ .Values.tests.caSecret | default (include "eoforge-common.tlsSecret" .) }}, defaultMode: 0440, items: [{key: ca.crt, path: ca.crt}]}

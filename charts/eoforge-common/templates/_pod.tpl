@@ -28,13 +28,15 @@ capabilities: {drop: [ALL]}
 - name: tls
   secret: {secretName: {{ include "eoforge-common.tlsSecret" . }}, defaultMode: 0440}
 {{- if .Values.tls.clientCaSecret }}
-- name: client-ca
-  secret: {secretName: {{ .Values.tls.clientCaSecret }}, defaultMode: 0440}
+- name: client-ca  # the certificate alone: a secret that cert-manager made for a CA holds its key too
+  secret: {secretName: {{ .Values.tls.clientCaSecret }}, defaultMode: 0440, items: [{key: ca.crt, path: ca.crt}]}
 {{- end }}
 {{- end }}
-{{- with .Values.auth.tokens.existingSecret }}
+{{- with .Values.auth.tokens }}
+{{- if .existingSecret }}
 - name: token
-  secret: {secretName: {{ . }}, defaultMode: 0440}
+  secret: {secretName: {{ .existingSecret }}, defaultMode: 0440, items: [{key: {{ .key }}, path: {{ .key }}}]}
+{{- end }}
 {{- end }}
 {{- include "eoforge-common.s3Volumes" . }}
 {{- with .Values.extraVolumes }}
