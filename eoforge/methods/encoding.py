@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from eoforge.data.loader import PatchBatch
 from eoforge.data.prepare import Prepare
 from eoforge.errors import BundleError, DataRefused, UsageError
 from eoforge.hashing.packing import pack_torch
+from eoforge.methods.config import ConfigT, from_dict
 from eoforge.nn.seeds import derive_seed
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -69,6 +70,34 @@ class HashEncoder:
         require_rasters(batch, prepare.bands)
         logits_BK, embeddings_BD = self._network.encode(prepare(batch.to(self.device)), modality)
         return pack_torch(logits_BK).cpu().numpy(), embeddings_BD.float().cpu().numpy()
+
+
+def hash_encoder(
+    bundle: Bundle,
+    network: nn.Module,
+    bands: Mapping[str, tuple[str, ...]],
+    size: int,
+    facts: Mapping[str, Any],
+    device: str | None,
+) -> HashEncoder:
+    """The encoder of a bundle whose network is a :class:`HashNetwork`.
+
+    Args:
+        bundle: Where bands, normalisation and interpolation are written.
+        network: With its weights in it.
+        bands: What the network was built for.
+        size: Side of its input, in pixels.
+        facts: ``bits``, ``embedding_dim`` and ``interpolation`` as the settings say them.
+        device: Where to run; None for CUDA where there is one.
+
+    Raises:
+        BundleError: The bundle says something else.
+    """
+    require_facts(bundle, facts)
+    where = choose_device(device)
+    prepare = {m: p.to(where) for m, p in prepares(bundle, bands_of(bundle, bands), size).items()}
+    ready = cast("HashNetwork", network.to(where).eval())
+    return HashEncoder(ready, prepare, facts["bits"], facts["embedding_dim"], where)
 
 
 def require_rasters(batch: PatchBatch, bands: tuple[str, ...]) -> None:
@@ -139,6 +168,29 @@ def require_method(bundle: Bundle, method: str) -> None:
     require_keys(bundle)
     if bundle.config["method"] != method:
         raise BundleError(f"{bundle.uri} is a bundle of {bundle.config['method']!r}; {method!r} cannot load it")
+
+
+def settings_of(bundle: Bundle, kind: type[ConfigT], method: str) -> ConfigT:
+    """The settings that the bundle was trained with.
+
+    Raises:
+        BundleError: They are none of ``method``.
+    """
+    try:
+        return from_dict(kind, bundle.config["config"])
+    except (UsageError, AttributeError) as error:
+        raise BundleError(f"{bundle.uri}: its settings are none of {method}: {error}") from error
+
+
+def require_facts(bundle: Bundle, facts: Mapping[str, Any]) -> None:
+    """Checks that what config.json says to all readers follows from the settings beside it.
+
+    Raises:
+        BundleError: It does not.
+    """
+    for key, value in facts.items():
+        if bundle.config[key] != value:
+            raise BundleError(f"{bundle.uri}: config.json says {key} {bundle.config[key]!r}, its settings {value!r}")
 
 
 def load_weights(network: nn.Module, bundle: Bundle) -> None:

@@ -252,6 +252,7 @@ def test_a_teacher_decides_who_is_alike() -> None:
     assert alike > unlike + 0.1
 
 
+@torch.no_grad()
 def test_rate_distortion_against_sums_over_samples(batch: PatchBatch) -> None:
     learner = fresh(CONFIG).eval()
     quality = torch.linspace(0, 7, len(batch))
@@ -259,7 +260,7 @@ def test_rate_distortion_against_sums_over_samples(batch: PatchBatch) -> None:
     out = learner.codec(batch, quality, "s2")
     total, grids = 0.0, learner.codec.grids(batch, "s2")
     for i in range(len(batch)):
-        bits = -sum(float(likelihood[i].detach().double().log2().sum()) for likelihood in out.likelihoods.values())
+        bits = -sum(float(likelihood[i].double().log2().sum()) for likelihood in out.likelihoods.values())
         error = sum(float((out.x_hat[b][i].double() - grids[b][i].double()).square().sum()) for b in grids)
         scale = learner.codec.branch("s2").cells.scale
         total += bits / 14_400 + learner.codec.config.lambda_of(float(quality[i])) * error / 80_000 / scale**2

@@ -14,10 +14,10 @@ from eoforge.data.bands import MODALITIES
 from eoforge.data.loader import PatchBatch
 from eoforge.data.prepare import Prepare
 from eoforge.data.store import TableRef, join
-from eoforge.errors import BundleError, UsageError
+from eoforge.errors import UsageError
 from eoforge.index.encoder import Encoder
 from eoforge.methods import encoding
-from eoforge.methods.config import build_config, from_dict
+from eoforge.methods.config import build_config
 from eoforge.methods.csmae.config import Config, Pretraining
 from eoforge.methods.csmae.heads import CsmaeHash, HashLearner, NameLoader
 from eoforge.methods.csmae.importer import load_released
@@ -173,22 +173,11 @@ class CsmaeMethod:
 
     def _network(self, bundle: Bundle, seed: int | None) -> tuple[CsmaeHash, Config]:
         encoding.require_method(bundle, self.name)
-        try:
-            config = from_dict(Config, bundle.config["config"])
-        except (UsageError, AttributeError) as error:
-            raise BundleError(f"{bundle.uri}: its settings are none of {self.name}: {error}") from error
+        config = encoding.settings_of(bundle, Config, self.name)
         return encoding.seeded(lambda: CsmaeHash(config), config.seed if seed is None else seed), config
 
     def _encoder(self, bundle: Bundle, network: CsmaeHash, config: Config, device: str | None) -> Encoder:
-        where = encoding.choose_device(device)
-        for key, value in _facts(config).items():
-            if bundle.config[key] != value:
-                raise BundleError(
-                    f"{bundle.uri}: config.json says {key} {bundle.config[key]!r}, its settings {value!r}"
-                )
-        bands = encoding.bands_of(bundle, config.bands)
-        prepare = {m: p.to(where) for m, p in encoding.prepares(bundle, bands, config.size).items()}
-        return encoding.HashEncoder(network.to(where).eval(), prepare, config.bits, config.width, where)
+        return encoding.hash_encoder(bundle, network, config.bands, config.size, _facts(config), device)
 
 
 def _facts(config: Config) -> dict[str, Any]:

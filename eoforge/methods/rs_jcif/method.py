@@ -13,7 +13,7 @@ from eoforge.data.store import TableRef, join, open_table
 from eoforge.errors import BundleError, UsageError
 from eoforge.index.encoder import Encoder
 from eoforge.methods import encoding, get_method
-from eoforge.methods.config import build_config, from_dict
+from eoforge.methods.config import build_config
 from eoforge.methods.rs_jcif.config import Compression, Config, Tasks
 from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, Teacher
 from eoforge.methods.rs_jcif.model import LatentEncoder
@@ -124,17 +124,12 @@ def load_codec(bundle: Bundle, device: str | None = None) -> Codec:
 def _config(bundle: Bundle) -> Config:
     # A bundle of the first stage holds that stage's settings, a part of Config's fields.
     kind = Config if bundle.config["method"] == RsJcifMethod.name else cast("type[Config]", Compression)
-    try:
-        return from_dict(kind, bundle.config["config"])
-    except (UsageError, AttributeError) as error:
-        raise BundleError(f"{bundle.uri}: its settings are none of {RsJcifMethod.name}: {error}") from error
+    return encoding.settings_of(bundle, kind, RsJcifMethod.name)
 
 
 def _empty(bundle: Bundle, config: Compression, seed: int | None) -> Codec:
     """A codec of the bundle's shapes and statistics, with initial weights."""
-    for key, value in _facts(config).items():
-        if bundle.config[key] != value:
-            raise BundleError(f"{bundle.uri}: config.json says {key} {bundle.config[key]!r}, its settings {value!r}")
+    encoding.require_facts(bundle, _facts(config))
     encoding.bands_of(bundle, config.bands)
     shape = config.codec(_normalisation(bundle))
     return Codec(shape if seed is None else replace(shape, seed=seed))

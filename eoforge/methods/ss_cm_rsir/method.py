@@ -12,11 +12,11 @@ from eoforge.bundle import Bundle
 from eoforge.data.loader import PatchBatch
 from eoforge.data.prepare import Prepare
 from eoforge.data.store import TableRef
-from eoforge.errors import BundleError, UsageError
+from eoforge.errors import UsageError
 from eoforge.hashing.packing import pack_torch
 from eoforge.index.encoder import Encoder
 from eoforge.methods import encoding
-from eoforge.methods.config import build_config, from_dict
+from eoforge.methods.config import build_config
 from eoforge.methods.learner import Learner
 from eoforge.methods.pairs import code_recall, random_flips
 from eoforge.methods.run import Normalisation, Recipe, train_run
@@ -74,14 +74,10 @@ class SsCmRsirMethod:
             raise UsageError(f"{self.name} trains with its own Config; got {type(config).__name__}")
         recipe = Recipe(
             method=self.name,
-            bands={"s1": config.s1_bands, "s2": config.s2_bands},
+            bands=_bands(config),
             learner=lambda normalisation: _Learner(config, normalisation),
             network=lambda learner: cast("_Learner", learner).network,
-            facts=lambda learner: {
-                "bits": config.bits,
-                "embedding_dim": cast("_Learner", learner).network.branch("s1").encoder.features,
-                "interpolation": config.interpolation,
-            },
+            facts=lambda learner: _facts(config, cast("_Learner", learner).network),
             card=_CARD,
         )
         return train_run(recipe, data, out, config, resume=resume)
@@ -97,24 +93,20 @@ class SsCmRsirMethod:
 
     def _network(self, bundle: Bundle, seed: int | None) -> tuple[SsCmRsir, Config]:
         encoding.require_method(bundle, self.name)
-        try:
-            config = from_dict(Config, bundle.config["config"])
-        except (UsageError, AttributeError) as error:
-            raise BundleError(f"{bundle.uri}: its settings are none of {self.name}: {error}") from error
+        config = encoding.settings_of(bundle, Config, self.name)
         return encoding.seeded(lambda: SsCmRsir(config), config.seed if seed is None else seed), config
 
     def _encoder(self, bundle: Bundle, network: SsCmRsir, config: Config, device: str | None) -> Encoder:
-        where = encoding.choose_device(device)
-        features = network.branch("s1").encoder.features
-        facts = {"bits": config.bits, "embedding_dim": features, "interpolation": config.interpolation}
-        for key, value in facts.items():
-            if bundle.config[key] != value:
-                raise BundleError(
-                    f"{bundle.uri}: config.json says {key} {bundle.config[key]!r}, its settings {value!r}"
-                )
-        bands = encoding.bands_of(bundle, {"s1": config.s1_bands, "s2": config.s2_bands})
-        prepare = {m: p.to(where) for m, p in encoding.prepares(bundle, bands, config.size).items()}
-        return encoding.HashEncoder(network.to(where).eval(), prepare, config.bits, features, where)
+        return encoding.hash_encoder(bundle, network, _bands(config), config.size, _facts(config, network), device)
+
+
+def _bands(config: Config) -> dict[str, tuple[str, ...]]:
+    return {"s1": config.s1_bands, "s2": config.s2_bands}
+
+
+def _facts(config: Config, network: SsCmRsir) -> dict[str, Any]:
+    features = network.branch("s1").encoder.features
+    return {"bits": config.bits, "embedding_dim": features, "interpolation": config.interpolation}
 
 
 METHOD = SsCmRsirMethod()
