@@ -103,6 +103,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"route": {"enabled": True, "parentRefs": [{"name": "g"}]}, "tls": {"mode": "pod"}}, "route.hostnames"),
     ({"settings": {"drainSeconds": 120}}, "terminationGracePeriodSeconds"),
     ({"autoscaling": {"type": "keda"}}, "prometheusAddress"),
+    (
+        {"autoscaling": {"type": "keda", "prometheusAddress": "http://prometheus:9090"}},
+        "metrics.serviceMonitor.enabled",
+    ),
+    ({"s3": {"endpoint": "minio:9000"}}, "endpoint"),
+    ({"otel": {"endpoint": "otel-collector:4317"}}, "endpoint"),
     ({"autoscaling": {"minReplicas": 9}}, "maxReplicas"),
     ({"tls": {"mode": "pod", "certManager": {"enabled": True}}}, "issuerRef.name"),
 ]

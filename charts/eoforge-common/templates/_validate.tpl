@@ -46,6 +46,9 @@
 {{- if and (eq $v.autoscaling.type "keda") (not $v.autoscaling.prometheusAddress) -}}
 {{- $problems = append $problems "autoscaling.type=keda needs autoscaling.prometheusAddress" -}}
 {{- end -}}
+{{- if and (eq $v.autoscaling.type "keda") (not $v.metrics.serviceMonitor.enabled) -}}
+{{- $problems = append $problems "autoscaling.type=keda counts calls in series that carry the names of a ServiceMonitor: without metrics.serviceMonitor.enabled=true it would never scale" -}}
+{{- end -}}
 {{- if gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas) -}}
 {{- $problems = append $problems "autoscaling.minReplicas is above autoscaling.maxReplicas" -}}
 {{- end -}}
