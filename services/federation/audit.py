@@ -24,7 +24,9 @@ class Audit:
     """Writes the audit log below ``audit/``; what happens inside a run is in the run's journal, with who caused it.
 
     Each life of a coordinator has a folder with entries numbered from 1 without gaps. An entry names the SHA-256 of the
-    one before it, so that none can be changed or taken out unseen.
+    one before it, so that none can be changed or taken out unseen. The first one names the newest entry of the life
+    before (``follows``), so that neither that life's end nor all of it can. The newest entry of all is vouched for by
+    the log alone, which has the SHA-256 of each.
 
     Args:
         store: The coordinator's store.
@@ -34,14 +36,18 @@ class Audit:
         self._store = store
         self._folder = f"audit/{dt.datetime.now(dt.UTC):%Y-%m-%dT%H%M%S}-{secrets.token_hex(4)}"
         self._pool = ThreadPoolExecutor(1, "audit")  # one: entries have an order
-        self._waiting: deque[dict[str, str]] = deque(maxlen=MAX_WAITING)
+        self._waiting: deque[dict[str, str]] = deque()
         self._number, self._previous = 0, ""
+        self._follows: str | None = None
 
     def note(self, actor: str, action: str, subject: str, outcome: str = "done") -> None:
         """Adds an entry; while the store is down it waits, and the log has it."""
         now = dt.datetime.now(dt.UTC).isoformat()
         entry = {"at": now, "actor": actor, "action": action, "subject": subject, "outcome": outcome}
         log.info("audit", **entry)
+        if len(self._waiting) >= MAX_WAITING:
+            log.error("an audit entry is in this log alone: too many wait for the store", entries=MAX_WAITING)
+            return
         self._waiting.append(entry)
         self._pool.submit(self._write)
 
@@ -51,11 +57,21 @@ class Audit:
 
     def _write(self) -> None:
         try:
+            if self._follows is None and self._waiting:
+                self._follows, self._previous = self._life_before()
             while self._waiting:
                 entry = {"number": self._number + 1, **self._waiting[0], "previous": self._previous}
-                data = json.dumps(entry).encode()
-                self._store.put_if_absent(f"{self._folder}/{self._number + 1:09d}.json", data)
+                if not self._number:
+                    entry["follows"] = self._follows
+                data, key = json.dumps(entry).encode(), f"{self._folder}/{self._number + 1:09d}.json"
+                self._store.put_if_absent(key, data)
                 self._number, self._previous = self._number + 1, hashlib.sha256(data).hexdigest()
                 self._waiting.popleft()
+                log.info("audit entry stored", key=key, sha256=self._previous)
         except EoforgeError as error:
             log.warning("audit entries wait for the store", entries=len(self._waiting), error=str(error))
+
+    def _life_before(self) -> tuple[str, str]:
+        """The newest entry that is there, and its SHA-256; empty if there is none."""
+        keys = list(self._store.list("audit"))
+        return (keys[-1], hashlib.sha256(self._store.get(keys[-1])).hexdigest()) if keys else ("", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,43 @@ def test_audit_entries_are_chained_and_wait_for_a_store_that_is_down(tmp_path: P
         (2, "bob", "cancel", "denied"),
     ]
     assert [e["previous"] for e in entries] == ["", hashlib.sha256(written[0]).hexdigest()]
+    assert entries[0]["follows"] == ""
+
+
+def test_the_end_of_a_life_is_vouched_for_by_the_next_one(tmp_path: Path) -> None:
+    """A chain shows what is missing inside it; that its end, or all of it, was cut off, only what comes after does."""
+    store = ObjectStore(str(tmp_path))
+    for operator in ("alice", "bob"):
+        audit = Audit(store)
+        audit._folder = f"audit/of-{operator}"  # named by the second it began, and both began in this one
+        for action in ("create", "cancel"):
+            audit.note(operator, action, "run")
+        audit.close()
+    end = tmp_path / "audit/of-alice/000000002.json"
+    first = json.loads((tmp_path / "audit/of-bob/000000001.json").read_bytes())
+    assert (first["follows"], first["previous"]) == (
+        "audit/of-alice/000000002.json",
+        hashlib.sha256(end.read_bytes()).hexdigest(),
+    )
+    assert "follows" not in json.loads((tmp_path / "audit/of-bob/000000002.json").read_bytes())
+
+
+def test_what_waits_for_a_store_keeps_its_order_when_it_is_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest stay out, and are in the log: to drop the oldest would take out one that is just being written."""
+    monkeypatch.setattr("services.federation.audit.MAX_WAITING", 2)
+    store, go = ObjectStore(str(tmp_path)), threading.Event()
+    original = store.put_if_absent
+
+    def put(key: str, data: bytes) -> bool:
+        assert go.wait(60)
+        return original(key, data)
+
+    store.put_if_absent = put  # type: ignore[method-assign]
+    audit = Audit(store)
+    for subject in ("1", "2", "3"):
+        audit.note("alice", "create", subject)
+    go.set()
+    audit.close()
+    assert [json.loads(path.read_bytes())["subject"] for path in sorted(tmp_path.rglob("*.json"))] == ["1", "2"]
