@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 # malloc_info counts the arenas ("heaps") of the process; each allocating thread would get one of its own.
 PROGRAM = """
-import ctypes, os, sys, tempfile, threading
+import ctypes, sys, threading
 from eoforge.data.memory import bound_arenas
 if sys.argv[1] == "bounded":
     bound_arenas()
@@ -25,23 +26,21 @@ threads = [threading.Thread(target=allocate) for _ in range(8)]
 [t.join() for t in threads]
 libc.fopen.restype, libc.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
 libc.malloc_info.argtypes, libc.fclose.argtypes = [ctypes.c_int, ctypes.c_void_p], [ctypes.c_void_p]
-path = os.path.join(tempfile.mkdtemp(), "info.xml")
-out = libc.fopen(path.encode(), b"w")
+out = libc.fopen(sys.argv[2].encode(), b"w")
 libc.malloc_info(0, out)
 libc.fclose(out)
-print(open(path).read())
 """
 
 
-def arenas(mode: str) -> int:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True)
-    return len(re.findall(r"<heap nr=", done.stdout))
+def arenas(mode: str, info: Path) -> int:
+    subprocess.run([sys.executable, "-c", PROGRAM, mode, str(info)], check=True)
+    return len(re.findall(r"<heap nr=", info.read_text()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc_info")
-def test_two_arenas_however_many_threads() -> None:
-    assert arenas("free") > 2, "without the bound this many threads take more"
-    assert arenas("bounded") <= 2
+def test_two_arenas_however_many_threads(tmp_path: Path) -> None:
+    assert arenas("free", tmp_path / "free.xml") > 2, "without the bound this many threads take more"
+    assert arenas("bounded", tmp_path / "bounded.xml") <= 2
 
 
 TRIM = """
