@@ -12,6 +12,7 @@ import numpy as np
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.data.objects import ObjectStore
 from eoforge.errors import UsageError
+from eoforge.federated.journal import Journal
 from eoforge.federated.objects import Objects, StoredFile
 from eoforge.federated.reduce import Combiner, StoredSource, write_reduction
 from eoforge.federated.rounds import infos
@@ -56,6 +57,10 @@ class RunFiles:
         self._store.put_if_absent(f"runs/{self._run_id}/secret", secrets.token_bytes(SECRET_BYTES))
         return self._store.get(f"runs/{self._run_id}/secret")
 
+    def forget_secret(self) -> None:
+        """Deletes it when no round will be reduced again: whoever had it could take the noise off every model."""
+        self._store.delete(f"runs/{self._run_id}/secret")
+
     def update(self, number: int, silo: str) -> Objects:
         """Where a silo's upload of a round lies."""
         return Objects(self._store, f"{self._round(number)}/{silo}")
@@ -82,13 +87,16 @@ class RunFiles:
     def collect(self, run: pb.Run) -> int:
         """Deletes objects that nothing names: neither the run's state nor a model that stays readable.
 
-        For whoever acts for the run, between its rounds: a reduction under way has files that no event names yet.
+        For whoever acts for the run, between its rounds: a reduction under way has files that no event names yet. A
+        coordinator that was held up in here, until another one took the run, deletes nothing of what that one made.
 
         Returns:
             Number of deleted files.
         """
         kept = list(run.history)[-run.spec.keep_models :]
-        return self.objects.keep({run.initial_model, *run.objects.values(), *(summary.model for summary in kept)})
+        named = {run.initial_model, *run.objects.values(), *(summary.model for summary in kept)}
+        later = Journal(self._store, run.run_id).events
+        return self.objects.keep(named, lambda: all(event.term == run.term for event in later(run.sequence)))
 
     def state(self, run: pb.Run) -> dict[str, StoredFile]:
         """Server tensors by group."""

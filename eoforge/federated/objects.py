@@ -171,10 +171,14 @@ class Objects:
             self._store.copy(source._chunk(chunk), self._chunk(chunk))
         return self.put_manifest(manifest)
 
-    def keep(self, digests: Collection[str]) -> int:
+    def keep(self, digests: Collection[str], still: Callable[[], bool] = lambda: True) -> int:
         """Deletes every object that is not among ``digests``, and chunks that none of these names.
 
         Nobody may be writing objects meanwhile.
+
+        Args:
+            digests: Of what stays.
+            still: Asked when it is known what would go: whether ``digests`` are still all that stays.
 
         Returns:
             Number of deleted files.
@@ -182,6 +186,8 @@ class Objects:
         chunks = {chunk.hex() for digest in digests for chunk in self.manifest(digest).chunks}
         gone = [key for key in self._store.list(f"{self.prefix}/manifests") if key.rsplit("/", 1)[-1] not in digests]
         gone += [key for key in self._store.list(f"{self.prefix}/chunks") if key.rsplit("/", 1)[-1] not in chunks]
+        if not still():
+            return 0
         for key in gone:  # manifests first: a crash must not leave one without its chunks
             self._store.delete(key)
         return len(gone)

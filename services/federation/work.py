@@ -66,6 +66,8 @@ class Work:
 
         A failed run keeps its last rounds, refused updates among them, for whoever asks why.
         """
+        if ended(run):
+            self.files.forget_secret()
         over = ended(run) and run.status != pb.RUN_STATUS_FAILED
         self.files.discard_rounds(run.round.number + 1 - (0 if over else self.retain_rounds))
         self.files.collect(run)
