@@ -17,6 +17,7 @@ import lance
 import numpy as np
 import numpy.typing as npt
 import torch
+from rasterio.io import MemoryFile
 
 from eoforge.bundle import Bundle, write_bundle
 from eoforge.data.bands import GROUPS, MODALITIES, S1_10M, S2_BANDS_10
@@ -141,3 +142,17 @@ def _append(uri: str, pairs: Sequence[PatchPair]) -> TableRef:
     mode = "append" if Path(uri).exists() else "create"
     table = lance.write_dataset(record_batch(pairs), uri, schema=PATCHES, mode=mode)
     return TableRef(uri, table.version)
+
+
+def write_tiff(bands: dict[str, Any], *, names: bool = True, **profile: Any) -> bytes:
+    """A GeoTIFF of bands on one grid."""
+    first = next(iter(bands.values()))
+    height, width = first.shape
+    shape = {"height": height, "width": width, "count": len(bands), "dtype": first.dtype}
+    with MemoryFile() as memory:
+        with memory.open(driver="GTiff", **(shape | profile)) as sink:
+            for i, (name, samples) in enumerate(bands.items(), start=1):
+                sink.write(samples, i)
+                if names:
+                    sink.set_band_description(i, name)
+        return bytes(memory.read())
