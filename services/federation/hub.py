@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
-from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.data.objects import ObjectStore
@@ -24,6 +23,7 @@ from eoforge.federated.spec import RUN_ID
 from eoforge.federated.state import ended
 from services.federation.actor import RunActor
 from services.federation.audit import Audit
+from services.federation.catalogue import Catalogue
 from services.federation.registry import Registry
 from services.federation.settings import FederationSettings
 from services.federation.signals import Signal
@@ -54,7 +54,7 @@ class Hub:
         self.signal = Signal()
         self.io = ThreadPoolExecutor(settings.workers, "io")
         self.compute = ThreadPoolExecutor(COMPUTE_THREADS, "compute")
-        self.audit = Audit(self.store)
+        self.audit, self.catalogue = Audit(self.store), Catalogue(self.store)
         self.actors: dict[str, RunActor] = {}
         self.silos = Registry(self.store, settings.heartbeat_seconds, settings.max_silos, self._poke_all)
         self.draining = False
@@ -117,7 +117,7 @@ class Hub:
             pass  # the name is free: the run is made below
         journal, files = Journal(self.store, run_id), RunFiles(self.store, run_id, self.compute)
         await self.in_thread(files.objects.adopt, self.models, spec.initial_model)
-        await self.in_thread(self.store.put, f"index/{time.time_ns():020d}.{run_id}", b"")
+        await self.in_thread(self.catalogue.add, run_id)
         created = pb.RunEvent(created=pb.Created(run_id=run_id, spec=spec, model=model))
         try:
             await self.in_thread(journal.append, created, creator)
@@ -158,11 +158,6 @@ class Hub:
         if not self._leading:
             holder = self._leadership.holder
             raise LeaseLost(f"this coordinator stands by; {holder or 'no other one'} acts: connect anew")
-
-    def run_ids(self) -> list[str]:
-        """Names of all runs, newest first."""
-        names = (key.split(".", 1)[1] for key in reversed(list(self.store.list("index"))))
-        return list(dict.fromkeys(names))
 
     def lost(self, run_id: str) -> None:
         """Another coordinator acts for the run now."""
@@ -252,29 +247,11 @@ class Hub:
         await self.report(False)
 
     async def _take_free(self) -> None:
-        async for journal in self._unfinished():
+        for journal in await self.in_thread(self.catalogue.unfinished, frozenset(self.actors)):
             try:
                 await self._act(journal)
             except LeaseLost:
                 continue  # another coordinator was faster
-
-    async def _unfinished(self) -> Any:
-        over = {key.removeprefix("ended/") for key in await self.in_thread(lambda: list(self.store.list("ended")))}
-        for run_id in await self.in_thread(self.run_ids):
-            if run_id in self.actors or run_id in over:
-                continue
-            journal = Journal(self.store, run_id)
-            try:
-                await self.in_thread(journal.load)
-            except NotFound:
-                continue  # its creation was cut short
-            except (EoforgeError, json_format.ParseError):
-                log.exception("a run's journal cannot be read; the others go on", run=run_id)
-                continue
-            if ended(journal.run):
-                await self.in_thread(self.store.put, f"ended/{run_id}", b"")
-            else:
-                yield journal
 
     async def _act(self, journal: Journal) -> None:
         await self.in_thread(journal.take, self.instance)

@@ -106,7 +106,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context[Any, Any]) -> pb.ListRunsResponse:
         """See the proto."""
         operator = self._identities.operator()
-        names = await self._hub.in_thread(self._hub.run_ids)
+        names = await self._hub.in_thread(self._hub.catalogue.names)
         start = _after(request.page_token, names)
         size = _page_size(request.page_size)
         found: list[pb.Run] = []
