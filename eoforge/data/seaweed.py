@@ -6,6 +6,7 @@ which Lance commits rely on; not every small S3 server does.
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import shutil
@@ -29,6 +30,9 @@ BUCKET = "eoforge"
 START_TIMEOUT_S = 60.0
 _GRPC_OFFSET = 10_000
 _PORTS = range(11_000, 22_000)  # below the ephemeral range, and so is the gRPC port of each
+# Seconds pass between the choice of a port and its use. Processes that start side by side have neighbouring ids, so
+# each begins to look in a place of its own, and none looks at a port twice.
+_CANDIDATES = itertools.count(os.getpid() * 16)
 _SERVICES = ("s3", "master", "volume", "filer", "admin")
 # The shell kills the server when its standard input closes, which happens however this process ends, kill -9 included.
 _WATCHDOG = '"$@" </dev/null & child=$!; read -r _; kill -9 $child'
@@ -53,8 +57,8 @@ def free_ports(count: int) -> list[int]:
     """Loopback ports that are free now, and whose gRPC neighbour (+10,000) is free too."""
     found: list[int] = []
     while len(found) < count:
-        port = secrets.choice(_PORTS)
-        if port not in found and _is_free(port) and _is_free(port + _GRPC_OFFSET):
+        port = _PORTS[next(_CANDIDATES) % len(_PORTS)]
+        if _is_free(port) and _is_free(port + _GRPC_OFFSET):
             found.append(port)
     return found
 

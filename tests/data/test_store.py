@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from eoforge.data.objects import ObjectStore
+from eoforge.data.seaweed import free_ports
 from eoforge.data.store import TableRef, join, normalise, open_table, storage_options, table_exists, table_to_write
 from eoforge.errors import NotFound, StoreError, UsageError
 
@@ -118,6 +119,12 @@ def test_a_place_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="cannot make the folder"):
         ObjectStore(str(tmp_path / "file" / "store")).put("a", b"")
+
+
+def test_no_port_is_given_twice() -> None:
+    """Nobody listens yet on a port that was given away a moment ago."""
+    given = [port for _ in range(200) for port in free_ports(5)]
+    assert len(set(given)) == 1000
 
 
 def test_the_s3_server_dies_with_its_owner(tmp_path: Path) -> None:
