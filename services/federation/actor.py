@@ -20,6 +20,7 @@ from eoforge.federated.state import ended
 from eoforge.federated.strategy import Strategy
 from eoforge.methods.fl_rs.strategies import make_strategy
 from services.federation import steps, telemetry
+from services.federation.catalogue import Catalogue
 from services.federation.offers import Offers, info_of
 from services.federation.signals import Signal
 from services.federation.tasks import Standing
@@ -39,6 +40,7 @@ class Surroundings(Protocol):
     retain_rounds: int
     signal: Signal
     io: ThreadPoolExecutor
+    catalogue: Catalogue
 
     def there(self, spec: pb.RunSpec) -> tuple[list[pb.Member], list[pb.Member]]:
         """All silos of a run, and those of them that are connected."""
@@ -223,7 +225,10 @@ class RunActor:
                 await self._in_thread(self._journal.snapshot)
 
     async def _clean_up(self) -> None:
-        await self._in_thread(self._long.clean_up, self._copy())
+        run = self._copy()
+        await self._in_thread(self._long.clean_up, run)
+        if ended(run):
+            await self._in_thread(self._hub.catalogue.close, run.run_id)
 
     async def _fail(self, reason: str) -> None:
         failed = pb.StatusChanged(status=pb.RUN_STATUS_FAILED, reason=reason)
@@ -254,6 +259,7 @@ class RunActor:
             return False
         if isinstance(error, StoreError):
             log.warning("store unreachable, will try again", run=self.run.run_id, error=str(error))
+            self._cleaned = False
             self._poke_in(RETRY_SECONDS)
             return False
         reason = str(error)

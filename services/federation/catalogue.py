@@ -11,13 +11,12 @@ from google.protobuf import json_format
 from eoforge.data.objects import ObjectStore
 from eoforge.errors import EoforgeError, NotFound
 from eoforge.federated.journal import Journal
-from eoforge.federated.state import ended
 
 log = structlog.get_logger("coordinator")
 
 
 class Catalogue:
-    """Names of runs below ``index/`` in the order of their creation, and of those that are over below ``ended/``.
+    """Names of runs below ``index/`` in the order of their creation; of those that are over, and cleaned, ``ended/``.
 
     Args:
         store: The coordinator's store.
@@ -35,8 +34,16 @@ class Catalogue:
         names = (key.split(".", 1)[1] for key in reversed(list(self._store.list("index"))))
         return list(dict.fromkeys(names))
 
-    def unfinished(self, known: Collection[str]) -> list[Journal]:
-        """Journals of runs that have not ended, but those that are ``known``."""
+    def close(self, run_id: str) -> None:
+        """Notes that a run has ended and nothing is left to do for it."""
+        self._store.put(f"ended/{run_id}", b"")
+
+    def open(self, known: Collection[str]) -> list[Journal]:
+        """Journals of runs that somebody must act for, but those that are ``known``.
+
+        One that has ended is among them until it is closed: whoever ended it may have died before it deleted the run's
+        secret and what silos sent.
+        """
         over = {key.removeprefix("ended/") for key in self._store.list("ended")}
         found = []
         for run_id in self.names():
@@ -50,8 +57,5 @@ class Catalogue:
             except (EoforgeError, json_format.ParseError):
                 log.exception("a run's journal cannot be read; the others go on", run=run_id)
                 continue
-            if ended(journal.run):
-                self._store.put(f"ended/{run_id}", b"")
-            else:
-                found.append(journal)
+            found.append(journal)
         return found

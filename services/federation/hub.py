@@ -164,7 +164,7 @@ class Hub:
         if self.actors.pop(run_id, None) is not None:
             log.warning("lease lost", run=run_id)
             LEASES_LOST.inc()
-            RUNS.set(self._unfinished_here())
+            self._count()
             self.signal.notify()
 
     # Silos
@@ -247,7 +247,7 @@ class Hub:
         await self.report(False)
 
     async def _take_free(self) -> None:
-        for journal in await self.in_thread(self.catalogue.unfinished, frozenset(self.actors)):
+        for journal in await self.in_thread(self.catalogue.open, frozenset(self.actors)):
             try:
                 await self._act(journal)
             except LeaseLost:
@@ -258,7 +258,7 @@ class Hub:
         run = journal.run
         actor = RunActor(self, journal, RunFiles(self.store, run.run_id, self.compute))
         self.actors[run.run_id] = actor
-        RUNS.set(self._unfinished_here())
+        self._count()
         log.info("acting for run", run=run.run_id, term=run.term, round=run.round.number)
         actor.poke()
         self.signal.notify()
@@ -269,7 +269,10 @@ class Hub:
             if ended(actor.run) and actor.idle and actor.seconds_since_event() > ENDED_SECONDS:
                 actor.stop()
                 del self.actors[run_id]
-        RUNS.set(self._unfinished_here())
+        self._count()
+
+    def _count(self) -> None:
+        RUNS.set(sum(actor.run.status == pb.RUN_STATUS_RUNNING for actor in self.actors.values()))
 
     def _unfinished_here(self) -> int:
         return sum(not ended(actor.run) for actor in self.actors.values())

@@ -12,9 +12,11 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.data.objects import ObjectStore
 from eoforge.errors import EoforgeError, LeaseLost
 from eoforge.federated.journal import Journal
+from eoforge.federated.objects import Objects
 from services._runtime.errors import describe
 from services.federation.hub import Hub
 from services.federation.identity import Identities
+from services.federation.telemetry import RUNS
 from tests.services.federation_world import settings_for
 
 
@@ -70,6 +72,31 @@ def test_one_unreadable_run_or_silo_does_not_keep_a_coordinator_from_starting(tm
         assert sorted(hub.silos.known) == ["b"]
 
     with_hub(tmp_path, use)
+
+
+def test_what_a_coordinator_died_over_after_a_runs_end_is_cleaned_by_the_next(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    journal, event = Journal(store, "run"), created("run")
+    event.created.model = Objects(store, "runs/run/objects").put_manifest(pb.Manifest())
+    journal.append(event, "alice")
+    journal.append(pb.RunEvent(status_changed=pb.StatusChanged(status=pb.RUN_STATUS_CANCELLED)), "alice")
+    for key in ("index/1.run", "runs/run/secret", "runs/run/rounds/000000/a/chunks/00"):
+        store.put(key, b"")
+
+    async def use(hub: Hub) -> None:
+        async with asyncio.timeout(60):
+            while not store.exists("ended/run"):
+                await asyncio.sleep(0.01)
+        assert not store.exists("runs/run/secret")
+        assert not list(store.list("runs/run/rounds"))
+        assert RUNS._value.get() == 0
+
+    with_hub(tmp_path, use)
+
+    async def closed(hub: Hub) -> None:
+        assert not hub.actors, "an ended run is acted for once"
+
+    with_hub(tmp_path, closed)
 
 
 @pytest.mark.parametrize(("gone", "expected"), [([], pb.RUN_STATUS_RUNNING), (["b"], pb.RUN_STATUS_FAILED)])

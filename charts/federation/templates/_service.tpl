@@ -36,7 +36,7 @@ long: .*/(WatchTasks|WatchRun|PutModel|GetModel|Download|PutUpdate)  # streams: 
 {{- end -}}
 
 {{- define "federation.panels" -}}
-- {title: Unfinished runs, unit: short, legend: runs, expr: {{ printf "max(eoforge_federation_runs{%s})" .series | quote }}}
+- {title: Runs under way, unit: short, legend: runs, expr: {{ printf "max(eoforge_federation_runs{%s})" .series | quote }}}
 - {title: Silos connected, unit: short, legend: silos, expr: {{ printf "sum(eoforge_federation_silos_connected{%s})" .series | quote }}}
 - {title: Rounds per hour, unit: short, legend: rounds, expr: {{ printf "sum(increase(eoforge_federation_rounds_total{%s}[1h]))" .series | quote }}}
 - {title: "Answers of silos, by verdict", unit: short, legend: "{{ `{{verdict}}` }}", expr: {{ printf "sum by (verdict) (increase(eoforge_federation_updates_total{%s}[1h]))" .series | quote }}}
