@@ -95,9 +95,7 @@ def run_local(
         raise UsageError(f"unknown pipeline {pipeline!r}; there are {', '.join(PIPELINES)}")
     base = Path(root).absolute()
     base.mkdir(parents=True, exist_ok=True)
-    number = sum(1 for _ in base.glob(f"{pipeline}-*"))
-    folder = base / f"{pipeline}-{number:03d}"
-    folder.mkdir()
+    folder = _new_folder(base, pipeline)
     request = {"pipeline": pipeline, "params": dict(params), "folder": str(folder)}
     (folder / "request.json").write_text(json.dumps(request, indent=2))
     package_root = str(Path(__file__).resolve().parents[1])
@@ -136,6 +134,19 @@ def run_local(
 
 def _paths() -> list[str]:
     return [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+
+
+def _new_folder(base: Path, pipeline: str) -> Path:
+    """The next numbered folder; another run in the same root may take a number first."""
+    number = sum(1 for _ in base.glob(f"{pipeline}-*"))
+    while True:
+        folder = base / f"{pipeline}-{number:03d}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
 
 
 class _FailureReader:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import UsageError
+from eoforge.federated.dp import epsilon_after
 from eoforge.federated.strategy import DELTA, Array, RoundInfo, SiloInfo, Specs, Strategy, UpdateInfo, split_name
 from eoforge.federated.tensorfile import CHUNK_BYTES
 
@@ -95,6 +96,7 @@ def _privacy(spec: pb.RunSpec, strategy: Strategy) -> Iterator[str]:
             yield "differential privacy needs privacy.noise_multiplier above 0"
         if not 0 <= privacy.delta < 1:
             yield f"privacy.delta must be between 0 and 1; got {privacy.delta}"
+        yield from _budget(privacy)
         if strategy.up != (DELTA,) or not strategy.sum_type:
             yield f"differential privacy clips one delta per silo; {strategy.name} sends {', '.join(strategy.up)}"
         if privacy.robust:
@@ -110,6 +112,14 @@ def _privacy(spec: pb.RunSpec, strategy: Strategy) -> Iterator[str]:
             yield f"privacy.byzantine_share must be 0 to below 0.5; got {privacy.byzantine_share}"
     if privacy.secure_aggregation:
         yield from _secure(spec, strategy)
+
+
+def _budget(privacy: pb.PrivacyPolicy) -> Iterator[str]:
+    if not privacy.max_epsilon or not 0 < privacy.noise_multiplier < math.inf or not 0 <= privacy.delta < 1:
+        return
+    first = epsilon_after(1, privacy.noise_multiplier, privacy.delta or DEFAULT_DELTA)
+    if first > privacy.max_epsilon:
+        yield f"privacy.max_epsilon is {privacy.max_epsilon:g}, and one round costs {first:.3g}: add noise, or raise it"
 
 
 def _secure(spec: pb.RunSpec, strategy: Strategy) -> Iterator[str]:

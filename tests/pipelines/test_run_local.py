@@ -10,6 +10,7 @@ import pytest
 from eoforge.errors import DataRefused, EoforgeError, NotFound, UsageError
 from pipelines.run_local import LocalArtifact, LocalRun, main, run_local
 from pipelines.run_local import _FailureReader as FailureReader
+from pipelines.run_local import _new_folder as new_folder
 
 LOG = """\
 10:13:21.054 - INFO - Executing task \x1b[96m'ingest-range'\x1b[0m
@@ -73,6 +74,13 @@ def test_failed_step_is_named_with_its_reason(tmp_path: Path, capsys: pytest.Cap
     given = [f"{name}={value}" for name, value in params.items()]
     assert main(["ingest", "--root", str(tmp_path / "runs"), *given]) == caught.value.exit_code
     assert "error: step plan-ingest" in capsys.readouterr().err
+
+
+def test_two_runs_in_one_root_get_a_folder_each(tmp_path: Path) -> None:
+    taken = [new_folder(tmp_path, "ingest") for _ in range(2)]
+    taken[0].rmdir()  # one folder is left, and its number is the next by counting
+    assert new_folder(tmp_path, "ingest") not in taken
+    assert taken[1].exists()
 
 
 def test_asking_for_an_artifact_that_is_not_there_lists_those_that_are() -> None:

@@ -133,6 +133,10 @@ def test_dp_at_the_server_clips_and_reports_epsilon(served: Running, tmp_path: P
             "scaffold",
         ),
         ({"privacy": {"max_epsilon": 3}}, "max_epsilon"),
+        (
+            {"privacy": {"dp": pb.DP_MODE_SERVER, "clip_norm": 1, "noise_multiplier": 1, "max_epsilon": 0.5}},
+            "one round costs 4.73",
+        ),
         ({"policy": {"quorum": 5}}, "quorum"),
         ({"policy": {"rounds": 0}}, "rounds"),
         ({"policy": {"target_metric": "f1"}}, "evaluate_every"),
