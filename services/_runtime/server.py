@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MIGRATION_THREADS = 4
 """Threads for generated handlers that are not coroutines (gRPC's reflection has some)."""
+LOOKAHEAD_BYTES = 2 << 20
+"""What a stream may send before it is read: 40 MB/s over a line of 50 ms."""
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 20_000
 """A caller that was cut off without a word counts as gone after these: gRPC's own two hours would keep its streams."""
 
@@ -107,6 +109,9 @@ class Server:
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
             ("grpc.so_reuseport", 0),
+            # A stream reads so far ahead and no further: on a fast line gRPC would take many times that.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
             # Silos keep a stream open for hours; their pings keep load balancers from cutting it.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),

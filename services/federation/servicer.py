@@ -26,7 +26,7 @@ from services.federation.estimate import estimate
 from services.federation.hub import Hub
 from services.federation.identity import Identities, may_steer
 from services.federation.telemetry import BYTES
-from services.federation.uploads import Uploads
+from services.federation.uploads import Uploads, pieces
 
 DEFAULT_PAGE, MAX_PAGE = 50, 1000
 MAX_HISTORY, MAX_HISTORY_BYTES = 100, 1 << 20
@@ -62,19 +62,14 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     ) -> pb.PutModelResponse:
         """See the proto."""
         self._identities.operator()
-        first = await anext(aiter(requests), None)
+        first = await anext(requests, None)
         if first is None or not first.HasField("manifest"):
             raise UsageError("the first message of a model must hold its manifest")
         check_manifest(first.manifest, self._hub.settings.max_model_bytes)
-
-        async def chunks() -> AsyncIterator[pb.Chunk]:
-            if first.HasField("chunk"):
-                yield first.chunk
-            async for request in requests:
-                yield request.chunk
-
-        digest = digest_of(first.manifest)
-        stored = await self._uploads.receive(self._objects, first.manifest, digest, chunks(), None)
+        manifest = pb.Manifest.FromString(first.manifest.SerializeToString())
+        chunks = pieces(first, requests)
+        del first
+        stored = await self._uploads.receive(self._objects, manifest, digest_of(manifest), chunks, None)
         return pb.PutModelResponse(stored=stored)
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context[Any, Any]) -> pb.CreateRunResponse:

@@ -25,7 +25,7 @@ from services.federation.identity import Identities
 from services.federation.tasks import Due, due
 from services.federation.telemetry import BYTES, UPDATES
 from services.federation.updates import Updates, dropped, verdict
-from services.federation.uploads import Uploads
+from services.federation.uploads import Uploads, pieces
 
 MAX_LIST = 64
 MAX_TEXT = 200
@@ -142,7 +142,9 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
                 raise UsageError(f"chunk {index} of {len(manifest.chunks)}: count from 0")
             data = await self._hub.in_thread(objects.chunk, manifest.chunks[index])
             BYTES.labels("down").inc(len(data))
-            yield with_chunk(pb.DownloadResponse(), index, data)
+            message = with_chunk(pb.DownloadResponse(), index, data)
+            del data  # while it is sent there is one copy
+            yield message
 
     async def PrepareUpdate(
         self, request: pb.PrepareUpdateRequest, context: Context[Any, Any]
@@ -158,22 +160,18 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
     ) -> pb.PutUpdateResponse:
         """See the proto."""
         silo = self._identities.silo(context)
-        first = await anext(aiter(requests), None)
+        first = await anext(requests, None)
         if first is None:
             raise UsageError("expected chunks; the stream is empty")
         actor = await self._actor(first.run_id, silo)
         self._updates.check_wanted(actor.run, first.round, silo)
         objects = actor.files.update(first.round, silo)
-        manifest = await self._hub.in_thread(objects.manifest, first.digest)
-
-        async def chunks() -> AsyncIterator[pb.Chunk]:
-            if first.HasField("chunk"):
-                yield first.chunk
-            async for request in requests:
-                yield request.chunk
-
+        digest = first.digest
+        manifest = await self._hub.in_thread(objects.manifest, digest)
+        chunks = pieces(first, requests)
+        del first
         squares = privacy.needs_norms(actor.run.spec)
-        stored = await self._uploads.receive(objects, manifest, first.digest, chunks(), squares)
+        stored = await self._uploads.receive(objects, manifest, digest, chunks, squares)
         self._hub.silos.hear(silo, "uploading")
         return pb.PutUpdateResponse(stored=stored)
 

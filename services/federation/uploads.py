@@ -17,14 +17,32 @@ from eoforge.federated.tensorfile import Layout, chunk_span
 from services._runtime.errors import Overloaded
 from services.federation.telemetry import BYTES
 
-AHEAD = 2
-"""Chunks of one stream that are being stored while the next one arrives."""
+STORING = 8
+"""Chunks that are being stored at the same time, over all streams: enough for the threads and the disk, and memory does
+not grow with the silos that send."""
 MAX_STREAMS = 4
 """Streams of one silo at the same time: one, and some that it lost and that are not known to be dead yet."""
 MAX_REMEMBERED = 1024
 RETRY_SECONDS = 1.0
 
 Run = Callable[..., Any]
+
+
+async def pieces(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[tuple[int, bytes]]:
+    """Position and bytes of each chunk of a stream; no message outlives the step that takes its bytes.
+
+    Args:
+        first: The stream's first message, which may come without a chunk; its caller should let go of it.
+        rest: The others.
+    """
+    message = first if first.HasField("chunk") else await anext(rest, None)
+    del first
+    while message is not None:
+        index, data = message.chunk.index, message.chunk.data  # reading ``data`` copies it
+        del message
+        yield index, data
+        del data
+        message = await anext(rest, None)
 
 
 @dataclass
@@ -47,6 +65,7 @@ class Uploads:
     def __init__(self, in_thread: Run, most: int) -> None:
         self._in_thread, self._most, self._active = in_thread, most, 0
         self._streams: Counter[str] = Counter()
+        self._storing = asyncio.Semaphore(STORING)
         self._seen: OrderedDict[str, _Seen] = OrderedDict()  # one a silo: what it sends may have a long header
 
     async def receive(
@@ -54,7 +73,7 @@ class Uploads:
         objects: Objects,
         manifest: pb.Manifest,
         digest: str,
-        chunks: AsyncIterator[pb.Chunk],
+        chunks: AsyncIterator[tuple[int, bytes]],
         squares: bool | None,
     ) -> int:
         """Stores the chunks of one stream and returns how many there were; all are stored when it returns.
@@ -63,7 +82,7 @@ class Uploads:
             objects: Where they go.
             manifest: What they must be.
             digest: Of the manifest.
-            chunks: The stream.
+            chunks: The stream, see :func:`pieces`.
             squares: Whether the norm will be needed; None if the elements are not to be looked at.
 
         Raises:
@@ -81,18 +100,20 @@ class Uploads:
         running: set[asyncio.Future[None]] = set()
         stored = 0
         try:
-            async for chunk in chunks:
-                if chunk.index >= len(manifest.chunks):
-                    raise UsageError(f"chunk {chunk.index} of {len(manifest.chunks)}: count from 0")
-                first, last = chunk_span(chunk.index, manifest.length)
-                if len(chunk.data) != last - first:
-                    raise LimitExceeded(f"chunk {chunk.index} must have {last - first} bytes; got {len(chunk.data)}")
-                if len(running) >= AHEAD:
-                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()
-                work = self._in_thread(self._store, objects, manifest, digest, chunk.index, chunk.data, squares)
-                running.add(asyncio.ensure_future(work))
+            async for index, data in chunks:
+                if index >= len(manifest.chunks):
+                    raise UsageError(f"chunk {index} of {len(manifest.chunks)}: count from 0")
+                first, last = chunk_span(index, manifest.length)
+                if len(data) != last - first:
+                    raise LimitExceeded(f"chunk {index} must have {last - first} bytes; got {len(data)}")
+                for task in [task for task in running if task.done()]:
+                    running.remove(task)
+                    task.result()
+                await self._storing.acquire()
+                work = self._in_thread(self._store, objects, manifest, digest, index, data, squares)
+                running.add(task := asyncio.ensure_future(work))
+                task.add_done_callback(lambda _: self._storing.release())
+                del data  # or the next wait would hold a chunk of every stream
                 stored += 1
             await asyncio.gather(*running)
         finally:

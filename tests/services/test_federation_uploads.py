@@ -14,10 +14,10 @@ import pytest
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.data.objects import ObjectStore
 from eoforge.federated.objects import Objects, digest_of
-from eoforge.federated.tensorfile import write_file
+from eoforge.federated.tensorfile import CHUNK_BYTES, write_file
 from eoforge.federated.transfer import file_manifest
 from services._runtime.errors import Overloaded
-from services.federation.uploads import MAX_STREAMS, Uploads
+from services.federation.uploads import MAX_STREAMS, STORING, Uploads, pieces
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -29,10 +29,10 @@ def test_one_silo_does_not_take_all_places(tmp_path: Path) -> None:
         uploads, store = Uploads(in_thread, 64), ObjectStore(str(tmp_path))
         hold = asyncio.Event()
 
-        async def slow() -> AsyncIterator[pb.Chunk]:
+        async def slow() -> AsyncIterator[tuple[int, bytes]]:
             await hold.wait()
             for _ in ():
-                yield pb.Chunk()
+                yield 0, b""
 
         def begin(silo: str, run: int = 0) -> asyncio.Task[int]:
             objects = Objects(store, f"runs/r{run}/rounds/000001/{silo}")
@@ -49,6 +49,43 @@ def test_one_silo_does_not_take_all_places(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_however_many_silos_send_few_chunks_are_in_memory(tmp_path: Path) -> None:
+    async def main() -> None:
+        store, gate = ObjectStore(str(tmp_path)), asyncio.Event()
+        now, most = 0, 0
+
+        async def held(*_: Any) -> None:
+            nonlocal now, most
+            now, most = now + 1, max(most, now + 1)
+            await gate.wait()
+            now -= 1
+
+        async def messages(count: int) -> AsyncIterator[pb.PutUpdateRequest]:
+            for index in range(count):
+                yield pb.PutUpdateRequest(chunk=pb.Chunk(index=index, data=bytes(CHUNK_BYTES)))
+
+        uploads, sent = Uploads(held, 64), pb.Manifest(length=2 * CHUNK_BYTES, chunks=[bytes(32)] * 2)
+        streams = [
+            asyncio.create_task(
+                uploads.receive(
+                    Objects(store, f"runs/r/rounds/000001/s{silo}"),
+                    sent,
+                    digest_of(sent),
+                    pieces(pb.PutUpdateRequest(), messages(2)),
+                    False,
+                )
+            )
+            for silo in range(STORING)
+        ]
+        while now < STORING:
+            await asyncio.sleep(0)
+        gate.set()
+        assert await asyncio.gather(*streams) == [2] * STORING
+        assert most == STORING
+
+    asyncio.run(main())
+
+
 def test_of_what_a_silo_sends_only_the_newest_is_remembered(tmp_path: Path) -> None:
     async def main() -> None:
         uploads, store = Uploads(in_thread, 64), ObjectStore(str(tmp_path / "store"))
@@ -59,8 +96,8 @@ def test_of_what_a_silo_sends_only_the_newest_is_remembered(tmp_path: Path) -> N
             manifest, data = file_manifest(str(path)), path.read_bytes()
             assert hashlib.sha256(data).digest() == manifest.chunks[0]
 
-            async def chunks(data: bytes = data) -> AsyncIterator[pb.Chunk]:
-                yield pb.Chunk(index=0, data=data)
+            async def chunks(data: bytes = data) -> AsyncIterator[tuple[int, bytes]]:
+                yield 0, data
 
             await uploads.receive(objects, manifest, digest_of(manifest), chunks(), True)
             assert uploads.facts(objects, manifest, digest_of(manifest), True)[0].squares == 4 * value**2
