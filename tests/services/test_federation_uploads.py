@@ -51,12 +51,14 @@ def test_one_silo_does_not_take_all_places(tmp_path: Path) -> None:
 
 def test_however_many_silos_send_few_chunks_are_in_memory(tmp_path: Path) -> None:
     async def main() -> None:
-        store, gate = ObjectStore(str(tmp_path)), asyncio.Event()
+        store, full, gate = ObjectStore(str(tmp_path)), asyncio.Event(), asyncio.Event()
         now, most = 0, 0
 
         async def held(*_: Any) -> None:
             nonlocal now, most
             now, most = now + 1, max(most, now + 1)
+            if now == STORING:
+                full.set()
             await gate.wait()
             now -= 1
 
@@ -77,8 +79,8 @@ def test_however_many_silos_send_few_chunks_are_in_memory(tmp_path: Path) -> Non
             )
             for silo in range(STORING)
         ]
-        while now < STORING:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            await full.wait()
         gate.set()
         assert await asyncio.gather(*streams) == [2] * STORING
         assert most == STORING
