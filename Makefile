@@ -56,7 +56,7 @@ images:          ## build the images with podman or docker (IMAGES_ARGS=--debian
 	$(PYTHON) -m scripts.images $(IMAGES_ARGS)
 
 podman: env      ## run the charts' own pods from the images and ask them from outside
-	$(BIN)/python -m scripts.podman_services
+	$(BIN)/python -m scripts.podman.services
 
 lock: env        ## recompile requirements/*.txt from pyproject.toml
 	$(BIN)/python -m scripts.lock

@@ -25,9 +25,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eoforge.data.objects import ObjectStore
-from eoforge.data.store import TableRef, join, normalise, open_table
 from eoforge.errors import BundleError, ConflictError, LimitExceeded, NotFound, StoreError, UsageError
+from eoforge.storage.addresses import TableRef, join, normalise, open_table
+from eoforge.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from torch import Tensor

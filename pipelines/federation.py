@@ -58,8 +58,8 @@ def federate(
         RemoteError: The coordinator refuses, or stays away.
     """
     from eoforge.api.federation.v1 import federation_pb2 as pb
-    from eoforge.client_federation import FederationClient
-    from eoforge.methods.fl_rs.launch import prepare, upload_model
+    from eoforge.client.federation import FederationClient
+    from eoforge.methods.federated_launch import prepare, upload_model
 
     spec, model, roles = prepare(method, preset, overrides, None, statistics)
     spec.policy.min_silos, spec.policy.quorum, spec.policy.evaluate_every = min_silos, quorum, evaluate_every

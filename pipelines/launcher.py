@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from eoforge import errors
 from eoforge.bundle import code_revision, load_bundle
-from eoforge.data.store import TableRef, join, open_table
 from eoforge.errors import EoforgeError, UsageError
+from eoforge.storage.addresses import TableRef, join, open_table
 from pipelines.settings import IMAGE, SERVICE_ACCOUNT, TRAINING_RUNTIME
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eoforge.bundle import load_bundle
-from eoforge.data.store import TableRef, open_table
+from eoforge.storage.addresses import TableRef, open_table
 
 if TYPE_CHECKING:
     from eoforge.bundle import Bundle

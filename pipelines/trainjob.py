@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import stamina
 
 from eoforge.bundle import MANIFEST, load_bundle
-from eoforge.data.objects import ObjectStore
-from eoforge.data.store import join
 from eoforge.errors import ConflictError, EoforgeError, NotFound
+from eoforge.storage.addresses import join
+from eoforge.storage.objects import ObjectStore
 from pipelines.launcher import TAIL_LINES, ClusterOptions, TrainingJob, training_error
 from pipelines.settings import CA_CONFIG_MAP, CA_FOLDER, GPU_RESOURCE, RUNTIME_KIND, USER_ID
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from eoforge.data.seaweed import SeaweedEnv
+    from eoforge.storage.seaweed import SeaweedEnv
 
 # A busy machine is no failure: an example may take as long as it takes, the suite has its own limit.
 settings.register_profile("eoforge", deadline=None)
@@ -39,7 +39,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedEnv]:
     """A real S3 server for the whole run (SeaweedFS, on free loopback ports, with a random secret)."""
-    from eoforge.data.seaweed import seaweedfs  # here: tests/kernels run on machines that have torch and pytest only
+    from eoforge.storage.seaweed import seaweedfs  # here: tests/kernels run on machines that have torch and pytest only
 
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server

@@ -24,10 +24,11 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from eoforge.codec import bounded, streams
-from eoforge.codec.config import CodecConfig
+from eoforge.codec.bounded import streams as bounded
 from eoforge.codec.container import MIN_TILE, Kind, Limits, inspect
-from eoforge.codec.model import Codec
+from eoforge.codec.learned import streams
+from eoforge.codec.learned.config import CodecConfig
+from eoforge.codec.learned.model import Codec
 from eoforge.codec.raster import Georeference, Raster, factor_of, grid_shape
 from eoforge.errors import EoforgeError
 

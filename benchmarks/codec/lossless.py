@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.codec.peers import LOSSLESS
 from benchmarks.codec.samples import kinds, pairs_of, rasters
-from eoforge.codec.bounded import compress_bounded, decompress
+from eoforge.codec.bounded.streams import compress_bounded, decompress
 from eoforge.codec.raster import Raster
 
 ERRORS = {"s2": (0.0, 1.0, 5.0, 20.0, 100.0), "s1": (0.0, 0.01, 0.1, 0.5)}

@@ -85,7 +85,7 @@ def prepare(folder: Path, sides: list[int]) -> None:
 def batch(size: int) -> None:
     """Compresses and decompresses a batch of patches, in this process."""
     from benchmarks.codec.samples import batch_of, pairs_of, rasters
-    from eoforge.codec.model import Codec
+    from eoforge.codec.learned.model import Codec
     from eoforge.methods.rs_jcif.config import Config
 
     config = Config.tiny()

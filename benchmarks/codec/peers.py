@@ -9,8 +9,8 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
+from eoforge.codec.learned.rate import psnr
 from eoforge.codec.raster import Raster
-from eoforge.codec.rate import psnr
 
 Coded = dict[str, bytes]
 _STEPS = 12

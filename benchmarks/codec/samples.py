@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from eoforge.bundle import Bundle, write_bundle
-from eoforge.codec.model import Codec
+from eoforge.codec.learned.model import Codec
 from eoforge.codec.raster import Raster, from_pair
+from eoforge.data.archives.folders import open_archive
 from eoforge.data.bands import GROUPS
-from eoforge.data.batch import PatchBatch
-from eoforge.data.reben import open_archive
+from eoforge.data.loading.batch import PatchBatch
 from eoforge.data.records import PatchPair
-from eoforge.data.synthetic import synthetic_pairs
+from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.methods.rs_jcif.config import Compression, Config
 from eoforge.methods.rs_jcif.method import COMPRESSION, RsJcifMethod
 

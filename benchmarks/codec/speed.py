@@ -20,14 +20,14 @@ import torch
 
 from benchmarks.codec.peers import PEERS
 from benchmarks.codec.samples import batch_of, best_seconds, kinds, pairs_of, rasters
-from eoforge.codec import pieces
-from eoforge.codec.config import CodecConfig
 from eoforge.codec.container import LIMITS, unpack
 from eoforge.codec.entropy import Decoder, Encoder
-from eoforge.codec.model import Codec
+from eoforge.codec.learned import pieces
+from eoforge.codec.learned.config import CodecConfig
+from eoforge.codec.learned.model import Codec
+from eoforge.codec.learned.rate import psnr
+from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import Raster
-from eoforge.codec.rate import psnr
-from eoforge.codec.streams import stored_codes
 
 BATCHES = (1, 32)
 

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from eoforge.data.archives.folders import EXTENSIONS, open_archive, path_of
+from eoforge.data.archives.validate import REFERENCE_MAP
 from eoforge.data.bands import S1_BANDS, S2_BANDS
-from eoforge.data.ingest import commit_ingest, finish_table, ingest_shards, plan_ingest
-from eoforge.data.reben import EXTENSIONS, open_archive, path_of
-from eoforge.data.synthetic import generate_archive
-from eoforge.data.validate import REFERENCE_MAP
+from eoforge.data.ingest.run import commit_ingest, finish_table, ingest_shards, plan_ingest
+from eoforge.data.synthetic.archive import generate_archive
 
 _MAP_BYTES = 1 << 40
 _COMMIT_EVERY = 1000

@@ -20,14 +20,14 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eoforge.data.metadata import MAIN_FILE, SNOW_CLOUD_FILE
-from eoforge.data.reben import MAP_FOLDER, S1_FOLDER, S2_FOLDER
-from eoforge.data.synthetic import generate_archive
+from eoforge.data.archives.folders import MAP_FOLDER, S1_FOLDER, S2_FOLDER
+from eoforge.data.archives.metadata import MAIN_FILE, SNOW_CLOUD_FILE
+from eoforge.data.synthetic.archive import generate_archive
 
 _SAMPLE_S = 0.02
 _PROGRAM = """
 import sys
-from eoforge.data.ingest import ingest
+from eoforge.data.ingest.run import ingest
 if __name__ == "__main__":
     print(ingest(sys.argv[1], sys.argv[2], workers=int(sys.argv[3])).added)
 """

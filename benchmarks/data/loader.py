@@ -34,13 +34,13 @@ from torch.nn import functional
 
 from benchmarks.data.read_archive import measure
 from eoforge.data.bands import GROUPS, S1_BANDS, S2_BANDS
-from eoforge.data.loader import PatchBatch, PatchLoader
-from eoforge.data.prepare import Prepare
+from eoforge.data.loading.loader import PatchBatch, PatchLoader
+from eoforge.data.loading.prepare import Prepare
 from eoforge.data.records import PatchPair, record_batch
-from eoforge.data.schema import PATCHES
-from eoforge.data.seaweed import seaweedfs
-from eoforge.data.store import storage_options
-from eoforge.data.synthetic import synthetic_pairs
+from eoforge.data.synthetic.archive import synthetic_pairs
+from eoforge.data.tables.schema import PATCHES
+from eoforge.storage.addresses import storage_options
+from eoforge.storage.seaweed import seaweedfs
 
 BANDS = (*S1_BANDS, *S2_BANDS)
 MEAN, STD = np.full(len(BANDS), 900.0, np.float32), np.full(len(BANDS), 800.0, np.float32)

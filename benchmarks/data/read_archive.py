@@ -19,10 +19,10 @@ from typing import Any
 
 import rasterio
 
-from eoforge.data.geotiff import read_geotiff
-from eoforge.data.reben import ALL_FILES, EXTENSIONS, open_archive, path_of
+from eoforge.data.archives.folders import ALL_FILES, EXTENSIONS, open_archive, path_of
+from eoforge.data.archives.geotiff import read_geotiff
 from eoforge.data.records import PatchMeta, record_batch
-from eoforge.data.synthetic import generate_archive
+from eoforge.data.synthetic.archive import generate_archive
 
 BATCH_ROWS = 64
 

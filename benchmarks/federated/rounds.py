@@ -30,9 +30,9 @@ import numpy as np
 
 from benchmarks.federated.world import Coordinator, certificates, idle_silo, options, write_model
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.client_federation import FederationClient
-from eoforge.federated.tensorfile import CHUNK_BYTES
+from eoforge.client.federation import FederationClient
 from eoforge.logs import configure_logs
+from eoforge.storage.tensorfile import CHUNK_BYTES
 
 WARM_UP = 1
 DEADLINE_S = 60

@@ -30,12 +30,12 @@ import numpy as np
 
 from benchmarks.federated.world import Coordinator, certificates, options
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.client_federation import FederationClient
-from eoforge.client_silo import SiloClient
-from eoforge.federated.silo import Silo
+from eoforge.client.federation import FederationClient
+from eoforge.client.silo import SiloClient
+from eoforge.federated.silo.silo import Silo
 from eoforge.federated.strategy import LocalResult, Task
-from eoforge.federated.tensorfile import write_file
 from eoforge.logs import configure_logs
+from eoforge.storage.tensorfile import write_file
 
 ELEMENTS = 1 << 18
 MODEL_MB = 4 * ELEMENTS / 1e6

@@ -22,14 +22,14 @@ import numpy as np
 import psutil
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.client_base import RemoteError
-from eoforge.client_federation_base import transient
-from eoforge.client_silo import SiloClient
+from eoforge.client.base import RemoteError
+from eoforge.client.federation_base import transient
+from eoforge.client.silo import SiloClient
 from eoforge.federated.ca import Authority
-from eoforge.federated.objects import digest_of
-from eoforge.federated.tensorfile import write_file
-from eoforge.federated.transfer import check_chunk, file_chunks, file_manifest
+from eoforge.federated.store.objects import digest_of
 from eoforge.logs import configure_logs
+from eoforge.storage.chunks import check_chunk, file_chunks, file_manifest
+from eoforge.storage.tensorfile import write_file
 
 AWAY_S = 0.02
 """Pause of a silo while the coordinator is down: short, because what follows is measured."""

@@ -19,10 +19,10 @@ import lance
 import pyarrow as pa
 
 from eoforge.data.records import record_batch
-from eoforge.data.store import TableRef
-from eoforge.data.synthetic import synthetic_pairs
+from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.methods import get_method
-from eoforge.methods.evaluate import measure
+from eoforge.methods.evaluation.retrieval import measure
+from eoforge.storage.addresses import TableRef
 
 MEASURES = ("partner_recall@10", "map_jaccard50_archive@10", "map_jaccard50_retrieved@10")
 SYSTEMS = ("trained", "untrained", "random")

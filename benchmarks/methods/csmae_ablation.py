@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from eoforge.data.store import TableRef
 from eoforge.methods import get_method
-from eoforge.methods.evaluate import EMBEDDING, TRAINED, UNTRAINED, Evaluation, measure
+from eoforge.methods.evaluation.retrieval import EMBEDDING, TRAINED, UNTRAINED, Evaluation, measure
+from eoforge.storage.addresses import TableRef
 
 K = 10
 MEASURES = (f"f1_of_means@{K}", f"partner_recall@{K}", f"map_jaccard50_archive@{K}")

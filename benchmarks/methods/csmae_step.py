@@ -158,7 +158,7 @@ def measure(
 
 def measure_from_lance(settings: Settings, device: torch.device, pairs: int, data: str) -> dict[str, Any]:
     """Pairs per second of one epoch that reads and steps, by the fastest path of the device."""
-    from eoforge.data.loader import PatchLoader
+    from eoforge.data.loading.loader import PatchLoader
 
     grids = {
         m: NativeGrids.build(bands, [0.0] * len(bands), [1e3] * len(bands), device)

@@ -33,9 +33,8 @@ from scipy import stats  # type: ignore[import-untyped]  # scipy ships no types
 
 from benchmarks.methods.cross_modal import synthetic_table
 from eoforge.bundle import Bundle
-from eoforge.codec.model import Codec
-from eoforge.data.store import TableRef
-from eoforge.methods.evaluate import GALLERY_SPLIT, QUERY_SPLIT
+from eoforge.codec.learned.model import Codec
+from eoforge.methods.evaluation.retrieval import GALLERY_SPLIT, QUERY_SPLIT
 from eoforge.methods.rs_jcif.baselines import bits_ratio
 from eoforge.methods.rs_jcif.config import Config
 from eoforge.methods.rs_jcif.evaluate import ladder, measure_baselines
@@ -43,6 +42,7 @@ from eoforge.methods.rs_jcif.method import METHOD, load_codec
 from eoforge.methods.rs_jcif.paths import coder_of, codes_of, maps, query_paths
 from eoforge.methods.rs_jcif.report import compression_html
 from eoforge.methods.rs_jcif.split import Split, read_split
+from eoforge.storage.addresses import TableRef
 
 MAP_TOLERANCE = 0.01
 """The issue's one mAP point, for the first claim."""

@@ -22,10 +22,10 @@ import pyarrow as pa
 from benchmarks.services.calls import one_by_one, percentiles, process_of, together
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
-from eoforge.data.schema import METADATA_FIELDS
-from eoforge.data.store import TableRef
+from eoforge.data.tables.schema import METADATA_FIELDS
 from eoforge.index.catalog import IndexSnapshot, SearchFilter
 from eoforge.index.info import IndexInfo
+from eoforge.storage.addresses import TableRef
 
 PATCHES, BITS, K = 549_488, 128, 10
 SEQUENTIAL = 300

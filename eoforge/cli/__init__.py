@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from eoforge.cli import output
-from eoforge.cli.compression import register_compression
-from eoforge.cli.federate import federate_app
+from eoforge.cli.compression.commands import register_compression
+from eoforge.cli.federate.commands import federate_app
 from eoforge.cli.output import Json
 from eoforge.cli.search import register_search
 from eoforge.errors import EoforgeError, StoreError, UsageError
@@ -52,7 +52,7 @@ def synth(
     json: Json = False,
 ) -> None:
     """Write a synthetic archive in the official reBEN layout."""
-    from eoforge.data.synthetic import generate_archive
+    from eoforge.data.synthetic.archive import generate_archive
 
     output.emit(generate_archive(out, patches, seed, workers=workers), title="synthetic archive")
 
@@ -66,8 +66,8 @@ def ingest(
     json: Json = False,
 ) -> None:
     """Ingest an archive into a Lance table, exactly once; run it again after any interruption."""
-    from eoforge.data.ingest import ingest as run
-    from eoforge.data.ingest import require_some_taken
+    from eoforge.data.ingest.run import ingest as run
+    from eoforge.data.ingest.run import require_some_taken
 
     summary = run(archive, table, workers=workers, strict=strict)
     output.emit(summary, title="ingested")
@@ -85,8 +85,8 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a method and write a run bundle; an interrupted run resumes where it stopped."""
-    from eoforge.data.store import TableRef
     from eoforge.methods import get_method
+    from eoforge.storage.addresses import TableRef
 
     chosen = get_method(method)
     settings = chosen.config(preset, _pairs(overrides or []), str(config) if config else None)
@@ -106,8 +106,8 @@ def evaluate(
 ) -> None:
     """Evaluate a bundle: retrieval in four directions against random codes and the untrained network."""
     from eoforge.bundle import load_bundle
-    from eoforge.data.store import TableRef
-    from eoforge.methods.evaluate import evaluate as run
+    from eoforge.methods.evaluation.retrieval import evaluate as run
+    from eoforge.storage.addresses import TableRef
 
     output.emit(run(load_bundle(bundle), TableRef.parse(data), k=k, out=out), title="evaluation")
 
@@ -121,9 +121,9 @@ def index(
 ) -> None:
     """Encode every patch of a table into binary codes, exactly once."""
     from eoforge.bundle import load_bundle
-    from eoforge.data.store import TableRef
     from eoforge.index.build import build_index
     from eoforge.methods import get_method
+    from eoforge.storage.addresses import TableRef
 
     made = load_bundle(bundle)
     encoder = get_method(str(made.config["method"])).load(made)
@@ -193,7 +193,7 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Probe this machine and, if named, an object store: credentials, racing conditional PUTs, range reads."""
-    from eoforge.data.doctor import probe_machine, probe_store
+    from eoforge.storage.doctor import probe_machine, probe_store
 
     checks = probe_machine() + (probe_store(uri) if uri else [])
     output.emit_rows([output.as_dict(c) for c in checks], title="doctor")
@@ -216,7 +216,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Run the main job end to end: archive, table, trained model, index, running service, answered queries, report."""
-    from eoforge.cli.demo import run_demo
+    from eoforge.cli.demo.run import run_demo
 
     result = run_demo(
         out,

@@ -13,13 +13,13 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.codec import bounded
+from eoforge.codec.bounded import streams as bounded
 from eoforge.codec.container import DIGEST_BYTES, LIMITS, Header, Kind, Limits, inspect
-from eoforge.codec.model import Codec
+from eoforge.codec.learned.model import Codec
+from eoforge.codec.learned.rate import pick_quality
+from eoforge.codec.learned.streams import decompress_blocks, stored_codes, write
 from eoforge.codec.parts import Stream
 from eoforge.codec.raster import Raster
-from eoforge.codec.rate import pick_quality
-from eoforge.codec.streams import decompress_blocks, stored_codes, write
 from eoforge.codec.tiles import Block, Source
 from eoforge.errors import DataRefused, NotFound, UsageError
 

@@ -19,7 +19,7 @@ from eoforge.errors import DataRefused, UsageError
 from eoforge.geo.footprint import footprint
 
 if TYPE_CHECKING:  # bounded streams are read without torch and Lance
-    from eoforge.data.batch import PatchBatch
+    from eoforge.data.loading.batch import PatchBatch
     from eoforge.data.records import PatchPair
 
 BASE_METRES = 10

@@ -20,7 +20,7 @@ import pyarrow as pa
 from eoforge.data.bands import GROUPS
 from eoforge.data.labels import mask_of
 from eoforge.data.names import parse_patch_id, parse_s1_name
-from eoforge.data.schema import PATCHES
+from eoforge.data.tables.schema import PATCHES
 from eoforge.geo.footprint import footprint, lonlat_bounds
 
 
@@ -146,7 +146,7 @@ def _bytes(array: npt.NDArray[np.generic], dtype: str) -> memoryview:
 
 
 def record_batch(pairs: Sequence[PatchPair]) -> pa.RecordBatch:
-    """Pairs as rows of :data:`eoforge.data.schema.PATCHES`, with the derived columns filled in.
+    """Pairs as rows of :data:`eoforge.data.tables.schema.PATCHES`, with the derived columns filled in.
 
     Raises:
         DataRefused: A name or label is malformed (validated pairs never are).

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from eoforge.errors import ConflictError, NotFound, UsageError
-from eoforge.federated.spec import SILO_ID
+from eoforge.federated.run.spec import SILO_ID
 
 Role = Literal["silo", "operator", "server"]
 TRUST_DOMAIN = "spiffe://eoforge/"

@@ -10,7 +10,7 @@ import numpy as np
 
 from eoforge.errors import DataRefused, LimitExceeded
 from eoforge.federated.strategy import Specs
-from eoforge.federated.tensorfile import Layout, chunk_span
+from eoforge.storage.tensorfile import Layout, chunk_span
 
 MAX_NUMBERS, MAX_NAME = 1000, 200
 NORM_BLOCK = 1 << 16

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.errors import UsageError
-from eoforge.federated.objects import Objects, StoredFile
+from eoforge.federated.store.objects import Objects, StoredFile
 from eoforge.federated.strategy import Add, Array, Output, Reduction, Source, Specs, name_of, split_name
-from eoforge.federated.tensorfile import Layout
+from eoforge.storage.tensorfile import Layout
 
 Sum = npt.NDArray[np.float64]
 VARIANCE = ".running_var"

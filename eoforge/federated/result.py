@@ -11,10 +11,10 @@ from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.bundle import CARD, CONFIG, FORMAT, MANIFEST, METRICS, WEIGHTS, code_revision
-from eoforge.data.objects import ObjectStore
-from eoforge.data.store import join, normalise
 from eoforge.errors import ConflictError
-from eoforge.federated.objects import Objects
+from eoforge.federated.store.objects import Objects
+from eoforge.storage.addresses import join, normalise
+from eoforge.storage.objects import ObjectStore
 
 
 def write_result(objects: Objects, run: pb.Run, parent_uri: str) -> str:

@@ -165,7 +165,7 @@ class Strategy(Protocol):
 
     @property
     def name(self) -> str:
-        """As in ``eoforge.methods.fl_rs.strategies.STRATEGIES``."""
+        """As in ``eoforge.federated.strategies.registry.STRATEGIES``."""
 
     @property
     def sum_type(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from eoforge.data.schema import MAX_CODE_BITS
+from eoforge.data.tables.schema import MAX_CODE_BITS
 from eoforge.errors import UsageError
 
 MIN_CODE_BITS = 16

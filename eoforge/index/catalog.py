@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eoforge.data.labels import CLASSES, INDEX, mask_of
-from eoforge.data.schema import METADATA_COLUMNS
 from eoforge.data.split import SPLITS
-from eoforge.data.store import TableRef, open_table
+from eoforge.data.tables.schema import METADATA_COLUMNS
 from eoforge.errors import NotFound, UsageError
 from eoforge.index.info import IndexInfo
 from eoforge.index.search import HammingIndex
+from eoforge.storage.addresses import TableRef, open_table
 
 BoundingBox = tuple[float, float, float, float]
 """lon_min, lat_min, lon_max, lat_max in degrees (WGS 84); lon_min > lon_max crosses the 180th meridian."""

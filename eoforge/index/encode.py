@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eoforge.data.batch import PatchBatch, read_rows
+from eoforge.data.loading.batch import PatchBatch, read_rows
 from eoforge.index.encoder import Encoder
 
 if TYPE_CHECKING:

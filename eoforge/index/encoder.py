@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from eoforge.data.loader import PatchBatch
+    from eoforge.data.loading.loader import PatchBatch
 
 
 class Encoder(Protocol):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from eoforge.data.store import TableRef
 from eoforge.errors import DataRefused
+from eoforge.storage.addresses import TableRef
 
 BUNDLE_ID = "eoforge.bundle_id"
 BUNDLE_URI = "eoforge.bundle_uri"

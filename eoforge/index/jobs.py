@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eoforge.bundle import Bundle
-from eoforge.data.exactly_once import (
+from eoforge.data.tables.commit import (
     CommitResult,
     Job,
     commit,
@@ -28,10 +28,10 @@ from eoforge.data.exactly_once import (
     table_identity,
     write_fragments,
 )
-from eoforge.data.store import TableRef, open_table, table_exists
 from eoforge.errors import ConflictError, DataRefused, NotFound, UsageError
 from eoforge.index.info import PATCHES_VERSION, IndexInfo
 from eoforge.progress import Tracker, track
+from eoforge.storage.addresses import TableRef, open_table, table_exists
 
 if TYPE_CHECKING:
     import lance

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.data.schema import MAX_CODE_BITS
+from eoforge.data.tables.schema import MAX_CODE_BITS
 from eoforge.errors import LimitExceeded, UsageError
 
 if TYPE_CHECKING:

@@ -17,16 +17,16 @@ import pyarrow as pa
 
 from eoforge.bundle import load_bundle, require_keys
 from eoforge.codec.coder import Coder, MaxError, Rate
+from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import Raster, from_batch
-from eoforge.codec.streams import stored_codes
-from eoforge.data.batch import PatchBatch, read_rows
-from eoforge.data.schema import RASTER_COLUMNS, streams_schema
-from eoforge.data.store import TableRef, normalise, open_table, table_to_write
+from eoforge.data.loading.batch import PatchBatch, read_rows
+from eoforge.data.tables.schema import RASTER_COLUMNS, streams_schema
 from eoforge.errors import BundleError, DataRefused, UsageError
 from eoforge.index.encoder import Encoder
 from eoforge.index.info import IndexInfo
 from eoforge.index.jobs import IndexPlan, IndexSummary, commit_rows, load_plan, plan_rows, table_for, write_shards
 from eoforge.progress import Tracker
+from eoforge.storage.addresses import TableRef, normalise, open_table, table_to_write
 
 if TYPE_CHECKING:
     import lance

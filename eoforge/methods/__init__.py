@@ -14,8 +14,8 @@ from eoforge.errors import UsageError
 
 if TYPE_CHECKING:
     from eoforge.bundle import Bundle
-    from eoforge.data.store import TableRef
     from eoforge.index.encoder import Encoder
+    from eoforge.storage.addresses import TableRef
 
 METHODS: dict[str, str | None] = {
     "reben": None,

@@ -50,7 +50,7 @@ def open_archiver(bundle_uri: str, device: str | None = None) -> tuple[Coder, En
 def coder_of(encoder: Encoder) -> Coder:
     """The codec of a loaded model, if it has one: what makes and reads the streams of an archive that it indexes."""
     from eoforge.codec.coder import Coder
-    from eoforge.codec.model import Codec
+    from eoforge.codec.learned.model import Codec
 
     codec = getattr(encoder, "codec", None)
     return Coder([codec] if isinstance(codec, Codec) else [])

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from eoforge.bundle import Bundle, require_keys
+from eoforge.config import ConfigT, from_dict
 from eoforge.data.bands import GROUP_OF, MODALITIES, require_bands
-from eoforge.data.loader import PatchBatch
-from eoforge.data.prepare import Prepare
+from eoforge.data.loading.loader import PatchBatch
+from eoforge.data.loading.prepare import Prepare
 from eoforge.errors import BundleError, DataRefused, UsageError
 from eoforge.hashing.packing import pack_torch
-from eoforge.methods.config import ConfigT, from_dict
 from eoforge.nn.seeds import derive_seed
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

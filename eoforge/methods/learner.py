@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from eoforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from eoforge.data.loader import PatchBatch  # brings Lance, which a config does not need
+    from eoforge.data.loading.loader import PatchBatch  # brings Lance, which a config does not need
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from eoforge.metrics.retrieval import partner_recall
 from eoforge.nn.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from eoforge.data.loader import PatchBatch
+    from eoforge.data.loading.loader import PatchBatch
 
 SCORE_HITS = 10
 DIRECTIONS = (("s1", "s2"), ("s2", "s1"))
 
 
 def random_flips(batch: PatchBatch, seed: int, epoch: int) -> Tensor:
-    """uint8 ``[B]`` for :class:`~eoforge.data.prepare.Prepare`, by patch and epoch.
+    """uint8 ``[B]`` for :class:`~eoforge.data.loading.prepare.Prepare`, by patch and epoch.
 
     So a patch is mirrored alike in whatever rank or batch it falls. Both sensors are to flip alike, since where things
     lie is part of what the two images have in common.

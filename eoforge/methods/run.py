@@ -11,13 +11,13 @@ import torch
 from torch import distributed, nn
 
 from eoforge.bundle import Bundle, code_revision, load_bundle, write_bundle
-from eoforge.data.loader import PatchFilter, PatchLoader
-from eoforge.data.statistics import band_statistics
-from eoforge.data.store import TableRef, normalise, open_table
+from eoforge.data.loading.loader import PatchFilter, PatchLoader
+from eoforge.data.tables.statistics import band_statistics
 from eoforge.errors import NotFound, UsageError
 from eoforge.methods.learner import Learner, TrainConfig
 from eoforge.methods.run_files import CURVE, RunFiles, State, run_name
 from eoforge.nn.distributed import World
+from eoforge.storage.addresses import TableRef, normalise, open_table
 
 if TYPE_CHECKING:
     from eoforge.methods.training import Fitted

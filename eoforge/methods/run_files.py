@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eoforge.data.objects import ObjectStore
-from eoforge.data.store import TableRef, is_s3, join
 from eoforge.errors import DataRefused, NotFound
+from eoforge.storage.addresses import TableRef, is_s3, join
+from eoforge.storage.objects import ObjectStore
 
 LAST, BEST, DONE, CURVE = "last.ckpt", "best.ckpt", "done.json", "curve.csv"
 MAX_CHECKPOINT_BYTES = 64 << 30

@@ -23,7 +23,7 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, distributed
 
-from eoforge.data.loader import PatchBatch, PatchLoader
+from eoforge.data.loading.loader import PatchBatch, PatchLoader
 from eoforge.errors import EoforgeError, UsageError
 from eoforge.methods.learner import Learner, TrainConfig
 from eoforge.methods.run_files import Curve, RunFiles, State

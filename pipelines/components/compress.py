@@ -32,8 +32,8 @@ def plan_compress(
         Output: At most 64 shard ranges, each "job id:first shard:number of shards".
     """
     from eoforge.codec.coder import parse_rate
-    from eoforge.data.store import TableRef
     from eoforge.index.streams import plan_streams
+    from eoforge.storage.addresses import TableRef
     from pipelines.lineage import codes_uri
     from pipelines.ranges import shard_ranges
 

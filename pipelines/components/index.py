@@ -29,8 +29,8 @@ def plan_index(bundle: str, table: str, version: str, codes: str, shard_rows: in
         codes_table: Table of codes, with the bundle's id filled in.
         Output: At most 64 shard ranges, each "job id:first shard:number of shards".
     """
-    from eoforge.data.store import TableRef
     from eoforge.index.build import plan_index as plan
+    from eoforge.storage.addresses import TableRef
     from pipelines.lineage import codes_uri
     from pipelines.ranges import shard_ranges
 

@@ -27,7 +27,7 @@ def plan_ingest(archive: str, table: str, shard_rows: int, strict: bool) -> Name
         ingest_id: Names the plan and the manifests in the store; the same archive and options give the same id.
         Output: At most 64 shard ranges, each "ingest id:first shard:number of shards".
     """
-    from eoforge.data.ingest import plan_ingest as plan
+    from eoforge.data.ingest.run import plan_ingest as plan
     from pipelines.ranges import shard_ranges, worthwhile
 
     made = plan(archive, table, shard_rows=int(shard_rows), strict=strict, workers=4)
@@ -44,7 +44,7 @@ def ingest_range(table: str, shard_range: str):
         table: Lance table that grows.
         shard_range: "ingest id:first shard:number of shards".
     """
-    from eoforge.data.ingest import ingest_shards
+    from eoforge.data.ingest.run import ingest_shards
     from pipelines.ranges import ShardRange
 
     part = ShardRange.parse(shard_range)
@@ -70,7 +70,7 @@ def commit_ingest(table: str, ingest_id: str, metrics: Output[Metrics], lineage:
     import json
     from dataclasses import asdict
 
-    from eoforge.data.ingest import commit_ingest as commit
+    from eoforge.data.ingest.run import commit_ingest as commit
     from pipelines.lineage import write_table_lineage
 
     done = commit(table, ingest_id)
@@ -93,7 +93,7 @@ def finish_table(table: str, committed_version: str) -> str:
     Returns:
         Output: Version of the table with its indexes, to be used from here on.
     """
-    from eoforge.data.ingest import finish_table as finish
+    from eoforge.data.ingest.run import finish_table as finish
 
     version = finish(table)
     print(f"{table}: committed {committed_version}, finished {version}")
@@ -119,7 +119,7 @@ def quality_report(
     import json
     from pathlib import Path
 
-    from eoforge.data.store import TableRef
+    from eoforge.storage.addresses import TableRef
     from pipelines.reports.quality import collect, quality_markdown
     from pipelines.reports.quality_page import quality_html
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from eoforge.data.ingest.quarantine import quarantine_uri
 from eoforge.data.labels import CLASSES, multi_hot
-from eoforge.data.quarantine import quarantine_uri
-from eoforge.data.store import TableRef, open_table, table_exists
+from eoforge.storage.addresses import TableRef, open_table, table_exists
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from eoforge.data.statistics import BandStatistics
+    from eoforge.data.tables.statistics import BandStatistics
 
 SAMPLES = 24
 """Patches shown; they are spread evenly over the ids, so that tiles and seasons take turns."""
@@ -86,7 +86,7 @@ def collect(ref: TableRef, summary: Mapping[str, Any]) -> Quality:
     Raises:
         NotFound: There is no such table or version.
     """
-    from eoforge.data.statistics import band_statistics
+    from eoforge.data.tables.statistics import band_statistics
 
     table = open_table(ref)
     meta = table.to_table(columns=_COLUMNS + _FLAGS)
@@ -147,8 +147,8 @@ def _samples(table: Any, patch_ids: list[str]) -> list[Sample]:
 
 
 def _pictures(rows: pa.Table) -> list[Sample]:
-    from eoforge.data.plot import map_colours, rgb, s1_composite, thumbnail_png
-    from eoforge.data.schema import tensor_column
+    from eoforge.data.loading.plot import map_colours, rgb, s1_composite, thumbnail_png
+    from eoforge.data.tables.schema import tensor_column
 
     optical, _ = tensor_column(rows["s2_10m"])
     radar, _ = tensor_column(rows["s1"])

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS
 from eoforge.data.labels import CLASSES
-from eoforge.data.statistics import S1_EDGES, S2_EDGES
+from eoforge.data.tables.statistics import S1_EDGES, S2_EDGES
 from eoforge.report import Html, concat, element, escape, figure, image, page, section, table, tiles
 from pipelines.reports.quality import MAX_QUARANTINE_ROWS, Quality, Sample, class_rows
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eoforge.bundle import load_bundle
-from eoforge.data.store import TableRef
+from eoforge.storage.addresses import TableRef
 from pipelines.reports.curves import scalar_metrics
 
 REPORT = "report.html"
@@ -33,7 +33,7 @@ def evaluate_bundle(bundle_uri: str, table: str, version: str, k: int) -> Evalua
         version: Its version; empty for the newest.
         k: Cut-off.
     """
-    from eoforge.methods.evaluate import evaluate
+    from eoforge.methods.evaluation.retrieval import evaluate
 
     bundle = load_bundle(bundle_uri)
     ref = TableRef(table, int(version) if version else None)

@@ -14,8 +14,8 @@ import numpy as np
 from kserve import InferRequest, InferResponse, Model
 
 from eoforge.codec.coder import MaxError, Rate
+from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import Raster
-from eoforge.codec.streams import stored_codes
 from eoforge.data.bands import GROUPS, MODALITIES, BandGroup
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from services._runtime.oip import DATATYPES, input_array, response

@@ -12,8 +12,8 @@ from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.api.compression.v1 import compression_pb2_grpc
 from eoforge.codec.coder import NAME_CHARS
 from eoforge.codec.container import Kind
+from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import BAND_ORDER
-from eoforge.codec.streams import stored_codes
 from eoforge.data.bands import MODALITIES as BANDS
 from eoforge.errors import UsageError
 from services._runtime.ordered import deadline_of, fill, in_order

@@ -11,7 +11,7 @@ import structlog
 from eoforge.bundle import load_bundle
 from eoforge.codec.coder import Coder
 from eoforge.codec.container import Limits
-from eoforge.codec.model import Codec
+from eoforge.codec.learned.model import Codec
 from eoforge.codec.raster import Raster, factor_of
 from eoforge.data.bands import GROUP_OF
 from eoforge.methods.rs_jcif.method import load_codec

@@ -12,13 +12,13 @@ import structlog
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import EoforgeError, LeaseLost, StoreError
-from eoforge.federated import rounds
-from eoforge.federated.files import Offer, RunFiles
-from eoforge.federated.journal import Journal
 from eoforge.federated.result import plain
-from eoforge.federated.state import ended
+from eoforge.federated.run import rounds
+from eoforge.federated.run.journal import Journal
+from eoforge.federated.run.state import ended
+from eoforge.federated.store.run_files import Offer, RunFiles
+from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import Strategy
-from eoforge.methods.fl_rs.strategies import make_strategy
 from services.federation import steps, telemetry
 from services.federation.catalogue import Catalogue
 from services.federation.offers import Offers, info_of

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from eoforge.data.objects import ObjectStore
 from eoforge.errors import EoforgeError
+from eoforge.storage.objects import ObjectStore
 
 MAX_WAITING = 10_000
 """Entries that are kept for a store that does not answer."""

@@ -8,9 +8,9 @@ from collections.abc import Collection
 import structlog
 from google.protobuf import json_format
 
-from eoforge.data.objects import ObjectStore
 from eoforge.errors import EoforgeError, NotFound
-from eoforge.federated.journal import Journal
+from eoforge.federated.run.journal import Journal
+from eoforge.storage.objects import ObjectStore
 
 log = structlog.get_logger("coordinator")
 

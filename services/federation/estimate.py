@@ -6,12 +6,13 @@ import math
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import NotFound, UsageError
-from eoforge.federated import privacy, rounds
-from eoforge.federated.objects import Objects, digest_of
+from eoforge.federated.privacy import policy as privacy
 from eoforge.federated.result import plain
-from eoforge.federated.spec import server_memory
+from eoforge.federated.run import rounds
+from eoforge.federated.run.spec import server_memory
+from eoforge.federated.store.objects import Objects, digest_of
+from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import MODEL, SiloInfo, Specs, TensorSpec, name_of, wire_bytes
-from eoforge.methods.fl_rs.strategies import make_strategy
 from services.federation.hub import COMPUTE_THREADS, Hub
 
 DEFAULT_BANDWIDTH = 12.5e6

@@ -12,15 +12,15 @@ from typing import Any
 import structlog
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.objects import ObjectStore
-from eoforge.data.store import join
 from eoforge.errors import ConflictError, EoforgeError, LeaseLost, LimitExceeded, NotFound
-from eoforge.federated.files import RunFiles
-from eoforge.federated.journal import Journal
-from eoforge.federated.leader import Leadership
-from eoforge.federated.objects import Objects
-from eoforge.federated.spec import RUN_ID
-from eoforge.federated.state import ended
+from eoforge.federated.run.journal import Journal
+from eoforge.federated.run.leader import Leadership
+from eoforge.federated.run.spec import RUN_ID
+from eoforge.federated.run.state import ended
+from eoforge.federated.store.objects import Objects
+from eoforge.federated.store.run_files import RunFiles
+from eoforge.storage.addresses import join
+from eoforge.storage.objects import ObjectStore
 from services.federation.actor import RunActor
 from services.federation.audit import Audit
 from services.federation.catalogue import Catalogue

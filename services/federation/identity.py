@@ -18,7 +18,7 @@ from cryptography import x509
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import EoforgeError
 from eoforge.federated.ca import TRUST_DOMAIN
-from eoforge.federated.spec import SILO_ID
+from eoforge.federated.run.spec import SILO_ID
 from services._runtime.auth import CALLER, Caller
 from services._runtime.errors import PermissionDenied, Unauthenticated
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused
-from eoforge.federated.files import RunFiles
-from eoforge.federated.rounds import survivors_needed
-from eoforge.federated.secagg import KEY_BYTES, SHARE_BYTES
+from eoforge.federated.privacy.secagg import KEY_BYTES, SHARE_BYTES
+from eoforge.federated.run.rounds import survivors_needed
+from eoforge.federated.store.run_files import RunFiles
 
 TASKS = {"keys": pb.TASK_KIND_KEYS, "shares": pb.TASK_KIND_SHARES, "unmask": pb.TASK_KIND_UNMASK}
 MAX_CIPHERTEXT = 1024

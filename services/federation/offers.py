@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import UsageError
-from eoforge.federated import rounds
-from eoforge.federated.files import Offer, RunFiles
+from eoforge.federated.run import rounds
+from eoforge.federated.store.run_files import Offer, RunFiles
 from eoforge.federated.strategy import SiloInfo, Strategy
 
 

@@ -9,9 +9,9 @@ import structlog
 from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.objects import ObjectStore
 from eoforge.errors import LimitExceeded, NotFound
-from eoforge.federated import rounds
+from eoforge.federated.run import rounds
+from eoforge.storage.objects import ObjectStore
 from services._runtime.errors import Overloaded
 from services.federation.telemetry import CONNECTED
 

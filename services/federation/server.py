@@ -11,8 +11,8 @@ import grpc
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
-from eoforge.data.memory import bound_arenas
 from eoforge.logs import configure_logs
+from eoforge.storage.memory import bound_arenas
 from services._runtime.server import Server, Service
 from services._runtime.telemetry import configure_traces
 from services.federation.hub import Hub

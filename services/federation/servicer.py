@@ -12,15 +12,15 @@ import grpc
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
+from eoforge.client.chunk_messages import with_chunk
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError, WrongState
-from eoforge.federated.files import RunFiles
-from eoforge.federated.journal import Journal
-from eoforge.federated.objects import check_manifest, digest_of
 from eoforge.federated.result import plain
-from eoforge.federated.spec import RUN_ID, check_spec
-from eoforge.federated.state import ended
-from eoforge.federated.wire import with_chunk
-from eoforge.methods.fl_rs.strategies import make_strategy
+from eoforge.federated.run.journal import Journal
+from eoforge.federated.run.spec import RUN_ID, check_spec
+from eoforge.federated.run.state import ended
+from eoforge.federated.store.objects import check_manifest, digest_of
+from eoforge.federated.store.run_files import RunFiles
+from eoforge.federated.strategies.registry import make_strategy
 from services._runtime.errors import PermissionDenied
 from services.federation.estimate import estimate
 from services.federation.hub import Hub

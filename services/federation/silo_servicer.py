@@ -10,12 +10,12 @@ import grpc
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
+from eoforge.client.chunk_messages import with_chunk
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError, WrongState
-from eoforge.federated import privacy
 from eoforge.federated.checks import check_names
-from eoforge.federated.rounds import most_samples
-from eoforge.federated.state import ended
-from eoforge.federated.wire import with_chunk
+from eoforge.federated.privacy import policy as privacy
+from eoforge.federated.run.rounds import most_samples
+from eoforge.federated.run.state import ended
 from services._runtime.errors import PermissionDenied, duration
 from services.federation import masking
 from services.federation.actor import RunActor

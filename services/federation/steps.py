@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.federated import privacy, rounds
-from eoforge.federated.state import ended
+from eoforge.federated.privacy import policy as privacy
+from eoforge.federated.run import rounds
+from eoforge.federated.run.state import ended
 
 There = Callable[[], tuple[Sequence[pb.Member], Sequence[pb.Member]]]
 """All silos of the run, and those of them that are connected."""

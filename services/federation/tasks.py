@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.federated.state import answered, ended
+from eoforge.federated.run.state import answered, ended
 
 
 class Due(NamedTuple):

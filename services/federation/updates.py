@@ -7,13 +7,13 @@ from typing import Any
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, WrongState
-from eoforge.federated import privacy
 from eoforge.federated.checks import check_facts, check_names, check_numbers, check_tensors
-from eoforge.federated.files import full_specs
-from eoforge.federated.objects import Objects, check_manifest, digest_of
-from eoforge.federated.state import ended
+from eoforge.federated.privacy import policy as privacy
+from eoforge.federated.run.state import ended
+from eoforge.federated.store.objects import Objects, check_manifest, digest_of
+from eoforge.federated.store.run_files import full_specs
 from eoforge.federated.strategy import SiloInfo, Specs
-from eoforge.federated.tensorfile import CHUNK_BYTES, Layout
+from eoforge.storage.tensorfile import CHUNK_BYTES, Layout
 from services._runtime.errors import PermissionDenied
 from services.federation.actor import RunActor
 from services.federation.hub import Hub

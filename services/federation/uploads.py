@@ -12,8 +12,8 @@ from typing import Any
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
 from eoforge.federated.checks import ChunkFacts, chunk_facts
-from eoforge.federated.objects import Objects
-from eoforge.federated.tensorfile import Layout, chunk_span
+from eoforge.federated.store.objects import Objects
+from eoforge.storage.tensorfile import Layout, chunk_span
 from services._runtime.errors import Overloaded
 from services.federation.telemetry import BYTES
 

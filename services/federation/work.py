@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.data.memory import return_free_memory
-from eoforge.federated import privacy
-from eoforge.federated.files import RunFiles
+from eoforge.federated.privacy import policy as privacy
 from eoforge.federated.result import write_result
-from eoforge.federated.state import ended
+from eoforge.federated.run.state import ended
+from eoforge.federated.store.run_files import RunFiles
 from eoforge.federated.strategy import SiloInfo, Strategy
+from eoforge.storage.memory import return_free_memory
 
 
 @dataclass(frozen=True)

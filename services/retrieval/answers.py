@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
-from eoforge.client_messages import MODALITIES, band_message
+from eoforge.client.messages import MODALITIES, band_message
 from eoforge.data.bands import GROUPS, S1_10M, BandGroup
 from eoforge.data.labels import CLASSES, INDEX
-from eoforge.data.schema import tensor_column
+from eoforge.data.tables.schema import tensor_column
 from eoforge.errors import LimitExceeded, NotFound, UsageError
 from eoforge.index.catalog import IndexSnapshot, SearchFilter
 from services.retrieval.state import Served
@@ -90,7 +90,7 @@ def thumbnail(modality: str, image: Array | None) -> bytes:
     """PNG of one sensor's image: natural colours from ``[4, H, W]``, or false colours from radar ``[2, H, W]``."""
     if image is None:  # a codec of other bands compressed it
         return b""
-    from eoforge.data.plot import rgb, s1_composite, thumbnail_png
+    from eoforge.data.loading.plot import rgb, s1_composite, thumbnail_png
 
     return thumbnail_png(s1_composite(image) if modality == "s1" else rgb(image))
 

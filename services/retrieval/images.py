@@ -14,7 +14,7 @@ from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S2_10M, require_mod
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 
 if TYPE_CHECKING:
-    from eoforge.data.batch import PatchBatch
+    from eoforge.data.loading.batch import PatchBatch
 
 FULL_SIDE = S2_10M.size
 MAX_BANDS = 16
@@ -105,7 +105,7 @@ def batch_of(rasters: Sequence[Raster]) -> PatchBatch:
     """Rasters of one modality as the batch that encoders take."""
     import torch
 
-    from eoforge.data.batch import PatchBatch
+    from eoforge.data.loading.batch import PatchBatch
 
     columns: dict[str, Any] = {group.column: None for group in GROUPS}
     for column in rasters[0].columns:

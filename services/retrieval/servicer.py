@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
-from eoforge.client_messages import MODALITIES, NAMES
+from eoforge.client.messages import MODALITIES, NAMES
 from eoforge.errors import LimitExceeded, NotFound, UsageError
 from eoforge.index.search import MAX_K
 from services._runtime.batching import BoundedPool

@@ -15,13 +15,13 @@ from prometheus_client import Counter, Gauge
 
 from eoforge.bundle import Bundle, load_bundle
 from eoforge.data.bands import GROUPS, MODALITIES
-from eoforge.data.store import TableRef, open_table
 from eoforge.errors import BundleError
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.index.encoder import Encoder
 from eoforge.index.streams import StreamReader, holds_streams
 from eoforge.methods import get_method
 from eoforge.methods.codecs import coder_of
+from eoforge.storage.addresses import TableRef, open_table
 from services.retrieval.images import Raster, batch_of, empty_columns
 
 if TYPE_CHECKING:

@@ -90,8 +90,8 @@ importlib.machinery.PathFinder.find_spec = (
     lambda name, path=None, target=None: None if name.partition(".")[0] in hidden else find(name, path, target)
 )
 import services.federation.server, services._runtime.check
-from eoforge.federated.dp import epsilon_after
-from eoforge.methods.fl_rs.strategies import STRATEGIES, make_strategy
+from eoforge.federated.privacy.dp import epsilon_after
+from eoforge.federated.strategies.registry import STRATEGIES, make_strategy
 for name in STRATEGIES:
     make_strategy(name)
 from eoforge.cli import app

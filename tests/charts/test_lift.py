@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from eoforge.errors import NotFound, UsageError
-from scripts import podman_services
-from scripts.lift_pods import Lifted, lift, render
-from scripts.podman_engine import NOT_HERE
+from scripts.podman import services as podman_services
+from scripts.podman.engine import NOT_HERE
+from scripts.podman.lift_pods import Lifted, lift, render
 from tests.charts import support
 from tests.charts.support import SERVICES
 
@@ -66,7 +66,7 @@ def test_an_inference_service_without_its_runtime_is_refused(objects: list[suppo
 def test_without_podman_the_run_says_loudly_that_it_did_not_happen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("scripts.podman_services.shutil.which", lambda name: None if name == "podman" else name)
+    monkeypatch.setattr("scripts.podman.services.shutil.which", lambda name: None if name == "podman" else name)
     assert podman_services.main([]) == NOT_HERE
     assert capsys.readouterr().err == "NOT RUN: no podman on this machine: apt-get install podman\n"
 
@@ -74,7 +74,7 @@ def test_without_podman_the_run_says_loudly_that_it_did_not_happen(
 def test_without_root_the_run_says_why_it_did_not_happen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("scripts.podman_services.shutil.which", lambda name: name)
-    monkeypatch.setattr("scripts.podman_services.os.geteuid", lambda: 1000)
+    monkeypatch.setattr("scripts.podman.services.shutil.which", lambda name: name)
+    monkeypatch.setattr("scripts.podman.services.os.geteuid", lambda: 1000)
     assert podman_services.main([]) == NOT_HERE
     assert "needs root" in capsys.readouterr().err

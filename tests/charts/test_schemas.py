@@ -135,7 +135,7 @@ def test_the_train_job_of_the_pipelines_fits_the_trainer_and_names_our_runtime(
     """The step's TrainJob and the chart's runtime meet: kind, name, and the container that is patched."""
     from kfp.dsl import TaskConfig
 
-    from eoforge.data.store import TableRef
+    from eoforge.storage.addresses import TableRef
     from pipelines import trainjob
 
     found = support.scenario("minio")
@@ -158,7 +158,7 @@ def test_steps_and_training_trust_the_ca_of_the_store() -> None:
     """Where the variable points to is where steps (test_compiled.py) and training pods mount the config map."""
     from kfp.dsl import TaskConfig
 
-    from eoforge.data.store import TableRef
+    from eoforge.storage.addresses import TableRef
     from pipelines import trainjob
 
     values = support.values_of("minio")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eoforge.data.store import storage_options
+from eoforge.storage.addresses import storage_options
 from scripts.chart_schema import FROM_CHART, camel, settings_class, settings_schema
 from tests.charts import support
 from tests.charts.support import CHARTS, SERVICES

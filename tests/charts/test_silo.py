@@ -6,7 +6,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from eoforge.cli.federate import federate_app
+from eoforge.cli.federate.commands import federate_app
 from tests.charts import support
 from tests.charts.schemas import KUBERNETES, problems
 from tests.charts.test_security import unwritable, violations

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eoforge.cli import main
-from tests.data.archives import make_pair, write_archive
+from tests.data.archives.archives import make_pair, write_archive
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, dict[str, str]]:
@@ -100,7 +100,7 @@ def test_an_interrupted_command_says_what_goes_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("eoforge.data.ingest.ingest", interrupted)
+    monkeypatch.setattr("eoforge.data.ingest.run.ingest", interrupted)
     assert main(["ingest", "archive", "table", *flags]) == 130
     printed = capsys.readouterr()
     assert printed.out == ""

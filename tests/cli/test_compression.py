@@ -14,14 +14,14 @@ import rasterio
 from benchmarks.codec.samples import untrained_bundle
 from eoforge.bundle import Bundle
 from eoforge.cli import main
-from eoforge.cli.compression_files import whole
+from eoforge.cli.compression.files import whole
 from eoforge.codec.cog import write_cogs
 from eoforge.codec.raster import Georeference, Raster, factor_of, from_pair
 from eoforge.data.bands import GROUP_OF
 from eoforge.data.records import PatchPair, record_batch
-from eoforge.data.schema import PATCHES
-from eoforge.data.synthetic import generate_archive, synthetic_pairs
-from tests.services.compression_world import SMALL, write_codec_bundle
+from eoforge.data.synthetic.archive import generate_archive, synthetic_pairs
+from eoforge.data.tables.schema import PATCHES
+from tests.services.compression.world import SMALL, write_codec_bundle
 
 COUNT = 3
 

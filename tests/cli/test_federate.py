@@ -16,11 +16,11 @@ import stamina
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.cli import main
-from eoforge.client_federation import FederationClient
+from eoforge.client.federation import FederationClient
 from eoforge.data.records import record_batch
-from eoforge.data.synthetic import synthetic_pairs
-from eoforge.federated.tensorfile import read_file
-from tests.services.federation_world import Hand, begin, deltas, server_for
+from eoforge.data.synthetic.archive import synthetic_pairs
+from eoforge.storage.tensorfile import read_file
+from tests.services.federation.world import Hand, begin, deltas, server_for
 from tests.services.support import Running, running
 
 SMALL = ["rounds=1", "local_epochs=1", "width=8", "size=20", "bits=16", "batch_size=16"]

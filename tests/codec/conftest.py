@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from eoforge.codec.config import CodecConfig
-from eoforge.codec.model import Codec
+from eoforge.codec.learned.config import CodecConfig
+from eoforge.codec.learned.model import Codec
 from eoforge.codec.raster import Raster, from_pair
 from eoforge.data.bands import GROUPS
-from eoforge.data.batch import PatchBatch
+from eoforge.data.loading.batch import PatchBatch
 from eoforge.data.records import PatchPair
-from eoforge.data.synthetic import synthetic_pairs
+from eoforge.data.synthetic.archive import synthetic_pairs
 
 SMALL = CodecConfig(channels=12, latent=40, hyper=12, kernel=3, bits=32, hash_hidden=24)
 BUNDLE = "0123456789abcdef" * 4

@@ -16,11 +16,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eoforge.codec.bounded import compress_bounded, decompress
+from eoforge.codec.bounded.streams import compress_bounded, decompress
 from eoforge.codec.container import inspect
 from eoforge.codec.raster import Raster, factor_of, from_pair, grid_shape
+from eoforge.data.archives.folders import open_archive
 from eoforge.data.bands import S1_BANDS
-from eoforge.data.reben import open_archive
 from eoforge.data.records import PatchPair
 from eoforge.errors import DataRefused, UsageError
 
@@ -124,7 +124,7 @@ def test_bytes_do_not_depend_on_threads_or_process(tmp_path: Path, pairs: list[P
     path = tmp_path / "stream"
     path.write_bytes(stream)
     program = (
-        "import sys, hashlib; from pathlib import Path; from eoforge.codec.bounded import decompress\n"
+        "import sys, hashlib; from pathlib import Path; from eoforge.codec.bounded.streams import decompress\n"
         "raster = decompress([Path(sys.argv[1]).read_bytes()])[0]\n"
         "print(hashlib.sha256(b''.join(p.tobytes() for p in raster.bands.values())).hexdigest())\n"
     )

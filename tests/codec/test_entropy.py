@@ -13,8 +13,8 @@ from scipy.stats import norm
 from torch import nn
 
 from eoforge.codec.entropy import MAX_VALUE, Decoder, Encoder, TableSet
-from eoforge.codec.exact import ACTIVATION_LIMIT, ONE, ExactConv, ExactHash, ExactHyperDecoder, rescale
-from eoforge.codec.priors import HashModule, HyperDecoder, gaussian_likelihood, ladder_index
+from eoforge.codec.learned.exact import ACTIVATION_LIMIT, ONE, ExactConv, ExactHash, ExactHyperDecoder, rescale
+from eoforge.codec.learned.priors import HashModule, HyperDecoder, gaussian_likelihood, ladder_index
 from eoforge.codec.tables import SCALES, gaussian_frequencies, mixture_frequencies, sigma_of
 from eoforge.errors import BundleError, DataRefused
 

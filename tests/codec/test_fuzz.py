@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from benchmarks.codec import fuzz
 from eoforge.codec.container import inspect
-from eoforge.codec.model import Codec
+from eoforge.codec.learned.model import Codec
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from eoforge.codec import pieces
-from eoforge.codec.config import CodecConfig
 from eoforge.codec.container import inspect
-from eoforge.codec.exact import ONE
-from eoforge.codec.model import Codec
+from eoforge.codec.learned import pieces
+from eoforge.codec.learned.config import CodecConfig
+from eoforge.codec.learned.exact import ONE
+from eoforge.codec.learned.model import Codec
+from eoforge.codec.learned.rate import bits_per_pixel, psnr
+from eoforge.codec.learned.transforms import GDN, Cells, low_frequencies
 from eoforge.codec.raster import Raster, factor_of, from_batch, from_pair, grid_shape
-from eoforge.codec.rate import bits_per_pixel, psnr
-from eoforge.codec.transforms import GDN, Cells, low_frequencies
 from eoforge.data.bands import S2_BANDS
 from eoforge.data.records import PatchPair
 from eoforge.errors import UsageError

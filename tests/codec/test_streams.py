@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eoforge.codec import pieces, streams
 from eoforge.codec.container import LIMITS, inspect, pack, unpack
-from eoforge.codec.model import Codec
+from eoforge.codec.learned import pieces, streams
+from eoforge.codec.learned.model import Codec
 from eoforge.codec.raster import Raster
 from eoforge.errors import BundleError, DataRefused
 
@@ -78,7 +78,7 @@ def test_another_process_reads_the_same_integers(tmp_path: Path, codec: Codec, b
     save_file(codec.state_dict(), tmp_path / "weights.safetensors")
     program = (
         "import sys, hashlib; from pathlib import Path; from safetensors.torch import load_file\n"
-        "from eoforge.codec.model import Codec; from tests.codec.conftest import SMALL\n"
+        "from eoforge.codec.learned.model import Codec; from tests.codec.conftest import SMALL\n"
         "from tests.codec.test_streams import integers\n"
         "folder = Path(sys.argv[1]); codec = Codec(SMALL)\n"
         "codec.load_state_dict(load_file(folder / 'weights.safetensors'))\n"

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eoforge.codec import bounded, streams, tiles
+from eoforge.codec import tiles
+from eoforge.codec.bounded import streams as bounded
 from eoforge.codec.coder import Coder
 from eoforge.codec.container import LIMITS, inspect
-from eoforge.codec.model import Codec
+from eoforge.codec.learned import streams
+from eoforge.codec.learned.model import Codec
+from eoforge.codec.learned.rate import psnr
 from eoforge.codec.parts import FilePart
 from eoforge.codec.raster import Georeference, Raster, grid_shape
-from eoforge.codec.rate import psnr
 from eoforge.errors import DataRefused, UsageError
 
 TILE, OVERLAP = 48, 12

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eoforge.data.metadata import MetadataRows, read_metadata
+from eoforge.data.archives.metadata import MetadataRows, read_metadata
 
 
 @pytest.fixture(scope="session")

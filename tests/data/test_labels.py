@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eoforge.data import labels
-from eoforge.data.metadata import MetadataRows
+from eoforge.data.archives.metadata import MetadataRows
 from eoforge.errors import DataRefused
 
 

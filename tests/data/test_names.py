@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eoforge.data import names
-from eoforge.data.metadata import MetadataRows
+from eoforge.data.archives.metadata import MetadataRows
 from eoforge.errors import DataRefused
 
 TILE = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP"

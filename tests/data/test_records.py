@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eoforge.data import schema
 from eoforge.data.bands import GROUPS
 from eoforge.data.labels import mask_of
 from eoforge.data.records import PatchPair, digest, record_batch
-from tests.data.archives import make_pair, make_pairs
+from eoforge.data.tables import schema
+from tests.data.archives.archives import make_pair, make_pairs
 
 
 def test_a_batch_holds_the_pairs() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eoforge.data.metadata import MetadataRows
+from eoforge.data.archives.metadata import MetadataRows
 from eoforge.data.split import SPLITS, official_split, official_splits
 from eoforge.errors import UsageError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eoforge.cli.demo_service import running_service
+from eoforge.cli.demo.service import running_service
 
 SMALL = ["--patches", "240", "--set", "epochs=2", "--set", "batch_size=32"]
 

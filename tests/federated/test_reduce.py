@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eoforge.data.objects import ObjectStore
 from eoforge.errors import DataRefused, NotFound
-from eoforge.federated import objects as objects_module
-from eoforge.federated.dp import NoisySum, clip_factors, epsilon_after
-from eoforge.federated.objects import Objects, check_manifest, manifest_of
+from eoforge.federated.privacy.dp import NoisySum, clip_factors, epsilon_after
 from eoforge.federated.reduce import Part, StoredSource, Term, combine, weighted_sum, write_reduction
 from eoforge.federated.robust import CentreOf, Selected, median, multi_krum, slices, trimmed_mean
+from eoforge.federated.store import objects as objects_module
+from eoforge.federated.store.objects import Objects, check_manifest, manifest_of
 from eoforge.federated.strategy import Add, Array, Output, Reduction, TensorSpec
-from eoforge.federated.tensorfile import Layout
+from eoforge.storage.objects import ObjectStore
+from eoforge.storage.tensorfile import Layout
 
 SIZE = 40
 

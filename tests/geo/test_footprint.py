@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import Transformer
 
-from eoforge.data.metadata import MetadataRows
+from eoforge.data.archives.metadata import MetadataRows
 from eoforge.data.names import parse_patch_id, parse_s1_name
 from eoforge.errors import DataRefused
 from eoforge.geo.footprint import Footprint, footprint, lonlat_bounds, tile_origin

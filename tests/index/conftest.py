@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from eoforge.bundle import write_bundle
-from eoforge.data.exactly_once import create_table
 from eoforge.data.records import record_batch
-from eoforge.data.schema import PATCHES
-from eoforge.data.store import join, storage_options
-from eoforge.data.synthetic import synthetic_pairs
+from eoforge.data.synthetic.archive import synthetic_pairs
+from eoforge.data.tables.commit import create_table
+from eoforge.data.tables.schema import PATCHES
+from eoforge.storage.addresses import join, storage_options
 
 PATCHES_COUNT = 40
 

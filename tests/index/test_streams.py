@@ -12,12 +12,11 @@ import pytest
 from eoforge.bundle import Bundle
 from eoforge.codec.coder import MaxError, Rate
 from eoforge.codec.container import LIMITS
+from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import from_pair
-from eoforge.codec.streams import stored_codes
 from eoforge.data.records import PatchPair, record_batch
-from eoforge.data.schema import PATCHES, RASTER_COLUMNS
-from eoforge.data.store import TableRef, open_table
-from eoforge.data.synthetic import synthetic_pairs
+from eoforge.data.synthetic.archive import synthetic_pairs
+from eoforge.data.tables.schema import PATCHES, RASTER_COLUMNS
 from eoforge.errors import DataRefused, NotFound, StoreError
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.index.encoder import Encoder
@@ -25,7 +24,8 @@ from eoforge.index.jobs import IndexSummary
 from eoforge.index.streams import StreamReader, commit_streams, compress_archive, compress_shards, plan_streams
 from eoforge.methods import get_method
 from eoforge.methods.codecs import coder_of
-from tests.services.compression_world import write_codec_bundle
+from eoforge.storage.addresses import TableRef, open_table
+from tests.services.compression.world import write_codec_bundle
 
 FIRST, ALL = 5, 7
 RATE = Rate(quality=3.0)

@@ -13,7 +13,7 @@ import structlog
 from eoforge.cli import main
 from eoforge.cli.output import configure, emit, emit_rows, fail
 from eoforge.errors import UsageError
-from tests.data.archives import make_pair, write_archive
+from tests.data.archives.archives import make_pair, write_archive
 
 COMMANDS = ("synth", "ingest", "train", "eval", "index", "serve", "search", "doctor", "demo", "federate")
 COMMANDS += ("compress", "decompress", "inspect")
@@ -76,7 +76,7 @@ def test_what_nobody_expected_is_one_line_of_json_too(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("eoforge.data.ingest.ingest", broken)
+    monkeypatch.setattr("eoforge.data.ingest.run.ingest", broken)
     assert main(["ingest", "archive", "table", "--json"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert "a bug" in json.loads(lines[-1])["error"]["message"]

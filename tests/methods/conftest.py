@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from eoforge.data.records import record_batch
-from eoforge.data.store import TableRef
-from eoforge.data.synthetic import synthetic_pairs
+from eoforge.data.synthetic.archive import synthetic_pairs
+from eoforge.storage.addresses import TableRef
 
 SMALL = {
     "width": "8",

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eoforge.federated import simulate
+from eoforge.federated.strategies.base import Averaging
+from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import SiloInfo
-from eoforge.methods.fl_rs.base import Averaging
-from eoforge.methods.fl_rs.local import LocalSettings, SiloTrainer
-from eoforge.methods.fl_rs.model import Network, specs_of
-from eoforge.methods.fl_rs.strategies import make_strategy
+from eoforge.federated.training.local import LocalSettings, SiloTrainer
+from eoforge.nn.classifier import Network, specs_of
 
 START = np.array([1.0, -2.0, 0.5])
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from eoforge.config import build_config, from_dict
 from eoforge.errors import UsageError
 from eoforge.methods import METHODS, get_method
-from eoforge.methods.config import build_config, from_dict
 from eoforge.methods.ss_cm_rsir.config import Config
 
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eoforge.bundle import Bundle, load_bundle
-from eoforge.data.loader import PatchLoader
-from eoforge.data.store import TableRef
+from eoforge.data.loading.loader import PatchLoader
 from eoforge.errors import BundleError, DataRefused, NotFound, UsageError
 from eoforge.hashing.packing import unpack
 from eoforge.index.build import build_index
@@ -27,6 +26,7 @@ from eoforge.methods.csmae.importer import convert, load_released
 from eoforge.methods.csmae.loss import objective
 from eoforge.methods.csmae.masking import draw_masks
 from eoforge.methods.csmae.model import Csmae, position_embedding
+from eoforge.storage.addresses import TableRef
 from kernels.random_mask import mask_state
 
 METHOD = get_method("csmae")

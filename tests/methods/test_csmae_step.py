@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10
-from eoforge.data.batch import PatchBatch
-from eoforge.data.prepare import Prepare
+from eoforge.data.loading.batch import PatchBatch
+from eoforge.data.loading.prepare import Prepare
 from eoforge.errors import UsageError
 from eoforge.methods.csmae.config import Pretraining, Settings
 from eoforge.methods.csmae.loss import objective

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from eoforge.bundle import write_bundle
-from eoforge.data.exactly_once import create_table
 from eoforge.data.records import record_batch
-from eoforge.data.schema import PATCHES
-from eoforge.data.store import TableRef
-from eoforge.data.synthetic import synthetic_pairs
+from eoforge.data.synthetic.archive import synthetic_pairs
+from eoforge.data.tables.commit import create_table
+from eoforge.data.tables.schema import PATCHES
 from eoforge.errors import UsageError
-from eoforge.methods import evaluate as module
-from eoforge.methods.evaluate import RANDOM, TRAINED, UNTRAINED, evaluate, measure
-from eoforge.methods.report import retrieval_report_html
+from eoforge.methods.evaluation import retrieval as module
+from eoforge.methods.evaluation.report import retrieval_report_html
+from eoforge.methods.evaluation.retrieval import RANDOM, TRAINED, UNTRAINED, evaluate, measure
 from eoforge.metrics.retrieval import retrieval_measures
+from eoforge.storage.addresses import TableRef
 
 
 class LabelEncoder:

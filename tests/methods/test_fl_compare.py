@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from eoforge.errors import UsageError
+from eoforge.federated.strategies.registry import ALGORITHMS
 from eoforge.methods import get_method
 from eoforge.methods.fl_rs.compare import QUALITY, add_targets, compare, config_of, recommend, scale
 from eoforge.methods.fl_rs.seeds import averaged, cell
-from eoforge.methods.fl_rs.strategies import ALGORITHMS
 
 METHOD = get_method("fl_rs")
 SMALL = {"rounds": "2", "local_epochs": "1", "width": "8", "size": "20", "bits": "16", "batch_size": "16"}

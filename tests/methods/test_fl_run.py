@@ -13,19 +13,19 @@ import pytest
 import torch
 
 from eoforge.bundle import Bundle, load_bundle, write_bundle
-from eoforge.data.loader import PatchLoader
-from eoforge.data.objects import ObjectStore
-from eoforge.data.store import open_table
+from eoforge.data.loading.loader import PatchLoader
 from eoforge.errors import BundleError, DataRefused, NotFound, UsageError
 from eoforge.federated import simulate
+from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import SiloInfo
+from eoforge.federated.training import checkpoint as checkpoints
+from eoforge.federated.training.checkpoint import Checkpoint
+from eoforge.federated.training.outcome import first_model, normalisation_of, silo_trainer
 from eoforge.methods import get_method
-from eoforge.methods.evaluate import evaluate
-from eoforge.methods.fl_rs import checkpoint as checkpoints
-from eoforge.methods.fl_rs.checkpoint import Checkpoint
+from eoforge.methods.evaluation.retrieval import evaluate
 from eoforge.methods.fl_rs.compare import QUALITY
-from eoforge.methods.fl_rs.federate import first_model, normalisation_of, silo_trainer
-from eoforge.methods.fl_rs.strategies import make_strategy
+from eoforge.storage.addresses import open_table
+from eoforge.storage.objects import ObjectStore
 from tests.methods.fl_support import Federation, Trio, three
 
 METHOD = get_method("fl_rs")
@@ -137,8 +137,8 @@ def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path) -> None:
 
 def test_the_simulation_gives_the_services_bits(tmp_path: Path) -> None:
     """The same round through stored files, in slices and over several threads, as the coordinator reduces it."""
-    from eoforge.federated.objects import Objects
     from eoforge.federated.reduce import StoredSource, write_reduction
+    from eoforge.federated.store.objects import Objects
     from eoforge.federated.strategy import RoundInfo, UpdateInfo, split_name
 
     for name in ("fedavg", "scaffold", "fednova", "feddc", "feddyn", "fedbn", "pfedla"):
@@ -183,7 +183,7 @@ def test_a_silo_trains_on_its_own_table(table) -> None:
 
 
 def _write(objects: Any, tensors: Any, specs: Any) -> Any:
-    from eoforge.federated.tensorfile import Layout
+    from eoforge.storage.tensorfile import Layout
 
     with ThreadPoolExecutor(1) as pool:
         digest = objects.write(

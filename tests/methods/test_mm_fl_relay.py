@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from eoforge.data.loader import PatchLoader
+from eoforge.data.loading.loader import PatchLoader
 from eoforge.federated import simulate
 from eoforge.federated.strategy import SiloInfo
-from eoforge.methods.fl_rs.federate import normalisation_of
-from eoforge.methods.fl_rs.local import SiloTrainer
+from eoforge.federated.training.local import SiloTrainer
+from eoforge.federated.training.outcome import normalisation_of
+from eoforge.federated.training.sensor_data import SensorData, slots_of
 from eoforge.methods.mm_fl.config import Config
-from eoforge.methods.mm_fl.data import SensorData, slots_of
 from eoforge.methods.mm_fl.simulation import build_network, first_model, images_of
 from tests.methods.mm_fl_support import config
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from eoforge.errors import UsageError
-from eoforge.methods.fl_rs.model import encoder
 from eoforge.methods.mm_fl.whitening import GroupedWhitening, whiten
+from eoforge.nn.classifier import encoder
 
 
 def test_whitening_makes_every_groups_covariance_the_identity() -> None:

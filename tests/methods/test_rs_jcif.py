@@ -15,11 +15,10 @@ import torch
 
 from eoforge.bundle import Bundle, load_bundle, write_bundle
 from eoforge.codec.container import LIMITS, inspect
+from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import from_batch
-from eoforge.codec.streams import stored_codes
-from eoforge.data.batch import PatchBatch
-from eoforge.data.loader import PatchLoader
-from eoforge.data.store import TableRef
+from eoforge.data.loading.batch import PatchBatch
+from eoforge.data.loading.loader import PatchLoader
 from eoforge.errors import BundleError, DataRefused, UsageError
 from eoforge.hashing.packing import unpack
 from eoforge.index.build import build_index
@@ -31,6 +30,7 @@ from eoforge.methods.rs_jcif.method import COMPRESSION, METHOD, load_codec
 from eoforge.methods.rs_jcif.paths import query_paths
 from eoforge.methods.rs_jcif.split import read_split
 from eoforge.methods.rs_jcif.windows import mirrored, window
+from eoforge.storage.addresses import TableRef
 from tests.methods.conftest import SMALL as OTHER_METHOD
 from tests.methods.test_ss_cm_rsir import drawn_batch
 
@@ -70,7 +70,7 @@ def batch(table: TableRef) -> PatchBatch:
 
 
 def fresh(config: Config, kind: type[CompressionLearner] = CompressionLearner, **values: Any) -> CompressionLearner:
-    from eoforge.codec.model import Codec
+    from eoforge.codec.learned.model import Codec
 
     bands = {b: (-15.0, 5.0) if m == "s1" else (1500.0, 1000.0) for m, names in config.bands.items() for b in names}
     codec = Codec(config.codec(bands))

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from eoforge.bundle import Bundle, load_bundle, write_bundle
-from eoforge.data.loader import PatchBatch, PatchLoader
+from eoforge.config import from_dict
+from eoforge.data.loading.loader import PatchBatch, PatchLoader
 from eoforge.errors import BundleError, DataRefused, UsageError
 from eoforge.hashing.packing import pack_torch, unpack
 from eoforge.index.search import HammingIndex
 from eoforge.methods import get_method
-from eoforge.methods.config import from_dict
 from eoforge.methods.encoding import seeded
 from eoforge.methods.pairs import random_flips
 from eoforge.methods.ss_cm_rsir.config import Config

@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from eoforge.bundle import load_bundle
-from eoforge.data.objects import ObjectStore
 from eoforge.data.records import PatchPair, record_batch
-from eoforge.data.store import TableRef, join, storage_options
 from eoforge.errors import DataRefused, EoforgeError, NotFound, UsageError
 from eoforge.methods import get_method
 from eoforge.methods.run_files import RunFiles, State, run_name
+from eoforge.storage.addresses import TableRef, join, storage_options
+from eoforge.storage.objects import ObjectStore
 from tests.methods.conftest import SMALL
 
 METHOD = get_method("ss_cm_rsir")

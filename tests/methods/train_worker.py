@@ -8,8 +8,8 @@ import sys
 
 import torch
 
-from eoforge.data.store import TableRef
 from eoforge.methods import get_method, training
+from eoforge.storage.addresses import TableRef
 
 
 def main(table: str, out: str, *rest: str) -> None:

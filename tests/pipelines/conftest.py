@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eoforge.data.synthetic import generate_archive
+from eoforge.data.synthetic.archive import generate_archive
 
 PATCHES = 48
 

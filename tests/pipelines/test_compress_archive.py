@@ -7,12 +7,12 @@ from pathlib import Path
 import lance
 
 from eoforge.data.records import record_batch
-from eoforge.data.schema import PATCHES
-from eoforge.data.store import TableRef, open_table
-from eoforge.data.synthetic import synthetic_pairs
+from eoforge.data.synthetic.archive import synthetic_pairs
+from eoforge.data.tables.schema import PATCHES
 from eoforge.index.catalog import IndexSnapshot
+from eoforge.storage.addresses import TableRef, open_table
 from pipelines.run_local import run_local
-from tests.services.compression_world import write_codec_bundle
+from tests.services.compression.world import write_codec_bundle
 
 COUNT = 5
 

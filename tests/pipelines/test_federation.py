@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from eoforge.bundle import load_bundle
-from eoforge.client_silo import SiloClient
-from eoforge.data.ingest import ingest
-from eoforge.data.store import TableRef
-from eoforge.data.synthetic import generate_archive
+from eoforge.client.silo import SiloClient
+from eoforge.data.ingest.run import ingest
+from eoforge.data.synthetic.archive import generate_archive
 from eoforge.errors import EoforgeError
 from eoforge.federated.report import run_page
-from eoforge.federated.silo import Silo
-from eoforge.methods.fl_rs.launch import trainers
+from eoforge.federated.silo.silo import Silo
+from eoforge.methods.federated_launch import trainers
+from eoforge.storage.addresses import TableRef
 from pipelines.federation import federate
 from pipelines.lineage import write_bundle_lineage
-from tests.services.federation_world import server_for
+from tests.services.federation.world import server_for
 from tests.services.support import running
 
 OVERRIDES = {"rounds": "2", "local_epochs": "1", "width": "8", "size": "20"}

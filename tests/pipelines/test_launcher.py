@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from eoforge.data.store import TableRef
 from eoforge.errors import DataRefused, EoforgeError, NotFound, UsageError
+from eoforge.storage.addresses import TableRef
 from pipelines.launcher import LocalLauncher, TrainingJob
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from eoforge.bundle import load_bundle
-from eoforge.data.ingest import ingest
-from eoforge.data.store import TableRef, open_table
+from eoforge.data.ingest.run import ingest
+from eoforge.storage.addresses import TableRef, open_table
 from pipelines.run_local import LocalRun, run_local
 from tests.pipelines.conftest import DamagedArchive
 from tests.pipelines.test_ranges import MAX_PARAMETER_BYTES

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from eoforge.bundle import Bundle, write_bundle
-from eoforge.data.ingest import ingest
+from eoforge.data.ingest.run import ingest
 from eoforge.data.labels import CLASSES
-from eoforge.data.store import TableRef, open_table
+from eoforge.storage.addresses import TableRef, open_table
 from pipelines.reports.curves import curves_html, read_steps, scalar_metrics
 from pipelines.reports.quality import SAMPLES, Quality, class_rows, collect, quality_markdown
 from pipelines.reports.quality_page import quality_html

@@ -15,8 +15,8 @@ from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 from kubernetes import client
 
 from eoforge.bundle import write_bundle
-from eoforge.data.store import TableRef
 from eoforge.errors import ConflictError, DataRefused, EoforgeError
+from eoforge.storage.addresses import TableRef
 from pipelines.launcher import ClusterOptions, LocalLauncher, TrainingJob, launcher_for
 from pipelines.trainjob import ClusterLauncher, train_job
 from tests.pipelines.fake_kubernetes import Cluster, fake_kubernetes

@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 
-from eoforge.client_federation import FederationClient
+from eoforge.client.federation import FederationClient
 from eoforge.logs import configure_logs
 from eoforge.methods import METHODS
 from services._runtime.server import Server
 from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
-from tests.services import federation_world
+from tests.services.federation import world as federation_world
+from tests.services.retrieval.world import METHOD, World, make_world
 from tests.services.support import Running, running
-from tests.services.world import METHOD, World, make_world
 
 
 @pytest.fixture(scope="module", autouse=True)  # not the session's: other folders' tests may follow in this process
 def projection_method() -> Iterator[None]:
     """Lets bundles of the tests name the tests' method."""
-    METHODS[METHOD] = "tests.services.world:PROJECTION"
+    METHODS[METHOD] = "tests.services.retrieval.world:PROJECTION"
     yield
     del METHODS[METHOD]
 

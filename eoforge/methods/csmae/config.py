@@ -193,7 +193,7 @@ class Config(Pretraining):
     def __post_init__(self) -> None:
         """As the bases', and the heads' own."""
         super().__post_init__()
-        from eoforge.data.schema import MAX_CODE_BITS  # brings pyarrow, which a training step does not need
+        from eoforge.data.tables.schema import MAX_CODE_BITS  # brings pyarrow, which a training step does not need
 
         if self.bits % BITS_STEP or not MIN_BITS <= self.bits <= MAX_CODE_BITS:
             raise UsageError(

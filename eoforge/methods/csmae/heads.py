@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eoforge.data.bands import MODALITIES
-from eoforge.data.batch import read_rows
-from eoforge.data.loader import PatchBatch, PatchFilter, PatchLoader
-from eoforge.data.prepare import Prepare
-from eoforge.data.store import TableRef
+from eoforge.data.loading.batch import read_rows
+from eoforge.data.loading.loader import PatchBatch, PatchFilter, PatchLoader
+from eoforge.data.loading.prepare import Prepare
 from eoforge.hashing.head import HashHead
 from eoforge.hashing.packing import pack_torch
 from eoforge.losses.hash_objective import hash_objective
@@ -28,6 +27,7 @@ from eoforge.methods.learner import Learner
 from eoforge.methods.pairs import code_recall
 from eoforge.nn.distributed import gather_rows
 from eoforge.progress import track
+from eoforge.storage.addresses import TableRef
 
 FEATURE_BATCH = 256
 MIN_SCALE = 1e-6

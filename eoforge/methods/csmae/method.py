@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from eoforge.bundle import Bundle
+from eoforge.config import build_config
 from eoforge.data.bands import MODALITIES
-from eoforge.data.loader import PatchBatch
-from eoforge.data.prepare import Prepare
-from eoforge.data.store import TableRef, join
+from eoforge.data.loading.loader import PatchBatch
+from eoforge.data.loading.prepare import Prepare
 from eoforge.errors import UsageError
 from eoforge.index.encoder import Encoder
 from eoforge.methods import encoding
-from eoforge.methods.config import build_config
 from eoforge.methods.csmae.config import Config, Pretraining
 from eoforge.methods.csmae.heads import CsmaeHash, HashLearner, NameLoader
 from eoforge.methods.csmae.importer import load_released
@@ -30,6 +29,7 @@ from eoforge.methods.learner import Learner
 from eoforge.methods.pairs import feature_recall, random_flips
 from eoforge.methods.run import Normalisation, Recipe, train_run
 from eoforge.nn.distributed import World
+from eoforge.storage.addresses import TableRef, join
 from kernels.random_mask import mask_state
 
 PRETRAINING = "csmae-pretraining"

@@ -19,7 +19,7 @@ from kernels.patch_gather import ChannelTable
 from kernels.patch_gather.reference import normalised_images
 
 if TYPE_CHECKING:
-    from eoforge.data.batch import PatchBatch  # brings Lance, which a training step does not need
+    from eoforge.data.loading.batch import PatchBatch  # brings Lance, which a training step does not need
 
 
 @dataclass(frozen=True)

@@ -21,22 +21,22 @@ from typing import Any
 
 import numpy as np
 
-from eoforge.data.store import TableRef, open_table
+from eoforge.config import build_config
 from eoforge.errors import UsageError
 from eoforge.federated.reduce import Part, combine
 from eoforge.federated.simulate import begin
+from eoforge.federated.strategies.fednova import NORMALISER
+from eoforge.federated.strategies.registry import ALGORITHMS, make_strategy, strategy_type
 from eoforge.federated.strategy import Array, RoundInfo, SiloInfo, UpdateInfo
-from eoforge.methods.config import build_config
+from eoforge.federated.training.data import Images
+from eoforge.federated.training.outcome import first_model, images_of, normalisation_of
+from eoforge.federated.training.scenarios import SCENARIOS
+from eoforge.federated.training.simulation import play
 from eoforge.methods.fl_rs.config import Config
-from eoforge.methods.fl_rs.data import Images
-from eoforge.methods.fl_rs.federate import first_model, images_of, normalisation_of
-from eoforge.methods.fl_rs.fednova import NORMALISER
 from eoforge.methods.fl_rs.report import comparison_page, print_table
-from eoforge.methods.fl_rs.scenarios import SCENARIOS
 from eoforge.methods.fl_rs.seeds import averaged, kept, parse_seeds, refuse_seed
-from eoforge.methods.fl_rs.simulation import play
-from eoforge.methods.fl_rs.strategies import ALGORITHMS, make_strategy, strategy_type
 from eoforge.methods.run_files import run_name
+from eoforge.storage.addresses import TableRef, open_table
 
 QUALITY = ("f1_micro", "f1_macro", "f1_weighted", "map_micro", "map_macro")
 SILO_COUNTS = (4, 8, 16, 32)

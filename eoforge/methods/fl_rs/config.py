@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
-from eoforge.data.schema import MAX_CODE_BITS
+from eoforge.data.tables.schema import MAX_CODE_BITS
 from eoforge.errors import UsageError
-from eoforge.methods.fl_rs.local import LocalSettings
-from eoforge.methods.fl_rs.model import BACKBONES
-from eoforge.methods.fl_rs.scenarios import SCENARIOS, STUDY_COUNTRIES, STUDY_MONTHS
-from eoforge.methods.fl_rs.strategies import ALGORITHMS, make_strategy, options_of
+from eoforge.federated.strategies.registry import ALGORITHMS, make_strategy, options_of
+from eoforge.federated.training.local import LocalSettings
+from eoforge.federated.training.scenarios import SCENARIOS, STUDY_COUNTRIES, STUDY_MONTHS
+from eoforge.nn.classifier import BACKBONES
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FederatedConfig:
         weighting: How silos count in the mean.
         size: Side of the network's input in pixels.
         interpolation: How 20 and 60 m bands come to that size.
-        backbone: One of ``eoforge.methods.fl_rs.model.BACKBONES``.
+        backbone: One of ``eoforge.nn.classifier.BACKBONES``.
         width: First width of the tiny ones.
         bits: Code length.
         memory_patches: Prepared patches kept in memory.
@@ -178,7 +178,7 @@ class Config(FederatedConfig):
         return "s1" if set(self.bands) & set(S1_BANDS) else "s2"
 
     def options(self) -> dict[str, Any]:
-        """Of the algorithm, as :func:`~eoforge.methods.fl_rs.strategies.make_strategy` takes them.
+        """Of the algorithm, as :func:`~eoforge.federated.strategies.registry.make_strategy` takes them.
 
         Raises:
             UsageError: An option is set that the algorithm does not have.

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from eoforge.bundle import Bundle, load_bundle
-from eoforge.data.store import TableRef, normalise, open_table
+from eoforge.config import build_config, from_dict
 from eoforge.errors import BundleError, NotFound, UsageError
 from eoforge.federated.strategy import LocalTrainer
+from eoforge.federated.training.checkpoint import Checkpoint
+from eoforge.federated.training.outcome import Normalisation, Outcome, build_network, silo_trainer, write_run
+from eoforge.federated.training.simulation import Simulated, play
 from eoforge.index.encoder import Encoder
 from eoforge.methods import encoding
-from eoforge.methods.config import build_config, from_dict
-from eoforge.methods.fl_rs.checkpoint import Checkpoint
 from eoforge.methods.fl_rs.config import Config, FederatedConfig
-from eoforge.methods.fl_rs.federate import Normalisation, Outcome, build_network, silo_trainer, write_run
-from eoforge.methods.fl_rs.model import Network
-from eoforge.methods.fl_rs.simulation import Simulated, play
 from eoforge.methods.run_files import run_name
+from eoforge.nn.classifier import Network
+from eoforge.storage.addresses import TableRef, normalise, open_table
 
 SKEW = "skew.json"
 

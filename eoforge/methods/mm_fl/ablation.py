@@ -16,15 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eoforge.data.store import TableRef, open_table
-from eoforge.methods.config import build_config
-from eoforge.methods.fl_rs.data import Images
-from eoforge.methods.fl_rs.federate import normalisation_of
+from eoforge.config import build_config
+from eoforge.federated.training.data import Images
+from eoforge.federated.training.outcome import normalisation_of
 from eoforge.methods.fl_rs.seeds import averaged, cell, kept, parse_seeds, refuse_seed
 from eoforge.methods.mm_fl.config import Config
 from eoforge.methods.mm_fl.simulation import VIEWS, images_of, play
 from eoforge.methods.run_files import run_name
 from eoforge.report import figure, page, section, table
+from eoforge.storage.addresses import TableRef, open_table
 
 GRID: dict[str, dict[str, str]] = {
     "FedAvg per sensor": {"mf": "false", "fw": "false", "mim": "off"},

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.errors import UsageError
+from eoforge.federated.strategies.mm_fl import Mim, MultiModal
 from eoforge.methods.fl_rs.config import STUDY, TINY, FederatedConfig
-from eoforge.methods.mm_fl.strategy import Mim, MultiModal
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Config(FederatedConfig):
         return {"s1": self.s1_bands, "s2": self.s2_bands}
 
     def options(self) -> dict[str, Any]:
-        """Of the strategy, as :func:`~eoforge.methods.fl_rs.strategies.make_strategy` takes them."""
+        """Of the strategy, as :func:`~eoforge.federated.strategies.registry.make_strategy` takes them."""
         return {
             "weighting": self.weighting,
             "mim": self.mim,

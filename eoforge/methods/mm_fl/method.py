@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from eoforge.data.store import TableRef
 from eoforge.federated.strategy import LocalTrainer
-from eoforge.methods.fl_rs.checkpoint import Checkpoint
-from eoforge.methods.fl_rs.federate import Normalisation
+from eoforge.federated.training.checkpoint import Checkpoint
+from eoforge.federated.training.outcome import Normalisation
+from eoforge.federated.training.simulation import Simulated
 from eoforge.methods.fl_rs.method import FederatedMethod
-from eoforge.methods.fl_rs.simulation import Simulated
 from eoforge.methods.mm_fl.config import Config
 from eoforge.methods.mm_fl.simulation import build_network, play, silo_trainer
+from eoforge.storage.addresses import TableRef
 
 
 class MmFlMethod(FederatedMethod):

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eoforge.data.labels import NUM_CLASSES
-from eoforge.methods.fl_rs.model import CodeHead, Network, encoder
+from eoforge.federated.strategies.mm_fl import SENSORS
 from eoforge.methods.mm_fl.config import Config
-from eoforge.methods.mm_fl.strategy import SENSORS
 from eoforge.methods.mm_fl.whitening import whiten
+from eoforge.nn.classifier import CodeHead, Network, encoder
 from eoforge.nn.heads import ProjectionHead
 
 SHARED = "shared"

@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from eoforge.data.prepare import Prepare
-from eoforge.data.store import TableRef
+from eoforge.data.loading.prepare import Prepare
 from eoforge.errors import UsageError
 from eoforge.federated import simulate
 from eoforge.federated.simulate import Federation
+from eoforge.federated.strategies.mm_fl import SENSORS
 from eoforge.federated.strategy import Array, SiloInfo, TensorSpec
+from eoforge.federated.training.checkpoint import Checkpoint
+from eoforge.federated.training.data import Images, evaluate
+from eoforge.federated.training.local import SiloTrainer
+from eoforge.federated.training.outcome import Normalisation, normalisation_of, training_rows
+from eoforge.federated.training.sensor_data import SensorData, sensors_of, slots_of
+from eoforge.federated.training.simulation import Patches, Simulated, run_rounds, traffic_of
 from eoforge.methods import encoding
-from eoforge.methods.fl_rs.checkpoint import Checkpoint
-from eoforge.methods.fl_rs.data import Images, evaluate
-from eoforge.methods.fl_rs.federate import Normalisation, normalisation_of, training_rows
-from eoforge.methods.fl_rs.local import SiloTrainer
-from eoforge.methods.fl_rs.model import specs_of
-from eoforge.methods.fl_rs.simulation import Patches, Simulated, run_rounds, traffic_of
 from eoforge.methods.mm_fl.config import Config
-from eoforge.methods.mm_fl.data import SensorData, sensors_of, slots_of
 from eoforge.methods.mm_fl.model import MultiModalNetwork
-from eoforge.methods.mm_fl.strategy import SENSORS
+from eoforge.nn.classifier import specs_of
+from eoforge.storage.addresses import TableRef
 
 VIEWS: dict[str, tuple[str, ...]] = {"s1": ("s1",), "s2": ("s2",), "both": SENSORS}
 """What a place may have at inference."""
@@ -89,7 +89,7 @@ def silo_trainer(
 def play(
     config: Config, table: TableRef, checkpoint: Checkpoint | None = None, images: Images | None = None
 ) -> Simulated:
-    """Plays a run to its end, from where ``checkpoint`` left it; see :func:`eoforge.methods.fl_rs.simulation.play`.
+    """Plays a run to its end, from where ``checkpoint`` left it; see :func:`eoforge.federated.training.simulation.play`.
 
     Figures are named by what a place has: ``s1_f1_micro``, ``s2_...``, ``both_...``.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from eoforge.errors import UsageError
-from eoforge.methods.fl_rs.model import replace
+from eoforge.nn.classifier import replace
 
 GROUP, EPSILON, MOMENTUM = 4, 1e-3, 0.1
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from eoforge.codec.config import CodecConfig
+from eoforge.codec.learned.config import CodecConfig
 from eoforge.data.bands import MODALITIES, PATCH_METRES, S1_BANDS, S2_BANDS, require_bands
 from eoforge.errors import UsageError
 from eoforge.methods.learner import TrainConfig

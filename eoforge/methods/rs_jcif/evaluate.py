@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eoforge.codec.container import inspect
-from eoforge.codec.model import Codec
+from eoforge.codec.learned.model import Codec
 from eoforge.codec.raster import Raster
 from eoforge.data.bands import GROUPS, PATCH_METRES
-from eoforge.data.objects import ObjectStore
-from eoforge.data.store import TableRef, open_table
-from eoforge.methods.evaluate import GALLERY_SPLIT, QUERY_SPLIT
+from eoforge.methods.evaluation.retrieval import GALLERY_SPLIT, QUERY_SPLIT
 from eoforge.methods.rs_jcif import baselines
 from eoforge.methods.rs_jcif.fidelity import Fidelity, Rasters
 from eoforge.methods.rs_jcif.method import load_codec
 from eoforge.methods.rs_jcif.paths import coder_of, codes_of, maps, query_paths
 from eoforge.methods.rs_jcif.split import BATCH, Split, read_split
 from eoforge.progress import track
+from eoforge.storage.addresses import TableRef, open_table
+from eoforge.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from eoforge.bundle import Bundle

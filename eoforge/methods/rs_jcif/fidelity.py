@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.codec.rate import BACKSCATTER_PEAK, REFLECTANCE_PEAK
+from eoforge.codec.learned.rate import BACKSCATTER_PEAK, REFLECTANCE_PEAK
 from eoforge.data.bands import GROUPS, S1_10M, BandGroup
 
 PEAKS: dict[str, tuple[float, ...]] = {"s2": (REFLECTANCE_PEAK, 65_535.0), "s1": (BACKSCATTER_PEAK,)}

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eoforge.codec.model import Codec
+from eoforge.codec.learned.model import Codec
 from eoforge.codec.raster import ALIGNMENT, factor_of
 from eoforge.data.bands import MODALITIES, PATCH_METRES
-from eoforge.data.batch import PatchBatch
 from eoforge.data.labels import CLASSES
+from eoforge.data.loading.batch import PatchBatch
 from eoforge.errors import UsageError
 from eoforge.hashing.packing import pack_torch
 from eoforge.index.search import HammingIndex

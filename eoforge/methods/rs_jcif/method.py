@@ -7,17 +7,17 @@ from dataclasses import asdict, replace
 from typing import Any, cast
 
 from eoforge.bundle import Bundle, load_bundle
-from eoforge.codec.model import Codec
-from eoforge.data.loader import PatchFilter, PatchLoader
-from eoforge.data.store import TableRef, join, open_table
+from eoforge.codec.learned.model import Codec
+from eoforge.config import build_config
+from eoforge.data.loading.loader import PatchFilter, PatchLoader
 from eoforge.errors import BundleError, UsageError
 from eoforge.index.encoder import Encoder
 from eoforge.methods import encoding, get_method
-from eoforge.methods.config import build_config
 from eoforge.methods.rs_jcif.config import Compression, Config, Tasks
 from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, Teacher
 from eoforge.methods.rs_jcif.model import LatentEncoder
 from eoforge.methods.run import Normalisation, Recipe, train_run
+from eoforge.storage.addresses import TableRef, join, open_table
 
 COMPRESSION = "rs_jcif-compression"
 _START_PATCHES = 128

@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eoforge.codec.exact import ONE
-from eoforge.codec.model import Codec
-from eoforge.codec.pieces import fraction_of, require_ready
+from eoforge.codec.learned.exact import ONE
+from eoforge.codec.learned.model import Codec
+from eoforge.codec.learned.pieces import fraction_of, require_ready
 from eoforge.data.bands import PATCH_METRES
-from eoforge.data.batch import PatchBatch
+from eoforge.data.loading.batch import PatchBatch
 from eoforge.errors import UsageError
 from eoforge.hashing.packing import pack_torch
 from eoforge.methods.encoding import require_rasters

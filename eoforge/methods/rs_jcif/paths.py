@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from eoforge.codec.container import LIMITS
-from eoforge.codec.model import Codec
+from eoforge.codec.learned.model import Codec
+from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import Raster
-from eoforge.codec.streams import stored_codes
 from eoforge.data.bands import GROUPS
-from eoforge.data.batch import PatchBatch
+from eoforge.data.loading.batch import PatchBatch
 from eoforge.index.search import HammingIndex
 from eoforge.methods.rs_jcif.model import LatentEncoder
 from eoforge.methods.rs_jcif.split import BATCH, Coder, Codes, Split

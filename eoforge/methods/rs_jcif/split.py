@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from eoforge.codec.raster import Raster, from_batch
 from eoforge.data.bands import GROUPS
-from eoforge.data.batch import PatchBatch, PatchFilter
-from eoforge.data.loader import PatchLoader
-from eoforge.data.store import TableRef
+from eoforge.data.loading.batch import PatchBatch, PatchFilter
+from eoforge.data.loading.loader import PatchLoader
 from eoforge.methods.rs_jcif.fidelity import Rasters
+from eoforge.storage.addresses import TableRef
 
 BATCH = 32
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from eoforge.data.bands import GROUPS
-from eoforge.data.batch import PatchBatch
-from eoforge.data.prepare import FLIP_HORIZONTAL, FLIP_VERTICAL
+from eoforge.data.loading.batch import PatchBatch
+from eoforge.data.loading.prepare import FLIP_HORIZONTAL, FLIP_VERTICAL
 
 
 def mirrored(batch: PatchBatch, flip_B: Tensor) -> PatchBatch:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
-from eoforge.data.schema import MAX_CODE_BITS
+from eoforge.data.tables.schema import MAX_CODE_BITS
 from eoforge.errors import UsageError
 from eoforge.methods.learner import TrainConfig
 from eoforge.nn.backbones import BACKBONES

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from eoforge.bundle import Bundle
-from eoforge.data.loader import PatchBatch
-from eoforge.data.prepare import Prepare
-from eoforge.data.store import TableRef
+from eoforge.config import build_config
+from eoforge.data.loading.loader import PatchBatch
+from eoforge.data.loading.prepare import Prepare
 from eoforge.errors import UsageError
 from eoforge.hashing.packing import pack_torch
 from eoforge.index.encoder import Encoder
 from eoforge.methods import encoding
-from eoforge.methods.config import build_config
 from eoforge.methods.learner import Learner
 from eoforge.methods.pairs import code_recall, random_flips
 from eoforge.methods.run import Normalisation, Recipe, train_run
 from eoforge.methods.ss_cm_rsir.config import Config
 from eoforge.methods.ss_cm_rsir.loss import objective
 from eoforge.methods.ss_cm_rsir.model import SsCmRsir
+from eoforge.storage.addresses import TableRef
 
 _CARD = (
     "Cross-modal retrieval between Sentinel-1 and Sentinel-2 patches by binary codes, trained without labels on pairs "

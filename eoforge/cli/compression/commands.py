@@ -1,0 +1,116 @@
+"""``eoforge compress``, ``decompress`` and ``inspect``: GeoTIFFs, folders of them, and tables."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eoforge.cli import output
+from eoforge.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from eoforge.codec.container import Header
+
+SUFFIX = ".eofc"
+Bundle = Annotated[str | None, typer.Option(help="Run bundle of the codec; not needed with --max-error.")]
+Device = Annotated[str | None, typer.Option(help="Torch device of the codec; CUDA where there is one.")]
+
+
+def register_compression(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+
+    @app.command()
+    def compress(
+        source: Annotated[str, typer.Argument(metavar="IN", help="GeoTIFF, folder of GeoTIFFs, or table of patches.")],
+        target: Annotated[str, typer.Argument(metavar="OUT", help="Stream, folder of streams, or table of streams.")],
+        bundle: Bundle = None,
+        quality: Annotated[float | None, typer.Option(help="Quality step, 0 (smallest) to 7; fractions count.")] = None,
+        target_bpp: Annotated[float | None, typer.Option(help="Best quality within these bits per 10 m pixel.")] = None,
+        target_psnr: Annotated[float | None, typer.Option(help="Least quality that reaches this PSNR in dB.")] = None,
+        max_error: Annotated[
+            str | None,
+            typer.Option(
+                help="Greatest error of any pixel, 0 is lossless: DN for Sentinel-2, dB for -1, DN,dB for both."
+            ),
+        ] = None,
+        device: Device = None,
+        json: output.Json = False,
+    ) -> None:
+        """Compress rasters into streams that carry place, bands and hash codes."""
+        from eoforge.cli.compression.files import compress_files, compress_table, is_table
+        from eoforge.codec.coder import Rate, parse_max_error
+
+        rate = Rate(quality, target_bpp, target_psnr, parse_max_error(max_error) if max_error is not None else None)
+        one_unit = rate.max_error is not None and rate.max_error.s1 > 0 and "," not in (max_error or "")
+        if rate.learned and bundle is None:
+            raise UsageError(
+                "a codec is needed: name its run bundle with --bundle, or bound the error with --max-error"
+            )
+        if is_table(source):
+            if bundle is None:
+                raise UsageError("a table of streams carries codes: name the bundle that makes them with --bundle")
+            if one_unit:
+                raise UsageError(f"a table holds both sensors: --max-error DN,dB, such as {max_error},0.5")
+            result: Any = compress_table(source, target, bundle, rate, device)
+        else:
+            result = compress_files(Path(source), Path(target), bundle, rate, device, one_unit=one_unit)
+        output.emit(result, title="compressed")
+
+    @app.command()
+    def decompress(
+        source: Annotated[str, typer.Argument(metavar="IN", help="Stream, folder of streams, or table of streams.")],
+        target: Annotated[Path, typer.Argument(metavar="OUT", help="GeoTIFF, or folder for them.")],
+        bundle: Bundle = None,
+        patch_id: Annotated[list[str] | None, typer.Option(help="Only these patches of a table (repeat).")] = None,
+        device: Device = None,
+        json: output.Json = False,
+    ) -> None:
+        """Decode streams to cloud-optimised GeoTIFFs, one per native grid, with CRS and band names."""
+        from eoforge.cli.compression.files import decompress_files, decompress_table, is_table
+
+        if is_table(source):
+            result = decompress_table(source, target, tuple(patch_id or ()), device)
+        else:
+            result = decompress_files(Path(source), target, bundle, device)
+        output.emit(result, title="decompressed")
+
+    @app.command()
+    def inspect(
+        source: Annotated[Path, typer.Argument(metavar="IN", help="Stream.")],
+        json: output.Json = False,
+    ) -> None:
+        """Print what the header of a stream says; no model is needed."""
+        from eoforge.codec.container import inspect as read
+
+        if not source.is_file():
+            raise NotFound(f"no stream at {source}")
+        stream = source.read_bytes()
+        output.emit(facts_of(read(stream), len(stream)), title=source.name)
+
+
+def facts_of(header: Header, stream_bytes: int) -> dict[str, Any]:
+    """A header for people and for ``--json``."""
+    place = header.georeference
+    learned = not header.max_error
+    return {
+        "kind": header.kind.name.lower(),
+        "patch_id": header.patch_id,
+        "bands": " ".join(header.bands),
+        "height": header.shape[0],
+        "width": header.shape[1],
+        "crs": place.crs if place else None,
+        "transform": jsonlib.dumps(place.transform) if place else None,
+        "quality": header.quality if learned else None,
+        "max_error": None if learned else ", ".join(f"{m} {e:g}" for m, e in header.max_error),
+        "bundle": header.bundle or None,
+        "tile": header.tile,
+        "codes": header.codes,
+        "code_bits": 8 * header.code_bytes,
+        "bytes": stream_bytes,
+        "bits_per_pixel": round(8 * stream_bytes / math.prod(header.shape), 4),
+        "bits_per_sample": round(8 * stream_bytes / header.samples, 4),
+    }

@@ -1,0 +1,242 @@
+"""What ``eoforge compress`` and ``decompress`` do with files, folders and tables."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eoforge.cli.compression.commands import SUFFIX
+from eoforge.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from eoforge.codec.coder import Rate
+    from eoforge.codec.container import Header
+    from eoforge.codec.geotiff import GeoTiff
+    from eoforge.codec.raster import Raster
+    from eoforge.codec.tiles import Block, Source
+    from eoforge.progress import Tracker
+
+TIFFS = (".tif", ".tiff")
+_MAP = "reference_map"
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What was compressed; ``raw_bytes`` are those of the samples as they lie in memory."""
+
+    streams: int
+    raw_bytes: int
+    stream_bytes: int
+    ratio: float
+    bits_per_sample: float
+    target: str
+
+
+def is_table(text: str) -> bool:
+    """Whether a source is a Lance table."""
+    from eoforge.storage.addresses import TableRef, is_s3, table_exists
+
+    ref = TableRef.parse(text)
+    return is_s3(text) or (Path(ref.uri).is_dir() and table_exists(ref.uri))
+
+
+def compress_table(source: str, target: str, bundle: str, rate: Rate, device: str | None) -> Any:
+    """``patches.lance`` to ``streams.lance``, exactly once."""
+    from eoforge.index.streams import compress_archive
+    from eoforge.methods.codecs import open_archiver
+    from eoforge.storage.addresses import TableRef
+
+    return compress_archive(bundle, TableRef.parse(source), target, rate, *open_archiver(bundle, device))
+
+
+def compress_files(
+    source: Path, target: Path, bundle: str | None, rate: Rate, device: str | None, *, one_unit: bool = False
+) -> Compressed:
+    """GeoTIFFs of any size to streams; memory for one tile of one of them.
+
+    Args:
+        source: One GeoTIFF, or a folder: its files named ``<name>_<band>.tif`` are one raster called ``<name>``, and
+            any other file is a raster of its own.
+        target: The stream, or the folder for the streams of a folder.
+        bundle: Of the codec, where the rate needs one.
+        rate: Of all streams.
+        device: Of the codec.
+        one_unit: The bound is one number, whose unit the sensor decides: rasters of both are refused.
+
+    Raises:
+        NotFound: There is nothing to compress.
+        UsageError: A raster of both sensors needs a bound for each.
+    """
+    from eoforge.codec.container import LIMITS
+    from eoforge.codec.geotiff import open_raster
+    from eoforge.codec.raster import modalities_of
+    from eoforge.methods.codecs import open_coder
+    from eoforge.progress import track
+
+    jobs = list(_rasters_of(source))
+    if not jobs:
+        raise NotFound(f"no GeoTIFF at {source}: expected a .tif, a folder with some, or a Lance table")
+    coder = open_coder([bundle] if bundle and rate.learned else [], device)
+    raw = made = samples = 0
+    with track("compressing tiles") as progress:
+        for name, files in jobs:
+            with open_raster(files, Path(name).name, max_pixels=LIMITS.max_pixels, exact=not rate.learned) as raster:
+                if one_unit and len(modalities_of(raster.bands)) > 1:
+                    raise UsageError(f"{name} holds both sensors, whose units differ: --max-error DN,dB, such as 8,0.5")
+                path = target if source.is_file() else target / f"{name}{SUFFIX}"
+                with whole(path) as unfinished, unfinished.open("w+b") as file:
+                    header = coder.write(Watched(raster, progress), rate, file)
+                made += path.stat().st_size
+                samples += header.samples
+                raw += header.raw_bytes
+    return Compressed(len(jobs), raw, made, round(raw / made, 2), round(8 * made / samples, 4), str(target))
+
+
+def decompress_files(source: Path, target: Path, bundle: str | None, device: str | None) -> dict[str, Any]:
+    """Streams to cloud-optimised GeoTIFFs; memory for one tile of one of them.
+
+    Raises:
+        NotFound: There is no stream.
+    """
+    from eoforge.codec.container import Kind, inspect
+    from eoforge.codec.parts import FilePart
+    from eoforge.methods.codecs import open_coder
+    from eoforge.progress import track
+
+    streams = sorted(source.rglob(f"*{SUFFIX}")) if source.is_dir() else [source] if source.is_file() else []
+    if not streams:
+        raise NotFound(f"no stream at {source}: expected a {SUFFIX} file, a folder with some, or a table of streams")
+    coder = open_coder([bundle] if bundle else [], device)
+    files = 0
+    with track("decoding tiles") as progress:
+        for path in streams:
+            with path.open("rb") as file:
+                stream = FilePart(file)
+                header = inspect(stream, coder.limits)
+                if header.kind is Kind.LEARNED and not coder.codecs:
+                    raise UsageError(f"{path} was made by the codec of bundle {header.bundle}; name it with --bundle")
+                inside = path.relative_to(source).with_suffix("") if source.is_dir() else Path(path.stem)
+                paths = _cog_paths(header.bands, target, inside, single=source.is_file())
+                _write_cogs(paths, header, _watched(coder.blocks(stream), progress))
+                files += len(paths)
+    return {"streams": len(streams), "files": files, "target": str(target)}
+
+
+def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device: str | None) -> dict[str, Any]:
+    """Patches of a table of streams to cloud-optimised GeoTIFFs; the table names its codec.
+
+    Raises:
+        UsageError: The table holds no streams.
+        NotFound: A patch is not in the table.
+    """
+    from eoforge.bundle import load_bundle
+    from eoforge.codec.tiles import Block
+    from eoforge.index.info import IndexInfo
+    from eoforge.index.streams import StreamReader, holds_streams
+    from eoforge.methods import get_method
+    from eoforge.methods.codecs import coder_of
+    from eoforge.progress import track
+    from eoforge.storage.addresses import TableRef, open_table
+
+    table = open_table(TableRef.parse(source))
+    if not holds_streams(table):
+        raise UsageError(f"{source} is no table of streams; make one with `eoforge compress`")
+    info = IndexInfo.of(table.schema, source)
+    encoder = get_method(info.method).load(load_bundle(info.bundle_uri), device)
+    reader = StreamReader(table, coder_of(encoder))
+    wanted = patch_ids or sorted(set(table.to_table(columns=["patch_id"]).column("patch_id").to_pylist()))
+    files = 0
+    with track("decoding patches", total=len(wanted)) as progress:
+        for start in range(0, len(wanted), _BATCH):
+            part = wanted[start : start + _BATCH]
+            found = reader.rasters(part, encoder.modalities)
+            missing = [patch_id for patch_id in part if patch_id not in found]
+            if missing:
+                raise NotFound(f"{source} holds no stream of patch {missing[0]!r}")
+            for patch_id, rasters in found.items():
+                for raster in rasters.values():
+                    paths = _cog_paths(raster.bands, target, Path(patch_id), single=False)
+                    _write_cogs(paths, raster, [Block(0, 0, raster.bands)])
+                    files += len(paths)
+            progress.advance(len(part))
+    return {"patches": len(wanted), "files": files, "target": str(target)}
+
+
+def _rasters_of(source: Path) -> Iterator[tuple[str, list[GeoTiff]]]:
+    """Name (with its folders) and files of each raster."""
+    from eoforge.codec.geotiff import GeoTiff
+    from eoforge.codec.raster import BAND_ORDER
+
+    if source.is_file():
+        yield source.stem, [GeoTiff(source)]
+        return
+    groups: dict[str, list[GeoTiff]] = {}
+    for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in TIFFS and p.is_file()):
+        inside = path.relative_to(source).with_suffix("")
+        name, _, band = inside.name.rpartition("_")
+        if inside.name.endswith(_MAP):
+            continue  # land cover is no band
+        if name and band in BAND_ORDER:
+            groups.setdefault(str(inside.with_name(name)), []).append(GeoTiff(path, (band,)))
+        else:
+            groups.setdefault(str(inside), []).append(GeoTiff(path))
+    yield from groups.items()
+
+
+class Watched:
+    """A source that reports each window that is read."""
+
+    def __init__(self, source: Source, progress: Tracker) -> None:
+        self._source, self._progress = source, progress
+        self.bands, self.shape = source.bands, source.shape
+        self.georeference, self.patch_id = source.georeference, source.patch_id
+
+    def window(self, row: int, column: int, height: int, width: int) -> Raster:
+        """As that of the source."""
+        self._progress.advance()
+        return self._source.window(row, column, height, width)
+
+
+def _watched(blocks: Iterable[Block], progress: Tracker) -> Iterator[Block]:
+    for block in blocks:
+        yield block
+        progress.advance()
+
+
+def _cog_paths(bands: Iterable[str], target: Path, name: Path, *, single: bool) -> dict[str, Path]:
+    """Grid -> its file; a raster that has a single grid goes to ``target`` itself if that names a file."""
+    from eoforge.codec.cog import grids_of
+
+    grids = list(grids_of(bands))
+    named = single and target.suffix.lower() in TIFFS
+    base = target.with_suffix("") if named else target / name
+    return {
+        g: base.with_name(f"{base.name}.tif" if named and len(grids) == 1 else f"{base.name}_{g}.tif") for g in grids
+    }
+
+
+def _write_cogs(paths: Mapping[str, Path], like: Header | Raster, blocks: Iterable[Block]) -> None:
+    from eoforge.codec.cog import write_cog_files
+
+    with ExitStack() as stack:
+        unfinished = {grid: str(stack.enter_context(whole(path))) for grid, path in paths.items()}
+        write_cog_files(unfinished, like.bands, like.shape, like.georeference, blocks)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place to write a file to that appears at ``path`` when the block ends well, and not at all otherwise.
+
+    It lies in a hidden folder beside it, under a name that no search for streams or GeoTIFFs finds: who is killed
+    leaves nothing behind that looks whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".eoforge-", dir=path.parent) as folder:
+        unfinished = Path(folder) / "unfinished"
+        yield unfinished
+        unfinished.replace(path)

@@ -1,0 +1,137 @@
+"""The demo's report: figures, the answered queries as pictures, and links to the pipeline's own pages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eoforge import report
+from eoforge.bundle import load_bundle
+from eoforge.report import Html, concat, element
+
+if TYPE_CHECKING:
+    from eoforge.cli.demo.service import Answer, Answers
+    from eoforge.client.retrieval import Hit, Patch
+    from pipelines.run_local import LocalRun
+
+PAGES = {"quality": "Quality of the ingested archive", "curves": "Training curves", "retrieval": "Retrieval evaluation"}
+"""Outputs of the pipeline that are pages, and what they are called."""
+SENSOR = {"s1": "radar (Sentinel-1)", "s2": "optical (Sentinel-2)"}
+
+
+def write_report(
+    out: Path, run: LocalRun, answers: Answers, seconds: dict[str, float], compressed: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes ``report.html`` and ``report.json``, and copies the pipeline's pages beside them.
+
+    Args:
+        out: Folder.
+        run: Outputs of the pipeline ``archive_to_service``.
+        answers: What the service said.
+        seconds: Wall time per stage.
+        compressed: Figures of the page on compression.
+
+    Returns:
+        The figures of ``report.json``, flat.
+    """
+    for name in PAGES:
+        shutil.copyfile(run.outputs[name], out / f"{name}.html")
+    metrics = run.find("evaluate", "metrics").metadata
+    ingested = json.loads(run.outputs["summary"])
+    bundle = load_bundle(run.outputs["bundle"])
+    figures: dict[str, Any] = {
+        "report": str(out / "report.html"),
+        "patches_in": ingested["patches_in"],
+        "quarantined": ingested["quarantined"],
+        "method": bundle.config["method"],
+        "bundle": bundle.uri,
+        "codes": f"{run.outputs['codes_table']}@{run.outputs['codes_version']}",
+        **metrics,
+        **compressed,
+        "search_p50_ms": round(float(np.percentile(answers.search_ms, 50)), 2),
+        "search_p99_ms": round(float(np.percentile(answers.search_ms, 99)), 2),
+        **{f"seconds_{name.partition(':')[0].replace(' ', '_')}": value for name, value in seconds.items()},
+        "seconds": round(sum(seconds.values()), 1),
+    }
+    (out / "report.html").write_text(_page(figures, metrics, answers, seconds))
+    (out / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def _page(figures: dict[str, Any], metrics: dict[str, Any], answers: Answers, seconds: dict[str, float]) -> str:
+    pages = {"compression": "Compression: original, decoded, difference", **PAGES}
+    links = concat(
+        element("p", element("a", title, href=f"{name}.html", target="_blank")) for name, title in pages.items()
+    )
+    timing = report.table(("stage", "seconds"), [*seconds.items(), ("all", figures["seconds"])])
+    index = answers.index
+    facts = report.table(
+        ("", "value"),
+        [
+            ("method", index.method),
+            ("bundle", index.bundle_id[:16]),
+            ("bits per code", index.bits),
+            ("patches version", index.patches_version),
+            *((f"codes of {SENSOR[m]}", n) for m, n in index.patches.items()),
+        ],
+    )
+    return report.page(
+        "eoforge demo",
+        "From an archive to answered queries: radar patches find optical ones and the other way round.",
+        [
+            report.tiles(
+                {
+                    "patch pairs ingested": f"{figures['patches_in'] - figures['quarantined']:,}",
+                    "patches quarantined": f"{figures['quarantined']:,}",
+                    "median search over gRPC": f"{figures['search_p50_ms']} ms",
+                    "the whole job": f"{figures['seconds']:.0f} s",
+                }
+            ),
+            report.section("Answered by the running service", _legend(), *map(_answer, answers.answers)),
+            report.section("Retrieval quality", report.table(("metric", "value"), metrics.items())),
+            report.section("Index and time", facts, timing),
+            report.section("Further pages", links),
+        ],
+        footer="The archive is synthetic unless the demo was given another. Times belong to this machine.",
+    )
+
+
+def _legend() -> Html:
+    return element(
+        "p",
+        "Blue: the query. Green: the same place seen by the other sensor. Red: no label in common. "
+        "The number is the Hamming distance of the codes.",
+        class_="soft",
+    )
+
+
+def _answer(answer: Answer) -> Html:
+    title = (
+        f"{SENSOR[answer.source]} asks {SENSOR[answer.target]}: {answer.condition} "
+        f"({answer.milliseconds:.0f} ms with pictures)"
+    )
+    cards = concat([_query_card(answer.query, answer.source), *(_hit_card(h, answer.query) for h in answer.hits)])
+    return concat([element("p", title), element("div", cards, class_="row")])
+
+
+def _query_card(query: Patch, source: str) -> Html:
+    png = query.s1_thumbnail_png if source == "s1" else query.s2_thumbnail_png
+    labels = concat(element("span", label, class_="tag") for label in query.info.labels)
+    return element(
+        "div", concat([report.image(png, query.info.patch_id), query.info.country, labels]), class_="card query"
+    )
+
+
+def _hit_card(hit: Hit, query: Patch) -> Html:
+    wanted = set(query.info.labels)
+    partner = hit.patch_id == query.info.patch_id
+    kind = "partner" if partner else "" if wanted & set(hit.labels) else "miss"
+    labels = concat(element("span", label, class_="tag shared" if label in wanted else "tag") for label in hit.labels)
+    caption = f"{hit.distance} · {hit.country} · {hit.acquired:%Y-%m-%d}"
+    return element(
+        "div", concat([report.image(hit.thumbnail_png, hit.patch_id), caption, labels]), class_=f"card {kind}".strip()
+    )

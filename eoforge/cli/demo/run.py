@@ -1,0 +1,161 @@
+"""``eoforge demo``: the main job, end to end, on whatever machine this is.
+
+Everything is the real thing at a small size: an archive in the official layout, the Kubeflow pipeline
+``archive_to_service`` run by ``kfp.local``, a retrieval service in a process of its own, and questions asked over gRPC.
+A second run continues where the first stopped: tables, runs and codes are kept.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from eoforge.cli import output
+from eoforge.errors import DataRefused, UsageError
+
+SEAWEEDFS = "seaweedfs"
+"""Value of ``--store`` that starts an S3 server for the demo."""
+
+
+@dataclass
+class Stages:
+    """Wall time of each stage, in order."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announces and times one stage."""
+        output.say(f"[bold]{name}[/]")
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 1)
+
+
+def run_demo(
+    out: Path,
+    *,
+    archive: str | None = None,
+    store: str | None = None,
+    method: str = "ss_cm_rsir",
+    patches: int = 2000,
+    seed: int = 0,
+    overrides: Mapping[str, str],
+) -> dict[str, Any]:
+    """Runs the demo and leaves ``report.html`` in ``out``.
+
+    Args:
+        out: Folder for archive, report and, without ``store``, tables and runs.
+        archive: An archive to use instead of a synthetic one.
+        store: Local folder or ``s3://`` URI for tables and runs; ``seaweedfs`` starts a server for the demo.
+        method: Method to train, with its tiny preset.
+        patches: Size of the synthetic archive.
+        seed: Seed of the synthetic archive.
+        overrides: Configuration overrides of the method.
+
+    Returns:
+        Flat figures: sizes, metrics against the untrained network and random codes, seconds per stage, the report.
+
+    Raises:
+        EoforgeError: A stage failed; the message says which and what to do.
+    """
+    from eoforge.methods import get_method
+
+    # What a step would refuse after minutes of ingestion is refused now.
+    get_method(method).config("tiny", overrides)
+    if archive is not None:
+        from eoforge.data.archives.folders import open_archive
+
+        open_archive(archive)
+    out = out.expanduser().absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    with _object_store(out, store) as root:
+        return _run(out, root, archive, method, patches, seed, overrides)
+
+
+def _run(
+    out: Path, root: str, archive: str | None, method: str, patches: int, seed: int, overrides: Mapping[str, str]
+) -> dict[str, Any]:
+    from eoforge.cli.demo.compression_page import write_compression_page
+    from eoforge.cli.demo.report import write_report
+    from eoforge.cli.demo.service import ask, running_service
+    from eoforge.storage.addresses import TableRef, join
+    from pipelines.run_local import run_local
+
+    stages = Stages()
+    if archive is None:
+        with stages.stage("synthetic archive in the official layout"):
+            archive = synthetic_archive(out / "archive", patches, seed)
+    params = {
+        "archive": archive,
+        "table": join(root, "patches.lance"),
+        "runs": join(root, "runs"),
+        "codes": join(root, "codes-{bundle}.lance"),
+        "method": method,
+        "preset": "tiny",
+        "overrides": [f"{key}={value}" for key, value in overrides.items()],
+    }
+    with stages.stage("Kubeflow pipeline: ingest, train, index, evaluate"):
+        run = run_local("archive_to_service", out / "pipeline", params)
+    with stages.stage("retrieval service"), running_service(run.outputs["codes_table"], out / "service.log") as address:
+        answers = ask(address, seed)
+    with stages.stage("compression at three qualities"):
+        compressed = write_compression_page(out, TableRef(str(params["table"]), int(run.outputs["version"])), seed)
+    result = write_report(out, run, answers, stages.seconds, compressed)
+    output.say(f"open [bold]{escape(str(out / 'report.html'))}[/]")
+    return result
+
+
+@contextmanager
+def _object_store(out: Path, store: str | None) -> Iterator[str]:
+    """Yields the root of tables and runs; probes an object store before anything commits to it."""
+    from eoforge.errors import StoreError
+    from eoforge.storage.addresses import is_s3, normalise
+    from eoforge.storage.doctor import probe_store
+
+    if store == SEAWEEDFS:
+        from eoforge.storage.seaweed import seaweedfs
+
+        with seaweedfs(out / "seaweedfs") as server:
+            previous = {key: os.environ.get(key) for key in server.env}
+            os.environ.update(server.env)  # child processes of the demo read the store from here
+            try:
+                with _object_store(out, server.uri("demo")) as root:
+                    yield root
+            finally:
+                for key, value in previous.items():
+                    os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
+        return
+    root = normalise(store) if store else str(out / "store")
+    if is_s3(root):
+        failed = [check for check in probe_store(root) if not check.ok]
+        if failed:
+            raise StoreError("; ".join(map(str, failed)))
+    yield root
+
+
+def synthetic_archive(folder: Path, patches: int, seed: int) -> str:
+    """Generates the archive, or keeps the one of an earlier run with the same size and seed."""
+    from eoforge.data.synthetic.archive import generate_archive
+
+    # The mark is written after the archive: a folder without it was interrupted and cannot be trusted to be whole.
+    mark = folder.with_name(folder.name + f".{patches}-{seed}.complete")
+    if mark.exists() and folder.is_dir():
+        return str(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        others = list(folder.parent.glob(folder.name + ".*.complete"))
+        if others:
+            raise UsageError(
+                f"{folder} holds another archive ({others[0].name}); give --out another folder or remove this one"
+            )
+        raise DataRefused(f"{folder} is not empty and was not finished by the demo; remove it and run the demo again")
+    generate_archive(str(folder), patches, seed, workers=os.cpu_count() or 1)
+    mark.touch()
+    return str(folder)

@@ -1,0 +1,149 @@
+"""Client of the federation service for operators: runs, silos, models.
+
+Models travel as chunks that are checked on arrival, and a transfer that was cut goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.api.federation.v1 import federation_pb2_grpc
+from eoforge.client.federation_base import (
+    TRANSFER_TIMEOUT_S,
+    FederationServiceClient,
+    leads_elsewhere,
+    transient,
+)
+from eoforge.errors import DataRefused
+from eoforge.storage.chunks import check_chunk, file_chunks, file_manifest
+
+
+class FederationClient(FederationServiceClient):
+    """For operators; safe to share between threads."""
+
+    def _stub_on(self, channel: grpc.Channel) -> Any:
+        return federation_pb2_grpc.FederationServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+
+    def put_model(self, path: str) -> pb.Manifest:
+        """Stores a safetensors file for :meth:`create_run`; sends only chunks that are not there yet."""
+        manifest = file_manifest(path)
+
+        def step() -> pb.Manifest:
+            prepared = self._stream(self.stub.PrepareModel, pb.PrepareModelRequest(manifest=manifest), self._timeout)
+
+            def messages() -> Iterator[pb.PutModelRequest]:
+                yield pb.PutModelRequest(manifest=manifest)
+                for chunk in file_chunks(path, manifest, prepared.missing):
+                    yield pb.PutModelRequest(chunk=chunk)
+
+            if prepared.missing:
+                self._stream(self.stub.PutModel, messages(), TRANSFER_TIMEOUT_S)
+            return manifest
+
+        return self._again(step)
+
+    def create_run(self, spec: pb.RunSpec, run_id: str = "") -> pb.Run:
+        """Creates a run. With a ``run_id`` the call is safe to repeat."""
+        return self._ask("CreateRun", pb.CreateRunRequest(run_id=run_id, spec=spec)).run
+
+    def run(self, run_id: str) -> pb.Run:
+        """One run with its whole history, fetched in pages."""
+        page = self._ask("GetRun", pb.GetRunRequest(run_id=run_id))
+        run, rounds = page.run, list(page.run.history)
+        while page.more_history:
+            page = self._ask("GetRun", pb.GetRunRequest(run_id=run_id, history_before=rounds[0].number))
+            rounds = [*page.run.history, *rounds]
+        del run.history[:]
+        run.history.extend(rounds)
+        return run
+
+    def runs(self, status: Any = pb.RUN_STATUS_UNSPECIFIED) -> Iterator[pb.Run]:
+        """All runs that the caller may see, newest first."""
+        request = pb.ListRunsRequest(status=status)
+        while True:
+            page = self._ask("ListRuns", request)
+            yield from page.runs
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def silos(self) -> Iterator[pb.Silo]:
+        """All registered silos."""
+        request = pb.ListSilosRequest()
+        while True:
+            page = self._ask("ListSilos", request)
+            yield from page.silos
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def cancel(self, run_id: str, reason: str = "") -> pb.Run:
+        """Ends a run."""
+        return self._ask("CancelRun", pb.CancelRunRequest(run_id=run_id, reason=reason)).run
+
+    def pause(self, run_id: str, reason: str = "") -> pb.Run:
+        """Opens no further round."""
+        return self._ask("PauseRun", pb.PauseRunRequest(run_id=run_id, reason=reason)).run
+
+    def resume(self, run_id: str) -> pb.Run:
+        """Ends a pause."""
+        return self._ask("ResumeRun", pb.ResumeRunRequest(run_id=run_id)).run
+
+    def estimate(self, request: pb.EstimateRunRequest) -> pb.EstimateRunResponse:
+        """What a run would cost."""
+        return self._ask("EstimateRun", request)
+
+    def watch(self, run_id: str, after: int = 0) -> Iterator[pb.RunEvent]:
+        """Events of a run until it has ended; goes on where it was when the server comes back.
+
+        Raises:
+            RemoteError: The server refuses, or stays away for all attempts.
+        """
+        position = [after]
+
+        def connected() -> Iterator[pb.RunEvent]:
+            request = pb.WatchRunRequest(run_id=run_id, after=position[0])
+            for message in self._stream(self.stub.WatchRun, request):
+                position[0] = message.event.sequence
+                yield message.event
+
+        while True:
+            channel = self._channel
+            try:
+                yield from connected()
+            except grpc.RpcError as error:
+                if leads_elsewhere(error):
+                    self.move_on(channel)
+                elif not transient(error):
+                    raise self._translate(error) from error
+            run = self._ask("GetRun", pb.GetRunRequest(run_id=run_id)).run  # waits for the server, with retries
+            if run.status not in (pb.RUN_STATUS_RUNNING, pb.RUN_STATUS_PAUSED) and position[0] >= run.sequence:
+                return
+
+    def get_model(self, run_id: str, path: str, *, round: int = 0, initial: bool = False, object: str = "") -> int:
+        """Writes the model of a round as a safetensors file and returns the round; the file appears when it is whole.
+
+        Raises:
+            DataRefused: What arrived is not what the manifest names.
+        """
+        request = pb.GetModelRequest(run_id=run_id, round=round, initial=initial, object=object)
+        partial = f"{path}.partial"
+
+        def step() -> int:
+            messages = iter(self._stream(self.stub.GetModel, request, TRANSFER_TIMEOUT_S))
+            head = next(messages)
+            with open(partial, "wb") as file:
+                for message in messages:
+                    check_chunk(head.manifest, message.chunk)
+                    file.write(message.chunk.data)
+            if os.path.getsize(partial) != head.manifest.length:
+                raise DataRefused(f"the model ended after {os.path.getsize(partial)} of {head.manifest.length} bytes")
+            os.replace(partial, path)
+            return int(head.round)
+
+        return int(self._again(step))

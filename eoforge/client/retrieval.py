@@ -1,0 +1,162 @@
+"""Client of the retrieval service, in three lines::
+
+    from eoforge.client.retrieval import RetrievalClient
+    with RetrievalClient("127.0.0.1:8081") as client:
+        hits = client.search(patch_id="S2A_MSIL2A_...", source="s1", target="s2", k=10)
+
+It needs gRPC and the generated messages only: no torch, no Lance. Calls have deadlines, are retried where that is safe
+and helps, and return plain dataclasses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+
+from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from eoforge.client.base import RemoteError, RemoteNotFound, RemoteRefused, ServiceClient, stream_error
+from eoforge.client.messages import (
+    Bands,
+    Encoded,
+    Hit,
+    IndexInfo,
+    Patch,
+    PatchInfo,
+    SearchFilter,
+    band_image,
+    geotiff_image,
+    hit,
+    index_info,
+    patch,
+    search_request,
+)
+from eoforge.errors import UsageError
+
+__all__ = [
+    "Encoded",
+    "Hit",
+    "IndexInfo",
+    "Patch",
+    "PatchInfo",
+    "RemoteError",
+    "RemoteNotFound",
+    "RemoteRefused",
+    "RetrievalClient",
+    "SearchFilter",
+]
+
+MAX_PAGE = 1000
+"""Hits that the client asks for at once; servers allow at least this by default."""
+
+
+class RetrievalClient(ServiceClient):
+    """Synchronous client; safe to share between threads. See :class:`ServiceClient` for its arguments."""
+
+    def __init__(self, target: str, **connection: Any) -> None:
+        super().__init__(target, **connection)
+        self._stub: Any = retrieval_pb2_grpc.RetrievalServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
+
+    def search(
+        self,
+        *,
+        patch_id: str | None = None,
+        bands: Bands | None = None,
+        geotiff: bytes | Sequence[bytes] | None = None,
+        code: bytes | None = None,
+        source: str | None = None,
+        target: str,
+        k: int = 10,
+        filter: SearchFilter | None = None,
+        thumbnails: bool = False,
+    ) -> list[Hit]:
+        """The ``k`` nearest patches to exactly one of ``patch_id``, ``bands``, ``geotiff`` and ``code``.
+
+        Args:
+            patch_id: A patch of the archive.
+            bands: An image as arrays by band name.
+            geotiff: An image as the bytes of one GeoTIFF or of several; their band descriptions name the bands.
+            code: A packed code.
+            source: Sensor of the query, ``s1`` or ``s2``; not needed with ``code``.
+            target: Sensor of the hits.
+            k: Number of hits; they come in as many pages as it takes.
+            filter: Restricts the hits.
+            thumbnails: Adds a picture of each hit.
+
+        Raises:
+            UsageError: The arguments contradict each other, or the server refuses them.
+            RemoteError: The server answered with another error, or could not be reached.
+        """
+        image = None if geotiff is None else geotiff_image(geotiff, source)
+        given = [q for q in (patch_id, bands, image, code) if q is not None]
+        if len(given) != 1:
+            raise UsageError(f"give exactly one of patch_id, bands, geotiff and code; got {len(given)}")
+        request = search_request(given[0], source, target, filter)
+        request.include_thumbnails = thumbnails
+        hits: list[Hit] = []
+        while True:
+            request.page_size = min(k - len(hits), MAX_PAGE)
+            response = self._call(self._stub.Search, request)
+            hits.extend(hit(h) for h in response.hits)
+            request.page_token = response.next_page_token
+            if len(hits) >= k or not request.page_token:
+                return hits
+
+    def search_many(
+        self,
+        patch_ids: Iterable[str],
+        *,
+        source: str,
+        target: str,
+        k: int = 10,
+        filter: SearchFilter | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[tuple[str, list[Hit] | RemoteError]]:
+        """Searches for many patches over one stream; yields ``(patch_id, hits or the error of that one)`` in order.
+
+        ``timeout`` is the deadline of the whole stream in seconds; None lets it run as long as there are ids.
+
+        Raises:
+            RemoteError: The stream as a whole broke. It is not retried: what was yielded is done.
+        """
+
+        def requests() -> Iterator[pb.SearchStreamRequest]:
+            for patch_id in patch_ids:
+                search = search_request(patch_id, source, target, filter)
+                search.page_size = k
+                yield pb.SearchStreamRequest(correlation_id=patch_id, search=search)
+
+        try:
+            for answer in self._stub.SearchStream(requests(), timeout=timeout, metadata=self._metadata):
+                if answer.WhichOneof("outcome") == "error":
+                    yield answer.correlation_id, stream_error(answer.error)
+                else:
+                    yield answer.correlation_id, [hit(h) for h in answer.result.hits]
+        except grpc.RpcError as error:
+            raise self._translate(error) from error
+
+    def encode(self, images: Sequence[Bands], modality: str) -> list[Encoded]:
+        """Codes and embeddings of images given by their bands, in order."""
+        request = pb.EncodeRequest(images=[pb.Image(bands=band_image(i, modality)) for i in images])
+        response = self._call(self._stub.Encode, request)
+        return [Encoded(e.code, np.array(e.embedding, dtype=np.float32)) for e in response.encodings]
+
+    def get_patch(
+        self, patch_id: str, *, thumbnails: bool = False, pixels: bool = False, reference_map: bool = False
+    ) -> Patch:
+        """One patch, with pictures, pixels on native grids and the land-cover map on request."""
+        request = pb.GetPatchRequest(
+            patch_id=patch_id,
+            include_thumbnails=thumbnails,
+            include_pixels=pixels,
+            include_reference_map=reference_map,
+        )
+        return patch(self._call(self._stub.GetPatch, request))
+
+    def indexes(self) -> list[IndexInfo]:
+        """What the server searches."""
+        response = self._call(self._stub.ListIndexes, pb.ListIndexesRequest())
+        return [index_info(i) for i in response.indexes]

@@ -1,0 +1,147 @@
+"""Archives converted by rico-hdl: an LMDB whose values are safetensors.
+
+``patch_id`` holds B01..B12, ``s1_name`` holds VV and VH, ``<patch_id>_reference_map`` holds Data. Bands are read by
+name: their order inside a value is arbitrary. The georeference was lost in the conversion and is rebuilt from the patch
+name; labels come from the official metadata, which must lie beside the database or one folder up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eoforge.data.archives.folders import MAX_FILE_BYTES, MAX_METADATA_BYTES, read_file
+from eoforge.data.archives.geotiff import Raster
+from eoforge.data.archives.metadata import MAIN_FILE, MetadataRows, read_metadata
+from eoforge.data.archives.validate import REFERENCE_MAP, read_patch
+from eoforge.data.bands import GROUP_OF, S1_BANDS, S2_10M
+from eoforge.data.names import parse_patch_id
+from eoforge.data.records import PatchMeta, ReadResult
+from eoforge.errors import DataRefused, NotFound
+from eoforge.geo.footprint import footprint
+from eoforge.storage.addresses import normalise
+
+_DATA_FILE = "data.mdb"
+
+
+def find_lmdb(path: Path) -> Path | None:
+    """Folder of the database that ``path`` names: itself, its ``data.mdb``, or the only subfolder that has one."""
+    if path.name == _DATA_FILE and path.is_file():
+        return path.parent
+    if not path.is_dir():
+        return None
+    found = [path] if (path / _DATA_FILE).is_file() else sorted(p.parent for p in path.glob(f"*/{_DATA_FILE}"))
+    return found[0] if len(found) == 1 else None
+
+
+class LmdbArchive:
+    """A rico-hdl LMDB with the official metadata."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = normalise(uri)
+        folder = find_lmdb(Path(self.uri))
+        if folder is None:
+            raise NotFound(f"no LMDB at {self.uri}: expected {_DATA_FILE} there or in one subfolder")
+        self._folder = folder
+        self._metadata_folder = next((f for f in (folder, folder.parent) if (f / MAIN_FILE).is_file()), folder)
+
+    def metadata(self) -> MetadataRows:
+        """See :class:`eoforge.data.archives.folders.Archive`."""
+        try:
+            return read_metadata(
+                lambda name: read_file(str(self._metadata_folder / name), MAX_METADATA_BYTES),
+                str(self._metadata_folder),
+            )
+        except NotFound as error:
+            raise NotFound(
+                f"an LMDB holds no labels: put the official {MAIN_FILE} into {self._folder} or {self._folder.parent}"
+            ) from error
+
+    def prepare(self) -> None:
+        """Nothing to do."""
+
+    def release(self) -> None:
+        """Nothing to do."""
+
+    def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
+        """See :class:`eoforge.data.archives.folders.Archive`.
+
+        Raises:
+            DataRefused: The database is damaged.
+        """
+        # Opened before any patch is read: a bad database is not the fault of the patch that asks first.
+        environment = self._environment
+        for meta in rows:
+            patch = _LmdbPatch(self.uri, environment, meta)
+            yield read_patch(meta, patch.load, patch.key_of, str(self._metadata_folder / MAIN_FILE))
+
+    @cached_property
+    def _environment(self) -> Any:
+        import lmdb
+
+        try:
+            # Read-only and without a lock file, so that a read-only mount will do. Opened in the process that reads.
+            return lmdb.open(str(self._folder), readonly=True, lock=False, readahead=False, max_dbs=0)
+        except lmdb.Error as error:
+            raise DataRefused(f"{self._folder}: damaged or no LMDB: {error}") from error
+
+
+def _tensors(environment: Any, key: str) -> dict[str, npt.NDArray[Any]] | None:
+    """Tensors of a key by name, None if the key is absent.
+
+    Raises:
+        DataRefused: The value is too large or no safetensors file of a known dtype.
+    """
+    import lmdb
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        with environment.begin(buffers=True) as transaction:
+            value = transaction.get(key.encode())
+            if value is None:
+                return None
+            if len(value) > MAX_FILE_BYTES:
+                raise DataRefused(f"{key} has {len(value)} bytes; at most {MAX_FILE_BYTES} are read")
+            tensors: dict[str, npt.NDArray[Any]] = load(bytes(value))
+            return tensors
+    except lmdb.Error as error:
+        raise DataRefused(f"{key}: the LMDB is damaged: {error}") from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DataRefused(f"{key}: no safetensors value of a known dtype: {error}") from error
+
+
+class _LmdbPatch:
+    """The values of one patch, each read once however many bands are asked of it."""
+
+    def __init__(self, uri: str, environment: Any, meta: PatchMeta) -> None:
+        self._uri = uri
+        self._environment = environment
+        self._meta = meta
+        self._values: dict[str, dict[str, npt.NDArray[Any]] | None] = {}
+
+    def _key(self, band: str) -> str:
+        if band == REFERENCE_MAP:
+            return f"{self._meta.patch_id}_{REFERENCE_MAP}"
+        return self._meta.s1_name if band in S1_BANDS else self._meta.patch_id
+
+    def key_of(self, band: str) -> str:
+        return f"{self._uri}#{self._key(band)}"
+
+    def load(self, band: str) -> Raster | None:
+        key = self._key(band)
+        if key not in self._values:
+            self._values[key] = _tensors(self._environment, key)
+        value = self._values[key]
+        name = "Data" if band == REFERENCE_MAP else band
+        if value is None or name not in value:
+            return None
+        place = footprint(parse_patch_id(self._meta.patch_id))
+        metres = float((S2_10M if band == REFERENCE_MAP else GROUP_OF[band]).resolution)
+        pixels: npt.NDArray[np.generic] = value[name]
+        return Raster(pixels, place.epsg, (metres, 0.0, float(place.ulx), 0.0, -metres, float(place.uly)), None)

@@ -1,0 +1,222 @@
+"""Turns the rasters of one patch into a :class:`PatchPair`, or says all that is wrong with them.
+
+Every reader (folders, tar files, LMDB) goes through :func:`read_patch`, so all judge alike. A patch is judged to the
+end: one run names every damage. What each reason means is in docs/data.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eoforge.data.archives.geotiff import Raster
+from eoforge.data.bands import GROUPS, MODALITIES, S1_10M, S2_10M, BandGroup
+from eoforge.data.labels import CLASSES, CLC_TO_CLASS, INDEX, KNOWN_CLC, mask_of, names_of
+from eoforge.data.names import parse_patch_id, parse_s1_name, parse_s2v1_name
+from eoforge.data.records import Defect, PatchMeta, PatchPair, ReadResult, Reason
+from eoforge.data.split import official_split
+from eoforge.errors import DataRefused
+from eoforge.geo.footprint import Footprint, footprint
+
+REFERENCE_MAP = "reference_map"
+"""What a reader calls the land-cover map beside the band names."""
+
+_TOLERANCE_M = 1e-3
+_CODES = 1 << 16
+
+
+class Refused(DataRefused):
+    """A raster that contradicts what the patch's name and the format promise, with its reason code."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.code = reason
+
+
+@dataclass(slots=True)
+class _Findings:
+    """Collects what is wrong with one patch: one entry per reason, further details appended."""
+
+    patch_id: str
+    details: dict[Reason, list[str]]
+    files: dict[Reason, str]
+
+    def add(self, reason: Reason, detail: str, file: str) -> None:
+        self.details.setdefault(reason, []).append(detail)
+        self.files.setdefault(reason, file)
+
+    def defects(self) -> list[Defect]:
+        return [Defect(self.patch_id, r, "; ".join(texts), self.files[r]) for r, texts in self.details.items()]
+
+
+def read_patch(
+    meta: PatchMeta,
+    load: Callable[[str], Raster | None],
+    file_of: Callable[[str], str],
+    metadata_file: str,
+) -> ReadResult:
+    """Reads, checks and assembles one patch.
+
+    Args:
+        meta: Its metadata row.
+        load: Returns the raster of a band (or ``reference_map``), None if the archive has none; raises DataRefused
+            if it cannot be decoded.
+        file_of: Names the file of a band for messages.
+        metadata_file: Names the metadata for messages.
+
+    Returns:
+        The pair, or the defects that keep it out; warnings accompany either.
+    """
+    findings = _Findings(meta.patch_id, {}, {})
+    place = _check_row(meta, findings, metadata_file)
+    if place is None:
+        return ReadResult(meta, None, findings.defects())
+    stacks: dict[str, npt.NDArray[Any]] = {}
+    for modality, absent in (("s2", Reason.S2_MISSING), ("s1", Reason.S1_MISSING)):
+        _load_modality(modality, absent, place, load, file_of, findings, stacks)
+    reference_map = _load_map(meta, place, load, file_of, findings)
+    defects = findings.defects()
+    if any(d.fatal for d in defects):
+        return ReadResult(meta, None, defects)
+    arrays = {g.column: stacks[g.column] for g in GROUPS}
+    pair = PatchPair(meta=meta, reference_map=reference_map, **arrays)
+    return ReadResult(meta, pair, defects)
+
+
+def is_readable(meta: PatchMeta) -> bool:
+    """Whether :func:`read_patch` will ask for this row's rasters: its names are well formed and it is no repetition."""
+    return _check_row(meta, _Findings(meta.patch_id, {}, {}), "") is not None
+
+
+def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | None:
+    """Checks names, labels and split; None if the patch cannot be located or must not be read a second time."""
+    if meta.repeated:
+        findings.add(Reason.DUPLICATE_ID, "an earlier metadata row has the same patch_id; the first is kept", file)
+        return None
+    try:
+        patch = parse_patch_id(meta.patch_id)
+        place = footprint(patch)
+        s1 = parse_s1_name(meta.s1_name)
+        parse_s2v1_name(meta.s2v1_name)
+    except DataRefused as error:
+        findings.add(Reason.BAD_NAME, str(error), file)
+        return None
+    if (s1.mgrs, s1.x, s1.y) != (patch.tile.mgrs, patch.x, patch.y):
+        findings.add(Reason.BAD_NAME, f"s1_name {meta.s1_name} names another cell than the patch_id", file)
+    unknown = [name for name in meta.labels if name not in INDEX]
+    if unknown or not meta.labels:
+        detail = f"expected 1..{len(CLASSES)} of the reBEN classes, got {unknown or 'no label'}"
+        findings.add(Reason.UNKNOWN_LABEL, detail, file)
+    expected = official_split(patch.x, patch.y)
+    if meta.split != expected:
+        detail = f"metadata say {meta.split!r}, cell ({patch.x}, {patch.y}) belongs to {expected!r}"
+        findings.add(Reason.SPLIT_MISMATCH, detail, file)
+    return place
+
+
+def _load_modality(
+    modality: str,
+    absent: Reason,
+    place: Footprint,
+    load: Callable[[str], Raster | None],
+    file_of: Callable[[str], str],
+    findings: _Findings,
+    stacks: dict[str, npt.NDArray[Any]],
+) -> None:
+    missing = []
+    bands = MODALITIES[modality]
+    for group in GROUPS:
+        if group.bands[0] not in bands:
+            continue
+        stack = stacks[group.column] = np.empty(group.shape, dtype=group.dtype)
+        for slot, band in zip(stack, group.bands, strict=True):
+            try:
+                raster = load(band)
+                if raster is None:
+                    missing.append(band)
+                else:
+                    _check_raster(raster, band, group, place)
+                    slot[...] = raster.pixels
+            except DataRefused as error:
+                reason = error.code if isinstance(error, Refused) else Reason.UNREADABLE
+                findings.add(reason, str(error), file_of(band))
+    if len(missing) == len(bands):
+        findings.add(absent, f"none of the bands {', '.join(bands)} is there", file_of(bands[0]))
+    else:
+        for band in missing:
+            findings.add(Reason.MISSING_BAND, f"{band} is not there", file_of(band))
+
+
+def _check_raster(raster: Raster, band: str, group: BandGroup, place: Footprint) -> None:
+    """Raises Refused if a band is not what the patch name and the format promise."""
+    _check_grid(raster, band, group.size, group.dtype, group.resolution, place)
+    pixels = raster.pixels
+    if group is S1_10M:
+        if not np.isfinite(pixels).all():
+            count = int((~np.isfinite(pixels)).sum())
+            raise Refused(Reason.NONFINITE_S1, f"{band}: {count} pixels are NaN or infinite")
+    elif not pixels.all():
+        count = int((pixels == 0).sum())
+        raise Refused(Reason.NODATA_S2, f"{band}: {count} pixels are 0, which is nodata and never valid")
+
+
+def _check_grid(raster: Raster, what: str, size: int, dtype: str, resolution: int, place: Footprint) -> None:
+    pixels = raster.pixels
+    if pixels.shape != (size, size):
+        raise Refused(Reason.WRONG_SHAPE, f"{what}: expected {size} x {size} pixels, got {pixels.shape}")
+    if pixels.dtype != dtype:
+        raise Refused(Reason.WRONG_DTYPE, f"{what}: expected {dtype}, got {pixels.dtype}")
+    if raster.epsg != place.epsg:
+        raise Refused(Reason.CRS_MISMATCH, f"{what}: the name says EPSG:{place.epsg}, the file EPSG:{raster.epsg}")
+    expected = (float(resolution), 0.0, float(place.ulx), 0.0, -float(resolution), float(place.uly))
+    if raster.transform != expected and not all(
+        abs(a - b) < _TOLERANCE_M for a, b in zip(raster.transform, expected, strict=True)
+    ):
+        detail = f"{what}: the name says the transform {expected}, the file {raster.transform}"
+        raise Refused(Reason.TRANSFORM_MISMATCH, detail)
+
+
+def _load_map(
+    meta: PatchMeta,
+    place: Footprint,
+    load: Callable[[str], Raster | None],
+    file_of: Callable[[str], str],
+    findings: _Findings,
+) -> npt.NDArray[np.uint16] | None:
+    try:
+        raster = load(REFERENCE_MAP)
+        if raster is None:
+            return None
+        _check_grid(raster, REFERENCE_MAP, S2_10M.size, "uint16", S2_10M.resolution, place)
+        _check_labels(raster.pixels, meta.labels)
+    except DataRefused as error:
+        reason = error.code if isinstance(error, Refused) else Reason.UNREADABLE
+        findings.add(reason, str(error), file_of(REFERENCE_MAP))
+        return None
+    return raster.pixels
+
+
+def _check_labels(reference_map: npt.NDArray[np.uint16], labels: tuple[str, ...]) -> None:
+    """Checks codes and labels against each other: one 10 m pixel of a class gives the label, no minimum area."""
+    present = np.zeros(_CODES, dtype=bool)
+    present[reference_map.ravel()] = True
+    shown = _classes_of(tuple(np.flatnonzero(present).tolist()))
+    known = [name for name in labels if name in INDEX]
+    if len(known) == len(labels) and shown != mask_of(known):
+        only_map = names_of(shown & ~mask_of(known))
+        only_labels = names_of(mask_of(known) & ~shown)
+        detail = f"labels without a pixel in the map: {only_labels}; classes of the map without label: {only_map}"
+        raise Refused(Reason.LABEL_MISMATCH, detail)
+
+
+@lru_cache(maxsize=4096)
+def _classes_of(codes: tuple[int, ...]) -> int:
+    unknown = [code for code in codes if code not in KNOWN_CLC]
+    if unknown:
+        raise Refused(Reason.UNKNOWN_CLC, f"{unknown[:20]} are no CORINE Land Cover level-3 codes")
+    return mask_of({CLASSES[CLC_TO_CLASS[code]] for code in codes if code in CLC_TO_CLASS})

@@ -1,0 +1,35 @@
+"""One patch of a table, by name: for notebooks, pictures and second looks. Training reads batches (``loader``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eoforge.data.archives.metadata import METADATA
+from eoforge.data.bands import GROUPS
+from eoforge.data.records import PatchMeta, PatchPair
+from eoforge.data.tables.schema import tensor_column
+from eoforge.errors import NotFound
+from eoforge.storage.addresses import TableRef, open_table
+
+
+def read_pair(table: TableRef | str, patch_id: str) -> PatchPair:
+    """Metadata and pixels of one patch, as they were ingested.
+
+    Args:
+        table: A patches table, optionally at a version.
+        patch_id: Its name.
+
+    Raises:
+        NotFound: There is no such table, or no such patch in it.
+    """
+    rasters = [*(group.column for group in GROUPS), "reference_map"]
+    quoted = patch_id.replace("'", "''")
+    rows = open_table(table).to_table(columns=[*METADATA.names, *rasters], filter=f"patch_id = '{quoted}'")
+    if not rows.num_rows:
+        raise NotFound(f"no patch {patch_id!r} in {table}; patch ids are in its column patch_id")
+    (row,) = rows.select(METADATA.names).to_pylist()
+    arrays: dict[str, Any] = {}
+    for name in rasters:
+        values, valid = tensor_column(rows[name])
+        arrays[name] = values[0] if valid[0] else None
+    return PatchPair(meta=PatchMeta(**{**row, "labels": tuple(row["labels"])}), **arrays)

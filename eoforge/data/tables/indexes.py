@@ -1,0 +1,62 @@
+"""Scalar indexes of ``patches.lance``: the columns that filters and look-ups name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import stamina
+
+from eoforge.errors import ConflictError
+from eoforge.storage.addresses import TableRef, normalise, open_table
+
+if TYPE_CHECKING:
+    import lance
+
+INDEXES: dict[str, Literal["BTREE", "BITMAP", "LABEL_LIST"]] = {
+    "patch_id": "BTREE",
+    "split": "BITMAP",
+    "country": "BITMAP",
+    "labels": "LABEL_LIST",
+}
+_ATTEMPTS = 20
+
+
+def ensure_indexes(table: str) -> int:
+    """Creates missing indexes and adds rows that came since; makes no version if nothing is missing.
+
+    Returns:
+        The newest version.
+
+    Raises:
+        ConflictError: Other writers won every time.
+    """
+    uri = normalise(table)
+    try:
+        # Lance reports a lost race as an OSError; a later attempt finds the winner's index and has less to do.
+        for attempt in stamina.retry_context(
+            on=_is_conflict, attempts=_ATTEMPTS, timeout=None, wait_initial=0.05, wait_max=2.0
+        ):
+            with attempt:
+                return _ensure(open_table(TableRef(uri)))
+    except OSError as error:
+        raise ConflictError(f"other writers of {uri} won {_ATTEMPTS} times while it was indexed: {error}") from error
+    raise AssertionError("unreachable: the retry loop returns or raises")
+
+
+def _ensure(table: lance.LanceDataset) -> int:
+    rows = table.count_rows()
+    indexed = {d.field_names[0]: d for d in table.describe_indices()}
+    if rows == 0:
+        return table.version
+    for column, kind in INDEXES.items():
+        if column not in indexed:
+            table.create_scalar_index(column, kind, name=f"{column}_idx", replace=False)
+    stale = [d.name for c, d in indexed.items() if c in INDEXES and d.num_rows_indexed < rows]
+    if stale:
+        table.optimize.optimize_indices(index_names=stale)
+    return open_table(TableRef(table.uri)).version
+
+
+def _is_conflict(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, OSError) and ("conflict" in text or "already exists" in text)

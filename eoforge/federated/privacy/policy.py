@@ -1,0 +1,90 @@
+"""What a run's privacy policy does to its rounds."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.errors import DataRefused
+from eoforge.federated.privacy.dp import NoisySum, epsilon_after
+from eoforge.federated.privacy import secagg
+from eoforge.federated.privacy.silo_masks import update_bound
+from eoforge.federated.reduce import Combiner, StoredSource, weighted_sum
+from eoforge.federated.robust import CentreOf, Selected, median, multi_krum, trimmed_mean
+from eoforge.federated.run.rounds import survivors_needed
+from eoforge.federated.run.spec import DEFAULT_DELTA, DEFAULT_FRACTION_BITS
+from eoforge.federated.store.run_files import RunFiles
+
+
+def needs_norms(spec: pb.RunSpec) -> bool:
+    """Whether the norms of updates are computed at all."""
+    return bool(spec.data.max_update_norm) or spec.privacy.dp == pb.DP_MODE_SERVER
+
+
+def epsilon(spec: pb.RunSpec, rounds: int) -> float:
+    """Epsilon after ``rounds`` rounds; 0 without differential privacy."""
+    if not spec.privacy.dp or not rounds:
+        return 0.0
+    return epsilon_after(rounds, spec.privacy.noise_multiplier, spec.privacy.delta or DEFAULT_DELTA)
+
+
+def exhausted(run: pb.Run) -> bool:
+    """Whether another round would cost more epsilon than the run may spend."""
+    bound = run.spec.privacy.max_epsilon
+    return bool(bound) and epsilon(run.spec, len(run.history) + 1) > bound
+
+
+def combiner(run: pb.Run, files: RunFiles) -> Combiner:
+    """What replaces the plain sum in the sealed round."""
+    privacy = run.spec.privacy
+    if privacy.dp == pb.DP_MODE_SERVER:
+        norms = {a.silo: a.norm for a in run.round.accepted if a.silo in run.round.sealed}
+        return NoisySum(files.secret(), run.round.number, privacy.noise_multiplier, privacy.clip_norm, norms)
+    if privacy.robust == pb.ROBUST_MEDIAN:
+        return CentreOf(median)
+    if privacy.robust == pb.ROBUST_TRIMMED_MEAN:
+        return CentreOf(partial(trimmed_mean, share=privacy.byzantine_share))
+    if privacy.robust == pb.ROBUST_MULTI_KRUM:
+        return _krum(run, files)
+    if privacy.secure_aggregation:
+        return _unmasking(run, files)
+    return weighted_sum
+
+
+def _unmasking(run: pb.Run, files: RunFiles) -> Combiner:
+    """Puts together what survivors revealed.
+
+    Raises:
+        DataRefused: Shares are too few or false.
+    """
+    round_, keys = run.round, run.round.mask_keys
+    needed = survivors_needed(run)
+    holders = {silo: number for number, silo in enumerate(sorted(keys), 1)}
+    revealed: dict[str, dict[int, bytes]] = {}
+    for silo in sorted(round_.unmasked):
+        for given in pb.UnmaskAnswer.FromString(files.get(round_.number, f"_unmask/{silo}")).shares:
+            revealed.setdefault(given.owner, {})[holders[silo]] = given.share
+    masks = []
+    for owner in sorted(round_.selected):
+        secret = secagg.combine_shares(revealed.get(owner, {}), needed)
+        if owner in round_.sealed:
+            masks.append(secagg.Mask(secret, +1))
+            continue
+        if secagg.public_key(secret) != keys[owner].mask_key:
+            raise DataRefused(f"the revealed key of {owner} is not the one it advertised; a silo sent a false share")
+        for survivor in sorted(round_.sealed):
+            seed = secagg.pair_seed(secret, keys[survivor].mask_key, run.run_id, round_.number)
+            masks.append(secagg.Mask(seed, 1 if survivor < owner else -1))
+    bits = run.spec.privacy.fraction_bits or DEFAULT_FRACTION_BITS
+    return secagg.MaskedSum(masks, bits, update_bound(run.spec.privacy, run.spec.data))
+
+
+def _krum(run: pb.Run, files: RunFiles) -> Combiner:
+    updates: dict[str, Any] = {
+        a.silo: files.update(a.round, a.silo).open(a.digest) for a in run.round.accepted if a.silo in run.round.sealed
+    }
+    common = set.intersection(*(set(file.specs) for file in updates.values()))
+    sizes = {name: file.specs[name].size for file in updates.values() for name in common}
+    source = StoredSource(updates, {})
+    return Selected(multi_krum(list(run.round.sealed), sizes, source, run.spec.privacy.byzantine_share))

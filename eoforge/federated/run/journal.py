@@ -1,0 +1,107 @@
+"""A run's journal: one object per event, each created by conditional PUT, so that every position has one writer.
+
+That is all the coordination there is. A coordinator takes a run by writing a lease event; whoever held the run before
+finds the next position taken when it wants to write, and stops. No clock decides who is right, only who may try: see
+:mod:`eoforge.federated.run.leader`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from google.protobuf import json_format
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.errors import LeaseLost, LimitExceeded, NotFound
+from eoforge.federated.run.state import apply
+from eoforge.storage.objects import ObjectStore
+
+MAX_EVENT_BYTES = 16 << 20
+"""Longest event that is written, so that none is ever too long to be read."""
+_SNAPSHOTS_KEPT = 2
+
+
+class Journal:
+    """The journal of one run, and the state that its events make.
+
+    Args:
+        store: The coordinator's store.
+        run_id: Which run.
+
+    Attributes:
+        run: State after the last event that was read or written here.
+    """
+
+    def __init__(self, store: ObjectStore, run_id: str) -> None:
+        self._store, self._root = store, f"runs/{run_id}"
+        self.run = pb.Run()
+
+    def load(self) -> pb.Run:
+        """Reads the newest snapshot and every event after it.
+
+        Raises:
+            NotFound: There is no such run.
+        """
+        if not self.run.sequence:
+            snapshots = list(self._store.list(f"{self._root}/snapshots"))
+            if snapshots:
+                json_format.Parse(self._store.get(snapshots[-1]), self.run)
+        while (event := self._find(self.run.sequence + 1)) is not None:
+            apply(self.run, event)
+        if not self.run.sequence:
+            raise NotFound(f"there is no run {self._root.removeprefix('runs/')!r}")
+        return self.run
+
+    def append(self, event: pb.RunEvent, actor: str) -> pb.RunEvent:
+        """Writes the next event; it is stored when this returns.
+
+        Raises:
+            LeaseLost: Somebody else wrote it; nothing was changed.
+            LimitExceeded: It is too long; nothing was changed.
+        """
+        event.sequence, event.actor = self.run.sequence + 1, actor
+        event.term = event.term or self.run.term
+        event.at.GetCurrentTime()
+        data = json_format.MessageToJson(event, indent=None).encode()
+        if len(data) > MAX_EVENT_BYTES:
+            raise LimitExceeded(f"an event of a run may have {MAX_EVENT_BYTES} bytes; this one has {len(data)}")
+        key = self._key(event.sequence)
+        # An object store that repeats a PUT whose answer was lost finds our own event there.
+        if not self._store.put_if_absent(key, data) and self._store.get(key, MAX_EVENT_BYTES) != data:
+            raise LeaseLost("another coordinator has taken this run")
+        apply(self.run, event)
+        return event
+
+    def take(self, holder: str) -> pb.RunEvent:
+        """Takes the run for ``holder``; from now on the holder before cannot write.
+
+        Raises:
+            LeaseLost: Yet another coordinator was faster.
+        """
+        self.load()
+        event = pb.RunEvent(term=self.run.term + 1, lease_taken=pb.LeaseTaken(holder=holder))
+        return self.append(event, holder)
+
+    def snapshot(self) -> None:
+        """Stores the state, so that loading need not read every event; equal states give equal bytes."""
+        folder = f"{self._root}/snapshots"
+        data = json_format.MessageToJson(self.run, indent=None, sort_keys=True).encode()
+        self._store.put(f"{folder}/{self.run.sequence:012d}.json", data)
+        for key in list(self._store.list(folder))[:-_SNAPSHOTS_KEPT]:
+            self._store.delete(key)
+
+    def events(self, after: int) -> Iterator[pb.RunEvent]:
+        """Stored events with greater sequence numbers, in order."""
+        while (event := self._find(after + 1)) is not None:
+            yield event
+            after += 1
+
+    def _find(self, sequence: int) -> pb.RunEvent | None:
+        try:
+            data = self._store.get(self._key(sequence), MAX_EVENT_BYTES)
+        except NotFound:
+            return None
+        return json_format.Parse(data, pb.RunEvent())
+
+    def _key(self, sequence: int) -> str:
+        return f"{self._root}/journal/{sequence:012d}.json"

@@ -1,0 +1,295 @@
+"""The silo's side of a federation: waits for tasks, trains beside the data, sends what it learned, survives restarts.
+
+Everything that a restart must not lose is on disk: see :mod:`eoforge.federated.silo.files`. A silo that is killed while
+it trains does the round again and gets the same result; one that is killed while it uploads sends the missing chunks;
+one that is killed after the server has acknowledged finds that out by answering again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.client.base import RemoteError, RemoteRefused
+from eoforge.client.federation_base import transient
+from eoforge.client.silo import SiloClient
+from eoforge.errors import DataRefused, EoforgeError, UsageError
+from eoforge.federated.privacy.clipping import clipped_and_noised
+from eoforge.federated.privacy.silo_masks import Masking
+from eoforge.federated.run.spec import NoSource
+from eoforge.federated.silo.cancellation import Abandoned, listening, stop_if_told
+from eoforge.federated.silo.files import SiloFiles
+from eoforge.federated.silo.inbox import Inbox
+from eoforge.federated.store.objects import digest_of
+from eoforge.federated.strategy import (
+    Array,
+    LocalResult,
+    LocalTrainer,
+    RoundInfo,
+    SiloInfo,
+    Strategy,
+    Task,
+    TensorSpec,
+    UpdateInfo,
+    name_of,
+)
+from eoforge.storage.chunks import file_manifest
+from eoforge.storage.tensorfile import read_file, read_specs
+
+Trainers = Callable[[pb.Task], LocalTrainer]
+"""Makes the trainer of a run from its first task (method, configuration, strategy)."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+_MASKING = (pb.TASK_KIND_KEYS, pb.TASK_KIND_SHARES, pb.TASK_KIND_UNMASK)
+_COUNTS = (pb.VERDICT_ACCEPTED, pb.VERDICT_FOLDED)
+
+log = structlog.get_logger("silo")
+
+
+class Silo:
+    """One silo.
+
+    Args:
+        client: Connection to the coordinator.
+        trainers: What trains.
+        folder: Where its state is kept.
+        modalities: What the silo holds.
+        samples: Training samples.
+        methods: What it can train; empty for anything that ``trainers`` makes.
+        labels: Free-form labels.
+        strategies: Makes the strategy of a task; needed for secure aggregation.
+    """
+
+    def __init__(
+        self,
+        client: SiloClient,
+        trainers: Trainers,
+        folder: str | Path,
+        *,
+        modalities: Sequence[str] = (),
+        samples: int,
+        methods: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        strategies: Callable[[pb.Task], Strategy] | None = None,
+    ) -> None:
+        self._client, self._trainers, self._folder = client, trainers, Path(folder)
+        self._about: dict[str, Any] = {
+            "modalities": list(modalities),
+            "samples": samples,
+            "methods": list(methods),
+            "labels": dict(labels or {}),
+        }
+        self._strategies = strategies
+        self._made: dict[str, tuple[Timestamp, LocalTrainer]] = {}
+        self._activity = "waiting"
+        self._stopping = threading.Event()
+
+    def run(self, *, until_end_of: str = "", appears_within: float = 0.0) -> pb.RunStatus | None:
+        """Serves tasks, through restarts of coordinator and network.
+
+        Args:
+            until_end_of: Return when this run has ended; empty serves until :meth:`stop`.
+            appears_within: Seconds that this run may take to be created; 0 for the coordinator's default.
+
+        Returns:
+            How that run ended, or None after :meth:`stop`.
+
+        Raises:
+            RemoteError: The coordinator refuses this silo, or there is no such run.
+        """
+        pause = FIRST_PAUSE_S
+        while not self._stopping.is_set():
+            try:
+                registered = self._client.register(**self._about)
+                log.info("registered", silo=registered.silo_id)
+                with self._beating(registered.heartbeat.ToTimedelta().total_seconds()):
+                    for given in Inbox(lambda: self._client.tasks(until_end_of, appears_within)):
+                        pause, task = FIRST_PAUSE_S, given.task
+                        with listening(given.off):
+                            self._serve(task)
+                        if task.kind == pb.TASK_KIND_END and task.run_id == until_end_of:
+                            return task.status
+            except RemoteError as error:
+                if self._stopping.is_set():
+                    return None
+                if not transient(error):
+                    raise
+                log.warning("coordinator away, will come back", error=str(error)[:200])
+            # Between half and one and a half of the pause, so that silos do not come back all at once.
+            self._stopping.wait(pause * (0.5 + secrets.randbelow(1000) / 1000))
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+        return None
+
+    def stop(self) -> None:
+        """Ends :meth:`run`; what is being trained goes on at the next start."""
+        self._stopping.set()
+        self._client.close()
+
+    def _serve(self, task: pb.Task) -> None:
+        self._activity = f"{pb.TaskKind.Name(task.kind).removeprefix('TASK_KIND_').lower()} {task.run_id}"
+        try:
+            self._do(task)
+        except RemoteError as error:
+            if transient(error) or self._stopping.is_set():
+                raise  # the task comes again when the coordinator is back
+            log.warning("task refused", run=task.run_id, round=task.round, error=str(error))
+            if isinstance(error, RemoteRefused):  # what this silo sends is wrong, and would be the next time
+                self._give_up(task, str(error))
+        except Abandoned:
+            log.info("task called off", run=task.run_id, round=task.round)
+        except Exception as error:  # whatever it is: the round must not wait for it, and other runs go on
+            log.exception("task failed", run=task.run_id, round=task.round)
+            known = isinstance(error, EoforgeError)
+            self._give_up(task, str(error) if known else f"{type(error).__name__}; the silo's log says more")
+        finally:
+            self._activity = "waiting"
+
+    def _do(self, task: pb.Task) -> None:
+        if task.kind == pb.TASK_KIND_TRAIN:
+            self._train(task)
+        elif task.kind == pb.TASK_KIND_EVALUATE:
+            self._evaluate(task)
+        elif task.kind in _MASKING:
+            self._mask_round(task)
+        elif task.kind == pb.TASK_KIND_END:
+            self._made.pop(task.run_id, None)
+            if (self._folder / task.run_id).is_dir():
+                self._files(task).over()
+
+    def _give_up(self, task: pb.Task, reason: str) -> None:
+        try:
+            self._client.answer(task.run_id, task.round, failure=pb.FailureAnswer(reason=reason[:200]))
+        except RemoteError as error:
+            if transient(error):
+                raise
+            log.info("nobody waits for this task", run=task.run_id, round=task.round, error=str(error))
+
+    def _train(self, task: pb.Task) -> None:
+        files = self._files(task)
+        self._settle(files, task)
+        if not files.numbers(task.round):
+            trained = self._download(task)
+            result = self._trainer(task).train(trained, files.state())
+            stop_if_told()
+            tensors = clipped_and_noised(result.tensors, task)
+            if task.privacy.secure_aggregation:
+                share = self._share(task, trained, result)
+                tensors = self._masking(task).mask(tensors, task, share)
+            files.keep(task.round, result, tensors)
+        self._hand_in(files, task.run_id, task.round)
+
+    def _hand_in(self, files: SiloFiles, run_id: str, number: int) -> None:
+        """Uploads an update that is whole, and takes over the state that came with it once the server has it."""
+        path = str(files.update(number))
+        manifest = file_manifest(path)
+        digest = digest_of(manifest)
+        self._client.upload(run_id, number, path, manifest, digest)
+        self._answer(files, run_id, number, digest)
+
+    def _answer(self, files: SiloFiles, run_id: str, number: int, digest: str) -> None:
+        update = pb.UpdateAnswer(digest=digest, **files.numbers(number))
+        answered = self._client.answer(run_id, number, update=update)
+        log.info("answered", run=run_id, round=number, verdict=pb.Verdict.Name(answered.verdict), why=answered.reason)
+        files.conclude(number, answered.verdict in _COUNTS)
+
+    def _settle(self, files: SiloFiles, task: pb.Task) -> None:
+        """Finds out what became of updates of earlier rounds whose acknowledgement never arrived."""
+        for number in files.unsettled():
+            if number == task.round:
+                continue
+            manifest = file_manifest(str(files.update(number)))
+            try:
+                self._answer(files, task.run_id, number, digest_of(manifest))
+            except RemoteError as error:
+                if transient(error):
+                    raise
+                files.conclude(number, counted=False)
+
+    def _mask_round(self, task: pb.Task) -> None:
+        secrets_of_round = self._masking(task)
+        if task.kind == pb.TASK_KIND_KEYS:
+            self._client.answer(task.run_id, task.round, keys=secrets_of_round.keys())
+        elif task.kind == pb.TASK_KIND_SHARES:
+            self._client.answer(task.run_id, task.round, shares=secrets_of_round.shares(task))
+        else:
+            self._client.answer(task.run_id, task.round, unmask=secrets_of_round.unmask(task))
+
+    def _masking(self, task: pb.Task) -> Masking:
+        return self._files(task).masking(task.round, self._client.silo_id)
+
+    def _share(self, task: pb.Task, trained: Task, result: LocalResult) -> float:
+        """What this silo's update counts before normalisation: for strategies of sum type it depends on it alone.
+
+        Raises:
+            UsageError: No strategies are known here, or the strategy is of another kind.
+        """
+        if self._strategies is None:
+            raise UsageError("secure aggregation needs a silo that knows the run's strategy")
+        strategy = self._strategies(task)
+        state = {name: TensorSpec(array.shape, array.dtype.name) for name, array in trained.tensors.items()}
+        info = SiloInfo(self._client.silo_id, result.examples)
+        update = UpdateInfo(info.id, result.examples, result.steps, frozenset(result.tensors), dict(result.scalars))
+        outputs = strategy.reduction(RoundInfo(trained.round, (info,), (update,)), state, NoSource()).outputs
+        shares = {share for output in outputs for add in output.add for share in add.shares.values()}
+        if len(shares) != 1:
+            raise UsageError(f"{strategy.name} gives a silo {len(shares)} shares; secure aggregation needs one")
+        return shares.pop()
+
+    def _evaluate(self, task: pb.Task) -> None:
+        figures = dict(self._trainer(task).evaluate(self._download(task), self._files(task).state()))
+        samples = int(figures.pop("examples", self._about["samples"]))
+        answer = pb.EvaluationAnswer(samples=samples, metrics=figures)
+        self._client.answer(task.run_id, task.round, evaluation=answer)
+
+    def _download(self, task: pb.Task) -> Task:
+        folder = self._files(task).down({item.digest for item in task.objects})
+        tensors: dict[str, Array] = {}
+        for item in task.objects:
+            if digest_of(item.manifest) != item.digest:  # it becomes a file name, and says what will be trained on
+                raise DataRefused(f"the manifest of {item.name!r:.80} does not have the digest that the task names")
+            path = folder / f"{item.digest}.safetensors"
+            stop_if_told()
+            self._client.download(task.run_id, item, path)
+            specs = read_specs(path)
+            for name, array in read_file(path).items():
+                if specs[name].role != "counter":  # a group that goes down whole holds some; they are not for training
+                    tensors[name_of(item.name, name)] = array
+        # Strategies count rounds from 0, as the simulation does; people and the protocol from 1.
+        return Task(task.round - 1, self._client.silo_id, tensors, dict(task.scalars))
+
+    def _trainer(self, task: pb.Task) -> LocalTrainer:
+        made = self._made.get(task.run_id)
+        if made is None or made[0] != task.created_at:
+            made = self._made[task.run_id] = (task.created_at, self._trainers(task))
+        return made[1]
+
+    def _files(self, task: pb.Task) -> SiloFiles:
+        return SiloFiles(self._folder, task)
+
+    @contextmanager
+    def _beating(self, seconds: float) -> Iterator[None]:
+        """Tells the coordinator every ``seconds`` that this silo lives, while it trains too."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(seconds):
+                try:
+                    self._client.heartbeat(self._activity)
+                except RemoteError as error:
+                    log.debug("heartbeat not heard", error=str(error)[:200])
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()

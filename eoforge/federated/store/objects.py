@@ -1,0 +1,281 @@
+"""Content-addressed storage of models and updates: chunks named by their SHA-256, manifests that list them.
+
+Chunks are written before the manifest that names them, and under a name that only their bytes can have: a crash leaves
+chunks that a later attempt finds again, and writing twice is harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
+from eoforge.federated.strategy import Array, Specs
+from eoforge.storage.objects import ObjectStore
+from eoforge.storage.tensorfile import CHUNK_BYTES, Layout, chunk_count, chunk_span
+
+DIGEST_BYTES = 32
+CACHED_CHUNKS = 2
+"""Chunks that a thread keeps while it reads: enough for many small tensors in a row, few enough to count."""
+CACHED_BELOW_BYTES = 1 << 20
+"""Larger reads take exactly their bytes from the store instead of going through the cache."""
+MAX_MANIFEST_BYTES = 64 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+Fill = Callable[[str, int, int], Array]
+"""Elements ``[start, stop)`` of a tensor, flat."""
+FillMany = Callable[[Sequence[tuple[str, int, int]]], Sequence[Array]]
+
+
+def digest_of(manifest: pb.Manifest) -> str:
+    """The name of an object: SHA-256 over its length and the digests of its chunks, hexadecimal."""
+    return hashlib.sha256(struct.pack("<Q", manifest.length) + b"".join(manifest.chunks)).hexdigest()
+
+
+def check_manifest(manifest: pb.Manifest, limit: int) -> None:
+    """Refuses what does not hold together, before anything is allocated for it.
+
+    Raises:
+        LimitExceeded: The object is larger than ``limit``.
+        DataRefused: Number or length of digests do not fit its length.
+    """
+    if manifest.length > limit:
+        raise LimitExceeded(f"an object may have {limit} bytes; this one has {manifest.length}")
+    expected = chunk_count(manifest.length)
+    if len(manifest.chunks) != expected or any(len(c) != DIGEST_BYTES for c in manifest.chunks):
+        raise DataRefused(
+            f"{manifest.length} bytes make {expected} chunks with digests of {DIGEST_BYTES} bytes; "
+            f"got {len(manifest.chunks)} digests"
+        )
+
+
+def manifest_of(parts: Iterable[bytes | memoryview], length: int) -> pb.Manifest:
+    """The manifest of a file given as its chunks in order."""
+    return pb.Manifest(length=length, chunks=[hashlib.sha256(part).digest() for part in parts])
+
+
+class Objects:
+    """Objects below one prefix of a store.
+
+    Args:
+        store: Where.
+        prefix: Folder inside it.
+    """
+
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
+        self._store, self.prefix = store, prefix.strip("/")
+
+    def put_chunk(self, digest: bytes, data: bytes | memoryview) -> None:
+        """Stores a chunk whose digest was checked."""
+        self._store.put(self._chunk(digest), data)  # type: ignore[arg-type]  # obstore takes any buffer
+
+    def chunk(self, digest: bytes) -> bytes:
+        """A chunk's bytes.
+
+        Raises:
+            NotFound: It is not stored.
+        """
+        return self._store.get(self._chunk(digest), CHUNK_BYTES)
+
+    def chunk_range(self, digest: bytes, start: int, end: int) -> bytes:
+        """Bytes ``start .. end - 1`` of a chunk.
+
+        Raises:
+            NotFound: It is not stored.
+        """
+        return self._store.get_range(self._chunk(digest), start, end)
+
+    def missing(self, manifest: pb.Manifest) -> list[int]:
+        """Positions of chunks that are not stored: one listing for many chunks, one question each for few."""
+        if len(manifest.chunks) <= CACHED_CHUNKS:
+            return [i for i, c in enumerate(manifest.chunks) if not self._store.exists(self._chunk(c))]
+        there = {key.rsplit("/", 1)[-1] for key in self._store.list(f"{self.prefix}/chunks")}
+        return [i for i, c in enumerate(manifest.chunks) if c.hex() not in there]
+
+    def put_manifest(self, manifest: pb.Manifest) -> str:
+        """Stores a manifest and returns its digest."""
+        digest = digest_of(manifest)
+        self._store.put(f"{self.prefix}/manifests/{digest}", manifest.SerializeToString(deterministic=True))
+        return digest
+
+    def manifest(self, digest: str) -> pb.Manifest:
+        """The manifest of that digest.
+
+        Raises:
+            NotFound: It is not stored.
+            UsageError: This is no digest.
+        """
+        if not _DIGEST.fullmatch(digest):  # it comes from messages, and becomes part of a path
+            raise UsageError(f"a digest has 64 hexadecimal digits; got {digest!r:.80}")
+        try:
+            return pb.Manifest.FromString(self._store.get(f"{self.prefix}/manifests/{digest}", MAX_MANIFEST_BYTES))
+        except NotFound as error:
+            raise NotFound(f"there is no object {digest}; announce it first") from error
+
+    def announced(self) -> set[str]:
+        """Digests of all manifests."""
+        return {key.rsplit("/", 1)[-1] for key in self._store.list(f"{self.prefix}/manifests")}
+
+    def open(self, digest: str) -> StoredFile:
+        """A stored file for reading.
+
+        Raises:
+            NotFound: It is not stored.
+            DataRefused: It is no safetensors file.
+        """
+        return StoredFile(self, self.manifest(digest))
+
+    def write(self, layout: Layout, fill: FillMany, pool: ThreadPoolExecutor) -> str:
+        """Builds a file chunk by chunk on ``pool`` and stores it; the bytes depend on ``layout`` and ``fill`` alone.
+
+        Args:
+            layout: Its layout.
+            fill: Gives the parts of tensors that make one chunk; called for several chunks at the same time.
+            pool: Where chunks are computed; memory grows with its threads and with nothing else.
+        """
+
+        def build(index: int) -> bytes:
+            first, last = chunk_span(index, layout.length)
+            data = bytearray(last - first)
+            head = layout.header[first:last]
+            data[: len(head)] = head
+            segments = list(layout.segments(first, last))
+            arrays = fill([(s.name, s.start, s.stop) for s in segments])
+            for segment, array in zip(segments, arrays, strict=True):
+                dtype = np.dtype(layout.specs[segment.name].dtype)
+                target = np.frombuffer(data, dtype, segment.stop - segment.start, segment.offset)
+                target[:] = array
+            digest = hashlib.sha256(data).digest()
+            self.put_chunk(digest, memoryview(data))
+            return digest
+
+        digests = list(pool.map(build, range(chunk_count(layout.length))))
+        return self.put_manifest(pb.Manifest(length=layout.length, chunks=digests))
+
+    def adopt(self, source: Objects, manifest: pb.Manifest) -> str:
+        """Takes over an object of the same store from other objects; returns its digest.
+
+        Raises:
+            NotFound: A chunk is not stored there.
+        """
+        for chunk in dict.fromkeys(manifest.chunks):
+            self._store.copy(source._chunk(chunk), self._chunk(chunk))
+        return self.put_manifest(manifest)
+
+    def keep(self, digests: Collection[str], still: Callable[[], bool] = lambda: True) -> int:
+        """Deletes every object that is not among ``digests``, and chunks that none of these names.
+
+        Nobody may be writing objects meanwhile.
+
+        Args:
+            digests: Of what stays.
+            still: Asked when it is known what would go: whether ``digests`` are still all that stays.
+
+        Returns:
+            Number of deleted files.
+        """
+        chunks = {chunk.hex() for digest in digests for chunk in self.manifest(digest).chunks}
+        gone = [key for key in self._store.list(f"{self.prefix}/manifests") if key.rsplit("/", 1)[-1] not in digests]
+        gone += [key for key in self._store.list(f"{self.prefix}/chunks") if key.rsplit("/", 1)[-1] not in chunks]
+        if not still():
+            return 0
+        for key in gone:  # manifests first: a crash must not leave one without its chunks
+            self._store.delete(key)
+        return len(gone)
+
+    def expire(self, seconds: float) -> int:
+        """Deletes files that were written longer ago; returns how many.
+
+        What arrives meanwhile is new. Whoever counted on an old chunk finds it missing, and sends it again.
+        """
+        gone = [key for key, age in self._store.ages(self.prefix) if age > seconds]
+        for key in gone:
+            self._store.delete(key)
+        return len(gone)
+
+    def _chunk(self, digest: bytes) -> str:
+        return f"{self.prefix}/chunks/{digest.hex()}"
+
+
+class StoredFile:
+    """Reads slices of a stored file's tensors.
+
+    Attributes:
+        manifest: Its manifest.
+        layout: Where its tensors lie.
+    """
+
+    def __init__(self, objects: Objects, manifest: pb.Manifest) -> None:
+        if not manifest.chunks:
+            raise DataRefused("expected a safetensors file; this one is empty")
+        self._objects, self.manifest = objects, manifest
+        self.layout = Layout.parse(objects.chunk(manifest.chunks[0]), manifest.length)
+
+    @property
+    def specs(self) -> Specs:
+        """Shape, dtype and role of each tensor."""
+        return self.layout.specs
+
+    def read(self, name: str, start: int, stop: int) -> Array:
+        """Elements ``[start, stop)`` of a tensor, flat; may be read-only.
+
+        Raises:
+            NotFound: There is no such tensor, or a chunk is not stored.
+        """
+        spec = self.layout.specs.get(name)
+        if spec is None:
+            raise NotFound(f"the file holds no tensor {name!r}")
+        dtype = np.dtype(spec.dtype)
+        first = self.layout.offsets[name] + start * dtype.itemsize
+        last = self.layout.offsets[name] + stop * dtype.itemsize
+        parts = []
+        while first < last:
+            index = first // CHUNK_BYTES
+            begin = first - index * CHUNK_BYTES
+            end = min(last - index * CHUNK_BYTES, CHUNK_BYTES)
+            if end - begin < CACHED_BELOW_BYTES:
+                data = memoryview(_CACHE.get(self._objects, self.manifest.chunks[index]))[begin:end]
+            else:
+                data = memoryview(self._objects.chunk_range(self.manifest.chunks[index], begin, end))
+            parts.append(np.frombuffer(data, dtype))
+            first = index * CHUNK_BYTES + end
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+class _ChunkCache(threading.local):
+    """The chunks that this thread read last, over all files: silo after silo is read, so memory knows no silo count."""
+
+    def __init__(self) -> None:
+        self._chunks: OrderedDict[tuple[str, bytes], Any] = OrderedDict()
+
+    def get(self, objects: Objects, digest: bytes) -> Any:
+        key = (objects.prefix, digest)
+        data = self._chunks.pop(key, None)
+        if data is None:
+            while len(self._chunks) >= CACHED_CHUNKS:
+                self._chunks.popitem(last=False)
+            data = objects.chunk(digest)
+        self._chunks[key] = data
+        return data
+
+    def clear(self) -> None:
+        self._chunks.clear()
+
+
+_CACHE = _ChunkCache()
+
+
+def forget_chunks() -> None:
+    """Frees this thread's chunks."""
+    _CACHE.clear()

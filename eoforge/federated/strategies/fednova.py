@@ -1,0 +1,66 @@
+"""FedNova (Wang et al. 2020): silos that take more steps no longer pull the model further their way.
+
+Client: plain local training; sends ``d_i = (w_i - w) / norm1(a_i)`` and ``norm1(a_i)`` (see
+:func:`~eoforge.federated.strategies.objective.normaliser`).
+Server: ``tau_eff = sum p_i norm1(a_i)``, ``w += tau_eff sum p_i d_i``. Running statistics are averaged as in FedAvg.
+
+With Adam a_i is not defined; the number of steps stands for it (*ours*).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from eoforge.errors import UsageError
+from eoforge.federated.strategies.base import Averaging, floats, require_updates, share, tensor_of, trained
+from eoforge.federated.strategies.objective import Effort, Local, Objective, Sent
+from eoforge.federated.strategy import DELTA, MODEL, Reduction, RoundInfo, Source, Specs, UpdateInfo, name_of
+
+NORMALISER = "normaliser"
+
+
+@dataclass(frozen=True)
+class FedNova(Averaging):
+    """Normalised averaging."""
+
+    name: ClassVar[str] = "fednova"
+
+    def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
+        """See the head of this module.
+
+        Raises:
+            UsageError: A silo did not say how much it trained.
+        """
+        require_updates(info)
+        outputs = []
+        for name, spec in floats(state, MODEL).items():
+            senders = [u for u in info.updates if name_of(DELTA, tensor_of(name)) in u.names]
+            step = self._effective_steps(senders) if senders and name in trained(state) else 1.0
+            outputs += self.averaged(name, spec, senders, step)
+        return Reduction(tuple(outputs))
+
+    def _effective_steps(self, senders: list[UpdateInfo]) -> float:
+        total = weighted = 0.0
+        for update in senders:
+            steps = update.scalars.get(NORMALISER, 0.0)
+            if not (steps > 0 and math.isfinite(steps)):
+                raise UsageError(f"silo {update.silo} sent {NORMALISER}={steps}; FedNova needs a finite number above 0")
+            total += share(update, self.weighting)
+            weighted += share(update, self.weighting) * steps
+        return weighted / total
+
+    def objective(self, local: Local) -> Objective:
+        """Divides the delta by the effort."""
+        return _Normalised(local)
+
+
+class _Normalised(Objective):
+    def finish(self, effort: Effort) -> Sent:
+        anchor = self.local.anchor
+        deltas = {
+            name_of(DELTA, name): (parameter.detach() - anchor[name]) / effort.normaliser
+            for name, parameter in self.local.parameters().items()
+        }
+        return Sent(deltas, {NORMALISER: effort.normaliser})

@@ -1,0 +1,267 @@
+"""The retrieval report: what an evaluation measured, with pictures, as one self-contained page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eoforge.data.labels import names_of
+from eoforge.data.loading.plot import rgb, s1_composite, thumbnail_png
+from eoforge.data.tables.schema import tensor_column
+from eoforge.index.search import HammingIndex
+from eoforge.methods.evaluation.retrieval import (
+    EMBEDDING,
+    GALLERY_SPLIT,
+    QUERY_SPLIT,
+    RANDOM,
+    TRAINED,
+    UNTRAINED,
+    Evaluation,
+)
+from eoforge.metrics.bits import BitStatistics
+from eoforge.report import Html, concat, element, figure, image, page, section, table, tiles
+from eoforge.storage.addresses import open_table
+
+SENSOR = {"s1": "radar", "s2": "optical"}
+SYSTEM = {
+    TRAINED: "trained codes",
+    EMBEDDING: "trained embeddings",
+    UNTRAINED: "untrained codes",
+    RANDOM: "random codes",
+}
+EXAMPLES, PARTNER_EXAMPLES, EXAMPLE_HITS = 3, 2, 6
+"""Per direction: queries from the query split, queries whose partner is in the gallery, and hits of each."""
+
+_COLOURS = {"accent": "#0b6e99", "warm": "#e2932f", "soft": "#5b6875", "line": "#dfe5ea"}
+_EXPECTED = "tie_aware_"
+
+
+@dataclass(frozen=True)
+class _Example:
+    """One answered query; positions count within ``Evaluation.rows``."""
+
+    source: str
+    target: str
+    query: int
+    hits: list[int]
+    distances: list[int]
+
+
+def retrieval_report_html(measured: Evaluation) -> str:
+    """The page of an evaluation: headline figures, answered queries, all measures, training curve, bit statistics.
+
+    Reads the rasters of the patches that it shows, and nothing else.
+    """
+    facts = measured.facts
+    cross = [_example_section(measured, source, target) for source, target in _directions(measured, same=False)]
+    lead = (
+        f"{facts['method']}, bundle {facts['bundle_id'][:16]}, {facts['bits']}-bit codes. {facts['queries']:,} queries "
+        f"from the {QUERY_SPLIT} split, gallery of {facts['gallery']:,} patches of the {GALLERY_SPLIT} split."
+    )
+    footer = f"Patches {facts['patches']}; bundle {facts['bundle']}; baselines drawn with seed {facts['seed']}."
+    return page(
+        "Retrieval across sensors",
+        lead,
+        [
+            tiles(_headline(measured)),
+            _comparison(measured),
+            *cross,
+            _all_measures(measured),
+            _training(measured.history),
+            *(_bits(modality, statistics) for modality, statistics in measured.bits.items()),
+        ],
+        footer,
+    )
+
+
+def _directions(measured: Evaluation, *, same: bool) -> Iterator[tuple[str, str]]:
+    for source in measured.features:
+        for target in measured.features:
+            if same or source != target:
+                yield source, target
+
+
+def _arrow(direction: str) -> str:
+    source, _, target = direction.partition("_to_")
+    return f"{SENSOR[source]} → {SENSOR[target]}"
+
+
+def _headline(measured: Evaluation) -> dict[str, str]:
+    k = measured.k
+    out = {}
+    for source, target in _directions(measured, same=False):
+        direction = f"{source}_to_{target}"
+        trained, fresh = measured.measures[TRAINED][direction], measured.measures[UNTRAINED][direction]
+        for name, what in ((f"partner_recall@{k}", f"partner recall@{k}"), (f"map_jaccard50_archive@{k}", f"mAP@{k}")):
+            out[f"{what}, {_arrow(direction)} (untrained {fresh[name]:.3f})"] = f"{trained[name]:.3f}"
+    return out
+
+
+def _comparison(measured: Evaluation) -> Html:
+    k = measured.k
+    columns = {
+        f"partner_recall@{k}": f"partner recall@{k}",
+        f"map_jaccard50_archive@{k}": f"mAP@{k} Jaccard ≥ 0.5",
+        f"map_shared_archive@{k}": f"mAP@{k} one shared label",
+        f"f1_of_means@{k}": f"F1@{k} of means",
+        f"mean_f1@{k}": f"mean F1@{k}",
+        f"ndcg@{k}": f"NDCG@{k}",
+    }
+    rows = [
+        (
+            element("b", _arrow(direction)) if system == TRAINED else "",
+            SYSTEM[system],
+            *(measured.measures[system][direction].get(name, "–") for name in columns),
+        )
+        for direction in measured.measures[TRAINED]
+        for system in SYSTEM
+    ]
+    note = (
+        f"Partner recall asks within the {GALLERY_SPLIT} split for the same place seen by the other sensor; all other "
+        f"columns ask with {QUERY_SPLIT} patches in the {GALLERY_SPLIT} split. mAP divides by min(k, relevant in the "
+        "gallery). One shared label is easily had among 19 classes, so that column says little."
+    )
+    return section(
+        "Against no training and against chance", table(("direction", "system", *columns.values()), rows), _p(note)
+    )
+
+
+def _all_measures(measured: Evaluation) -> Html:
+    directions = list(measured.measures[TRAINED])
+    by_name = measured.measures[TRAINED]
+    every = list(dict.fromkeys(name for direction in directions for name in by_name[direction]))
+    plain = [name for name in every if not name.startswith(_EXPECTED)]
+    expected = [name for name in every if name.startswith(_EXPECTED)]
+    parts: list[object] = []
+    for title, names in (("Order (distance, row)", plain), ("Expected over all orders of ties", expected)):
+        rows = [
+            (name.removeprefix(_EXPECTED).replace("_", " "), *(by_name[d].get(name, "–") for d in directions))
+            for name in names
+        ]
+        parts += [element("h3", title), table(("measure", *map(_arrow, directions)), rows)]
+    note = (
+        "Codes have few distances and therefore many ties; the second table does not depend on how they are broken. "
+        "The difference between the two is what the order of rows contributes."
+    )
+    return section("All measures of the trained codes", *parts, _p(note))
+
+
+def _example_section(measured: Evaluation, source: str, target: str) -> Html:
+    examples = list(_examples(measured, source, target))
+    pictures = _pictures(measured, examples)
+    legend = (
+        "Blue: the query. Green: the same place seen by the other sensor. Red: no label in common. The number is the "
+        "Hamming distance; labels that the query has too are green."
+    )
+    rows = concat(_example_row(measured, example, pictures) for example in examples)
+    return section(f"{SENSOR[source]} asks, {SENSOR[target]} answers".capitalize(), _p(legend), rows)
+
+
+def _examples(measured: Evaluation, source: str, target: str) -> Iterator[_Example]:
+    """Queries spread evenly over each split: chosen by position, not by how well they went."""
+    gallery = measured.of_split(GALLERY_SPLIT)
+    index = HammingIndex(measured.features[target].codes[gallery])
+    for split, count in ((QUERY_SPLIT, EXAMPLES), (GALLERY_SPLIT, PARTNER_EXAMPLES)):
+        pool = measured.of_split(split)
+        chosen = pool[np.unique(np.linspace(0, len(pool) - 1, count + 2).astype(np.int64)[1:-1])]
+        distances, hits = index.search(measured.features[source].codes[chosen], EXAMPLE_HITS)
+        for query, found, far in zip(chosen, gallery[hits], distances, strict=True):
+            yield _Example(source, target, int(query), found.tolist(), far.tolist())
+
+
+def _pictures(measured: Evaluation, examples: list[_Example]) -> dict[tuple[int, str], bytes]:
+    """PNG per (position, modality) that the examples show."""
+    wanted = {(e.query, e.source) for e in examples} | {(hit, e.target) for e in examples for hit in e.hits}
+    patches = open_table(measured.patches)
+    out = {}
+    for modality, column, picture in (("s1", "s1", s1_composite), ("s2", "s2_10m", rgb)):
+        positions = sorted({position for position, of in wanted if of == modality})
+        if positions:
+            pixels, _ = tensor_column(patches.take(measured.rows[positions], columns=[column]).column(column))
+            for position, patch in zip(positions, pixels, strict=True):
+                out[position, modality] = thumbnail_png(picture(patch))
+    return out
+
+
+def _example_row(measured: Evaluation, example: _Example, pictures: dict[tuple[int, str], bytes]) -> Html:
+    query = _describe(measured, example.query)
+    cards = [
+        _card(pictures[example.query, example.source], query, "query", f"query · {query['country']}", query["labels"])
+    ]
+    for hit, distance in zip(example.hits, example.distances, strict=True):
+        found = _describe(measured, hit)
+        partner, shared = hit == example.query, query["labels"] & found["labels"]
+        kind = "partner" if partner else "" if shared else "miss"
+        caption = f"{distance} · {found['country']}"
+        cards.append(_card(pictures[hit, example.target], found, kind, caption, query["labels"]))
+    note = f"{query['patch_id']} ({query['split']} split)"
+    return concat([element("p", note, class_="soft"), element("div", concat(cards), class_="row")])
+
+
+def _describe(measured: Evaluation, position: int) -> dict[str, Any]:
+    row = measured.metadata.slice(position, 1).to_pylist()[0]
+    return {**row, "labels": set(names_of(row["label_mask"]))}
+
+
+def _card(png: bytes, patch: dict[str, Any], kind: str, caption: str, wanted: set[str]) -> Html:
+    tags = concat(
+        element("span", label.split(", with")[0], class_="tag shared" if label in wanted else "tag", title=label)
+        for label in sorted(patch["labels"])
+    )
+    body = concat([image(png, patch["patch_id"]), caption, element("div", tags)])
+    return element("div", body, class_=f"card {kind}".strip(), title=patch["patch_id"])
+
+
+def _training(history: list[dict[str, Any]]) -> Html:
+    if not history:
+        return section("Training", _p("The bundle records no history of its training."))
+    drawing, axes = _axes(1, (6.4, 2.8))
+    # Federated runs count rounds.
+    unit = "epoch" if "epoch" in history[0] else "round"
+    epochs = [row.get(unit, number) for number, row in enumerate(history)]
+    for name, label, colour in (("loss", "training", "accent"), ("validation_loss", "validation", "warm")):
+        if all(name in row for row in history):
+            axes[0].plot(epochs, [row[name] for row in history], color=_COLOURS[colour], label=label, linewidth=1.8)
+    axes[0].set_xlabel(unit)
+    axes[0].set_ylabel("loss")
+    axes[0].legend(frameon=False)
+    return section("Training", figure(drawing, f"Loss per {unit}."))
+
+
+def _bits(modality: str, statistics: BitStatistics) -> Html:
+    drawing, (balance, correlation) = _axes(2, (9.2, 3.0))
+    balance.bar(range(len(statistics.ones)), statistics.ones, width=1.0, color=_COLOURS["accent"])
+    balance.axhline(0.5, color=_COLOURS["warm"], linewidth=1.2)
+    balance.set_ylim(0, 1)
+    balance.set_xlabel("bit")
+    balance.set_ylabel("share of ones")
+    shown = correlation.imshow(statistics.correlation, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+    correlation.set_xlabel("bit")
+    drawing.colorbar(shown, ax=correlation, label="correlation")
+    caption = "Left: a balanced bit is one in half of the codes. Right: independent bits are white off the diagonal."
+    rows = [(name.replace("_", " "), value) for name, value in statistics.summary().items()]
+    title = f"Bits of the {SENSOR[modality]} codes ({GALLERY_SPLIT} split)"
+    return section(title, figure(drawing, caption), table(("figure", "value"), rows))
+
+
+def _axes(count: int, size: tuple[float, float]) -> tuple[Any, npt.NDArray[Any]]:
+    """A figure without pyplot's global state: reports are also made in server threads."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(drawing)
+    axes = np.asarray(drawing.subplots(1, count, squeeze=False)[0])
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+        one.spines[["left", "bottom"]].set_color(_COLOURS["line"])
+        one.tick_params(colors=_COLOURS["soft"], labelsize=8)
+    return drawing, axes
+
+
+def _p(text: str) -> Html:
+    return element("p", text, class_="soft")

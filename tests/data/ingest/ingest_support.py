@@ -1,0 +1,127 @@
+"""What the ingestion tests share: a valid archive, a table's content, and ingestion in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+from eoforge.data.ingest.quarantine import quarantine_uri
+from eoforge.data.ingest.run import IngestSummary, ingest
+from eoforge.data.records import PatchPair, digest
+from eoforge.storage.addresses import TableRef, open_table
+from tests.data.archives.archives import make_pair, write_archive
+
+SHARD_ROWS = 6
+
+
+def pairs_of(count: int, seed: int = 0, start: int = 0) -> list[PatchPair]:
+    """``count`` distinct valid pairs; other seeds give other pixels for the same ids."""
+    cells = range(start, start + count)
+    return [make_pair(n % 80, n // 80, seed=seed) for n in cells]
+
+
+def archive_of(folder: Path, count: int, seed: int = 0, start: int = 0) -> str:
+    """An archive of :func:`pairs_of`."""
+    return str(write_archive(folder, pairs_of(count, seed, start)))
+
+
+def content(table: str) -> dict[str, str]:
+    """``patch_id`` to digest; fails if a patch is there twice."""
+    rows = open_table(table).to_table(columns=["patch_id", "digest"])
+    ids = rows["patch_id"].to_pylist()
+    assert len(ids) == len(set(ids)), "a patch is in the table twice"
+    return dict(zip(ids, rows["digest"].to_pylist(), strict=True))
+
+
+def ready_processes() -> ForkServerContext:
+    """Processes that start with everything imported: they fork from a server that never opens a table.
+
+    Tests start dozens; importing Lance anew costs each three seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lance", "eoforge.data.ingest.run", "tests.data.ingest.ingest_support"])
+    return context
+
+
+def take_environment(environment: dict[str, str]) -> None:
+    """The server may be older than the address of the object store."""
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+class Ingestion:
+    """An ingestion in its own process, which waits at the start line until ``go``."""
+
+    def __init__(self, archive: str, table: str, workers: int = 1, shard_rows: int = SHARD_ROWS) -> None:
+        context = ready_processes()
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, dict(os.environ), archive, table, workers, shard_rows)
+        self.process = context.Process(target=_ingest, args=arguments)
+        self.process.start()
+        theirs.close()
+
+    def ready(self) -> Ingestion:
+        """Waits until it stands at the start line."""
+        assert self._pipe.recv_bytes() == b"ready"
+        return self
+
+    def go(self) -> Ingestion:
+        """Lets it start."""
+        self._pipe.send_bytes(b"go")
+        return self
+
+    def killed_within(self, seconds: float) -> bool:
+        """Gives it that long and then kills it (``kill -9``), unless it ended before."""
+        self.process.join(seconds)
+        if self.process.exitcode is not None:
+            return False
+        self.process.kill()
+        self.process.join()
+        return True
+
+    def summary(self) -> dict[str, object]:
+        """Waits for its end and returns what it found."""
+        assert self._pipe.poll(300), "the ingestion hangs"
+        found = dict(json.loads(self._pipe.recv_bytes()))
+        self.process.join(60)
+        assert self.process.exitcode == 0
+        return found
+
+
+def _ingest(
+    pipe: Connection, environment: dict[str, str], archive: str, table: str, workers: int, shard_rows: int
+) -> None:
+    take_environment(environment)
+    pipe.send_bytes(b"ready")
+    pipe.recv_bytes()
+    summary = ingest(archive, table, workers=workers, shard_rows=shard_rows)
+    pipe.send_bytes(json.dumps(asdict(summary)).encode())
+
+
+def digests(pairs: list[PatchPair]) -> dict[str, str]:
+    """What :func:`content` of a table with these pairs is."""
+    return {p.meta.patch_id: digest(p) for p in pairs}
+
+
+def small(archive: str, table: str, **options: object) -> IngestSummary:
+    """An ingestion in several shards."""
+    return ingest(archive, table, shard_rows=SHARD_ROWS, **options)  # type: ignore[arg-type]  # options by name
+
+
+def balanced(summary: IngestSummary) -> bool:
+    """Whether every input patch was counted once."""
+    done = summary.added + summary.unchanged + summary.changed + summary.quarantined
+    return summary.patches_in == done
+
+
+def quarantine(table: str) -> dict[tuple[str, str], dict[str, str]]:
+    """``(patch_id, reason)`` to finding; fails if one is there twice."""
+    found = open_table(TableRef(quarantine_uri(table))).to_table().to_pylist()
+    keyed = {(r["patch_id"], r["reason"]): r for r in found}
+    assert len(keyed) == len(found), "a finding is there twice"
+    return keyed

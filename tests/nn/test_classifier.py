@@ -1,0 +1,162 @@
+"""What federated strategies do to whole networks: buffers, batch norm, bytes, what silos remember."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eoforge.errors import UsageError
+from eoforge.federated import simulate
+from eoforge.federated.strategies.objective import Local
+from eoforge.federated.strategies.registry import ALGORITHMS, make_strategy
+from eoforge.federated.strategy import wire_bytes
+from eoforge.federated.training.local import SiloTrainer
+from eoforge.nn.classifier import CodeHead, specs_of
+from tests.methods.fl_support import Drawn, Federation, Normed, Trio, three
+
+
+def test_roles_of_tensors() -> None:
+    roles = {name: spec.role for name, spec in specs_of(Normed()).items()}
+    assert roles["first.weight"] == roles["head.bias"] == "weight"
+    assert roles["norm.weight"] == roles["norm.bias"] == "norm"
+    assert roles["norm.running_mean"] == roles["norm.running_var"] == "statistic"
+    assert roles["norm.num_batches_tracked"] == "counter"
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_counters_never_travel_and_statistics_are_averaged(name: str) -> None:
+    trio = Trio(name)
+    for silo in trio.silos:
+        travels = {*trio.strategy.download(silo, trio.state.specs), *trio.strategy.upload(silo, trio.state.specs)}
+        assert not any(n.endswith("num_batches_tracked") for n in travels)
+    trio.round()
+    assert trio.state.tensors["model/norm.num_batches_tracked"] == 0
+    assert trio.state.tensors["model/norm.num_batches_tracked"].dtype == np.int64
+    assert np.abs(trio.state.tensors["model/norm.running_mean"]).max() > 0  # a mean over silos, whoever's model it is
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddc", "feddyn", "fednova"])
+def test_statistics_take_the_plain_mean_whatever_acts_on_parameters(name: str) -> None:
+    plain, other = Trio("fedavg", weighting="uniform"), Trio(name, weighting="uniform")
+    plain.round()
+    other.round()
+    # In the first round every silo trains as under FedAvg, but for pulls towards w, so statistics are nearly equal.
+    for tensor in ("model/norm.running_mean", "model/norm.running_var"):
+        assert np.allclose(other.state.tensors[tensor], plain.state.tensors[tensor], atol=1e-4)
+    state = other.state.specs
+    assert not any("running" in n for n in state if not n.startswith("model/"))
+
+
+FACTORS = {
+    # multiples of the model: (down, up), parameters and statistics counted apart below
+    **dict.fromkeys(("fedavg", "fedprox", "fednova", "moon", "feddyn", "pfedla"), (1, 1)),
+    **dict.fromkeys(("scaffold", "feddc"), (2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_declared_bytes_are_the_tensors_that_travel(name: str) -> None:
+    trio = Trio(name)
+    travelled: dict[str, list[int]] = {"down": [], "up": []}
+
+    class Spy:
+        def __init__(self, inner: SiloTrainer) -> None:
+            self.inner = inner
+
+        def train(self, task: Any, state: Any) -> Any:
+            result = self.inner.train(task, state)
+            travelled["down"].append(sum(t.nbytes for t in task.tensors.values()))
+            travelled["up"].append(sum(t.nbytes for t in result.tensors.values()))
+            return result
+
+        def evaluate(self, task: Any, state: Any) -> Any:
+            return self.inner.evaluate(task, state)
+
+    trio.trainers = {i: Spy(t) for i, t in trio.trainers.items()}  # type: ignore[assignment]
+    figures = trio.round()
+    assert (figures.down, figures.up) == (sum(travelled["down"]), sum(travelled["up"]))
+    parameters = sum(s.nbytes for s in trio.specs.values() if s.role in ("weight", "norm"))
+    statistics = sum(s.nbytes for s in trio.specs.values() if s.role == "statistic")
+    home = sum(s.nbytes for s in trio.specs.values() if s.role in ("norm", "statistic"))
+    for silo in trio.silos:
+        down, up = wire_bytes(trio.strategy, silo, trio.state.specs)
+        if name == "fedbn":
+            assert (down, up) == (parameters + statistics - home, parameters + statistics)
+        else:
+            expected = FACTORS[name]
+            assert (down, up) == (expected[0] * parameters + statistics, expected[1] * parameters + statistics)
+    assert tuple(map(len, (trio.strategy.down, trio.strategy.up))) == FACTORS.get(name, (1, 1))
+
+
+def test_batch_norm_never_reaches_another_silo_under_fedbn() -> None:
+    for unseen in ("average", "none"):
+        trio = Trio("fedbn", unseen=unseen, weighting="uniform")
+        trio.round()
+        own = [trio.state.silos[s.id]["own/norm.weight"] for s in trio.silos]
+        assert not np.allclose(own[0], own[1])
+        first = trio.state.tensors["model/norm.weight"].copy()
+        assert np.allclose(first, np.mean(own, axis=0) if unseen == "average" else 1.0)
+        # What a silo goes on with is its own, not the average: poison the average and nothing changes at the silo.
+        task = simulate.task_for(trio.strategy, trio.state, trio.silos[0], trio.silos)
+        assert not any("norm" in n for n in task.tensors)
+        before = trio.trainers["silo-0"].train(task, trio.state.silos["silo-0"])
+        trio.state.tensors["model/norm.weight"] += 5
+        task = simulate.task_for(trio.strategy, trio.state, trio.silos[0], trio.silos)
+        again = trio.trainers["silo-0"].train(task, trio.state.silos["silo-0"])
+        assert all(np.array_equal(again.tensors[n], t) for n, t in before.tensors.items())
+    uploads = Trio("fedbn", unseen="none").strategy.upload(trio.silos[0], trio.state.specs)
+    assert not any("norm" in n for n in uploads)
+
+
+def test_fedbn_refuses_a_model_without_batch_norm() -> None:
+    with pytest.raises(UsageError, match="choose another backbone"):
+        Federation(make_strategy("fedbn"), three())
+
+
+def test_silo_state_survives_a_restart_of_the_silo() -> None:
+    for name in ("scaffold", "feddc", "feddyn", "moon", "fedbn"):
+        whole, restarted = Trio(name), Trio(name)
+        whole.round()
+        restarted.round()
+        kept = {i: {n: a.copy() for n, a in state.items()} for i, state in restarted.state.silos.items()}
+        fresh = Trio(name)  # new trainers know nothing: all that silos remember is in these arrays
+        fresh.state.tensors, fresh.state.round, fresh.state.silos = restarted.state.tensors, 1, kept
+        whole.round()
+        fresh.round()
+        for tensor, values in whole.state.tensors.items():
+            assert np.array_equal(fresh.state.tensors[tensor], values), (name, tensor)
+
+
+def test_codes_come_from_a_projection_that_never_changes() -> None:
+    head = CodeHead(6, 16)
+    assert "projection" not in head.state_dict()
+    assert torch.equal(head.projection, CodeHead(6, 16).projection)
+    # Written by this code: other bits would make every index built before useless.
+    assert head.projection[0].tolist() == [-1, 1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1, -1, 1, -1, -1]
+    head.train()
+    head.observe(torch.randn(1, 6))  # the statistics of one patch are none
+    assert int(head.norm.num_batches_tracked) == 0
+
+
+def test_a_silo_that_sends_other_tensors_is_named() -> None:
+    trio = Trio("fedavg")
+
+    class Short:
+        def __init__(self, inner: SiloTrainer) -> None:
+            self.inner = inner
+
+        def train(self, task: Any, state: Any) -> Any:
+            result = self.inner.train(task, state)
+            return type(result)({"delta/head.bias": result.tensors["delta/head.bias"]}, result.examples, result.steps)
+
+    trio.trainers["silo-1"] = Short(trio.trainers["silo-1"])  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="silo silo-1 sent other tensors"):
+        trio.round()
+
+
+def test_local_state_starts_at_zero() -> None:
+    local = Local(Normed(), {"w": torch.ones(3)}, {}, {}, Drawn(0))
+    assert torch.equal(local.remembered("control", "w"), torch.zeros(3))

@@ -1,0 +1,158 @@
+"""Open Inference Protocol V2: metadata by REST, inference by gRPC and REST, the same codes as the typed API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from kserve import InferInput, InferRequest, InferResponse
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as oip_pb2
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
+
+from eoforge.index.catalog import IndexSnapshot
+from eoforge.storage.addresses import TableRef
+from services._runtime.oip import DATATYPES
+from tests.services.conftest import server_for
+from tests.services.retrieval.world import BITS, DIM, World
+from tests.services.support import Running, details, running
+
+NAME = "eoforge-retrieval"
+IMAGES = 3
+
+
+@pytest.fixture(scope="module")
+def server(world: World) -> Iterator[Running]:
+    with running(server_for(world, max_images=4)) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def stub(server: Running) -> Iterator[Any]:
+    with grpc.insecure_channel(server.target) as channel:
+        yield oip_grpc.GRPCInferenceServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def snapshot(world: World) -> IndexSnapshot:
+    return IndexSnapshot.open(TableRef(world.codes))
+
+
+def inputs(world: World, modality: str, count: int = IMAGES) -> dict[str, Any]:
+    columns = ["s1"] if modality == "s1" else ["s2_10m", "s2_20m"]
+    return {c: np.stack([getattr(p, c) for p in world.pairs[:count]]) for c in columns}
+
+
+def request(model: str, arrays: dict[str, Any]) -> oip_pb2.ModelInferRequest:
+    tensors = []
+    for name, array in arrays.items():
+        tensor = InferInput(name, list(array.shape), DATATYPES[array.dtype.name])
+        tensor.set_data_from_numpy(array, binary_data=True)
+        tensors.append(tensor)
+    return InferRequest(model, tensors).to_grpc()
+
+
+def outputs(response: oip_pb2.ModelInferResponse) -> dict[str, Any]:
+    parsed = InferResponse.from_grpc(response)
+    return {o.name: o.as_numpy() for o in parsed.outputs}
+
+
+def test_metadata_by_rest_is_complete(server: Running) -> None:
+    encode = httpx.get(f"{server.rest}/v2/models/{NAME}-encode-s2").json()
+    assert encode["inputs"] == [
+        {"name": "s2_10m", "datatype": "UINT16", "shape": [-1, 4, 120, 120]},
+        {"name": "s2_20m", "datatype": "UINT16", "shape": [-1, 6, 60, 60]},
+    ]
+    assert {o["name"]: o["shape"] for o in encode["outputs"]} == {"code": [-1, BITS // 8], "embedding": [-1, DIM]}
+    assert set(httpx.get(f"{server.rest}/v2/models").json()["models"]) == {
+        f"{NAME}-{what}-{m}" for what in ("encode", "search") for m in ("s1", "s2")
+    }
+    for model in httpx.get(f"{server.rest}/v2/models").json()["models"]:
+        found = httpx.get(f"{server.rest}/v2/models/{model}").json()
+        assert found["inputs"]
+        assert found["outputs"]
+        assert httpx.get(f"{server.rest}/v2/models/{model}/ready").json()["ready"] is True
+
+
+def test_metadata_by_grpc_is_the_same(server: Running, stub: Any) -> None:
+    name = f"{NAME}-encode-s1"
+    found = stub.ModelMetadata(oip_pb2.ModelMetadataRequest(name=name), timeout=60)
+    rest = httpx.get(f"{server.rest}/v2/models/{name}").json()
+    assert [(i.name, i.datatype, list(i.shape)) for i in found.inputs] == [
+        (i["name"], i["datatype"], i["shape"]) for i in rest["inputs"]
+    ]
+    assert stub.ServerReady(oip_pb2.ServerReadyRequest(), timeout=60).ready
+
+
+@pytest.mark.parametrize("modality", ["s1", "s2"])
+def test_encode_by_grpc(stub: Any, world: World, snapshot: IndexSnapshot, modality: str) -> None:
+    found = outputs(stub.ModelInfer(request(f"{NAME}-encode-{modality}", inputs(world, modality)), timeout=60))
+    expected = np.stack([snapshot.code_of(p.meta.patch_id, modality) for p in world.pairs[:IMAGES]])
+    np.testing.assert_array_equal(found["code"], expected)
+    assert found["embedding"].shape == (IMAGES, DIM)
+
+
+@pytest.mark.parametrize(("source", "target"), [("s1", "s2"), ("s2", "s1")])
+def test_search_by_grpc(stub: Any, world: World, snapshot: IndexSnapshot, source: str, target: str) -> None:
+    codes = np.stack([snapshot.code_of(p.meta.patch_id, source) for p in world.pairs[:IMAGES]])
+    arrays = {"code": codes, "k": np.array([5], np.int32)}
+    found = outputs(stub.ModelInfer(request(f"{NAME}-search-{target}", arrays), timeout=60))
+    distances, rows = snapshot.index_of(target).search(codes, 5)
+    ids = snapshot.metadata.column("patch_id").to_pylist()
+    np.testing.assert_array_equal(found["distance"], distances)
+    texts = [[x.decode() if isinstance(x, bytes) else x for x in row] for row in found["patch_id"]]
+    assert texts == [[ids[r] for r in row] for row in rows]
+
+
+def test_encode_and_search_by_rest(server: Running, world: World, snapshot: IndexSnapshot) -> None:
+    image = inputs(world, "s1", 1)["s1"]
+    tensor = {"name": "s1", "shape": list(image.shape), "datatype": "FP32", "data": image.ravel().tolist()}
+    encoded = httpx.post(f"{server.rest}/v2/models/{NAME}-encode-s1/infer", json={"inputs": [tensor]}, timeout=60)
+    by_name = {o["name"]: o for o in encoded.json()["outputs"]}
+    code = snapshot.code_of(world.pairs[0].meta.patch_id, "s1")
+    assert by_name["code"]["data"] == code.tolist()
+    query = {"name": "code", "shape": [1, len(code)], "datatype": "UINT8", "data": code.tolist()}
+    found = httpx.post(f"{server.rest}/v2/models/{NAME}-search-s1/infer", json={"inputs": [query]}, timeout=60).json()
+    ids = next(o for o in found["outputs"] if o["name"] == "patch_id")
+    assert ids["shape"] == [1, 10]
+    assert ids["data"][0] == world.pairs[0].meta.patch_id
+
+
+def test_what_is_refused(server: Running, stub: Any, world: World) -> None:
+    encode, search = f"{NAME}-encode-s2", f"{NAME}-search-s1"
+    good = inputs(world, "s2")
+    code = np.zeros((1, BITS // 8), np.uint8)
+    cases: dict[str, tuple[oip_pb2.ModelInferRequest, str]] = {
+        "missing input": (request(encode, {"s2_10m": good["s2_10m"]}), "INVALID_ARGUMENT"),
+        "wrong type": (request(encode, good | {"s2_20m": good["s2_20m"].astype("f4")}), "INVALID_ARGUMENT"),
+        "wrong shape": (request(encode, {c: a[:, :1] for c, a in good.items()}), "INVALID_ARGUMENT"),
+        "unequal numbers": (request(encode, good | {"s2_20m": good["s2_20m"][:1]}), "INVALID_ARGUMENT"),
+        "too many images": (request(encode, inputs(world, "s2", 5)), "LIMIT_EXCEEDED"),
+        "nodata": (request(encode, {c: a * 0 for c, a in good.items()}), "DATA_REFUSED"),
+        "unknown model": (request("nobody", good), "NOT_FOUND"),
+        "k too large": (request(search, {"code": code, "k": np.array([5000], np.int32)}), "LIMIT_EXCEEDED"),
+        "code of other bits": (request(search, {"code": code[:, :3]}), "INVALID_ARGUMENT"),
+        "too many codes": (request(search, {"code": np.repeat(code, 5, axis=0)}), "LIMIT_EXCEEDED"),
+    }
+    for name, (message, reason) in cases.items():
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ModelInfer(message, timeout=60)
+        assert details(caught.value)["reason"] == reason, (name, caught.value.details())
+    lying = request(search, {"code": code})
+    lying.inputs[0].shape[0] = 4  # says four codes, brings the bytes of one
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ModelInfer(lying, timeout=60)
+    assert details(caught.value)["reason"] == "INVALID_ARGUMENT"
+    response = httpx.post(f"{server.rest}/v2/models/{encode}/infer", json={"inputs": []}, timeout=60)
+    assert response.status_code == 400
+    assert response.json()["reason"] == "INVALID_ARGUMENT"
+
+
+def test_nobody_takes_the_model_away(stub: Any) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.RepositoryModelUnload(oip_pb2.RepositoryModelUnloadRequest(model_name=f"{NAME}-encode-s1"), timeout=60)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert stub.ModelReady(oip_pb2.ModelReadyRequest(name=f"{NAME}-encode-s1"), timeout=60).ready

@@ -1,0 +1,60 @@
+"""Traces: continued from the caller, sent where the settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from services._runtime.settings import RuntimeSettings
+from services._runtime.telemetry import configure_traces
+from tests.services._runtime.runtime_world import NAME, get, make
+from tests.services.support import Running, running, until
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running(make) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def stub(server: Running) -> Iterator[Any]:
+    with grpc.insecure_channel(server.target) as channel:
+        yield retrieval_pb2_grpc.RetrievalServiceStub(channel)
+
+
+def test_a_call_continues_the_trace_of_its_caller(stub: Any) -> None:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    trace_id, span_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    get(stub, "traced", metadata=(("traceparent", f"00-{trace_id}-{span_id}-01"),))
+    until(lambda: bool(exporter.get_finished_spans()))
+    (span,) = exporter.get_finished_spans()
+    assert span.name == f"/{NAME}/GetPatch"
+    assert f"{span.context.trace_id:032x}" == trace_id
+    assert f"{span.parent.span_id:016x}" == span_id
+    assert span.attributes["rpc.grpc.status"] == "OK"
+
+
+def test_no_endpoint_costs_no_exporter_and_one_sends_spans_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opentelemetry import trace
+
+    given: list[Any] = []
+    monkeypatch.setattr(trace, "set_tracer_provider", given.append)
+    configure_traces(RuntimeSettings(), "retrieval")
+    assert given == []
+    configure_traces(RuntimeSettings(otlp_endpoint="http://127.0.0.1:4317"), "retrieval")
+    (provider,) = given
+    assert provider.resource.attributes["service.name"] == "eoforge-retrieval"
+    provider.shutdown()

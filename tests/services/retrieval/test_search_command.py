@@ -1,0 +1,56 @@
+"""`eoforge search` against a running service: the filters of the service, one line of JSON, hints for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from eoforge.cli import main
+from tests.services.conftest import server_for
+from tests.services.retrieval.world import FIRST, World
+from tests.services.support import Running, running
+
+
+@pytest.fixture(scope="module")
+def server(world: World) -> Iterator[Running]:
+    with running(server_for(world)) as run:
+        yield run
+
+
+def found(capsys: pytest.CaptureFixture[str], server: Running, *args: str) -> list[dict[str, Any]]:
+    assert main(["search", "--server", server.target, "-k", "1000", "--json", *args]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    return list(json.loads(line))
+
+
+def test_times_limit_the_hits(server: Running, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    patch = ("--patch-id", world.pairs[0].meta.patch_id)
+    everything = found(capsys, server, *patch)
+    assert len(everything) == FIRST
+    times = sorted(datetime.fromisoformat(hit["acquired"]) for hit in everything)
+    middle = times[FIRST // 2]
+    text = middle.strftime("%Y-%m-%dT%H:%M:%S")
+    later, earlier = found(capsys, server, *patch, "--since", text), found(capsys, server, *patch, "--until", text)
+    assert len(later) == sum(time >= middle for time in times)
+    assert len(earlier) == sum(time < middle for time in times)
+    day = datetime(middle.year, middle.month, middle.day, tzinfo=UTC)
+    assert len(found(capsys, server, *patch, "--since", f"{day:%Y-%m-%d}")) == sum(time >= day for time in times)
+
+
+def test_filters_that_match_nothing_say_so(server: Running, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    query = ("--patch-id", world.pairs[0].meta.patch_id, "--country", "Atlantis")
+    assert found(capsys, server, *query) == []
+    assert main(["search", "--server", server.target, *query]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "no patch passes these filters" in printed.err
+
+
+def test_a_mistyped_split_is_refused(server: Running, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--patch-id", world.pairs[0].meta.patch_id, "--split", "val", "--json"]
+    assert main(["search", "--server", server.target, *args]) == 2
+    assert "train, validation, test" in json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["message"]
