@@ -26,9 +26,8 @@ from eoforge.client.base import RemoteError
 from eoforge.client.federation_base import transient
 from eoforge.client.silo import SiloClient
 from eoforge.federated.ca import Authority
-from eoforge.federated.store.objects import digest_of
 from eoforge.logs import configure_logs
-from eoforge.storage.chunks import check_chunk, file_chunks, file_manifest
+from eoforge.storage.chunks import check_chunk, digest_of, file_chunks, file_manifest
 from eoforge.storage.tensorfile import write_file
 
 AWAY_S = 0.02

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S1_10M, S2_10M, S2_20M, S2_60M
 from eoforge.data.names import parse_patch_id
 from eoforge.errors import DataRefused, UsageError
-from eoforge.geo.footprint import footprint
 
 if TYPE_CHECKING:  # bounded streams are read without torch and Lance
     from eoforge.data.loading.batch import PatchBatch
@@ -180,7 +179,7 @@ def _assemble(patch_id: str, groups: Mapping[str, npt.NDArray[Any]], modalities:
 
 def _georeference(patch_id: str) -> Georeference | None:
     try:
-        place = footprint(parse_patch_id(patch_id))
+        place = parse_patch_id(patch_id).footprint
     except DataRefused:  # a name of another archive says nothing about the place
         return None
     transform = (float(BASE_METRES), 0.0, float(place.ulx), 0.0, -float(BASE_METRES), float(place.uly))

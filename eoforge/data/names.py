@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from eoforge.errors import DataRefused
+from eoforge.geo.footprint import Footprint, footprint
 
 GRID_SIDE = 91
 """Patches per tile side: 109,800 m cut in steps of 1,200 m, the incomplete last one dropped."""
@@ -60,6 +61,15 @@ class PatchName:
 
     def __str__(self) -> str:
         return f"{self.tile}_{self.x:02d}_{self.y:02d}"
+
+    @property
+    def footprint(self) -> Footprint:
+        """Zone and upper-left corner of the patch.
+
+        Raises:
+            DataRefused: Its tile names no 100 km square.
+        """
+        return footprint(self.tile.mgrs, self.x, self.y)
 
 
 @dataclass(frozen=True, slots=True)

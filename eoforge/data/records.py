@@ -21,7 +21,7 @@ from eoforge.data.bands import GROUPS
 from eoforge.data.labels import mask_of
 from eoforge.data.names import parse_patch_id, parse_s1_name
 from eoforge.data.tables.schema import PATCHES
-from eoforge.geo.footprint import footprint, lonlat_bounds
+from eoforge.geo.footprint import lonlat_bounds
 
 
 class Reason(StrEnum):
@@ -154,7 +154,7 @@ def record_batch(pairs: Sequence[PatchPair]) -> pa.RecordBatch:
     metas = [p.meta for p in pairs]
     patches = [parse_patch_id(m.patch_id) for m in metas]
     scenes = [parse_s1_name(m.s1_name).scene for m in metas]
-    places = [footprint(p) for p in patches]
+    places = [p.footprint for p in patches]
     epsg, ulx, uly = np.array([(f.epsg, f.ulx, f.uly) for f in places], dtype=np.int32).reshape(-1, 3).T
     bounds = lonlat_bounds(epsg, ulx, uly)
     columns: dict[str, object] = {

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.data.bands import PATCH_METRES
 from eoforge.data.names import GRID_SIDE
 from eoforge.errors import UsageError
+from eoforge.geo.footprint import PATCH_METRES
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 TILE_METRES = 109_800

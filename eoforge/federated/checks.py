@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eoforge.errors import DataRefused, LimitExceeded
-from eoforge.federated.strategy import Specs
-from eoforge.storage.tensorfile import Layout, chunk_span
+from eoforge.storage.tensorfile import Layout, Specs, chunk_span
 
 MAX_NUMBERS, MAX_NAME = 1000, 200
 NORM_BLOCK = 1 << 16

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from eoforge.errors import UsageError
 from eoforge.federated.store.objects import Objects, StoredFile
-from eoforge.federated.strategy import Add, Array, Output, Reduction, Source, Specs, name_of, split_name
-from eoforge.storage.tensorfile import Layout
+from eoforge.federated.strategy import Add, Output, Reduction, Source, name_of, split_name
+from eoforge.storage.tensorfile import Array, Layout, Specs
 
 Sum = npt.NDArray[np.float64]
 VARIANCE = ".running_var"

@@ -17,21 +17,19 @@ from eoforge.errors import UsageError
 from eoforge.federated.reduce import Part, combine
 from eoforge.federated.strategy import (
     MODEL,
-    Array,
     LocalResult,
     LocalTrainer,
     RoundInfo,
     SiloInfo,
-    Specs,
     Strategy,
     Task,
-    TensorSpec,
     UpdateInfo,
     name_of,
     split_name,
     wire_bytes,
 )
 from eoforge.nn.seeds import derive_seed
+from eoforge.storage.tensorfile import Array, Specs, TensorSpec
 
 _CHUNK = 1 << 20
 

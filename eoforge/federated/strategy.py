@@ -12,15 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-Array = npt.NDArray[Any]
-Role = Literal["weight", "norm", "statistic", "counter", "state"]
-"""What a tensor is to its model: a trained weight, gamma or beta of a normalisation, a running statistic (float
-buffer), a counter (integer buffer, which never travels), or state that belongs to no model."""
+from eoforge.storage.tensorfile import Array, Specs, TensorSpec
 
 MODEL, DELTA = "model", "delta"
 
@@ -34,28 +28,6 @@ def split_name(name: str) -> tuple[str, str]:
     """``group/tensor`` to its two parts; the tensor's own name may hold further slashes."""
     group, _, tensor = name.partition("/")
     return group, tensor
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Shape, NumPy dtype name and role of a tensor."""
-
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    role: Role = "weight"
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its elements."""
-        return self.size * np.dtype(self.dtype).itemsize
-
-
-Specs = Mapping[str, TensorSpec]
 
 
 @dataclass(frozen=True)

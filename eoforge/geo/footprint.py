@@ -16,11 +16,11 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.data.bands import PATCH_METRES
-from eoforge.data.names import PatchName
 from eoforge.errors import DataRefused
 from eoforge.geo.utm import utm_to_lonlat
 
+PATCH_METRES = 1200
+"""Side of a patch, and the step of the grid of patches in a tile."""
 _SQUARE = 100_000
 _ROW_CYCLE = 2_000_000
 _GRID = 60
@@ -73,14 +73,19 @@ def tile_origin(mgrs: str) -> Footprint:
     )
 
 
-def footprint(patch: PatchName) -> Footprint:
+def footprint(mgrs: str, column: int, row: int) -> Footprint:
     """Zone and upper-left corner of a patch.
+
+    Args:
+        mgrs: Tile, such as ``33UUP``.
+        column: Position of the patch in its tile, counted eastwards from 0.
+        row: The same southwards.
 
     Raises:
         DataRefused: Its tile names no 100 km square.
     """
-    origin = tile_origin(patch.tile.mgrs)
-    return Footprint(origin.epsg, origin.ulx + PATCH_METRES * patch.x, origin.uly - PATCH_METRES * patch.y)
+    origin = tile_origin(mgrs)
+    return Footprint(origin.epsg, origin.ulx + PATCH_METRES * column, origin.uly - PATCH_METRES * row)
 
 
 def lonlat_bounds(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,7 @@ from eoforge.data.loading.loader import PatchBatch
 from eoforge.data.loading.prepare import Prepare
 from eoforge.errors import BundleError, DataRefused, UsageError
 from eoforge.hashing.packing import pack_torch
-from eoforge.nn.seeds import derive_seed
-
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+from eoforge.nn.build import choose_device
 
 
 class HashNetwork(Protocol):
@@ -203,15 +201,3 @@ def load_weights(network: nn.Module, bundle: Bundle) -> None:
         network.load_state_dict(bundle.weights())
     except RuntimeError as error:
         raise BundleError(f"the weights of {bundle.uri} do not fit its config: {error}") from error
-
-
-def seeded(build: Callable[[], ModuleT], seed: int) -> ModuleT:
-    """Builds a network whose initial weights depend on ``seed`` alone; torch's own generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed("weights", seed))
-        return build()
-
-
-def choose_device(device: str | None) -> torch.device:
-    """``device``, or CUDA where there is one."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

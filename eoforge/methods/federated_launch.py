@@ -12,10 +12,10 @@ from eoforge.config import from_dict
 from eoforge.errors import UsageError
 from eoforge.federated.result import plain
 from eoforge.federated.strategies.registry import make_strategy
-from eoforge.federated.strategy import Array, LocalTrainer, Role, Strategy
+from eoforge.federated.strategy import LocalTrainer, Strategy
 from eoforge.methods import get_method
 from eoforge.storage.addresses import TableRef, open_table
-from eoforge.storage.tensorfile import write_file
+from eoforge.storage.tensorfile import Array, Role, write_file
 
 if TYPE_CHECKING:
     from eoforge.client.federation import FederationClient
@@ -40,7 +40,7 @@ def prepare(
         UsageError: The method is not federated, a setting is unknown, or ``statistics`` is missing.
     """
     from eoforge.federated.training.outcome import normalisation_of
-    from eoforge.nn.classifier import specs_of
+    from eoforge.federated.training.specs import specs_of
 
     if method not in FEDERATED:
         raise UsageError(f"the service federates {', '.join(FEDERATED)}; got {method!r}")

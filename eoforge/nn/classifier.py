@@ -1,6 +1,6 @@
 """The network that silos train: an encoder, MOON's projection where it is asked for, and a linear classifier.
 
-Shape legend: B patches, C bands, S pixels, D features, P projection, L = 19 labels, K bits::
+Shape legend: B patches, C bands, S pixels, D features, P projection, L labels, K bits::
 
     image [B,C,S,S] -> encoder -> f [B,D] -+-> (projection: Linear ReLU Linear) -> z [B,P] -> head -> logits [B,L]
                                            +-> z = f without a projection
@@ -22,9 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eoforge.data.labels import NUM_CLASSES
 from eoforge.errors import UsageError
-from eoforge.federated.strategy import Role, TensorSpec
 from eoforge.nn.backbones import build_backbone
 from eoforge.nn.seeds import derive_seed
 
@@ -80,7 +78,9 @@ class CodeHead(nn.Module):
 class Classifier(Network):
     """One sensor's classifier."""
 
-    def __init__(self, backbone: str, channels: int, size: int, width: int, projection: int, bits: int) -> None:
+    def __init__(
+        self, backbone: str, channels: int, size: int, width: int, projection: int, bits: int, classes: int
+    ) -> None:
         """Args:
         backbone: One of ``BACKBONES``.
         channels: Input bands C.
@@ -88,6 +88,7 @@ class Classifier(Network):
         width: First width of the tiny backbones.
         projection: Length P of MOON's projection; 0 for none.
         bits: Code length.
+        classes: Labels L.
         """
         super().__init__()
         self.encoder, features = encoder(backbone, channels, size, width)
@@ -100,7 +101,7 @@ class Classifier(Network):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
             self.projection, features = nn.Sequential(first, nn.ReLU(), last), projection
-        self.head = nn.Linear(features, NUM_CLASSES)
+        self.head = nn.Linear(features, classes)
         self.codes = CodeHead(features, bits)
         self.features = features
 
@@ -173,24 +174,3 @@ def replace(module: nn.Module, kind: type[ModuleT], build: Callable[[ModuleT], n
             setattr(module, name, build(child))
         else:
             replace(child, kind, build)
-
-
-def specs_of(network: nn.Module) -> dict[str, TensorSpec]:
-    """Shape, dtype and role of every tensor of the network's state.
-
-    gamma and beta of batch normalisation have the role ``norm``; those of group and layer norms are weights like any
-    other, since no statistics of a silo stand behind them.
-    """
-    norms = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in network.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for name, _ in module.named_parameters(recurse=False)
-    }
-    parameters = dict(network.named_parameters())
-    specs = {}
-    for name, tensor in network.state_dict().items():
-        role: Role = "weight" if name in parameters else "statistic" if tensor.is_floating_point() else "counter"
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        specs[name] = TensorSpec(tuple(tensor.shape), dtype, "norm" if name in norms else role)
-    return specs

@@ -4,13 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import DataRefused
-from eoforge.federated.store.objects import manifest_of
+from eoforge.errors import DataRefused, LimitExceeded
 from eoforge.storage.tensorfile import CHUNK_BYTES, chunk_count, chunk_span
+
+DIGEST_BYTES = 32
+
+
+def digest_of(manifest: pb.Manifest) -> str:
+    """The name of an object: SHA-256 over its length and the digests of its chunks, hexadecimal."""
+    return hashlib.sha256(struct.pack("<Q", manifest.length) + b"".join(manifest.chunks)).hexdigest()
+
+
+def check_manifest(manifest: pb.Manifest, limit: int) -> None:
+    """Refuses what does not hold together, before anything is allocated for it.
+
+    Raises:
+        LimitExceeded: The object is larger than ``limit``.
+        DataRefused: Number or length of digests do not fit its length.
+    """
+    if manifest.length > limit:
+        raise LimitExceeded(f"an object may have {limit} bytes; this one has {manifest.length}")
+    expected = chunk_count(manifest.length)
+    if len(manifest.chunks) != expected or any(len(c) != DIGEST_BYTES for c in manifest.chunks):
+        raise DataRefused(
+            f"{manifest.length} bytes make {expected} chunks with digests of {DIGEST_BYTES} bytes; "
+            f"got {len(manifest.chunks)} digests"
+        )
+
+
+def manifest_of(parts: Iterable[bytes | memoryview], length: int) -> pb.Manifest:
+    """The manifest of a file given as its chunks in order."""
+    return pb.Manifest(length=length, chunks=[hashlib.sha256(part).digest() for part in parts])
 
 
 def file_manifest(path: str) -> pb.Manifest:

@@ -15,11 +15,39 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from eoforge.errors import DataRefused, LimitExceeded
-from eoforge.federated.strategy import Array, Role, Specs, TensorSpec
+
+Array = npt.NDArray[Any]
+Role = Literal["weight", "norm", "statistic", "counter", "state"]
+"""What a tensor is to its model: a trained weight, gamma or beta of a normalisation, a running statistic (float
+buffer), a counter (integer buffer, which never travels), or state that belongs to no model."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape, NumPy dtype name and role of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    role: Role = "weight"
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return self.size * np.dtype(self.dtype).itemsize
+
+
+Specs = Mapping[str, TensorSpec]
 
 CHUNK_BYTES = 4 << 20
 MAX_HEADER_BYTES = CHUNK_BYTES - 8

@@ -3,8 +3,8 @@
     python -m scripts.podman.services [--keep] [SERVICE ...]
 
 Builds the images as far as they have changed, renders ``charts/eoforge`` with ``scripts/podman/values.yaml``, lifts its
-pods (``scripts/podman/lift_pods.py``), starts the development store, fills it by the pipelines' image, starts the services,
-runs their probes and their ``helm test`` pods, searches by ``eoforge search``, looks into the containers (read-only
+pods (``scripts/podman/lift_pods.py``), starts the development store, fills it by the pipelines' image, starts the
+services, runs their probes and their ``helm test`` pods, searches by ``eoforge search``, looks into the containers (read-only
 root, user 10001) and stops them. Prints one JSON line of findings; ends with 0, with 1, or with 3 where there is no
 podman.
 """

@@ -10,9 +10,11 @@ from eoforge.federated.privacy import policy as privacy
 from eoforge.federated.result import plain
 from eoforge.federated.run import rounds
 from eoforge.federated.run.spec import server_memory
-from eoforge.federated.store.objects import Objects, digest_of
+from eoforge.federated.store.objects import Objects
 from eoforge.federated.strategies.registry import make_strategy
-from eoforge.federated.strategy import MODEL, SiloInfo, Specs, TensorSpec, name_of, wire_bytes
+from eoforge.federated.strategy import MODEL, SiloInfo, name_of, wire_bytes
+from eoforge.storage.chunks import digest_of
+from eoforge.storage.tensorfile import Specs, TensorSpec
 from services.federation.hub import COMPUTE_THREADS, Hub
 
 DEFAULT_BANDWIDTH = 12.5e6

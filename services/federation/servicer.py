@@ -18,9 +18,9 @@ from eoforge.federated.result import plain
 from eoforge.federated.run.journal import Journal
 from eoforge.federated.run.spec import RUN_ID, check_spec
 from eoforge.federated.run.state import ended
-from eoforge.federated.store.objects import check_manifest, digest_of
 from eoforge.federated.store.run_files import RunFiles
 from eoforge.federated.strategies.registry import make_strategy
+from eoforge.storage.chunks import check_manifest, digest_of
 from services._runtime.errors import PermissionDenied
 from services.federation.estimate import estimate
 from services.federation.hub import Hub

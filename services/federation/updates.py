@@ -10,10 +10,11 @@ from eoforge.errors import DataRefused, LimitExceeded, NotFound, WrongState
 from eoforge.federated.checks import check_facts, check_names, check_numbers, check_tensors
 from eoforge.federated.privacy import policy as privacy
 from eoforge.federated.run.state import ended
-from eoforge.federated.store.objects import Objects, check_manifest, digest_of
+from eoforge.federated.store.objects import Objects
 from eoforge.federated.store.run_files import full_specs
-from eoforge.federated.strategy import SiloInfo, Specs
-from eoforge.storage.tensorfile import CHUNK_BYTES, Layout
+from eoforge.federated.strategy import SiloInfo
+from eoforge.storage.chunks import check_manifest, digest_of
+from eoforge.storage.tensorfile import CHUNK_BYTES, Layout, Specs
 from services._runtime.errors import PermissionDenied
 from services.federation.actor import RunActor
 from services.federation.hub import Hub

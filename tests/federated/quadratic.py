@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.federated.strategy import Array, LocalResult, Task
-from eoforge.storage.tensorfile import write_file
+from eoforge.federated.strategy import LocalResult, Task
+from eoforge.storage.tensorfile import Array, write_file
 
 SHAPES: dict[str, tuple[int, ...]] = {"head.weight": (7, 3), "head.bias": (7,), "scale": ()}
 RATE, STEPS = 0.25, 2

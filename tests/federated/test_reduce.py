@@ -17,10 +17,11 @@ from eoforge.federated.privacy.dp import NoisySum, clip_factors, epsilon_after
 from eoforge.federated.reduce import Part, StoredSource, Term, combine, weighted_sum, write_reduction
 from eoforge.federated.robust import CentreOf, Selected, median, multi_krum, slices, trimmed_mean
 from eoforge.federated.store import objects as objects_module
-from eoforge.federated.store.objects import Objects, check_manifest, manifest_of
-from eoforge.federated.strategy import Add, Array, Output, Reduction, TensorSpec
+from eoforge.federated.store.objects import Objects
+from eoforge.federated.strategy import Add, Output, Reduction
+from eoforge.storage.chunks import check_manifest, manifest_of
 from eoforge.storage.objects import ObjectStore
-from eoforge.storage.tensorfile import Layout
+from eoforge.storage.tensorfile import Array, Layout, TensorSpec
 
 SIZE = 40
 
@@ -77,8 +78,8 @@ def test_stored_files_give_the_same_bits_with_any_chunk_size_and_thread_count(
     memory = source_of(3)
     results = []
     for chunk, threads in ((4 << 20, 1), (256, 3)):
-        for module in ("objects", "tensorfile"):
-            monkeypatch.setattr(f"eoforge.federated.{module}.CHUNK_BYTES", chunk)
+        for module in ("federated.store.objects", "storage.tensorfile"):
+            monkeypatch.setattr(f"eoforge.{module}.CHUNK_BYTES", chunk)
         store = ObjectStore(str(tmp_path / str(chunk)))
         with ThreadPoolExecutor(threads) as pool:
             here = Objects(store, "objects")

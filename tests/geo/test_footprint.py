@@ -16,7 +16,7 @@ from pyproj import Transformer
 from eoforge.data.archives.metadata import MetadataRows
 from eoforge.data.names import parse_patch_id, parse_s1_name
 from eoforge.errors import DataRefused
-from eoforge.geo.footprint import Footprint, footprint, lonlat_bounds, tile_origin
+from eoforge.geo.footprint import Footprint, lonlat_bounds, tile_origin
 from eoforge.geo.utm import utm_to_lonlat
 
 BANDS = "CDEFGHJKLMNPQRSTUVWX"
@@ -41,7 +41,7 @@ def test_every_official_footprint_lies_in_the_square_that_its_name_says(official
     cells = np.empty((len(official), 2), dtype=np.int32)
     for i, patch_id in enumerate(official.table["patch_id"].to_pylist()):
         patch = parse_patch_id(patch_id)
-        place = footprint(patch)
+        place = patch.footprint
         places[i] = place.epsg, place.ulx, place.uly
         cells[i] = patch.x, patch.y
         seen.setdefault(patch.tile.mgrs, Footprint(place.epsg, place.ulx - 1200 * patch.x, place.uly + 1200 * patch.y))
@@ -75,16 +75,16 @@ def test_every_official_footprint_lies_in_the_square_that_its_name_says(official
 
 def test_the_worked_example() -> None:
     assert tile_origin("33UUP") == Footprint(32633, 300_000, 5_400_000)
-    assert footprint(parse_patch_id("S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57")) == Footprint(
+    assert parse_patch_id("S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57").footprint == Footprint(
         32633, 331_200, 5_331_600
     )
 
 
 def _real_rasters(shared_data: Path) -> Iterator[tuple[Path, Footprint]]:
     for path in sorted(shared_data.glob("reben-*/BigEarthNet-S2/*/*/*_B02.tif*")):
-        yield path, footprint(parse_patch_id(path.parent.name))
+        yield path, parse_patch_id(path.parent.name).footprint
     for path in sorted(shared_data.glob("reben-*/Reference_Maps/*/*/*_reference_map.tif")):
-        yield path, footprint(parse_patch_id(path.parent.name))
+        yield path, parse_patch_id(path.parent.name).footprint
     s1_folders = ("reben-*/BigEarthNet-S1/*/*", "bigearthnet-v1-sample/BigEarthNet-S1-v1.0/*")
     for path in sorted(p for f in s1_folders for p in shared_data.glob(f"{f}/*_VV.tif")):
         name = parse_s1_name(path.parent.name)
@@ -107,7 +107,7 @@ def test_v1_optical_rasters_lie_where_their_v2_names_say(shared_data: Path, offi
     paths = sorted(shared_data.glob("bigearthnet-v1-sample/BigEarthNet-v1.0/*/*_B02.tif"))
     assert len(paths) == 14
     for path in paths:
-        place = footprint(parse_patch_id(v2_of[path.parent.name]))
+        place = parse_patch_id(v2_of[path.parent.name]).footprint
         with rasterio.open(path) as source:
             assert source.crs.to_epsg() == place.epsg
             assert (source.transform.c, source.transform.f) == (place.ulx, place.uly)

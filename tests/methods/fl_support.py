@@ -19,7 +19,8 @@ from eoforge.federated.strategies.base import Averaging
 from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import SiloInfo
 from eoforge.federated.training.local import LocalSettings, SiloTrainer
-from eoforge.nn.classifier import Network, specs_of
+from eoforge.federated.training.specs import specs_of
+from eoforge.nn.classifier import Network
 
 START = np.array([1.0, -2.0, 0.5])
 

@@ -14,10 +14,11 @@ from eoforge.data.loading.loader import PatchLoader
 from eoforge.errors import UsageError
 from eoforge.federated import simulate
 from eoforge.federated.strategies.mm_fl import MultiModal, sensor_of
-from eoforge.federated.strategy import RoundInfo, SiloInfo, TensorSpec, UpdateInfo
+from eoforge.federated.strategy import RoundInfo, SiloInfo, UpdateInfo
 from eoforge.methods.mm_fl.ablation import GRID, ablate
 from eoforge.methods.mm_fl.model import MultiModalNetwork
 from eoforge.methods.mm_fl.simulation import VIEWS, first_model
+from eoforge.storage.tensorfile import TensorSpec
 from tests.methods.mm_fl_support import METHOD, SMALL, config
 
 

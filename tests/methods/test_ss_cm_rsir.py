@@ -18,13 +18,13 @@ from eoforge.errors import BundleError, DataRefused, UsageError
 from eoforge.hashing.packing import pack_torch, unpack
 from eoforge.index.search import HammingIndex
 from eoforge.methods import get_method
-from eoforge.methods.encoding import seeded
 from eoforge.methods.pairs import random_flips
 from eoforge.methods.ss_cm_rsir.config import Config
 from eoforge.methods.ss_cm_rsir.loss import objective, ramp
 from eoforge.methods.ss_cm_rsir.method import _Learner
 from eoforge.methods.ss_cm_rsir.model import Outputs, SsCmRsir
 from eoforge.metrics.retrieval import partner_recall
+from eoforge.nn.build import seeded
 from tests.methods.conftest import SMALL
 
 METHOD = get_method("ss_cm_rsir")

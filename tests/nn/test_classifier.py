@@ -14,7 +14,8 @@ from eoforge.federated.strategies.objective import Local
 from eoforge.federated.strategies.registry import ALGORITHMS, make_strategy
 from eoforge.federated.strategy import wire_bytes
 from eoforge.federated.training.local import SiloTrainer
-from eoforge.nn.classifier import CodeHead, specs_of
+from eoforge.federated.training.specs import specs_of
+from eoforge.nn.classifier import CodeHead
 from tests.methods.fl_support import Drawn, Federation, Normed, Trio, three
 
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from eoforge.errors import DataRefused, LimitExceeded
-from eoforge.federated.strategy import TensorSpec
-from eoforge.storage.tensorfile import MAX_HEADER_BYTES, Layout, read_file, read_specs, write_file
+from eoforge.storage.tensorfile import MAX_HEADER_BYTES, Layout, TensorSpec, read_file, read_specs, write_file
 
 SPECS = st.dictionaries(
     st.text(min_size=1, max_size=8),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from eoforge.codec.bounded import planes as of
 from eoforge.codec.bounded.predictor import ACTIVITIES, FEATURES, MAX_WEIGHT, Plane, Stack
 from eoforge.codec.bounded.residual import (
     Contexts,
@@ -28,7 +29,6 @@ from eoforge.codec.bounded.residual import (
     put_residuals,
     put_weights,
 )
-from eoforge.codec.bounded import planes as of
 from eoforge.codec.bounded.wavefront import Integers, wavefront
 from eoforge.codec.entropy import Decoder, Encoder
 from eoforge.codec.raster import Raster, factor_of, grid_shape

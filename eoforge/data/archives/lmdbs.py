@@ -23,7 +23,6 @@ from eoforge.data.bands import GROUP_OF, S1_BANDS, S2_10M
 from eoforge.data.names import parse_patch_id
 from eoforge.data.records import PatchMeta, ReadResult
 from eoforge.errors import DataRefused, NotFound
-from eoforge.geo.footprint import footprint
 from eoforge.storage.addresses import normalise
 
 _DATA_FILE = "data.mdb"
@@ -141,7 +140,7 @@ class _LmdbPatch:
         name = "Data" if band == REFERENCE_MAP else band
         if value is None or name not in value:
             return None
-        place = footprint(parse_patch_id(self._meta.patch_id))
+        place = parse_patch_id(self._meta.patch_id).footprint
         metres = float((S2_10M if band == REFERENCE_MAP else GROUP_OF[band]).resolution)
         pixels: npt.NDArray[np.generic] = value[name]
         return Raster(pixels, place.epsg, (metres, 0.0, float(place.ulx), 0.0, -metres, float(place.uly)), None)

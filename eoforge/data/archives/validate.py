@@ -21,7 +21,7 @@ from eoforge.data.names import parse_patch_id, parse_s1_name, parse_s2v1_name
 from eoforge.data.records import Defect, PatchMeta, PatchPair, ReadResult, Reason
 from eoforge.data.split import official_split
 from eoforge.errors import DataRefused
-from eoforge.geo.footprint import Footprint, footprint
+from eoforge.geo.footprint import Footprint
 
 REFERENCE_MAP = "reference_map"
 """What a reader calls the land-cover map beside the band names."""
@@ -100,7 +100,7 @@ def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | N
         return None
     try:
         patch = parse_patch_id(meta.patch_id)
-        place = footprint(patch)
+        place = patch.footprint
         s1 = parse_s1_name(meta.s1_name)
         parse_s2v1_name(meta.s2v1_name)
     except DataRefused as error:

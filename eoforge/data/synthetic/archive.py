@@ -31,7 +31,6 @@ from eoforge.data.synthetic.land import Ground, ground, key_of
 from eoforge.data.synthetic.radiometry import abundances, optical, radar
 from eoforge.data.synthetic.scenes import COUNTRIES, SCENES, Scene
 from eoforge.errors import UsageError
-from eoforge.geo.footprint import footprint
 from eoforge.progress import track
 from eoforge.storage.addresses import is_s3, normalise
 
@@ -91,7 +90,7 @@ def _cells(seed: int, scene: Scene, split: str) -> Iterator[tuple[int, int, Grou
     rng = np.random.Generator(np.random.Philox(key=key_of("cells", seed, scene.s2, split)))
     for cell in rng.permutation(cells).tolist():
         x, y = divmod(cell, GRID_SIDE)
-        place = footprint(parse_patch_id(f"{scene.s2}_{x:02d}_{y:02d}"))
+        place = parse_patch_id(f"{scene.s2}_{x:02d}_{y:02d}").footprint
         here = ground(seed, place.epsg, scene.country_at(x, y), place.ulx, place.uly)
         if here.unlabeled_share < MAX_UNLABELED:
             yield x, y, here
@@ -215,7 +214,7 @@ def _write_pairs(
     """Writes the pairs of ``scenes`` and yields the metadata of each once its files are there."""
     for pair in _generate(patches, seed, scenes, snow_cloud):
         meta = pair.meta
-        place = footprint(parse_patch_id(meta.patch_id))
+        place = parse_patch_id(meta.patch_id).footprint
         corner = (place.epsg, place.ulx, place.uly)
         files: dict[str, bytes] = {}
         for group in GROUPS:

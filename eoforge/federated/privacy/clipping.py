@@ -10,7 +10,7 @@ import numpy as np
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused
 from eoforge.federated.privacy.dp import silo_deviation
-from eoforge.federated.strategy import Array
+from eoforge.storage.tensorfile import Array
 
 
 def l2_norm(tensors: Mapping[str, Array]) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused
-from eoforge.federated.privacy.dp import NoisySum, epsilon_after
 from eoforge.federated.privacy import secagg
+from eoforge.federated.privacy.dp import NoisySum, epsilon_after
 from eoforge.federated.privacy.silo_masks import update_bound
 from eoforge.federated.reduce import Combiner, StoredSource, weighted_sum
 from eoforge.federated.robust import CentreOf, Selected, median, multi_krum, trimmed_mean

@@ -31,7 +31,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from eoforge.errors import DataRefused, UsageError
 from eoforge.federated.reduce import Sum, Term
-from eoforge.federated.strategy import Array, Source
+from eoforge.federated.strategy import Source
+from eoforge.storage.tensorfile import Array
 
 PRIME = (1 << 521) - 1
 """Field of the shares: a Mersenne prime above every 32-byte secret."""

@@ -13,10 +13,10 @@ import numpy as np
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused, UsageError
-from eoforge.federated.privacy.clipping import l2_norm
 from eoforge.federated.privacy import secagg
+from eoforge.federated.privacy.clipping import l2_norm
 from eoforge.federated.run.spec import DEFAULT_FRACTION_BITS, MIN_MASKED_SILOS
-from eoforge.federated.strategy import Array
+from eoforge.storage.tensorfile import Array
 
 
 class Masking:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import UsageError
 from eoforge.federated.privacy.dp import epsilon_after
-from eoforge.federated.strategy import DELTA, Array, RoundInfo, SiloInfo, Specs, Strategy, UpdateInfo, split_name
-from eoforge.storage.tensorfile import CHUNK_BYTES
+from eoforge.federated.strategy import DELTA, RoundInfo, SiloInfo, Strategy, UpdateInfo, split_name
+from eoforge.storage.tensorfile import CHUNK_BYTES, Array, Specs
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SILO_ID = RUN_ID

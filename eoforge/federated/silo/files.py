@@ -25,8 +25,8 @@ import structlog
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import UsageError
 from eoforge.federated.privacy.silo_masks import Masking, flush, forget_masks
-from eoforge.federated.strategy import Array, LocalResult
-from eoforge.storage.tensorfile import read_file, write_file
+from eoforge.federated.strategy import LocalResult
+from eoforge.storage.tensorfile import Array, read_file, write_file
 
 log = structlog.get_logger("silo")
 

@@ -28,21 +28,18 @@ from eoforge.federated.run.spec import NoSource
 from eoforge.federated.silo.cancellation import Abandoned, listening, stop_if_told
 from eoforge.federated.silo.files import SiloFiles
 from eoforge.federated.silo.inbox import Inbox
-from eoforge.federated.store.objects import digest_of
 from eoforge.federated.strategy import (
-    Array,
     LocalResult,
     LocalTrainer,
     RoundInfo,
     SiloInfo,
     Strategy,
     Task,
-    TensorSpec,
     UpdateInfo,
     name_of,
 )
-from eoforge.storage.chunks import file_manifest
-from eoforge.storage.tensorfile import read_file, read_specs
+from eoforge.storage.chunks import digest_of, file_manifest
+from eoforge.storage.tensorfile import Array, TensorSpec, read_file, read_specs
 
 Trainers = Callable[[pb.Task], LocalTrainer]
 """Makes the trainer of a run from its first task (method, configuration, strategy)."""

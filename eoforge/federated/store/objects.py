@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
-from eoforge.federated.strategy import Array, Specs
+from eoforge.errors import DataRefused, NotFound, UsageError
+from eoforge.storage.chunks import digest_of
 from eoforge.storage.objects import ObjectStore
-from eoforge.storage.tensorfile import CHUNK_BYTES, Layout, chunk_count, chunk_span
+from eoforge.storage.tensorfile import CHUNK_BYTES, Array, Layout, Specs, chunk_count, chunk_span
 
-DIGEST_BYTES = 32
 CACHED_CHUNKS = 2
 """Chunks that a thread keeps while it reads: enough for many small tensors in a row, few enough to count."""
 CACHED_BELOW_BYTES = 1 << 20
@@ -34,33 +32,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 Fill = Callable[[str, int, int], Array]
 """Elements ``[start, stop)`` of a tensor, flat."""
 FillMany = Callable[[Sequence[tuple[str, int, int]]], Sequence[Array]]
-
-
-def digest_of(manifest: pb.Manifest) -> str:
-    """The name of an object: SHA-256 over its length and the digests of its chunks, hexadecimal."""
-    return hashlib.sha256(struct.pack("<Q", manifest.length) + b"".join(manifest.chunks)).hexdigest()
-
-
-def check_manifest(manifest: pb.Manifest, limit: int) -> None:
-    """Refuses what does not hold together, before anything is allocated for it.
-
-    Raises:
-        LimitExceeded: The object is larger than ``limit``.
-        DataRefused: Number or length of digests do not fit its length.
-    """
-    if manifest.length > limit:
-        raise LimitExceeded(f"an object may have {limit} bytes; this one has {manifest.length}")
-    expected = chunk_count(manifest.length)
-    if len(manifest.chunks) != expected or any(len(c) != DIGEST_BYTES for c in manifest.chunks):
-        raise DataRefused(
-            f"{manifest.length} bytes make {expected} chunks with digests of {DIGEST_BYTES} bytes; "
-            f"got {len(manifest.chunks)} digests"
-        )
-
-
-def manifest_of(parts: Iterable[bytes | memoryview], length: int) -> pb.Manifest:
-    """The manifest of a file given as its chunks in order."""
-    return pb.Manifest(length=length, chunks=[hashlib.sha256(part).digest() for part in parts])
 
 
 class Objects:
@@ -274,8 +245,3 @@ class _ChunkCache(threading.local):
 
 
 _CACHE = _ChunkCache()
-
-
-def forget_chunks() -> None:
-    """Frees this thread's chunks."""
-    _CACHE.clear()

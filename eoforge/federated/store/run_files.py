@@ -15,20 +15,9 @@ from eoforge.federated.reduce import Combiner, StoredSource, write_reduction
 from eoforge.federated.run.journal import Journal
 from eoforge.federated.run.rounds import infos
 from eoforge.federated.store.objects import Objects, StoredFile
-from eoforge.federated.strategy import (
-    Array,
-    Reduction,
-    RoundInfo,
-    SiloInfo,
-    Specs,
-    Start,
-    Strategy,
-    UpdateInfo,
-    name_of,
-    split_name,
-)
+from eoforge.federated.strategy import Reduction, RoundInfo, SiloInfo, Start, Strategy, UpdateInfo, name_of, split_name
 from eoforge.storage.objects import ObjectStore
-from eoforge.storage.tensorfile import Layout
+from eoforge.storage.tensorfile import Array, Layout, Specs
 
 SECRET_BYTES = 32
 

@@ -17,13 +17,12 @@ from eoforge.federated.strategy import (
     RoundInfo,
     SiloInfo,
     Source,
-    Specs,
     Start,
-    TensorSpec,
     UpdateInfo,
     name_of,
     split_name,
 )
+from eoforge.storage.tensorfile import Specs, TensorSpec
 
 Weighting = Literal["uniform", "examples"]
 TRAINED = ("weight", "norm")

@@ -15,18 +15,8 @@ from typing import ClassVar, Literal
 from eoforge.errors import UsageError
 from eoforge.federated.strategies.base import Averaging, floats, mean, require_updates, tensor_of
 from eoforge.federated.strategies.objective import Effort, Local, Objective, Sent
-from eoforge.federated.strategy import (
-    MODEL,
-    Output,
-    Reduction,
-    RoundInfo,
-    SiloInfo,
-    Source,
-    Specs,
-    Start,
-    name_of,
-    split_name,
-)
+from eoforge.federated.strategy import MODEL, Output, Reduction, RoundInfo, SiloInfo, Source, Start, name_of, split_name
+from eoforge.storage.tensorfile import Specs
 
 UNSEEN, OWN = "unseen", "own"
 _AT_HOME = ("norm", "statistic")

@@ -24,19 +24,8 @@ from eoforge.federated.strategies.base import (
     trained,
 )
 from eoforge.federated.strategies.objective import Effort, Local, Objective, Sent
-from eoforge.federated.strategy import (
-    DELTA,
-    MODEL,
-    Add,
-    Output,
-    Reduction,
-    RoundInfo,
-    SiloInfo,
-    Source,
-    Specs,
-    Start,
-    name_of,
-)
+from eoforge.federated.strategy import DELTA, MODEL, Add, Output, Reduction, RoundInfo, SiloInfo, Source, Start, name_of
+from eoforge.storage.tensorfile import Specs
 
 HISTORY = "history"
 RELATIVE = "relative_weight"

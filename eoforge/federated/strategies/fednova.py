@@ -16,7 +16,8 @@ from typing import ClassVar
 from eoforge.errors import UsageError
 from eoforge.federated.strategies.base import Averaging, floats, require_updates, share, tensor_of, trained
 from eoforge.federated.strategies.objective import Effort, Local, Objective, Sent
-from eoforge.federated.strategy import DELTA, MODEL, Reduction, RoundInfo, Source, Specs, UpdateInfo, name_of
+from eoforge.federated.strategy import DELTA, MODEL, Reduction, RoundInfo, Source, UpdateInfo, name_of
+from eoforge.storage.tensorfile import Specs
 
 NORMALISER = "normaliser"
 

@@ -20,19 +20,8 @@ from typing import ClassVar, Literal
 from eoforge.errors import UsageError
 from eoforge.federated.strategies.base import Averaging, floats, mean, require_updates, tensor_of
 from eoforge.federated.strategies.objective import Local, Objective
-from eoforge.federated.strategy import (
-    MODEL,
-    Add,
-    Output,
-    Reduction,
-    RoundInfo,
-    SiloInfo,
-    Source,
-    Specs,
-    Start,
-    TensorSpec,
-    name_of,
-)
+from eoforge.federated.strategy import MODEL, Add, Output, Reduction, RoundInfo, SiloInfo, Source, Start, name_of
+from eoforge.storage.tensorfile import Specs, TensorSpec
 
 SENSORS: tuple[str, ...] = ("s1", "s2")
 OWN, UNSEEN, RELAY = "own", "unseen", "relay"

@@ -30,18 +30,16 @@ from eoforge.federated.strategy import (
     DELTA,
     MODEL,
     Add,
-    Array,
     Output,
     Reduction,
     RoundInfo,
     SiloInfo,
     Source,
-    Specs,
     Start,
-    TensorSpec,
     name_of,
     split_name,
 )
+from eoforge.storage.tensorfile import Array, Specs, TensorSpec
 
 PERSONAL, LAST, HYPER = "personal", "last", "hyper"
 MOST_SILOS = 32

@@ -18,19 +18,8 @@ from typing import ClassVar
 
 from eoforge.federated.strategies.base import Averaging, floats, like_model, require_updates, share, tensor_of, trained
 from eoforge.federated.strategies.objective import Effort, Local, Objective, Sent
-from eoforge.federated.strategy import (
-    DELTA,
-    MODEL,
-    Add,
-    Output,
-    Reduction,
-    RoundInfo,
-    SiloInfo,
-    Source,
-    Specs,
-    Start,
-    name_of,
-)
+from eoforge.federated.strategy import DELTA, MODEL, Add, Output, Reduction, RoundInfo, SiloInfo, Source, Start, name_of
+from eoforge.storage.tensorfile import Specs
 
 CONTROL = "control"
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from eoforge.errors import DataRefused
 from eoforge.federated.simulate import Federation
-from eoforge.federated.strategy import Array
 from eoforge.storage.addresses import join
 from eoforge.storage.objects import ObjectStore
+from eoforge.storage.tensorfile import Array
 
 _FILE, _DONE = "federation.safetensors", "done.json"
 _SERVER, _SILO = "server", "silo"

@@ -16,9 +16,10 @@ from eoforge.errors import EoforgeError, UsageError
 from eoforge.federated.silo.cancellation import stop_if_told
 from eoforge.federated.strategies.base import Averaging
 from eoforge.federated.strategies.objective import Effort, Local, Objective, Tensors, normaliser
-from eoforge.federated.strategy import DELTA, MODEL, Array, LocalResult, Task, name_of, split_name
+from eoforge.federated.strategy import DELTA, MODEL, LocalResult, Task, name_of, split_name
 from eoforge.nn.classifier import Network
 from eoforge.nn.seeds import derive_seed
+from eoforge.storage.tensorfile import Array
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,20 @@ import numpy as np
 import torch
 
 from eoforge.bundle import Bundle, code_revision, write_bundle
+from eoforge.data.labels import NUM_CLASSES
 from eoforge.data.loading.prepare import Prepare
 from eoforge.data.tables.statistics import band_statistics
 from eoforge.errors import NotFound, UsageError
 from eoforge.federated.strategies.registry import make_strategy, strategy_type
-from eoforge.federated.strategy import Array, TensorSpec
 from eoforge.federated.training.data import Images, TableData
 from eoforge.federated.training.local import SiloTrainer
 from eoforge.federated.training.scenarios import Places, Rows
-from eoforge.methods import encoding
+from eoforge.federated.training.specs import specs_of
 from eoforge.methods.fl_rs.config import Config, FederatedConfig
-from eoforge.nn.classifier import Classifier, specs_of
+from eoforge.nn.build import choose_device, seeded
+from eoforge.nn.classifier import Classifier
 from eoforge.storage.addresses import TableRef, open_table
+from eoforge.storage.tensorfile import Array, TensorSpec
 
 Normalisation = Mapping[str, tuple[float, float]]
 """Band -> (mean, standard deviation)."""
@@ -47,8 +49,10 @@ class Classified(Protocol):
 def build_network(config: Config) -> Classifier:
     """The network with the initial weights of the run."""
     projection = strategy_type(config.algorithm).projection
-    return encoding.seeded(
-        lambda: Classifier(config.backbone, len(config.bands), config.size, config.width, projection, config.bits),
+    return seeded(
+        lambda: Classifier(
+            config.backbone, len(config.bands), config.size, config.width, projection, config.bits, NUM_CLASSES
+        ),
         config.seed,
     )
 
@@ -90,7 +94,7 @@ def silo_trainer(
         NotFound: The table holds no such training patch.
     """
     table, places, training = training_rows(table, config)
-    where = encoding.choose_device(device)
+    where = choose_device(device)
     held_out = places.held_out("validation", config.countries, config.months)
     images = images_of(table, config, normalisation)
     data = TableData(images, training, held_out, silo, config.batch_size, config.seed, where)

@@ -21,8 +21,8 @@ from eoforge.federated.training.data import Images, TableData, evaluate
 from eoforge.federated.training.local import SiloTrainer
 from eoforge.federated.training.outcome import build_network, first_model, images_of, normalisation_of, trainer
 from eoforge.federated.training.scenarios import Places, Rows, assign, skew
-from eoforge.methods import encoding
 from eoforge.methods.fl_rs.config import Config, FederatedConfig
+from eoforge.nn.build import choose_device
 from eoforge.progress import track
 from eoforge.storage.addresses import TableRef
 
@@ -187,7 +187,7 @@ def play(
     patches = Patches.of(table, config)
     normalisation = normalisation_of(table, config.bands)
     images = images or images_of(table, config, normalisation)
-    device = encoding.choose_device(None)
+    device = choose_device(None)
     network = build_network(config).to(device)
 
     def score(federation: Federation, rows: Rows = patches.validation) -> dict[str, float]:

@@ -28,6 +28,7 @@ from eoforge.methods.csmae.step import RecordedObjective, compile_blocks
 from eoforge.methods.learner import Learner
 from eoforge.methods.pairs import feature_recall, random_flips
 from eoforge.methods.run import Normalisation, Recipe, train_run
+from eoforge.nn.build import seeded
 from eoforge.nn.distributed import World
 from eoforge.storage.addresses import TableRef, join
 from kernels.random_mask import mask_state
@@ -49,7 +50,7 @@ class PretrainingLearner(Learner):
     def __init__(self, config: Pretraining, normalisation: Normalisation) -> None:
         super().__init__()
         self.config = config
-        self.network = encoding.seeded(lambda: Csmae(config), config.seed)
+        self.network = seeded(lambda: Csmae(config), config.seed)
         if config.released:
             load_released(self.network, config.released)
         self.prepare = nn.ModuleDict(_prepares(config, normalisation))
@@ -157,7 +158,7 @@ class CsmaeMethod:
     def _hash_learner(
         self, pretrained: Bundle, table: TableRef, config: Config, normalisation: Normalisation
     ) -> HashLearner:
-        network = encoding.seeded(lambda: CsmaeHash(config), config.seed)
+        network = seeded(lambda: CsmaeHash(config), config.seed)
         weights = {k.removeprefix("encoder."): v for k, v in pretrained.weights().items() if k.startswith("encoder.")}
         network.encoder.load_state_dict(weights)
         return HashLearner(network, _prepares(config, normalisation), table, config)
@@ -174,7 +175,7 @@ class CsmaeMethod:
     def _network(self, bundle: Bundle, seed: int | None) -> tuple[CsmaeHash, Config]:
         encoding.require_method(bundle, self.name)
         config = encoding.settings_of(bundle, Config, self.name)
-        return encoding.seeded(lambda: CsmaeHash(config), config.seed if seed is None else seed), config
+        return seeded(lambda: CsmaeHash(config), config.seed if seed is None else seed), config
 
     def _encoder(self, bundle: Bundle, network: CsmaeHash, config: Config, device: str | None) -> Encoder:
         return encoding.hash_encoder(bundle, network, config.bands, config.size, _facts(config), device)

@@ -27,7 +27,7 @@ from eoforge.federated.reduce import Part, combine
 from eoforge.federated.simulate import begin
 from eoforge.federated.strategies.fednova import NORMALISER
 from eoforge.federated.strategies.registry import ALGORITHMS, make_strategy, strategy_type
-from eoforge.federated.strategy import Array, RoundInfo, SiloInfo, UpdateInfo
+from eoforge.federated.strategy import RoundInfo, SiloInfo, UpdateInfo
 from eoforge.federated.training.data import Images
 from eoforge.federated.training.outcome import first_model, images_of, normalisation_of
 from eoforge.federated.training.scenarios import SCENARIOS
@@ -37,6 +37,7 @@ from eoforge.methods.fl_rs.report import comparison_page, print_table
 from eoforge.methods.fl_rs.seeds import averaged, kept, parse_seeds, refuse_seed
 from eoforge.methods.run_files import run_name
 from eoforge.storage.addresses import TableRef, open_table
+from eoforge.storage.tensorfile import Array
 
 QUALITY = ("f1_micro", "f1_macro", "f1_weighted", "map_micro", "map_macro")
 SILO_COUNTS = (4, 8, 16, 32)

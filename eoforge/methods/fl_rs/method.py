@@ -21,6 +21,7 @@ from eoforge.index.encoder import Encoder
 from eoforge.methods import encoding
 from eoforge.methods.fl_rs.config import Config, FederatedConfig
 from eoforge.methods.run_files import run_name
+from eoforge.nn.build import choose_device
 from eoforge.nn.classifier import Network
 from eoforge.storage.addresses import TableRef, normalise, open_table
 
@@ -120,7 +121,7 @@ class FederatedMethod(ABC):
         """
         network, _ = self._network(bundle, None)
         encoding.load_weights(network, bundle)
-        classifier: Network = network.to(encoding.choose_device(device)).eval()
+        classifier: Network = network.to(choose_device(device)).eval()
         return classifier
 
     def _network(self, bundle: Bundle, seed: int | None) -> tuple[Any, Any]:
@@ -133,7 +134,7 @@ class FederatedMethod(ABC):
         return self.build(config), config
 
     def _encoder(self, bundle: Bundle, network: Any, config: FederatedConfig, device: str | None) -> Encoder:
-        where: torch.device = encoding.choose_device(device)
+        where: torch.device = choose_device(device)
         coded: CodedNetwork = network
         facts = {"bits": config.bits, "embedding_dim": coded.features, "interpolation": config.interpolation}
         for key, value in facts.items():

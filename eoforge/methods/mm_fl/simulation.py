@@ -13,18 +13,19 @@ from eoforge.errors import UsageError
 from eoforge.federated import simulate
 from eoforge.federated.simulate import Federation
 from eoforge.federated.strategies.mm_fl import SENSORS
-from eoforge.federated.strategy import Array, SiloInfo, TensorSpec
+from eoforge.federated.strategy import SiloInfo
 from eoforge.federated.training.checkpoint import Checkpoint
 from eoforge.federated.training.data import Images, evaluate
 from eoforge.federated.training.local import SiloTrainer
 from eoforge.federated.training.outcome import Normalisation, normalisation_of, training_rows
 from eoforge.federated.training.sensor_data import SensorData, sensors_of, slots_of
 from eoforge.federated.training.simulation import Patches, Simulated, run_rounds, traffic_of
-from eoforge.methods import encoding
+from eoforge.federated.training.specs import specs_of
 from eoforge.methods.mm_fl.config import Config
 from eoforge.methods.mm_fl.model import MultiModalNetwork
-from eoforge.nn.classifier import specs_of
+from eoforge.nn.build import choose_device, seeded
 from eoforge.storage.addresses import TableRef
+from eoforge.storage.tensorfile import Array, TensorSpec
 
 VIEWS: dict[str, tuple[str, ...]] = {"s1": ("s1",), "s2": ("s2",), "both": SENSORS}
 """What a place may have at inference."""
@@ -32,7 +33,7 @@ VIEWS: dict[str, tuple[str, ...]] = {"s1": ("s1",), "s2": ("s2",), "both": SENSO
 
 def build_network(config: Config) -> MultiModalNetwork:
     """The network with the initial weights of the run."""
-    return encoding.seeded(lambda: MultiModalNetwork(config), config.seed)
+    return seeded(lambda: MultiModalNetwork(config), config.seed)
 
 
 def first_model(config: Config) -> tuple[dict[str, TensorSpec], dict[str, Array]]:
@@ -71,7 +72,7 @@ def silo_trainer(
     if not held:
         raise UsageError(f"a silo holds {' or '.join(SENSORS)} or both; got {', '.join(sensors) or 'none'}")
     table, places, training = training_rows(table, config)
-    strategy, where = config.strategy(), encoding.choose_device(device)
+    strategy, where = config.strategy(), choose_device(device)
     data = SensorData(
         images_of(table, config, normalisation, held),
         training,
@@ -89,7 +90,7 @@ def silo_trainer(
 def play(
     config: Config, table: TableRef, checkpoint: Checkpoint | None = None, images: Images | None = None
 ) -> Simulated:
-    """Plays a run to its end, from where ``checkpoint`` left it; see :func:`eoforge.federated.training.simulation.play`.
+    """Plays a run to its end, from where ``checkpoint`` left it; see :func:`eoforge.methods.fl_rs.simulation.play`.
 
     Figures are named by what a place has: ``s1_f1_micro``, ``s2_...``, ``both_...``.
 
@@ -99,7 +100,7 @@ def play(
     patches = Patches.of(table, config)
     normalisation = normalisation_of(table, (*config.s1_bands, *config.s2_bands))
     images = images or images_of(table, config, normalisation)
-    device = encoding.choose_device(None)
+    device = choose_device(None)
     network = build_network(config).to(device)
     strategy = config.strategy()
     slots = slots_of(patches.cells, strategy.salt, strategy.slots)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from eoforge.codec.learned.config import CodecConfig
-from eoforge.data.bands import MODALITIES, PATCH_METRES, S1_BANDS, S2_BANDS, require_bands
+from eoforge.data.bands import MODALITIES, S1_BANDS, S2_BANDS, require_bands
 from eoforge.errors import UsageError
+from eoforge.geo.footprint import PATCH_METRES
 from eoforge.methods.learner import TrainConfig
 from eoforge.methods.rs_jcif.gradients import RULES, Rule
 from kernels.soft_pairwise import Form

@@ -16,7 +16,8 @@ import numpy as np
 from eoforge.codec.container import inspect
 from eoforge.codec.learned.model import Codec
 from eoforge.codec.raster import Raster
-from eoforge.data.bands import GROUPS, PATCH_METRES
+from eoforge.data.bands import GROUPS
+from eoforge.geo.footprint import PATCH_METRES
 from eoforge.methods.evaluation.retrieval import GALLERY_SPLIT, QUERY_SPLIT
 from eoforge.methods.rs_jcif import baselines
 from eoforge.methods.rs_jcif.fidelity import Fidelity, Rasters

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from eoforge.codec.learned.model import Codec
 from eoforge.codec.raster import ALIGNMENT, factor_of
-from eoforge.data.bands import MODALITIES, PATCH_METRES
+from eoforge.data.bands import MODALITIES
 from eoforge.data.labels import CLASSES
 from eoforge.data.loading.batch import PatchBatch
 from eoforge.errors import UsageError
+from eoforge.geo.footprint import PATCH_METRES
 from eoforge.hashing.packing import pack_torch
 from eoforge.index.search import HammingIndex
-from eoforge.methods import encoding
 from eoforge.methods.learner import Learner
 from eoforge.methods.pairs import code_recall, random_flips
 from eoforge.methods.rs_jcif.config import Compression, JointStage
@@ -31,6 +31,7 @@ from eoforge.methods.rs_jcif.loss import Keys, hash_terms
 from eoforge.methods.rs_jcif.pairwise import MemoryBank
 from eoforge.methods.rs_jcif.windows import mirrored, window
 from eoforge.metrics.retrieval import Denominator, Relevance, mean_average_precision
+from eoforge.nn.build import seeded
 from eoforge.nn.distributed import gather_rows
 
 _SIDE = PATCH_METRES // 10
@@ -161,7 +162,7 @@ class JointLearner(CompressionLearner):
         super().__init__(config, codec)
         self.stage = config
         self._teacher = (teacher,)  # in a tuple, so that its weights are no part of this module's
-        self.classifier = encoding.seeded(lambda: nn.Linear(config.bits, len(CLASSES)), config.seed)
+        self.classifier = seeded(lambda: nn.Linear(config.bits, len(CLASSES)), config.seed)
         labelled = config.similarity == "labels"
         self.classifier.requires_grad_(labelled)
         for name, parameter in codec.named_parameters():

@@ -17,6 +17,7 @@ from eoforge.methods.rs_jcif.config import Compression, Config, Tasks
 from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, Teacher
 from eoforge.methods.rs_jcif.model import LatentEncoder
 from eoforge.methods.run import Normalisation, Recipe, train_run
+from eoforge.nn.build import choose_device
 from eoforge.storage.addresses import TableRef, join, open_table
 
 COMPRESSION = "rs_jcif-compression"
@@ -96,13 +97,13 @@ class RsJcifMethod:
 
     def load(self, bundle: Bundle, device: str | None = None) -> Encoder:
         encoding.require_method(bundle, self.name)
-        return LatentEncoder(load_codec(bundle, device), _config(bundle).quality, encoding.choose_device(device))
+        return LatentEncoder(load_codec(bundle, device), _config(bundle).quality, choose_device(device))
 
     def untrained(self, bundle: Bundle, seed: int | None = None, device: str | None = None) -> Encoder:
         encoding.require_method(bundle, self.name)
         config = _config(bundle)
         codec = _empty(bundle, config, seed)
-        where = encoding.choose_device(device)
+        where = choose_device(device)
         return LatentEncoder(_ready(codec).to(where).eval(), config.quality, where)
 
 
@@ -118,7 +119,7 @@ def load_codec(bundle: Bundle, device: str | None = None) -> Codec:
     codec = _empty(bundle, _config(bundle), None)
     encoding.load_weights(codec, bundle)
     codec.bundle_id = bundle.id
-    return codec.to(encoding.choose_device(device)).eval()
+    return codec.to(choose_device(device)).eval()
 
 
 def _config(bundle: Bundle) -> Config:

@@ -31,9 +31,9 @@ from torch.nn import functional
 from eoforge.codec.learned.exact import ONE
 from eoforge.codec.learned.model import Codec
 from eoforge.codec.learned.pieces import fraction_of, require_ready
-from eoforge.data.bands import PATCH_METRES
 from eoforge.data.loading.batch import PatchBatch
 from eoforge.errors import UsageError
+from eoforge.geo.footprint import PATCH_METRES
 from eoforge.hashing.packing import pack_torch
 from eoforge.methods.encoding import require_rasters
 

@@ -22,6 +22,7 @@ from eoforge.methods.run import Normalisation, Recipe, train_run
 from eoforge.methods.ss_cm_rsir.config import Config
 from eoforge.methods.ss_cm_rsir.loss import objective
 from eoforge.methods.ss_cm_rsir.model import SsCmRsir
+from eoforge.nn.build import seeded
 from eoforge.storage.addresses import TableRef
 
 _CARD = (
@@ -37,7 +38,7 @@ class _Learner(Learner):
     def __init__(self, config: Config, normalisation: Normalisation) -> None:
         super().__init__()
         self.config = config
-        self.network = encoding.seeded(lambda: SsCmRsir(config), config.seed)
+        self.network = seeded(lambda: SsCmRsir(config), config.seed)
         self.prepare_s1 = self._prepare(config.s1_bands, normalisation)
         self.prepare_s2 = self._prepare(config.s2_bands, normalisation)
 
@@ -94,7 +95,7 @@ class SsCmRsirMethod:
     def _network(self, bundle: Bundle, seed: int | None) -> tuple[SsCmRsir, Config]:
         encoding.require_method(bundle, self.name)
         config = encoding.settings_of(bundle, Config, self.name)
-        return encoding.seeded(lambda: SsCmRsir(config), config.seed if seed is None else seed), config
+        return seeded(lambda: SsCmRsir(config), config.seed if seed is None else seed), config
 
     def _encoder(self, bundle: Bundle, network: SsCmRsir, config: Config, device: str | None) -> Encoder:
         return encoding.hash_encoder(bundle, network, _bands(config), config.size, _facts(config, network), device)

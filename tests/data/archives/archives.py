@@ -17,7 +17,6 @@ from eoforge.data.labels import CLASSES, CLC_TO_CLASS
 from eoforge.data.names import parse_patch_id
 from eoforge.data.records import PatchMeta, PatchPair, digest
 from eoforge.data.split import official_split
-from eoforge.geo.footprint import footprint
 from eoforge.storage.objects import ObjectStore
 
 TILES = (
@@ -77,7 +76,7 @@ def write_archive(
     """An archive in the official layout."""
     write_metadata(folder, [p.meta for p in pairs], snow_cloud)
     for pair in pairs:
-        place = footprint(parse_patch_id(pair.meta.patch_id))
+        place = parse_patch_id(pair.meta.patch_id).footprint
         for group in GROUPS:
             for band, pixels in zip(group.bands, getattr(pair, group.column), strict=True):
                 target = folder / (path_of(pair.meta, band) + extension)

@@ -20,7 +20,6 @@ from eoforge.data.bands import GROUPS, S1_BANDS, S2_BANDS
 from eoforge.data.names import parse_patch_id
 from eoforge.data.records import PatchPair, Reason, digest
 from eoforge.errors import DataRefused, NotFound
-from eoforge.geo.footprint import footprint
 from tests.data.archives.archives import digests, make_pairs, read_all, write_archive, write_metadata
 
 
@@ -180,7 +179,7 @@ def test_the_real_sample_equals_an_independent_reading(shared_data: Path) -> Non
         for group in GROUPS:
             name = pair.meta.s1_name if group.column == "s1" else pair.meta.patch_id
             np.testing.assert_array_equal(getattr(pair, group.column), _with_rasterio(folder, name, group.bands))
-        place = footprint(parse_patch_id(pair.meta.patch_id))
+        place = parse_patch_id(pair.meta.patch_id).footprint
         for path in [*folder.rglob(f"{pair.meta.patch_id}_*.tif"), *folder.rglob(f"{pair.meta.s1_name}_*.tif")]:
             with rasterio.open(path) as source:
                 assert source.crs.to_epsg() == place.epsg

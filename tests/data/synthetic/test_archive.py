@@ -15,12 +15,11 @@ from eoforge.data.labels import CLASSES, CLC_TO_CLASS, KNOWN_CLC, UNLABELED_CLC
 from eoforge.data.names import parse_patch_id, parse_s1_name, parse_s2v1_name
 from eoforge.data.records import PatchPair
 from eoforge.data.split import SPLITS, official_split
-from eoforge.data.synthetic.archive import MAX_PATCHES, generate_archive, synthetic_pairs
 from eoforge.data.synthetic import archive as synthetic
+from eoforge.data.synthetic.archive import MAX_PATCHES, generate_archive, synthetic_pairs
 from eoforge.data.synthetic.land import ground
 from eoforge.data.synthetic.scenes import COUNTRIES, SCENES
 from eoforge.errors import UsageError
-from eoforge.geo.footprint import footprint
 
 # Mean per band of the official training split (facts/reben.md 4.3); ours must lie within 35 % of a standard deviation.
 REAL_MEAN_STD = {
@@ -182,7 +181,7 @@ def test_snow_and_clouds_are_visible_and_in_both_flags(pairs: list[PatchPair]) -
 
 def test_neighbouring_patches_fit_together() -> None:
     scene = SCENES[0]
-    west, east = (footprint(parse_patch_id(f"{scene.s2}_{x}_40")) for x in (30, 31))
+    west, east = (parse_patch_id(f"{scene.s2}_{x}_40").footprint for x in (30, 31))
     maps = [ground(0, p.epsg, scene.country, p.ulx, p.uly) for p in (west, east)]
     seam = maps[0].clc[:, -1] == maps[1].clc[:, 0]
     assert seam.mean() > 0.93

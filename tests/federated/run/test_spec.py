@@ -8,7 +8,7 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import UsageError
 from eoforge.federated.run.spec import check_spec
 from eoforge.federated.strategies.registry import make_strategy
-from eoforge.federated.strategy import TensorSpec
+from eoforge.storage.tensorfile import TensorSpec
 
 MODEL = {
     "encoders.s1.weight": TensorSpec((4, 3)),

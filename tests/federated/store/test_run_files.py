@@ -14,9 +14,9 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.federated.run.journal import Journal
 from eoforge.federated.store.run_files import RunFiles
 from eoforge.federated.strategies.fedavg import FedAvg
-from eoforge.federated.strategy import Array, SiloInfo, Specs, TensorSpec
+from eoforge.federated.strategy import SiloInfo
 from eoforge.storage.objects import ObjectStore
-from eoforge.storage.tensorfile import Layout
+from eoforge.storage.tensorfile import Array, Layout, Specs, TensorSpec
 
 
 @dataclass(frozen=True)

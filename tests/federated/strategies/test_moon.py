@@ -45,7 +45,7 @@ def test_the_projection_lets_the_encoder_learn_as_fast_as_without_it() -> None:
     def gradient(projection: int) -> float:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            network = Classifier("tiny_bn", 10, 20, 16, projection, 16).train()
+            network = Classifier("tiny_bn", 10, 20, 16, projection, 16, 19).train()
             images, labels = torch.randn(16, 10, 20, 20), (torch.rand(16, 19) > 0.8).float()
         functional.binary_cross_entropy_with_logits(network(images), labels).backward()
         return float(

@@ -11,7 +11,8 @@ import torch
 from eoforge.errors import UsageError
 from eoforge.federated.strategies.hypernet import PARTS, HyperNet
 from eoforge.federated.strategies.pfedla import MOST_SILOS, PFedLA
-from eoforge.federated.strategy import RoundInfo, SiloInfo, TensorSpec, UpdateInfo
+from eoforge.federated.strategy import RoundInfo, SiloInfo, UpdateInfo
+from eoforge.storage.tensorfile import TensorSpec
 from tests.methods.fl_support import START, Federation, Quadratic, three
 
 

@@ -11,9 +11,10 @@ import torch
 from eoforge.errors import UsageError
 from eoforge.federated.training.data import Images, TableData, order_of
 from eoforge.federated.training.outcome import images_of, normalisation_of
+from eoforge.federated.training.specs import specs_of
 from eoforge.methods import get_method
 from eoforge.metrics.multilabel import multilabel_figures
-from eoforge.nn.classifier import BACKBONES, Classifier, specs_of
+from eoforge.nn.classifier import BACKBONES, Classifier
 
 METHOD = get_method("fl_rs")
 SMALL = {"rounds": "2", "local_epochs": "1", "width": "8", "size": "20", "bits": "16", "batch_size": "16"}
@@ -68,7 +69,7 @@ def test_every_backbone_of_the_study_takes_ten_bands() -> None:
     millions = {"resnet50": 23.6, "mlp_mixer": 20.65, "convmixer": 20.62, "poolformer": 11.24}
     for name in BACKBONES:
         with torch.device("meta"):
-            network = Classifier(name, 10, 120, 32, 0, 16)
+            network = Classifier(name, 10, 120, 32, 0, 16, 19)
         count = sum(p.numel() for p in network.parameters()) / 1e6
         if name in millions:
             assert count == pytest.approx(millions[name], rel=0.02), name

@@ -18,8 +18,7 @@ from eoforge.client.base import RemoteError
 from eoforge.client.federation import FederationClient
 from eoforge.client.silo import SiloClient
 from eoforge.federated.ca import Authority
-from eoforge.federated.store.objects import digest_of
-from eoforge.storage.chunks import file_manifest
+from eoforge.storage.chunks import digest_of, file_manifest
 from eoforge.storage.tensorfile import write_file
 from scripts.settings_table import table
 from services._runtime.errors import CATALOGUE

@@ -26,8 +26,7 @@ from eoforge.client.federation import FederationClient
 from eoforge.client.silo import SiloClient
 from eoforge.errors import LeaseLost
 from eoforge.federated.run.journal import Journal
-from eoforge.federated.store.objects import digest_of
-from eoforge.storage.chunks import file_chunks, file_manifest
+from eoforge.storage.chunks import digest_of, file_chunks, file_manifest
 from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import CHUNK_BYTES, write_file
 from tests.federated.quadratic import Quadratic, spec, write_model

@@ -11,8 +11,8 @@ import pytest
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.bundle import load_bundle
 from eoforge.client.federation import FederationClient
-from eoforge.federated.strategy import Array, LocalResult, Task
-from eoforge.storage.tensorfile import read_file
+from eoforge.federated.strategy import LocalResult, Task
+from eoforge.storage.tensorfile import Array, read_file
 from tests.federated.quadratic import RATE, SHAPES, STEPS, centre, spec, write_model
 from tests.services.federation.world import Runner, server_for, silos
 from tests.services.support import Running, running

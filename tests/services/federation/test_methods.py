@@ -22,9 +22,9 @@ from eoforge.federated.silo.silo import Silo
 from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import SiloInfo
 from eoforge.federated.training.outcome import normalisation_of
+from eoforge.federated.training.specs import specs_of
 from eoforge.methods import get_method
 from eoforge.methods.federated_launch import prepare, strategy_of, trainers, training_patches, upload_model
-from eoforge.nn.classifier import specs_of
 from eoforge.storage.addresses import TableRef
 from eoforge.storage.tensorfile import read_file
 from tests.services.federation.world import server_for

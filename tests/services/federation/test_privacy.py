@@ -12,9 +12,9 @@ import pytest
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client.base import RemoteError
 from eoforge.client.federation import FederationClient
-from eoforge.federated.strategy import Array, LocalResult, Task
+from eoforge.federated.strategy import LocalResult, Task
 from eoforge.methods.federated_launch import strategy_of
-from eoforge.storage.tensorfile import read_file
+from eoforge.storage.tensorfile import Array, read_file
 from tests.federated.quadratic import SHAPES, Quadratic, centre, spec, write_model
 from tests.services.federation.world import Runner
 from tests.services.support import Running, until

@@ -19,8 +19,8 @@ from eoforge.errors import DataRefused, EoforgeError
 from eoforge.federated.silo.cancellation import stop_if_told
 from eoforge.federated.silo.files import SiloFiles
 from eoforge.federated.silo.silo import Silo
-from eoforge.federated.strategy import Array, LocalResult, Task
-from eoforge.storage.tensorfile import read_file
+from eoforge.federated.strategy import LocalResult, Task
+from eoforge.storage.tensorfile import Array, read_file
 from tests.federated.quadratic import Quadratic, spec, write_model
 from tests.services.federation.world import JOIN_S, Runner, server_for, wait_connected
 from tests.services.support import running

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.federated.store.objects import Objects, digest_of
-from eoforge.storage.chunks import file_manifest
+from eoforge.federated.store.objects import Objects
+from eoforge.storage.chunks import digest_of, file_manifest
 from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import CHUNK_BYTES, write_file
 from services._runtime.errors import Overloaded

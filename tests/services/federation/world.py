@@ -15,8 +15,7 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client.federation import FederationClient
 from eoforge.client.silo import SiloClient
 from eoforge.federated.silo.silo import Silo
-from eoforge.federated.store.objects import digest_of
-from eoforge.storage.chunks import file_manifest
+from eoforge.storage.chunks import digest_of, file_manifest
 from eoforge.storage.tensorfile import write_file
 from services._runtime.server import Server
 from services.federation.server import build
