@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from eoforge.data.tables.schema import MAX_CODE_BITS
-from eoforge.errors import UsageError
-
-MIN_CODE_BITS = 16
-_BITS_STEP = 8
+from eoforge.hashing.limits import require_code_bits
 
 
 class HashHead(nn.Module):
@@ -27,10 +23,7 @@ class HashHead(nn.Module):
 
     def __init__(self, features: int, bits: int, hidden: int | None = None) -> None:
         super().__init__()
-        if bits % _BITS_STEP or not MIN_CODE_BITS <= bits <= MAX_CODE_BITS:
-            raise UsageError(
-                f"bits must be a multiple of {_BITS_STEP} between {MIN_CODE_BITS} and {MAX_CODE_BITS}; got {bits}"
-            )
+        require_code_bits(bits)
         hidden = hidden or features
         self.layers = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, bits))
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
-from eoforge.data.tables.schema import MAX_CODE_BITS
 from eoforge.errors import UsageError
+from eoforge.hashing.limits import require_code_bits
 from eoforge.methods.learner import TrainConfig
 from eoforge.nn.backbones import BACKBONES
 
@@ -73,8 +73,7 @@ class Config(TrainConfig):
         require_bands(self.s2_bands, "s2")
         if self.backbone not in BACKBONES:
             raise UsageError(f"backbone must be one of {', '.join(BACKBONES)}; got {self.backbone!r}")
-        if self.bits % 8 or not 16 <= self.bits <= MAX_CODE_BITS:
-            raise UsageError(f"bits must be a multiple of 8 between 16 and {MAX_CODE_BITS}; got {self.bits}")
+        require_code_bits(self.bits)
         self._require_positive(
             "size", "width", "projection", "hash_hidden", "temperature", "hash_temperature", "ramp_start"
         )
