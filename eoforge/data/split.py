@@ -2,7 +2,7 @@
 
 The outer frame trains, the next one validates, the centre tests. Neighbouring tiles overlap by 9.8 km, less than the
 training frame is wide, so no ground is in two splits. The rule reproduces all 549,488 published splits
-(tests/data/test_names_split.py); it is a function of the cell alone, so it also checks metadata and splits new tiles.
+(tests/data/test_split.py); it is a function of the cell alone, so it also checks metadata and splits new tiles.
 """
 
 from __future__ import annotations

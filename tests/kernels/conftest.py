@@ -1,4 +1,4 @@
-"""Fixtures of the kernel tests, which run in two processes (architecture.md, section 5).
+"""Fixtures of the kernel tests, which run in two processes (docs/architecture.md).
 
 Process 1, plain: reference, opcheck, torch.compile, ahead-of-time compilation. Process 2, ``TRITON_INTERPRET=1``: CPU
 tensors through the kernels. Tests that belong to one process only say so (``plain_only``, ``interpreted_only``); the

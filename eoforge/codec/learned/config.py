@@ -13,7 +13,7 @@ from eoforge.hashing.limits import require_code_bits
 QUALITY_FRACTIONS = 16
 """Quality is a multiple of 1/16: the streams' gains are tables of whole numbers, one row per multiple."""
 
-# Means and standard deviations of reBEN's training split, rounded (facts/reben.md): a start for data like it. Training
+# Means and standard deviations of reBEN's training split, rounded: a start for data like it. Training
 # puts those of its own table in their place.
 _REBEN: dict[str, tuple[float, float]] = {
     "B01": (361.0, 575.0), "B02": (438.0, 607.0), "B03": (614.0, 604.0), "B04": (588.0, 684.0),
@@ -89,7 +89,7 @@ class CodecConfig:
 
     @classmethod
     def paper(cls) -> CodecConfig:
-        """The widths of our reconstruction of RS-JCIF (facts/methods_retrieval.md 3.2, *inferred*).
+        """The widths of our reconstruction of RS-JCIF (*ours*: inferred).
 
         The latent is *ours*: 15 x 15 x 256 for a patch instead of 8 x 8 x 192, which cannot hold what the noise of real
         patches needs beyond about 40 dB (peak 10,000).

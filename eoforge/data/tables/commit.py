@@ -1,6 +1,6 @@
 """Bulk loads into Lance tables that neither lose nor duplicate a row, whoever is killed and whoever races.
 
-The protocol (design/architecture.md, section 3), for any table with a primary key::
+The protocol (docs/architecture.md), for any table with a primary key::
 
     create_table     version 1, empty; the loser of that race opens the winner's table
     write_fragments  each worker writes data files that no version names yet

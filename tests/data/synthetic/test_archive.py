@@ -21,7 +21,7 @@ from eoforge.data.synthetic.land import ground
 from eoforge.data.synthetic.scenes import COUNTRIES, SCENES
 from eoforge.errors import UsageError
 
-# Mean per band of the official training split (facts/reben.md 4.3); ours must lie within 35 % of a standard deviation.
+# Mean per band of the official training split as published; ours must lie within 35 % of a standard deviation.
 REAL_MEAN_STD = {
     "B01": (361, 575), "B02": (438, 607), "B03": (614, 603), "B04": (588, 685), "B05": (943, 738), "B06": (1770, 1100),
     "B07": (2050, 1276), "B08": (2193, 1369), "B8A": (2236, 1357), "B09": (2241, 1316), "B11": (1568, 1070),
