@@ -20,6 +20,9 @@ from eoforge.cli.federate.commands import federate_app
 from eoforge.cli.output import Json
 from eoforge.cli.search import register_search
 from eoforge.errors import EoforgeError, StoreError, UsageError
+from eoforge.geo.gdal import confine_process
+
+confine_process()
 
 app = typer.Typer(
     name="eoforge",

@@ -9,9 +9,8 @@ from typing import Any
 from eoforge.codec.raster import Georeference, Raster, factor_of, grid_shape
 from eoforge.codec.tiles import Block
 from eoforge.data.bands import GROUPS, S1_10M
-
-_CACHE_BYTES = 1 << 26
-"""What GDAL may keep of blocks: its own default is a share of the machine's memory."""
+from eoforge.geo.crs import parse_crs
+from eoforge.geo.gdal import session
 
 
 def grids_of(bands: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -23,9 +22,9 @@ def grids_of(bands: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def write_cogs(raster: Raster) -> dict[str, bytes]:
     """The files of a raster in memory, by grid; see :func:`grids_of`."""
-    from rasterio.io import MemoryFile
+    from rasterio.io import MemoryFile  # noqa: TID251
 
-    with ExitStack() as stack:
+    with session(), ExitStack() as stack:
         memory = {grid: stack.enter_context(MemoryFile(ext=".tif")) for grid in grids_of(raster.bands)}
         paths = {grid: str(file.name) for grid, file in memory.items()}
         write_cog_files(paths, raster.bands, raster.shape, raster.georeference, [Block(0, 0, raster.bands)])
@@ -47,6 +46,9 @@ def write_cog_files(
         shape: Rows and columns of the base grid.
         georeference: Where it lies.
         blocks: Pixels.
+
+    Raises:
+        DataRefused: PROJ does not know the CRS.
     """
     import rasterio
     from rasterio import shutil
@@ -54,10 +56,10 @@ def write_cog_files(
 
     grids = grids_of(bands)
     plain = {grid: f"{paths[grid]}.plain" for grid in grids}
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
+    with session():
         with ExitStack() as stack:
             sinks = {
-                grid: stack.enter_context(rasterio.open(plain[grid], "w", **_profile(names, shape, georeference)))
+                grid: stack.enter_context(rasterio.open(plain[grid], "w", **_profile(names, shape, georeference)))  # noqa: TID251
                 for grid, names in grids.items()
             }
             for grid, names in grids.items():
@@ -84,5 +86,5 @@ def _profile(names: tuple[str, ...], shape: tuple[int, int], georeference: Geore
     profile = {"driver": "GTiff", "height": rows, "width": columns, "count": len(names), "interleave": "band"}
     profile |= {"dtype": S1_10M.dtype} if radar else {"dtype": "uint16", "nodata": 0}
     if georeference is not None:
-        profile |= {"crs": georeference.crs, "transform": Affine(*georeference.scaled(factor))}
+        profile |= {"crs": parse_crs(georeference.crs), "transform": Affine(*georeference.scaled(factor))}
     return profile | {"bigtiff": "IF_SAFER"}

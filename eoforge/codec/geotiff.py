@@ -19,13 +19,13 @@ import numpy.typing as npt
 from eoforge.codec.raster import BAND_ORDER, BASE_METRES, Georeference, Raster, Transform, factor_of, grid_shape
 from eoforge.data.bands import GROUP_OF
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
+from eoforge.geo.crs import crs_text
+from eoforge.geo.gdal import open_geotiff, refusing
 
 MAX_BANDS = 16
 MAX_FILES = 16
 _BLOCK_PIXELS = 1 << 22
 """A file's internal tiles are read whole: a tile far larger than its image is an attack, not an image."""
-_CACHE_BYTES = 1 << 26
-"""What GDAL may keep of a file's blocks: its own default is a share of the machine's memory."""
 _FACTORS = (1, 2, 6)
 Array = npt.NDArray[Any]
 
@@ -88,7 +88,7 @@ class GeoTiffSource:
             rows, columns = grid_shape(shape, part.factor)
             window = Window(column // part.factor, row // part.factor, columns, rows)
             for index, name in enumerate(part.names, start=1):
-                with _refusing():
+                with refusing():
                     pixels = part.dataset.read(index, window=window)
                 bands[name] = _to_native(name, pixels, part.factor, shape, self._exact)
         place = None if self.georeference is None else self.georeference.moved(row, column)
@@ -113,13 +113,10 @@ def open_raster(
         LimitExceeded: There are too many files, bands or pixels.
         UsageError: A band is unnamed, unknown or given twice, or has the wrong type.
     """
-    import rasterio
-
     if not 1 <= len(files) <= MAX_FILES:
         raise LimitExceeded(f"a raster comes as 1 to {MAX_FILES} files; got {len(files)}")
     with ExitStack() as stack:
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES))
-        parts = [_header(stack.enter_context(_opened(file)), file) for file in files]
+        parts = [_header(stack.enter_context(open_geotiff(file.content, _name(file))), file) for file in files]
         names = [name for part in parts for name in part.names]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -132,6 +129,10 @@ def read_raster(files: Sequence[GeoTiff], patch_id: str = "", *, max_pixels: int
     """A whole raster in memory; see :func:`open_raster` for arguments and errors."""
     with open_raster(files, patch_id, max_pixels=max_pixels, exact=exact) as source:
         return source.window(0, 0, *source.shape)
+
+
+def _name(file: GeoTiff) -> str:
+    return str(file.content) if isinstance(file.content, Path) else "a file"
 
 
 def _header(dataset: Any, file: GeoTiff) -> _Part:
@@ -150,9 +151,9 @@ def _header(dataset: Any, file: GeoTiff) -> _Part:
             raise UsageError(f"band {name} must be {GROUP_OF[name].dtype}; got {dtype}")
         if math.prod(block) > max(_BLOCK_PIXELS, 2 * math.prod(shape)):
             raise LimitExceeded(f"the GeoTIFF of {shape[0]} x {shape[1]} pixels has internal tiles of {block}")
-    crs = dataset.crs
-    code = crs.to_epsg() if crs else None
-    text = None if not crs else f"EPSG:{code}" if code else crs.to_wkt()
+    with refusing():
+        crs = dataset.crs
+    text = crs_text(crs)
     metres = bool(crs and crs.is_projected and crs.linear_units_factor[1] == 1.0)
     return _Part(dataset, names, shape, text, metres, tuple(dataset.transform)[:6])
 
@@ -224,31 +225,3 @@ def _georeference(parts: Sequence[_Part]) -> Georeference | None:
                 f"the files show different places: {mine.crs} {mine.transform} and {found.crs} {found.transform}"
             )
     return found
-
-
-@contextmanager
-def _opened(file: GeoTiff) -> Iterator[Any]:
-    """The file, opened by GDAL's GeoTIFF driver alone: a file that names others (a VRT, say) opens nothing else."""
-    import rasterio
-    from rasterio.io import MemoryFile
-
-    if not isinstance(file.content, Path) and not file.content:
-        raise DataRefused("a file is empty; give the bytes of a .tif")  # GDAL would open it for writing
-    with ExitStack() as stack:
-        with _refusing(str(file.content) if isinstance(file.content, Path) else "a file"):
-            if isinstance(file.content, Path):
-                dataset = rasterio.open(file.content, driver="GTiff")
-            else:
-                dataset = stack.enter_context(MemoryFile(file.content)).open(driver="GTiff")
-        yield stack.enter_context(dataset)
-
-
-@contextmanager
-def _refusing(what: str = "a file") -> Iterator[None]:
-    """Errors of GDAL as errors of the data."""
-    from rasterio.errors import RasterioError
-
-    try:
-        yield
-    except RasterioError as error:
-        raise DataRefused(f"{what} is not a readable GeoTIFF; give a .tif") from error

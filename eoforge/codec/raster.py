@@ -16,6 +16,7 @@ import numpy.typing as npt
 from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S1_10M, S2_10M, S2_20M, S2_60M
 from eoforge.data.names import parse_patch_id
 from eoforge.errors import DataRefused, UsageError
+from eoforge.geo.crs import check_crs
 
 if TYPE_CHECKING:  # bounded streams are read without torch and Lance
     from eoforge.data.loading.batch import PatchBatch
@@ -59,10 +60,16 @@ class Georeference:
     Attributes:
         crs: ``EPSG:<code>`` or WKT.
         transform: ``(a, b, c, d, e, f)`` of the base grid: x = a * column + b * row + c, y = d * column + e * row + f.
+
+    Raises:
+        DataRefused: ``crs`` is anything else.
     """
 
     crs: str
     transform: Transform
+
+    def __post_init__(self) -> None:
+        check_crs(self.crs)
 
     def moved(self, row: int, column: int) -> Georeference:
         """The same for a window that starts at this base pixel."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S2_10M, require_modality
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
+from eoforge.geo.gdal import open_geotiff, refusing
 
 if TYPE_CHECKING:
     from eoforge.data.loading.batch import PatchBatch
@@ -59,8 +60,6 @@ def from_geotiff(message: pb.GeoTiffImage, modality: str, needed: Sequence[str],
     """
     if len(message.files) > MAX_BANDS:
         raise LimitExceeded(f"an image may have {MAX_BANDS} files; this one has {len(message.files)}")
-    if not all(f.content for f in message.files):
-        raise DataRefused("a file is empty; send the bytes of a .tif")  # GDAL would open it for writing
     size = sum(len(f.content) for f in message.files)
     if size > max_bytes:
         raise LimitExceeded(f"the files of an image may have {max_bytes} bytes; these have {size}")
@@ -145,29 +144,23 @@ def _to_native(name: str, samples: Array, side: int) -> Array:
 
 
 def _read_geotiff(file: pb.GeoTiffFile, modality: str) -> Iterator[tuple[str, Array]]:
-    import rasterio
-    from rasterio.errors import RasterioError
-    from rasterio.io import MemoryFile
-
     expected = "float32" if modality == "s1" else "uint16"
-    try:
-        # The header alone is read up to the checks; only GDAL's GeoTIFF driver may open a stranger's bytes.
-        with rasterio.Env(), MemoryFile(file.content) as memory, memory.open(driver="GTiff") as source:
-            if source.count > MAX_BANDS:
-                raise LimitExceeded(f"a GeoTIFF may have {MAX_BANDS} bands; this one has {source.count}")
-            names = list(file.bands) or [d or "" for d in source.descriptions]
-            if len(names) != source.count or not all(names):
-                named = sum(1 for n in names if n)
-                raise UsageError(
-                    f"the GeoTIFF has {source.count} bands but {named} names; describe its bands (VV, VH, B01 .. B12) "
-                    "or name them in the request"
-                )
-            for index, name in enumerate(names, start=1):
-                _check_side(name, source.height, source.width)
-                if source.dtypes[index - 1] != expected:
-                    raise UsageError(f"band {name} of {modality} must be {expected}; got {source.dtypes[index - 1]}")
-                if max(source.block_shapes[index - 1]) > _MAX_BLOCK_SIDE:
-                    raise LimitExceeded(f"tiles of the GeoTIFF may be {_MAX_BLOCK_SIDE} pixels wide and high")
-                yield name, source.read(index)
-    except RasterioError as error:
-        raise DataRefused("a file is not a readable GeoTIFF; send the bytes of a .tif") from error
+    with open_geotiff(file.content) as source:  # the header alone is read up to the checks
+        if source.count > MAX_BANDS:
+            raise LimitExceeded(f"a GeoTIFF may have {MAX_BANDS} bands; this one has {source.count}")
+        names = list(file.bands) or [d or "" for d in source.descriptions]
+        if len(names) != source.count or not all(names):
+            named = sum(1 for n in names if n)
+            raise UsageError(
+                f"the GeoTIFF has {source.count} bands but {named} names; describe its bands (VV, VH, B01 .. B12) "
+                "or name them in the request"
+            )
+        for index, name in enumerate(names, start=1):
+            _check_side(name, source.height, source.width)
+            if source.dtypes[index - 1] != expected:
+                raise UsageError(f"band {name} of {modality} must be {expected}; got {source.dtypes[index - 1]}")
+            if max(source.block_shapes[index - 1]) > _MAX_BLOCK_SIDE:
+                raise LimitExceeded(f"tiles of the GeoTIFF may be {_MAX_BLOCK_SIDE} pixels wide and high")
+            with refusing():
+                samples = source.read(index)
+            yield name, samples

@@ -44,7 +44,13 @@ def resealed(stream: bytes) -> bytes:
     bands=st.sets(st.sampled_from(BAND_ORDER), min_size=1),
     shape=st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
     name=names,
-    crs=st.one_of(st.none(), names, st.integers(1, 40_000).map("EPSG:{}".format)),
+    crs=st.one_of(
+        st.none(),
+        st.text(st.characters(categories=["L", "N"]), max_size=40).map(
+            lambda name: f'LOCAL_CS["{name}",UNIT["metre",1]]'
+        ),
+        st.integers(1, 40_000).map("EPSG:{}".format),
+    ),
     transform=st.tuples(*[numbers] * 6),
     quality=st.integers(0, 112).map(lambda q: q / 16),
     payload=st.binary(max_size=50),

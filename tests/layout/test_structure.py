@@ -14,7 +14,9 @@ from tests.layout.test_layout import CODE_FOLDERS, ROOT, python_files
 MAX_MODULES = 20
 PACKAGES = ("eoforge", "kernels", "pipelines", "services", "scripts", "benchmarks")
 CITED = re.compile(
-    r"(?<![\w./:{<-])((?:" + "|".join((*CODE_FOLDERS, "docs", "charts", "proto", "facts", "design")) + r")(?:/[\w.*-]+)*/(?:[\w*-]+\.\w+)?)"
+    r"(?<![\w./:{<-])((?:"
+    + "|".join((*CODE_FOLDERS, "docs", "charts", "proto", "facts", "design"))
+    + r")(?:/[\w.*-]+)*/(?:[\w*-]+\.\w+)?)"
 )
 """A file (with its suffix) or a folder (with its slash), as texts write them."""
 CITED_FROM = ("", "proto", "charts")

@@ -224,7 +224,7 @@ def _write_cogs(paths: Mapping[str, Path], like: Header | Raster, blocks: Iterab
     from eoforge.codec.cog import write_cog_files
 
     with ExitStack() as stack:
-        unfinished = {grid: str(stack.enter_context(whole(path))) for grid, path in paths.items()}
+        unfinished = {grid: str(stack.enter_context(whole(path)).absolute()) for grid, path in paths.items()}
         write_cog_files(unfinished, like.bands, like.shape, like.georeference, blocks)
 
 

@@ -18,6 +18,8 @@ import numpy.typing as npt
 from eoforge.data.archives import tiff
 from eoforge.data.archives.tiff_template import build_template
 from eoforge.errors import DataRefused, UsageError
+from eoforge.geo.crs import epsg_of
+from eoforge.geo.gdal import open_geotiff, refusing
 
 MAX_PIXELS = 1 << 24
 """Largest image that is decoded, whatever a header claims; an official raster has 14,400 pixels."""
@@ -132,20 +134,13 @@ def _inflate(strip: bytes, size: int, name: str) -> bytes:
 
 
 def _read_with_rasterio(data: bytes, name: str) -> Raster:
-    from rasterio import Env
-    from rasterio.errors import RasterioError
-    from rasterio.io import MemoryFile
-
-    try:
-        # The driver is fixed: a file that names others (a VRT, say) could make GDAL open what it points to.
-        with Env(), MemoryFile(data) as memory, memory.open(driver="GTiff") as source:
-            if source.count != 1:
-                raise DataRefused(f"{name}: expected one band, got {source.count}")
-            _check_size(source.width, source.height, name)
-            epsg = None if source.crs is None else source.crs.to_epsg()
+    with open_geotiff(data, name) as source:
+        if source.count != 1:
+            raise DataRefused(f"{name}: expected one band, got {source.count}")
+        _check_size(source.width, source.height, name)
+        with refusing(name):
+            epsg = epsg_of(source.crs)
             return Raster(source.read(1), epsg, tuple(source.transform)[:6], source.nodata)
-    except (RasterioError, ValueError) as error:  # rasterio decodes a damaged CRS name with UnicodeDecodeError
-        raise DataRefused(f"{name}: damaged or no GeoTIFF: {error}") from error
 
 
 def write_geotiff(

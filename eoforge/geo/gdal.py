@@ -1,0 +1,104 @@
+"""The one way to GDAL (through rasterio): GeoTIFFs alone, no network, and no file beside the one that was named.
+
+A file or a text of a stranger can ask GDAL to open others: by URLs and ``/vsi`` paths, by sidecar files, by metadata,
+by formats that are lists of files. GDAL holds Python's interpreter lock while it waits for them, so it must not wait.
+Every process of ours starts with :func:`confine_process`; every opening goes through :func:`session`, for programs
+that use the library and loaded GDAL themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from eoforge.errors import DataRefused
+from eoforge.geo.tiff_head import check_head
+
+DRIVERS = ("COG", "GTiff", "MEM")
+"""Formats that a process of ours has: what is read and written, and the memory that the COG writer needs."""
+CACHE_BYTES = 1 << 26
+"""What GDAL may keep of a file's blocks: its own default is a share of the machine's memory."""
+_OTHER_DRIVERS = (
+    "AAIGrid,ACE2,ADRG,AIG,AVCBin,AVCE00,AirSAR,BAG,BIGGIF,BLX,BMP,BSB,BT,BYN,CALS,CEOS,COASP,"
+    "COSAR,CPG,CTG,CTable2,DAAS,DERIVED,DIMAP,DIPEx,DOQ1,DOQ2,DTED,ECRGTOC,EEDA,EEDAI,EHdr,EIR,"
+    "ELAS,ENVI,ERS,ESAT,ESRI Shapefile,ESRIC,ESRIJSON,FAST,FIT,GFF,GIF,GNMDatabase,GNMFile,GPKG,"
+    "GRASSASCIIGrid,GRIB,GS7BG,GSAG,GSBG,GSC,GTI,GTX,GXF,GenBin,GeoJSON,GeoJSONSeq,HDF5,HDF5Image,"
+    "HF2,HFA,HTTP,ILWIS,IRIS,ISCE,ISG,ISIS2,ISIS3,JAXAPALSAR,JDEM,JP2OpenJPEG,JPEG,KMLSUPEROVERLAY,"
+    "KRO,L1B,LAN,LCP,LOSLAS,Leveller,MAP,MBTiles,MFF,MFF2,MRF,MSGN,MVT,Memory,NDF,NGSGEOID,NITF,"
+    "NOAA_B,NSIDCbin,NTv2,NWT_GRC,NWT_GRD,OSM,OZI,PAux,PCIDSK,PCRaster,PDF,PDS,PDS4,PLMOSAIC,PNG,"
+    "PNM,PRF,R,RIK,RMF,ROI_PAC,RPFTOC,RRASTER,RS2,RST,Rasterlite,S102,S104,S111,SAFE,SAGA,SAR_CEOS,"
+    "SDTS,SENTINEL2,SGI,SIGDEM,SNAP_TIFF,SNODAS,SQLite,SRP,SRTMHGT,STACIT,STACTA,TGA,TIL,TSX,"
+    "Terragen,TopoJSON,USGSDEM,VICAR,VRT,WCS,WEBP,WMS,WMTS,XPM,XYZ,ZMap,Zarr,netCDF"
+)
+"""All others of the GDAL that the pinned rasterio brings. GDAL has no allow-list; a test sees that none is missing."""
+OPTIONS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no sidecars: .ovr, .msk, .aux.xml, .tfw, .IMD, _rpc.txt
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_GEOREF_SOURCES": "INTERNAL",
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",  # no URL has this name, so /vsicurl/, /vsis3/ and the like open nothing
+    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "none",
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+}
+_PROCESS = {**OPTIONS, "PROJ_NETWORK": "OFF", "GDAL_DRIVER_PATH": "disable", "GDAL_SKIP": _OTHER_DRIVERS}
+
+
+def confine_process() -> None:
+    """Settings of GDAL and PROJ for this process and those that it starts; call it before rasterio is loaded."""
+    os.environ.update(_PROCESS)
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """A block in which GDAL has our settings, and none of the process's credentials."""
+    import rasterio
+    from rasterio.session import DummySession
+
+    with rasterio.Env(DummySession(), GDAL_CACHEMAX=CACHE_BYTES, **OPTIONS):  # noqa: TID251
+        yield
+
+
+@contextmanager
+def open_geotiff(content: bytes | Path, what: str = "a file") -> Iterator[Any]:
+    """A GeoTIFF as rasterio's dataset, of which nothing but the header has been read.
+
+    Args:
+        content: The file's bytes, or where it lies on this machine.
+        what: What to call it in messages.
+
+    Raises:
+        DataRefused: It is empty, no regular file, or no readable GeoTIFF.
+    """
+    import rasterio
+    from rasterio.io import MemoryFile  # noqa: TID251
+
+    if isinstance(content, Path):
+        content = content.absolute()  # GDAL reads some relative paths as the name of a format and an address
+        if not content.is_file():
+            raise DataRefused(f"{what} is no regular file; give a .tif")
+        with content.open("rb") as file:
+            check_head(file, what)
+    else:
+        check_head(BytesIO(content), what)
+    with ExitStack() as stack:
+        stack.enter_context(session())
+        with refusing(what):
+            if isinstance(content, Path):
+                dataset = rasterio.open(content, driver="GTiff")  # noqa: TID251
+            else:
+                dataset = stack.enter_context(MemoryFile(content)).open(driver="GTiff")
+        yield stack.enter_context(dataset)
+
+
+@contextmanager
+def refusing(what: str = "a file") -> Iterator[None]:
+    """A block in which GDAL's errors are refusals of the file that it reads."""
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except (RasterioError, UnicodeDecodeError) as error:  # the latter from a damaged CRS name
+        raise DataRefused(f"{what} is not a readable GeoTIFF; give a .tif") from error
