@@ -1,10 +1,9 @@
-"""Micro-batching of work that is cheaper together, and bounded threads for what would block the event loop."""
+"""Micro-batching of work that is cheaper together; callers take turns."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Generic, TypeVar
 from prometheus_client import Counter, Gauge, Histogram
 
 from services._runtime.errors import DeadlineExceeded, Overloaded
+from services._runtime.fair import caller_name, greediest
 from services._runtime.telemetry import TRACER
 
 Item = TypeVar("Item")
@@ -48,10 +48,15 @@ class _Waiting(Generic[Item, Result]):
     item: Item
     deadline: float | None
     future: asyncio.Future[Result]
+    caller: str
+    turn: int
 
 
 class Batcher(Generic[Item, Result]):
     """Collects items of concurrent requests into batches for one function, which runs in a thread of its own.
+
+    Callers take turns, item by item. When the queue is full, the caller with most items in it loses its last one, and
+    with it that request, to a caller with fewer.
 
     Args:
         work: Items of one key to their results, in order. A result that is an exception fails its item alone; an
@@ -72,7 +77,8 @@ class Batcher(Generic[Item, Result]):
     ) -> None:
         self._do, self._metrics = work, metrics
         self._max_batch, self._max_delay, self._max_queue = max_batch, max_delay, max_queue
-        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._waiting: list[_Waiting[Item, Result]] = []
+        self._turn = 0  # of the last item that was taken
         self._arrived = asyncio.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=metrics.name)
         self._seconds_per_batch = _FIRST_GUESS_S
@@ -100,19 +106,30 @@ class Batcher(Generic[Item, Result]):
             Overloaded: There is no room for that many items.
             DeadlineExceeded: The deadline passed while they waited.
         """
-        if len(self._waiting) + len(items) > self._max_queue:
-            batches = -(-len(self._waiting) // self._max_batch)
-            wait = max(_MIN_RETRY_S, batches * self._seconds_per_batch)
-            raise Overloaded(
-                f"{len(self._waiting)} {self._metrics.things} are waiting; try again in {wait:.2f} s", wait
-            )
-        loop = asyncio.get_running_loop()
-        added: list[_Waiting[Item, Result]] = [_Waiting(*i, deadline, loop.create_future()) for i in items]
-        self._waiting.extend(added)
+        loop, caller = asyncio.get_running_loop(), caller_name()
+        self._make_room(caller, len(items))
+        turn = max((w.turn for w in self._waiting if w.caller == caller), default=self._turn)
+        added: list[_Waiting[Item, Result]] = [
+            _Waiting(*item, deadline, loop.create_future(), caller, turn + number)
+            for number, item in enumerate(items, start=1)
+        ]
+        self._waiting = sorted([*self._waiting, *added], key=lambda w: w.turn)
         self._metrics.queued.set(len(self._waiting))
         self._arrived.set()
         # A cancelled call cancels its futures, which is how the worker knows to leave the items out.
         return list(await asyncio.gather(*(w.future for w in added)))
+
+    def _make_room(self, caller: str, count: int) -> None:
+        wait = max(_MIN_RETRY_S, -(-len(self._waiting) // self._max_batch) * self._seconds_per_batch)
+        message = f"{len(self._waiting)} {self._metrics.things} are waiting; try again in {wait:.2f} s"
+        while len(self._waiting) + count > self._max_queue:
+            last = greediest([w.caller for w in self._waiting], caller, count)
+            if last is None:
+                raise Overloaded(message, wait)
+            lost = self._waiting.pop(last)
+            self._metrics.dropped.labels("overloaded").inc()
+            if not lost.future.done():
+                lost.future.set_exception(Overloaded(message, wait))
 
     async def _work(self) -> None:
         while True:
@@ -144,9 +161,9 @@ class Batcher(Generic[Item, Result]):
                 waiting.future.set_result(result)
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
-        """Takes the oldest item and those that can go with it; drops what nobody waits for any more."""
+        """Takes the item whose turn it is and those that can go with it; drops what nobody waits for any more."""
         batch: list[_Waiting[Item, Result]] = []
-        left: deque[_Waiting[Item, Result]] = deque()
+        left: list[_Waiting[Item, Result]] = []
         now = time.monotonic()
         for waiting in self._waiting:
             if waiting.future.cancelled():
@@ -158,6 +175,7 @@ class Batcher(Generic[Item, Result]):
                 )
             elif len(batch) < self._max_batch and (not batch or batch[0].key == waiting.key):
                 batch.append(waiting)
+                self._turn = waiting.turn
             else:
                 left.append(waiting)
         self._waiting = left
@@ -165,39 +183,3 @@ class Batcher(Generic[Item, Result]):
         if not left:
             self._arrived.clear()
         return batch
-
-
-class BoundedPool:
-    """Threads for blocking work, with a bound on what may wait for them.
-
-    Args:
-        workers: Threads.
-        max_waiting: Calls that may wait besides those that run.
-        things: What the calls are, in the plural, for messages and thread names.
-    """
-
-    def __init__(self, workers: int, max_waiting: int, things: str) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=things)
-        self._limit, self._inside, self._things = workers + max_waiting, 0, things
-        self._workers, self._seconds = workers, _FIRST_GUESS_S
-
-    async def run(self, function: Callable[..., Result], *args: object) -> Result:
-        """Runs ``function(*args)`` in a thread.
-
-        Raises:
-            Overloaded: Too many calls are waiting.
-        """
-        if self._inside >= self._limit:
-            wait = max(_MIN_RETRY_S, self._inside / self._workers * self._seconds)
-            raise Overloaded(f"{self._inside} {self._things} are waiting; try again in {wait:.2f} s", wait)
-        self._inside += 1
-        started = time.monotonic()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
-        finally:
-            self._inside -= 1
-            self._seconds += 0.05 * (time.monotonic() - started - self._seconds)
-
-    def stop(self) -> None:
-        """Waits for what runs."""
-        self._pool.shutdown(wait=True)

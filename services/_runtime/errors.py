@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
+import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
@@ -19,6 +20,8 @@ from eoforge.errors import EoforgeError
 
 DOMAIN = "eoforge"
 DETAILS_KEY = "grpc-status-details-bin"
+
+log = structlog.get_logger("access")
 
 
 class Unauthenticated(EoforgeError):
@@ -105,7 +108,13 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
-_FOREIGN = {"kserve.errors.InvalidInput": "INVALID_ARGUMENT", "kserve.errors.ModelNotFound": "NOT_FOUND"}
+_FOREIGN = {
+    "kserve.errors.InvalidInput": "INVALID_ARGUMENT",
+    "kserve.errors.ModelNotFound": "NOT_FOUND",
+    "obstore.exceptions.BaseError": "STORE_UNAVAILABLE",
+    "builtins.OSError": "STORE_UNAVAILABLE",
+}
+"""By class name. Nothing but stores reads and writes files while a call is answered, and Lance raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +171,12 @@ def _foreign(error: BaseException) -> str | None:
     return next(
         (_FOREIGN[n] for n in (f"{k.__module__}.{k.__name__}" for k in type(error).__mro__) if n in _FOREIGN), None
     )
+
+
+def report(problem: Problem, error: BaseException) -> None:
+    """Writes to the log what the answer keeps to itself."""
+    if problem.hides:
+        log.error("failed", reason=problem.reason, request_id=problem.request_id, exc_info=error)
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], problem: Problem) -> NoReturn:

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 if TYPE_CHECKING:
     from kserve import Model
 
+    from services._runtime.interceptor import Reception
     from services._runtime.kserve_plane import Plane
 
 OIP_SERVICE = "inference.GRPCInferenceService"
@@ -38,10 +39,11 @@ class OpenInference:
 
     Args:
         models: Makes them; called once, on a thread if that happens on demand.
+        reception: How messages are taken.
     """
 
-    def __init__(self, models: Callable[[], Sequence[Model]]) -> None:
-        self._models = models
+    def __init__(self, models: Callable[[], Sequence[Model]], reception: Reception) -> None:
+        self._models, self._reception = models, reception
         self._plane: Plane | None = None
         self._mounted = False
         self._lock = threading.Lock()
@@ -52,11 +54,11 @@ class OpenInference:
             if self._plane is None:
                 from services._runtime.kserve_plane import Plane
 
-                self._plane = Plane(self._models())
+                self._plane = Plane(self._models(), self._reception)
             return self._plane
 
     def rpc_handler(self) -> grpc.GenericRpcHandler[Any, Any]:
-        """For a gRPC server; messages stay bytes until KServe's types are there to read them."""
+        """For a gRPC server; messages stay bytes until KServe's types, which are loaded on demand, read them."""
         handlers = {name: grpc.unary_unary_rpc_method_handler(partial(self._answer, name)) for name in _METHODS}
         return grpc.method_handlers_generic_handler(OIP_SERVICE, handlers)
 

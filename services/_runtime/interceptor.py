@@ -1,4 +1,8 @@
-"""What happens around every gRPC call: request id, trace, caller, quota, deadline, errors, metrics, access log."""
+"""What happens around every gRPC call: request id, trace, caller, quota, deadline, errors, metrics, access log.
+
+In this order: the caller is identified by metadata and certificate, admitted, and given room for a message; only then
+is the message taken from the transport, counted on the wire, and parsed.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,34 @@ import inspect
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import grpc
 import structlog
 
+from eoforge.errors import EoforgeError, LimitExceeded, UsageError
+from services._runtime import wire
+from services._runtime.admission import HOLD, Admission, Budget, Hold
 from services._runtime.auth import CALLER, Authenticator, Caller
-from services._runtime.errors import Problem, abort, describe
+from services._runtime.errors import DeadlineExceeded, abort, describe, report
+from services._runtime.fair import FairPool
 from services._runtime.quota import Quota
+from services._runtime.settings import RuntimeSettings
 from services._runtime.telemetry import IN_FLIGHT, REQUESTS, SECONDS, server_span
+from services._runtime.wire import COPIES, Limits
 
 OPEN_PREFIXES = ("/grpc.health.v1.Health/",)
 """Served to anyone and not recorded: probes carry no token."""
 OPEN_METHODS = frozenset({"/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"})
+OPEN_BYTES, OPEN_SECONDS = 1024, 5.0
+OPEN_CALLS, OPEN_CALLS_EACH = 64, 16
+"""Calls without identity at the same time, over all and from one address; a watch of health is one."""
+INLINE_BYTES = 4096
+"""Messages up to here are parsed at once: handing them to a thread would take longer."""
+PARSERS = 2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 log = structlog.get_logger("access")
@@ -36,17 +52,87 @@ class Trailer(NamedTuple):
     value: str
 
 
+@dataclass(frozen=True)
+class Reception:
+    """How messages are taken: who may send how many and how large ones, and what reads them.
+
+    Attributes:
+        budget: Bytes in flight.
+        admission: Calls and streams at the same time.
+        limits: Elements and depth of a message.
+        pool: Threads that parse what is large.
+        most: Largest message of the whole server, which gRPC refuses before it is received.
+        plain: Largest message of a method that ``sizes`` does not name.
+        sizes: Full method name -> largest message.
+        seconds: Longest time for the message of a call to arrive.
+        idle_seconds: Longest time between messages of a stream.
+    """
+
+    budget: Budget
+    admission: Admission
+    limits: Limits
+    pool: FairPool
+    most: int
+    plain: int
+    sizes: Mapping[str, int]
+    seconds: float
+    idle_seconds: float
+
+    @classmethod
+    def of(cls, settings: RuntimeSettings, sizes: Mapping[str, int]) -> Reception:
+        """As the settings say."""
+        return cls(
+            Budget(settings.max_inflight_bytes, settings.receive_seconds),
+            Admission(settings.max_calls, settings.max_calls_per_caller, settings.max_streams_per_caller),
+            Limits(settings.max_elements),
+            FairPool(PARSERS, settings.max_calls, "parsing"),
+            settings.max_message_bytes,
+            settings.max_plain_bytes,
+            sizes,
+            settings.receive_seconds,
+            settings.stream_idle_seconds,
+        )
+
+    async def parse(self, method: str, raw: bytes, kind: Any, hold: Hold) -> Any:
+        """The message of bytes that arrived; bytes again if ``kind`` is None.
+
+        Raises:
+            LimitExceeded: It is larger than messages of the method, or holds too much.
+            UsageError: It is no such message.
+        """
+        most = min(self.most, self.sizes.get(method, self.plain))
+        if len(raw) > most:
+            raise LimitExceeded(f"a message of {method} may have {most} bytes; this one has {len(raw)}")
+        if kind is None:
+            hold.settle(COPIES * len(raw))
+            return raw
+        if len(raw) <= INLINE_BYTES:
+            message, size = wire.parse(raw, kind, self.limits)
+        else:
+            message, size = await self.pool.run(wire.parse, raw, kind, self.limits, cost=len(raw))
+        hold.settle(size)
+        return message
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Wraps every handler but the health checks.
+    """Wraps every handler.
+
+    Every method is registered as if it took a stream of bytes: on the wire that is the same, and gRPC then leaves the
+    first message where it is until the handler asks for it, which is after the caller is known.
 
     Args:
         authenticator: Says who calls.
         quota: Counts per caller. A unary call beyond it fails; messages of a stream wait for their turn.
+        reception: How messages are taken.
         max_call_seconds: Bound on unary calls, besides the client's own deadline.
     """
 
-    def __init__(self, authenticator: Authenticator, quota: Quota, max_call_seconds: float) -> None:
-        self._authenticator, self._quota, self._max_call_seconds = authenticator, quota, max_call_seconds
+    def __init__(
+        self, authenticator: Authenticator, quota: Quota, reception: Reception, max_call_seconds: float
+    ) -> None:
+        self._authenticator, self._quota, self._reception = authenticator, quota, reception
+        self._max_call_seconds = max_call_seconds
+        self._open = Admission(OPEN_CALLS, OPEN_CALLS_EACH, OPEN_CALLS_EACH)
 
     async def intercept_service(
         self,
@@ -56,36 +142,35 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         """Returns the handler wrapped for its arity."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(OPEN_PREFIXES) or method in OPEN_METHODS:
+        if handler is None:
             return handler
         headers = dict(handler_call_details.invocation_metadata or ())
-        coders = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": _or_bytes(handler.response_serializer),
-        }
-        if handler.request_streaming and handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._many(handler.stream_stream, method, headers), **coders)
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(self._one(handler.stream_unary, method, headers), **coders)
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._many(handler.unary_stream, method, headers), **coders)
-        return grpc.unary_unary_rpc_method_handler(self._one(handler.unary_unary, method, headers), **coders)
+        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        kind = getattr(handler.request_deserializer, "__self__", None)
+        serializer = _or_bytes(handler.response_serializer)
+        if method.startswith(OPEN_PREFIXES) or method in OPEN_METHODS:
+            return _made(self._anyone(behaviour, kind), handler.response_streaming, serializer)
+        wrap = self._many if handler.response_streaming else self._one
+        wrapped = wrap(behaviour, method, headers, kind, handler.request_streaming)
+        return _made(wrapped, handler.response_streaming, serializer)
 
-    def _one(self, behaviour: Any, method: str, headers: dict[str, Any]) -> Any:
-        async def answer(request: Any, context: Context[Any, Any]) -> Any:
-            async with self._call(method, headers, context) as caller:
+    def _one(self, behaviour: Any, method: str, headers: dict[str, Any], kind: Any, streaming: bool) -> Any:
+        async def answer(_: Any, context: Context[Any, Any]) -> Any:
+            async with self._call(method, headers, context, streaming) as caller:
                 remaining = context.time_remaining()
                 limit = self._max_call_seconds if remaining is None else min(remaining, self._max_call_seconds)
-                async with asyncio.timeout(None if hasattr(request, "__aiter__") else limit):
-                    result = behaviour(self._paced(request, caller), context)
+                async with asyncio.timeout(None if streaming else limit):
+                    request = await self._request(method, kind, caller, context, streaming)
+                    result = behaviour(request, context)
+                    del request
                     return await result if inspect.isawaitable(result) else result
 
         return answer
 
-    def _many(self, behaviour: Any, method: str, headers: dict[str, Any]) -> Any:
-        async def answer(request: Any, context: Context[Any, Any]) -> AsyncIterator[Any]:
-            async with self._call(method, headers, context) as caller:
-                results = behaviour(self._paced(request, caller), context)
+    def _many(self, behaviour: Any, method: str, headers: dict[str, Any], kind: Any, streaming: bool) -> Any:
+        async def answer(_: Any, context: Context[Any, Any]) -> AsyncIterator[Any]:
+            async with self._call(method, headers, context, streaming) as caller:
+                results = behaviour(await self._request(method, kind, caller, context, streaming), context)
                 if inspect.isawaitable(results):  # a handler that writes to the context itself
                     await results
                     return
@@ -94,31 +179,72 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
         return answer
 
-    def _paced(self, request: Any, caller: Caller) -> Any:
-        if not hasattr(request, "__aiter__"):
-            return request
+    def _anyone(self, behaviour: Any, kind: Any) -> Any:
+        """A call that needs no identity: strangers get few at a time from one address, and small ones."""
 
-        async def paced() -> AsyncIterator[Any]:
-            async for message in request:
-                await self._quota.wait(caller.name)
-                yield message
+        async def answer(_: Any, context: Context[Any, Any]) -> Any:
+            try:
+                with self._open.enter(_address(context)):
+                    async with asyncio.timeout(OPEN_SECONDS):
+                        raw = await context.read()
+                    if raw is grpc.aio.EOF or len(raw) > OPEN_BYTES:
+                        raise LimitExceeded(f"expected a message of at most {OPEN_BYTES} bytes")
+                    request = raw if kind is None else wire.parse(raw, kind, self._reception.limits)[0]
+                    return await behaviour(request, context)
+            except (EoforgeError, TimeoutError) as error:
+                return await abort(context, describe(error, uuid.uuid4().hex))
 
-        return paced()
+        return answer
+
+    async def _request(
+        self, method: str, kind: Any, caller: Caller, context: Context[Any, Any], streaming: bool
+    ) -> Any:
+        """The message of a call, or the messages one after the other."""
+        reception, hold = self._reception, HOLD.get()
+        if streaming:
+            return self._paced(method, kind, caller, context)
+        await hold.take(reception.most)
+        raw = await _read(context, reception.seconds)
+        if raw is grpc.aio.EOF:
+            raise UsageError("expected one message; the call has none")
+        return await reception.parse(method, raw, kind, hold)
+
+    async def _paced(self, method: str, kind: Any, caller: Caller, context: Context[Any, Any]) -> AsyncIterator[Any]:
+        reception, hold = self._reception, HOLD.get()
+
+        async def message() -> Any:
+            raw = await _read(context, reception.idle_seconds)
+            if raw is grpc.aio.EOF:
+                return raw
+            await self._quota.wait(caller.name)
+            await hold.take(COPIES * len(raw))
+            return await reception.parse(method, raw, kind, hold)
+
+        while (taken := await message()) is not grpc.aio.EOF:
+            box = [taken]
+            del taken
+            yield box.pop()  # nothing here keeps a message while its stream is worked on
+            hold.settle(0)
 
     @asynccontextmanager
-    async def _call(self, method: str, headers: dict[str, Any], context: Context[Any, Any]) -> AsyncIterator[Caller]:
+    async def _call(
+        self, method: str, headers: dict[str, Any], context: Context[Any, Any], streaming: bool
+    ) -> AsyncIterator[Caller]:
         request_id = request_id_of(headers.get("x-request-id"))
         structlog.contextvars.bind_contextvars(request_id=request_id, method=method)
         span = server_span(method, {k: v for k, v in headers.items() if isinstance(v, str)})
         started, code, who = time.perf_counter(), "OK", ""
         IN_FLIGHT.inc()
+        hold = Hold(None, "")
         try:
             caller = self._authenticator.identify(headers.get("authorization"), _names(context), _address(context))
             who = caller.name
             CALLER.set(replace(caller, certificate=_certificate(context)))
             self._quota.take(who)
             context.set_trailing_metadata((Trailer("x-request-id", request_id),))
-            yield caller
+            with self._reception.admission.enter(who, streams=streaming):
+                HOLD.set(hold := Hold(self._reception.budget, who))
+                yield caller
         except (asyncio.CancelledError, GeneratorExit):
             code = "CANCELLED"
             raise
@@ -129,6 +255,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             await abort(context, problem)
         finally:
             seconds = time.perf_counter() - started
+            hold.settle(0)
             IN_FLIGHT.dec()
             REQUESTS.labels(method, code).inc()
             SECONDS.labels(method).observe(seconds)
@@ -137,17 +264,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             log.info("call", code=code, caller=who, milliseconds=round(seconds * 1000, 2))
 
 
+def _made(behaviour: Any, many: bool, serializer: Any) -> Any:
+    make = grpc.stream_stream_rpc_method_handler if many else grpc.stream_unary_rpc_method_handler
+    return make(behaviour, request_deserializer=None, response_serializer=serializer)
+
+
+async def _read(context: Context[Any, Any], seconds: float) -> Any:
+    try:
+        async with asyncio.timeout(seconds):
+            return await context.read()
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"no message arrived within {seconds:g} s") from error
+
+
 def _or_bytes(serializer: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
     """Lets a servicer that has written a large answer itself give it as bytes."""
     if serializer is None:
         return None
     return lambda message: message if isinstance(message, bytes) else serializer(message)
-
-
-def report(problem: Problem, error: BaseException) -> None:
-    """Writes to the log what the answer keeps to itself."""
-    if problem.hides:
-        log.error("failed", reason=problem.reason, request_id=problem.request_id, exc_info=error)
 
 
 def request_id_of(given: Any) -> str:

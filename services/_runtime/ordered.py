@@ -11,10 +11,13 @@ import grpc
 import structlog
 
 from eoforge.errors import LimitExceeded
-from services._runtime.errors import describe, duration
-from services._runtime.interceptor import report
+from services._runtime.admission import HOLD, Hold
+from services._runtime.errors import describe, duration, report
+from services._runtime.wire import COPIES
 
 MAX_CORRELATION_BYTES = 128
+ANSWER_BYTES = 1 << 20
+"""Reserved for an answer whose size is not known yet."""
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -25,31 +28,49 @@ async def in_order(
 ) -> AsyncGenerator[Answer, None]:
     """Answers of a stream of requests, in their order; at most ``window`` are worked on at the same time.
 
+    Requests and answers that wait to be read count in the caller's share of bytes in flight; a stream whose share is
+    used up goes on when its reader has read.
+
     Close it (``contextlib.aclosing``): whoever stops listening stops the work.
     """
-    slots = asyncio.Semaphore(window)
-    running: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue()
+    slots, parent = asyncio.Semaphore(window), HOLD.get()
+    running: asyncio.Queue[tuple[asyncio.Task[Answer], Hold] | None] = asyncio.Queue()
 
-    async def run(request: Request) -> Answer:
-        return await answer(request)
+    async def run(request: Request, hold: Hold) -> Answer:
+        HOLD.set(hold)
+        await hold.take(COPIES * _size(request) + ANSWER_BYTES, patient=True)
+        found = await answer(request)
+        hold.settle(COPIES * _size(found))
+        return found
 
     async def read() -> None:
         async for request in requests:
             await slots.acquire()
-            running.put_nowait(asyncio.create_task(run(request)))
+            hold = parent.child()
+            running.put_nowait((asyncio.create_task(run(request, hold)), hold))
 
     reader = asyncio.create_task(read())
     reader.add_done_callback(lambda _: running.put_nowait(None))
+    hold = parent.child()
     try:
-        while (task := await running.get()) is not None:
+        while (taken := await running.get()) is not None:
+            task, hold = taken
             yield await task
+            del taken, task
+            hold.settle(0)
             slots.release()
         await reader  # raises what ended the reading, if anything did
     finally:
+        hold.settle(0)
         reader.cancel()
         while not running.empty():
-            if (task := running.get_nowait()) is not None:
-                task.cancel()
+            if (taken := running.get_nowait()) is not None:
+                taken[0].cancel()
+                taken[0].add_done_callback(lambda _, left=taken[1]: left.settle(0))  # type: ignore[misc]
+
+
+def _size(message: Any) -> int:
+    return int(message.ByteSize()) if hasattr(message, "ByteSize") else 0
 
 
 async def fill(answer: Any, request: Any, error_type: Any, result: Callable[[], Awaitable[Any]]) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,8 +19,9 @@ from eoforge.errors import UsageError
 from services._runtime import rest
 from services._runtime.auth import Authenticator
 from services._runtime.inference import OIP_SERVICE, OpenInference
-from services._runtime.interceptor import CallInterceptor
+from services._runtime.interceptor import CallInterceptor, Reception
 from services._runtime.quota import Quota
+from services._runtime.rest_guard import Guard
 from services._runtime.settings import RuntimeSettings
 
 if TYPE_CHECKING:
@@ -31,6 +33,16 @@ LOOKAHEAD_BYTES = 2 << 20
 """What a stream may send before it is read: 40 MB/s over a line of 50 ms."""
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 20_000
 """A caller that was cut off without a word counts as gone after these: gRPC's own two hours would keep its streams."""
+CONNECTION_IDLE_MS = 600_000
+"""A connection without calls is closed after this; clients connect anew when they need it."""
+MAX_PROBES = 64
+PROBE_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 1024),
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+)
+SWITCH_SECONDS = 0.001
+INFER = f"/{OIP_SERVICE}/ModelInfer"
 
 log = structlog.get_logger("server")
 
@@ -44,6 +56,7 @@ class Service:
         register: Adds its servicer to a gRPC server.
         models: Makes its OIP V2 models.
         further: Full names of its other typed services.
+        sizes: Full method name -> largest message, of methods that take more than ``max_plain_bytes``.
         reports: Whether it says by itself, with :meth:`Server.report`, when its typed services are answered here.
         inference_on_demand: Load KServe and these models when they are first asked for, not at the start.
         start: Called inside the loop before the ports open.
@@ -62,6 +75,7 @@ class Service:
     inference_on_demand: bool = False
     further: tuple[str, ...] = ()
     reports: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -98,7 +112,10 @@ class Server:
         authenticator = Authenticator(settings, either=service.certificate_port is not None)
         quota = Quota(settings.quota_per_second, settings.quota_burst)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs leave aio out
-        inference = OpenInference(service.models)
+        reception = Reception.of(settings, {INFER: settings.max_message_bytes, **service.sizes})
+        inference = OpenInference(service.models, reception)
+        # Threads that compute in Python would keep the event loop from answering others for 5 ms at a time.
+        sys.setswitchinterval(SWITCH_SECONDS)
         if settings.reflection or not service.inference_on_demand:  # reflection shows the types that are loaded
             inference.load()
         if service.reports:
@@ -107,7 +124,13 @@ class Server:
 
         options = [
             ("grpc.max_receive_message_length", settings.max_message_bytes),
-            ("grpc.max_send_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            # Compressed messages are refused: a few bytes would become as many as a message may have.
+            ("grpc.compression_enabled_algorithms_bitset", 1),
+            ("grpc.max_concurrent_streams", settings.max_calls_per_caller),
+            ("grpc.max_allowed_incoming_connections", settings.max_connections),
+            ("grpc.server_handshake_timeout_ms", int(settings.receive_seconds * 1000)),
+            ("grpc.max_connection_idle_ms", CONNECTION_IDLE_MS),
             ("grpc.so_reuseport", 0),
             # A stream reads so far ahead and no further: on a fast line gRPC would take many times that.
             ("grpc.http2.bdp_probe", 0),
@@ -123,7 +146,7 @@ class Server:
         ]
         server = grpc.aio.server(
             futures.ThreadPoolExecutor(MIGRATION_THREADS),
-            interceptors=(CallInterceptor(authenticator, quota, settings.max_call_seconds),),
+            interceptors=(CallInterceptor(authenticator, quota, reception, settings.max_call_seconds),),
             options=options,
         )
         server.add_generic_rpc_handlers((inference.rpc_handler(),))
@@ -138,11 +161,11 @@ class Server:
             self.certificate_port = _bind(server, settings.host, second, _credentials(settings, mutual=True))
         self._grpc.append(server)
         if settings.health_port is not None:
-            probes = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+            probes = grpc.aio.server(options=PROBE_OPTIONS, maximum_concurrent_rpcs=MAX_PROBES)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
             self.health_port = _bind(probes, settings.host, settings.health_port, None)
             self._grpc.append(probes)
-        await self._start_rest(inference, authenticator, quota)
+        await self._start_rest(inference, authenticator, quota, reception)
         for started in self._grpc:
             await started.start()
         for name in ("", OIP_SERVICE):
@@ -186,11 +209,14 @@ class Server:
         await stopping.wait()
         await self.stop()
 
-    async def _start_rest(self, inference: OpenInference, authenticator: Authenticator, quota: Quota) -> None:
-        app = rest.application(self.settings, inference, authenticator, quota, lambda: self._draining)
+    async def _start_rest(
+        self, inference: OpenInference, authenticator: Authenticator, quota: Quota, reception: Reception
+    ) -> None:
+        app = rest.application()
         if not self.service.inference_on_demand:
             await inference.mount(app)
-        self._rest = rest.server(self.settings, app)
+        guard = Guard(app, self.settings, inference, authenticator, quota, reception, lambda: self._draining)
+        self._rest = rest.server(self.settings, guard)
         try:
             listener = rest.listen(self.settings)
         except OSError as error:

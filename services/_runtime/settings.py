@@ -47,7 +47,32 @@ class RuntimeSettings(BaseSettings):
 
     quota_per_second: float | None = Field(None, gt=0, description="Requests a second per caller; unset: no quota.")
     quota_burst: int = Field(20, ge=1, description="Requests that a caller may make at once before the rate counts.")
-    max_message_bytes: int = Field(64 << 20, ge=1 << 10, description="Largest gRPC message or REST body.")
+    max_message_bytes: int = Field(
+        16 << 20, ge=1 << 10, description="Largest gRPC message or REST body, of calls that carry pixels or streams."
+    )
+    max_plain_bytes: int = Field(
+        256 << 10,
+        ge=1 << 10,
+        description="Largest message of other calls, and largest JSON part of a REST body times 8.",
+    )
+    max_elements: int = Field(
+        16_384,
+        ge=1000,
+        description="Most fields and numbers in one message; JSON values in one body: eight times that.",
+    )
+    max_inflight_bytes: int = Field(
+        256 << 20,
+        ge=1 << 20,
+        description="Bytes of messages in flight over all calls; a caller has at most half of them.",
+    )
+    max_calls: int = Field(4096, ge=1, description="Calls that are answered at the same time.")
+    max_calls_per_caller: int = Field(128, ge=1, description="Such calls of one caller.")
+    max_streams_per_caller: int = Field(16, ge=1, description="Streams of requests of one caller at the same time.")
+    max_connections: int = Field(4096, ge=1, description="Connections to each port.")
+    receive_seconds: float = Field(20.0, gt=0, description="Longest time for a message, a REST head or body to arrive.")
+    stream_idle_seconds: float = Field(
+        300.0, gt=0, description="A stream of requests that sends nothing for so long is ended."
+    )
     max_call_seconds: float = Field(60.0, gt=0, description="Longest unary call, whatever deadline the client sets.")
     drain_notice_seconds: float = Field(
         3.0, ge=0, description="Time between reporting NOT_SERVING and refusing new calls."

@@ -48,9 +48,13 @@ def build(settings: CompressionSettings, codecs: Codecs) -> Server:
     def register(server: grpc.aio.Server) -> None:
         compression_pb2_grpc.add_CompressionServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  # generated
 
-    return Server(
-        settings, Service(name=SERVICE, register=register, models=lambda: models, start=start, stop=work.stop)
+    rasters = dict.fromkeys(("Compress", "CompressStream"), settings.max_raster_bytes)
+    streams = dict.fromkeys(
+        ("Decompress", "DecompressStream", "HashStream", "Inspect", "Transcode"), settings.max_stream_bytes
     )
+    sizes = {f"/{SERVICE}/{name}": size + settings.max_plain_bytes for name, size in (rasters | streams).items()}
+    service = Service(name=SERVICE, register=register, models=lambda: models, start=start, stop=work.stop, sizes=sizes)
+    return Server(settings, service)
 
 
 def run(settings: CompressionSettings) -> None:

@@ -26,8 +26,8 @@ class CompressionSettings(RuntimeSettings):
     max_pixels: int = Field(
         1 << 22, ge=1, description="Most pixels of the 10 m grid in one raster, given or to be decoded."
     )
-    max_raster_bytes: int = Field(48 << 20, ge=1 << 10, description="Largest raster (all bands or files of it).")
-    max_stream_bytes: int = Field(48 << 20, ge=1 << 10, description="Largest stream.")
+    max_raster_bytes: int = Field(12 << 20, ge=1 << 10, description="Largest raster (all bands or files of it).")
+    max_stream_bytes: int = Field(12 << 20, ge=1 << 10, description="Largest stream.")
 
     codec_batch: int = Field(16, ge=1, description="Most patches that a codec gets at once.")
     codec_delay_seconds: float = Field(0.002, ge=0, description="How long a patch waits for company.")

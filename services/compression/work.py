@@ -10,11 +10,15 @@ from eoforge.codec.coder import Coder, Codes, Rate
 from eoforge.codec.container import Header, inspect
 from eoforge.codec.raster import Raster
 from eoforge.errors import EoforgeError, LimitExceeded
-from services._runtime.batching import Batcher, BatchMetrics, BoundedPool
+from services._runtime.admission import HOLD
+from services._runtime.batching import Batcher, BatchMetrics
+from services._runtime.fair import DEAR_BYTES, FairPool
 from services.compression.rasters import raster_message, raster_of
 from services.compression.settings import CompressionSettings
 
 METRICS = BatchMetrics("codec", "patches")
+ANSWER_COPIES = 3
+"""Pixels that a stream decodes to: as arrays, in the message, and serialised."""
 
 
 class Work:
@@ -27,7 +31,7 @@ class Work:
 
     def __init__(self, settings: CompressionSettings, coder: Coder) -> None:
         self.coder, self.settings = coder, settings
-        self._pool = BoundedPool(settings.codec_workers, settings.codec_worker_queue, "patches")
+        self._pool = FairPool(settings.codec_workers, settings.codec_worker_queue, "patches")
         self._batcher: Batcher[Any, Any] = Batcher(
             self._batch, METRICS, settings.codec_batch, settings.codec_delay_seconds, settings.codec_queue
         )
@@ -48,11 +52,11 @@ class Work:
         def parse() -> Raster:
             return raster_of(message, limits.max_pixels, limits.max_raster_bytes, exact=not rate.learned)
 
-        return await self._pool.run(parse)
+        return await self._pool.run(parse, cost=message.ByteSize())
 
     async def write(self, raster: Raster, pixel_format: int) -> pb.Raster:
         """The message of a raster."""
-        return await self._pool.run(raster_message, raster, pixel_format)
+        return await self._pool.run(raster_message, raster, pixel_format, cost=_bytes(raster))
 
     async def compress(self, rasters: Sequence[Raster], rate: Rate, name: str, deadline: float | None) -> list[bytes]:
         """Streams of rasters; see :meth:`Coder.compress` for errors.
@@ -62,8 +66,10 @@ class Work:
             DeadlineExceeded: The deadline passed while they waited.
         """
         if not rate.learned:
-            return await self._pool.run(self.coder.compress, rasters, rate)
+            return await self._pool.run(self.coder.compress, rasters, rate, cost=sum(map(_bytes, rasters)))
         codec = self.coder.named(name)  # a name that is not there needs no place in the queue
+        if any(_bytes(raster) >= DEAR_BYTES for raster in rasters):  # fills a call by itself, and the batcher for long
+            return await self._pool.run(self.coder.compress, rasters, rate, name, cost=sum(map(_bytes, rasters)))
         key = ("compress", codec.bundle_id, rate, name)
         return await self._batcher.submit([(key, raster) for raster in rasters], deadline)
 
@@ -77,8 +83,10 @@ class Work:
         headers = [self.header(stream) for stream in streams]
         for header in headers:
             self._check_output(header)
-        if all(self.coder.reader(header) is None for header in headers):
-            return await self._pool.run(self.coder.decompress, streams)
+        size = sum(header.raw_bytes for header in headers)
+        await HOLD.get().take(ANSWER_COPIES * size)
+        if all(self.coder.reader(header) is None for header in headers) or size >= DEAR_BYTES * len(headers):
+            return await self._pool.run(self.coder.decompress, streams, cost=size)
         items = [(("decompress", header.bundle), stream) for header, stream in zip(headers, streams, strict=True)]
         return await self._batcher.submit(items, deadline)
 
@@ -89,7 +97,11 @@ class Work:
             Overloaded: The queue is full.
             DeadlineExceeded: The deadline passed while they waited.
         """
-        items = [(("codes", self.header(stream).bundle), stream) for stream in streams]
+        headers = [self.header(stream) for stream in streams]
+        size = sum(header.raw_bytes for header in headers)
+        if size >= DEAR_BYTES * len(headers):
+            return await self._pool.run(lambda: [self.coder.codes(stream) for stream in streams], cost=size)
+        items = [(("codes", header.bundle), stream) for header, stream in zip(headers, streams, strict=True)]
         return await self._batcher.submit(items, deadline)
 
     def header(self, stream: bytes) -> Header:
@@ -128,3 +140,7 @@ class Work:
         for item in items:
             results += self._batch(key, [item])
         return results
+
+
+def _bytes(raster: Raster) -> int:
+    return sum(int(samples.nbytes) for samples in raster.bands.values())

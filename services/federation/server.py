@@ -49,8 +49,14 @@ def build(settings: FederationSettings) -> Server:
 
         return [RunsModel(hub, identities)]
 
+    whole = settings.max_message_bytes
+    sizes = {
+        **dict.fromkeys((f"/{OPERATORS}/{name}" for name in ("PutModel", "PrepareModel", "CreateRun")), whole),
+        **dict.fromkeys((f"/{SILOS}/{name}" for name in ("PutUpdate", "PrepareUpdate", "Answer")), whole),
+    }
     service = Service(
         name=OPERATORS,
+        sizes=sizes,
         further=(SILOS,),
         reports=True,
         register=register,

@@ -14,7 +14,8 @@ from eoforge.client.messages import MODALITIES, band_message
 from eoforge.data.bands import GROUPS, S1_10M, BandGroup
 from eoforge.data.labels import CLASSES, INDEX
 from eoforge.data.tables.schema import tensor_column
-from eoforge.errors import LimitExceeded, NotFound, UsageError
+from eoforge.data.schema import tensor_column
+from eoforge.errors import LimitExceeded, NotFound, StoreError, UsageError
 from eoforge.index.catalog import IndexSnapshot, SearchFilter
 from services.retrieval.state import Served
 
@@ -150,7 +151,10 @@ def read_pixels(served: Served, patch_ids: Sequence[str], columns: Sequence[str]
     """
     names = ", ".join("'" + i.replace("'", "''") + "'" for i in patch_ids)
     stored = [column for column in columns if column in served.patches.schema.names]
-    table = served.patches.to_table(columns=["patch_id", *stored], filter=f"patch_id IN ({names})")
+    try:
+        table = served.patches.to_table(columns=["patch_id", *stored], filter=f"patch_id IN ({names})")
+    except (OSError, RuntimeError, ValueError) as error:  # Lance has no errors of its own
+        raise StoreError(f"cannot read the patches: {error}") from error
     out: dict[str, dict[str, Any]] = {i: dict.fromkeys(columns) for i in table.column("patch_id").to_pylist()}
     for column in stored:
         values, valid = tensor_column(table.column(column))

@@ -11,7 +11,7 @@ from kserve import InferRequest, InferResponse, Model
 from eoforge.data.bands import GROUPS
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.index.search import MAX_K
-from services._runtime.batching import BoundedPool
+from services._runtime.fair import FairPool
 from services._runtime.oip import DATATYPES, input_array, response
 from services.retrieval.batching import EncodeBatcher
 from services.retrieval.images import Raster
@@ -79,7 +79,7 @@ class EncodeModel(Model):
 class SearchModel(Model):
     """Codes to nearest patches of one sensor; short answers (filter removes nothing here) are as long as ``k``."""
 
-    def __init__(self, settings: RetrievalSettings, modality: str, holder: IndexHolder, pool: BoundedPool) -> None:
+    def __init__(self, settings: RetrievalSettings, modality: str, holder: IndexHolder, pool: FairPool) -> None:
         super().__init__(f"{settings.model_name}-search-{modality}")
         self._max_queries, self._modality = settings.max_images, modality
         self._holder, self._pool = holder, pool

@@ -13,6 +13,7 @@ from eoforge.data.bands import MODALITIES
 from eoforge.logs import configure_logs
 from eoforge.storage.addresses import TableRef
 from services._runtime.batching import BoundedPool
+from services._runtime.fair import FairPool
 from services._runtime.server import Server, Service
 from services._runtime.telemetry import configure_traces
 from services.retrieval.batching import EncodeBatcher
@@ -39,8 +40,10 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
     device = settings.device or "cpu"
     index = holder or IndexHolder(TableRef.parse(settings.codes_uri), device, settings.poll_seconds)
     batcher = EncodeBatcher(settings.encode_batch, settings.encode_delay_seconds, settings.encode_queue)
-    pool = BoundedPool(settings.search_workers, settings.search_queue, "searches")
-    servicer = RetrievalServicer(settings, index, batcher, pool)
+    pool = FairPool(settings.search_workers, settings.search_queue, "searches")
+    # Threads of their own: a store that hangs stops no search that needs none.
+    reads = FairPool(settings.read_workers, settings.search_queue, "reads", settings.read_seconds)
+    servicer = RetrievalServicer(settings, index, batcher, pool, reads)
 
     async def start() -> None:
         await index.start()
@@ -50,6 +53,7 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
         await index.stop()
         await batcher.stop()
         pool.stop()
+        reads.stop()
 
     models = [
         *(EncodeModel(settings, modality, index, batcher) for modality in MODALITIES),
@@ -65,6 +69,11 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
         models=lambda: models,
         start=start,
         stop=stop,
+        sizes={
+            f"/{SERVICE}/Search": settings.max_image_bytes + settings.max_plain_bytes,
+            f"/{SERVICE}/SearchStream": settings.max_image_bytes + settings.max_plain_bytes,
+            f"/{SERVICE}/Encode": settings.max_message_bytes,
+        },
     )
     return Server(settings, service)
 

@@ -15,7 +15,7 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.client.messages import MODALITIES, NAMES
 from eoforge.errors import LimitExceeded, NotFound, UsageError
 from eoforge.index.search import MAX_K
-from services._runtime.batching import BoundedPool
+from services._runtime.fair import FairPool
 from services._runtime.ordered import deadline_of, fill, in_order
 from services.retrieval import answers
 from services.retrieval.batching import EncodeBatcher
@@ -36,9 +36,15 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     """Answers the calls of ``RetrievalService``; raised errors become statuses in the runtime's interceptor."""
 
     def __init__(
-        self, settings: RetrievalSettings, holder: IndexHolder, batcher: EncodeBatcher, pool: BoundedPool
+        self,
+        settings: RetrievalSettings,
+        holder: IndexHolder,
+        batcher: EncodeBatcher,
+        pool: FairPool,
+        reads: FairPool,
     ) -> None:
         self._settings, self._holder, self._batcher, self._pool = settings, holder, batcher, pool
+        self._reads = reads
 
     async def Search(self, request: pb.SearchRequest, context: Context[Any, Any]) -> pb.SearchResponse:
         """See the proto."""
@@ -75,7 +81,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
 
     async def GetPatch(self, request: pb.GetPatchRequest, context: Context[Any, Any]) -> pb.GetPatchResponse:
         """See the proto."""
-        return await self._pool.run(answers.patch_response, self._holder.current, request)
+        return await self._reads.run(answers.patch_response, self._holder.current, request)
 
     async def ListIndexes(self, request: pb.ListIndexesRequest, context: Context[Any, Any]) -> pb.ListIndexesResponse:
         """See the proto. There is one index, so any page holds it and no token was ever given out."""
@@ -114,7 +120,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         code = await self._query_code(request, served, deadline)
         hits, more, candidates = await self._pool.run(answers.nearest, served, code, target, wanted, offset, size)
         if request.include_thumbnails and hits:
-            await self._pool.run(answers.add_thumbnails, served, hits, target)
+            await self._reads.run(answers.add_thumbnails, served, hits, target)
         end = offset + size
         return pb.SearchResponse(
             hits=hits,

@@ -27,8 +27,12 @@ class RetrievalSettings(RuntimeSettings):
     encode_batch: int = Field(32, ge=1, description="Most images that the encoder gets at once.")
     encode_delay_seconds: float = Field(0.002, ge=0, description="How long an image waits for company.")
     encode_queue: int = Field(256, ge=1, description="Images that may wait; beyond that callers get OVERLOADED.")
-    search_workers: int = Field(2, ge=1, description="Searches and reads that run at the same time.")
-    search_queue: int = Field(256, ge=1, description="Searches that may wait; beyond that callers get OVERLOADED.")
+    search_workers: int = Field(2, ge=1, description="Searches that run at the same time.")
+    read_workers: int = Field(4, ge=1, description="Reads of the store that run at the same time.")
+    read_seconds: float = Field(20.0, gt=0, description="Longest read; then callers get STORE_UNAVAILABLE.")
+    search_queue: int = Field(
+        256, ge=1, description="Searches, and reads, that may wait; beyond that callers get OVERLOADED."
+    )
 
     def __init__(
         self, **values: Any

@@ -1,0 +1,164 @@
+"""What happens around every REST request: who calls, how often and how many, and only then its body."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from fastapi.responses import JSONResponse
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from eoforge.errors import LimitExceeded, UsageError
+from services._runtime.admission import HOLD, Hold
+from services._runtime.auth import CALLER, Authenticator
+from services._runtime.errors import DOMAIN, DeadlineExceeded, Problem, Unimplemented, describe, report
+from services._runtime.inference import OpenInference
+from services._runtime.interceptor import Reception, request_id_of
+from services._runtime.quota import Quota
+from services._runtime.settings import RuntimeSettings
+from services._runtime.telemetry import REQUESTS, SECONDS
+from services._runtime.wire import COPIES
+
+OPEN_PATHS = frozenset({"/metrics", "/v2/health/live", "/v2/health/ready"})
+CERTIFICATE_CALLER = ("rest-client-certificate",)
+"""Uvicorn verifies client certificates but does not say whose they are: over REST they share one quota."""
+
+log = structlog.get_logger("access")
+
+
+class Guard:
+    """Stands before the application, as plain ASGI: a body is read only after its sender is known and has room for it.
+
+    Args:
+        app: The application; errors that it raises are answered here.
+        settings: Limits.
+        inference: KServe's endpoints; mounted when one of them is asked for, if not before.
+        authenticator: Says who calls.
+        quota: Counts per caller, together with gRPC.
+        reception: Bounds calls and bytes, together with gRPC.
+        draining: Whether the service is on its way out, which readiness reports.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        settings: RuntimeSettings,
+        inference: OpenInference,
+        authenticator: Authenticator,
+        quota: Quota,
+        reception: Reception,
+        draining: Callable[[], bool],
+    ) -> None:
+        app.add_exception_handler(Exception, _described)
+        self._app, self._settings, self._inference = app, settings, inference
+        self._authenticator, self._quota, self._reception, self._draining = authenticator, quota, reception, draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http":
+            return
+        request, status = Request(scope), 500
+        request_id = request_id_of(request.headers.get("x-request-id"))
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started = time.perf_counter()
+        CALLER.set(None)  # type: ignore[arg-type]  # a connection's requests share a context
+        begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                status, begun = message["status"], True
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        hold = Hold(None, "")
+        try:
+            if scope["path"] in OPEN_PATHS:
+                gone = scope["path"] == "/v2/health/ready" and self._draining()
+                app: ASGIApp = JSONResponse({"ready": False}, status_code=503) if gone else self._app
+                await app(scope, receive, answer)
+                return
+            address = request.client.host if request.client else "unknown"
+            names = CERTIFICATE_CALLER if self._settings.tls_client_ca_file else ()
+            caller = self._authenticator.identify(request.headers.get("authorization"), names, address)
+            CALLER.set(caller)
+            self._quota.take(caller.name)
+            with self._reception.admission.enter(caller.name):
+                HOLD.set(hold := Hold(self._reception.budget, caller.name))
+                if scope["path"].startswith("/v2/repository"):
+                    raise Unimplemented("this service loads its model itself; it cannot be loaded or unloaded")
+                body = await self._body(request, receive, hold)
+                await self._inference.mount(self._app)
+                await self._app(scope, _once(body, receive), answer)
+        except Exception as error:
+            problem = describe(error, request_id)
+            report(problem, error)
+            if not begun:  # or the application's error handler answered
+                await problem_response(problem)(scope, receive, answer)
+        finally:
+            hold.settle(0)
+            if scope["path"] not in OPEN_PATHS:
+                self._record(scope, status, time.perf_counter() - started)
+
+    async def _body(self, request: Request, receive: Receive, hold: Hold) -> list[bytes]:
+        """The body, after its declared length, which is therefore required, was found to be allowed and has room."""
+        if request.method not in ("POST", "PUT", "PATCH"):
+            return [b""]
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal():
+            raise UsageError("a request with a body needs a Content-Length header")
+        if int(length) > self._settings.max_message_bytes:
+            raise LimitExceeded(f"a body may have {self._settings.max_message_bytes} bytes; this one has {length}")
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise UsageError("a body must come without Content-Encoding; binary tensors are as small")
+        await hold.take(COPIES * int(length))
+        parts = []
+        try:
+            async with asyncio.timeout(self._settings.receive_seconds):
+                while True:
+                    message = await receive()
+                    parts.append(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the body did not arrive within {self._settings.receive_seconds:g} s") from error
+        return [b"".join(parts)]
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        caller = CALLER.get(None)
+        name = f"REST {getattr(scope.get('route'), 'path', 'unknown')}"
+        REQUESTS.labels(name, str(status)).inc()
+        SECONDS.labels(name).observe(seconds)
+        who = caller.name if caller is not None else ""
+        log.info("call", method=name, code=status, caller=who, milliseconds=round(seconds * 1e3, 2))
+
+
+async def _described(_: Request, error: Exception) -> JSONResponse:
+    return problem_response(describe(error, structlog.contextvars.get_contextvars().get("request_id", "")))
+
+
+def problem_response(problem: Problem) -> JSONResponse:
+    """A problem as JSON with the status of the catalogue."""
+    headers = {} if problem.retry_after is None else {"Retry-After": str(max(1, round(problem.retry_after)))}
+    body = {
+        "error": problem.message,
+        "reason": problem.reason,
+        "domain": DOMAIN,
+        "request_id": problem.request_id,
+    }
+    return JSONResponse(body, status_code=problem.entry.http, headers=headers)
+
+
+def _once(body: list[bytes], receive: Receive) -> Receive:
+    """The body as one message; the list is emptied, so that nobody keeps it."""
+
+    async def read() -> Message:
+        if body:
+            return {"type": "http.request", "body": body.pop(), "more_body": False}
+        return await receive()
+
+    return read
