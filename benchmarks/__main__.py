@@ -29,6 +29,7 @@ CASES: dict[str, str] = {
     "search": "benchmarks.index.search",
     "retrieval_service": "benchmarks.services.retrieval",
     "compression_service": "benchmarks.services.compression",
+    "attack": "benchmarks.services.attack",
     "federated_rounds": "benchmarks.federated.rounds",
     "federated_rounds_large": "benchmarks.federated.rounds --megabytes 1000 --silos 2 4 --rounds 2",
     "federated_peers": "benchmarks.federated.peers",

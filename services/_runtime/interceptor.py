@@ -41,6 +41,8 @@ INLINE_BYTES = 4096
 PARSERS = 2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
+EOF = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs leave it out
+
 log = structlog.get_logger("access")
 Context = grpc.aio.ServicerContext
 
@@ -187,7 +189,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                 with self._open.enter(_address(context)):
                     async with asyncio.timeout(OPEN_SECONDS):
                         raw = await context.read()
-                    if raw is grpc.aio.EOF or len(raw) > OPEN_BYTES:
+                    if raw is EOF or len(raw) > OPEN_BYTES:
                         raise LimitExceeded(f"expected a message of at most {OPEN_BYTES} bytes")
                     request = raw if kind is None else wire.parse(raw, kind, self._reception.limits)[0]
                     return await behaviour(request, context)
@@ -205,7 +207,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             return self._paced(method, kind, caller, context)
         await hold.take(reception.most)
         raw = await _read(context, reception.seconds)
-        if raw is grpc.aio.EOF:
+        if raw is EOF:
             raise UsageError("expected one message; the call has none")
         return await reception.parse(method, raw, kind, hold)
 
@@ -214,13 +216,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
         async def message() -> Any:
             raw = await _read(context, reception.idle_seconds)
-            if raw is grpc.aio.EOF:
+            if raw is EOF:
                 return raw
             await self._quota.wait(caller.name)
             await hold.take(COPIES * len(raw))
             return await reception.parse(method, raw, kind, hold)
 
-        while (taken := await message()) is not grpc.aio.EOF:
+        while (taken := await message()) is not EOF:
             box = [taken]
             del taken
             yield box.pop()  # nothing here keeps a message while its stream is worked on

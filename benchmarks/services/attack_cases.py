@@ -1,0 +1,181 @@
+"""The hostile set: what one caller, known or not, sends to a service; each case gives the statuses that came back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from benchmarks.services.attack_world import PROBES, Secrets, Served, channel
+
+TIMEOUT_S = 20.0
+HALF_S = 6.0
+MIB = 1 << 20
+OIP = "/inference.GRPCInferenceService/ModelInfer"
+MODELS = {
+    "retrieval": "eoforge-retrieval-search-s1",
+    "compression": "eoforge-compression-decompress-s2",
+    "federation": "eoforge-federation-runs",
+}
+REPEATED = {
+    "retrieval": ("/eoforge.api.retrieval.v1.RetrievalService/Encode", b"\x0a\x00"),
+    "compression": ("/eoforge.api.compression.v1.CompressionService/Compress", b"\x12\x00"),
+    "federation": ("/eoforge.api.federation.v1.FederationService/PrepareModel", b"\x0a\x00"),
+}
+"""A method, and an empty message in a repeated field of its request (of a raster's bands, in Compress)."""
+STREAMS = {
+    "retrieval": "/eoforge.api.retrieval.v1.RetrievalService/SearchStream",
+    "compression": "/eoforge.api.compression.v1.CompressionService/DecompressStream",
+    "federation": "/eoforge.api.federation.v1.FederationService/PutModel",
+}
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Where an attack goes, by whom, and with which prepared bytes."""
+
+    served: Served
+    files: Secrets
+    payload: bytes
+    dear: bytes
+
+    def calls(self, method: str, body: bytes, count: int, *, known: bool = True, zipped: bool = False) -> Counter[str]:
+        """Unary calls at the same time."""
+        compression = grpc.Compression.Gzip if zipped else None
+        with channel(self.served.target, self.files.ca) as line:
+            call = line.unary_unary(method)
+            metadata = (("authorization", f"Bearer {self.files.token('mallory')}"),) if known else ()
+            waiting = [
+                call.future(body, timeout=TIMEOUT_S, metadata=metadata, compression=compression) for _ in range(count)
+            ]
+            return Counter(_code(one) for one in waiting)
+
+    def posts(self, body: bytes, count: int, *, known: bool = True, sent: int | None = None) -> Counter[str]:
+        """REST requests at the same time; with ``sent``, so many bytes of each body, and then silence."""
+        with ThreadPoolExecutor(count) as pool:
+            return Counter(pool.map(lambda _: self._post(body, known, sent), range(count)))
+
+    def _post(self, body: bytes, known: bool, sent: int | None) -> str:
+        context = ssl.create_default_context(cafile=str(self.files.ca))
+        head = f"POST /v2/models/{MODELS[self.served.kind]}/infer HTTP/1.1\r\nHost: a\r\nContent-Type: application/json"
+        head += f"\r\nContent-Length: {len(body)}\r\n"
+        head += f"Authorization: Bearer {self.files.token('mallory')}\r\n\r\n" if known else "\r\n"
+        with suppress(OSError, ssl.SSLError, IndexError):
+            raw = socket.create_connection(("127.0.0.1", self.served.rest), timeout=TIMEOUT_S if sent is None else HALF_S)
+            with context.wrap_socket(raw, server_hostname="127.0.0.1") as line:
+                with suppress(OSError):
+                    line.sendall(head.encode() + body[:sent])
+                return line.recv(64).decode(errors="replace").split(" ")[1]
+        return "cut"
+
+    def streams(self, message: bytes, count: int, seconds: float, *, per_stream: int) -> Counter[str]:
+        """Streams of requests that are never read."""
+        done = threading.Event()
+
+        def requests() -> Iterator[bytes]:
+            yield from itertools.repeat(message, per_stream)
+            done.wait(seconds + TIMEOUT_S)
+
+        lines = [channel(self.served.target, self.files.ca) for _ in range(count)]
+        metadata = (("authorization", f"Bearer {self.files.token('mallory')}"),)
+        unary = self.served.kind == "federation"
+        calls: list[Any] = []
+        for line in lines:
+            if unary:
+                calls.append(line.stream_unary(STREAMS[self.served.kind]).future(requests(), metadata=metadata))
+            else:
+                calls.append(line.stream_stream(STREAMS[self.served.kind])(requests(), metadata=metadata))
+        time.sleep(seconds)
+        codes = Counter("open" if call.is_active() else _code(call) for call in calls)
+        done.set()
+        for call in calls:
+            call.cancel()
+        for line in lines:
+            line.close()
+        return codes
+
+
+def _code(call: Any) -> str:
+    try:
+        return str(call.code().name)
+    except grpc.RpcError as error:
+        return str(error.code().name)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _empties(kind: str, size: int) -> bytes:
+    method, one = REPEATED[kind]
+    many = one * (size // len(one))
+    if method.endswith("Compress"):
+        return _field(1, _field(1, many))
+    return _field(1, many) if kind == "federation" else many
+
+
+def _contents(kind: str, size: int) -> bytes:
+    tensor = _field(1, b"x") + _field(2, b"UINT32") + _field(5, _field(4, b"\x01" * size))
+    return _field(1, MODELS[kind].encode()) + _field(5, tensor)
+
+
+def _objects() -> bytes:
+    return b'{"inputs":[' + b",".join([b"{}"] * 1_000_000) + b"]}"
+
+
+def _numbers(count: int) -> bytes:
+    data = b",".join([b"1"] * count)
+    return b'{"inputs":[{"name":"x","shape":[%d],"datatype":"INT32","data":[%s]}]}' % (count, data)
+
+
+def _search_stream() -> bytes:
+    from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+
+    request = pb.SearchRequest.FromString(PROBES["retrieval"][1])
+    request.page_size = 1000
+    return bytes(pb.SearchStreamRequest(search=request).SerializeToString())
+
+
+def cases(kind: str) -> dict[str, Callable[[Attack], Counter[str]]]:
+    """Name -> attack, of one service."""
+    method = REPEATED[kind][0]
+    common: dict[str, Callable[[Attack], Counter[str]]] = {
+        "30 messages of 8 MB, no token": lambda a: a.calls(method, bytes(8 * MIB), 30, known=False),
+        "30 bodies of 8 MB, no token": lambda a: a.posts(bytes(8 * MIB), 30, known=False),
+        "62 MB of empty messages": lambda a: a.calls(method, _empties(kind, 62 * MIB), 1),
+        "20 x 7 MB of empty messages": lambda a: a.calls(method, _empties(kind, 7 * MIB), 20),
+        "62 M uint_contents": lambda a: a.calls(OIP, _contents(kind, 62 * MIB), 1),
+        "20 x 7 M uint_contents": lambda a: a.calls(OIP, _contents(kind, 7 * MIB), 20),
+        "4 MB of a million JSON objects": lambda a: a.posts(_objects(), 1),
+        "60 MB of JSON integers": lambda a: a.posts(_numbers(30_000_000), 1),
+        "30 x 200,000 JSON integers": lambda a: a.posts(_numbers(200_000), 30),
+        "100 messages of 7 MB": lambda a: a.calls(method, bytes(7 * MIB), 100),
+        "20 messages of 60 MB, gzip": lambda a: a.calls(method, bytes(60 * MIB), 20, zipped=True),
+        "100 half-sent bodies of 7 MB": lambda a: a.posts(bytes(7 * MIB), 100, sent=6 * MIB),
+    }
+    if kind == "retrieval":
+        common["40 unread streams of searches"] = lambda a: a.streams(_search_stream(), 40, 8.0, per_stream=64)
+    if kind == "compression":
+        common["12 small streams that decode for long"] = lambda a: a.calls(PROBES[kind][0], a.dear, 12)
+    if kind == "federation":
+        common["64 idle uploads"] = lambda a: a.streams(json.dumps(0).encode()[:0], 64, 6.0, per_stream=1)
+    return common
