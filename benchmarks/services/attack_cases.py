@@ -72,7 +72,9 @@ class Attack:
         head += f"\r\nContent-Length: {len(body)}\r\n"
         head += f"Authorization: Bearer {self.files.token('mallory')}\r\n\r\n" if known else "\r\n"
         with suppress(OSError, ssl.SSLError, IndexError):
-            raw = socket.create_connection(("127.0.0.1", self.served.rest), timeout=TIMEOUT_S if sent is None else HALF_S)
+            raw = socket.create_connection(
+                ("127.0.0.1", self.served.rest), timeout=TIMEOUT_S if sent is None else HALF_S
+            )
             with context.wrap_socket(raw, server_hostname="127.0.0.1") as line:
                 with suppress(OSError):
                     line.sendall(head.encode() + body[:sent])

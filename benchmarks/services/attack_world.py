@@ -100,7 +100,7 @@ def serve(kind: str, folder: str, extra: dict[str, Any], ready: Any) -> None:
     def made() -> Any:
         if kind == "retrieval":
             from benchmarks.services.retrieval import snapshot
-            from eoforge.data.store import TableRef
+            from eoforge.storage.addresses import TableRef
             from services.retrieval.server import build
             from services.retrieval.settings import RetrievalSettings
             from services.retrieval.state import IndexHolder, Served

@@ -14,7 +14,6 @@ from eoforge.client.messages import MODALITIES, band_message
 from eoforge.data.bands import GROUPS, S1_10M, BandGroup
 from eoforge.data.labels import CLASSES, INDEX
 from eoforge.data.tables.schema import tensor_column
-from eoforge.data.schema import tensor_column
 from eoforge.errors import LimitExceeded, NotFound, StoreError, UsageError
 from eoforge.index.catalog import IndexSnapshot, SearchFilter
 from services.retrieval.state import Served

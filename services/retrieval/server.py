@@ -12,7 +12,6 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.data.bands import MODALITIES
 from eoforge.logs import configure_logs
 from eoforge.storage.addresses import TableRef
-from services._runtime.batching import BoundedPool
 from services._runtime.fair import FairPool
 from services._runtime.server import Server, Service
 from services._runtime.telemetry import configure_traces
