@@ -13,19 +13,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from eoforge.codec.raster import BAND_ORDER, BASE_METRES, Georeference, Raster, Transform, factor_of, grid_shape
+from eoforge.codec.raster import (
+    BAND_ORDER,
+    BASE_METRES,
+    Georeference,
+    Raster,
+    Transform,
+    averaged,
+    factor_of,
+    grid_shape,
+)
 from eoforge.data.bands import GROUP_OF
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.geo.crs import crs_text
 from eoforge.geo.gdal import open_geotiff, refusing
 
-MAX_BANDS = 16
 MAX_FILES = 16
-_BLOCK_PIXELS = 1 << 22
-"""A file's internal tiles are read whole: a tile far larger than its image is an attack, not an image."""
 _FACTORS = (1, 2, 6)
 Array = npt.NDArray[Any]
 
@@ -68,6 +73,18 @@ class GeoTiffSource:
         self.shape, self.patch_id = shape, patch_id
         self.georeference = _georeference(parts)
 
+    def given(self) -> Iterator[tuple[str, Array]]:
+        """Each band ``[h, w]`` whole, on the grid of its file.
+
+        Raises:
+            DataRefused: A file is damaged.
+        """
+        for part in self._parts:
+            for index, name in enumerate(part.names, start=1):
+                with refusing():
+                    pixels = part.dataset.read(index)
+                yield name, pixels
+
     def window(self, row: int, column: int, height: int, width: int) -> Raster:
         """The 10 m pixels ``[row, row + height) x [column, column + width)``, cut at the raster's edge.
 
@@ -90,14 +107,19 @@ class GeoTiffSource:
             for index, name in enumerate(part.names, start=1):
                 with refusing():
                     pixels = part.dataset.read(index, window=window)
-                bands[name] = _to_native(name, pixels, part.factor, shape, self._exact)
+                bands[name] = _to_native(name, pixels, part.factor, self._exact)
         place = None if self.georeference is None else self.georeference.moved(row, column)
         return Raster(bands, shape, place, self.patch_id)
 
 
 @contextmanager
 def open_raster(
-    files: Sequence[GeoTiff], patch_id: str = "", *, max_pixels: int, exact: bool = False
+    files: Sequence[GeoTiff],
+    patch_id: str = "",
+    *,
+    max_pixels: int,
+    exact: bool = False,
+    shape: tuple[int, int] | None = None,
 ) -> Iterator[GeoTiffSource]:
     """One raster in files of the same area, of which nothing but the headers has been read.
 
@@ -107,11 +129,12 @@ def open_raster(
         patch_id: Its name.
         max_pixels: Most pixels of the 10 m grid.
         exact: Refuse bands whose resampling cannot be undone, because averages would replace given pixels.
+        shape: Rows and columns of the 10 m grid, where only one size will do.
 
     Raises:
         DataRefused: A file is no readable GeoTIFF, or the files show different areas.
         LimitExceeded: There are too many files, bands or pixels.
-        UsageError: A band is unnamed, unknown or given twice, or has the wrong type.
+        UsageError: A band is unnamed, unknown or given twice, has the wrong type, or does not cover ``shape``.
     """
     if not 1 <= len(files) <= MAX_FILES:
         raise LimitExceeded(f"a raster comes as 1 to {MAX_FILES} files; got {len(files)}")
@@ -121,8 +144,11 @@ def open_raster(
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UsageError(f"band {twice[0]} is given twice")
-        shape, parts = _grids(parts, max_pixels)
-        yield GeoTiffSource(parts, shape, patch_id, exact)
+        if shape is not None:
+            _require_shape(parts, shape)
+        base = _base_shape(parts, max_pixels) if shape is None else shape
+        parts = [replace(part, factor=_factor_by_shape(part, base)) for part in parts]
+        yield GeoTiffSource(parts, base, patch_id, exact)
 
 
 def read_raster(files: Sequence[GeoTiff], patch_id: str = "", *, max_pixels: int, exact: bool = False) -> Raster:
@@ -136,8 +162,6 @@ def _name(file: GeoTiff) -> str:
 
 
 def _header(dataset: Any, file: GeoTiff) -> _Part:
-    if dataset.count > MAX_BANDS:
-        raise LimitExceeded(f"a GeoTIFF may have {MAX_BANDS} bands; this one has {dataset.count}")
     names = file.bands or tuple(d or "" for d in dataset.descriptions)
     if len(names) != dataset.count or not all(names):
         raise UsageError(
@@ -145,12 +169,10 @@ def _header(dataset: Any, file: GeoTiff) -> _Part:
             f"({', '.join(BAND_ORDER)}) or name them in the request"
         )
     shape = (int(dataset.height), int(dataset.width))
-    for name, dtype, block in zip(names, dataset.dtypes, dataset.block_shapes, strict=True):
+    for name, dtype in zip(names, dataset.dtypes, strict=True):
         factor_of(name)  # refuses unknown names
         if dtype != GROUP_OF[name].dtype:
             raise UsageError(f"band {name} must be {GROUP_OF[name].dtype}; got {dtype}")
-        if math.prod(block) > max(_BLOCK_PIXELS, 2 * math.prod(shape)):
-            raise LimitExceeded(f"the GeoTIFF of {shape[0]} x {shape[1]} pixels has internal tiles of {block}")
     with refusing():
         crs = dataset.crs
     text = crs_text(crs)
@@ -158,8 +180,18 @@ def _header(dataset: Any, file: GeoTiff) -> _Part:
     return _Part(dataset, names, shape, text, metres, tuple(dataset.transform)[:6])
 
 
-def _grids(parts: Sequence[_Part], max_pixels: int) -> tuple[tuple[int, int], list[_Part]]:
-    """Rows and columns of the 10 m grid, and the files with how much coarser than it each is.
+def _require_shape(parts: Sequence[_Part], shape: tuple[int, int]) -> None:
+    allowed = [grid_shape(shape, factor) for factor in _FACTORS]
+    for part in parts:
+        if part.shape not in allowed:
+            raise UsageError(
+                f"an image must show {shape[0]} x {shape[1]} pixels at 10 m; a file with {', '.join(part.names)} has "
+                f"{part.shape[0]} x {part.shape[1]}"
+            )
+
+
+def _base_shape(parts: Sequence[_Part], max_pixels: int) -> tuple[int, int]:
+    """Rows and columns of the 10 m grid.
 
     Pixel sizes in metres decide where files have them; otherwise the largest file is on the native grid of its finest
     band.
@@ -171,7 +203,7 @@ def _grids(parts: Sequence[_Part], max_pixels: int) -> tuple[tuple[int, int], li
         raise LimitExceeded(
             f"a raster may have {max_pixels} pixels at 10 m; this one has {shape[0]} x {shape[1]}. Cut it into several"
         )
-    return shape, [replace(part, factor=_factor_by_shape(part, shape)) for part in parts]
+    return shape
 
 
 def _factor_by_pixel(part: _Part) -> int | None:
@@ -191,21 +223,18 @@ def _factor_by_shape(part: _Part, shape: tuple[int, int]) -> int:
     return fits[0]
 
 
-def _to_native(name: str, pixels: Array, factor: int, shape: tuple[int, int], exact: bool) -> Array:
+def _to_native(name: str, pixels: Array, factor: int, exact: bool) -> Array:
     ratio = factor_of(name) // factor
     if ratio == 1:
         return pixels
-    rows, columns = grid_shape(shape, factor_of(name))
-    padded = np.pad(pixels, ((0, rows * ratio - len(pixels)), (0, columns * ratio - pixels.shape[1])), mode="edge")
-    blocks = padded.reshape(rows, ratio, columns, ratio)
-    if exact and (blocks != blocks[:, :1, :, :1]).any():
+    native = averaged(pixels, ratio)
+    again = native.repeat(ratio, axis=0).repeat(ratio, axis=1)[: len(pixels), : pixels.shape[1]]
+    if exact and (again != pixels).any():
         raise DataRefused(
             f"band {name} was interpolated to a finer grid than its own, so its error cannot be bounded; give it on "
             f"its native grid of {GROUP_OF[name].resolution} m"
         )
-    total = blocks.sum(axis=(1, 3), dtype=np.uint32)
-    mean: Array = ((total + ratio * ratio // 2) // (ratio * ratio)).astype(pixels.dtype)
-    return mean
+    return native
 
 
 def _georeference(parts: Sequence[_Part]) -> Georeference | None:

@@ -47,6 +47,27 @@ def grid_shape(shape: tuple[int, int], factor: int) -> tuple[int, int]:
     return (-(-shape[0] // factor), -(-shape[1] // factor))
 
 
+def averaged(pixels: npt.NDArray[np.uint16], ratio: int) -> npt.NDArray[np.uint16]:
+    """Means of blocks of ``ratio x ratio`` pixels, which undo nearest-neighbour resampling to a finer grid.
+
+    Halves are rounded up, in integers: as GDAL averages, and the same on every machine. Streams were made so, so an
+    image is the same integers wherever it is read.
+
+    Args:
+        pixels: ``[H, W]``; an edge that fills no block is repeated.
+        ratio: How much coarser the result is.
+
+    Returns:
+        ``[ceil(H / ratio), ceil(W / ratio)]``.
+    """
+    rows, columns = (-(-side // ratio) for side in pixels.shape)
+    padding = ((0, rows * ratio - pixels.shape[0]), (0, columns * ratio - pixels.shape[1]))
+    blocks = np.pad(pixels, padding, mode="edge").reshape(rows, ratio, columns, ratio)
+    total = blocks.sum(axis=(1, 3), dtype=np.uint32)
+    means: npt.NDArray[np.uint16] = ((total + ratio * ratio // 2) // (ratio * ratio)).astype(np.uint16)
+    return means
+
+
 def modalities_of(bands: Iterable[str]) -> tuple[str, ...]:
     """Sensors with at least one of these bands, in the order of their codes in a stream."""
     given = set(bands)

@@ -8,6 +8,7 @@ that use the library and loaded GDAL themselves.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,13 +16,16 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from eoforge.errors import DataRefused
+from eoforge.errors import DataRefused, LimitExceeded
 from eoforge.geo.tiff_head import check_head
 
 DRIVERS = ("COG", "GTiff", "MEM")
 """Formats that a process of ours has: what is read and written, and the memory that the COG writer needs."""
 CACHE_BYTES = 1 << 26
 """What GDAL may keep of a file's blocks: its own default is a share of the machine's memory."""
+MAX_BANDS = 16
+_BLOCK_PIXELS = 1 << 20
+"""A file's internal tiles are read whole: a tile far larger than its image is an attack, not an image."""
 _OTHER_DRIVERS = (
     "AAIGrid,ACE2,ADRG,AIG,AVCBin,AVCE00,AirSAR,BAG,BIGGIF,BLX,BMP,BSB,BT,BYN,CALS,CEOS,COASP,"
     "COSAR,CPG,CTG,CTable2,DAAS,DERIVED,DIMAP,DIPEx,DOQ1,DOQ2,DTED,ECRGTOC,EEDA,EEDAI,EHdr,EIR,"
@@ -71,6 +75,7 @@ def open_geotiff(content: bytes | Path, what: str = "a file") -> Iterator[Any]:
 
     Raises:
         DataRefused: It is empty, no regular file, or no readable GeoTIFF.
+        LimitExceeded: It has too many bands, or internal tiles far larger than the image.
     """
     import rasterio
     from rasterio.io import MemoryFile  # noqa: TID251
@@ -90,7 +95,20 @@ def open_geotiff(content: bytes | Path, what: str = "a file") -> Iterator[Any]:
                 dataset = rasterio.open(content, driver="GTiff")  # noqa: TID251
             else:
                 dataset = stack.enter_context(MemoryFile(content)).open(driver="GTiff")
-        yield stack.enter_context(dataset)
+            stack.enter_context(dataset)
+            _check_layout(dataset)
+        yield dataset
+
+
+def _check_layout(dataset: Any) -> None:
+    if dataset.count > MAX_BANDS:
+        raise LimitExceeded(f"a GeoTIFF may have {MAX_BANDS} bands; this one has {dataset.count}")
+    for block in set(dataset.block_shapes):
+        if math.prod(block) > max(_BLOCK_PIXELS, 2 * dataset.height * dataset.width):
+            raise LimitExceeded(
+                f"the GeoTIFF of {dataset.height} x {dataset.width} pixels has internal tiles of {block}; "
+                f"{_BLOCK_PIXELS} pixels are read, or twice those of the image"
+            )
 
 
 @contextmanager

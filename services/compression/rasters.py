@@ -12,11 +12,12 @@ from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.codec.coder import Codes, MaxError, Rate
 from eoforge.codec.cog import write_cogs
 from eoforge.codec.container import Header, Kind
-from eoforge.codec.geotiff import MAX_BANDS, GeoTiff, read_raster
+from eoforge.codec.geotiff import GeoTiff, read_raster
 from eoforge.codec.raster import Georeference, Raster, factor_of
 from eoforge.data.bands import GROUP_OF
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.geo.crs import parse_crs
+from eoforge.geo.gdal import MAX_BANDS
 
 MAX_NAME_CHARS = 128
 MODALITIES = {"s1": pb.MODALITY_S1, "s2": pb.MODALITY_S2}

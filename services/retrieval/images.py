@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.codec.geotiff import GeoTiff, open_raster
+from eoforge.codec.raster import averaged
 from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S2_10M, require_modality
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
-from eoforge.geo.gdal import open_geotiff, refusing
+from eoforge.geo.gdal import MAX_BANDS
 
 if TYPE_CHECKING:
     from eoforge.data.loading.batch import PatchBatch
 
 FULL_SIDE = S2_10M.size
-MAX_BANDS = 16
-_MAX_BLOCK_SIDE = 1024
-"""A file's internal tiles are read whole: a tile far larger than its image is an attack, not an image."""
 Array = npt.NDArray[Any]
 
 
@@ -58,12 +57,12 @@ def from_geotiff(message: pb.GeoTiffImage, modality: str, needed: Sequence[str],
         LimitExceeded: There are too many files, bands or bytes.
         DataRefused: A file is no readable GeoTIFF, or pixels carry no data.
     """
-    if len(message.files) > MAX_BANDS:
-        raise LimitExceeded(f"an image may have {MAX_BANDS} files; this one has {len(message.files)}")
     size = sum(len(f.content) for f in message.files)
     if size > max_bytes:
         raise LimitExceeded(f"the files of an image may have {max_bytes} bytes; these have {size}")
-    return assemble((band for f in message.files for band in _read_geotiff(f, modality)), modality, needed)
+    files = [GeoTiff(f.content, tuple(f.bands)) for f in message.files]
+    with open_raster(files, max_pixels=FULL_SIDE**2, shape=(FULL_SIDE, FULL_SIDE)) as source:
+        return assemble(source.given(), modality, needed)
 
 
 def assemble(bands: Iterable[tuple[str, Array]], modality: str, needed: Sequence[str]) -> Raster:
@@ -86,7 +85,7 @@ def assemble(bands: Iterable[tuple[str, Array]], modality: str, needed: Sequence
             raise UsageError(f"band {name} is given twice")
         found.add(name)
         group = GROUP_OF[name]
-        columns[group.column][group.bands.index(name)] = _to_native(name, samples, group.size)
+        columns[group.column][group.bands.index(name)] = _to_native(samples, group.size)
         if name in needed and not (np.isfinite(samples).all() if modality == "s1" else samples.all()):
             raise DataRefused(f"band {name} has pixels without data; queries need a complete patch")
     missing = [b for b in needed if b not in found]
@@ -135,32 +134,5 @@ def _check_side(name: str, height: int, width: int) -> None:
         raise UsageError(f"band {name or '(unnamed)'} must be {sides} pixels; got {height} x {width}")
 
 
-def _to_native(name: str, samples: Array, side: int) -> Array:
-    if samples.shape == (side, side):
-        return samples
-    factor = FULL_SIDE // side
-    blocks = samples.reshape(side, factor, side, factor).astype(np.float64).mean(axis=(1, 3))
-    return np.rint(blocks).astype(samples.dtype) if samples.dtype.kind == "u" else blocks.astype(samples.dtype)
-
-
-def _read_geotiff(file: pb.GeoTiffFile, modality: str) -> Iterator[tuple[str, Array]]:
-    expected = "float32" if modality == "s1" else "uint16"
-    with open_geotiff(file.content) as source:  # the header alone is read up to the checks
-        if source.count > MAX_BANDS:
-            raise LimitExceeded(f"a GeoTIFF may have {MAX_BANDS} bands; this one has {source.count}")
-        names = list(file.bands) or [d or "" for d in source.descriptions]
-        if len(names) != source.count or not all(names):
-            named = sum(1 for n in names if n)
-            raise UsageError(
-                f"the GeoTIFF has {source.count} bands but {named} names; describe its bands (VV, VH, B01 .. B12) "
-                "or name them in the request"
-            )
-        for index, name in enumerate(names, start=1):
-            _check_side(name, source.height, source.width)
-            if source.dtypes[index - 1] != expected:
-                raise UsageError(f"band {name} of {modality} must be {expected}; got {source.dtypes[index - 1]}")
-            if max(source.block_shapes[index - 1]) > _MAX_BLOCK_SIDE:
-                raise LimitExceeded(f"tiles of the GeoTIFF may be {_MAX_BLOCK_SIDE} pixels wide and high")
-            with refusing():
-                samples = source.read(index)
-            yield name, samples
+def _to_native(samples: Array, side: int) -> Array:
+    return samples if len(samples) == side else averaged(samples, len(samples) // side)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from eoforge.data.archives import tiff
 from eoforge.data.archives.tiff_template import build_template
-from eoforge.errors import DataRefused, UsageError
+from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.geo.crs import epsg_of
 from eoforge.geo.gdal import open_geotiff, refusing
 
@@ -134,13 +134,16 @@ def _inflate(strip: bytes, size: int, name: str) -> bytes:
 
 
 def _read_with_rasterio(data: bytes, name: str) -> Raster:
-    with open_geotiff(data, name) as source:
-        if source.count != 1:
-            raise DataRefused(f"{name}: expected one band, got {source.count}")
-        _check_size(source.width, source.height, name)
-        with refusing(name):
-            epsg = epsg_of(source.crs)
-            return Raster(source.read(1), epsg, tuple(source.transform)[:6], source.nodata)
+    try:
+        with open_geotiff(data, name) as source:
+            if source.count != 1:
+                raise DataRefused(f"{name}: expected one band, got {source.count}")
+            _check_size(source.width, source.height, name)
+            with refusing(name):
+                epsg = epsg_of(source.crs)
+                return Raster(source.read(1), epsg, tuple(source.transform)[:6], source.nodata)
+    except LimitExceeded as error:
+        raise DataRefused(f"{name}: {error}") from error
 
 
 def write_geotiff(
