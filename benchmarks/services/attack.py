@@ -101,7 +101,8 @@ def line_of(row: dict[str, Any]) -> str:
     """One row for people."""
     codes = ", ".join(f"{count} {code}" for code, count in row["statuses"].items())
     return (
-        f"{row['service']:11} {row['case']:38} {'ok' if row['holds'] else 'TOO MUCH':8} +{row['peak_over_idle_mib']} MiB, "
+        f"{row['service']:11} {row['case']:38} {'ok' if row['holds'] else 'TOO MUCH':8} "
+        f"+{row['peak_over_idle_mib']} MiB, "
         f"health {row['health_ms']} ms, p99 {row['p99_ms']} ms (idle {row['idle_p99_ms']}), {row['seconds']} s: {codes}"
         + (f"; neighbour: {row['neighbour_errors']}" if row["neighbour_errors"] else "")
     )

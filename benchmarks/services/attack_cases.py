@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import socket
 import ssl
 import threading
@@ -157,11 +156,19 @@ def _search_stream() -> bytes:
     return bytes(pb.SearchStreamRequest(search=request).SerializeToString())
 
 
+def _manifest() -> bytes:
+    from eoforge.api.federation.v1 import federation_pb2 as pb
+
+    chunks = [bytes([number]) * 32 for number in range(8)]
+    manifest = pb.Manifest(length=32 << 20, chunks=chunks)
+    return bytes(pb.PutModelRequest(manifest=manifest).SerializeToString())
+
+
 def cases(kind: str) -> dict[str, Callable[[Attack], Counter[str]]]:
     """Name -> attack, of one service."""
     method = REPEATED[kind][0]
     common: dict[str, Callable[[Attack], Counter[str]]] = {
-        "30 messages of 8 MB, no token": lambda a: a.calls(method, bytes(8 * MIB), 30, known=False),
+        "30 messages of 8 MB, no token": lambda a: a.calls(method, _empties(kind, 8 * MIB), 30, known=False),
         "30 bodies of 8 MB, no token": lambda a: a.posts(bytes(8 * MIB), 30, known=False),
         "62 MB of empty messages": lambda a: a.calls(method, _empties(kind, 62 * MIB), 1),
         "20 x 7 MB of empty messages": lambda a: a.calls(method, _empties(kind, 7 * MIB), 20),
@@ -170,8 +177,8 @@ def cases(kind: str) -> dict[str, Callable[[Attack], Counter[str]]]:
         "4 MB of a million JSON objects": lambda a: a.posts(_objects(), 1),
         "60 MB of JSON integers": lambda a: a.posts(_numbers(30_000_000), 1),
         "30 x 200,000 JSON integers": lambda a: a.posts(_numbers(200_000), 30),
-        "100 messages of 7 MB": lambda a: a.calls(method, bytes(7 * MIB), 100),
-        "20 messages of 60 MB, gzip": lambda a: a.calls(method, bytes(60 * MIB), 20, zipped=True),
+        "100 messages of 7 MB": lambda a: a.calls(method, _field(15, bytes(7 * MIB)), 100),
+        "20 messages of 60 MB, gzip": lambda a: a.calls(method, _field(15, bytes(60 * MIB)), 20, zipped=True),
         "100 half-sent bodies of 7 MB": lambda a: a.posts(bytes(7 * MIB), 100, sent=6 * MIB),
     }
     if kind == "retrieval":
@@ -179,5 +186,5 @@ def cases(kind: str) -> dict[str, Callable[[Attack], Counter[str]]]:
     if kind == "compression":
         common["12 small streams that decode for long"] = lambda a: a.calls(PROBES[kind][0], a.dear, 12)
     if kind == "federation":
-        common["64 idle uploads"] = lambda a: a.streams(json.dumps(0).encode()[:0], 64, 6.0, per_stream=1)
+        common["64 idle uploads"] = lambda a: a.streams(_manifest(), 64, 6.0, per_stream=1)
     return common

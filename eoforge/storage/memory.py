@@ -6,6 +6,7 @@ import ctypes
 
 _M_ARENA_MAX = -8  # <malloc.h>
 _ARENAS = 2
+_M_MMAP_THRESHOLD = -3
 
 
 def bound_arenas() -> None:
@@ -18,6 +19,16 @@ def bound_arenas() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def return_large_blocks(size: int = 1 << 20) -> None:
+    """Lets glibc's malloc give blocks from ``size`` bytes on back to the system as soon as they are free.
+
+    By default it does so at first, and keeps such blocks once it has seen some: what services receive comes in such.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, size)
 
 
 def return_free_memory() -> None:

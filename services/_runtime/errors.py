@@ -8,6 +8,7 @@ the log holds the rest.
 from __future__ import annotations
 
 import math
+import traceback
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -177,6 +178,14 @@ def report(problem: Problem, error: BaseException) -> None:
     """Writes to the log what the answer keeps to itself."""
     if problem.hides:
         log.error("failed", reason=problem.reason, request_id=problem.request_id, exc_info=error)
+
+
+def forget(error: BaseException) -> None:
+    """Lets go of what the frames of a reported error hold: a message, until the call is collected."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], problem: Problem) -> NoReturn:

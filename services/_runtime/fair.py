@@ -82,7 +82,9 @@ class FairPool:
         start = max(self._clock, self._finish.get(caller, 0.0))
         context = contextvars.copy_context()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        job = _Job(caller, start, cost >= DEAR_BYTES, lambda: context.run(function, *args), future)
+        box = [args]  # emptied by the work: what it was given must not outlive it where an error is kept
+        del args
+        job = _Job(caller, start, cost >= DEAR_BYTES, lambda: context.run(function, *box.pop()), future)
         if len(self._waiting) >= self._max_waiting and not self._can_start(job):
             self._make_room(caller)
         self._finish[caller] = start + max(cost, _LEAST_COST)
@@ -99,6 +101,7 @@ class FairPool:
         finally:
             if job in self._waiting:
                 self._waiting.remove(job)
+            del job, future  # an error would hold them, and they the error: a circle with the message in it
 
     def stop(self) -> None:
         """Waits for what runs, unless it may hang."""
@@ -132,6 +135,7 @@ class FairPool:
                 job.future.set_exception(error)
             else:
                 job.future.set_result(done.result())
+        del error, done, job
         if len(self._finish) > _MOST_CALLERS or not (self._waiting or self._running):
             self._finish = {caller: finish for caller, finish in self._finish.items() if finish > self._clock}
         self._start_next()

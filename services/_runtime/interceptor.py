@@ -23,7 +23,7 @@ from eoforge.errors import EoforgeError, LimitExceeded, UsageError
 from services._runtime import wire
 from services._runtime.admission import HOLD, Admission, Budget, Hold
 from services._runtime.auth import CALLER, Authenticator, Caller
-from services._runtime.errors import DeadlineExceeded, abort, describe, report
+from services._runtime.errors import DeadlineExceeded, abort, describe, forget, report
 from services._runtime.fair import FairPool
 from services._runtime.quota import Quota
 from services._runtime.settings import RuntimeSettings
@@ -254,6 +254,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             problem = describe(error, request_id)
             code = problem.entry.status.name
             report(problem, error)
+            forget(error)
             await abort(context, problem)
         finally:
             seconds = time.perf_counter() - started

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from eoforge.errors import LimitExceeded, UsageError
 from services._runtime.admission import HOLD, Hold
 from services._runtime.auth import CALLER, Authenticator
-from services._runtime.errors import DOMAIN, DeadlineExceeded, Problem, Unimplemented, describe, report
+from services._runtime.errors import DOMAIN, DeadlineExceeded, Problem, Unimplemented, describe, forget, report
 from services._runtime.inference import OpenInference
 from services._runtime.interceptor import Reception, request_id_of
 from services._runtime.quota import Quota
@@ -97,6 +97,7 @@ class Guard:
         except Exception as error:
             problem = describe(error, request_id)
             report(problem, error)
+            forget(error)
             if not begun:  # or the application's error handler answered
                 await problem_response(problem)(scope, receive, answer)
         finally:

@@ -8,6 +8,9 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+SMALL_BODY = 1 << 20
+LINGER_SECONDS = 1.0
+
 
 def bounded_protocol(most: int, seconds: float) -> type[H11Protocol]:
     """Uvicorn's protocol with a bound on connections and on the time until each one's first request has arrived.
@@ -42,10 +45,16 @@ def bounded_protocol(most: int, seconds: float) -> type[H11Protocol]:
                 self._wait()
 
         def on_response_complete(self) -> None:
-            """Goes on to the next request; the rest of a body that was refused is thrown away, but not for ever."""
+            """Goes on to the next request; the rest of a body that was refused is thrown away if it is small."""
+            length = next((int(v) for n, v in self.headers if n == b"content-length"), 0)
             super().on_response_complete()
-            if self.conn.their_state is h11.SEND_BODY:
+            if self.conn.their_state is not h11.SEND_BODY or self.transport.is_closing():
+                return
+            if length <= SMALL_BODY:
                 self._wait()
+            else:  # time for the sender to read the answer
+                self.transport.pause_reading()
+                self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
         def connection_lost(self, exc: Exception | None) -> None:
             """Ends."""

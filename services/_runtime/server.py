@@ -15,6 +15,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from eoforge.data.memory import bound_arenas, return_large_blocks
 from eoforge.errors import UsageError
 from services._runtime import rest
 from services._runtime.auth import Authenticator
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 MIGRATION_THREADS = 4
 """Threads for generated handlers that are not coroutines (gRPC's reflection has some)."""
-LOOKAHEAD_BYTES = 2 << 20
-"""What a stream may send before it is read: 40 MB/s over a line of 50 ms."""
+LOOKAHEAD_BYTES = 256 << 10
+"""What a stream may send before it is read; the rest of a message follows as soon as somebody reads it."""
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 20_000
 """A caller that was cut off without a word counts as gone after these: gRPC's own two hours would keep its streams."""
 CONNECTION_IDLE_MS = 600_000
@@ -109,6 +110,8 @@ class Server:
         """
         settings, service = self.settings, self.service
         settings.require_consistent()
+        bound_arenas()  # messages come and go on many threads, and each arena would keep the most it ever held
+        return_large_blocks()
         authenticator = Authenticator(settings, either=service.certificate_port is not None)
         quota = Quota(settings.quota_per_second, settings.quota_burst)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs leave aio out

@@ -67,7 +67,7 @@ def count_elements(raw: bytes, descriptor: Descriptor, limits: Limits) -> int:
         LimitExceeded: There are more than ``limits.elements``, or parts lie deeper than ``limits.depth``.
         UsageError: The bytes are no protobuf.
     """
-    found = 0
+    found, most = 0, limits.elements
     open_parts = [(0, len(raw), _fields(descriptor), 1)]
     while open_parts:
         at, end, fields, depth = open_parts.pop()
@@ -75,26 +75,32 @@ def count_elements(raw: bytes, descriptor: Descriptor, limits: Limits) -> int:
             raise LimitExceeded(f"a message may be {limits.depth} parts deep; this one is deeper")
         while at < end:
             found += 1
-            if found > limits.elements:
+            if found > most:
                 raise _too_many(limits)
-            tag, at = _varint(raw, at, end)
+            tag = raw[at]
+            if tag < 0x80:  # the usual case, without a call: this loop is what a hostile message costs
+                at += 1
+            else:
+                tag, at = _varint(raw, at, end)
             wire = tag & 7
-            if wire == _VARINT:
+            if wire == _LENGTH:
+                length, at = _varint(raw, at, end)
+                known = fields.get(tag >> 3)
+                if at + length > end:
+                    raise UsageError("the bytes are no protobuf: a field is longer than its message")
+                if known is None or not length:
+                    pass
+                elif isinstance(known, int):  # packed numbers; those of variable width have a byte or more
+                    found += length // known
+                else:
+                    open_parts.append((at, at + length, _fields(known), depth + 1))
+                at += length
+            elif wire == _VARINT:
                 _, at = _varint(raw, at, end)
             elif wire == _FIXED64:
                 at += 8
             elif wire == _FIXED32:
                 at += 4
-            elif wire == _LENGTH:
-                length, at = _varint(raw, at, end)
-                known = fields.get(tag >> 3)
-                if at + length > end:
-                    raise UsageError("the bytes are no protobuf: a field is longer than its message")
-                if isinstance(known, int):  # packed numbers; those of variable width have a byte or more
-                    found += length // known
-                elif known is not None:
-                    open_parts.append((at, at + length, _fields(known), depth + 1))
-                at += length
             else:
                 raise UsageError(f"the bytes are no protobuf of this service: wire type {wire}")
         if at > end:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, cast
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.codec.coder import Coder, Codes, Rate
-from eoforge.codec.container import Header, inspect
+from eoforge.codec.container import Header, Kind, inspect
 from eoforge.codec.raster import Raster
 from eoforge.errors import EoforgeError, LimitExceeded
 from services._runtime.admission import HOLD
@@ -17,6 +18,8 @@ from services.compression.rasters import raster_message, raster_of
 from services.compression.settings import CompressionSettings
 
 METRICS = BatchMetrics("codec", "patches")
+MAX_PIECE = 1 << 19
+"""Pixels that a network decodes at once; tiles of ours have 552 x 552 with their overlap."""
 ANSWER_COPIES = 3
 """Pixels that a stream decodes to: as arrays, in the message, and serialised."""
 
@@ -113,7 +116,11 @@ class Work:
         """
         if len(stream) > self.settings.max_stream_bytes:
             raise LimitExceeded(f"a stream may have {self.settings.max_stream_bytes} bytes; got {len(stream)}")
-        return inspect(stream, self.coder.limits)
+        header = inspect(stream, self.coder.limits)
+        piece = math.prod(min(header.tile + 2 * header.overlap, side) if header.tile else side for side in header.shape)
+        if header.kind is Kind.LEARNED and piece > MAX_PIECE:
+            raise LimitExceeded(f"a learned stream is decoded in pieces of {MAX_PIECE} pixels; this one's have {piece}")
+        return header
 
     def _check_output(self, header: Header) -> None:
         if header.raw_bytes > self.settings.max_raster_bytes:
