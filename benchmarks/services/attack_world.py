@@ -174,6 +174,7 @@ def probe(kind: str, target: str, ca: str, token: str, payload: bytes, pipe: Any
         call = line.unary_unary(method)
         health = health_pb2_grpc.HealthStub(other)
         metadata = (("authorization", f"Bearer {token}"),)
+        pipe.send("ready")
         while pipe.recv() == "start":
             times: list[float] = []
             checks: list[float] = []
@@ -190,7 +191,7 @@ def probe(kind: str, target: str, ca: str, token: str, payload: bytes, pipe: Any
 
             thread = threading.Thread(target=check)
             thread.start()
-            while not pipe.poll():
+            while not (times and pipe.poll()):
                 since = time.perf_counter()
                 try:
                     call(request or payload, timeout=PROBE_TIMEOUT_S, metadata=metadata)
@@ -227,6 +228,7 @@ class Neighbour:
         arguments = (served.kind, served.target, str(files.ca), files.token("alice"), payload, theirs)
         self._process = SPAWN.Process(target=probe, args=arguments, daemon=True)
         self._process.start()
+        self._pipe.recv()
 
     def start(self) -> None:
         """Begins to ask."""

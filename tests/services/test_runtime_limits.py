@@ -1,0 +1,197 @@
+"""What a caller may send: nothing is taken before it is known who calls, and then within limits, on both ports."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as oip_pb2
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
+
+from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from services._runtime import wire
+from tests.services.runtime_world import NAME, make
+from tests.services.support import Running, Signer, details, running, until
+
+GET, STREAM = f"/{NAME}/GetPatch", f"/{NAME}/SearchStream"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running(make) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def channel(server: Running) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.target, [("grpc.max_send_message_length", -1)]) as opened:
+        yield opened
+
+
+def refused(channel: grpc.Channel, method: str, body: bytes, **options: Any) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(method)(body, timeout=60, **options)
+    return caught.value.code(), details(caught.value).get("reason", "")
+
+
+def test_nothing_is_parsed_for_a_stranger(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+    original = wire.parse
+
+    def counted(raw: bytes, *args: Any) -> Any:
+        parsed.append(len(raw))
+        return original(raw, *args)
+
+    monkeypatch.setattr(wire, "parse", counted)
+    signer = Signer(tmp_path_factory.mktemp("token"))
+    with running(lambda: make(**signer.settings)) as run, grpc.insecure_channel(run.target) as channel:
+        for method in (GET, STREAM, "/inference.GRPCInferenceService/ModelInfer"):
+            assert refused(channel, method, b"\xff" * 100) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+        assert parsed == []
+        answer = httpx.post(f"{run.rest}/v2/models/echo/infer", content=b"\xff" * 100, timeout=60)
+        assert answer.json()["reason"] == "UNAUTHENTICATED"
+        known = (("authorization", f"Bearer {signer.token()}"),)
+        call = channel.unary_unary(GET)(pb.GetPatchRequest(patch_id="x").SerializeToString(), metadata=known)
+        assert pb.GetPatchResponse.FromString(call).patch.patch_id == "x"
+        assert len(parsed) == 1
+
+
+def test_the_first_byte_of_a_strangers_body_gets_the_answer(tmp_path_factory: pytest.TempPathFactory) -> None:
+    signer = Signer(tmp_path_factory.mktemp("token"))
+    with (
+        running(lambda: make(**signer.settings)) as run,
+        socket.create_connection(("127.0.0.1", run.server.rest_port), timeout=60) as line,
+    ):
+        line.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n{")
+        assert line.recv(64).startswith(b"HTTP/1.1 401")
+
+
+def test_malformed_and_oversized_messages_are_the_callers_mistake(channel: grpc.Channel) -> None:
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    assert refused(channel, GET, b"\x0a\xff") == (invalid, "INVALID_ARGUMENT")
+    assert refused(channel, GET, b"\x0a\x02\xff\xff") == (invalid, "INVALID_ARGUMENT")
+    assert refused(channel, GET, b"\x0a\x00" * 100_000) == (invalid, "LIMIT_EXCEEDED")
+    assert refused(channel, GET, bytes([0x7A, 0x80, 0x80, 0x40]) + bytes(1 << 20)) == (invalid, "LIMIT_EXCEEDED")
+
+
+def test_tensors_as_numbers_are_bounded(channel: grpc.Channel) -> None:
+    tensor = oip_pb2.ModelInferRequest.InferInputTensor(name="x", datatype="UINT32", shape=[1])
+    tensor.contents.uint_contents.extend([1] * 100_000)
+    with pytest.raises(grpc.RpcError) as caught:
+        oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer(
+            oip_pb2.ModelInferRequest(model_name="echo", inputs=[tensor]), timeout=60
+        )
+    assert details(caught.value)["reason"] == "LIMIT_EXCEEDED"
+    assert "raw_input_contents" in caught.value.details()
+
+
+def test_compressed_messages_are_refused(server: Running, channel: grpc.Channel) -> None:
+    code, _ = refused(channel, GET, bytes(1 << 16), compression=grpc.Compression.Gzip)
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+    answer = httpx.post(
+        f"{server.rest}/v2/models/echo/infer", content=b"x", headers={"content-encoding": "gzip"}, timeout=60
+    )
+    assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_ARGUMENT")
+
+
+def test_a_health_check_takes_no_large_message(channel: grpc.Channel) -> None:
+    assert refused(channel, "/grpc.health.v1.Health/Check", bytes([0x0A, 0x80, 0x40]) + bytes(1 << 13)) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "LIMIT_EXCEEDED",
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"inputs":[' + b",".join([b"{}"] * 20_000) + b"]}", b'{"inputs":' + b"[" * 100 + b"]" * 100 + b"}"],
+    ids=["objects", "nested"],
+)
+def test_json_that_costs_far_more_than_its_bytes_is_refused(server: Running, body: bytes) -> None:
+    answer = httpx.post(f"{server.rest}/v2/models/echo/infer", content=body, timeout=60)
+    assert (answer.status_code, answer.json()["reason"]) == (413, "LIMIT_EXCEEDED")
+
+
+@pytest.mark.parametrize("body", [{}, {"inputs": 3}, {"inputs": [{}]}, {"inputs": [3]}, [1], None])
+def test_json_of_another_form_is_the_callers_mistake(server: Running, body: Any) -> None:
+    answer = httpx.post(f"{server.rest}/v2/models/echo/infer", content=json.dumps(body), timeout=60)
+    assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_ARGUMENT")
+
+
+def test_calls_of_one_caller_at_the_same_time_are_bounded() -> None:
+    with running(lambda: make(max_calls_per_caller=2)) as run, grpc.insecure_channel(run.target) as channel:
+        stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
+        held = [stub.GetPatch.future(pb.GetPatchRequest(patch_id=f"hold:{i}"), timeout=60) for i in range(2)]
+        until(lambda: len(run.server.servicer.held) == 2)
+        answer = httpx.get(f"{run.rest}/v2/models", timeout=60)
+        with grpc.insecure_channel(run.target, [("grpc.use_local_subchannel_pool", 1)]) as other:
+            code, reason = refused(other, GET, b"")
+        assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert answer.status_code == 200, "REST callers go by address alone, without gRPC's prefix"
+        run.loop.call_soon_threadsafe(run.server.servicer.release.set)
+        assert [call.result().patch.patch_id for call in held] == ["hold:0", "hold:1"]
+
+
+def test_streams_are_bounded_and_idle_ones_end() -> None:
+    settings = {"max_streams_per_caller": 1, "stream_idle_seconds": 0.5}
+    with running(lambda: make(**settings)) as run, grpc.insecure_channel(run.target) as channel:
+        done = threading.Event()
+
+        def requests() -> Iterator[bytes]:
+            yield b""
+            done.wait(60)
+
+        first = channel.stream_stream(STREAM)(requests(), timeout=60)
+        assert next(first) is not None
+        with pytest.raises(grpc.RpcError) as caught:
+            next(channel.stream_stream(STREAM)(iter([b""]), timeout=60))
+        assert details(caught.value)["reason"] == "OVERLOADED"
+        with pytest.raises(grpc.RpcError) as caught:
+            next(first)
+        assert details(caught.value)["reason"] == "DEADLINE_EXCEEDED"
+        done.set()
+
+
+def test_half_sent_requests_end() -> None:
+    with running(lambda: make(receive_seconds=0.5)) as run:
+        for sent, expected in (
+            (b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{", b"HTTP/1.1 504"),
+            (b"POST /v2/models/echo/infer HTTP/1.1\r\nHost", b""),
+            (b"", b""),
+        ):
+            with socket.create_connection(("127.0.0.1", run.server.rest_port), timeout=60) as line:
+                line.sendall(sent)
+                assert line.recv(12) == expected
+
+
+def test_connections_are_bounded() -> None:
+    with running(lambda: make(max_connections=2)) as run:
+        lines = [socket.create_connection(("127.0.0.1", run.server.rest_port), timeout=60) for _ in range(3)]
+        try:
+            assert _cut(lines[2])
+        finally:
+            for line in lines:
+                line.close()
+        until(lambda: _serves(run.rest))
+
+
+def _cut(line: socket.socket) -> bool:
+    try:
+        return line.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def _serves(rest: str) -> bool:
+    try:
+        return httpx.get(f"{rest}/v2/health/live", timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
