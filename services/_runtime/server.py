@@ -15,8 +15,8 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from eoforge.data.memory import bound_arenas, return_large_blocks
 from eoforge.errors import UsageError
+from eoforge.storage.memory import bound_arenas, return_large_blocks
 from services._runtime import rest
 from services._runtime.auth import Authenticator
 from services._runtime.inference import OIP_SERVICE, OpenInference
