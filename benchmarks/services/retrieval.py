@@ -25,7 +25,7 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.data.search_filter import SearchFilter
 from eoforge.data.tables.schema import METADATA_FIELDS
 from eoforge.index.catalog import IndexSnapshot
-from eoforge.index.info import CodeTableInfo
+from eoforge.index.code_table import CodeTableInfo
 from eoforge.storage.addresses import TableRef
 
 PATCHES, BITS, K = 549_488, 128, 10

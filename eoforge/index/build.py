@@ -15,9 +15,9 @@ import pyarrow as pa
 from eoforge.bundle import Bundle, load_bundle, require_keys
 from eoforge.data.tables.schema import codes_schema
 from eoforge.errors import BundleError, UsageError
+from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.encode import encode_rows
 from eoforge.index.encoder import Encoder
-from eoforge.index.info import CodeTableInfo
 from eoforge.index.jobs import IndexPlan, IndexSummary, commit_rows, load_plan, plan_rows, table_for, write_shards
 from eoforge.progress import Tracker
 from eoforge.storage.addresses import TableRef, normalise, open_table, table_to_write

@@ -19,7 +19,7 @@ from eoforge.data.labels import mask_of
 from eoforge.data.search_filter import BoundingBox, SearchFilter
 from eoforge.data.tables.schema import METADATA_COLUMNS
 from eoforge.errors import NotFound
-from eoforge.index.info import CodeTableInfo
+from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.search import HammingIndex
 from eoforge.storage.addresses import TableRef, open_table
 

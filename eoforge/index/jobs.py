@@ -29,7 +29,7 @@ from eoforge.data.tables.commit import (
     write_fragments,
 )
 from eoforge.errors import ConflictError, DataRefused, NotFound, UsageError
-from eoforge.index.info import PATCHES_VERSION, CodeTableInfo
+from eoforge.index.code_table import PATCHES_VERSION, CodeTableInfo
 from eoforge.progress import Tracker, track
 from eoforge.storage.addresses import TableRef, open_table, table_exists
 

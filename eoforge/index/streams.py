@@ -22,8 +22,8 @@ from eoforge.codec.raster import Raster, from_batch
 from eoforge.data.loading.batch import PatchBatch, read_rows
 from eoforge.data.tables.schema import RASTER_COLUMNS, streams_schema
 from eoforge.errors import BundleError, DataRefused, UsageError
+from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.encoder import Encoder
-from eoforge.index.info import CodeTableInfo
 from eoforge.index.jobs import IndexPlan, IndexSummary, commit_rows, load_plan, plan_rows, table_for, write_shards
 from eoforge.progress import Tracker
 from eoforge.storage.addresses import TableRef, normalise, open_table, table_to_write

@@ -68,9 +68,10 @@ def train(
     """
     from pathlib import Path
 
-    from pipelines.launcher import ClusterOptions, TrainingJob, launcher_for
+    from pipelines.launcher import launcher_for
     from pipelines.lineage import write_bundle_lineage
     from pipelines.reports.curves import curves_html, scalar_metrics
+    from pipelines.training import ClusterOptions, TrainingJob
 
     job = TrainingJob.plan(
         method=method, table=table, version=version, runs=runs, preset=preset, overrides=tuple(overrides)

@@ -9,7 +9,7 @@ import pytest
 from eoforge.data.tables.schema import MAX_CODE_BITS
 from eoforge.errors import BundleError, DataRefused, NotFound, StoreError, UsageError
 from eoforge.index.build import build_index, commit_index, encode_shards, plan_index
-from eoforge.index.info import CodeTableInfo
+from eoforge.index.code_table import CodeTableInfo
 from eoforge.storage.addresses import TableRef, join, open_table
 from tests.index.conftest import PixelEncoder, changed, expected_code, make_bundle, write_patches
 

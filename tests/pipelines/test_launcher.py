@@ -11,7 +11,8 @@ import pytest
 
 from eoforge.errors import DataRefused, EoforgeError, NotFound, UsageError
 from eoforge.storage.addresses import TableRef
-from pipelines.launcher import LocalLauncher, TrainingJob
+from pipelines.launcher import LocalLauncher
+from pipelines.training import TrainingJob
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device
     """
     from eoforge.bundle import load_bundle
     from eoforge.codec.tiles import Block
-    from eoforge.index.info import CodeTableInfo
+    from eoforge.index.code_table import CodeTableInfo
     from eoforge.index.streams import StreamReader, holds_streams
     from eoforge.methods import get_method
     from eoforge.methods.codecs import coder_of
