@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def launcher_for(task_config: TaskConfig, options: ClusterOptions) -> Launcher:
-    """The launcher for where this step runs: Kubeflow fills in the task's resources, kfp.local leaves them empty."""
+    """Launcher of the environment of a step: Kubeflow sets the resources of the task, kfp.local leaves them empty."""
     if not task_config.resources:
         return LocalLauncher()
     return ClusterLauncher(options, task_config)
@@ -34,19 +34,19 @@ def launcher_for(task_config: TaskConfig, options: ClusterOptions) -> Launcher:
 
 @dataclass(frozen=True)
 class LocalLauncher:
-    """Trains in a subprocess on this machine, under torchrun if there is more than one process."""
+    """Launcher of a subprocess on this machine, under torchrun for more than one process."""
 
     processes: int = 1
 
     def command(self, job: TrainingJob) -> list[str]:
-        """The command line."""
+        """Command line of the training."""
         return [sys.executable, "-m", *torchrun(self.processes), *job.arguments()]
 
     def train(self, job: TrainingJob, *, timeout_s: int) -> Bundle:
         """See :class:`pipelines.training.Launcher`."""
         print("$", " ".join(self.command(job)), flush=True)
         tail: deque[str] = deque(maxlen=TAIL_LINES)
-        # A session of its own, so that torchrun's workers end with it.
+        # Its own session, so that the workers of torchrun end with it.
         with subprocess.Popen(
             self.command(job), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         ) as process:
@@ -69,7 +69,7 @@ class LocalLauncher:
 
 
 def torchrun(processes: int) -> list[str]:
-    """Module and options in front of the CLI's arguments: plain for one process, torchrun for several."""
+    """Module and options before the arguments of the CLI: the CLI for one process, torchrun for several."""
     if processes == 1:
         return ["eoforge.cli"]
     return ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--module", "eoforge.cli"]
@@ -79,7 +79,7 @@ def _result(tail: deque[str]) -> dict[str, Any]:
     for line in reversed(tail):
         if "bundle" in (found := json_object(line)):
             return found
-    raise EoforgeError("training ended without naming its bundle; its last lines:\n" + "\n".join(tail))
+    raise EoforgeError("training ended without printing its bundle; its last lines:\n" + "\n".join(tail))
 
 
 def _kill_group(pid: int) -> None:

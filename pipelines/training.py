@@ -1,7 +1,7 @@
-"""Training job of a pipeline: what is trained on what, its command line, and the error of a failed one.
+"""Training job of a pipeline: its identity, its command line, and the error of a failed one.
 
-The folder of a run follows from what is trained on what, so a step that is repeated finds the checkpoints, or the
-finished bundle, of the first attempt.
+The folder of a run is a function of the job, so a repeated step finds the checkpoints, or the finished bundle, of the
+first attempt.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ TAIL_LINES = 40
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One training run, completely determined: the same job gets the same name and folder.
+    """Training job, which determines the name and the folder of its run.
 
     Attributes:
         method: Name of the method.
         table: Patches table at a version.
-        runs: Where runs are kept.
+        runs: Folder of the runs.
         preset: ``tiny`` or ``paper``.
         overrides: ``key=value`` texts.
-        revision: Code that trains.
+        revision: Revision of the training code.
     """
 
     method: str
@@ -48,10 +48,10 @@ class TrainingJob:
     def plan(
         cls, *, method: str, table: str, version: str, runs: str, preset: str, overrides: tuple[str, ...]
     ) -> TrainingJob:
-        """Pins the newest version if none is given.
+        """Job at a version of the table; the newest is pinned if none is given.
 
         Raises:
-            NotFound: There is no such table or version.
+            NotFound: The table or version does not exist.
             UsageError: ``version`` is no number.
         """
         if version and not version.isdigit():
@@ -61,14 +61,14 @@ class TrainingJob:
 
     @property
     def name(self) -> str:
-        """A name that Kubernetes takes, at most 40 characters."""
+        """Name of the job, valid in Kubernetes, at most 40 characters."""
         parts = [self.method, str(self.table), self.runs, self.preset, *self.overrides, self.revision]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
         return f"{self.method.replace('_', '-')[:27]}-{digest}"
 
     @property
     def out(self) -> str:
-        """Folder of this run."""
+        """Folder of the run."""
         return join(self.runs, self.name)
 
     def arguments(self) -> list[str]:
@@ -79,7 +79,7 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """How a TrainJob is placed.
+    """Cluster options of a TrainJob.
 
     Attributes:
         image: Image of the training pods.
@@ -97,18 +97,18 @@ class ClusterOptions:
 
 
 class Launcher(Protocol):
-    """Runs a training job to its end."""
+    """Interface of a launcher, which runs a training job to its end."""
 
     def train(self, job: TrainingJob, *, timeout_s: int) -> Bundle:
-        """Trains and returns the bundle.
+        """Bundle of a training job, which is run to its end.
 
         Raises:
-            EoforgeError: Training failed or took longer than ``timeout_s``; the message carries the reason.
+            EoforgeError: Training failed or took longer than ``timeout_s``; the message gives the reason.
         """
 
 
 def training_error(job: TrainingJob, outcome: str, tail: deque[str]) -> EoforgeError:
-    """The error of a failed training: the CLI's own message and kind if it printed one, else its last lines."""
+    """Error of a failed training: message and type that the CLI printed, otherwise its last lines."""
     for line in reversed(tail):
         reported = json_object(line).get("error")
         if isinstance(reported, dict):
@@ -123,7 +123,7 @@ def _error_type(reason: str) -> type[EoforgeError]:
 
 
 def json_object(line: str) -> dict[str, Any]:
-    """The JSON object in a line of output; empty if the line holds none."""
+    """JSON object of a line of output; empty for any other line."""
     if not line.startswith("{"):
         return {}
     try:

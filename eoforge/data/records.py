@@ -1,7 +1,7 @@
-"""What a reader yields and how it becomes rows of ``patches.lance``.
+"""Records of a reader, and their conversion to rows of ``patches.lance``.
 
-A reader turns one metadata row (:class:`PatchMeta`) into a :class:`ReadResult`: a valid :class:`PatchPair`, or the
-:class:`Defect` list that says why there is none.
+A reader turns one metadata row (:class:`PatchMeta`) into a :class:`ReadResult`: a valid :class:`PatchPair`, or the list
+of :class:`Defect` that excludes the patch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from eoforge.geo.footprint import lonlat_bounds
 
 
 class Reason(StrEnum):
-    """Why a patch is refused or (last entries) remarked upon. The values are stored in ``quarantine.lance``."""
+    """Reason code of a defect or warning, stored in the quarantine table."""
 
     BAD_NAME = "bad_name"
     DUPLICATE_ID = "duplicate_id"
@@ -47,15 +47,14 @@ class Reason(StrEnum):
 
 
 WARNINGS: frozenset[Reason] = frozenset({Reason.SPLIT_MISMATCH})
-"""Reasons that are reported but do not keep a patch out."""
-
+"""Reasons that are reported and do not exclude a patch."""
 
 DIGEST_CHARS = 32
 
 
 @dataclass(frozen=True)
 class PatchMeta:
-    """One row of the official metadata; ``repeated`` says that an earlier row has the same patch_id."""
+    """Row of the official metadata; ``repeated`` marks rows whose patch_id an earlier row has."""
 
     patch_id: str
     s1_name: str
@@ -79,7 +78,7 @@ class PatchMeta:
 
 @dataclass(frozen=True, slots=True)
 class PatchPair:
-    """A patch pair with everything that a row of ``patches.lance`` needs.
+    """Patch pair with all data of a row of ``patches.lance``.
 
     Attributes:
         meta: The metadata row.
@@ -87,7 +86,7 @@ class PatchPair:
         s2_20m: uint16 ``[6, 60, 60]``: B05 B06 B07 B8A B11 B12.
         s2_60m: uint16 ``[2, 20, 20]``: B01 B09.
         s1: float32 ``[2, 120, 120]``, dB: VV VH.
-        reference_map: uint16 ``[120, 120]`` CLC codes, or None where the archive has no map.
+        reference_map: uint16 ``[120, 120]`` CLC codes, or None if the archive has no map.
     """
 
     meta: PatchMeta
@@ -100,7 +99,7 @@ class PatchPair:
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """One finding about one patch."""
+    """Defect or warning of one patch."""
 
     patch_id: str
     reason: Reason
@@ -109,13 +108,13 @@ class Defect:
 
     @property
     def fatal(self) -> bool:
-        """Whether the patch is kept out because of it."""
+        """Whether the defect excludes the patch."""
         return self.reason not in WARNINGS
 
 
 @dataclass(slots=True)
 class ReadResult:
-    """What became of one metadata row: ``pair`` is None exactly if a defect is fatal."""
+    """Result of reading one metadata row; ``pair`` is None exactly if a defect is fatal."""
 
     meta: PatchMeta
     pair: PatchPair | None
@@ -125,7 +124,7 @@ class ReadResult:
 def digest(pair: PatchPair) -> str:
     """Content hash of a pair: 32 hex characters (128 bits of SHA-256) over its metadata and all pixels.
 
-    Two archives hold the same patch exactly if the digests are equal, whatever files the pixels came from.
+    Equal digests mean equal patches; the kind of archive has no influence.
     """
     meta = pair.meta
     head = json.dumps(
@@ -151,12 +150,12 @@ def digest(pair: PatchPair) -> str:
 
 
 def _bytes(array: npt.NDArray[np.generic], dtype: str) -> memoryview:
-    """Row-major little-endian bytes, the same on every machine."""
+    """Row-major little-endian bytes of an array, equal on every machine."""
     return np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<")).data
 
 
 def record_batch(pairs: Sequence[PatchPair]) -> pa.RecordBatch:
-    """Pairs as rows of :data:`eoforge.data.tables.schema.PATCHES`, with the derived columns filled in.
+    """Rows of :data:`eoforge.data.tables.schema.PATCHES` from pairs, derived columns included.
 
     Raises:
         DataRefused: A name or label is malformed (validated pairs never are).
@@ -198,10 +197,10 @@ def record_batch(pairs: Sequence[PatchPair]) -> pa.RecordBatch:
 def _tensors(
     values: Sequence[npt.NDArray[np.generic] | None], dtype: pa.FixedShapeTensorType
 ) -> pa.FixedShapeTensorArray:
-    """Arrays of one shape as one tensor column in a single copy; None becomes null over zeros."""
+    """Tensor column of arrays of one shape, in a single copy; None becomes null over zeros."""
     shape = (len(values), *dtype.shape)
     element = np.dtype(dtype.value_type.to_pandas_dtype())
-    # Arrow's pool keeps its pages between batches; page faults in fresh NumPy memory cost three times the copy.
+    # Arrow's pool keeps its pages between batches; page faults in new NumPy memory cost three times the copy.
     buffer = pa.allocate_buffer(math.prod(shape) * element.itemsize)
     out = np.frombuffer(buffer, dtype=element).reshape(shape)
     for slot, value in zip(out, values, strict=True):

@@ -15,11 +15,11 @@ BoundingBox = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class SearchFilter:
-    """Conditions on the patches of a search, all of which must hold; an empty field allows everything.
+    """Conditions on the patches of a search; all must hold, an empty field does not restrict.
 
     Attributes:
-        countries: Any of these.
-        splits: Any of these.
+        countries: Any of these countries.
+        splits: Any of ``train``, ``validation``, ``test``.
         labels_any: At least one of these classes.
         labels_all: All of these classes.
         bbox: The footprint touches this box.
@@ -43,10 +43,10 @@ class SearchFilter:
         unknown = [name for name in (*self.labels_any, *self.labels_all) if name not in INDEX]
         if unknown:
             raise UsageError(f"unknown label {unknown[0]!r}; the 19 classes are {'; '.join(CLASSES)}")
-        # A mistyped split ("val") would otherwise find nothing and say nothing.
-        strange = [name for name in self.splits if name not in SPLITS]
-        if strange:
-            raise UsageError(f"unknown split {strange[0][:80]!r}; the splits are {', '.join(SPLITS)}")
+        # Without this check, a mistyped split ("val") would give an empty result.
+        unknown = [name for name in self.splits if name not in SPLITS]
+        if unknown:
+            raise UsageError(f"unknown split {unknown[0][:80]!r}; the splits are {', '.join(SPLITS)}")
         if self.bbox is not None:
             west, south, east, north = self.bbox
             if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):

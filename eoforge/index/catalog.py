@@ -1,8 +1,8 @@
-"""An index as a service or a report holds it: codes per modality, and what is known of each patch, row by row.
+"""Loaded version of an index: codes per modality and metadata of the patches, row by row.
 
-One row is one patch, in the order of patch ids, the same row in every modality: an optical patch and its radar partner
-share a row number, and results do not depend on the order in which shards were ingested. Rasters are not
-read: 549,488 patches with two 128-bit codes each opened in 3.4 s of CPU time and 690 MB (measured on a local disk).
+One row is one patch, in the order of patch ids, equal in every modality: an optical patch and its radar partner share a
+row number, and results do not depend on the order in which shards were ingested. Rasters are not read: 549,488 patches
+with two 128-bit codes each opened in 3.4 s of CPU time and 690 MB (measured on a local disk).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from eoforge.storage.addresses import TableRef, open_table
 
 
 class IndexSnapshot:
-    """One version of an index, loaded.
+    """Loaded version of an index.
 
     Attributes:
-        uri: The table of codes.
-        version: Its version.
-        info: Bundle and patches that the codes came from.
+        uri: Table of codes.
+        version: Version of the table.
+        info: Bundle and patches of the codes.
         metadata: ``METADATA_COLUMNS``, one row per patch, ordered by patch id.
-        indexes: Modality to its index, rows as in ``metadata``.
+        indexes: Index by modality, rows as in ``metadata``.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class IndexSnapshot:
         codes: dict[str, npt.NDArray[np.uint8]],
         device: str | None,
     ) -> None:
-        """Takes aligned parts; :meth:`open` reads them from a table."""
+        """Snapshot of aligned parts; :meth:`open` reads them from a table."""
         self.uri, self.version, self.info, self.metadata = ref.uri, int(ref.version or 0), info, metadata
         self.indexes = {modality: HammingIndex(rows, device) for modality, rows in sorted(codes.items())}
         self._ids = metadata.column("patch_id").combine_chunks()
@@ -51,13 +51,13 @@ class IndexSnapshot:
 
     @classmethod
     def open(cls, codes: TableRef, device: str | None = None) -> IndexSnapshot:
-        """Loads the codes and the metadata of the patches version that they name.
+        """Snapshot of a table of codes, with the metadata of its version of the patches.
 
-        Codes of patches that are not in that version are left out, and so are patches without a code in every
-        modality: an index run that is still committing shows itself only when it has ended.
+        Codes of patches outside that version are skipped, as are patches without a code in every modality: patches of
+        a job appear after its last commit.
 
         Raises:
-            NotFound: There is no such table or version, or its patches are gone.
+            NotFound: The table, its version, or its version of the patches does not exist.
             DataRefused: The table is no table of codes.
         """
         table = open_table(codes)
@@ -82,22 +82,22 @@ class IndexSnapshot:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What can be searched, sorted."""
+        """Modalities of the index, sorted."""
         return tuple(self.indexes)
 
     def index_of(self, modality: str) -> HammingIndex:
-        """The index of one modality.
+        """Index of one modality.
 
         Raises:
-            NotFound: The index holds no codes of it.
+            NotFound: The index holds no codes of the modality.
         """
         if modality not in self.indexes:
-            held = ", ".join(self.modalities) or "nothing yet"
-            raise NotFound(f"the index {self.uri} holds {held}; there are no codes of {modality!r}")
+            held = ", ".join(self.modalities) or "none"
+            raise NotFound(f"no codes of {modality!r} in the index {self.uri}; its modalities: {held}")
         return self.indexes[modality]
 
     def row_of(self, patch_id: str, modality: str) -> int:
-        """The patch's row; it is the same in every modality that the index holds.
+        """Row of a patch, equal in every modality of the index.
 
         Raises:
             NotFound: The patch or the modality is not in the index.
@@ -109,7 +109,7 @@ class IndexSnapshot:
         return row
 
     def code_of(self, patch_id: str, modality: str) -> npt.NDArray[np.uint8]:
-        """The patch's code ``[K/8]`` in one modality.
+        """Code ``[K/8]`` of a patch in one modality.
 
         Raises:
             NotFound: The patch or the modality is not in the index.
@@ -117,12 +117,12 @@ class IndexSnapshot:
         return self.index_of(modality).codes[self.row_of(patch_id, modality)]
 
     def allow(self, wanted: SearchFilter) -> npt.NDArray[np.bool_]:
-        """The rows that a filter allows, ``[N]``, for :meth:`HammingIndex.search`."""
+        """Mask ``[N]`` of the rows that pass a filter, for :meth:`HammingIndex.search`."""
         return self._columns.allow(wanted)
 
 
 class _FilterColumns:
-    """The columns that filters look at, as arrays: strings as small integers, times as microseconds since 1970."""
+    """Columns of the filters as arrays: strings as small integers, times as microseconds since 1970."""
 
     def __init__(self, metadata: pa.Table) -> None:
         self._rows = metadata.num_rows

@@ -1,8 +1,8 @@
-"""Where tables and files live: one way to address a local folder and an S3-compatible bucket.
+"""Addresses of tables and files, in local folders and S3-compatible buckets.
 
 URIs are local paths or ``s3://bucket/prefix``. S3 credentials and endpoint come from the usual environment
 (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``), which
-is what a Kubernetes secret provides; nothing is configured twice.
+is what a Kubernetes secret provides.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 S3_SCHEME = "s3://"
 TABLE_SUFFIX = ".lance"
-# What Lance and obstore append to a message: places in their own Rust sources, and a dump of the error object.
-_RUST_PLACE = re.compile(r",? \S+\.rs:\d+:\d+")
+# Suffixes of messages of Lance and obstore: positions in Rust sources, and a dump of the error object.
+_RUST_POSITION = re.compile(r",? \S+\.rs:\d+:\d+")
 _RUST_DUMP = "\n\nDebug source:"
 _ABSENT = ("not found", "not a directory")
 
 
 @dataclass(frozen=True)
 class TableRef:
-    """A table, optionally at a version: ``TABLE[@version]``."""
+    """Reference to a table, optionally at a version: ``TABLE[@version]``."""
 
     uri: str
     version: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> TableRef:
-        """Parses ``URI`` or ``URI@7``.
+        """Reference from the text ``URI`` or ``URI@7``.
 
         Raises:
-            UsageError: What follows the last ``@`` of the final path part is no positive number, nor the end of a name
-                (``me@home.lance``).
+            UsageError: The text after the last ``@`` of the final path part is no positive number, and no end of a
+                name (``me@home.lance``).
         """
         head, at, tail = text.rstrip("/").rpartition("@")
         if not at or "/" in tail or tail.endswith(TABLE_SUFFIX):
@@ -58,7 +58,7 @@ def is_s3(uri: str) -> bool:
 
 
 def normalise(uri: str) -> str:
-    """Absolute local path, or the S3 URI without a trailing slash.
+    """Normal form of an address: absolute local path, or S3 URI without a trailing slash.
 
     Raises:
         UsageError: The scheme is neither ``s3`` nor ``file``, the bucket is missing, or the address is empty.
@@ -78,7 +78,7 @@ def table_to_write(text: str) -> str:
     """URI of a table that is to be created or to grow.
 
     Raises:
-        UsageError: It names a version, or a whole bucket: jobs and quarantine lie beside the table, in its folder.
+        UsageError: The text names a version, or a whole bucket: jobs and quarantine lie beside the table.
     """
     ref = TableRef.parse(text)
     if ref.version is not None:
@@ -89,12 +89,12 @@ def table_to_write(text: str) -> str:
 
 
 def join(uri: str, *parts: str) -> str:
-    """``uri`` with path parts appended."""
+    """Address with path parts appended."""
     return "/".join([uri.rstrip("/"), *(p.strip("/") for p in parts)])
 
 
 def storage_options(uri: str) -> dict[str, str] | None:
-    """Lance's ``storage_options`` for ``uri``: None for local paths, the AWS environment for S3."""
+    """Options of Lance for the store of ``uri``: None for local paths, the AWS environment for S3."""
     if not is_s3(uri):
         return None
     env = os.environ
@@ -111,13 +111,13 @@ def storage_options(uri: str) -> dict[str, str] | None:
 
 
 def open_table(ref: TableRef | str) -> lance.LanceDataset:
-    """Opens a Lance table at its version, or the newest.
+    """Lance table at the version of the reference, or at the newest.
 
     Raises:
-        NotFound: There is no table, or no such version.
-        StoreError: The store cannot be reached or refuses us, or the table is damaged.
+        NotFound: The table or the version does not exist.
+        StoreError: The store cannot be reached or refuses access, or the table is damaged.
     """
-    import lance  # here, because it takes seconds, and most processes that name a store open no table
+    import lance  # local import: it takes seconds, and most processes open no table
 
     ref = TableRef.parse(ref) if isinstance(ref, str) else ref
     try:
@@ -140,5 +140,5 @@ def table_exists(uri: str) -> bool:
 
 
 def plain(error: Exception) -> str:
-    """The message of a store library for people: without places in its sources and dumps of its objects."""
-    return _RUST_PLACE.sub("", str(error).partition(_RUST_DUMP)[0])
+    """Message of an error of a store library, without positions in its sources and dumps of its objects."""
+    return _RUST_POSITION.sub("", str(error).partition(_RUST_DUMP)[0])

@@ -137,7 +137,7 @@ def test_an_index_that_is_not_committed_shows_nothing_of_itself(tmp_path, pairs)
     encode_shards(codes, grown.job_id, 0, grown.shards, PixelEncoder())
     later = commit_index(codes, grown.job_id)
     assert len(before) == 10
-    # The version in between has the rows but still stands for the old patches: it shows the old ones only.
+    # The version in between has the rows but belongs to the old version of the patches: the snapshot has those only.
     assert open_table(TableRef(codes, later - 1)).count_rows() == 40
     assert len(IndexSnapshot.open(TableRef(codes, later - 1))) == 10
     assert len(IndexSnapshot.open(TableRef(codes, later))) == 20

@@ -1,4 +1,4 @@
-"""Archive interface, and the part of it that all archives of single raster files share."""
+"""Interface of an archive, and the base class of archives that hold one file per raster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _S3_PATCHES_AHEAD = 8
 
 
 class Archive(Protocol):
-    """Patch pairs with their metadata, whatever they are stored in."""
+    """Source of patch pairs and their metadata."""
 
     uri: str
 
@@ -30,39 +30,39 @@ class Archive(Protocol):
 
         Raises:
             NotFound: There is no ``metadata.parquet``.
-            DataRefused: It is damaged or has another shape.
+            DataRefused: The file is damaged or has other columns.
         """
 
     def prepare(self) -> None:
-        """Does once, before many processes read, what would otherwise be done by each."""
+        """Prepares shared files once, before several processes read the archive."""
 
     def release(self) -> None:
-        """Deletes large copies that reading left on this machine; the next reader makes them again."""
+        """Deletes large temporary copies; the next reader makes them again."""
 
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
         """Reads and validates patches, one result per row in the order of ``rows``, in bounded memory."""
 
 
 class FileArchive(ABC):
-    """Official files and metadata, wherever they are kept; subclasses say how to fetch one.
+    """Archive of official raster files; a subclass implements the access to one file.
 
     Attributes:
-        remote: Whether fetching waits for a network; then the next patches' files are fetched while one is decoded.
+        remote: Whether access goes over a network; if so, files of the next patches are fetched while one is decoded.
     """
 
     remote = False
 
     def __init__(self, uri: str) -> None:
         self.uri = normalise(uri)
-        # One archive uses one extension; trying the last that was found first saves a failing look-up per file.
+        # An archive uses one extension: starting with the last one found saves a failing look-up per file.
         self._extensions: tuple[str, ...] = EXTENSIONS
 
     @abstractmethod
     def fetch(self, path: str, limit: int = MAX_FILE_BYTES) -> bytes | None:
-        """Bytes of the file at ``path`` below the archive's root, None if there is none.
+        """Bytes of the file at ``path`` below the root of the archive; None if the file does not exist.
 
         Raises:
-            DataRefused: It is larger than ``limit`` or cannot be read.
+            DataRefused: The file is larger than ``limit`` or cannot be read.
             StoreError: The disk or object store fails.
         """
 
@@ -91,7 +91,7 @@ class FileArchive(ABC):
         pool = ThreadPoolExecutor(_S3_THREADS, thread_name_prefix="reben-get")
         try:
             for meta in rows:
-                # A name that is no reBEN name makes no key; read_patch refuses it without asking for a file.
+                # A malformed name gives no key; read_patch refuses the row without reading a file.
                 bands = ALL_FILES if is_readable(meta) else ()
                 pending.append((meta, {band: pool.submit(self._find, meta, band) for band in bands}))
                 if len(pending) > _S3_PATCHES_AHEAD:

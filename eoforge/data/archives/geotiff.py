@@ -1,7 +1,7 @@
-"""GeoTIFF files of one band: fast for the layouts of reBEN, by rasterio (GDAL) for every other.
+"""Reader and writer of GeoTIFF files of one band: a fast path for the layouts of reBEN, rasterio (GDAL) for others.
 
 Opening a file with GDAL costs about a millisecond, fifteen files make a patch pair, and half a million pairs make
-reBEN. The official files are plain, so their pixels are a view of the bytes after a few header fields have been read.
+reBEN. The official files are uncompressed strips, so their pixels are a view of the bytes of the file.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from eoforge.data.archives.tiff_template import build_template
 from eoforge.errors import DataRefused, UsageError
 
 MAX_PIXELS = 1 << 24
-"""Largest image that is decoded, whatever a header claims; an official raster has 14,400 pixels."""
+"""Largest number of pixels that is decoded; an official raster has 14,400."""
 
 
 @dataclass(frozen=True, slots=True)
 class BandRaster:
-    """One decoded band.
+    """Decoded raster of one band.
 
     Attributes:
-        pixels: ``[H, W]``; read-only where it is a view of the file's bytes.
+        pixels: ``[H, W]``; read-only if they are a view of the bytes of the file.
         epsg: CRS code, None if the file names none.
         transform: ``(a, b, c, d, e, f)``: x = a * column + b * row + c, y = d * column + e * row + f.
         nodata: The nodata value, None if the file names none.
@@ -41,11 +41,11 @@ class BandRaster:
 
 
 def read_geotiff(data: bytes, name: str = "GeoTIFF") -> BandRaster:
-    """Decodes a file of one band.
+    """Raster of a file of one band.
 
     Args:
         data: All bytes of the file.
-        name: What to call it in messages.
+        name: Name of the file in error messages.
 
     Raises:
         DataRefused: The file is truncated, damaged, no GeoTIFF, holds several bands, or claims more than
@@ -93,7 +93,7 @@ def _field(data: bytes, field: tiff.Field, name: str) -> bytes:
 
 
 def _decode(data: bytes, layout: tiff.StripLayout, name: str) -> npt.NDArray[Any] | None:
-    """Pixels ``[H, W]``; None if the strips lie or are sized in a way that is left to GDAL."""
+    """Pixels ``[H, W]``; None if offsets or sizes of the strips are left to GDAL."""
     raw_offsets = _field(data, layout.strip_offsets, name)
     raw_counts = _field(data, layout.strip_byte_counts, name)
     if not layout.deflate:
@@ -121,7 +121,7 @@ def _check_end(data: bytes, end: int, name: str) -> None:
 
 
 def _inflate(strip: bytes, size: int, name: str) -> bytes:
-    """Decompresses a strip to ``size`` bytes and never beyond, however much it would become."""
+    """Decompressed strip of ``size`` bytes; decompression stops at that size."""
     try:
         out = zlib.decompressobj().decompress(strip, size)
     except zlib.error as error:
@@ -137,7 +137,7 @@ def _read_with_rasterio(data: bytes, name: str) -> BandRaster:
     from rasterio.io import MemoryFile
 
     try:
-        # The driver is fixed: a file that names others (a VRT, say) could make GDAL open what it points to.
+        # The driver is fixed: a file that refers to other files (a VRT) could make GDAL open them.
         with Env(), MemoryFile(data) as memory, memory.open(driver="GTiff") as source:
             if source.count != 1:
                 raise DataRefused(f"{name}: expected one band, got {source.count}")
@@ -159,10 +159,10 @@ def write_geotiff(
     *,
     deflate: bool = False,
 ) -> bytes:
-    """Encodes ``array`` in the layout of the official files, which it reproduces byte for byte if uncompressed.
+    """GeoTIFF in the layout of the official files; uncompressed files are equal to them byte for byte.
 
     Args:
-        path: File to write as well, or None.
+        path: File to write, or None to return the bytes only.
         array: ``[H, W]`` uint16 or float32.
         epsg: A UTM zone on WGS 84: 32601..32660 or 32701..32760.
         ulx: Easting of the upper-left corner in metres.
@@ -172,7 +172,7 @@ def write_geotiff(
         deflate: DEFLATE with horizontal predictor, as the official reference maps; integers only.
 
     Returns:
-        The file.
+        Bytes of the file.
 
     Raises:
         UsageError: Another shape, dtype or CRS.

@@ -39,7 +39,7 @@ _FILE_ERRORS = {errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP}
 
 
 def path_of(meta: PatchMeta, band: str) -> str:
-    """Path of a band's file (or of ``reference_map``) below the archive's root, without extension."""
+    """Path of the file of a band (or of ``reference_map``) below the root of the archive, without extension."""
     if band in S1_BANDS:
         name = meta.s1_name
         return f"{S1_FOLDER}/{scene_of(name)}/{name}/{name}_{band}"
@@ -49,10 +49,10 @@ def path_of(meta: PatchMeta, band: str) -> str:
 
 
 def read_object(store: ObjectStore, key: str, limit: int) -> bytes | None:
-    """Bytes of an object, None if it does not exist.
+    """Bytes of an object; None if the object does not exist.
 
     Raises:
-        DataRefused: It is larger than ``limit``.
+        DataRefused: The object is larger than ``limit``.
         StoreError: The object store fails.
     """
     try:
@@ -64,14 +64,14 @@ def read_object(store: ObjectStore, key: str, limit: int) -> bytes | None:
 
 
 def read_file(path: str, limit: int) -> bytes | None:
-    """Bytes of a local file, None if it does not exist.
+    """Bytes of a local file; None if the file does not exist.
 
     Raises:
-        DataRefused: It is larger than ``limit``, or exists and cannot be read.
-        StoreError: The system fails for a reason that is not the file's.
+        DataRefused: The file is larger than ``limit``, or exists and cannot be read.
+        StoreError: The operating system fails for another reason than the file itself.
     """
     try:
-        # Non-blocking, so that a pipe put in place of a file cannot hang the reader.
+        # Non-blocking: a named pipe in place of a file cannot hang the reader.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             data = os.read(descriptor, min(_FIRST_READ, limit))

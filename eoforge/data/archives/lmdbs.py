@@ -1,7 +1,7 @@
 """Archives converted by rico-hdl: an LMDB whose values are safetensors.
 
 ``patch_id`` holds B01..B12, ``s1_name`` holds VV and VH, ``<patch_id>_reference_map`` holds Data. Bands are read by
-name: their order inside a value is arbitrary. The georeference was lost in the conversion and is rebuilt from the patch
+name: their order inside a value is arbitrary. The conversion drops the georeference, which is rebuilt from the patch
 name; labels come from the official metadata, which must lie beside the database or one folder up.
 """
 
@@ -28,7 +28,7 @@ _DATA_FILE = "data.mdb"
 
 
 def find_lmdb(path: Path) -> Path | None:
-    """Folder of the database that ``path`` names: itself, its ``data.mdb``, or the only subfolder that has one."""
+    """Folder of the database at ``path``: a folder, its ``data.mdb``, or the only subfolder with a ``data.mdb``."""
     if path.name == _DATA_FILE and path.is_file():
         return path.parent
     if not path.is_dir():
@@ -38,13 +38,13 @@ def find_lmdb(path: Path) -> Path | None:
 
 
 class LmdbArchive:
-    """A rico-hdl LMDB with the official metadata."""
+    """Archive in a rico-hdl LMDB, with the official metadata beside it."""
 
     def __init__(self, uri: str) -> None:
         self.uri = normalise(uri)
         folder = find_lmdb(Path(self.uri))
         if folder is None:
-            raise NotFound(f"no LMDB at {self.uri}: expected {_DATA_FILE} there or in one subfolder")
+            raise NotFound(f"no LMDB at {self.uri}: expected {_DATA_FILE} in that folder or in one subfolder")
         self._folder = folder
         self._metadata_folder = next((f for f in (folder, folder.parent) if (f / MAIN_FILE).is_file()), folder)
 
@@ -72,7 +72,7 @@ class LmdbArchive:
         Raises:
             DataRefused: The database is damaged.
         """
-        # Opened before any patch is read: a bad database is not the fault of the patch that asks first.
+        # Opened before any patch is read: a damaged database must not count as a defect of the first patch.
         environment = self._environment
         for meta in rows:
             patch = _LmdbPatch(self.uri, environment, meta)
@@ -83,14 +83,14 @@ class LmdbArchive:
         import lmdb
 
         try:
-            # Read-only and without a lock file, so that a read-only mount will do. Opened in the process that reads.
+            # Read-only and without a lock file, for read-only mounts. Opened in the process that reads.
             return lmdb.open(str(self._folder), readonly=True, lock=False, readahead=False, max_dbs=0)
         except lmdb.Error as error:
             raise DataRefused(f"{self._folder}: damaged or no LMDB: {error}") from error
 
 
 def _tensors(environment: Any, key: str) -> dict[str, npt.NDArray[Any]] | None:
-    """Tensors of a key by name, None if the key is absent.
+    """Tensors of a key by name; None if the key is absent.
 
     Raises:
         DataRefused: The value is too large or no safetensors file of a known dtype.
@@ -115,7 +115,7 @@ def _tensors(environment: Any, key: str) -> dict[str, npt.NDArray[Any]] | None:
 
 
 class _LmdbPatch:
-    """The values of one patch, each read once however many bands are asked of it."""
+    """Cached values of one patch: each value holds several bands and is read once."""
 
     def __init__(self, uri: str, environment: Any, meta: PatchMeta) -> None:
         self._uri = uri

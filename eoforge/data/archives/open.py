@@ -16,16 +16,16 @@ from eoforge.storage.objects import ObjectStore
 
 
 def open_archive(uri: str, *, scratch: str | None = None) -> Archive:
-    """Opens an archive of any kind.
+    """Archive of any kind, opened for reading.
 
     Args:
         uri: A folder or ``s3://`` prefix, in the official layout or with the official ``.tar`` or ``.tar.zst`` files,
             or a rico-hdl LMDB (its folder, or its ``data.mdb``).
-        scratch: Where tar files may leave their index and unpacked contents; default ``$EOFORGE_SCRATCH`` or the
+        scratch: Folder for the index and the unpacked contents of tar files; default ``$EOFORGE_SCRATCH`` or the
             system's temporary folder.
 
     Raises:
-        NotFound: There is nothing there, or nothing of a known kind.
+        NotFound: The address does not exist, or holds no archive of a known kind.
     """
     uri = normalise(uri)
     if is_s3(uri):
@@ -34,7 +34,7 @@ def open_archive(uri: str, *, scratch: str | None = None) -> Archive:
             return S3Archive(uri)
         if find_tars(uri):
             return TarArchive(uri, scratch=scratch)
-        # Anything else would send every patch to quarantine, each as missing.
+        # Without this check, every patch would go to quarantine as missing.
         raise NotFound(
             f"no archive at {uri}: expected the prefixes {S2_FOLDER}/ and {S1_FOLDER}/, or {S2_FOLDER}.tar[.zst] and "
             f"{S1_FOLDER}.tar[.zst], with {MAIN_FILE}. LMDBs are read from a local folder."

@@ -1,7 +1,7 @@
-"""Turns the rasters of one patch into a :class:`PatchPair`, or says all that is wrong with them.
+"""Validation of one patch: rasters become a :class:`PatchPair`, or a list of defects.
 
-Every reader (folders, tar files, LMDB) goes through :func:`read_patch`, so all judge alike. A patch is judged to the
-end: one run names every damage. What each reason means is in docs/data.md.
+All readers (folders, tar files, LMDB) use :func:`read_patch`, so the same rules apply to each. Validation does not stop
+at the first defect: one run names all of them. docs/data.md explains the reasons.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CODES = 1 << 16
 
 
 class Refused(DataRefused):
-    """A raster that contradicts what the patch's name and the format promise, with its reason code."""
+    """Error of a raster that contradicts the patch name or the format, with its reason code."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -37,7 +37,7 @@ class Refused(DataRefused):
 
 @dataclass(slots=True)
 class _Findings:
-    """Collects what is wrong with one patch: one entry per reason, further details appended."""
+    """Defects of one patch while it is validated: one entry per reason, further details appended."""
 
     patch_id: str
     details: dict[Reason, list[str]]
@@ -57,17 +57,17 @@ def read_patch(
     file_of: Callable[[str], str],
     metadata_file: str,
 ) -> ReadResult:
-    """Reads, checks and assembles one patch.
+    """Validated patch of a metadata row.
 
     Args:
-        meta: Its metadata row.
-        load: Returns the raster of a band (or ``reference_map``), None if the archive has none; raises DataRefused
-            if it cannot be decoded.
-        file_of: Names the file of a band for messages.
-        metadata_file: Names the metadata for messages.
+        meta: The metadata row.
+        load: Returns the raster of a band (or ``reference_map``), None if the archive lacks it; raises DataRefused if
+            it cannot be decoded.
+        file_of: Returns the file name of a band, for error messages.
+        metadata_file: File name of the metadata, for error messages.
 
     Returns:
-        The pair, or the defects that keep it out; warnings accompany either.
+        The pair, or the defects that exclude it; either may have warnings.
     """
     findings = _Findings(meta.patch_id, {}, {})
     place = _check_row(meta, findings, metadata_file)
@@ -86,12 +86,12 @@ def read_patch(
 
 
 def is_readable(meta: PatchMeta) -> bool:
-    """Whether :func:`read_patch` will ask for this row's rasters: its names are well formed and it is no repetition."""
+    """Whether :func:`read_patch` loads rasters of this row: its names are well formed and its id is not repeated."""
     return _check_row(meta, _Findings(meta.patch_id, {}, {}), "") is not None
 
 
 def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | None:
-    """Checks names, labels and split; None if the patch cannot be located or must not be read a second time."""
+    """Footprint of a row after the checks of names, labels and split; None if its rasters are not to be read."""
     if meta.repeated:
         findings.add(Reason.DUPLICATE_ID, "an earlier metadata row has the same patch_id; the first is kept", file)
         return None
@@ -102,7 +102,7 @@ def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | N
         return None
     patch, s1 = names.patch, names.s1
     if (s1.mgrs, s1.x, s1.y) != (patch.tile.mgrs, patch.x, patch.y):
-        findings.add(Reason.BAD_NAME, f"s1_name {meta.s1_name} names another cell than the patch_id", file)
+        findings.add(Reason.BAD_NAME, f"s1_name {meta.s1_name} names another cell than patch_id", file)
     unknown = [name for name in meta.labels if name not in INDEX]
     if unknown or not meta.labels:
         detail = f"expected 1..{len(CLASSES)} of the reBEN classes, got {unknown or 'no label'}"
@@ -141,14 +141,14 @@ def _load_modality(
                 reason = error.code if isinstance(error, Refused) else Reason.UNREADABLE
                 findings.add(reason, str(error), file_of(band))
     if len(missing) == len(bands):
-        findings.add(absent, f"none of the bands {', '.join(bands)} is there", file_of(bands[0]))
+        findings.add(absent, f"none of the bands {', '.join(bands)} exists", file_of(bands[0]))
     else:
         for band in missing:
-            findings.add(Reason.MISSING_BAND, f"{band} is not there", file_of(band))
+            findings.add(Reason.MISSING_BAND, f"{band} does not exist", file_of(band))
 
 
 def _check_raster(raster: BandRaster, band: str, group: BandGroup, place: Footprint) -> None:
-    """Raises Refused if a band is not what the patch name and the format promise."""
+    """Raises Refused if a band contradicts the patch name or the format."""
     _check_grid(raster, band, group.size, group.dtype, group.resolution, place)
     pixels = raster.pixels
     if group is S1_10M:
@@ -157,7 +157,7 @@ def _check_raster(raster: BandRaster, band: str, group: BandGroup, place: Footpr
             raise Refused(Reason.NONFINITE_S1, f"{band}: {count} pixels are NaN or infinite")
     elif not pixels.all():
         count = int((pixels == 0).sum())
-        raise Refused(Reason.NODATA_S2, f"{band}: {count} pixels are 0, which is nodata and never valid")
+        raise Refused(Reason.NODATA_S2, f"{band}: {count} pixels are 0, which means nodata")
 
 
 def _check_grid(raster: BandRaster, what: str, size: int, dtype: str, resolution: int, place: Footprint) -> None:
@@ -167,12 +167,14 @@ def _check_grid(raster: BandRaster, what: str, size: int, dtype: str, resolution
     if pixels.dtype != dtype:
         raise Refused(Reason.WRONG_DTYPE, f"{what}: expected {dtype}, got {pixels.dtype}")
     if raster.epsg != place.epsg:
-        raise Refused(Reason.CRS_MISMATCH, f"{what}: the name says EPSG:{place.epsg}, the file EPSG:{raster.epsg}")
+        raise Refused(
+            Reason.CRS_MISMATCH, f"{what}: the patch name implies EPSG:{place.epsg}, the file EPSG:{raster.epsg}"
+        )
     expected = (float(resolution), 0.0, float(place.ulx), 0.0, -float(resolution), float(place.uly))
     if raster.transform != expected and not all(
         abs(a - b) < _TOLERANCE_M for a, b in zip(raster.transform, expected, strict=True)
     ):
-        detail = f"{what}: the name says the transform {expected}, the file {raster.transform}"
+        detail = f"{what}: the patch name implies the transform {expected}, the file {raster.transform}"
         raise Refused(Reason.TRANSFORM_MISMATCH, detail)
 
 
@@ -197,7 +199,7 @@ def _load_map(
 
 
 def _check_labels(reference_map: npt.NDArray[np.uint16], labels: tuple[str, ...]) -> None:
-    """Checks codes and labels against each other: one 10 m pixel of a class gives the label, no minimum area."""
+    """Raises Refused if map and labels disagree: one 10 m pixel of a class implies its label, whatever its area."""
     present = np.zeros(_CODES, dtype=bool)
     present[reference_map.ravel()] = True
     shown = _classes_of(tuple(np.flatnonzero(present).tolist()))

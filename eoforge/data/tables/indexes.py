@@ -1,4 +1,4 @@
-"""Scalar indexes of ``patches.lance``: the columns that filters and look-ups name."""
+"""Scalar indexes of ``patches.lance``, for the columns of filters and look-ups."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ _ATTEMPTS = 20
 
 
 def ensure_indexes(table: str) -> int:
-    """Creates missing indexes and adds rows that came since; makes no version if nothing is missing.
+    """Update of the scalar indexes; makes no version if they cover all rows.
 
     Returns:
         The newest version.
 
     Raises:
-        ConflictError: Other writers won every time.
+        ConflictError: Other writers committed first in every attempt.
     """
     uri = normalise(table)
     try:
-        # Lance reports a lost race as an OSError; a later attempt finds the winner's index and has less to do.
+        # Lance reports a concurrent write as an OSError; the next attempt finds the index of the other writer.
         for attempt in stamina.retry_context(
             on=_is_conflict, attempts=_ATTEMPTS, timeout=None, wait_initial=0.05, wait_max=2.0
         ):
             with attempt:
                 return _ensure(open_table(TableRef(uri)))
     except OSError as error:
-        raise ConflictError(f"other writers of {uri} won {_ATTEMPTS} times while it was indexed: {error}") from error
+        raise ConflictError(
+            f"other writers of {uri} committed first, {_ATTEMPTS} times, while the table was indexed: {error}"
+        ) from error
     raise AssertionError("unreachable: the retry loop returns or raises")
 
 

@@ -1,4 +1,4 @@
-"""GeoTIFF: pixels, CRS and transform as rasterio reads them; damage and hostility give an error, nothing else."""
+"""GeoTIFF: pixels, CRS and transform as rasterio reads them; damaged and hostile files give an error."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def assert_equals_rasterio(data: bytes, raster: BandRaster) -> None:
 
 @pytest.fixture
 def no_rasterio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the fall-back fail, so that a test shows the fast path was taken."""
+    """Makes rasterio fail, so that a test proves the use of the fast path."""
 
     def refuse(data: bytes, name: str) -> BandRaster:
         raise AssertionError(f"{name} went to rasterio")
@@ -245,7 +245,7 @@ def test_damaged_bytes_give_a_raster_or_an_error(data: st.DataObject) -> None:
 
 
 def test_a_damaged_crs_name_in_a_file_for_gdal_is_refused() -> None:
-    """Found by mutation: rasterio lets a UnicodeDecodeError out."""
+    """Found by mutation: rasterio raises a UnicodeDecodeError."""
     data = bytearray(write_geotiff(None, SMALL, 32633, 300_000, 5_400_000, 60, 0))
     crs = data.index(struct.pack("<4H", tiff.PROJECTED_CRS, 0, 1, 32633))
     data[crs + 6 : crs + 8] = struct.pack("<H", 32767)

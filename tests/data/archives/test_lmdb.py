@@ -17,7 +17,7 @@ from eoforge.data.archives.open import open_archive
 from eoforge.data.bands import S2_BANDS
 from eoforge.data.records import Reason
 from eoforge.errors import DataRefused, NotFound
-from tests.data.archives.archives import make_pairs
+from tests.data.archives.archive_files import make_pairs
 from tests.data.archives.test_folders import write_lmdb
 
 VICTIM = 2

@@ -1,4 +1,4 @@
-"""The synthetic archive obeys the official rules to the letter and resembles real data where that can be measured."""
+"""Synthetic archive: follows the official rules, and resembles real data in measured statistics."""
 
 from __future__ import annotations
 
