@@ -52,7 +52,7 @@ def test_absent_things_are_named(snapshot, built):
     for absent in ("", "A", "zzz", some + "0", some[:-1]):
         with pytest.raises(NotFound, match="is not in the index"):
             snapshot.row_of(absent, "s1")
-    with pytest.raises(NotFound, match="holds s1, s2"):
+    with pytest.raises(NotFound, match="its modalities: s1, s2"):
         snapshot.code_of(some, "s3")
     with pytest.raises(DataRefused, match="no table of codes"):
         IndexSnapshot.open(TableRef(built[1]))
