@@ -70,13 +70,13 @@ def read_patch(
         The pair, or the defects that exclude it; either may have warnings.
     """
     findings = _Findings(meta.patch_id, {}, {})
-    place = _check_row(meta, findings, metadata_file)
-    if place is None:
+    footprint = _check_row(meta, findings, metadata_file)
+    if footprint is None:
         return ReadResult(meta, None, findings.defects())
     stacks: dict[str, npt.NDArray[Any]] = {}
     for modality, absent in (("s2", Reason.S2_MISSING), ("s1", Reason.S1_MISSING)):
-        _load_modality(modality, absent, place, load, file_of, findings, stacks)
-    reference_map = _load_map(meta, place, load, file_of, findings)
+        _load_modality(modality, absent, footprint, load, file_of, findings, stacks)
+    reference_map = _load_map(meta, footprint, load, file_of, findings)
     defects = findings.defects()
     if any(d.fatal for d in defects):
         return ReadResult(meta, None, defects)
@@ -117,7 +117,7 @@ def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | N
 def _load_modality(
     modality: str,
     absent: Reason,
-    place: Footprint,
+    footprint: Footprint,
     load: Callable[[str], BandRaster | None],
     file_of: Callable[[str], str],
     findings: _Findings,
@@ -135,7 +135,7 @@ def _load_modality(
                 if raster is None:
                     missing.append(band)
                 else:
-                    _check_raster(raster, band, group, place)
+                    _check_raster(raster, band, group, footprint)
                     slot[...] = raster.pixels
             except DataRefused as error:
                 reason = error.code if isinstance(error, Refused) else Reason.UNREADABLE
@@ -147,9 +147,9 @@ def _load_modality(
             findings.add(Reason.MISSING_BAND, f"{band} does not exist", file_of(band))
 
 
-def _check_raster(raster: BandRaster, band: str, group: BandGroup, place: Footprint) -> None:
+def _check_raster(raster: BandRaster, band: str, group: BandGroup, footprint: Footprint) -> None:
     """Raises Refused if a band contradicts the patch name or the format."""
-    _check_grid(raster, band, group.size, group.dtype, group.resolution, place)
+    _check_grid(raster, band, group.size, group.dtype, group.resolution, footprint)
     pixels = raster.pixels
     if group is S1_10M:
         if not np.isfinite(pixels).all():
@@ -160,17 +160,17 @@ def _check_raster(raster: BandRaster, band: str, group: BandGroup, place: Footpr
         raise Refused(Reason.NODATA_S2, f"{band}: {count} pixels are 0, which means nodata")
 
 
-def _check_grid(raster: BandRaster, what: str, size: int, dtype: str, resolution: int, place: Footprint) -> None:
+def _check_grid(raster: BandRaster, what: str, size: int, dtype: str, resolution: int, footprint: Footprint) -> None:
     pixels = raster.pixels
     if pixels.shape != (size, size):
         raise Refused(Reason.WRONG_SHAPE, f"{what}: expected {size} x {size} pixels, got {pixels.shape}")
     if pixels.dtype != dtype:
         raise Refused(Reason.WRONG_DTYPE, f"{what}: expected {dtype}, got {pixels.dtype}")
-    if raster.epsg != place.epsg:
+    if raster.epsg != footprint.epsg:
         raise Refused(
-            Reason.CRS_MISMATCH, f"{what}: the patch name implies EPSG:{place.epsg}, the file EPSG:{raster.epsg}"
+            Reason.CRS_MISMATCH, f"{what}: the patch name implies EPSG:{footprint.epsg}, the file EPSG:{raster.epsg}"
         )
-    expected = (float(resolution), 0.0, float(place.ulx), 0.0, -float(resolution), float(place.uly))
+    expected = (float(resolution), 0.0, float(footprint.ulx), 0.0, -float(resolution), float(footprint.uly))
     if raster.transform != expected and not all(
         abs(a - b) < _TOLERANCE_M for a, b in zip(raster.transform, expected, strict=True)
     ):
@@ -180,7 +180,7 @@ def _check_grid(raster: BandRaster, what: str, size: int, dtype: str, resolution
 
 def _load_map(
     meta: PatchMeta,
-    place: Footprint,
+    footprint: Footprint,
     load: Callable[[str], BandRaster | None],
     file_of: Callable[[str], str],
     findings: _Findings,
@@ -189,7 +189,7 @@ def _load_map(
         raster = load(REFERENCE_MAP)
         if raster is None:
             return None
-        _check_grid(raster, REFERENCE_MAP, S2_10M.size, "uint16", S2_10M.resolution, place)
+        _check_grid(raster, REFERENCE_MAP, S2_10M.size, "uint16", S2_10M.resolution, footprint)
         _check_labels(raster.pixels, meta.labels)
     except DataRefused as error:
         reason = error.code if isinstance(error, Refused) else Reason.UNREADABLE
