@@ -3,6 +3,9 @@
 URIs are local paths or ``s3://bucket/prefix``. S3 credentials and endpoint come from the usual environment
 (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``), which
 is what a Kubernetes secret provides.
+
+An S3 address is plain text, no URL: ``#``, ``?`` and ``%`` stand for themselves, as in a local path. Lance parses URLs,
+so addresses to Lance pass :func:`lance_uri`, the only place that encodes, and addresses from Lance :func:`address_of`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 from eoforge.errors import NotFound, StoreError, UsageError
 
@@ -23,6 +27,8 @@ TABLE_SUFFIX = ".lance"
 # Suffixes of messages of Lance and obstore: positions in Rust sources, and a dump of the error object.
 _RUST_POSITION = re.compile(r",? \S+\.rs:\d+:\d+")
 _RUST_DUMP = "\n\nDebug source:"
+# Bucket, then the parts of the key. Backslashes and control characters have no common meaning among S3 servers.
+_S3_ADDRESS = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(/(?!\.{1,2}(/|$))[^/\\\x00-\x1f\x7f]+)*")
 _ABSENT = ("not found", "not a directory")
 
 
@@ -61,14 +67,19 @@ def normalise(uri: str) -> str:
     """Normal form of an address: absolute local path, or S3 URI without a trailing slash.
 
     Raises:
-        UsageError: The scheme is neither ``s3`` nor ``file``, the bucket is missing, or the address is empty.
+        UsageError: The scheme is neither ``s3`` nor ``file``, the address is empty, the bucket is missing or malformed,
+            or the S3 key has an empty part, ``.``, ``..``, a backslash or a control character.
     """
     if not uri.strip():
         raise UsageError("expected a local path or s3://BUCKET/PREFIX; got an empty address (an unset variable?)")
     if is_s3(uri):
-        if not uri[len(S3_SCHEME) :].strip("/"):
-            raise UsageError(f"expected s3://BUCKET/PREFIX; got {uri!r}")
-        return uri.rstrip("/")
+        address = uri.rstrip("/")
+        if not _S3_ADDRESS.fullmatch(address):
+            raise UsageError(
+                "expected s3://BUCKET/PREFIX without empty parts, '.', '..', backslashes and control characters; "
+                f"got {uri[:200]!r}"
+            )
+        return address
     if "://" in uri and not uri.startswith("file://"):
         raise UsageError(f"expected a local path or s3://BUCKET/PREFIX; got {uri!r}")
     return str(Path(uri.removeprefix("file://")).expanduser().absolute())
@@ -91,6 +102,20 @@ def table_to_write(text: str) -> str:
 def join(uri: str, *parts: str) -> str:
     """Address with path parts appended."""
     return "/".join([uri.rstrip("/"), *(p.strip("/") for p in parts)])
+
+
+def lance_uri(uri: str) -> str:
+    """Address in the form that Lance takes: the key of an S3 address percent-encoded, a local path unchanged."""
+    if not is_s3(uri):
+        return uri
+    bucket, slash, key = uri.removeprefix(S3_SCHEME).partition("/")
+    return f"{S3_SCHEME}{bucket}{slash}{quote(key)}"
+
+
+def address_of(table: lance.LanceDataset) -> str:
+    """Address of an opened table, the inverse of :func:`lance_uri`."""
+    uri = str(table.uri)
+    return unquote(uri) if is_s3(uri) else normalise(uri)
 
 
 def storage_options(uri: str) -> dict[str, str] | None:
@@ -121,7 +146,7 @@ def open_table(ref: TableRef | str) -> lance.LanceDataset:
 
     ref = TableRef.parse(ref) if isinstance(ref, str) else ref
     try:
-        return lance.dataset(ref.uri, version=ref.version, storage_options=storage_options(ref.uri))
+        return lance.dataset(lance_uri(ref.uri), version=ref.version, storage_options=storage_options(ref.uri))
     except (ValueError, OSError) as error:
         reason = plain(error)
         # Lance raises ValueError for an absent table, wrong credentials and a dead server alike.

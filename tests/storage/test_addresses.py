@@ -50,6 +50,27 @@ def test_addresses_that_mean_nothing(text: str) -> None:
         TableRef.parse(text)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://lake/a//b",
+        "s3://lake//b",
+        "s3://lake/./b",
+        "s3://lake/a/../b",
+        "s3://lake/..",
+        "s3://lake/a\\b",
+        "s3://lake/a\nb",
+        "s3://lake/a\x7fb",
+        "s3://la?ke/b",
+        "s3://la%20ke/b",
+        "s3://#/b",
+    ],
+)
+def test_an_address_that_stores_read_differently_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="s3://"):
+        normalise(address)
+
+
 @pytest.mark.parametrize("text", ["/t.lance@3", "/t.lance@3/", "s3://lake", "s3://lake/"])
 def test_tables_that_cannot_be_written(text: str) -> None:
     """A version is read-only; a whole bucket has no folder for jobs and quarantine."""

@@ -27,7 +27,16 @@ import stamina
 from eoforge.data.tables.job import Job
 from eoforge.data.tables.staged import MergePlan, StagedRows, keep_rows, read_staged, without_rows
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
-from eoforge.storage.addresses import TableRef, is_s3, normalise, open_table, plain, storage_options, table_exists
+from eoforge.storage.addresses import (
+    TableRef,
+    is_s3,
+    lance_uri,
+    normalise,
+    open_table,
+    plain,
+    storage_options,
+    table_exists,
+)
 from eoforge.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -84,7 +93,9 @@ def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
         # hides commits in between. An Overwrite that read version 0 can become version 1 or fail.
         empty = lance.LanceOperation.Overwrite(schema, [])
         try:
-            lance.LanceDataset.commit(uri, empty, read_version=0, storage_options=storage_options(uri), max_retries=0)
+            lance.LanceDataset.commit(
+                lance_uri(uri), empty, read_version=0, storage_options=storage_options(uri), max_retries=0
+            )
         except (
             OSError,
             ValueError,
@@ -146,7 +157,7 @@ def write_fragments(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatc
     reader = pa.RecordBatchReader.from_batches(schema, itertools.chain([first], rest))
     try:
         fragments = lance_write_fragments(
-            reader, uri, schema=schema, mode="append", storage_options=storage_options(uri)
+            reader, lance_uri(uri), schema=schema, mode="append", storage_options=storage_options(uri)
         )
     except OSError as error:
         if failures:  # Lance turns exceptions of the iterator into text
@@ -273,6 +284,7 @@ def _changed_at(part: str, version: int) -> str:
 def _merge(table: lance.LanceDataset, staged: StagedRows, plan: MergePlan, job_key: str) -> CommitResult:
     import lance
 
+    uri = staged.uri
     fragments = without_rows(table, plan.replaced)
     for number, text in enumerate(staged.fragments):
         wanted = (plan.fresh | plan.changed)[staged.rows_of(number)]
@@ -280,7 +292,7 @@ def _merge(table: lance.LanceDataset, staged: StagedRows, plan: MergePlan, job_k
             kept = [text]
         elif wanted.any():
             # A fragment cannot have a deletion vector before its commit: write the rows to keep again.
-            kept = write_fragments(table.uri, table.schema, keep_rows(table.uri, text, wanted))
+            kept = write_fragments(uri, table.schema, keep_rows(uri, text, wanted))
         else:
             kept = []
         fragments += [lance.FragmentMetadata.from_json(k) for k in kept]
@@ -295,7 +307,7 @@ def _merge(table: lance.LanceDataset, staged: StagedRows, plan: MergePlan, job_k
             **dict(zip(_COUNTS, map(str, counts), strict=True)),
         },
     )
-    merged = lance.LanceDataset.commit(table.uri, transaction, storage_options=storage_options(table.uri))
+    merged = lance.LanceDataset.commit(lance_uri(uri), transaction, storage_options=storage_options(uri))
     return CommitResult(merged.version, *counts)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import stamina
 
 from eoforge.errors import ConflictError
-from eoforge.storage.addresses import TableRef, normalise, open_table
+from eoforge.storage.addresses import TableRef, address_of, normalise, open_table
 
 if TYPE_CHECKING:
     import lance
@@ -56,7 +56,7 @@ def _ensure(table: lance.LanceDataset) -> int:
     stale = [d.name for c, d in indexed.items() if c in INDEXES and d.num_rows_indexed < rows]
     if stale:
         table.optimize.optimize_indices(index_names=stale)
-    return open_table(TableRef(table.uri)).version
+    return open_table(TableRef(address_of(table))).version
 
 
 def _is_conflict(error: Exception) -> bool:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eoforge.storage.addresses import join, storage_options
+from eoforge.storage.addresses import join, lance_uri, storage_options
 
 if TYPE_CHECKING:
     import lance
@@ -145,7 +145,7 @@ def _reader(uri: str, fragment: str, columns: list[str] | None) -> LanceFileRead
     from lance.file import LanceFileReader
 
     path = json.loads(fragment)["files"][0]["path"]
-    return LanceFileReader(join(uri, "data", path), storage_options=storage_options(uri), columns=columns)
+    return LanceFileReader(lance_uri(join(uri, "data", path)), storage_options=storage_options(uri), columns=columns)
 
 
 def _key_values(rows: pa.Table, keys: tuple[str, ...]) -> pa.Array:

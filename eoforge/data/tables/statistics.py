@@ -14,7 +14,7 @@ from eoforge.data.bands import GROUPS, S1_10M, BandGroup
 from eoforge.data.tables.commit import table_identity
 from eoforge.data.tables.schema import tensor_column
 from eoforge.errors import DataRefused, UsageError
-from eoforge.storage.addresses import TableRef, normalise, open_table
+from eoforge.storage.addresses import TableRef, address_of, open_table
 from eoforge.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def band_statistics(table: TableRef | str) -> BandStatistics:
         DataRefused: The table has no rows.
     """
     dataset = open_table(table)
-    uri = normalise(dataset.uri)
+    uri = address_of(dataset)
     version = dataset.version
     store = ObjectStore(f"{uri}.stats")
     key = f"{version}.json"

@@ -24,6 +24,7 @@ from eoforge.data.ingest.run import (
     require_some_accepted,
 )
 from eoforge.data.tables.schema import tensor_column
+from eoforge.data.tables.statistics import band_statistics
 from eoforge.errors import DataRefused, NotFound, UsageError
 from eoforge.storage.addresses import TableRef, is_s3, join, open_table, table_exists
 from eoforge.storage.objects import ObjectStore
@@ -230,6 +231,18 @@ def test_tables_of_one_folder_have_their_own_quarantine(tmp_path: Path, store_ur
     assert [s.quarantined for s in summaries] == [1, 1]
     for table, summary in zip((first, second), summaries, strict=True):
         assert {r["ingest_id"] for r in quarantine(table).values()} == {summary.ingest_id}
+
+
+def test_a_table_address_with_reserved_characters(archive: str, store_uri: str) -> None:
+    """Indexes, statistics, quarantine and jobs lie beside the table, whatever its name."""
+    folder = join(store_uri, "2018#1?v=%20")
+    table = join(folder, "patches%2F.lance")
+    assert ingest_small_shards(archive, table).added == len(content(table))
+    assert ingest_small_shards(archive, table).unchanged == len(content(table))
+    assert band_statistics(table).uri == table
+    assert {key.split("/")[0] for key in ObjectStore(store_uri).list()} == {"2018#1?v=%20"}
+    beside = {key.split("/")[0] for key in ObjectStore(folder).list()}
+    assert beside == {f"patches%2F{end}" for end in (".lance", ".lance.jobs", ".lance.stats", ".quarantine.lance")}
 
 
 def test_an_archive_of_the_southern_hemisphere(tmp_path: Path, table: str) -> None:
