@@ -39,7 +39,7 @@ from eoforge.data.loading.prepare import Prepare
 from eoforge.data.records import PatchPair, record_batch
 from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.data.tables.schema import PATCHES
-from eoforge.storage.addresses import storage_options
+from eoforge.storage.addresses import lance_uri, storage_options
 from eoforge.storage.seaweed import seaweedfs
 
 BANDS = (*S1_BANDS, *S2_BANDS)
@@ -57,7 +57,7 @@ def write_lance(uri: str, patches: int) -> None:
     """Patches table of the pairs."""
     batches = (record_batch(chunk) for chunk in chunks(synthetic_pairs(patches), 128))
     reader = pa.RecordBatchReader.from_batches(PATCHES, batches)
-    lance.write_dataset(reader, uri, schema=PATCHES, storage_options=storage_options(uri))
+    lance.write_dataset(reader, lance_uri(uri), schema=PATCHES, storage_options=storage_options(uri))
 
 
 def write_lmdb(path: Path, patches: int) -> Keys:
