@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines of eoforge: ingest, train, index, evaluate, and the chain of them; see README.md."""
+"""Kubeflow Pipelines of eoforge: ingest, train, index, evaluate, and all in one run; see README.md."""
 
 from eoforge.geo.gdal import confine_process
 

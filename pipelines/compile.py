@@ -1,8 +1,8 @@
-"""Compiles every pipeline to ``pipelines/compiled``.
+"""Compiler of every pipeline to ``pipelines/compiled``.
 
     python -m pipelines.compile [--check] [--image IMAGE] [--out DIR]
 
-The files are committed, so that a change of a pipeline is seen in review and an operator needs no Python to upload one.
+The files are committed, so that reviews show changes of a pipeline and an upload needs no Python.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ COMPILED = Path(__file__).resolve().parent / "compiled"
 
 
 def compile_all(out: Path) -> list[Path]:
-    """Writes one YAML file per pipeline into ``out`` and returns their paths; the same code gives the same bytes."""
+    """Paths of the YAML files, one per pipeline, written to ``out``; the same code gives the same bytes."""
     from kfp.compiler import Compiler
 
     from pipelines.definitions import all_pipelines
@@ -33,7 +33,7 @@ def compile_all(out: Path) -> list[Path]:
 
 
 def differences(committed: Path = COMPILED) -> str:
-    """Unified diff between the committed files and freshly compiled ones; empty if they agree."""
+    """Unified diff between the committed files and newly compiled ones; empty if they are equal."""
     with tempfile.TemporaryDirectory() as folder:
         fresh = {path.name: path.read_text().splitlines(keepends=True) for path in compile_all(Path(folder))}
     old = {path.name: path.read_text().splitlines(keepends=True) for path in committed.glob("*.yaml")}
@@ -44,7 +44,7 @@ def differences(committed: Path = COMPILED) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Command line of the compiler; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.compile", description="Compile the pipelines.")
     parser.add_argument("--check", action="store_true", help="compare with the committed files and write nothing")
     parser.add_argument("--image", help="image of the steps, for a registry of your own (must contain 'python')")

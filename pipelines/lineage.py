@@ -1,7 +1,7 @@
-"""Lineage: what a step hands to Kubeflow about a table or bundle.
+"""Lineage artifacts: description of a table or bundle for Kubeflow.
 
-A Lance table is never a kfp artifact itself: as an input it would be copied whole into the pod, as an output its URI
-would have to lie in the pipeline's own bucket. A few hundred bytes of JSON say which table and version it was.
+A Lance table is never a kfp artifact: as an input it would be copied whole into the pod, as an output its URI would
+have to lie in the bucket of the pipeline. A few hundred bytes of JSON name the table and its version instead.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ BUNDLE_PLACEHOLDER = "{bundle}"
 
 
 def write_table_lineage(path: str, uri: str, version: int) -> dict[str, Any]:
-    """Writes ``{"uri", "version", "rows", "schema_hash"}`` to ``path`` and returns it.
+    """Lineage of a table, also written to ``path``: ``{"uri", "version", "rows", "schema_hash"}``.
 
     Raises:
-        NotFound: There is no such table or version.
+        NotFound: The table or version does not exist.
     """
     table = open_table(TableRef(uri, version))
     facts = {
@@ -38,8 +38,8 @@ def write_table_lineage(path: str, uri: str, version: int) -> dict[str, Any]:
 
 
 def write_bundle_lineage(path: str, bundle: Bundle) -> dict[str, Any]:
-    """Writes which bundle it is, its method, code revision and training table to ``path`` and returns that."""
-    patches = bundle.config["patches"] or {}  # a federated run's silos keep their tables to themselves
+    """Lineage of a bundle, also written to ``path``: address, id, method, code revision and training table."""
+    patches = bundle.config["patches"] or {}  # the silos of a federated run do not publish their tables
     facts = {
         "uri": bundle.uri,
         "id": bundle.id,
@@ -53,7 +53,7 @@ def write_bundle_lineage(path: str, bundle: Bundle) -> dict[str, Any]:
 
 
 def codes_uri(template: str, bundle_uri: str) -> str:
-    """``template`` with ``{bundle}`` replaced by the bundle's short id: codes of two bundles never share a table."""
+    """Address of a table of codes: ``{bundle}`` in the template becomes the short id of the bundle."""
     if BUNDLE_PLACEHOLDER not in template:
         return template
     return template.replace(BUNDLE_PLACEHOLDER, load_bundle(bundle_uri).short_id)

@@ -1,4 +1,4 @@
-"""The child process of ``pipelines.run_local``: kfp.local runs here, where its global settings harm nobody."""
+"""Child process of ``pipelines.run_local``: isolates the global settings of kfp.local."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pipelines.run_local import ANSI, LocalArtifact
 
 
 def main(request_file: Path) -> int:
-    """Runs what ``request_file`` asks for; the result goes to ``result.json`` beside it. Returns the exit code."""
+    """Run of the pipeline of ``request_file``, with the result in ``result.json`` beside it; returns the exit code."""
     request = json.loads(request_file.read_text())
     folder = Path(request["folder"])
-    # Resource limits and GPUs have no effect locally, which kfp says once for every step.
+    # kfp warns for every step that resource limits and GPUs have no effect locally.
     warnings.filterwarnings("ignore", message=".*no effect in the current local runner.*")
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "steps"), raise_on_error=True)
     pipeline = all_pipelines()[request["pipeline"]]
-    _forget_retries(pipeline.pipeline_spec)
+    _remove_retries(pipeline.pipeline_spec)
     try:
         _check_params(pipeline, request["params"])
         outputs = {name: _plain(value) for name, value in pipeline(**request["params"]).outputs.items()}
-    except Exception as error:  # whatever ends the run is handed to the parent, which raises it
+    except Exception as error:  # every error is passed to the parent, which raises it
         result: dict[str, Any] = {"error": ANSI.sub("", str(error)), "kind": type(error).__name__}
     else:
         result = {
@@ -56,7 +56,7 @@ def _plain(value: Any) -> Any:
 
 
 def _artifacts(spec: Any, steps: Path) -> Iterator[LocalArtifact]:
-    """Every artifact below ``steps``; what kind it is stands only in the pipeline's specification."""
+    """Artifacts below ``steps``; only the specification of the pipeline has their kinds."""
     component_of = {name: task.component_ref.name for name, task in _tasks(spec)}
     for file in sorted(steps.rglob("executor_output.json")):
         step = file.parent.name
@@ -72,8 +72,8 @@ def _tasks(spec: Any) -> Iterator[tuple[str, Any]]:
         yield from dag.tasks.items()
 
 
-def _forget_retries(spec: Any) -> None:
-    """On a cluster a retry waits for a store or node to come back; here a step that fails would only fail later."""
+def _remove_retries(spec: Any) -> None:
+    """Removes the retry policies, which serve restarts of a store or node on a cluster."""
     for _, task in _tasks(spec):
         task.ClearField("retry_policy")
 

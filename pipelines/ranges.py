@@ -1,8 +1,8 @@
-"""Shard ranges: the only thing besides names and versions that travels between steps.
+"""Shard ranges, which pipelines pass between steps beside names and versions.
 
-A ParallelFor item carries all that its step needs, ``JOB:FIRST:COUNT``. Lists of shards, manifests and fragments
-stay in the store (275 of Lance's fragment descriptions would already exceed the size of one process argument), and
-kfp.local hands the loop item to every input of a loop body that comes from a task, so a job id beside it is lost.
+A ParallelFor item has all inputs of its step, ``JOB:FIRST:COUNT``. Lists of shards, manifests and fragments
+stay in the store (275 fragment descriptions of Lance would exceed the size of one process argument), and kfp.local
+passes the loop item to every input of a loop body that comes from a task, so a separate job id would be lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipelines.settings import MAX_ITERATIONS
 
 @dataclass(frozen=True)
 class ShardRange:
-    """``count`` shards of a job, beginning with shard ``first``."""
+    """Range of ``count`` shards of a job, from shard ``first``."""
 
     job_id: str
     first: int
@@ -27,7 +27,7 @@ class ShardRange:
 
     @classmethod
     def parse(cls, text: str) -> ShardRange:
-        """Reads ``JOB:FIRST:COUNT``.
+        """Shard range from the text ``JOB:FIRST:COUNT``.
 
         Raises:
             UsageError: ``text`` is no shard range.
@@ -38,24 +38,24 @@ class ShardRange:
         return cls(job_id, int(first), int(count))
 
 
-def worthwhile(rows: int, shard_rows: int) -> int:
-    """How many ranges ``rows`` patches deserve: a pod for less than ``shard_rows`` of them would mostly start up.
+def range_limit(rows: int, shard_rows: int) -> int:
+    """Limit of ranges for ``rows`` patches: a pod for fewer than ``shard_rows`` of them would mostly start up.
 
-    Small archives get smaller shards than asked for, so the number of shards says nothing about this.
+    The number of shards is no measure, as small archives have smaller shards.
     """
     return min(MAX_ITERATIONS, -(-rows // shard_rows))
 
 
 def shard_ranges(job_id: str, shards: int, limit: int = MAX_ITERATIONS) -> list[str]:
-    """Cuts ``shards`` shards into at most ``limit`` contiguous ranges whose sizes differ by at most one.
+    """Contiguous ranges of ``shards`` shards, at most ``limit``, whose sizes differ by at most one.
 
     Args:
         job_id: Ingestion or index job in the store.
         shards: Number of shards of the job.
-        limit: Most ranges to make.
+        limit: Limit of ranges.
 
     Returns:
-        The ranges in order; one empty range if nothing is left to do, because an empty ParallelFor is no success.
+        The ranges in order; one empty range for a finished job, because an empty ParallelFor is no success.
     """
     if not shards:
         return [str(ShardRange(job_id, 0, 0))]

@@ -1,9 +1,9 @@
-"""Runs a pipeline on this machine through kfp.local, the same steps that a cluster runs.
+"""Local run of a pipeline by kfp.local, with the same steps as on a cluster.
 
     python -m pipelines.run_local ingest --root work/kfp archive=work/archive table=work/patches.lance
 
-kfp.local runs in a child process: its settings are global, it re-indents standard output from several threads, and it
-leaves the wrapper in place. The child hands its result over in a file; the parent streams the log.
+kfp.local runs in a child process: its settings are global, and it re-indents standard output from several threads and
+never restores it. The child writes its result to a file; the parent streams the log.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _MAX_MESSAGE = 4000
 
 @dataclass(frozen=True)
 class LocalArtifact:
-    """A file that a step left for people or for lineage.
+    """Artifact of a step: a page, metrics or lineage.
 
     Attributes:
         step: Step that wrote it.
         name: Name of the output.
         kind: ``HTML``, ``Markdown``, ``Metrics`` or ``Artifact``.
-        path: The file; metrics have none, their numbers are in ``metadata``.
+        path: File of the artifact; metrics have their numbers in ``metadata`` instead.
         metadata: Logged numbers, or facts about a table or bundle.
     """
 
@@ -54,9 +54,9 @@ class LocalRun:
     """Result of a run.
 
     Attributes:
-        outputs: Outputs of the pipeline; an artifact is given as its path.
-        artifacts: Every artifact of every step.
-        log: The whole log.
+        outputs: Outputs of the pipeline; artifacts as paths.
+        artifacts: All artifacts of all steps.
+        log: Path of the log.
     """
 
     outputs: dict[str, Any]
@@ -64,35 +64,35 @@ class LocalRun:
     log: str
 
     def find(self, step: str, name: str) -> LocalArtifact:
-        """The artifact ``name`` of ``step``.
+        """Artifact ``name`` of ``step``.
 
         Raises:
-            UsageError: There is none.
+            UsageError: The run has no such artifact.
         """
         for artifact in self.artifacts:
             if (artifact.step, artifact.name) == (step, name):
                 return artifact
         known = ", ".join(sorted(f"{a.step}/{a.name}" for a in self.artifacts))
-        raise UsageError(f"no artifact {step}/{name} in this run; there are {known or 'none'}")
+        raise UsageError(f"no artifact {step}/{name} in this run; expected one of: {known or 'none'}")
 
 
 def run_local(
     pipeline: str, root: str | Path, params: Mapping[str, Any], *, echo: Callable[[str], None] | None = None
 ) -> LocalRun:
-    """Runs ``pipeline`` and waits for it.
+    """Result of ``pipeline`` after its end.
 
     Args:
         pipeline: One of ``PIPELINES``.
-        root: Folder for logs and artifacts; each run gets its own below it.
+        root: Folder for logs and artifacts, with one subfolder per run.
         params: Parameters of the pipeline.
-        echo: Takes each line of the log as it comes.
+        echo: Function called with each line of the log.
 
     Raises:
-        EoforgeError: A step failed; the message names it and says why, and the class is that of the step's own error.
+        EoforgeError: A step failed; the message gives step and reason, the class is that of the error of the step.
         UsageError: The pipeline or a parameter is unknown, or one is missing.
     """
     if pipeline not in PIPELINES:
-        raise UsageError(f"unknown pipeline {pipeline!r}; there are {', '.join(PIPELINES)}")
+        raise UsageError(f"unknown pipeline {pipeline!r}; expected one of {', '.join(PIPELINES)}")
     base = Path(root).absolute()
     base.mkdir(parents=True, exist_ok=True)
     folder = _new_folder(base, pipeline)
@@ -103,7 +103,7 @@ def run_local(
     failure = _FailureReader()
     with (
         (folder / "run.log").open("w") as log,
-        # A session of its own, so that no step outlives an interrupted run.
+        # Its own session, so that no step outlives an interrupted run.
         subprocess.Popen(
             [sys.executable, "-m", "pipelines.local_child", str(folder / "request.json")],
             stdout=subprocess.PIPE,
@@ -137,7 +137,7 @@ def _paths() -> list[str]:
 
 
 def _new_folder(base: Path, pipeline: str) -> Path:
-    """The next numbered folder; another run in the same root may take a number first."""
+    """Next numbered folder; a concurrent run in the same root may take a number first."""
     number = sum(1 for _ in base.glob(f"{pipeline}-*"))
     while True:
         folder = base / f"{pipeline}-{number:03d}"
@@ -150,7 +150,7 @@ def _new_folder(base: Path, pipeline: str) -> Path:
 
 
 class _FailureReader:
-    """Finds in the log which step failed first, and the exception that ended it."""
+    """Parser of the log for the first failed step and its exception."""
 
     def __init__(self) -> None:
         self._lines: list[str] | None = None
@@ -160,7 +160,7 @@ class _FailureReader:
         self.exception: tuple[str, str] | None = None
 
     def read(self, line: str) -> None:
-        """Takes the next line of the log."""
+        """Parses the next line of the log."""
         text = ANSI.sub("", line).rstrip()
         stripped = text.lstrip()
         indent = len(text) - len(stripped)
@@ -184,7 +184,7 @@ class _FailureReader:
             self._last = (self._last[0], "\n".join(self._lines))
 
     def error(self, pipeline: str, result: Mapping[str, Any], log: Path) -> EoforgeError:
-        """The error to raise for this run."""
+        """Error of the run."""
         kind = getattr(errors, str(result.get("kind", "")), None)
         step, detail = self.step, str(result["error"])
         if step and self.exception:
@@ -196,7 +196,7 @@ class _FailureReader:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Command line of a local run; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.run_local", description="Run a pipeline locally.")
     parser.add_argument("pipeline", choices=PIPELINES)
     parser.add_argument("params", nargs="*", help="name=value; numbers, lists and booleans as JSON")

@@ -21,8 +21,8 @@ from eoforge.bundle import MANIFEST, load_bundle
 from eoforge.errors import ConflictError, EoforgeError, NotFound
 from eoforge.storage.addresses import join
 from eoforge.storage.objects import ObjectStore
-from pipelines.launcher import TAIL_LINES, ClusterOptions, TrainingJob, training_error
 from pipelines.settings import CA_CONFIG_MAP, CA_FOLDER, GPU_RESOURCE, RUNTIME_KIND, USER_ID
+from pipelines.training import TAIL_LINES, ClusterOptions, TrainingJob, training_error
 
 if TYPE_CHECKING:
     from kfp.dsl import TaskConfig
@@ -143,7 +143,7 @@ class ClusterLauncher:
         self._core = client.CoreV1Api(self.client)
 
     def train(self, job: TrainingJob, *, timeout_s: int) -> Bundle:
-        """See :class:`pipelines.launcher.Launcher`."""
+        """See :class:`pipelines.training.Launcher`."""
         before = set(_bundles(job.out))
         with self._stopped_with_us(job.name):
             self._create_or_adopt(job, timeout_s)

@@ -1,8 +1,8 @@
-"""Archive to committed Lance table, against a rasterio loop that writes the LMDB of the reBEN paper (as rico-hdl does).
+"""Benchmark of ingestion, against a rasterio loop that writes the LMDB of the reBEN paper (as rico-hdl does).
 
-Both read the same synthetic archive in the same run, in turns, each in a fresh process, one worker, page cache warm.
-Ours also validates, hashes and commits; the peer only decodes and stores. "Per core" means per second of CPU time of
-all threads of the process, so a busy machine does not favour whoever came first; wall time is reported beside it.
+Both read the same synthetic archive in the same run, alternately, each in a new process, one worker, page cache warm.
+eoforge also validates, hashes and commits; the peer only decodes and stores. "Per core" means per second of CPU time of
+all threads of the process, so a busy machine favours neither; wall time is reported as well.
 
     python -m benchmarks.data.ingest [--patches 1000] [--rounds 3] [--archive FOLDER] [--out FILE]
 """
@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from eoforge.data.archives.folders import EXTENSIONS, open_archive, path_of
-from eoforge.data.archives.validate import REFERENCE_MAP
+from eoforge.data.archives.layout import EXTENSIONS, REFERENCE_MAP, path_of
+from eoforge.data.archives.open import open_archive
 from eoforge.data.bands import S1_BANDS, S2_BANDS
 from eoforge.data.ingest.run import commit_ingest, finish_table, ingest_shards, plan_ingest
 from eoforge.data.synthetic.archive import generate_archive
@@ -33,7 +33,7 @@ _COMMIT_EVERY = 1000
 
 
 def ours(archive: str, out: Path) -> dict[str, float]:
-    """Archive to committed table, then indexes and statistics."""
+    """Ingestion by eoforge: archive to committed table, then indexes and statistics."""
     table = str(out / "patches.lance")
     with Stopwatch() as committed:
         plan = plan_ingest(archive, table)
@@ -51,7 +51,7 @@ def ours(archive: str, out: Path) -> dict[str, float]:
 
 
 def rasterio_lmdb(archive: str, out: Path) -> dict[str, float]:
-    """Every file through rasterio, every modality of a patch as one safetensors value under its name."""
+    """Peer: every file by rasterio, every modality of a patch as one safetensors value under its name."""
     import lmdb
     import rasterio
     from safetensors.numpy import save
@@ -80,7 +80,7 @@ def rasterio_lmdb(archive: str, out: Path) -> dict[str, float]:
 
 
 class Stopwatch:
-    """CPU seconds of this process and wall seconds of a block."""
+    """Stopwatch of CPU seconds of this process and wall seconds of a block."""
 
     def __enter__(self) -> Stopwatch:
         self._cpu, self._wall = time.process_time(), time.perf_counter()
@@ -90,7 +90,7 @@ class Stopwatch:
         self.cpu, self.wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
 
     def figures(self) -> dict[str, float]:
-        """For a report."""
+        """Measured times for a report."""
         return {"cpu_s": self.cpu, "wall_s": self.wall}
 
 
@@ -99,7 +99,7 @@ def _bytes(folder: Path) -> int:
 
 
 def measure(way: Callable[[str, Path], dict[str, float]], archive: str, scratch: Path) -> dict[str, float]:
-    """Runs one way in a fresh process, into a fresh folder that is removed."""
+    """Result of one variant in a new process, with a temporary output folder."""
     out = Path(tempfile.mkdtemp(dir=scratch))
     context = multiprocessing.get_context("spawn")
     try:

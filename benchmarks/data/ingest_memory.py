@@ -1,4 +1,4 @@
-"""Peak resident memory of an ingestion at growing archive sizes: flat means that memory does not depend on the size.
+"""Benchmark of the peak resident memory of an ingestion at growing archive sizes; a constant peak is the goal.
 
 Each size is ingested by a fresh process; its resident set and those of its workers are sampled. Smaller archives are
 the same files under shorter metadata.
@@ -20,8 +20,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eoforge.data.archives.folders import MAP_FOLDER, S1_FOLDER, S2_FOLDER
-from eoforge.data.archives.metadata import MAIN_FILE, SNOW_CLOUD_FILE
+from eoforge.data.archives.layout import MAIN_FILE, MAP_FOLDER, S1_FOLDER, S2_FOLDER, SNOW_CLOUD_FILE
 from eoforge.data.synthetic.archive import generate_archive
 
 _SAMPLE_S = 0.02
@@ -34,7 +33,7 @@ if __name__ == "__main__":
 
 
 def shorter(archive: Path, rows: int, folder: Path) -> Path:
-    """The first ``rows`` patches of an archive: links to its folders, and metadata of its own."""
+    """First ``rows`` patches of an archive: links to its folders, with its own metadata."""
     folder.mkdir()
     for name in (S2_FOLDER, S1_FOLDER, MAP_FOLDER):
         (folder / name).symlink_to(archive / name)
@@ -44,7 +43,7 @@ def shorter(archive: Path, rows: int, folder: Path) -> Path:
 
 
 def peak_of(archive: Path, table: Path, workers: int) -> dict[str, float]:
-    """Ingests in a fresh process and watches it."""
+    """Ingestion in a new process, with its memory over time."""
     script = table.parent / "ingest_once.py"
     script.write_text(_PROGRAM)
     start = time.perf_counter()
@@ -57,7 +56,7 @@ def peak_of(archive: Path, table: Path, workers: int) -> dict[str, float]:
         try:
             for one in (root, *root.children(recursive=True)):
                 sizes.append(one.memory_info().rss)
-        except psutil.NoSuchProcess:  # it ended between two looks
+        except psutil.NoSuchProcess:  # the process ended between two samples
             continue
         largest, total = max(largest, *sizes), max(total, sum(sizes))
         time.sleep(_SAMPLE_S)

@@ -1,4 +1,4 @@
-"""Loading random batches: eoforge from Lance against LMDB + safetensors, locally, and from S3, where LMDB cannot go.
+"""Benchmark of random batches: eoforge from Lance against LMDB + safetensors, and from S3, which LMDB cannot read.
 
 The peer is what BigEarthNet users run: rico-hdl's database (one safetensors value per sensor and patch), read in the
 calling process, one transaction, bands by name. Two products are timed, in turns, page cache warm:
@@ -39,7 +39,7 @@ from eoforge.data.loading.prepare import Prepare
 from eoforge.data.records import PatchPair, record_batch
 from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.data.tables.schema import PATCHES
-from eoforge.storage.addresses import storage_options
+from eoforge.storage.addresses import lance_uri, storage_options
 from eoforge.storage.seaweed import seaweedfs
 
 BANDS = (*S1_BANDS, *S2_BANDS)
@@ -54,14 +54,14 @@ def chunks(pairs: Iterator[PatchPair], size: int) -> Iterator[list[PatchPair]]:
 
 
 def write_lance(uri: str, patches: int) -> None:
-    """The pairs as a patches table."""
+    """Patches table of the pairs."""
     batches = (record_batch(chunk) for chunk in chunks(synthetic_pairs(patches), 128))
     reader = pa.RecordBatchReader.from_batches(PATCHES, batches)
-    lance.write_dataset(reader, uri, schema=PATCHES, storage_options=storage_options(uri))
+    lance.write_dataset(reader, lance_uri(uri), schema=PATCHES, storage_options=storage_options(uri))
 
 
 def write_lmdb(path: Path, patches: int) -> Keys:
-    """The same pairs as rico-hdl writes them; returns (patch_id, s1_name) of each."""
+    """LMDB of the pairs in the format of rico-hdl; returns (patch_id, s1_name) of each."""
     keys: Keys = []
     with lmdb.open(str(path), map_size=patches * 400_000 + (1 << 24)) as env:
         for chunk in chunks(synthetic_pairs(patches), 128):
@@ -95,7 +95,7 @@ def peer_native(env: lmdb.Environment, keys: Keys, batch_size: int) -> None:
 
 
 def peer_prepared(env: lmdb.Environment, keys: Keys, batch_size: int) -> None:
-    """What ConfigILM gives: per patch every band to float, nearest to 120 x 120, stacked and normalised.
+    """Batches as of ConfigILM: per patch every band to float, nearest to 120 x 120, stacked and normalised.
 
     Batches go to memory that is used again, as in ours: fresh memory for each of them costs page faults that would
     decide the comparison.
@@ -139,7 +139,7 @@ class Ours:
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Writes both stores and measures every way."""
+    """Rates of all variants, after both stores are written."""
     table, size = str(folder / "patches.lance"), options.batch_size
     write_lance(table, options.patches)
     keys = write_lmdb(folder / "lmdb", options.patches)
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--no-s3", action="store_true", help="leave out the S3 server")
     parser.add_argument("--out", help="file for the figures as JSON")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # the peer resamples patch by patch, where a second thread only costs
+    torch.set_num_threads(1)  # the peer resamples patch by patch, where a second thread is slower
     with tempfile.TemporaryDirectory() as folder:
         text = json.dumps(run(options, Path(folder)), indent=2)
     print(text)

@@ -1,4 +1,4 @@
-"""Reading patch pairs from official files: eoforge against a rasterio loop and against reading bytes alone.
+"""Benchmark of reading patch pairs from official files: eoforge, a rasterio loop, and reading of bytes alone.
 
 All ways read the same files in the same run, in turns, one process, page cache warm. Rates are per second of CPU time
 (so that a busy machine does not favour whoever came first) and of wall time. Files come from the synthetic archive,
@@ -19,8 +19,9 @@ from typing import Any
 
 import rasterio
 
-from eoforge.data.archives.folders import ALL_FILES, EXTENSIONS, open_archive, path_of
 from eoforge.data.archives.geotiff import read_geotiff
+from eoforge.data.archives.layout import ALL_FILES, EXTENSIONS, path_of
+from eoforge.data.archives.open import open_archive
 from eoforge.data.records import PatchMeta, record_batch
 from eoforge.data.synthetic.archive import generate_archive
 
@@ -28,13 +29,13 @@ BATCH_ROWS = 64
 
 
 def files_of(folder: Path, rows: Sequence[PatchMeta]) -> list[list[str]]:
-    """The files of each patch that exist, 14 or 15 a patch."""
+    """Existing files of each patch, 14 or 15 per patch."""
     candidates = ([folder / (path_of(m, band) + EXTENSIONS[0]) for band in ALL_FILES] for m in rows)
     return [[str(path) for path in paths if path.exists()] for paths in candidates]
 
 
 def bytes_alone(files: list[list[str]]) -> None:
-    """Reads every file and looks at nothing."""
+    """Reading of all bytes, without decoding."""
     for paths in files:
         for path in paths:
             with open(path, "rb", buffering=0) as file:
@@ -42,7 +43,7 @@ def bytes_alone(files: list[list[str]]) -> None:
 
 
 def with_rasterio(files: list[list[str]]) -> None:
-    """Pixels, CRS and transform of every file, without validation."""
+    """Pixels, CRS and transform of every file by rasterio, without validation."""
     for paths in files:
         for path in paths:
             with rasterio.open(path) as source:
@@ -51,7 +52,7 @@ def with_rasterio(files: list[list[str]]) -> None:
 
 
 def with_decoder(files: list[list[str]]) -> None:
-    """The same by eoforge's decoder."""
+    """Pixels, CRS and transform of every file by the decoder of eoforge."""
     for paths in files:
         for path in paths:
             with open(path, "rb", buffering=0) as file:
@@ -59,14 +60,14 @@ def with_decoder(files: list[list[str]]) -> None:
 
 
 def with_archive(folder: Path, rows: Sequence[PatchMeta]) -> None:
-    """Validated, assembled pairs, as ingestion takes them."""
+    """Validated, assembled pairs, as in an ingestion."""
     refused = sum(result.pair is None for result in open_archive(str(folder)).read(rows))
     if refused:
         raise SystemExit(f"{refused} patches were refused: the archive is not fit for a benchmark")
 
 
 def to_rows(folder: Path, rows: Sequence[PatchMeta]) -> None:
-    """Validated pairs as Arrow rows with digests and bounds: all that ingestion does before Lance writes."""
+    """Validated pairs as Arrow rows with digests and bounds: all steps of ingestion before the write."""
     pending = []
     for result in open_archive(str(folder)).read(rows):
         if result.pair is not None:
@@ -78,7 +79,7 @@ def to_rows(folder: Path, rows: Sequence[PatchMeta]) -> None:
 
 
 def measure(ways: dict[str, Callable[[], None]], patches: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Best rate of each way over ``rounds`` turns."""
+    """Best rate of each variant over ``rounds`` rounds."""
     best: dict[str, dict[str, float]] = {name: {"pairs_per_cpu_s": 0.0, "pairs_per_s": 0.0} for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():

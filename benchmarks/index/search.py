@@ -1,4 +1,4 @@
-"""Exact top-k search over packed codes: eoforge's ``HammingIndex`` against faiss's ``IndexBinaryFlat`` as it comes.
+"""Benchmark of exact top-k search over packed codes: ``HammingIndex`` against ``IndexBinaryFlat`` of faiss.
 
 Both search the same codes in the same run, in turns; the best of several rounds counts, by wall time. Distances must be
 equal; the rows of ours are in the order (distance, row), for which faiss gives no word. With a filter, faiss gets its
@@ -30,12 +30,12 @@ Codes = npt.NDArray[np.uint8]
 
 
 def random_codes(rng: np.random.Generator, rows: int, width: int) -> Codes:
-    """Independent bits."""
+    """Codes of independent bits."""
     return rng.integers(0, 256, (rows, width), dtype=np.uint8)
 
 
 def clustered_codes(rng: np.random.Generator, rows: int, width: int) -> Codes:
-    """Centres with one bit in sixteen flipped."""
+    """Codes around centres, with one bit in sixteen flipped."""
     centres = random_codes(rng, CENTRES, width)[rng.integers(0, CENTRES, rows)]
     noise = random_codes(rng, rows, width)
     for _ in range(3):
@@ -44,7 +44,7 @@ def clustered_codes(rng: np.random.Generator, rows: int, width: int) -> Codes:
 
 
 def best_ms(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Least milliseconds of each way over ``rounds`` turns, after one turn to warm up."""
+    """Minimum time in ms of each variant over ``rounds`` rounds, after one warm-up round."""
     best = dict.fromkeys(ways, float("inf"))
     for turn in range(rounds + 1):
         for name, way in ways.items():
@@ -56,14 +56,14 @@ def best_ms(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]
 
 
 def compare(codes: Codes, queries: Codes, k: int, rounds: int, allow: npt.NDArray[np.bool_] | None) -> dict[str, float]:
-    """Milliseconds of both, and faiss's time over ours.
+    """Time in ms of both, and the ratio of faiss to eoforge.
 
     Raises:
         SystemExit: The distances differ.
     """
     ours, peer = HammingIndex(codes), faiss.IndexBinaryFlat(8 * codes.shape[1])
     peer.add(codes)
-    # The bitmap is kept in a name of its own: faiss's selector does not hold on to it.
+    # A variable keeps the bitmap alive: the selector of faiss does not.
     bitmap = None if allow is None else np.packbits(allow, bitorder="little")
     params = None if bitmap is None else faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bitmap))
     if not np.array_equal(ours.search(queries, k, allow)[0], peer.search(queries, k, params=params)[0]):

@@ -70,11 +70,11 @@ def ingest(
 ) -> None:
     """Ingest an archive into a Lance table, exactly once; run it again after any interruption."""
     from eoforge.data.ingest.run import ingest as run
-    from eoforge.data.ingest.run import require_some_taken
+    from eoforge.data.ingest.run import require_some_accepted
 
     summary = run(archive, table, workers=workers, strict=strict)
     output.emit(summary, title="ingested")
-    require_some_taken(summary)
+    require_some_accepted(summary)
 
 
 @app.command()

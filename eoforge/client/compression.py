@@ -21,13 +21,13 @@ import numpy.typing as npt
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.api.compression.v1 import compression_pb2_grpc
 from eoforge.client.base import RemoteError, ServiceClient, stream_error
+from eoforge.data.modalities import MODALITY_NAMES
 from eoforge.errors import UsageError
 
 Bands = Mapping[str, npt.NDArray[Any]]
 """Band name to samples ``[H, W]`` on its native grid: uint16 for Sentinel-2, float32 dB for Sentinel-1."""
 Place = tuple[str, tuple[float, float, float, float, float, float]]
 """CRS and transform of the 10 m grid."""
-MODALITIES = {int(pb.MODALITY_S1): "s1", int(pb.MODALITY_S2): "s2"}
 _S1_BANDS = ("VV", "VH")
 
 
@@ -185,7 +185,7 @@ def _rate(given: Mapping[str, Any]) -> pb.Rate:
 
 
 def _codes(messages: Iterable[pb.Code]) -> dict[tuple[str, int], bytes]:
-    return {(MODALITIES[m.modality], m.tile): m.code for m in messages}
+    return {(MODALITY_NAMES[m.modality], m.tile): m.code for m in messages}
 
 
 def _compressed(message: Any) -> Compressed:

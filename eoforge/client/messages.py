@@ -11,44 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.data.modalities import MODALITY_NAMES, RETRIEVAL_MODALITIES
+from eoforge.data.search_filter import SearchFilter
 from eoforge.errors import UsageError
 
-MODALITIES = {"s1": pb.MODALITY_S1, "s2": pb.MODALITY_S2}
-NAMES: dict[int, str] = {number: name for name, number in MODALITIES.items()}
 SAMPLE_TYPE = {"s1": "<f4", "s2": "<u2"}
 """Samples of a band on the wire."""
 _S1_BANDS = ("VV", "VH")
 
 Bands = Mapping[str, npt.NDArray[Any]]
 """Band name to samples ``[H, W]``: uint16 for Sentinel-2, float32 dB for Sentinel-1."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchFilter:
-    """Restricts the hits; conditions left empty do not restrict.
-
-    Attributes:
-        countries: Any of these.
-        splits: Any of train, validation, test.
-        labels_any: At least one of these.
-        labels_all: All of these.
-        bbox: The footprint touches (lon_min, lat_min, lon_max, lat_max), degrees; lon_min > lon_max crosses the 180th
-            meridian.
-        acquired_from: Acquired by Sentinel-2 at this time or later (with a time zone).
-        acquired_until: Acquired before this time.
-        exclude_snow: Leaves out patches with seasonal snow.
-        exclude_cloud: Leaves out patches with cloud or shadow.
-    """
-
-    countries: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ()
-    labels_any: tuple[str, ...] = ()
-    labels_all: tuple[str, ...] = ()
-    bbox: tuple[float, float, float, float] | None = None
-    acquired_from: datetime | None = None
-    acquired_until: datetime | None = None
-    exclude_snow: bool = False
-    exclude_cloud: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +101,9 @@ def modality_number(name: str | None) -> pb.Modality:
     """
     if name is None:
         return pb.MODALITY_UNSPECIFIED
-    if name not in MODALITIES:
+    if name not in RETRIEVAL_MODALITIES:
         raise UsageError(f"modality must be s1 or s2; got {name!r}")
-    return MODALITIES[name]
+    return RETRIEVAL_MODALITIES[name]
 
 
 def band_message(name: str, samples: npt.NDArray[Any], modality: str) -> pb.Band:
@@ -182,11 +154,7 @@ def geotiff_image(content: bytes | Sequence[bytes], modality: str | None) -> pb.
 
 
 def filter_message(wanted: SearchFilter) -> pb.Filter:
-    """A filter as a message.
-
-    Raises:
-        UsageError: A time has no time zone.
-    """
+    """A filter as a message."""
     message = pb.Filter(
         countries=wanted.countries,
         splits=wanted.splits,
@@ -201,8 +169,6 @@ def filter_message(wanted: SearchFilter) -> pb.Filter:
     for name in ("acquired_from", "acquired_until"):
         moment: datetime | None = getattr(wanted, name)
         if moment is not None:
-            if moment.tzinfo is None:
-                raise UsageError(f"{name} needs a time zone; got {moment.isoformat()}")
             getattr(message, name).FromDatetime(moment)
     return message
 
@@ -233,7 +199,7 @@ def hit(message: pb.Hit) -> Hit:
     acquired = patch.acquired_s1 if message.modality == pb.MODALITY_S1 else patch.acquired_s2
     return Hit(
         patch_id=patch.patch_id,
-        modality=NAMES[message.modality],
+        modality=MODALITY_NAMES[message.modality],
         distance=message.distance,
         labels=tuple(patch.labels),
         country=patch.country,
@@ -267,8 +233,8 @@ def index_info(message: pb.Index) -> IndexInfo:
         bits=message.bits,
         embedding_dim=message.embedding_dim,
         patches_version=message.patches_version,
-        patches={NAMES[m.modality]: m.patches for m in message.modalities},
-        bands={NAMES[m.modality]: tuple(m.bands) for m in message.modalities},
+        patches={MODALITY_NAMES[m.modality]: m.patches for m in message.modalities},
+        bands={MODALITY_NAMES[m.modality]: tuple(m.bands) for m in message.modalities},
     )
 
 

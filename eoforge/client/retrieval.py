@@ -26,7 +26,6 @@ from eoforge.client.messages import (
     IndexInfo,
     Patch,
     PatchInfo,
-    SearchFilter,
     band_image,
     geotiff_image,
     hit,
@@ -34,6 +33,7 @@ from eoforge.client.messages import (
     patch,
     search_request,
 )
+from eoforge.data.search_filter import SearchFilter
 from eoforge.errors import UsageError
 
 __all__ = [

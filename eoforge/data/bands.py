@@ -1,7 +1,7 @@
 """Bands of Sentinel-1 and Sentinel-2 as reBEN stores them, on their native grids.
 
 Two band orders circulate for BigEarthNet models (facts: v0.1.1 puts S2 first with B8A last, v0.2.0 puts S1 first).
-Nothing here guesses: every function that stacks channels takes the band names, and every bundle records them.
+The order is therefore explicit: every function that stacks channels takes the band names, every bundle records them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ from dataclasses import dataclass
 
 from eoforge.errors import UsageError
 
-PATCH_METRES = 1200
-"""Side of a patch on the ground, in metres."""
-
 
 @dataclass(frozen=True)
 class BandGroup:
-    """Bands that share one grid and so one tensor column of ``patches.lance``.
+    """Group of bands on one grid, stored in one tensor column of ``patches.lance``.
 
     Attributes:
         column: Name of the column.
@@ -53,14 +50,14 @@ S2_BANDS_10: tuple[str, ...] = tuple(b for b in S2_BANDS if b not in S2_60M.band
 """The ten bands at 10 and 20 m, in spectral order (what most BigEarthNet models read)."""
 
 MODALITIES: dict[str, tuple[str, ...]] = {"s1": S1_BANDS, "s2": S2_BANDS}
-"""The two sensors and every band each has."""
+"""Bands of each of the two sensors."""
 
 
 def require_modality(name: str) -> str:
-    """Returns ``name`` if it is ``s1`` or ``s2``.
+    """Name of a modality after a check: ``s1`` or ``s2``.
 
     Raises:
-        UsageError: It is neither.
+        UsageError: ``name`` is another text.
     """
     if name not in MODALITIES:
         raise UsageError(f"modality must be one of {', '.join(MODALITIES)}; got {name!r}")
@@ -68,10 +65,10 @@ def require_modality(name: str) -> str:
 
 
 def require_bands(bands: tuple[str, ...], modality: str) -> tuple[str, ...]:
-    """Returns ``bands`` if all are distinct bands of ``modality``.
+    """Band names after a check: distinct bands of ``modality``.
 
     Raises:
-        UsageError: A band is unknown, of the other sensor, or named twice.
+        UsageError: A band is unknown, of the other sensor, or given twice.
     """
     known = MODALITIES[require_modality(modality)]
     wrong = [b for b in bands if b not in known]

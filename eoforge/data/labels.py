@@ -1,7 +1,7 @@
-"""The 19 classes of reBEN, their two orders in the wild, and the CORINE Land Cover (CLC) codes behind them.
+"""Classes of reBEN (19), their two common orders, and the CORINE Land Cover (CLC) codes of each.
 
 ``CLASSES`` is the canonical order (the original one, which torchgeo uses). ConfigILM and the official parquet files use
-the alphabetical one. The two differ in every position but none raises, so conversions are explicit.
+the alphabetical one. A mix-up of the two raises no error, so conversions are explicit.
 Source: reBEN paper (arXiv 2407.03653) and rsim-tu-berlin/bigearthnet-pipeline.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from eoforge.errors import DataRefused
 
-# (class, CLC level-3 codes); the row number is the canonical index and the bit in label_mask: it never changes.
+# (class, CLC level-3 codes); the row number is the canonical index and the bit in label_mask: fixed for ever.
 _TABLE: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("Urban fabric", (111, 112)),
     ("Industrial or commercial units", (121,)),
@@ -45,7 +45,7 @@ UNLABELED_CLC: tuple[int, ...] = (122, 123, 124, 131, 132, 133, 141, 142, 332, 3
 """CLC codes that belong to no class; 999 means no CLC data."""
 CLC_TO_CLASS: dict[int, int] = {code: i for i, (_, codes) in enumerate(_TABLE) for code in codes}
 KNOWN_CLC: frozenset[int] = frozenset(CLC_TO_CLASS) | frozenset(UNLABELED_CLC)
-"""The 44 level-3 codes and 999."""
+"""All level-3 codes (44) and 999."""
 
 IGNORE_INDEX = 255
 """Class index of pixels that carry no class: unlabelled codes, nodata, or no map at all."""
@@ -68,7 +68,7 @@ CLC_LUT: npt.NDArray[np.uint8] = _lookup_table()
 
 
 def clc_to_classes(reference_map: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
-    """Maps CLC codes ``[..., H, W]`` to class indices 0..18; unlabelled codes and 0 become ``IGNORE_INDEX``.
+    """Class indices 0..18 of CLC codes ``[..., H, W]``; unlabelled codes and 0 become ``IGNORE_INDEX``.
 
     Raises:
         DataRefused: The map holds a value above 999, which is no CLC level-3 code.
@@ -79,7 +79,7 @@ def clc_to_classes(reference_map: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint
 
 
 def mask_of(labels: Iterable[str]) -> int:
-    """Label names to the 32-bit mask, bit ``i`` for ``CLASSES[i]``.
+    """Bit mask of label names (32 bits): bit ``i`` stands for ``CLASSES[i]``.
 
     Raises:
         DataRefused: A name is not one of the 19 classes.
@@ -93,7 +93,7 @@ def mask_of(labels: Iterable[str]) -> int:
 
 
 def names_of(mask: int) -> list[str]:
-    """The mask's label names, sorted as in the official parquet files.
+    """Label names of a mask, sorted as in the official parquet files.
 
     Raises:
         DataRefused: A bit beyond class 18 is set.
@@ -104,18 +104,18 @@ def names_of(mask: int) -> list[str]:
 
 
 def multi_hot(masks: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
-    """Masks ``[N]`` to multi-hot rows ``[N, 19]`` in canonical order (torchgeo's)."""
+    """Multi-hot rows ``[N, 19]`` of masks ``[N]``, in canonical order (as torchgeo)."""
     bits = np.asarray(masks, dtype=np.uint32)[:, None] >> np.arange(NUM_CLASSES, dtype=np.uint32)
     return (bits & 1).astype(np.float32)
 
 
 def to_configilm(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Canonical multi-hot rows ``[N, 19]`` to ConfigILM's alphabetical columns."""
+    """Multi-hot rows ``[N, 19]`` with columns moved from canonical to alphabetical order (as ConfigILM)."""
     out = np.empty_like(rows)
     out[:, list(TO_ALPHABETICAL)] = rows
     return out
 
 
 def from_configilm(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """ConfigILM's alphabetical multi-hot rows ``[N, 19]`` to canonical columns."""
+    """Multi-hot rows ``[N, 19]`` with columns moved from alphabetical (as ConfigILM) to canonical order."""
     return rows[:, list(TO_ALPHABETICAL)]

@@ -1,4 +1,4 @@
-"""The names of reBEN: parsed into typed parts and rebuilt to the same text.
+"""Parsers of the names of reBEN; the text of a parsed name equals the original.
 
 Forms (facts of the official archive, all 549,488 rows)::
 
@@ -6,7 +6,7 @@ Forms (facts of the official archive, all 549,488 rows)::
     patch_id  <tile>_26_57                                         x, y padded to two digits
     scene     S1B_IW_GRDH_1SDV_20170612T165809                     folder of BigEarthNet-S1
     s1_name   <scene>_33UUP_26_57, <scene>_35VNJ_0_0               x, y not padded
-    s2v1_name S2A_MSIL2A_20170613T101031_26_57                     BigEarthNet v1, with its bugs kept verbatim
+    s2v1_name S2A_MSIL2A_20170613T101031_26_57                     BigEarthNet v1, including its errors
 
 x counts columns from west to east, y rows from north to south; both start at the tile's north-west corner.
 """
@@ -39,7 +39,7 @@ _PLAIN = {str(i): i for i in range(GRID_SIDE)}
 
 @dataclass(frozen=True, slots=True)
 class TileName:
-    """A Sentinel-2 tile acquisition: all its patches share sensing time, orbit and MGRS tile."""
+    """Name of a Sentinel-2 tile acquisition: its patches share sensing time, orbit and MGRS tile."""
 
     mission: str
     acquired: datetime
@@ -53,7 +53,7 @@ class TileName:
 
 @dataclass(frozen=True, slots=True)
 class PatchName:
-    """A ``patch_id``: cell (x, y) of a tile."""
+    """Parsed ``patch_id``: cell (x, y) of a tile."""
 
     tile: TileName
     x: int
@@ -67,14 +67,14 @@ class PatchName:
         """Zone and upper-left corner of the patch.
 
         Raises:
-            DataRefused: Its tile names no 100 km square.
+            DataRefused: The tile names no 100 km square.
         """
         return footprint(self.tile.mgrs, self.x, self.y)
 
 
 @dataclass(frozen=True, slots=True)
 class SceneName:
-    """A Sentinel-1 ground-range-detected scene."""
+    """Name of a Sentinel-1 ground-range-detected scene."""
 
     mission: str
     acquired: datetime
@@ -85,7 +85,7 @@ class SceneName:
 
 @dataclass(frozen=True, slots=True)
 class S1Name:
-    """An ``s1_name``: the part of a scene on cell (x, y) of an MGRS tile."""
+    """Parsed ``s1_name``: the part of a scene on cell (x, y) of an MGRS tile."""
 
     scene: SceneName
     mgrs: str
@@ -98,7 +98,7 @@ class S1Name:
 
 @dataclass(frozen=True, slots=True)
 class S2V1Name:
-    """A BigEarthNet v1 name. ``time`` stays text: 99,253 of them are no valid clock time or differ from v2's."""
+    """Parsed BigEarthNet v1 name; ``time`` is text, as 99,253 of them are no clock time or differ from v2."""
 
     mission: str
     date: str
@@ -108,6 +108,21 @@ class S2V1Name:
 
     def __str__(self) -> str:
         return f"{self.mission}_MSIL2A_{self.date}T{self.time}_{self.x}_{self.y}"
+
+
+@dataclass(frozen=True, slots=True)
+class PairNames:
+    """Parsed names of a patch pair, with the footprint that they imply.
+
+    Attributes:
+        patch: Tile and cell, from the ``patch_id``.
+        s1: Scene and cell, from the ``s1_name``.
+        footprint: Zone and upper-left corner of the patch.
+    """
+
+    patch: PatchName
+    s1: S1Name
+    footprint: Footprint
 
 
 def _utc(text: str, name: str) -> datetime:
@@ -124,7 +139,7 @@ def _time_text(moment: datetime) -> str:
 
 @lru_cache(maxsize=4096)
 def parse_tile(name: str) -> TileName:
-    """Parses a tile folder name.
+    """Parsed name of a tile folder.
 
     Raises:
         DataRefused: The name has another form.
@@ -138,7 +153,7 @@ def parse_tile(name: str) -> TileName:
 
 @lru_cache(maxsize=4096)
 def parse_scene(name: str) -> SceneName:
-    """Parses a Sentinel-1 scene folder name.
+    """Parsed name of a Sentinel-1 scene folder.
 
     Raises:
         DataRefused: The name has another form.
@@ -150,7 +165,7 @@ def parse_scene(name: str) -> SceneName:
 
 
 def parse_patch_id(name: str) -> PatchName:
-    """Parses a ``patch_id``.
+    """Parsed ``patch_id``.
 
     Raises:
         DataRefused: The name has another form, or x or y is not in 00..90.
@@ -160,10 +175,10 @@ def parse_patch_id(name: str) -> PatchName:
 
 
 def split_patch_id(name: str) -> tuple[str, str, str]:
-    """``(tile folder, xx, yy)`` of a ``patch_id``, with the cell checked and the tile not yet parsed.
+    """Tuple ``(tile folder, xx, yy)`` of a ``patch_id``; the cell is checked, the tile is not.
 
     Raises:
-        DataRefused: There is no cell, or x or y is not in 00..90.
+        DataRefused: The cell is missing, or x or y is not in 00..90.
     """
     parts = name.rsplit("_", 2)
     if len(parts) != 3 or parts[1] not in _PADDED or parts[2] not in _PADDED:
@@ -172,7 +187,7 @@ def split_patch_id(name: str) -> tuple[str, str, str]:
 
 
 def parse_s1_name(name: str) -> S1Name:
-    """Parses an ``s1_name``.
+    """Parsed ``s1_name``.
 
     Raises:
         DataRefused: The name has another form, or x or y is padded or not in 0..90.
@@ -186,7 +201,7 @@ def parse_s1_name(name: str) -> S1Name:
 
 
 def parse_s2v1_name(name: str) -> S2V1Name:
-    """Parses a BigEarthNet v1 patch name, keeping every digit as it stands.
+    """Parsed BigEarthNet v1 patch name, with every digit kept.
 
     Raises:
         DataRefused: The name has another form.
@@ -195,6 +210,19 @@ def parse_s2v1_name(name: str) -> S2V1Name:
     if match is None:
         raise DataRefused(f"expected a v1 name like S2A_MSIL2A_20170613T101031_26_57, got {name!r}")
     return S2V1Name(match[1], match[2], match[3], match[4], match[5])
+
+
+def parse_pair(patch_id: str, s1_name: str, s2v1_name: str) -> PairNames:
+    """Parsed names of a metadata row.
+
+    Raises:
+        DataRefused: A name has another form, or the tile names no 100 km square.
+    """
+    patch = parse_patch_id(patch_id)
+    place = patch.footprint
+    s1 = parse_s1_name(s1_name)
+    parse_s2v1_name(s2v1_name)
+    return PairNames(patch, s1, place)
 
 
 def tile_of(patch_id: str) -> str:

@@ -1,7 +1,7 @@
-"""What a reader yields and how it becomes rows of ``patches.lance``.
+"""Records of a reader, and their conversion to rows of ``patches.lance``.
 
-A reader turns one metadata row (:class:`PatchMeta`) into a :class:`ReadResult`: a valid :class:`PatchPair`, or the
-:class:`Defect` list that says why there is none.
+A reader turns one metadata row (:class:`PatchMeta`) into a :class:`ReadResult`: a valid :class:`PatchPair`, or the list
+of :class:`Defect` that excludes the patch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +20,13 @@ import pyarrow as pa
 
 from eoforge.data.bands import GROUPS
 from eoforge.data.labels import mask_of
-from eoforge.data.names import parse_patch_id, parse_s1_name
+from eoforge.data.names import PairNames, parse_pair
 from eoforge.data.tables.schema import PATCHES
 from eoforge.geo.footprint import lonlat_bounds
 
 
 class Reason(StrEnum):
-    """Why a patch is refused or (last entries) remarked upon. The values are stored in ``quarantine.lance``."""
+    """Reason code of a defect or warning, stored in the quarantine table."""
 
     BAD_NAME = "bad_name"
     DUPLICATE_ID = "duplicate_id"
@@ -46,15 +47,14 @@ class Reason(StrEnum):
 
 
 WARNINGS: frozenset[Reason] = frozenset({Reason.SPLIT_MISMATCH})
-"""Reasons that are reported but do not keep a patch out."""
-
+"""Reasons that are reported and do not exclude a patch."""
 
 DIGEST_CHARS = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PatchMeta:
-    """One row of the official metadata; ``repeated`` says that an earlier row has the same patch_id."""
+    """Row of the official metadata; ``repeated`` marks rows whose patch_id an earlier row has."""
 
     patch_id: str
     s1_name: str
@@ -66,10 +66,19 @@ class PatchMeta:
     contains_cloud_or_shadow: bool
     repeated: bool = False
 
+    @cached_property
+    def names(self) -> PairNames:
+        """Parsed names and footprint, computed once per row.
+
+        Raises:
+            DataRefused: A name is malformed.
+        """
+        return parse_pair(self.patch_id, self.s1_name, self.s2v1_name)
+
 
 @dataclass(frozen=True, slots=True)
 class PatchPair:
-    """A patch pair with everything that a row of ``patches.lance`` needs.
+    """Patch pair with all data of a row of ``patches.lance``.
 
     Attributes:
         meta: The metadata row.
@@ -77,7 +86,7 @@ class PatchPair:
         s2_20m: uint16 ``[6, 60, 60]``: B05 B06 B07 B8A B11 B12.
         s2_60m: uint16 ``[2, 20, 20]``: B01 B09.
         s1: float32 ``[2, 120, 120]``, dB: VV VH.
-        reference_map: uint16 ``[120, 120]`` CLC codes, or None where the archive has no map.
+        reference_map: uint16 ``[120, 120]`` CLC codes, or None if the archive has no map.
     """
 
     meta: PatchMeta
@@ -90,7 +99,7 @@ class PatchPair:
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """One finding about one patch."""
+    """Defect or warning of one patch."""
 
     patch_id: str
     reason: Reason
@@ -99,13 +108,13 @@ class Defect:
 
     @property
     def fatal(self) -> bool:
-        """Whether the patch is kept out because of it."""
+        """Whether the defect excludes the patch."""
         return self.reason not in WARNINGS
 
 
 @dataclass(slots=True)
 class ReadResult:
-    """What became of one metadata row: ``pair`` is None exactly if a defect is fatal."""
+    """Result of reading one metadata row; ``pair`` is None exactly if a defect is fatal."""
 
     meta: PatchMeta
     pair: PatchPair | None
@@ -115,7 +124,7 @@ class ReadResult:
 def digest(pair: PatchPair) -> str:
     """Content hash of a pair: 32 hex characters (128 bits of SHA-256) over its metadata and all pixels.
 
-    Two archives hold the same patch exactly if the digests are equal, whatever files the pixels came from.
+    Equal digests mean equal patches; the kind of archive has no influence.
     """
     meta = pair.meta
     head = json.dumps(
@@ -141,21 +150,20 @@ def digest(pair: PatchPair) -> str:
 
 
 def _bytes(array: npt.NDArray[np.generic], dtype: str) -> memoryview:
-    """Row-major little-endian bytes, the same on every machine."""
+    """Row-major little-endian bytes of an array, equal on every machine."""
     return np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<")).data
 
 
 def record_batch(pairs: Sequence[PatchPair]) -> pa.RecordBatch:
-    """Pairs as rows of :data:`eoforge.data.tables.schema.PATCHES`, with the derived columns filled in.
+    """Rows of :data:`eoforge.data.tables.schema.PATCHES` from pairs, derived columns included.
 
     Raises:
         DataRefused: A name or label is malformed (validated pairs never are).
     """
     metas = [p.meta for p in pairs]
-    patches = [parse_patch_id(m.patch_id) for m in metas]
-    scenes = [parse_s1_name(m.s1_name).scene for m in metas]
-    places = [p.footprint for p in patches]
-    epsg, ulx, uly = np.array([(f.epsg, f.ulx, f.uly) for f in places], dtype=np.int32).reshape(-1, 3).T
+    names = [m.names for m in metas]
+    corners = [(n.footprint.epsg, n.footprint.ulx, n.footprint.uly) for n in names]
+    epsg, ulx, uly = np.array(corners, dtype=np.int32).reshape(-1, 3).T
     bounds = lonlat_bounds(epsg, ulx, uly)
     columns: dict[str, object] = {
         "patch_id": [m.patch_id for m in metas],
@@ -167,9 +175,9 @@ def record_batch(pairs: Sequence[PatchPair]) -> pa.RecordBatch:
         "label_mask": [mask_of(m.labels) for m in metas],
         "contains_seasonal_snow": [m.contains_seasonal_snow for m in metas],
         "contains_cloud_or_shadow": [m.contains_cloud_or_shadow for m in metas],
-        "acquired_s2": [p.tile.acquired for p in patches],
-        "acquired_s1": [s.acquired for s in scenes],
-        "mgrs_tile": [p.tile.mgrs for p in patches],
+        "acquired_s2": [n.patch.tile.acquired for n in names],
+        "acquired_s1": [n.s1.scene.acquired for n in names],
+        "mgrs_tile": [n.patch.tile.mgrs for n in names],
         "epsg": epsg,
         "ulx": ulx,
         "uly": uly,
@@ -189,10 +197,10 @@ def record_batch(pairs: Sequence[PatchPair]) -> pa.RecordBatch:
 def _tensors(
     values: Sequence[npt.NDArray[np.generic] | None], dtype: pa.FixedShapeTensorType
 ) -> pa.FixedShapeTensorArray:
-    """Arrays of one shape as one tensor column in a single copy; None becomes null over zeros."""
+    """Tensor column of arrays of one shape, in a single copy; None becomes null over zeros."""
     shape = (len(values), *dtype.shape)
     element = np.dtype(dtype.value_type.to_pandas_dtype())
-    # Arrow's pool keeps its pages between batches; page faults in fresh NumPy memory cost three times the copy.
+    # Arrow's pool keeps its pages between batches; page faults in new NumPy memory cost three times the copy.
     buffer = pa.allocate_buffer(math.prod(shape) * element.itemsize)
     out = np.frombuffer(buffer, dtype=element).reshape(shape)
     for slot, value in zip(out, values, strict=True):

@@ -1,8 +1,8 @@
-"""The official split: three concentric squares per tile, holding half, a quarter and a quarter of its area.
+"""Official split: three concentric regions per tile, with half, a quarter and a quarter of its area.
 
-The outer frame trains, the next one validates, the centre tests. Neighbouring tiles overlap by 9.8 km, less than the
-training frame is wide, so no ground is in two splits. The rule reproduces all 549,488 published splits
-(tests/data/test_split.py); it is a function of the cell alone, so it also checks metadata and splits new tiles.
+The outer frame is for training, the next one for validation, the centre for test. Neighbouring tiles overlap by 9.8 km,
+less than the width of the training frame, so no ground is in two splits. The rule reproduces all 549,488 published
+splits (tests/data/test_split.py); as a function of the cell alone, it also checks metadata and splits new tiles.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FRAMES: npt.NDArray[np.uint8] = np.array([_frame_of(i) for i in range(GRID_SIDE
 
 
 def official_split(x: int, y: int) -> str:
-    """``train``, ``validation`` or ``test`` for the cell in column ``x`` and row ``y``.
+    """Split of the cell in column ``x`` and row ``y``: ``train``, ``validation`` or ``test``.
 
     Raises:
         UsageError: A cell index is not in 0..90.
@@ -46,7 +46,7 @@ def official_split(x: int, y: int) -> str:
 
 
 def official_splits(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Cells ``[N]``, ``[N]`` to indices ``[N]`` into :data:`SPLITS`.
+    """Indices ``[N]`` into :data:`SPLITS` of cells given by columns ``[N]`` and rows ``[N]``.
 
     Raises:
         UsageError: A cell index is not in 0..90.

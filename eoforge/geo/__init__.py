@@ -1,1 +1,1 @@
-"""Where patches lie on the ground: MGRS tiles, UTM footprints, geographic bounds."""
+"""Geolocation of patches: MGRS tiles, UTM footprints, geographic bounds."""

@@ -1,9 +1,9 @@
-"""From a patch name to the ground it covers: UTM zone, upper-left corner, geographic bounds.
+"""Footprints of patches from their names: UTM zone, upper-left corner, geographic bounds.
 
-reBEN's rasters carry their CRS and transform, but so does the name alone: a Sentinel-2 tile starts at the north-west
-corner of its MGRS 100 km square, snapped outwards to the 60 m grid, and patches step 1,200 m from there. The formula
-agrees with all published v1 geometries (facts: 208,536 checked, none differs); LMDB copies lost the georeference, so
-for them the name is the only source. reBEN lies in the north; in the south the 60 m grid starts at the equator too,
+The name of a patch implies CRS and transform: a Sentinel-2 tile starts at the north-west corner of its MGRS 100 km
+square, snapped outwards to the 60 m grid, and patches follow in steps of 1,200 m. The formula
+agrees with all published v1 geometries (facts: 208,536 checked, none differs); LMDB copies have no georeference, so
+the name is their only source. reBEN lies in the north; in the south the 60 m grid starts at the equator too,
 which the false northing puts at 10,000,000 m (published products of tiles 39MXR, 53HNA and 53HNV lie there).
 """
 
@@ -20,7 +20,7 @@ from eoforge.errors import DataRefused
 from eoforge.geo.utm import utm_to_lonlat
 
 PATCH_METRES = 1200
-"""Side of a patch, and the step of the grid of patches in a tile."""
+"""Side of a patch in metres, and step of the grid of patches in a tile."""
 _SQUARE = 100_000
 _ROW_CYCLE = 2_000_000
 _GRID = 60
@@ -40,7 +40,7 @@ _BAND_NORTHING = {
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """A patch on the ground: 1,200 m x 1,200 m, its upper-left corner in metres of the UTM zone ``epsg``."""
+    """Footprint of a patch, 1,200 m x 1,200 m: upper-left corner in metres of the UTM zone ``epsg``."""
 
     epsg: int
     ulx: int
@@ -52,7 +52,7 @@ def tile_origin(mgrs: str) -> Footprint:
     """Zone and upper-left corner of a Sentinel-2 tile such as ``33UUP``.
 
     Raises:
-        DataRefused: Its letters name no latitude band or no 100 km square.
+        DataRefused: The letters name no latitude band or no 100 km square.
     """
     zone, band, column, row = int(mgrs[:2]), mgrs[2], mgrs[3], mgrs[4]
     if band not in _BAND_NORTHING:
@@ -78,11 +78,11 @@ def footprint(mgrs: str, column: int, row: int) -> Footprint:
 
     Args:
         mgrs: Tile, such as ``33UUP``.
-        column: Position of the patch in its tile, counted eastwards from 0.
-        row: The same southwards.
+        column: Column of the patch in its tile, eastwards from 0.
+        row: Row of the patch in its tile, southwards from 0.
 
     Raises:
-        DataRefused: Its tile names no 100 km square.
+        DataRefused: The tile names no 100 km square.
     """
     origin = tile_origin(mgrs)
     return Footprint(origin.epsg, origin.ulx + PATCH_METRES * column, origin.uly - PATCH_METRES * row)

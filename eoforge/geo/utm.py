@@ -1,11 +1,11 @@
-"""UTM coordinates to longitude and latitude on WGS 84.
+"""Conversion of UTM coordinates to longitude and latitude on WGS 84.
 
 The Krueger series to the fourth power of the third flattening (Karney 2011, "Transverse Mercator with an accuracy of a
 few nanometers", equations 11, 15 and 36; the latitude series is the standard one of the conformal latitude). Within a
-zone it agrees with PROJ to ten micrometres, which a test holds over every reBEN footprint.
+zone it agrees with PROJ to ten micrometres; a test compares them over every reBEN footprint.
 
-Why not PROJ itself: rows are made inside threads that Lance owns, and a PROJ context created there crashes the process
-now and then (pyproj 3.7 with pylance 14.0.2: segmentation fault in two runs of three).
+PROJ is not used: rows are made inside threads of Lance, and a PROJ context created there sometimes crashes the process
+(pyproj 3.7 with pylance 14.0.2: segmentation fault in two runs of three).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def utm_to_lonlat(epsg: npt.NDArray[np.int32], easting: Floats, northing: Floats) -> tuple[Floats, Floats]:
-    """Longitude and latitude in degrees of places in UTM zones; the arguments broadcast.
+    """Longitude and latitude in degrees of points in UTM zones; the arguments broadcast.
 
     Args:
         epsg: 32601..32660 (north) or 32701..32760 (south).

@@ -1,1 +1,1 @@
-"""Binary codes of an archive: making them, keeping them, searching them."""
+"""Index of binary codes: its tables, their building, and the search."""

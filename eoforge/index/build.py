@@ -1,6 +1,6 @@
-"""Makes ``codes.lance``: plan, encode in shards, commit; exactly once and resumable at any point.
+"""Building of ``codes.lance``: plan, encode in shards, commit; exactly once and resumable at any point.
 
-Readers (``index/catalog.py``) show the patches of the version that the codes stand for; see ``index/jobs.py``.
+Readers (``catalog.py``) serve the patches of the version in the metadata of the table; see ``jobs.py``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import pyarrow as pa
 from eoforge.bundle import Bundle, load_bundle, require_keys
 from eoforge.data.tables.schema import codes_schema
 from eoforge.errors import BundleError, UsageError
+from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.encode import encode_rows
 from eoforge.index.encoder import Encoder
-from eoforge.index.info import IndexInfo
 from eoforge.index.jobs import IndexPlan, IndexSummary, commit_rows, load_plan, plan_rows, table_for, write_shards
 from eoforge.progress import Tracker
 from eoforge.storage.addresses import TableRef, normalise, open_table, table_to_write
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 
 def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int = 4096) -> IndexPlan:
-    """Finds the patches without a code of this bundle, or with a code of other pixels, and cuts them into shards.
+    """Plan of the patches without a code of this bundle, or with a code of other pixels, cut into shards.
 
-    Planning again finds the same plan, so that a run that was killed goes on where it stopped.
+    A repeated call returns the same plan, so that a killed run continues where it stopped.
 
     Args:
-        bundle_uri: Run bundle that encodes.
-        table: Patches; without a version the newest is pinned.
+        bundle_uri: Run bundle of the encoder.
+        table: Table of patches; without a version the newest is pinned.
         codes_uri: Table of codes, created if absent.
         shard_rows: Patches per shard.
 
     Raises:
         NotFound: The bundle or the patches do not exist.
         DataRefused: The codes table belongs to another bundle or other patches.
-        UsageError: The codes stand for a newer version of the patches, ``shard_rows`` is below 1, or ``codes_uri``
+        UsageError: The codes belong to a newer version of the patches, ``shard_rows`` is below 1, or ``codes_uri``
             names a version or a whole bucket.
     """
     if shard_rows < 1:
@@ -51,27 +51,27 @@ def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int
     patches = open_table(table)
     config = bundle.config
     pinned = TableRef(normalise(table.uri), patches.version)
-    mine = IndexInfo(bundle.id, bundle.uri, config["method"], config["bits"], pinned)
-    codes = table_for(mine, codes_uri, codes_schema(mine.bits, config["embedding_dim"], mine.metadata()), "codes")
-    return plan_rows("index", bundle, patches, codes, mine, codes_uri, shard_rows, _modalities(bundle))
+    info = CodeTableInfo(bundle.id, bundle.uri, config["method"], config["bits"], pinned)
+    codes = table_for(info, codes_uri, codes_schema(info.bits, config["embedding_dim"], info.metadata()), "codes")
+    return plan_rows("index", bundle, patches, codes, info, codes_uri, shard_rows, _modalities(bundle))
 
 
 def encode_shards(codes_uri: str, job_id: str, first: int, count: int, encoder: Encoder) -> dict[str, int]:
-    """Encodes shards ``first`` to ``first + count - 1``; shards that have a manifest are skipped.
+    """Encoding of shards ``first`` to ``first + count - 1``; shards with a manifest are skipped.
 
     Args:
         codes_uri: Table of codes.
         job_id: From :func:`plan_index`.
         first: First shard.
         count: Number of shards; those past the last are ignored.
-        encoder: The model of the plan's bundle.
+        encoder: Encoder of the bundle of the plan.
 
     Returns:
         Shards and codes written by this call, and shards skipped.
 
     Raises:
-        NotFound: There is no such plan.
-        BundleError: The encoder gives codes of another length than the table holds.
+        NotFound: The plan does not exist.
+        BundleError: The code length of the encoder differs from the table.
     """
     plan, job = load_plan(codes_uri, job_id)
     width = open_table(plan.codes).schema.field("code").type.list_size
@@ -92,12 +92,12 @@ def encode_shards(codes_uri: str, job_id: str, first: int, count: int, encoder: 
 
 
 def commit_index(codes_uri: str, job_id: str) -> int:
-    """Makes the codes of a job visible, once, and returns the version of the table that holds them.
+    """Commit of the codes of a job, once; returns the version of the table with these codes.
 
     Raises:
-        NotFound: There is no such plan.
-        StoreError: A shard was not encoded yet.
-        ConflictError: The codes meanwhile stand for a newer version of the patches.
+        NotFound: The plan does not exist.
+        StoreError: A shard is not encoded yet.
+        ConflictError: The codes meanwhile belong to a newer version of the patches.
     """
     return commit_rows(*load_plan(codes_uri, job_id)).version
 
@@ -105,7 +105,7 @@ def commit_index(codes_uri: str, job_id: str) -> int:
 def build_index(
     bundle_uri: str, table: TableRef, codes_uri: str, encoder: Encoder, shard_rows: int = 4096
 ) -> IndexSummary:
-    """Plans, encodes and commits in this process; run again after a crash, it goes on. See the steps for errors."""
+    """Plan, encoding and commit in this process; a run after a crash continues. See the steps for errors."""
     plan = plan_index(bundle_uri, table, codes_uri, shard_rows)
     encode_shards(codes_uri, plan.job_id, 0, plan.shards, encoder)
     return commit_rows(*load_plan(codes_uri, plan.job_id))

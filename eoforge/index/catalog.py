@@ -1,14 +1,13 @@
-"""An index as a service or a report holds it: codes per modality, and what is known of each patch, row by row.
+"""Loaded version of an index: codes per modality and metadata of the patches, row by row.
 
-One row is one patch, in the order of patch ids, the same row in every modality: an optical patch and its radar partner
-share a row number, and results do not depend on the order in which shards were ingested. Rasters are not
-read: 549,488 patches with two 128-bit codes each opened in 3.4 s of CPU time and 690 MB (measured on a local disk).
+One row is one patch, in the order of patch ids, equal in every modality: an optical patch and its radar partner share a
+row number, and results do not depend on the order in which shards were ingested. Rasters are not read: 549,488 patches
+with two 128-bit codes each opened in 3.4 s of CPU time and 690 MB (measured on a local disk).
 """
 
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -16,81 +15,35 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eoforge.data.labels import CLASSES, INDEX, mask_of
-from eoforge.data.split import SPLITS
+from eoforge.data.labels import mask_of
+from eoforge.data.search_filter import BoundingBox, SearchFilter
 from eoforge.data.tables.schema import METADATA_COLUMNS
-from eoforge.errors import NotFound, UsageError
-from eoforge.index.info import IndexInfo
+from eoforge.errors import NotFound
+from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.search import HammingIndex
 from eoforge.storage.addresses import TableRef, open_table
 
-BoundingBox = tuple[float, float, float, float]
-"""lon_min, lat_min, lon_max, lat_max in degrees (WGS 84); lon_min > lon_max crosses the 180th meridian."""
-
-
-@dataclass(frozen=True)
-class SearchFilter:
-    """Which patches may be found; empty fields allow everything, several fields must all hold.
-
-    Attributes:
-        countries: Any of these.
-        splits: Any of these.
-        labels_any: At least one of these classes.
-        labels_all: All of these classes.
-        bbox: The footprint touches this box.
-        acquired_from: Sentinel-2 acquisition at this time or later, with time zone.
-        acquired_until: Sentinel-2 acquisition before this time, with time zone.
-        exclude_snow: No seasonal snow.
-        exclude_cloud: No cloud or cloud shadow.
-    """
-
-    countries: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ()
-    labels_any: tuple[str, ...] = ()
-    labels_all: tuple[str, ...] = ()
-    bbox: BoundingBox | None = None
-    acquired_from: datetime | None = None
-    acquired_until: datetime | None = None
-    exclude_snow: bool = False
-    exclude_cloud: bool = False
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in (*self.labels_any, *self.labels_all) if name not in INDEX]
-        if unknown:
-            raise UsageError(f"unknown label {unknown[0]!r}; the 19 classes are {'; '.join(CLASSES)}")
-        # A mistyped split ("val") would otherwise find nothing and say nothing.
-        strange = [name for name in self.splits if name not in SPLITS]
-        if strange:
-            raise UsageError(f"unknown split {strange[0][:80]!r}; the splits are {', '.join(SPLITS)}")
-        if self.bbox is not None:
-            west, south, east, north = self.bbox
-            if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):
-                raise UsageError(f"expected lon_min, lat_min, lon_max, lat_max in degrees; got {self.bbox}")
-        for time in (self.acquired_from, self.acquired_until):
-            if time is not None and time.tzinfo is None:
-                raise UsageError(f"filter times need a time zone (UTC: append Z); got {time.isoformat()}")
-
 
 class IndexSnapshot:
-    """One version of an index, loaded.
+    """Loaded version of an index.
 
     Attributes:
-        uri: The table of codes.
-        version: Its version.
-        info: Bundle and patches that the codes came from.
+        uri: Table of codes.
+        version: Version of the table.
+        info: Bundle and patches of the codes.
         metadata: ``METADATA_COLUMNS``, one row per patch, ordered by patch id.
-        indexes: Modality to its index, rows as in ``metadata``.
+        indexes: Index by modality, rows as in ``metadata``.
     """
 
     def __init__(
         self,
         ref: TableRef,
-        info: IndexInfo,
+        info: CodeTableInfo,
         metadata: pa.Table,
         codes: dict[str, npt.NDArray[np.uint8]],
         device: str | None,
     ) -> None:
-        """Takes aligned parts; :meth:`open` reads them from a table."""
+        """Snapshot of aligned parts; :meth:`open` reads them from a table."""
         self.uri, self.version, self.info, self.metadata = ref.uri, int(ref.version or 0), info, metadata
         self.indexes = {modality: HammingIndex(rows, device) for modality, rows in sorted(codes.items())}
         self._ids = metadata.column("patch_id").combine_chunks()
@@ -98,17 +51,17 @@ class IndexSnapshot:
 
     @classmethod
     def open(cls, codes: TableRef, device: str | None = None) -> IndexSnapshot:
-        """Loads the codes and the metadata of the patches version that they name.
+        """Snapshot of a table of codes, with the metadata of its version of the patches.
 
-        Codes of patches that are not in that version are left out, and so are patches without a code in every
-        modality: an index run that is still committing shows itself only when it has ended.
+        Codes of patches outside that version are skipped, as are patches without a code in every modality: patches of
+        a job appear after its last commit.
 
         Raises:
-            NotFound: There is no such table or version, or its patches are gone.
+            NotFound: The table, its version, or its version of the patches does not exist.
             DataRefused: The table is no table of codes.
         """
         table = open_table(codes)
-        info = IndexInfo.of(table.schema, codes.uri)
+        info = CodeTableInfo.of(table.schema, codes.uri)
         rows = table.to_table(columns=["patch_id", "modality", "code"]).combine_chunks()
         metadata = open_table(info.patches).to_table(columns=list(METADATA_COLUMNS)).sort_by("patch_id")
         complete = np.ones(metadata.num_rows, dtype=bool)
@@ -129,22 +82,22 @@ class IndexSnapshot:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What can be searched, sorted."""
+        """Modalities of the index, sorted."""
         return tuple(self.indexes)
 
     def index_of(self, modality: str) -> HammingIndex:
-        """The index of one modality.
+        """Index of one modality.
 
         Raises:
-            NotFound: The index holds no codes of it.
+            NotFound: The index holds no codes of the modality.
         """
         if modality not in self.indexes:
-            held = ", ".join(self.modalities) or "nothing yet"
-            raise NotFound(f"the index {self.uri} holds {held}; there are no codes of {modality!r}")
+            held = ", ".join(self.modalities) or "none"
+            raise NotFound(f"no codes of {modality!r} in the index {self.uri}; its modalities: {held}")
         return self.indexes[modality]
 
     def row_of(self, patch_id: str, modality: str) -> int:
-        """The patch's row; it is the same in every modality that the index holds.
+        """Row of a patch, equal in every modality of the index.
 
         Raises:
             NotFound: The patch or the modality is not in the index.
@@ -156,7 +109,7 @@ class IndexSnapshot:
         return row
 
     def code_of(self, patch_id: str, modality: str) -> npt.NDArray[np.uint8]:
-        """The patch's code ``[K/8]`` in one modality.
+        """Code ``[K/8]`` of a patch in one modality.
 
         Raises:
             NotFound: The patch or the modality is not in the index.
@@ -164,12 +117,12 @@ class IndexSnapshot:
         return self.index_of(modality).codes[self.row_of(patch_id, modality)]
 
     def allow(self, wanted: SearchFilter) -> npt.NDArray[np.bool_]:
-        """The rows that a filter allows, ``[N]``, for :meth:`HammingIndex.search`."""
+        """Mask ``[N]`` of the rows that pass a filter, for :meth:`HammingIndex.search`."""
         return self._columns.allow(wanted)
 
 
 class _FilterColumns:
-    """The columns that filters look at, as arrays: strings as small integers, times as microseconds since 1970."""
+    """Columns of the filters as arrays: strings as small integers, times as microseconds since 1970."""
 
     def __init__(self, metadata: pa.Table) -> None:
         self._rows = metadata.num_rows

@@ -1,4 +1,4 @@
-"""Patches of a table through an encoder, reading ahead."""
+"""Encoding of the patches of a table, with read-ahead."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     import lance
 
 ENCODE_ROWS = 64
-"""Patches read and encoded at once: 20 MB of pixels, twice that with the batch read ahead."""
+"""Patches per batch: 20 MB of pixels, twice that with the batch that is read ahead."""
 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """One batch of patches.
+    """Encoded batch of patches.
 
     Attributes:
-        columns: The extra columns asked for, one value per patch.
-        outputs: Modality to packed codes ``[B, K/8]`` and embeddings ``[B, D]``.
+        columns: Requested extra columns, one value per patch.
+        outputs: Packed codes ``[B, K/8]`` and embeddings ``[B, D]`` by modality.
     """
 
     columns: dict[str, pa.Array]
@@ -37,7 +37,7 @@ class EncodedRows:
 def encode_rows(
     patches: lance.LanceDataset, rows: npt.NDArray[np.int64], encoder: Encoder, columns: tuple[str, ...] = ()
 ) -> Iterator[EncodedRows]:
-    """Encodes rows (ascending positions) in all modalities of the encoder; the next batch is read meanwhile."""
+    """Encoded batches of rows (ascending positions) in all modalities; the next batch is read meanwhile."""
     parts = [rows[start : start + ENCODE_ROWS] for start in range(0, len(rows), ENCODE_ROWS)]
 
     def read(part: npt.NDArray[np.int64]) -> tuple[PatchBatch, dict[str, pa.Array]]:
@@ -46,10 +46,10 @@ def encode_rows(
         return read_rows(patches, part, encoder.modalities, reference_map=False), values
 
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(read, parts[0]) if parts else None
-        for following in [*parts[1:], None]:
-            if coming is None:
+        pending = reader.submit(read, parts[0]) if parts else None
+        for next_part in [*parts[1:], None]:
+            if pending is None:
                 return
-            batch, values = coming.result()
-            coming = None if following is None else reader.submit(read, following)
+            batch, values = pending.result()
+            pending = None if next_part is None else reader.submit(read, next_part)
             yield EncodedRows(values, {modality: encoder.encode(batch, modality) for modality in encoder.modalities})

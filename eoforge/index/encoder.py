@@ -1,4 +1,4 @@
-"""What a trained method offers to the index and to the services."""
+"""Interface of a trained encoder, for the index and the services."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """Turns patches into packed binary codes and float embeddings.
+    """Encoder of patches into packed binary codes and float embeddings.
 
     Bit ``k`` of a code is set where logit ``k`` is greater than zero (a logit of zero gives 0), packed little-endian:
     bit ``k`` is bit ``k % 8`` of byte ``k // 8``, as ``np.packbits(..., bitorder="little")`` does.
@@ -20,8 +20,8 @@ class Encoder(Protocol):
     Attributes:
         bits: Code length K, a multiple of 8.
         embedding_dim: Length D of the float embedding.
-        modalities: What ``encode`` accepts, of ``("s1", "s2")``.
-        device: The torch device it runs on.
+        modalities: Modalities of ``encode``, out of ``("s1", "s2")``.
+        device: Torch device of the model.
     """
 
     bits: int

@@ -1,8 +1,8 @@
-"""Tables made from patches row by row: what ``codes.lance`` and ``streams.lance`` share of planning and commit.
+"""Jobs that make tables from patches: planning and commit shared by ``codes.lance`` and ``streams.lance``.
 
-A table belongs to one bundle and one table of patches. Each row carries the digest of the patch it was made from, so
-that a newer version of the patches costs what is missing and what changed, and nothing else. The version that the rows
-stand for is in the schema's metadata and moves on only after all rows are there.
+A table belongs to one bundle and one table of patches. Each row carries the digest of its patch, so that a new
+version of the patches costs only the missing and the changed rows. The metadata of the schema name that version; they
+change after all rows are committed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from eoforge.data.tables.commit import (
     write_fragments,
 )
 from eoforge.errors import ConflictError, DataRefused, NotFound, UsageError
-from eoforge.index.info import PATCHES_VERSION, IndexInfo
+from eoforge.index.code_table import PATCHES_VERSION, CodeTableInfo
 from eoforge.progress import Tracker, track
 from eoforge.storage.addresses import TableRef, open_table, table_exists
 
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 KEYS = ("patch_id", "modality")
 _PLAN, _ROWS = "plan.json", "rows.bin"
 
-Maker = Callable[["lance.LanceDataset", npt.NDArray[np.int64], pa.Schema, Tracker], Iterator[pa.RecordBatch]]
-"""Patches, positions in them, schema of the rows, progress to advance by patches -> the rows."""
+RowMaker = Callable[["lance.LanceDataset", npt.NDArray[np.int64], pa.Schema, Tracker], Iterator[pa.RecordBatch]]
+"""Function from patches, positions of rows, schema and progress to record batches; progress counts patches."""
 
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """One job; ``shards`` contiguous ranges of the ``rows`` patches that need rows, made as ``recipe`` says."""
+    """Plan of one job: ``shards`` contiguous ranges of the ``rows`` patches to process; ``recipe`` holds options."""
 
     job_id: str
     codes: str
@@ -60,13 +60,13 @@ class IndexPlan:
 
     @property
     def patches(self) -> TableRef:
-        """The patches at their version."""
+        """Table of patches at its version."""
         return TableRef(self.patches_uri, self.patches_version)
 
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """What a run did; ``added``, ``changed`` and ``skipped`` count rows (patches times modalities)."""
+    """Counts of a job; ``added``, ``changed`` and ``skipped`` count rows (patches times modalities)."""
 
     codes: str
     version: int
@@ -78,34 +78,34 @@ class IndexSummary:
     skipped: int
 
 
-def table_for(mine: IndexInfo, uri: str, schema: pa.Schema, what: str) -> lance.LanceDataset:
-    """The table at ``uri``, created if it is absent.
+def table_for(info: CodeTableInfo, uri: str, schema: pa.Schema, what: str) -> lance.LanceDataset:
+    """Table at ``uri``, created if absent.
 
     Args:
-        mine: Bundle and patches of this job.
-        uri: The table.
-        schema: Of a new table; carries ``mine`` in its metadata.
-        what: What its rows are, for messages.
+        info: Bundle and patches of this job.
+        uri: Address of the table.
+        schema: Schema of a new table, with ``info`` in its metadata.
+        what: Name of the rows, for error messages.
 
     Raises:
         DataRefused: The table belongs to another bundle or other patches.
-        UsageError: It stands for a newer version of the patches.
+        UsageError: The table belongs to a newer version of the patches.
     """
     if not table_exists(uri):
         try:
             return create_table(uri, schema)
-        except DataRefused:  # another plan, for another version perhaps, created it first: judge what is there now
+        except DataRefused:  # a concurrent plan, perhaps for another version, created the table: check it below
             pass
     table = open_table(TableRef(uri))
-    theirs = IndexInfo.of(table.schema, uri)
-    if (theirs.bundle_id, theirs.patches.uri) != (mine.bundle_id, mine.patches.uri):
+    existing = CodeTableInfo.of(table.schema, uri)
+    if (existing.bundle_id, existing.patches.uri) != (info.bundle_id, info.patches.uri):
         raise DataRefused(
-            f"{uri} holds {what} of bundle {theirs.bundle_id[:16]} for {theirs.patches.uri}; this is bundle "
-            f"{mine.bundle_id[:16]} for {mine.patches.uri}. Choose another table of {what}"
+            f"{uri} holds {what} of bundle {existing.bundle_id[:16]} for {existing.patches.uri}; this is bundle "
+            f"{info.bundle_id[:16]} for {info.patches.uri}. Choose another table of {what}"
         )
-    if (theirs.patches.version or 0) > (mine.patches.version or 0):
+    if (existing.patches.version or 0) > (info.patches.version or 0):
         raise UsageError(
-            f"{uri} stands for {theirs.patches}, newer than {mine.patches}. Take the newer one, or choose another table"
+            f"{uri} belongs to {existing.patches}, newer than {info.patches}. Use the newer version or another table"
         )
     return table
 
@@ -115,23 +115,23 @@ def plan_rows(
     bundle: Bundle,
     patches: lance.LanceDataset,
     table: lance.LanceDataset,
-    pinned: IndexInfo,
+    pinned: CodeTableInfo,
     uri: str,
     shard_rows: int,
     modalities: Sequence[str],
     recipe: str = "",
 ) -> IndexPlan:
-    """Finds the patches without rows of their present digest and cuts them into shards.
+    """Plan of the patches without rows of their present digest, cut into shards.
 
-    The job's id follows from bundle, patches version, table and recipe: planning again finds the same plan, so that a
-    run that was killed goes on where it stopped.
+    The id of the job is a function of bundle, patches version, table and recipe: a repeated call returns the same plan,
+    so that a killed run continues where it stopped.
     """
     parts = [bundle.id, str(pinned.patches), str(shard_rows), table_identity(table), table_identity(patches)]
     job_id = (
         f"{kind}-" + hashlib.blake2b("\n".join(parts + [recipe] * bool(recipe)).encode(), digest_size=12).hexdigest()
     )
     job = Job(uri, job_id)
-    _keep(patches, f"codes-{job_id}")
+    _tag_version(patches, f"codes-{job_id}")
     rows = job.find(_ROWS)
     if rows is None:
         job.put_if_absent(_ROWS, _rows_to_make(patches, table, modalities).astype("<i8").tobytes())
@@ -154,10 +154,10 @@ def plan_rows(
 
 
 def load_plan(uri: str, job_id: str) -> tuple[IndexPlan, Job]:
-    """The plan of a job and its files.
+    """Plan and files of a job.
 
     Raises:
-        NotFound: There is no such plan.
+        NotFound: The plan does not exist.
     """
     job = Job(uri, job_id)
     plan = job.find(_PLAN)
@@ -166,8 +166,8 @@ def load_plan(uri: str, job_id: str) -> tuple[IndexPlan, Job]:
     return IndexPlan(**json.loads(plan)), job
 
 
-def write_shards(plan: IndexPlan, job: Job, first: int, count: int, make: Maker, doing: str) -> dict[str, int]:
-    """Writes shards ``first`` to ``first + count - 1``; those that have a manifest or lie past the last are skipped.
+def write_shards(plan: IndexPlan, job: Job, first: int, count: int, make: RowMaker, label: str) -> dict[str, int]:
+    """Writing of shards ``first`` to ``first + count - 1``; existing shards and those past the last are skipped.
 
     Returns:
         Shards and patches written by this call, and shards skipped.
@@ -178,32 +178,32 @@ def write_shards(plan: IndexPlan, job: Job, first: int, count: int, make: Maker,
     done = {"shards": 0, "patches": 0, "skipped_shards": 0}
     wanted = range(max(first, 0), min(first + count, plan.shards))
     parts = {shard: rows[shard * plan.shard_rows : (shard + 1) * plan.shard_rows] for shard in wanted}
-    with track(doing, total=sum(map(len, parts.values()))) as progress:
-        for shard, mine in parts.items():
+    with track(label, total=sum(map(len, parts.values()))) as progress:
+        for shard, part in parts.items():
             if job.manifest(shard) is not None:
                 done["skipped_shards"] += 1
-                progress.advance(len(mine))
+                progress.advance(len(part))
                 continue
-            fragments = write_fragments(plan.codes, schema, make(patches, mine, schema, progress))
+            fragments = write_fragments(plan.codes, schema, make(patches, part, schema, progress))
             if not job.put_manifest(shard, {"fragments": fragments}):
-                discard_fragments(plan.codes, fragments)  # a twin of this worker was faster
+                discard_fragments(plan.codes, fragments)  # a concurrent worker finished the shard first
             done["shards"] += 1
-            done["patches"] += len(mine)
+            done["patches"] += len(part)
     return done
 
 
 def commit_rows(plan: IndexPlan, job: Job) -> IndexSummary:
-    """Makes the rows of a job visible, once.
+    """Commit of the rows of a job, once.
 
     Raises:
-        StoreError: A shard was not written yet.
-        ConflictError: The table meanwhile stands for a newer version of the patches.
+        StoreError: A shard is not written yet.
+        ConflictError: The table meanwhile belongs to a newer version of the patches.
     """
-    held = IndexInfo.of(open_table(plan.codes).schema, plan.codes).patches.version or 0
+    held = CodeTableInfo.of(open_table(plan.codes).schema, plan.codes).patches.version or 0
     if held > plan.patches_version:
         raise ConflictError(
-            f"{plan.codes} meanwhile stands for version {held} of {plan.patches_uri}, newer than this job's "
-            f"{plan.patches_version}; nothing is left to do"
+            f"{plan.codes} meanwhile belongs to version {held} of {plan.patches_uri}, newer than version "
+            f"{plan.patches_version} of this job; the job is obsolete"
         )
     result: CommitResult = commit(plan.codes, job, plan.shards, KEYS, digest="digest")
     table = open_table(plan.codes)
@@ -221,21 +221,21 @@ def commit_rows(plan: IndexPlan, job: Job) -> IndexSummary:
     )
 
 
-def _keep(patches: lance.LanceDataset, tag: str) -> None:
-    """Tags the version, so that a clean-up leaves what the rows refer to."""
+def _tag_version(patches: lance.LanceDataset, tag: str) -> None:
+    """Tags the version of the patches, so that a clean-up keeps it."""
     if tag in patches.tags.list():
         return
     try:
         patches.tags.create(tag, patches.version)
     except (OSError, ValueError):
-        if tag not in patches.tags.list():  # a twin of this planner may have been faster
+        if tag not in patches.tags.list():  # a concurrent planner may have created the tag
             raise
 
 
 def _rows_to_make(
     patches: lance.LanceDataset, table: lance.LanceDataset, modalities: Sequence[str]
 ) -> npt.NDArray[np.int64]:
-    """Rows of ``patches`` that lack a row of their present digest in any modality."""
+    """Positions of patches without a row of their present digest in some modality."""
     wanted = patches.to_table(columns=["patch_id", "digest"]).combine_chunks()
     held = table.to_table(columns=[*KEYS, "digest"]).combine_chunks()
     current = np.ones(wanted.num_rows, dtype=bool)

@@ -1,8 +1,8 @@
-"""Exact search by Hamming distance, results in the order (distance, row).
+"""Exact search by Hamming distance, with results in the order (distance, row).
 
-Codes of K bits know only K + 1 distances, so most ranks are ties; any order among ties other than by row would make
+Codes of K bits have only K + 1 distances, so most ranks are ties; any order among ties other than by row would make
 results depend on the library, the thread count or the batch size. On the CPU, faiss's counting search collects rows per
-distance in the order it scans them, which is the order wanted here; on CUDA the kernel ``hamming_topk`` keeps it too.
+distance in scan order, which is this order; on CUDA the kernel ``hamming_topk`` has the same order.
 A filter selects rows before the search, so that filtered results are exact as well.
 """
 
@@ -25,13 +25,13 @@ Distances = npt.NDArray[np.int32]
 Rows = npt.NDArray[np.int64]
 
 MAX_K = 1_000
-"""Most neighbours per query; what the counting search keeps per query grows with k times K."""
+"""Limit of neighbours per query; the memory of the counting search per query grows with k times K."""
 
 _COUNTING_BYTES = 64 << 20  # working memory of one chunk of queries
 
 
 class HammingIndex:
-    """Packed codes in memory, searched exactly.
+    """Index of packed codes in memory, searched exactly.
 
     Args:
         codes: ``[N, K/8]`` uint8; kept, not copied, when contiguous.
@@ -53,12 +53,12 @@ class HammingIndex:
         return len(self.codes)
 
     def search(self, queries: Codes, k: int, allow: npt.NDArray[np.bool_] | None = None) -> tuple[Distances, Rows]:
-        """The k nearest allowed rows of each query.
+        """Nearest allowed rows of each query.
 
         Args:
             queries: ``[Q, K/8]`` uint8.
             k: Neighbours per query, 1 to ``MAX_K``.
-            allow: ``[N]`` bool, the rows that may be found; None for all.
+            allow: ``[N]`` bool, mask of the allowed rows; None for all.
 
         Returns:
             Distances ``[Q, k']`` int32 and rows ``[Q, k']`` int64 with ``k' = min(k, allowed rows)``, ordered by
@@ -84,8 +84,8 @@ class HammingIndex:
             return _search_device(self._resident, queries, k, allow)
         if allow is None:
             return _search_cpu(self.codes, queries, k)
-        # Copying the allowed codes together costs less than asking for each row in the innermost loop (measured at
-        # half of 1.1 M rows: 1.0 ms and a scan of 0.7 ms against 6 ms with faiss's selector).
+        # A copy of the allowed codes costs less than a test of each row in the innermost loop (measured at half of
+        # 1.1 M rows: 1.0 ms and a scan of 0.7 ms, against 6 ms with the selector of faiss).
         selected = np.flatnonzero(allow)
         distances, rows = _search_cpu(self.codes.take(selected, axis=0), queries, k)
         return distances, selected[rows]
@@ -108,11 +108,11 @@ def _search_cpu(codes: Codes, queries: Codes, k: int) -> tuple[Distances, Rows]:
 def _scan(codes: Codes, queries: Codes, k: int) -> tuple[Distances, Rows]:
     import faiss
 
-    # faiss is parallel over queries: threads beyond their number only wait at its barrier, and where cores are shared
-    # they wait for a time slice (one query on two busy cores: median 28 ms with two threads, 0.05 ms with one).
-    # Cutting the codes for one query over Python threads gained a third on an idle machine (0.9 ms against 1.35 ms at
-    # 1.1 M codes of 128 bits) and lost three times that on a busy one, so one query is one thread's work.
-    # The number is OpenMP's, which torch shares: if it stayed changed, torch would add up in another order afterwards.
+    # faiss is parallel over queries: threads beyond their number wait at its barrier, on busy cores for a time slice
+    # (one query on two busy cores: median 28 ms with two threads, 0.05 ms with one). Parallel Python threads over the
+    # codes of one query gained a third on an idle machine (0.9 ms against 1.35 ms at 1.1 M codes of 128 bits) and lost
+    # three times that on a busy one, so one query uses one thread.
+    # torch shares the thread count of OpenMP: if it stayed changed, torch would sum in another order afterwards.
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(min(len(queries), os.cpu_count() or 1))
     try:

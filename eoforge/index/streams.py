@@ -1,7 +1,7 @@
-"""Makes and reads ``streams.lance``: compressed patches, each with the code by which it is found.
+"""Building and reading of ``streams.lance``: compressed patches, each with its binary code.
 
-One row per patch and sensor. The table is a table of codes too (same keys, same metadata): retrieval opens it as it
-opens ``codes.lance``, and pixels that exist nowhere else are decoded from it on demand.
+One row per patch and sensor. The table is also a table of codes (same keys, same metadata): retrieval opens it like
+``codes.lance``, and decodes pixels from it on demand if the table of patches has none.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from eoforge.codec.raster import Raster, from_batch
 from eoforge.data.loading.batch import PatchBatch, read_rows
 from eoforge.data.tables.schema import RASTER_COLUMNS, streams_schema
 from eoforge.errors import BundleError, DataRefused, UsageError
+from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.encoder import Encoder
-from eoforge.index.info import IndexInfo
 from eoforge.index.jobs import IndexPlan, IndexSummary, commit_rows, load_plan, plan_rows, table_for, write_shards
 from eoforge.progress import Tracker
 from eoforge.storage.addresses import TableRef, normalise, open_table, table_to_write
@@ -32,28 +32,28 @@ if TYPE_CHECKING:
     import lance
 
 RATE = "eoforge.rate"
-"""Metadata of the schema: the rate of all streams, as JSON."""
+"""Key of the schema metadata with the rate of all streams, as JSON."""
 STREAM = "stream"
 _BATCH = 32
 
 
 def plan_streams(bundle_uri: str, table: TableRef, streams_uri: str, rate: Rate, shard_rows: int = 1024) -> IndexPlan:
-    """Finds the patches without streams, or with streams of other pixels, and cuts them into shards.
+    """Plan of the patches without streams, or with streams of other pixels, cut into shards.
 
-    Planning again finds the same plan, so that a run that was killed goes on where it stopped.
+    A repeated call returns the same plan, so that a killed run continues where it stopped.
 
     Args:
-        bundle_uri: Run bundle whose codec compresses; with ``max_error``, any bundle, whose codes the streams carry.
-        table: Patches; without a version the newest is pinned.
+        bundle_uri: Run bundle of the codec; with ``max_error``, any bundle, for the codes of the streams.
+        table: Table of patches; without a version the newest is pinned.
         streams_uri: Table of streams, created if absent.
-        rate: Of all streams in the table.
+        rate: Rate of all streams in the table.
         shard_rows: Patches per shard.
 
     Raises:
         NotFound: The bundle or the patches do not exist.
         DataRefused: The table belongs to another bundle, other patches or another rate, or patches without streams
             have no pixels.
-        UsageError: The streams stand for a newer version of the patches, ``shard_rows`` is below 1, or
+        UsageError: The streams belong to a newer version of the patches, ``shard_rows`` is below 1, or
             ``streams_uri`` names a version or a whole bucket.
     """
     if shard_rows < 1:
@@ -63,10 +63,10 @@ def plan_streams(bundle_uri: str, table: TableRef, streams_uri: str, rate: Rate,
     require_keys(bundle)
     patches = open_table(table)
     pinned = TableRef(normalise(table.uri), patches.version)
-    mine = IndexInfo(bundle.id, bundle.uri, bundle.config["method"], bundle.config["bits"], pinned)
+    info = CodeTableInfo(bundle.id, bundle.uri, bundle.config["method"], bundle.config["bits"], pinned)
     recipe = json.dumps(asdict(rate), sort_keys=True)
-    schema = streams_schema(mine.bits, mine.metadata() | {RATE: recipe})
-    streams = table_for(mine, streams_uri, schema, "streams")
+    schema = streams_schema(info.bits, info.metadata() | {RATE: recipe})
+    streams = table_for(info, streams_uri, schema, "streams")
     held = (streams.schema.metadata or {}).get(RATE.encode(), b"").decode()
     if held != recipe:
         raise DataRefused(
@@ -74,11 +74,11 @@ def plan_streams(bundle_uri: str, table: TableRef, streams_uri: str, rate: Rate,
             f"{recipe}. Choose another table of streams"
         )
     modalities = sorted(modality for modality, bands in bundle.config["bands"].items() if bands)
-    plan = plan_rows("archive", bundle, patches, streams, mine, streams_uri, shard_rows, modalities, recipe)
+    plan = plan_rows("archive", bundle, patches, streams, info, streams_uri, shard_rows, modalities, recipe)
     missing = [c for c in RASTER_COLUMNS if c != "reference_map" and c not in patches.schema.names]
     if plan.rows and missing:
         raise DataRefused(
-            f"{plan.rows} patches of {pinned} have no streams yet, and {', '.join(missing)} are not there"
+            f"{plan.rows} patches of {pinned} have no streams yet, and the table lacks {', '.join(missing)}"
         )
     return plan
 
@@ -86,22 +86,22 @@ def plan_streams(bundle_uri: str, table: TableRef, streams_uri: str, rate: Rate,
 def compress_shards(
     streams_uri: str, job_id: str, first: int, count: int, coder: Coder, encoder: Encoder
 ) -> dict[str, int]:
-    """Compresses shards ``first`` to ``first + count - 1``; shards that have a manifest are skipped.
+    """Compression of shards ``first`` to ``first + count - 1``; shards with a manifest are skipped.
 
     Args:
         streams_uri: Table of streams.
         job_id: From :func:`plan_streams`.
         first: First shard.
         count: Number of shards; those past the last are ignored.
-        coder: Holds the codec of the plan's bundle, if the rate needs one.
-        encoder: The model of the plan's bundle: gives the codes of bounded streams. Learned streams carry their own.
+        coder: Coder with the codec of the bundle of the plan, if the rate needs one.
+        encoder: Encoder of the bundle of the plan, for the codes of bounded streams; learned streams contain codes.
 
     Returns:
         Shards and patches written by this call, and shards skipped.
 
     Raises:
-        NotFound: There is no such plan.
-        BundleError: The encoder gives codes of another length than the table holds.
+        NotFound: The plan does not exist.
+        BundleError: The code length of the encoder differs from the table.
     """
     plan, job = load_plan(streams_uri, job_id)
     width = open_table(plan.codes).schema.field("code").type.list_size
@@ -132,12 +132,12 @@ def compress_shards(
 
 
 def commit_streams(streams_uri: str, job_id: str) -> IndexSummary:
-    """Makes the streams of a job visible, once.
+    """Commit of the streams of a job, once.
 
     Raises:
-        NotFound: There is no such plan.
-        StoreError: A shard was not compressed yet.
-        ConflictError: The streams meanwhile stand for a newer version of the patches.
+        NotFound: The plan does not exist.
+        StoreError: A shard is not compressed yet.
+        ConflictError: The streams meanwhile belong to a newer version of the patches.
     """
     return commit_rows(*load_plan(streams_uri, job_id))
 
@@ -151,25 +151,25 @@ def compress_archive(
     encoder: Encoder,
     shard_rows: int = 1024,
 ) -> IndexSummary:
-    """Plans, compresses and commits in this process; run again after a crash, it goes on. See the steps for errors."""
+    """Plan, compression and commit in this process; a run after a crash continues. See the steps for errors."""
     plan = plan_streams(bundle_uri, table, streams_uri, rate, shard_rows)
     compress_shards(streams_uri, plan.job_id, 0, plan.shards, coder, encoder)
     return commit_streams(streams_uri, plan.job_id)
 
 
 class StreamReader:
-    """Pixels out of a table of streams.
+    """Reader of pixels from a table of streams.
 
     Args:
-        table: Of streams.
-        coder: Holds the codec of the table's bundle, if its streams need one.
+        table: Table of streams.
+        coder: Coder with the codec of the bundle of the table, if its streams need one.
     """
 
     def __init__(self, table: lance.LanceDataset, coder: Coder) -> None:
         self._table, self._coder = table, coder
 
     def rasters(self, patch_ids: Sequence[str], modalities: Sequence[str]) -> dict[str, dict[str, Raster]]:
-        """Patch id -> modality -> decoded raster; patches and sensors without a stream are left out.
+        """Decoded rasters by patch id and modality; patches and sensors without a stream are missing.
 
         Raises:
             DataRefused: A stream is damaged.
@@ -186,7 +186,7 @@ class StreamReader:
 
 
 def holds_streams(table: lance.LanceDataset) -> bool:
-    """Whether a table of codes also holds streams."""
+    """Whether a table of codes also has streams."""
     return STREAM in table.schema.names
 
 

@@ -1,8 +1,11 @@
-"""Where tables and files live: one way to address a local folder and an S3-compatible bucket.
+"""Addresses of tables and files, in local folders and S3-compatible buckets.
 
 URIs are local paths or ``s3://bucket/prefix``. S3 credentials and endpoint come from the usual environment
 (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``), which
-is what a Kubernetes secret provides; nothing is configured twice.
+is what a Kubernetes secret provides.
+
+An S3 address is plain text, no URL: ``#``, ``?`` and ``%`` stand for themselves, as in a local path. Lance parses URLs,
+so addresses to Lance pass :func:`lance_uri`, the only place that encodes, and addresses from Lance :func:`address_of`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 from eoforge.errors import NotFound, StoreError, UsageError
 
@@ -20,26 +24,28 @@ if TYPE_CHECKING:
 
 S3_SCHEME = "s3://"
 TABLE_SUFFIX = ".lance"
-# What Lance and obstore append to a message: places in their own Rust sources, and a dump of the error object.
-_RUST_PLACE = re.compile(r",? \S+\.rs:\d+:\d+")
+# Suffixes of messages of Lance and obstore: positions in Rust sources, and a dump of the error object.
+_RUST_POSITION = re.compile(r",? \S+\.rs:\d+:\d+")
 _RUST_DUMP = "\n\nDebug source:"
+# Bucket, then the parts of the key. Backslashes and control characters have no common meaning among S3 servers.
+_S3_ADDRESS = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(/(?!\.{1,2}(/|$))[^/\\\x00-\x1f\x7f]+)*")
 _ABSENT = ("not found", "not a directory")
 
 
 @dataclass(frozen=True)
 class TableRef:
-    """A table, optionally at a version: ``TABLE[@version]``."""
+    """Reference to a table, optionally at a version: ``TABLE[@version]``."""
 
     uri: str
     version: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> TableRef:
-        """Parses ``URI`` or ``URI@7``.
+        """Reference from the text ``URI`` or ``URI@7``.
 
         Raises:
-            UsageError: What follows the last ``@`` of the final path part is no positive number, nor the end of a name
-                (``me@home.lance``).
+            UsageError: The text after the last ``@`` of the final path part is no positive number, and no end of a
+                name (``me@home.lance``).
         """
         head, at, tail = text.rstrip("/").rpartition("@")
         if not at or "/" in tail or tail.endswith(TABLE_SUFFIX):
@@ -58,17 +64,22 @@ def is_s3(uri: str) -> bool:
 
 
 def normalise(uri: str) -> str:
-    """Absolute local path, or the S3 URI without a trailing slash.
+    """Normal form of an address: absolute local path, or S3 URI without a trailing slash.
 
     Raises:
-        UsageError: The scheme is neither ``s3`` nor ``file``, the bucket is missing, or the address is empty.
+        UsageError: The scheme is neither ``s3`` nor ``file``, the address is empty, the bucket is missing or malformed,
+            or the S3 key has an empty part, ``.``, ``..``, a backslash or a control character.
     """
     if not uri.strip():
         raise UsageError("expected a local path or s3://BUCKET/PREFIX; got an empty address (an unset variable?)")
     if is_s3(uri):
-        if not uri[len(S3_SCHEME) :].strip("/"):
-            raise UsageError(f"expected s3://BUCKET/PREFIX; got {uri!r}")
-        return uri.rstrip("/")
+        address = uri.rstrip("/")
+        if not _S3_ADDRESS.fullmatch(address):
+            raise UsageError(
+                "expected s3://BUCKET/PREFIX without empty parts, '.', '..', backslashes and control characters; "
+                f"got {uri[:200]!r}"
+            )
+        return address
     if "://" in uri and not uri.startswith("file://"):
         raise UsageError(f"expected a local path or s3://BUCKET/PREFIX; got {uri!r}")
     return str(Path(uri.removeprefix("file://")).expanduser().absolute())
@@ -78,7 +89,7 @@ def table_to_write(text: str) -> str:
     """URI of a table that is to be created or to grow.
 
     Raises:
-        UsageError: It names a version, or a whole bucket: jobs and quarantine lie beside the table, in its folder.
+        UsageError: The text names a version, or a whole bucket: jobs and quarantine lie beside the table.
     """
     ref = TableRef.parse(text)
     if ref.version is not None:
@@ -89,12 +100,26 @@ def table_to_write(text: str) -> str:
 
 
 def join(uri: str, *parts: str) -> str:
-    """``uri`` with path parts appended."""
+    """Address with path parts appended."""
     return "/".join([uri.rstrip("/"), *(p.strip("/") for p in parts)])
 
 
+def lance_uri(uri: str) -> str:
+    """Address in the form that Lance takes: the key of an S3 address percent-encoded, a local path unchanged."""
+    if not is_s3(uri):
+        return uri
+    bucket, slash, key = uri.removeprefix(S3_SCHEME).partition("/")
+    return f"{S3_SCHEME}{bucket}{slash}{quote(key)}"
+
+
+def address_of(table: lance.LanceDataset) -> str:
+    """Address of an opened table, the inverse of :func:`lance_uri`."""
+    uri = str(table.uri)
+    return unquote(uri) if is_s3(uri) else normalise(uri)
+
+
 def storage_options(uri: str) -> dict[str, str] | None:
-    """Lance's ``storage_options`` for ``uri``: None for local paths, the AWS environment for S3."""
+    """Options of Lance for the store of ``uri``: None for local paths, the AWS environment for S3."""
     if not is_s3(uri):
         return None
     env = os.environ
@@ -111,17 +136,17 @@ def storage_options(uri: str) -> dict[str, str] | None:
 
 
 def open_table(ref: TableRef | str) -> lance.LanceDataset:
-    """Opens a Lance table at its version, or the newest.
+    """Lance table at the version of the reference, or at the newest.
 
     Raises:
-        NotFound: There is no table, or no such version.
-        StoreError: The store cannot be reached or refuses us, or the table is damaged.
+        NotFound: The table or the version does not exist.
+        StoreError: The store cannot be reached or refuses access, or the table is damaged.
     """
-    import lance  # here, because it takes seconds, and most processes that name a store open no table
+    import lance  # local import: it takes seconds, and most processes open no table
 
     ref = TableRef.parse(ref) if isinstance(ref, str) else ref
     try:
-        return lance.dataset(ref.uri, version=ref.version, storage_options=storage_options(ref.uri))
+        return lance.dataset(lance_uri(ref.uri), version=ref.version, storage_options=storage_options(ref.uri))
     except (ValueError, OSError) as error:
         reason = plain(error)
         # Lance raises ValueError for an absent table, wrong credentials and a dead server alike.
@@ -140,5 +165,5 @@ def table_exists(uri: str) -> bool:
 
 
 def plain(error: Exception) -> str:
-    """The message of a store library for people: without places in its sources and dumps of its objects."""
-    return _RUST_PLACE.sub("", str(error).partition(_RUST_DUMP)[0])
+    """Message of an error of a store library, without positions in its sources and dumps of its objects."""
+    return _RUST_POSITION.sub("", str(error).partition(_RUST_DUMP)[0])

@@ -1,4 +1,4 @@
-"""Files as content-addressed chunks: made from a file, and checked on arrival."""
+"""Content-addressed chunks of files: manifests, chunks of a file, and checks of received chunks."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ DIGEST_BYTES = 32
 
 
 def digest_of(manifest: pb.Manifest) -> str:
-    """The name of an object: SHA-256 over its length and the digests of its chunks, hexadecimal."""
+    """Name of an object: hexadecimal SHA-256 over its length and the digests of its chunks."""
     return hashlib.sha256(struct.pack("<Q", manifest.length) + b"".join(manifest.chunks)).hexdigest()
 
 
 def check_manifest(manifest: pb.Manifest, limit: int) -> None:
-    """Refuses what does not hold together, before anything is allocated for it.
+    """Check of a manifest before memory is allocated for its object.
 
     Raises:
         LimitExceeded: The object is larger than ``limit``.
-        DataRefused: Number or length of digests do not fit its length.
+        DataRefused: The number or size of digests does not fit the length of the object.
     """
     if manifest.length > limit:
-        raise LimitExceeded(f"an object may have {limit} bytes; this one has {manifest.length}")
+        raise LimitExceeded(f"expected an object of at most {limit} bytes; got {manifest.length}")
     expected = chunk_count(manifest.length)
     if len(manifest.chunks) != expected or any(len(c) != DIGEST_BYTES for c in manifest.chunks):
         raise DataRefused(
@@ -38,19 +38,19 @@ def check_manifest(manifest: pb.Manifest, limit: int) -> None:
 
 
 def manifest_of(parts: Iterable[bytes | memoryview], length: int) -> pb.Manifest:
-    """The manifest of a file given as its chunks in order."""
+    """Manifest of a file, given as its chunks in order."""
     return pb.Manifest(length=length, chunks=[hashlib.sha256(part).digest() for part in parts])
 
 
 def file_manifest(path: str) -> pb.Manifest:
-    """The manifest of a file, read once."""
+    """Manifest of a file, which is read once."""
     with open(path, "rb") as file:
         parts = iter(lambda: file.read(CHUNK_BYTES), b"")
         return manifest_of(parts, os.path.getsize(path))
 
 
 def file_parts(path: str, manifest: pb.Manifest, indexes: Any) -> Iterator[tuple[int, bytes]]:
-    """Chunks of a file by position, one in memory at a time."""
+    """Chunks of a file by index, one in memory at a time."""
     with open(path, "rb") as file:
         for index in indexes:
             first, last = chunk_span(index, manifest.length)
@@ -59,24 +59,24 @@ def file_parts(path: str, manifest: pb.Manifest, indexes: Any) -> Iterator[tuple
 
 
 def file_chunks(path: str, manifest: pb.Manifest, indexes: Any) -> Iterator[pb.Chunk]:
-    """The same as messages."""
+    """Chunks of a file by index, as messages."""
     return (pb.Chunk(index=index, data=data) for index, data in file_parts(path, manifest, indexes))
 
 
 def check_chunk(manifest: pb.Manifest, chunk: pb.Chunk) -> None:
-    """Compares a chunk with its digest.
+    """Check of a chunk against its digest.
 
     Raises:
-        DataRefused: It is another one.
+        DataRefused: Index or digest do not match the manifest.
     """
     if chunk.index >= chunk_count(manifest.length):
-        raise DataRefused(f"chunk {chunk.index} of {len(manifest.chunks)} arrived")
+        raise DataRefused(f"expected a chunk index below {len(manifest.chunks)}; got {chunk.index}")
     if hashlib.sha256(chunk.data).digest() != manifest.chunks[chunk.index]:
         raise DataRefused(f"chunk {chunk.index} does not have the SHA-256 that the manifest names")
 
 
 def holds_chunk(file: IO[bytes], manifest: pb.Manifest, index: int) -> bool:
-    """Whether an open file has the chunk at its place already."""
+    """Whether an open file already holds the bytes of a chunk."""
     first, last = chunk_span(index, manifest.length)
     file.seek(first)
     return hashlib.sha256(file.read(last - first)).digest() == manifest.chunks[index]

@@ -1,7 +1,7 @@
-"""Probes of a store and of this machine, before anything depends on them.
+"""Probes of a store and of this machine.
 
-A store that ignores ``If-None-Match`` loses Lance commits without an error (twelve of 32 parallel appends in one test
-of such a server), so the probe provokes exactly what commits rely on.
+A store that ignores ``If-None-Match`` loses Lance commits without an error (twelve of 32 parallel appends in a test of
+such a server), so the probe tests the conditional PUT under concurrent writers.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _USE_ANOTHER_STORE = "Use a store that honours conditional PUT: MinIO, SeaweedFS
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
+    """Result of one probe.
 
     Attributes:
-        name: What was probed.
-        ok: Whether eoforge can work with it.
-        detail: What was found.
-        advice: What to do if it is not ok.
+        name: Name of the probe.
+        ok: Whether eoforge can work with the result.
+        detail: Description of the result.
+        advice: Remedy if the result is not ok.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Check:
 
 
 def probe_store(uri: str) -> list[Check]:
-    """Probes the store that ``uri`` lies on, below a fresh prefix that is removed again.
+    """Probes of the store of ``uri``, below a new prefix that is removed afterwards.
 
     Returns:
         Checks ``endpoint`` (S3 only), ``credentials``, ``conditional put``, ``racing writers``, ``range reads`` and
-        ``delete``; those after a failed ``endpoint`` or ``credentials`` are left out, as they cannot pass.
+        ``delete``; checks after a failed ``endpoint`` or ``credentials`` are skipped.
 
     Raises:
         UsageError: ``uri`` is neither a path nor an S3 URI.
@@ -68,8 +68,8 @@ def probe_store(uri: str) -> list[Check]:
         if not checks[-1].ok:
             return checks
     else:
-        uri = _existing(uri)  # the probe leaves no folder behind that was not there
-    # Impatient: a server that takes connections and answers nothing must be named within seconds.
+        uri = _existing(uri)  # the probe leaves no new folder behind
+    # Short time-outs: a server that accepts connections and does not answer must be reported within seconds.
     store = ObjectStore(join(uri, f".eoforge-doctor-{secrets.token_hex(6)}"), patient=False)
     checks.append(_guarded("credentials", _credentials, store))
     if not checks[-1].ok:
@@ -77,15 +77,15 @@ def probe_store(uri: str) -> list[Check]:
     probes = {"conditional put": _conditional_put, "racing writers": _race, "range reads": _ranges, "delete": _delete}
     checks += [_guarded(name, probe, store) for name, probe in probes.items()]
     if not is_s3(uri):
-        shutil.rmtree(store.root)  # its files are gone, the folder would stay
+        shutil.rmtree(store.root)  # the files are deleted, the folder remains
     return checks
 
 
 def require_conditional_put(uri: str) -> None:
-    """Refuses a store on which Lance commits would overwrite each other; two small PUTs, before any bulk load.
+    """Check, by two small PUTs, that the store of ``uri`` honours conditional PUT, on which Lance commits rely.
 
     Raises:
-        StoreError: The store ignores ``If-None-Match``, or cannot be written.
+        StoreError: The store ignores ``If-None-Match``, or refuses writes.
     """
     store = ObjectStore(join(uri, f".eoforge-probe-{secrets.token_hex(6)}"), patient=False)
     check = _conditional_put(store)
@@ -95,7 +95,7 @@ def require_conditional_put(uri: str) -> None:
 
 
 def probe_machine() -> list[Check]:
-    """Probes Python, torch, CUDA, Triton and the disk of this machine; a missing GPU is reported and is no failure."""
+    """Probes of Python, torch, CUDA, Triton and the disk of this machine; a missing GPU is no failure."""
     version = platform.python_version()
     supported = (3, 11) <= sys.version_info[:2] < (3, 13)
     free = shutil.disk_usage(os.environ.get("EOFORGE_SCRATCH") or tempfile.gettempdir()).free
@@ -112,12 +112,12 @@ def probe_machine() -> list[Check]:
 
 
 def _existing(path: str) -> str:
-    """The folder at ``path``, or the nearest one above it that exists."""
+    """Folder at ``path``, or the nearest parent that exists."""
     return next(str(p) for p in (Path(path), *Path(path).parents) if p.exists())
 
 
 def _endpoint() -> Check:
-    """Connects before anything is asked: the S3 client would retry an absent server for minutes."""
+    """Probe of the TCP connection; without it, the S3 client would retry an absent server for minutes."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
     if not endpoint:
         return Check("endpoint", True, "AWS (AWS_ENDPOINT_URL is not set)")
@@ -145,10 +145,11 @@ def _guarded(name: str, probe: Callable[[ObjectStore], Check], store: ObjectStor
 
 def _credentials(store: ObjectStore) -> Check:
     store.put("hello", b"hello")
-    there = store.get("hello") == b"hello"
+    read_back = store.get("hello") == b"hello"
     listed = list(store.list()) == ["hello"]
-    detail = "put, get and list work" if there and listed else f"read back: {there}, listed: {listed}"
-    return Check("credentials", there and listed, detail, "" if there and listed else _USE_ANOTHER_STORE)
+    ok = read_back and listed
+    detail = "put, get and list work" if ok else f"read back: {read_back}, listed: {listed}"
+    return Check("credentials", ok, detail, "" if ok else _USE_ANOTHER_STORE)
 
 
 def _conditional_put(store: ObjectStore) -> Check:
@@ -156,26 +157,28 @@ def _conditional_put(store: ObjectStore) -> Check:
     kept = store.get("once") == b"first"
     if first and not second and kept:
         return Check("conditional put", True, "the second PUT with If-None-Match: * was refused")
-    detail = f"first PUT taken: {first}, second taken: {second}, first content kept: {kept}"
+    detail = f"first PUT accepted: {first}, second accepted: {second}, first content kept: {kept}"
     return Check("conditional put", False, f"If-None-Match is ignored ({detail})", _USE_ANOTHER_STORE)
 
 
 def _race(store: ObjectStore) -> Check:
-    """Exactly one of several simultaneous writers of a key may win, and its bytes must be there."""
+    """Probe of concurrent writers: exactly one writer of a key may succeed, and its bytes must be stored."""
 
     def write(attempt: int) -> bool:
         return store.put_if_absent(f"race-{attempt // RACING_WRITERS}", str(attempt).encode())
 
-    # All keys at once: a store that locks a key for its racers (SeaweedFS waits about 2 s) does so in parallel.
+    # All keys at once: a store that locks a contended key (SeaweedFS waits about 2 s) does so in parallel.
     attempts = range(RACED_KEYS * RACING_WRITERS)
     with ThreadPoolExecutor(len(attempts)) as pool:
-        took = list(pool.map(write, attempts))
+        accepted = list(pool.map(write, attempts))
     wrong = 0
     for key in range(RACED_KEYS):
         racers = attempts[key * RACING_WRITERS : (key + 1) * RACING_WRITERS]
-        won = [attempt for attempt in racers if took[attempt]]
+        won = [attempt for attempt in racers if accepted[attempt]]
         wrong += len(won) != 1 or store.get(f"race-{key}") != str(won[0]).encode()
-    detail = f"{RACING_WRITERS} writers raced for {RACED_KEYS} keys: {RACED_KEYS - wrong} had exactly one winner"
+    detail = (
+        f"{RACING_WRITERS} concurrent writers for {RACED_KEYS} keys: {RACED_KEYS - wrong} keys had exactly one winner"
+    )
     return Check("racing writers", not wrong, detail, _USE_ANOTHER_STORE if wrong else "")
 
 
@@ -191,7 +194,7 @@ def _delete(store: ObjectStore) -> Check:
     for key in list(store.list()):
         store.delete(key)
     left = list(store.list())
-    detail = f"{len(left)} objects are still listed" if left else "deleted objects are gone"
+    detail = f"{len(left)} objects are still listed" if left else "deleted objects are not listed"
     return Check("delete", not left, detail, "Allow s3:DeleteObject, and switch off object locks." if left else "")
 
 
@@ -199,8 +202,8 @@ def _accelerator() -> list[Check]:
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        if error.name == "torch":  # the coordinator's image has none: it only adds up what silos send
-            return [Check("torch", True, "not installed: nothing here trains, searches or compresses")]
+        if error.name == "torch":  # the image of the coordinator has no torch: it only adds up updates
+            return [Check("torch", True, "not installed: training, search and compression are not available")]
         return [Check("torch", False, str(error), "pip install 'eoforge[train]' (or [serve]).")]
     checks = [Check("torch", True, str(torch.__version__))]
     if torch.cuda.is_available():

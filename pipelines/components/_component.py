@@ -1,4 +1,4 @@
-"""How every step is made: our image, nothing installed at run time."""
+"""Decorator of the steps: the image of the project, no installation at run time."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from pipelines.settings import IMAGE
 def component(
     function: Callable[..., Any] | None = None, *, task_config_passthroughs: Sequence[Any] | None = None
 ) -> Any:
-    """Makes a kfp component whose image already holds kfp and eoforge; usable with and without arguments."""
+    """Decorator of a kfp component whose image contains kfp and eoforge; usable with and without arguments."""
 
     def decorate(f: Callable[..., Any]) -> Any:
         return dsl.component(

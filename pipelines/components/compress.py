@@ -15,20 +15,20 @@ from pipelines.components._component import component
 def plan_compress(
     bundle: str, table: str, version: str, streams: str, quality: str, max_error: str, shard_rows: int
 ) -> NamedTuple("Plan", [("job_id", str), ("streams_table", str), ("Output", list[str])]):
-    """Writes the plan of a compression next to its table.
+    """Plan of a compression, stored beside its table.
 
     Args:
-        bundle: Run bundle whose codec compresses, or whose codes bounded streams carry.
+        bundle: Run bundle of the codec, or of the codes of bounded streams.
         table: Lance table of patches.
-        version: Version of it to compress; empty for the newest.
-        streams: Lance table for the streams; "{bundle}" in it becomes the bundle's short id.
+        version: Version of the table to compress; empty for the newest.
+        streams: Lance table for the streams; "{bundle}" becomes the short id of the bundle.
         quality: Quality step of the codec; empty for the middle one.
-        max_error: Instead of a quality, greatest error of any pixel as "DN,dB"; "0" is lossless.
+        max_error: Limit of the error of every pixel as "DN,dB", instead of a quality; "0" is lossless.
         shard_rows: Patches per shard.
 
     Returns:
-        job_id: Names the plan and the manifests in the store.
-        streams_table: Table of streams, with the bundle's id filled in.
+        job_id: Id of the plan and the manifests in the store.
+        streams_table: Table of streams, with the id of the bundle.
         Output: At most 64 shard ranges, each "job id:first shard:number of shards".
     """
     from eoforge.codec.coder import parse_rate
@@ -39,19 +39,19 @@ def plan_compress(
 
     target = codes_uri(streams, bundle)
     ref = TableRef(table, int(version) if version else None)
-    made = plan_streams(bundle, ref, target, parse_rate(quality, max_error), shard_rows=int(shard_rows))
-    print(f"{made.shards} shards, job {made.job_id}, streams {target}")
-    ranges = shard_ranges(made.job_id, made.shards)
-    return (made.job_id, target, ranges)
+    plan = plan_streams(bundle, ref, target, parse_rate(quality, max_error), shard_rows=int(shard_rows))
+    print(f"{plan.shards} shards, job {plan.job_id}, streams {target}")
+    ranges = shard_ranges(plan.job_id, plan.shards)
+    return (plan.job_id, target, ranges)
 
 
 @component
 def compress_range(bundle: str, streams: str, shard_range: str):
-    """Compresses a range of shards; shards that an earlier attempt finished are skipped.
+    """Compression of a range of shards; shards of an earlier attempt are skipped.
 
     Args:
         bundle: Run bundle of the plan.
-        streams: Lance table for the streams; "{bundle}" in it becomes the bundle's short id.
+        streams: Lance table for the streams; "{bundle}" becomes the short id of the bundle.
         shard_range: "job id:first shard:number of shards".
     """
     from eoforge.index.streams import compress_shards
@@ -61,7 +61,7 @@ def compress_range(bundle: str, streams: str, shard_range: str):
 
     part = ShardRange.parse(shard_range)
     if not part.count:
-        print("every patch has its streams already")
+        print("every patch has its streams")
         return
     coder, encoder = open_archiver(bundle)
     target = codes_uri(streams, bundle)
@@ -70,16 +70,16 @@ def compress_range(bundle: str, streams: str, shard_range: str):
 
 @component
 def commit_compress(streams_table: str, job_id: str, metrics: Output[Metrics], lineage: Output[Artifact]) -> str:
-    """Makes the new streams visible in one commit; doing it again changes nothing.
+    """Commit of the new streams; a repeated call changes nothing.
 
     Args:
         streams_table: Lance table of streams.
-        job_id: Which job to commit.
+        job_id: Job to commit.
 
     Returns:
         Output: Version of the table of streams.
         metrics: Number of streams.
-        lineage: Small JSON that names table of streams, version, rows and schema.
+        lineage: JSON with table of streams, version, rows and schema.
     """
     from eoforge.index.streams import commit_streams
     from pipelines.lineage import write_table_lineage

@@ -1,4 +1,4 @@
-"""The federated step: starts a run on the coordinator and waits for it."""
+"""Step of federated training: starts a run on the coordinator and waits for its end."""
 
 # mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
 # kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
@@ -26,7 +26,7 @@ def federate(
     metrics: Output[Metrics],
     lineage: Output[Artifact],
 ) -> NamedTuple("Federated", [("bundle", str), ("bundle_id", str)]):
-    """Starts a federated run and waits for its end; started again, it goes on waiting for the same run.
+    """Federated run, started and awaited; a repeated step waits for the same run.
 
     Args:
         coordinator: HOST:PORT of the federation service.
@@ -34,18 +34,18 @@ def federate(
         method: Method that silos train, for example fl_rs.
         preset: tiny or paper.
         overrides: Configuration overrides, each "key=value".
-        statistics: Lance table of patches whose band statistics all silos normalise by.
-        min_silos: Silos that must be there for a round to open.
-        quorum: Least updates of a round; 0 for min_silos.
-        deadline_minutes: A round is sealed after so long, if the quorum is there; 0 for no deadline.
+        statistics: Lance table of patches whose band statistics all silos use for normalisation.
+        min_silos: Number of connected silos that opens a round.
+        quorum: Minimum number of updates of a round; 0 for min_silos.
+        deadline_minutes: Time after which a round with a quorum is sealed; 0 for no deadline.
 
     Returns:
         bundle: URI of the run bundle.
         bundle_id: sha256 of its manifest.
         rounds: Curves and table of the rounds, one self-contained page.
         card: Model card.
-        metrics: What silos measured after the last round.
-        lineage: Small JSON that names the bundle.
+        metrics: Metrics of the silos after the last round.
+        lineage: JSON with the bundle.
     """
     from pathlib import Path
 

@@ -15,18 +15,18 @@ from pipelines.components._component import component
 def plan_index(bundle: str, table: str, version: str, codes: str, shard_rows: int) -> NamedTuple(
     "Plan", [("job_id", str), ("codes_table", str), ("Output", list[str])]
 ):
-    """Writes the plan of an index next to its table.
+    """Plan of an index, stored beside its table.
 
     Args:
-        bundle: Run bundle that encodes.
+        bundle: Run bundle of the encoder.
         table: Lance table of patches.
-        version: Version of it to index; empty for the newest.
-        codes: Lance table for the codes; "{bundle}" in it becomes the bundle's short id.
+        version: Version of the table to index; empty for the newest.
+        codes: Lance table for the codes; "{bundle}" becomes the short id of the bundle.
         shard_rows: Patches per shard.
 
     Returns:
-        job_id: Names the plan and the manifests in the store.
-        codes_table: Table of codes, with the bundle's id filled in.
+        job_id: Id of the plan and the manifests in the store.
+        codes_table: Table of codes, with the id of the bundle.
         Output: At most 64 shard ranges, each "job id:first shard:number of shards".
     """
     from eoforge.index.build import plan_index as plan
@@ -36,19 +36,19 @@ def plan_index(bundle: str, table: str, version: str, codes: str, shard_rows: in
 
     target = codes_uri(codes, bundle)
     ref = TableRef(table, int(version) if version else None)
-    made = plan(bundle, ref, target, shard_rows=int(shard_rows))
-    print(f"{made.shards} shards, job {made.job_id}, codes {target}")
-    ranges = shard_ranges(made.job_id, made.shards)
-    return (made.job_id, target, ranges)
+    index_plan = plan(bundle, ref, target, shard_rows=int(shard_rows))
+    print(f"{index_plan.shards} shards, job {index_plan.job_id}, codes {target}")
+    ranges = shard_ranges(index_plan.job_id, index_plan.shards)
+    return (index_plan.job_id, target, ranges)
 
 
 @component
 def encode_range(bundle: str, codes: str, shard_range: str):
-    """Encodes a range of shards; shards that an earlier attempt finished are skipped.
+    """Encoding of a range of shards; shards of an earlier attempt are skipped.
 
     Args:
-        bundle: Run bundle that encodes.
-        codes: Lance table for the codes; "{bundle}" in it becomes the bundle's short id.
+        bundle: Run bundle of the encoder.
+        codes: Lance table for the codes; "{bundle}" becomes the short id of the bundle.
         shard_range: "job id:first shard:number of shards".
     """
     from eoforge.bundle import load_bundle
@@ -59,7 +59,7 @@ def encode_range(bundle: str, codes: str, shard_range: str):
 
     part = ShardRange.parse(shard_range)
     if not part.count:
-        print("every patch has its codes already")
+        print("every patch has its codes")
         return
     loaded = load_bundle(bundle)
     encoder = get_method(loaded.config["method"]).load(loaded)
@@ -68,16 +68,16 @@ def encode_range(bundle: str, codes: str, shard_range: str):
 
 @component
 def commit_index(codes_table: str, job_id: str, metrics: Output[Metrics], lineage: Output[Artifact]) -> str:
-    """Makes the new codes visible in one commit; doing it again changes nothing.
+    """Commit of the new codes; a repeated call changes nothing.
 
     Args:
         codes_table: Lance table of codes.
-        job_id: Which index job to commit.
+        job_id: Index job to commit.
 
     Returns:
         Output: Version of the table of codes.
         metrics: Number of codes.
-        lineage: Small JSON that names table of codes, version, rows and schema.
+        lineage: JSON with table of codes, version, rows and schema.
     """
     from eoforge.index.build import commit_index as commit
     from pipelines.lineage import write_table_lineage

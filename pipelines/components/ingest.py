@@ -15,30 +15,30 @@ from pipelines.components._component import component
 def plan_ingest(archive: str, table: str, shard_rows: int, strict: bool) -> NamedTuple(
     "Plan", [("ingest_id", str), ("Output", list[str])]
 ):
-    """Reads the archive's metadata (with strict, all of it) and writes the plan next to the table.
+    """Plan of an ingestion from the metadata of the archive (with strict, after full validation), beside the table.
 
     Args:
         archive: Directory or s3:// prefix in the official reBEN layout, folder of .tar files, or rico-hdl LMDB.
         table: Lance table to create or grow, a path or s3:// URI.
-        shard_rows: Most patches of a shard, and fewest of a range.
+        shard_rows: Limit of patches per shard, and minimum of patches per range.
         strict: Refuse the whole archive if one patch is bad.
 
     Returns:
-        ingest_id: Names the plan and the manifests in the store; the same archive and options give the same id.
+        ingest_id: Id of the plan and the manifests in the store; the same archive and options give the same id.
         Output: At most 64 shard ranges, each "ingest id:first shard:number of shards".
     """
     from eoforge.data.ingest.run import plan_ingest as plan
-    from pipelines.ranges import shard_ranges, worthwhile
+    from pipelines.ranges import range_limit, shard_ranges
 
-    made = plan(archive, table, shard_rows=int(shard_rows), strict=strict, workers=4)
-    print(f"{made.rows} patches in {made.shards} shards, ingestion {made.ingest_id}")
-    ranges = shard_ranges(made.ingest_id, made.shards, worthwhile(made.rows, int(shard_rows)))
-    return (made.ingest_id, ranges)
+    ingest_plan = plan(archive, table, shard_rows=int(shard_rows), strict=strict, workers=4)
+    print(f"{ingest_plan.rows} patches in {ingest_plan.shards} shards, ingestion {ingest_plan.ingest_id}")
+    ranges = shard_ranges(ingest_plan.ingest_id, ingest_plan.shards, range_limit(ingest_plan.rows, int(shard_rows)))
+    return (ingest_plan.ingest_id, ranges)
 
 
 @component
 def ingest_range(table: str, shard_range: str):
-    """Reads, checks and writes a range of shards; shards that an earlier attempt finished are skipped.
+    """Reading, validation and writing of a range of shards; shards of an earlier attempt are skipped.
 
     Args:
         table: Lance table that grows.
@@ -55,17 +55,17 @@ def ingest_range(table: str, shard_range: str):
 def commit_ingest(table: str, ingest_id: str, metrics: Output[Metrics], lineage: Output[Artifact]) -> NamedTuple(
     "Commit", [("version", str), ("summary", str)]
 ):
-    """Makes the new patches visible in one commit; doing it again changes nothing.
+    """Commit of the new patches; a repeated call changes nothing.
 
     Args:
         table: Lance table that grows.
-        ingest_id: Which ingestion to commit.
+        ingest_id: Ingestion to commit.
 
     Returns:
         version: Version of the table with the new patches.
         summary: Counts of this ingestion as JSON; every input patch is in exactly one of them.
         metrics: The same counts, as numbers.
-        lineage: Small JSON that names table, version, rows and schema; the table itself never leaves its store.
+        lineage: JSON with table, version, rows and schema; the table itself stays in its store.
     """
     import json
     from dataclasses import asdict
@@ -73,25 +73,25 @@ def commit_ingest(table: str, ingest_id: str, metrics: Output[Metrics], lineage:
     from eoforge.data.ingest.run import commit_ingest as commit
     from pipelines.lineage import write_table_lineage
 
-    done = commit(table, ingest_id)
+    result = commit(table, ingest_id)
     for name in ("patches_in", "added", "unchanged", "changed", "quarantined", "duplicates", "warnings"):
-        metrics.log_metric(name, getattr(done, name))
-    lineage.metadata.update(write_table_lineage(lineage.path, table, done.version))
-    # The names of changed patches stay in the store: only counts are small whatever the archive.
-    summary = {key: value for key, value in asdict(done).items() if key != "changed_ids"}
-    return (str(done.version), json.dumps(summary))
+        metrics.log_metric(name, getattr(result, name))
+    lineage.metadata.update(write_table_lineage(lineage.path, table, result.version))
+    # The names of changed patches stay in the store: only counts are small for every archive.
+    summary = {key: value for key, value in asdict(result).items() if key != "changed_ids"}
+    return (str(result.version), json.dumps(summary))
 
 
 @component
 def finish_table(table: str, committed_version: str) -> str:
-    """Builds the scalar indexes and the band statistics of the newest version.
+    """Update of the scalar indexes and band statistics of the newest version.
 
     Args:
         table: Lance table of patches.
-        committed_version: Version that the commit made; the indexes cover at least it.
+        committed_version: Version of the commit, which the indexes include.
 
     Returns:
-        Output: Version of the table with its indexes, to be used from here on.
+        Output: Version of the table with its indexes, for the following steps.
     """
     from eoforge.data.ingest.run import finish_table as finish
 
@@ -104,7 +104,7 @@ def finish_table(table: str, committed_version: str) -> str:
 def quality_report(
     table: str, version: str, summary: str, report: Output[HTML], overview: Output[Markdown], metrics: Output[Metrics]
 ):
-    """Draws what came in: counts, class balance, quarantine, thumbnails, map, band statistics.
+    """Quality report of an ingestion: counts, class balance, quarantine, thumbnails, map, band statistics.
 
     Args:
         table: Lance table of patches.
@@ -112,7 +112,7 @@ def quality_report(
         summary: Counts of the ingestion as JSON.
 
     Returns:
-        report: The page, one self-contained file.
+        report: One self-contained page.
         overview: Counts and quarantine reasons.
         metrics: Number of patches per split.
     """

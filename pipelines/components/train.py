@@ -1,4 +1,4 @@
-"""The training step: starts the training elsewhere, waits for it, and shows what came out."""
+"""Step of training: starts a training job, waits for its end, and reports the result."""
 
 # mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
 # kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
@@ -13,7 +13,7 @@ from pipelines.components._component import component
 
 @component(
     task_config_passthroughs=[
-        # Only the training pods get the GPU; the step that waits for them needs next to nothing.
+        # Only the training pods get the GPU; the waiting step needs few resources.
         dsl.TaskConfigField.RESOURCES,
         dsl.TaskConfigField.KUBERNETES_TOLERATIONS,
         dsl.TaskConfigField.KUBERNETES_NODE_SELECTOR,
@@ -41,12 +41,12 @@ def train(
     lineage: Output[Artifact],
     task_config: dsl.TaskConfig,
 ) -> NamedTuple("Trained", [("bundle", str), ("bundle_id", str)]):
-    """Trains a method: a TrainJob on a cluster, a subprocess with the same command elsewhere.
+    """Training of a method: a TrainJob on a cluster, a subprocess with the same command elsewhere.
 
     Args:
         table: Lance table of patches.
         version: Version to train on; empty for the newest.
-        runs: Where run bundles and checkpoints go, a path or s3:// URI.
+        runs: Folder of run bundles and checkpoints, a path or s3:// URI.
         method: Name of the method, for example ss_cm_rsir.
         preset: tiny or paper.
         overrides: Configuration overrides, each "key=value".
@@ -54,23 +54,24 @@ def train(
         image: Image of the training pods.
         runtime: ClusterTrainingRuntime that the TrainJob refers to.
         service_account: Service account of the training pods.
-        timeout_hours: Give up, and stop the job, after so many hours.
+        timeout_hours: Time limit of training in hours.
         keep_job: Keep the finished TrainJob; a failed one is always kept.
-        task_config: Resources, tolerations and environment of this task, which the training pods get.
+        task_config: Resources, tolerations and environment of this task, for the training pods.
 
     Returns:
         bundle: URI of the run bundle.
         bundle_id: sha256 of its manifest.
         curves: Training curves, one self-contained page.
         card: Model card.
-        metrics: What training measured last.
-        lineage: Small JSON that names the bundle and the table version it was trained on.
+        metrics: Last metrics of the training.
+        lineage: JSON with the bundle and the version of its training table.
     """
     from pathlib import Path
 
-    from pipelines.launcher import ClusterOptions, TrainingJob, launcher_for
+    from pipelines.launcher import launcher_for
     from pipelines.lineage import write_bundle_lineage
     from pipelines.reports.curves import curves_html, scalar_metrics
+    from pipelines.training import ClusterOptions, TrainingJob
 
     job = TrainingJob.plan(
         method=method, table=table, version=version, runs=runs, preset=preset, overrides=tuple(overrides)

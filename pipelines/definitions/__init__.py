@@ -1,4 +1,4 @@
-"""The pipelines themselves: the order of the steps and what each step needs of the cluster.
+"""Definitions of the pipelines: the order of the steps, and the resources of each step.
 
 Modules in this package must not use ``from __future__ import annotations``: kfp reads the annotations as types.
 """
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def all_pipelines() -> dict[str, Any]:
-    """Every pipeline by name. Imports kfp, so callers that only want the names use ``PIPELINES``."""
+    """All pipelines by name; imports kfp, which ``PIPELINES`` does not."""
     from pipelines.definitions.archive_to_service import archive_to_service
     from pipelines.definitions.compress_archive import compress_archive
     from pipelines.definitions.evaluate import evaluate

@@ -1,4 +1,4 @@
-"""Archive -> table -> bundle -> evaluation and codes: all that the retrieval service needs, in one run."""
+"""Pipeline archive -> table -> bundle -> evaluation and codes: all inputs of the retrieval service in one run."""
 
 # mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
 # kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
@@ -44,31 +44,31 @@ def archive_to_service(
         ("retrieval", HTML),
     ],
 ):
-    """Takes an archive to codes that a retrieval service can serve.
+    """Pipeline from an archive to codes for the retrieval service.
 
     Args:
         archive: Directory or s3:// prefix in the official reBEN layout, folder of .tar files, or rico-hdl LMDB.
         table: Lance table of patches to create or grow, for example s3://lake/patches.lance.
-        runs: Where run bundles and checkpoints go, for example s3://lake/runs.
-        codes: Lance table for the codes, for example s3://lake/codes-{bundle}.lance; "{bundle}" becomes the bundle's
-            short id, so that a new bundle gets a table of its own.
+        runs: Folder of run bundles and checkpoints, for example s3://lake/runs.
+        codes: Lance table for the codes, for example s3://lake/codes-{bundle}.lance; "{bundle}" becomes the short
+            id of the bundle, so that each bundle has its own table.
         method: Name of the method.
         preset: tiny (minutes on a CPU) or paper (the published configuration).
         overrides: Configuration overrides, each "key=value".
         strict: Refuse the whole archive, and write nothing, if one patch is bad.
-        shard_rows: Most patches of a shard and fewest of a pod, of ingestion and of indexing.
+        shard_rows: Limit of patches per shard and minimum per pod, of ingestion and indexing.
         k: Cut-off of the metrics.
         nodes: Number of training nodes; each has one GPU.
         runtime: ClusterTrainingRuntime of Kubeflow Trainer that the TrainJob refers to.
         service_account: Service account of the training pods.
-        timeout_hours: Stop training after so many hours.
+        timeout_hours: Time limit of training in hours.
 
     Returns:
-        version: Version of the patches table that everything below was made from.
+        version: Version of the patches table for all following outputs.
         summary: Counts of the ingestion as JSON.
         bundle: URI of the run bundle.
         codes_table: Table of codes to serve.
-        codes_version: Its version.
+        codes_version: Version of the table of codes.
         quality: Quality report of the ingestion.
         curves: Training curves.
         retrieval: Retrieval report.

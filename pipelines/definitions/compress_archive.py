@@ -1,4 +1,4 @@
-"""Run bundle + patches table -> streams table: compress shards in parallel, one commit."""
+"""Pipeline run bundle + patches table -> streams table: compression of shards in parallel, one commit."""
 
 # mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
 # kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
@@ -25,21 +25,21 @@ def compress_archive(
     max_error: str = "",
     shard_rows: int = 1024,
 ) -> NamedTuple("Compressed", [("streams_table", str), ("streams_version", str)]):
-    """Compresses a table; interrupted or run again, it adds what is missing and nothing twice.
+    """Pipeline of the compression of a table; a repeated run adds only missing streams.
 
     Args:
-        bundle: Run bundle whose codec compresses, or whose codes bounded streams carry.
+        bundle: Run bundle of the codec, or of the codes of bounded streams.
         table: Lance table of patches.
         streams: Lance table for the streams, for example s3://lake/streams-{bundle}.lance; "{bundle}" becomes the
-            bundle's short id, so that a new bundle gets a table of its own.
+            short id of the bundle, so that each bundle has its own table.
         version: Version of the patches table; empty for the newest.
         quality: Quality step of the codec; empty for the middle one.
-        max_error: Instead of a quality, greatest error of any pixel as "DN,dB"; "0" is lossless.
+        max_error: Limit of the error of every pixel as "DN,dB", instead of a quality; "0" is lossless.
         shard_rows: Patches per shard.
 
     Returns:
-        streams_table: Table of streams, with the bundle's id filled in.
-        streams_version: Its version.
+        streams_table: Table of streams, with the id of the bundle.
+        streams_version: Version of the table of streams.
     """
     from collections import namedtuple
 

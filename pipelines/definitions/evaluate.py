@@ -1,4 +1,4 @@
-"""Run bundle + patches table -> retrieval report."""
+"""Pipeline run bundle + patches table -> retrieval report."""
 
 # mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
 # kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
@@ -16,17 +16,17 @@ from pipelines.definitions.placement import place
 def evaluate(bundle: str, table: str, version: str = "", k: int = 10) -> NamedTuple(
     "Evaluated", [("report", HTML), ("overview", Markdown)]
 ):
-    """Evaluates a bundle: queries from the validation split, gallery from the test split.
+    """Pipeline of the evaluation of a bundle: queries from the validation split, gallery from the test split.
 
     Args:
         bundle: Run bundle to evaluate.
         table: Lance table of patches.
-        version: Version of it; empty for the newest.
+        version: Version of the table; empty for the newest.
         k: Cut-off of the metrics.
 
     Returns:
         report: Queries, hits and distances.
-        overview: The numbers as a table.
+        overview: Table of the metrics.
     """
     from collections import namedtuple
 

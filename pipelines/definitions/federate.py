@@ -1,4 +1,4 @@
-"""Federated run -> bundle -> evaluation and codes: silos keep their patches, the result is served like any other."""
+"""Pipeline federated run -> bundle -> evaluation and codes: silos keep their patches, the bundle is a usual one."""
 
 # mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
 # kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
@@ -40,28 +40,27 @@ def federate(
         ("retrieval", HTML),
     ],
 ):
-    """Starts a run on the coordinator, waits for it, evaluates its bundle and encodes a table with it.
+    """Pipeline of a federated run: start and wait, evaluation of the bundle, encoding of a table.
 
     Args:
         coordinator: HOST:PORT of the federation service.
-        run_id: Name of the run; the same name goes on with the same run.
-        table: Lance table of patches that may be seen here: all silos normalise by its statistics, and it is evaluated
-            on and indexed.
-        codes: Lance table for the codes, for example s3://lake/codes-{bundle}.lance; "{bundle}" becomes the bundle's
-            short id.
+        run_id: Name of the run; the same name continues the same run.
+        table: Lance table of patches for normalisation statistics of all silos, evaluation and indexing.
+        codes: Lance table for the codes, for example s3://lake/codes-{bundle}.lance; "{bundle}" becomes the short
+            id of the bundle.
         version: Version of the table to evaluate and index; empty for the newest.
         method: Method that silos train, for example fl_rs.
         preset: tiny (minutes on a CPU) or paper (the published configuration).
         overrides: Configuration overrides, each "key=value".
-        min_silos: Silos that must be there for a round to open.
-        quorum: Least updates of a round; 0 for min_silos.
-        deadline_minutes: A round is sealed after so long, if the quorum is there; 0 for no deadline.
+        min_silos: Number of connected silos that opens a round.
+        quorum: Minimum number of updates of a round; 0 for min_silos.
+        deadline_minutes: Time after which a round with a quorum is sealed; 0 for no deadline.
         k: Cut-off of the retrieval metrics.
 
     Returns:
         bundle: URI of the run bundle.
         codes_table: Table of codes to serve.
-        codes_version: Its version.
+        codes_version: Version of the table of codes.
         rounds: Curves and table of the rounds.
         card: Model card.
         retrieval: Retrieval report.

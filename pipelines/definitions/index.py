@@ -1,4 +1,4 @@
-"""Run bundle + patches table -> codes table: encode shards in parallel, one commit."""
+"""Pipeline run bundle + patches table -> codes table: encoding of shards in parallel, one commit."""
 
 # mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
 # kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
@@ -16,19 +16,19 @@ from pipelines.settings import ENCODE_PARALLELISM
 def index(bundle: str, table: str, codes: str, version: str = "", shard_rows: int = 4096) -> NamedTuple(
     "Indexed", [("codes_table", str), ("codes_version", str)]
 ):
-    """Encodes a table; interrupted or run again, it adds what is missing and nothing twice.
+    """Pipeline of the encoding of a table; a repeated run adds only missing codes.
 
     Args:
-        bundle: Run bundle that encodes.
+        bundle: Run bundle of the encoder.
         table: Lance table of patches.
-        codes: Lance table for the codes, for example s3://lake/codes-{bundle}.lance; "{bundle}" becomes the bundle's
-            short id, so that a new bundle gets a table of its own.
+        codes: Lance table for the codes, for example s3://lake/codes-{bundle}.lance; "{bundle}" becomes the short
+            id of the bundle, so that each bundle has its own table.
         version: Version of the patches table; empty for the newest.
         shard_rows: Patches per shard.
 
     Returns:
-        codes_table: Table of codes, with the bundle's id filled in.
-        codes_version: Its version.
+        codes_table: Table of codes, with the id of the bundle.
+        codes_version: Version of the table of codes.
     """
     from collections import namedtuple
 

@@ -1,4 +1,4 @@
-"""Archive -> patches table: plan, shards in parallel, one commit, indexes and statistics, quality report."""
+"""Pipeline archive -> patches table: plan, shards in parallel, commit, indexes and statistics, quality report."""
 
 # mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
 # kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
@@ -17,12 +17,12 @@ from pipelines.settings import INGEST_PARALLELISM
 def ingest(archive: str, table: str, shard_rows: int = 1024, strict: bool = False) -> NamedTuple(
     "Ingested", [("version", str), ("summary", str), ("quality", HTML)]
 ):
-    """Ingests an archive; interrupted or run again, it adds what is missing and nothing twice.
+    """Pipeline of the ingestion of an archive; a repeated run adds only missing patches.
 
     Args:
         archive: Directory or s3:// prefix in the official reBEN layout, folder of .tar files, or rico-hdl LMDB.
         table: Lance table to create or grow, for example s3://lake/patches.lance.
-        shard_rows: Most patches of a shard, which is what a retry repeats, and fewest of a pod.
+        shard_rows: Limit of patches per shard, the unit of a retry, and minimum of patches per pod.
         strict: Refuse the whole archive, and write nothing, if one patch is bad.
 
     Returns:

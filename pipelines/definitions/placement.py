@@ -1,4 +1,4 @@
-"""What a step gets from the cluster: store access, limits, retries, GPU, tolerations, security context."""
+"""Cluster settings of a step: store access, limits, retries, GPU, tolerations, security context."""
 
 from typing import Any
 
@@ -18,18 +18,18 @@ from pipelines.settings import (
 
 
 def place(task: Any, *, cpu: str, memory: str, gpu: bool = False, hours: int = 6, retries: int = 3) -> Any:
-    """Sets everything that all steps have in common, and the limits of this one.
+    """Task with the settings of all steps and the limits of this one.
 
-    Every step reads or writes a store whose content kfp cannot see, so its cache must never answer for one. Limits are
-    constants: given as parameters, kfp adds inputs to the task that its component does not declare.
+    kfp does not know the content of the store that a step reads or writes, so its cache is always off. Limits are
+    constants: for parameters, kfp would add inputs to the task that its component does not declare.
 
     Args:
         task: The task.
-        cpu: CPU limit, and as request half of it.
+        cpu: CPU limit; the request is half of it.
         memory: Memory limit and request.
         gpu: Whether the step needs a GPU.
-        hours: The pod is stopped after so long.
-        retries: Further attempts; each continues where the last one stopped.
+        hours: Time limit of the pod.
+        retries: Number of further attempts; each continues where the last one stopped.
 
     Returns:
         The task.

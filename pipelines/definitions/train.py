@@ -1,4 +1,4 @@
-"""Patches table -> run bundle: any method, any preset."""
+"""Pipeline patches table -> run bundle, for any method and preset."""
 
 # mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
 # kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
@@ -27,11 +27,11 @@ def train(
     timeout_hours: int = 72,
     keep_job: bool = False,
 ) -> NamedTuple("Trained", [("bundle", str), ("bundle_id", str), ("curves", HTML), ("card", Markdown)]):
-    """Trains a method and leaves a run bundle; an interrupted run resumes at its last checkpoint.
+    """Pipeline of the training of a method; an interrupted run resumes at its last checkpoint.
 
     Args:
         table: Lance table of patches, for example s3://lake/patches.lance.
-        runs: Where run bundles and checkpoints go, for example s3://lake/runs.
+        runs: Folder of run bundles and checkpoints, for example s3://lake/runs.
         version: Version of the table to train on; empty for the newest.
         method: Name of the method.
         preset: tiny (minutes on a CPU) or paper (the published configuration).
@@ -39,7 +39,7 @@ def train(
         nodes: Number of training nodes; each has one GPU.
         runtime: ClusterTrainingRuntime of Kubeflow Trainer that the TrainJob refers to.
         service_account: Service account of the training pods.
-        timeout_hours: Give up, and stop the job, after so many hours.
+        timeout_hours: Time limit of training in hours.
         keep_job: Keep the finished TrainJob; a failed one is always kept.
 
     Returns:
@@ -71,7 +71,7 @@ def train(
         hours=24 * 7,
         retries=2,
     )
-    # The step must be able to stop its TrainJob when the run is terminated; it finds itself by these.
+    # The step needs its namespace to stop its TrainJob when the run is terminated.
     kubernetes.use_field_path_as_env(task, env_name="EOFORGE_NAMESPACE", field_path="metadata.namespace")
     return namedtuple("Trained", ["bundle", "bundle_id", "curves", "card"])(
         task.outputs["bundle"], task.outputs["bundle_id"], task.outputs["curves"], task.outputs["card"]

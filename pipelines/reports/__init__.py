@@ -1,1 +1,1 @@
-"""What people look at: quality of an ingestion, training curves, retrieval. Self-contained HTML, and Markdown."""
+"""Reports as self-contained HTML and Markdown: quality of an ingestion, training curves, retrieval."""

@@ -1,4 +1,4 @@
-"""Training curves: losses of every step and figures of every epoch, from the bundle itself."""
+"""Report of training curves: losses of every step and metrics of every epoch, from the bundle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eoforge.bundle import Bundle
 
 CURVE = "curve.csv"
-"""File of a bundle with one row per step; its first columns say which step, the others are figures."""
+"""File of a bundle with one row per step: the first columns identify the step, the others are values."""
 _POSITION = ("epoch", "batch", "step")
 _COLOURS = ("#0b6e99", "#e2932f", "#7a4fa3", "#1a7f4b", "#b3412f", "#5b6875")
 _SOFT, _LINE = "#5b6875", "#dfe5ea"
@@ -28,7 +28,7 @@ _COLUMNS = 3
 
 
 def curves_html(bundle: Bundle) -> str:
-    """The training of a bundle as one self-contained HTML document; what was not recorded is left out."""
+    """Self-contained HTML page of the training of a bundle; sections without records are skipped."""
     steps = read_steps(bundle)
     epochs: Sequence[Mapping[str, float]] = bundle.metrics.get("history", [])
     patches = bundle.config["patches"]
@@ -53,7 +53,7 @@ def curves_html(bundle: Bundle) -> str:
 
 
 def read_steps(bundle: Bundle) -> dict[str, npt.NDArray[np.float64]]:
-    """Columns of ``curve.csv`` by name; empty if the method records none."""
+    """Columns of ``curve.csv`` by name; empty if the bundle has no such file."""
     if CURVE not in bundle.files:
         return {}
     rows = list(csv.DictReader(io.StringIO(bundle.read(CURVE).decode())))
@@ -61,7 +61,7 @@ def read_steps(bundle: Bundle) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def scalar_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among a bundle's metrics."""
+    """Finite numbers among the metrics of a bundle."""
     return {
         name: float(value)
         for name, value in metrics.items()
@@ -78,7 +78,7 @@ def _steps(steps: Mapping[str, npt.NDArray[np.float64]]) -> Html:
         one.plot(values, color=_COLOURS[i % 6], alpha=0.25, linewidth=0.8)
         one.plot(smooth, color=_COLOURS[i % 6], linewidth=1.6)
         one.set_title(f"{name.replace('_', ' ')}  {smooth[-1]:.4g}", fontsize=9, loc="left")
-    return figure(drawing, "Thin: every step. Thick: moving average. The number is the last value of that.")
+    return figure(drawing, "Thin: every step. Thick: moving average. The number is the last value of the average.")
 
 
 def _epochs(epochs: Sequence[Mapping[str, float]], names: Sequence[str]) -> Html:
@@ -95,7 +95,7 @@ def _epochs(epochs: Sequence[Mapping[str, float]], names: Sequence[str]) -> Html
 
 
 def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Mean over the last twentieth of all steps, so that the picture tells the trend however long the run was."""
+    """Moving average over a twentieth of all steps, a window that scales with the run."""
     window = max(1, len(values) // 20)
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from eoforge.data.ingest.quarantine import quarantine_uri
 from eoforge.data.labels import CLASSES, multi_hot
+from eoforge.data.split import SPLITS
 from eoforge.storage.addresses import TableRef, open_table, table_exists
 
 if TYPE_CHECKING:
@@ -20,16 +21,15 @@ if TYPE_CHECKING:
     from eoforge.data.tables.statistics import BandStatistics
 
 SAMPLES = 24
-"""Patches shown; they are spread evenly over the ids, so that tiles and seasons take turns."""
+"""Number of sample patches, spread evenly over the ids, so that tiles and seasons vary."""
 MAX_QUARANTINE_ROWS = 40
 _COLUMNS = ["patch_id", "split", "country", "label_mask", "lon_min", "lat_min", "lon_max", "lat_max", "acquired_s2"]
 _FLAGS = ["contains_seasonal_snow", "contains_cloud_or_shadow"]
-_SPLIT_ORDER = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One patch as pictures: PNG bytes of S2 true colour, S1 composite and, where there is one, reference map."""
+    """Sample patch: PNG bytes of S2 true colour, S1 composite and, if it exists, reference map."""
 
     patch_id: str
     country: str
@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Quality:
-    """Everything that the report shows.
+    """Content of the quality report.
 
     Attributes:
         table: Table and version.
@@ -54,8 +54,8 @@ class Quality:
         centres: Longitude and latitude of every patch, ``[N, 2]`` in degrees.
         split_of: Index into ``splits`` of every patch, ``[N]``.
         quarantine: Quarantined findings of this ingestion: id, reason, detail, file.
-        quarantine_total: How many there are.
-        samples: Patches to look at.
+        quarantine_total: Number of quarantined findings.
+        samples: Sample patches.
         bands: Statistics per band, over the training split; None for an empty table.
     """
 
@@ -77,14 +77,14 @@ class Quality:
 
 
 def collect(ref: TableRef, summary: Mapping[str, Any]) -> Quality:
-    """Reads what the report needs; pixels only of the samples.
+    """Content of the report of a table; pixels are read for the samples only.
 
     Args:
         ref: Patches table at a version.
         summary: Counts of the ingestion.
 
     Raises:
-        NotFound: There is no such table or version.
+        NotFound: The table or version does not exist.
     """
     from eoforge.data.tables.statistics import band_statistics
 
@@ -122,7 +122,7 @@ def collect(ref: TableRef, summary: Mapping[str, Any]) -> Quality:
 
 
 def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
-    known = {name: counts[name] for name in _SPLIT_ORDER if name in counts}
+    known = {name: counts[name] for name in SPLITS if name in counts}
     return known | {name: counts[name] for name in sorted(set(counts) - set(known))}
 
 
@@ -163,7 +163,7 @@ def _pictures(rows: pa.Table) -> list[Sample]:
 
 
 def class_rows(quality: Quality) -> list[tuple[object, ...]]:
-    """One row per class: name, patches per split, share of all patches."""
+    """Rows of the class table: name, patches per split, share of all patches."""
     totals = quality.class_counts.sum(axis=1)
     return [
         (name, *(int(c) for c in quality.class_counts[i]), f"{100 * totals[i] / max(quality.rows, 1):.1f} %")
@@ -172,7 +172,7 @@ def class_rows(quality: Quality) -> list[tuple[object, ...]]:
 
 
 def quality_markdown(quality: Quality) -> str:
-    """Counts and quarantine reasons as Markdown."""
+    """Markdown of the counts and quarantine reasons."""
     summary = quality.summary
     names = ("patches_in", "added", "unchanged", "changed", "quarantined", "duplicates", "warnings")
     lines = [f"# Ingestion {summary.get('ingest_id', '')}", "", f"`{quality.table}`: {quality.rows:,} patches", ""]

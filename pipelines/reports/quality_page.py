@@ -1,4 +1,4 @@
-"""The quality report as a page: figures drawn by matplotlib, everything inside one HTML file."""
+"""HTML page of the quality report, self-contained, with figures of matplotlib."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SPLIT_COLOURS = ("#0b6e99", "#e2932f", "#7a4fa3", "#5b6875")
 _INK, _SOFT, _LINE = "#1c2733", "#5b6875", "#dfe5ea"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MAX_DOTS = 60_000
-"""Footprints drawn on the map; of more, an even share is drawn and the caption says so."""
+"""Limit of footprints on the map; of larger tables an even share is drawn, which the caption states."""
 
 
 def quality_html(quality: Quality) -> str:
-    """The report as one self-contained HTML document."""
+    """Self-contained HTML page of the report."""
     summary = quality.summary
     figures = {"patches in the table": f"{quality.rows:,}"}
     figures |= {name: f"{int(summary.get(name, 0)):,}" for name in ("added", "unchanged", "changed", "quarantined")}
@@ -120,7 +120,7 @@ def _map(axes: Axes, quality: Quality) -> None:
         axes.scatter(chosen[:, 0], chosen[:, 1], s=size, c=SPLIT_COLOURS[i % 4], linewidths=0, label=split, alpha=0.75)
     axes.grid(color=_LINE, linewidth=0.6)
     if len(centres):
-        # One degree of longitude is shorter than one of latitude by this much; limits show the surroundings too.
+        # Ratio of one degree of longitude to one of latitude; the limits of the axes may grow.
         axes.set_aspect(1 / np.cos(np.radians(centres[:, 1].mean())), adjustable="datalim")
     axes.set_title("Footprints", fontsize=9, color=_SOFT, loc="left")
     axes.set_xlabel("degrees east", fontsize=8, color=_SOFT)
@@ -152,16 +152,14 @@ def _samples(samples: list[Sample]) -> Html:
         ".triple{display:flex;gap:4px}.triple img{width:33%;aspect-ratio:1;border-radius:4px;object-fit:cover}"
         "</style>"
     )
-    note = element(
-        "p", "Sentinel-2 true colour, Sentinel-1 composite, reference map where there is one.", class_="soft"
-    )
+    note = element("p", "Sentinel-2 true colour, Sentinel-1 composite, reference map if it exists.", class_="soft")
     return section("Samples", style, note, element("div", concat(cards), class_="samples"))
 
 
 def _quarantine(quality: Quality) -> Html:
     reasons: dict[str, int] = dict(quality.summary.get("reasons", {}))
     if not reasons and not quality.quarantine:
-        return section("Quarantine", element("p", "Nothing was quarantined and nothing was warned about."))
+        return section("Quarantine", element("p", "No patch was quarantined, and there are no warnings."))
     by_count = sorted(reasons, key=reasons.__getitem__, reverse=True)
     parts: list[object] = [table(("reason", "findings"), [(name, reasons[name]) for name in by_count])]
     if quality.quarantine:
@@ -172,8 +170,10 @@ def _quarantine(quality: Quality) -> Html:
         )
         parts.append(table(("patch", "reason", "what is wrong", "file"), rows))
     if (known := sum(reasons.values()) - quality.quarantine_total) > 0:
-        # quarantine.lance names each finding once, under the ingestion that met it first.
-        earlier = f"{known:,} findings were met before and stand in quarantine.lance under an earlier ingestion or row."
+        # The quarantine table has each finding once, under the first ingestion with it.
+        earlier = (
+            f"{known:,} findings were known before; the quarantine table has them under an earlier ingestion or row."
+        )
         parts.append(element("p", earlier, class_="soft"))
     return section("Quarantine and warnings", *parts)
 
@@ -191,7 +191,7 @@ def _bands(quality: Quality) -> Html:
         counts = np.asarray(statistics.bands[band].histogram)
         used = np.flatnonzero(counts > counts.sum() / 10_000)
         axes.stairs(counts, edges, fill=True, color=SPLIT_COLOURS[2 if band in S1_BANDS else 0])
-        if len(used):  # a handful of bright roofs must not squeeze the picture
+        if len(used):  # a few bright roofs must not compress the histogram
             axes.set_xlim(edges[used[0]], edges[used[-1] + 1])
         axes.set_title(band, fontsize=9, color=_INK, loc="left", pad=2)
         axes.set_yticks([])

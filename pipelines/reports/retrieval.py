@@ -1,4 +1,4 @@
-"""The retrieval report as Kubeflow shows it: the page of ``eoforge eval``, its numbers, and those as Markdown."""
+"""Retrieval report for Kubeflow: the page of ``eoforge eval``, its metrics, and a Markdown table of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPORT = "report.html"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of an evaluation: the page, the table as Markdown, the numbers."""
+    """Result of an evaluation: HTML page, Markdown table, metrics."""
 
     html: str
     markdown: str
@@ -25,13 +25,13 @@ class Evaluation:
 
 
 def evaluate_bundle(bundle_uri: str, table: str, version: str, k: int) -> Evaluation:
-    """Evaluates a bundle as ``eoforge eval`` does.
+    """Evaluation of a bundle, as by ``eoforge eval``.
 
     Args:
-        bundle_uri: The bundle.
+        bundle_uri: Address of the bundle.
         table: Patches table.
-        version: Its version; empty for the newest.
-        k: Cut-off.
+        version: Version of the table; empty for the newest.
+        k: Cut-off of the metrics.
     """
     from eoforge.methods.evaluation.retrieval import evaluate
 
@@ -45,7 +45,7 @@ def evaluate_bundle(bundle_uri: str, table: str, version: str, k: int) -> Evalua
 
 
 def metrics_markdown(title: str, table: TableRef, metrics: Mapping[str, Any]) -> str:
-    """The numbers as a Markdown table."""
+    """Markdown table of metrics."""
     lines = [f"# {title}", "", f"`{table}`: queries from the validation split, gallery from the test split.", ""]
     lines += ["| figure | value |", "| --- | ---: |"]
     lines += [f"| {name.replace('_', ' ')} | {_shown(value)} |" for name, value in metrics.items()]

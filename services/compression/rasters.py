@@ -15,12 +15,12 @@ from eoforge.codec.container import Header, Kind
 from eoforge.codec.geotiff import GeoTiff, read_raster
 from eoforge.codec.raster import Georeference, Raster, factor_of
 from eoforge.data.bands import GROUP_OF
+from eoforge.data.modalities import COMPRESSION_MODALITIES
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.geo.crs import parse_crs
 from eoforge.geo.gdal import MAX_BANDS
 
 MAX_NAME_CHARS = 128
-MODALITIES = {"s1": pb.MODALITY_S1, "s2": pb.MODALITY_S2}
 KINDS = {Kind.LEARNED: pb.STREAM_KIND_LEARNED, Kind.BOUNDED: pb.STREAM_KIND_BOUNDED}
 Array = npt.NDArray[Any]
 
@@ -126,7 +126,7 @@ def info_message(header: Header, stream_bytes: int) -> pb.StreamInfo:
 def code_messages(codes: Codes) -> list[pb.Code]:
     """Codes as messages, sensor by sensor."""
     return [
-        pb.Code(modality=MODALITIES[modality], code=code.tobytes(), tile=tile)
+        pb.Code(modality=COMPRESSION_MODALITIES[modality], code=code.tobytes(), tile=tile)
         for modality, rows in codes.items()
         for tile, code in enumerate(rows)
     ]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.launcher import ClusterOptions, TrainingJob
 from pipelines.settings import CA_CONFIG_MAP, CA_FOLDER, CONFIG_KEYS, CONFIG_MAP
+from pipelines.training import ClusterOptions, TrainingJob
 from tests.charts import schemas, support
 
 KINDS = {

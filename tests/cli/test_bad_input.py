@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eoforge.cli import main
-from tests.data.archives.archives import make_pair, write_archive
+from tests.data.archives.archive_files import make_pair, write_archive
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Rows of patches.lance: derived columns, nulls, and a digest that sees every change."""
+"""Rows of patches.lance: derived columns, nulls, and a digest that changes with every value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eoforge.data.bands import GROUPS
 from eoforge.data.labels import mask_of
 from eoforge.data.records import PatchPair, digest, record_batch
 from eoforge.data.tables import schema
-from tests.data.archives.archives import make_pair, make_pairs
+from tests.data.archives.archive_files import make_pair, make_pairs
 
 
 def test_a_batch_holds_the_pairs() -> None:

@@ -1,4 +1,4 @@
-"""Footprints: every official patch, against MGRS read the other way round and against the rasters we hold."""
+"""Footprints: every official patch, against the inverse of MGRS and against real rasters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = "ABCDEFGHJKLMNPQRSTUV"
 
 
 def letters_at(epsg: int, easting: int, northing: int) -> tuple[set[str], str]:
-    """MGRS letters of the 100 km square at a UTM place, computed from coordinates: possible bands, and the square."""
+    """MGRS letters of the 100 km square at a UTM point, computed from coordinates: possible bands, and the square."""
     zone = epsg % 100
     to_lonlat = Transformer.from_crs(epsg, 4326, always_xy=True)
     latitudes = [to_lonlat.transform(easting + 50_000, northing + d)[1] for d in (0, 100_000)]
@@ -142,7 +142,7 @@ def test_southern_tiles_start_where_published_products_do(mgrs: str, epsg: int, 
 
 @pytest.mark.parametrize("zone", [32601, 32632, 32633, 32701, 32732, 32760])
 def test_every_square_of_a_zone_is_found_by_its_letters(zone: int) -> None:
-    """The way back: letters from coordinates through PROJ, then the origin from the letters."""
+    """Inverse: letters from coordinates through PROJ, then the origin from the letters."""
     south = zone > 32700
     for northing in range(1_200_000 if south else 0, 10_000_000 if south else 9_300_000, 100_000):
         bands, square = letters_at(zone, 500_000, northing)

@@ -1,4 +1,4 @@
-"""A small table of patches, a bundle, and an encoder whose codes are a plain function of the pixels."""
+"""Fixtures of the index tests: a small table of patches, a bundle, and an encoder of pixel bits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATCHES_COUNT = 40
 
 
 class PixelEncoder:
-    """Codes are the low bits of the first pixels: different patches get different codes, and no model is needed."""
+    """Encoder whose codes are bits of the first pixels: different patches get different codes, without a model."""
 
     bits, embedding_dim, modalities, device = 16, 3, ("s1", "s2"), "cpu"
 
@@ -48,7 +48,7 @@ def encoder():
 
 
 def write_patches(uri, pairs):
-    """Appends pairs to the table; returns its version. (Ingestion has tests of its own.)"""
+    """Version of the table after pairs are appended, without the ingestion."""
     table = create_table(uri, PATCHES)
     table.insert(record_batch(pairs), storage_options=storage_options(uri))
     return table.version

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from eoforge.data.labels import CLASSES
+from eoforge.data.search_filter import SearchFilter
 from eoforge.data.tables.schema import METADATA_COLUMNS
 from eoforge.errors import DataRefused, NotFound, UsageError
 from eoforge.index.build import build_index, commit_index, encode_shards, plan_index
-from eoforge.index.catalog import IndexSnapshot, SearchFilter
+from eoforge.index.catalog import IndexSnapshot
 from eoforge.storage.addresses import TableRef, open_table
 from tests.index.conftest import PixelEncoder, expected_code, make_bundle, write_patches
 
@@ -51,7 +52,7 @@ def test_absent_things_are_named(snapshot, built):
     for absent in ("", "A", "zzz", some + "0", some[:-1]):
         with pytest.raises(NotFound, match="is not in the index"):
             snapshot.row_of(absent, "s1")
-    with pytest.raises(NotFound, match="holds s1, s2"):
+    with pytest.raises(NotFound, match="its modalities: s1, s2"):
         snapshot.code_of(some, "s3")
     with pytest.raises(DataRefused, match="no table of codes"):
         IndexSnapshot.open(TableRef(built[1]))
@@ -136,7 +137,7 @@ def test_an_index_that_is_not_committed_shows_nothing_of_itself(tmp_path, pairs)
     encode_shards(codes, grown.job_id, 0, grown.shards, PixelEncoder())
     later = commit_index(codes, grown.job_id)
     assert len(before) == 10
-    # The version in between has the rows but still stands for the old patches: it shows the old ones only.
+    # The version in between has the rows but belongs to the old version of the patches: the snapshot has those only.
     assert open_table(TableRef(codes, later - 1)).count_rows() == 40
     assert len(IndexSnapshot.open(TableRef(codes, later - 1))) == 10
     assert len(IndexSnapshot.open(TableRef(codes, later))) == 20

@@ -13,7 +13,7 @@ import structlog
 from eoforge.cli import main
 from eoforge.cli.output import configure, emit, emit_rows, fail
 from eoforge.errors import UsageError
-from tests.data.archives.archives import make_pair, write_archive
+from tests.data.archives.archive_files import make_pair, write_archive
 
 COMMANDS = ("synth", "ingest", "train", "eval", "index", "serve", "search", "doctor", "demo", "federate")
 COMMANDS += ("compress", "decompress", "inspect")

@@ -11,7 +11,8 @@ import pytest
 
 from eoforge.errors import DataRefused, EoforgeError, NotFound, UsageError
 from eoforge.storage.addresses import TableRef
-from pipelines.launcher import LocalLauncher, TrainingJob
+from pipelines.launcher import LocalLauncher
+from pipelines.training import TrainingJob
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_crash_shows_the_last_lines(job: TrainingJob) -> None:
 
 
 def test_success_without_a_bundle_is_an_error(job: TrainingJob) -> None:
-    with pytest.raises(EoforgeError, match="without naming its bundle"):
+    with pytest.raises(EoforgeError, match="without printing its bundle"):
         script("print('{\"epochs\": 1}')").train(job, timeout_s=300)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from eoforge.data.split import official_split
 from eoforge.errors import UsageError
 from pipelines.components.ingest import plan_ingest
-from pipelines.ranges import ShardRange, shard_ranges, worthwhile
+from pipelines.ranges import ShardRange, range_limit, shard_ranges
 from pipelines.settings import MAX_ITERATIONS
 
 REBEN_ROWS = 549_488
@@ -41,7 +41,7 @@ def test_text_form_round_trips(job_id: str, first: int, count: int) -> None:
 
 @pytest.mark.parametrize(("rows", "ranges"), [(0, 0), (1, 1), (1024, 1), (2000, 2), (REBEN_ROWS, MAX_ITERATIONS)])
 def test_no_pod_for_a_handful_of_patches(rows: int, ranges: int) -> None:
-    assert worthwhile(rows, SHARD_ROWS) == ranges
+    assert range_limit(rows, SHARD_ROWS) == ranges
 
 
 def test_finished_job_gets_one_empty_range() -> None:

@@ -68,7 +68,7 @@ def test_quarantined_patch_is_named_with_its_reason(quality: Quality, archive: D
 def test_findings_of_earlier_ingestions_are_not_passed_over(quality: Quality, html: str) -> None:
     """Ingested again, the same bad patch is counted but named by the first ingestion: the page says where it stands."""
     again = quality_html(replace(quality, quarantine=[], quarantine_total=0))
-    assert "1 findings were met before and stand in quarantine.lance" in again
+    assert "1 findings were known before; the quarantine table has them" in again
     assert "met before" not in html
 
 

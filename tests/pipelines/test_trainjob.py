@@ -17,7 +17,8 @@ from kubernetes import client
 from eoforge.bundle import write_bundle
 from eoforge.errors import ConflictError, DataRefused, EoforgeError
 from eoforge.storage.addresses import TableRef
-from pipelines.launcher import ClusterOptions, LocalLauncher, TrainingJob, launcher_for
+from pipelines.launcher import LocalLauncher, launcher_for
+from pipelines.training import ClusterOptions, TrainingJob
 from pipelines.trainjob import ClusterLauncher, train_job
 from tests.pipelines.fake_kubernetes import Cluster, fake_kubernetes
 

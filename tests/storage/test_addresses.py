@@ -1,4 +1,4 @@
-"""Addresses, the object store, and the S3 server of the tests itself."""
+"""Addresses, the object store, and the S3 server of the tests."""
 
 from __future__ import annotations
 
@@ -50,9 +50,30 @@ def test_addresses_that_mean_nothing(text: str) -> None:
         TableRef.parse(text)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://lake/a//b",
+        "s3://lake//b",
+        "s3://lake/./b",
+        "s3://lake/a/../b",
+        "s3://lake/..",
+        "s3://lake/a\\b",
+        "s3://lake/a\nb",
+        "s3://lake/a\x7fb",
+        "s3://la?ke/b",
+        "s3://la%20ke/b",
+        "s3://#/b",
+    ],
+)
+def test_an_address_that_stores_read_differently_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="s3://"):
+        normalise(address)
+
+
 @pytest.mark.parametrize("text", ["/t.lance@3", "/t.lance@3/", "s3://lake", "s3://lake/"])
 def test_tables_that_cannot_be_written(text: str) -> None:
-    """A version is history; beside a whole bucket there is no place for jobs and quarantine."""
+    """A version is read-only; a whole bucket has no folder for jobs and quarantine."""
     with pytest.raises(UsageError):
         table_to_write(text)
 
@@ -130,13 +151,13 @@ def test_a_place_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_no_port_is_given_twice() -> None:
-    """Nobody listens yet on a port that was given away a moment ago."""
+    """Ports of consecutive calls differ."""
     given = [port for _ in range(200) for port in free_ports(5)]
     assert len(set(given)) == 1000
 
 
 def test_the_s3_server_dies_with_its_owner(tmp_path: Path) -> None:
-    """Even if that is killed: a test run that ends badly leaves no server behind."""
+    """A killed test process leaves no server behind."""
     program = (
         "import sys, time\nfrom eoforge.storage.seaweed import seaweedfs\n"
         "with seaweedfs(sys.argv[1]) as s:\n    print('up', flush=True)\n    time.sleep(600)\n"

@@ -1,4 +1,4 @@
-"""The doctor against good stores, and against servers that are wrong in one way each."""
+"""Doctor against good stores, and against servers with one fault each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROBES = ["credentials", "conditional put", "racing writers", "range reads", "de
 
 
 class FakeS3(BaseHTTPRequestHandler):
-    """Just enough of S3, with one thing wrong."""
+    """Subset of S3 with one fault."""
 
     protocol_version = "HTTP/1.1"
     objects: dict[str, bytes]
@@ -30,7 +30,7 @@ class FakeS3(BaseHTTPRequestHandler):
     lock: threading.Lock
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Writes no log."""
 
     def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -156,7 +156,7 @@ def test_an_endpoint_where_nobody_listens_is_reported_at_once(monkeypatch: pytes
 
 
 def test_a_server_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes connections, so only a short limit per request tells; the patient client would ask for minutes."""
+    """The server accepts connections, so only a short time-out detects the fault; the default one takes minutes."""
     monkeypatch.setattr("eoforge.storage.objects._PROBE_TIMEOUT", "0.3s")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")

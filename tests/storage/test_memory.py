@@ -1,4 +1,4 @@
-"""The bound on malloc arenas is taken up by the C library of this process."""
+"""Limit of malloc arenas in the C library of this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layouts agree with the safetensors library, survive any bytes, and cut where elements begin."""
+"""Layouts: equal to the safetensors library, safe for any bytes, cut at element boundaries."""
 
 from __future__ import annotations
 

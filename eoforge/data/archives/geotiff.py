@@ -1,7 +1,7 @@
-"""GeoTIFF files of one band: fast for the layouts of reBEN, by rasterio (GDAL) for every other.
+"""Reader and writer of GeoTIFF files of one band: a fast path for the layouts of reBEN, rasterio (GDAL) for others.
 
 Opening a file with GDAL costs about a millisecond, fifteen files make a patch pair, and half a million pairs make
-reBEN. The official files are plain, so their pixels are a view of the bytes after a few header fields have been read.
+reBEN. The official files are uncompressed strips, so their pixels are a view of the bytes of the file.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from eoforge.geo.crs import epsg_of
 from eoforge.geo.gdal import open_geotiff, refusing
 
 MAX_PIXELS = 1 << 24
-"""Largest image that is decoded, whatever a header claims; an official raster has 14,400 pixels."""
+"""Largest number of pixels that is decoded; an official raster has 14,400."""
 
 
 @dataclass(frozen=True, slots=True)
-class Raster:
-    """One decoded band.
+class BandRaster:
+    """Decoded raster of one band.
 
     Attributes:
-        pixels: ``[H, W]``; read-only where it is a view of the file's bytes.
+        pixels: ``[H, W]``; read-only if they are a view of the bytes of the file.
         epsg: CRS code, None if the file names none.
         transform: ``(a, b, c, d, e, f)``: x = a * column + b * row + c, y = d * column + e * row + f.
         nodata: The nodata value, None if the file names none.
@@ -42,12 +42,12 @@ class Raster:
     nodata: float | None
 
 
-def read_geotiff(data: bytes, name: str = "GeoTIFF") -> Raster:
-    """Decodes a file of one band.
+def read_geotiff(data: bytes, name: str = "GeoTIFF") -> BandRaster:
+    """BandRaster of a file of one band.
 
     Args:
         data: All bytes of the file.
-        name: What to call it in messages.
+        name: Name of the file in error messages.
 
     Raises:
         DataRefused: The file is truncated, damaged, no GeoTIFF, holds several bands, or claims more than
@@ -76,7 +76,7 @@ def read_geotiff(data: bytes, name: str = "GeoTIFF") -> Raster:
     pixels = _decode(data, layout, name)
     if pixels is None:
         return _read_with_rasterio(data, name)
-    return Raster(pixels, epsg, (scale_x, 0.0, x, 0.0, -scale_y, y), nodata)
+    return BandRaster(pixels, epsg, (scale_x, 0.0, x, 0.0, -scale_y, y), nodata)
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -94,8 +94,8 @@ def _field(data: bytes, field: tiff.Field, name: str) -> bytes:
     return value
 
 
-def _decode(data: bytes, layout: tiff.Layout, name: str) -> npt.NDArray[Any] | None:
-    """Pixels ``[H, W]``; None if the strips lie or are sized in a way that is left to GDAL."""
+def _decode(data: bytes, layout: tiff.StripLayout, name: str) -> npt.NDArray[Any] | None:
+    """Pixels ``[H, W]``; None if offsets or sizes of the strips are left to GDAL."""
     raw_offsets = _field(data, layout.strip_offsets, name)
     raw_counts = _field(data, layout.strip_byte_counts, name)
     if not layout.deflate:
@@ -123,7 +123,7 @@ def _check_end(data: bytes, end: int, name: str) -> None:
 
 
 def _inflate(strip: bytes, size: int, name: str) -> bytes:
-    """Decompresses a strip to ``size`` bytes and never beyond, however much it would become."""
+    """Decompressed strip of ``size`` bytes; decompression stops at that size."""
     try:
         out = zlib.decompressobj().decompress(strip, size)
     except zlib.error as error:
@@ -133,7 +133,7 @@ def _inflate(strip: bytes, size: int, name: str) -> bytes:
     return out
 
 
-def _read_with_rasterio(data: bytes, name: str) -> Raster:
+def _read_with_rasterio(data: bytes, name: str) -> BandRaster:
     try:
         with open_geotiff(data, name) as source:
             if source.count != 1:
@@ -141,7 +141,7 @@ def _read_with_rasterio(data: bytes, name: str) -> Raster:
             _check_size(source.width, source.height, name)
             with refusing(name):
                 epsg = epsg_of(source.crs)
-                return Raster(source.read(1), epsg, tuple(source.transform)[:6], source.nodata)
+                return BandRaster(source.read(1), epsg, tuple(source.transform)[:6], source.nodata)
     except LimitExceeded as error:
         raise DataRefused(f"{name}: {error}") from error
 
@@ -157,10 +157,10 @@ def write_geotiff(
     *,
     deflate: bool = False,
 ) -> bytes:
-    """Encodes ``array`` in the layout of the official files, which it reproduces byte for byte if uncompressed.
+    """GeoTIFF in the layout of the official files; uncompressed files are equal to them byte for byte.
 
     Args:
-        path: File to write as well, or None.
+        path: File to write, or None to return the bytes only.
         array: ``[H, W]`` uint16 or float32.
         epsg: A UTM zone on WGS 84: 32601..32660 or 32701..32760.
         ulx: Easting of the upper-left corner in metres.
@@ -170,7 +170,7 @@ def write_geotiff(
         deflate: DEFLATE with horizontal predictor, as the official reference maps; integers only.
 
     Returns:
-        The file.
+        Bytes of the file.
 
     Raises:
         UsageError: Another shape, dtype or CRS.

@@ -1,7 +1,7 @@
 """Archives converted by rico-hdl: an LMDB whose values are safetensors.
 
 ``patch_id`` holds B01..B12, ``s1_name`` holds VV and VH, ``<patch_id>_reference_map`` holds Data. Bands are read by
-name: their order inside a value is arbitrary. The georeference was lost in the conversion and is rebuilt from the patch
+name: their order inside a value is arbitrary. The conversion drops the georeference, which is rebuilt from the patch
 name; labels come from the official metadata, which must lie beside the database or one folder up.
 """
 
@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.data.archives.folders import MAX_FILE_BYTES, MAX_METADATA_BYTES, read_file
-from eoforge.data.archives.geotiff import Raster
-from eoforge.data.archives.metadata import MAIN_FILE, MetadataRows, read_metadata
-from eoforge.data.archives.validate import REFERENCE_MAP, read_patch
+from eoforge.data.archives.geotiff import BandRaster
+from eoforge.data.archives.layout import MAIN_FILE, MAX_FILE_BYTES, MAX_METADATA_BYTES, REFERENCE_MAP, read_file
+from eoforge.data.archives.metadata import MetadataRows, read_metadata
+from eoforge.data.archives.validate import read_patch
 from eoforge.data.bands import GROUP_OF, S1_BANDS, S2_10M
-from eoforge.data.names import parse_patch_id
 from eoforge.data.records import PatchMeta, ReadResult
 from eoforge.errors import DataRefused, NotFound
 from eoforge.storage.addresses import normalise
@@ -29,7 +28,7 @@ _DATA_FILE = "data.mdb"
 
 
 def find_lmdb(path: Path) -> Path | None:
-    """Folder of the database that ``path`` names: itself, its ``data.mdb``, or the only subfolder that has one."""
+    """Folder of the database at ``path``: a folder, its ``data.mdb``, or the only subfolder with a ``data.mdb``."""
     if path.name == _DATA_FILE and path.is_file():
         return path.parent
     if not path.is_dir():
@@ -39,18 +38,18 @@ def find_lmdb(path: Path) -> Path | None:
 
 
 class LmdbArchive:
-    """A rico-hdl LMDB with the official metadata."""
+    """Archive in a rico-hdl LMDB, with the official metadata beside it."""
 
     def __init__(self, uri: str) -> None:
         self.uri = normalise(uri)
         folder = find_lmdb(Path(self.uri))
         if folder is None:
-            raise NotFound(f"no LMDB at {self.uri}: expected {_DATA_FILE} there or in one subfolder")
+            raise NotFound(f"no LMDB at {self.uri}: expected {_DATA_FILE} in that folder or in one subfolder")
         self._folder = folder
         self._metadata_folder = next((f for f in (folder, folder.parent) if (f / MAIN_FILE).is_file()), folder)
 
     def metadata(self) -> MetadataRows:
-        """See :class:`eoforge.data.archives.folders.Archive`."""
+        """See :class:`eoforge.data.archives.base.Archive`."""
         try:
             return read_metadata(
                 lambda name: read_file(str(self._metadata_folder / name), MAX_METADATA_BYTES),
@@ -68,12 +67,12 @@ class LmdbArchive:
         """Nothing to do."""
 
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
-        """See :class:`eoforge.data.archives.folders.Archive`.
+        """See :class:`eoforge.data.archives.base.Archive`.
 
         Raises:
             DataRefused: The database is damaged.
         """
-        # Opened before any patch is read: a bad database is not the fault of the patch that asks first.
+        # Opened before any patch is read: a damaged database must not count as a defect of the first patch.
         environment = self._environment
         for meta in rows:
             patch = _LmdbPatch(self.uri, environment, meta)
@@ -84,14 +83,14 @@ class LmdbArchive:
         import lmdb
 
         try:
-            # Read-only and without a lock file, so that a read-only mount will do. Opened in the process that reads.
+            # Read-only and without a lock file, for read-only mounts. Opened in the process that reads.
             return lmdb.open(str(self._folder), readonly=True, lock=False, readahead=False, max_dbs=0)
         except lmdb.Error as error:
             raise DataRefused(f"{self._folder}: damaged or no LMDB: {error}") from error
 
 
 def _tensors(environment: Any, key: str) -> dict[str, npt.NDArray[Any]] | None:
-    """Tensors of a key by name, None if the key is absent.
+    """Tensors of a key by name; None if the key is absent.
 
     Raises:
         DataRefused: The value is too large or no safetensors file of a known dtype.
@@ -116,7 +115,7 @@ def _tensors(environment: Any, key: str) -> dict[str, npt.NDArray[Any]] | None:
 
 
 class _LmdbPatch:
-    """The values of one patch, each read once however many bands are asked of it."""
+    """Cached values of one patch: each value holds several bands and is read once."""
 
     def __init__(self, uri: str, environment: Any, meta: PatchMeta) -> None:
         self._uri = uri
@@ -132,7 +131,7 @@ class _LmdbPatch:
     def key_of(self, band: str) -> str:
         return f"{self._uri}#{self._key(band)}"
 
-    def load(self, band: str) -> Raster | None:
+    def load(self, band: str) -> BandRaster | None:
         key = self._key(band)
         if key not in self._values:
             self._values[key] = _tensors(self._environment, key)
@@ -140,7 +139,7 @@ class _LmdbPatch:
         name = "Data" if band == REFERENCE_MAP else band
         if value is None or name not in value:
             return None
-        place = parse_patch_id(self._meta.patch_id).footprint
+        place = self._meta.names.footprint
         metres = float((S2_10M if band == REFERENCE_MAP else GROUP_OF[band]).resolution)
         pixels: npt.NDArray[np.generic] = value[name]
-        return Raster(pixels, place.epsg, (metres, 0.0, float(place.ulx), 0.0, -metres, float(place.uly)), None)
+        return BandRaster(pixels, place.epsg, (metres, 0.0, float(place.ulx), 0.0, -metres, float(place.uly)), None)

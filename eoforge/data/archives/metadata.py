@@ -1,7 +1,7 @@
-"""The official metadata: two parquet files of one shape, read as one table in patch_id order.
+"""Reader of the official metadata: two parquet files with equal columns, read as one table in patch_id order.
 
 ``metadata.parquet`` holds the recommended patches, ``metadata_for_patches_with_snow_cloud_or_shadow.parquet`` the
-others. Half a million rows stay in Arrow; Python objects are made for the rows that are asked for.
+others. Half a million rows stay in Arrow; Python objects are made only for the rows in use.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from eoforge.data.archives.layout import MAIN_FILE, SNOW_CLOUD_FILE
 from eoforge.data.records import PatchMeta
 from eoforge.errors import DataRefused, NotFound
-
-MAIN_FILE = "metadata.parquet"
-SNOW_CLOUD_FILE = "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
 
 METADATA: pa.Schema = pa.schema(
     [
@@ -36,9 +34,9 @@ METADATA: pa.Schema = pa.schema(
 
 
 class MetadataRows(Sequence[PatchMeta]):
-    """Metadata rows ordered by patch_id, a sequence of :class:`PatchMeta` over an Arrow table.
+    """Sequence of :class:`PatchMeta` in patch_id order, backed by an Arrow table.
 
-    Rows with equal patch_id are all kept, in the order main file first; all but the first are marked ``repeated``.
+    All rows with equal patch_id are kept, those of the main file first; all but the first are marked ``repeated``.
 
     Attributes:
         table: The rows, with the columns of :data:`METADATA`.
@@ -50,7 +48,7 @@ class MetadataRows(Sequence[PatchMeta]):
 
     @classmethod
     def sort(cls, table: pa.Table) -> MetadataRows:
-        """Orders ``table`` (columns of :data:`METADATA`) by patch_id and marks repeated ids."""
+        """Rows of ``table`` (columns of :data:`METADATA`) in patch_id order, with repeated ids marked."""
         table = table.take(pc.sort_indices(table, sort_keys=[("patch_id", "ascending")])).combine_chunks()
         ids = table["patch_id"]
         repeated = np.zeros(len(table), dtype=bool)
@@ -60,7 +58,7 @@ class MetadataRows(Sequence[PatchMeta]):
 
     @property
     def repeated(self) -> npt.NDArray[np.bool_]:
-        """Which rows ``[N]`` repeat the patch_id of an earlier one."""
+        """Mask ``[N]`` of the rows that repeat the patch_id of an earlier row."""
         return self._repeated
 
     def __len__(self) -> int:
@@ -82,7 +80,7 @@ class MetadataRows(Sequence[PatchMeta]):
         return next(iter(self[index % len(self) : index % len(self) + 1]))
 
     def __iter__(self) -> Iterator[PatchMeta]:
-        # In blocks, so that walking all rows does not make half a million rows' lists at once.
+        # In blocks: iteration must not hold Python lists of half a million rows at once.
         for start in range(0, len(self), 4096):
             columns = [column.to_pylist() for column in self.table.slice(start, 4096).columns]
             repeats = self._repeated[start : start + 4096].tolist()
@@ -92,24 +90,23 @@ class MetadataRows(Sequence[PatchMeta]):
 
 
 def read_metadata(load: Callable[[str], bytes | None], where: str) -> MetadataRows:
-    """Reads both metadata files of an archive; the one with snow, cloud and shadow patches may be absent.
+    """Metadata rows of both files of an archive; the file of snow, cloud and shadow patches may be absent.
 
     Args:
-        load: Returns the bytes of a file by its name, None if there is none.
-        where: The place, for messages.
+        load: Returns the bytes of a file by name, None if the file does not exist.
+        where: Address of the archive, for error messages.
 
     Raises:
         NotFound: There is no ``metadata.parquet``.
-        DataRefused: A file is no parquet, lacks a column, has one of another type, or has empty cells.
+        DataRefused: A file is no parquet, lacks a column, has a column of another type, or has empty cells.
     """
     main, snow_cloud = load(MAIN_FILE), load(SNOW_CLOUD_FILE)
     if main is None:
         raise NotFound(
-            f"expected the official metadata at {where}/{MAIN_FILE}, and there is none. "
-            "It comes with the reBEN download, next to the folders or tar files."
+            f"no metadata: expected the official file {where}/{MAIN_FILE}. "
+            "The reBEN download contains the file, next to the folders or tar files."
         )
     tables = [_parse(main, f"{where}/{MAIN_FILE}")]
-    # Many people keep the recommended patches only.
     if snow_cloud is not None:
         tables.append(_parse(snow_cloud, f"{where}/{SNOW_CLOUD_FILE}"))
     return MetadataRows.sort(pa.concat_tables(tables))

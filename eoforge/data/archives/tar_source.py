@@ -1,4 +1,4 @@
-"""The official tar files where they lie, on a disk or an object store: read once forwards, then by ranges of bytes."""
+"""Access to the official tar files on a disk or an object store: one sequential pass, then byte ranges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
-from eoforge.data.archives.folders import MAP_FOLDER, S1_FOLDER, S2_FOLDER
+from eoforge.data.archives.layout import MAP_FOLDER, S1_FOLDER, S2_FOLDER
 from eoforge.errors import DataRefused
 from eoforge.storage.addresses import is_s3
 from eoforge.storage.objects import ObjectStore
@@ -17,22 +17,22 @@ from eoforge.storage.objects import ObjectStore
 ADVICE = "Download it again and compare its md5 with the published one."
 _KINDS = (S2_FOLDER, S1_FOLDER, MAP_FOLDER)
 _CHUNK = 1 << 20
-# tarfile reads extended headers whole, at the size they claim; real ones hold one path.
+# tarfile allocates extended headers at their claimed size; a real header holds one path.
 _MAX_HEADER_BYTES = 1 << 20
-# zstd -6 uses 4 MiB; a stream may ask for more, but not for all memory.
+# zstd -6 uses windows of 4 MiB; the limit bounds the memory of a hostile stream.
 _MAX_ZSTD_WINDOW = 1 << 27
 
 ReadRange = Callable[[int, int], bytes]
-"""``(offset, size)`` to bytes; safe to call from several threads."""
+"""Function from ``(offset, size)`` to bytes; safe to call from several threads."""
 
 
 class TarFile(Protocol):
-    """A ``.tar`` or ``.tar.zst``.
+    """Interface of a ``.tar`` or ``.tar.zst`` file.
 
     Attributes:
         name: File name.
-        uri: Where it is, for messages.
-        seekable: Whether skipping is cheaper than reading on.
+        uri: Address, for error messages.
+        seekable: Whether a seek is cheaper than reading the bytes between.
     """
 
     name: str
@@ -40,17 +40,17 @@ class TarFile(Protocol):
     seekable: bool
 
     def state(self) -> tuple[int, str]:
-        """Its size in bytes, and a text that changes when the file does."""
+        """Size in bytes, and a text that changes when the file changes."""
 
     def open(self) -> IO[bytes]:
-        """Its bytes from the start."""
+        """Stream of all bytes from the start."""
 
     def reader(self) -> ReadRange:
-        """Opens it for reading at any place."""
+        """Function that reads byte ranges of the file."""
 
 
 class LocalTar:
-    """A file on a disk."""
+    """Tar file on a local disk."""
 
     seekable = True
 
@@ -73,7 +73,7 @@ class LocalTar:
 
 
 class StoredTar:
-    """An object below an ``s3://`` prefix."""
+    """Tar file below an ``s3://`` prefix."""
 
     seekable = False
 
@@ -96,7 +96,7 @@ class StoredTar:
 
 
 def find_tars(folder: str) -> dict[str, TarFile]:
-    """The archive files in a folder or below a prefix by kind, ``.tar`` before ``.tar.zst``."""
+    """Tar files in a folder or prefix, by the folder that each replaces; ``.tar`` has priority over ``.tar.zst``."""
     found: dict[str, TarFile] = {}
     store = ObjectStore(folder) if is_s3(folder) else None
     for kind in _KINDS:
@@ -109,12 +109,12 @@ def find_tars(folder: str) -> dict[str, TarFile]:
 
 
 class TarBytes(io.RawIOBase):
-    """Bytes of a tar for tarfile, read forwards and never more at once than a header may need."""
+    """File object for ``tarfile`` that reads forwards and refuses reads larger than any valid header."""
 
     def __init__(self, stream: IO[bytes], copy: IO[bytes] | None, seekable: bool) -> None:
-        self._stream, self._copy, self._skips = stream, copy, seekable
+        self._stream, self._copy, self._seekable = stream, copy, seekable
         self._position = 0
-        self.last = b""
+        self.last_read = b""
 
     def tell(self) -> int:
         return self._position
@@ -122,11 +122,11 @@ class TarBytes(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _MAX_HEADER_BYTES:
             raise DataRefused(f"a tar header claims {size} bytes, at most {_MAX_HEADER_BYTES}")
-        self.last = self._take(size)
-        return self.last
+        self.last_read = self._take(size)
+        return self.last_read
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if self._skips:
+        if self._seekable:
             self._position = self._stream.seek(offset, whence)
             return self._position
         if offset < self._position or whence != os.SEEK_SET:
@@ -145,7 +145,7 @@ class TarBytes(io.RawIOBase):
 
 @contextmanager
 def tar_bytes(tar: TarFile, payload: Path | None) -> Iterator[TarBytes]:
-    """Opens a tar; a compressed one is also written to ``payload`` as it is read."""
+    """Opened tar file; a compressed one is also written to ``payload`` while it is read."""
     with ExitStack() as stack:
         file: IO[bytes] = stack.enter_context(tar.open())
         if payload is None:

@@ -1,13 +1,13 @@
-"""Archives as they are downloaded: BigEarthNet-S2, BigEarthNet-S1 and Reference_Maps as .tar or .tar.zst.
+"""Archive of the official tar files: BigEarthNet-S2, BigEarthNet-S1 and Reference_Maps as .tar or .tar.zst.
 
-The tars are read once, from front to back, into an index of where each file's bytes lie; 8.2 million files are never
-unpacked. A .tar is indexed where it is, on a disk or an object store; a .tar.zst is decompressed into one .tar on the
-scratch disk while it is indexed. After that, joining S1 and S2, which come in different orders, is a look-up. The index
-is an SQLite file: bounded memory, built once, shared by all worker processes and by later runs; with
+One sequential pass over each tar builds an index of the byte range of each file; the 8.2 million files are never
+unpacked. A .tar is indexed in place, on a disk or an object store; a .tar.zst is decompressed into one .tar on the
+scratch disk while it is indexed. S1 and S2, which come in different orders, are then joined by look-ups. The index is
+an SQLite file: bounded memory, built once, shared by all worker processes and by later runs; with
 ``EOFORGE_SHARED_SCRATCH`` (``s3://`` or a mounted folder) by all pods.
 
-Nothing in a tar chooses where we write: members are only ever looked up by name. Links, devices, names that point
-outside, and members larger than any raster are refused with the whole archive, for an official one has none.
+Member names never choose a path on the disk: members are only looked up by name. Links, devices, names that point
+outside the archive, and members larger than any raster refuse the whole archive: an official one has none.
 """
 
 from __future__ import annotations
@@ -25,15 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from eoforge.data.archives.folders import (
-    EXTENSIONS,
-    MAX_FILE_BYTES,
-    S1_FOLDER,
-    S2_FOLDER,
-    FileArchive,
-    read_file,
-    read_object,
-)
+from eoforge.data.archives.base import FileArchive
+from eoforge.data.archives.layout import EXTENSIONS, MAX_FILE_BYTES, S1_FOLDER, S2_FOLDER, read_file, read_object
 from eoforge.data.archives.tar_source import (
     ADVICE,
     LocalTar,
@@ -58,7 +51,7 @@ _CHUNK = 1 << 20
 
 
 class TarArchive(FileArchive):
-    """A folder with the official tar files and metadata."""
+    """Archive in a folder or prefix with the official tar files and metadata."""
 
     def __init__(self, uri: str, *, scratch: str | None = None) -> None:
         super().__init__(uri)
@@ -74,16 +67,16 @@ class TarArchive(FileArchive):
         self.remote = self._store is not None
 
     def prepare(self) -> None:
-        """Stages the tars for everyone, if there is a place that everyone sees."""
+        """Stages the tars on the shared scratch, if one is configured."""
         if self._shared is not None:
             self.stage()
 
     def release(self) -> None:
-        """Deletes what was unpacked on this machine, and what a shared scratch holds of these tars."""
+        """Deletes the unpacked copies on this machine and the files of these tars on the shared scratch."""
         for tar in self._tars.values():
             folder = _folder(tar, self._scratch)
             if self._shared is not None:
-                for part in (_INDEX, _PAYLOAD):  # the index first: it promises a payload
+                for part in (_INDEX, _PAYLOAD):  # the index first: an index implies a payload
                     self._shared.delete(f"{folder.name}/{part}")
             if tar.name.endswith(_COMPRESSED) and folder.exists():
                 with _locked(folder):
@@ -91,23 +84,23 @@ class TarArchive(FileArchive):
                     (folder / _PAYLOAD).unlink(missing_ok=True)
 
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
-        """See :class:`eoforge.data.archives.folders.Archive`. The first call stages the tars, which may take long.
+        """See :class:`eoforge.data.archives.base.Archive`. The first call stages the tars, which may take long.
 
         Raises:
             DataRefused: A tar is truncated, damaged or hostile.
             StoreError: The scratch disk is full or fails.
         """
-        # Before any patch is read: a bad tar is not the fault of the patch that asks first.
+        # Staged before any patch is read: a damaged tar must not count as a defect of the first patch.
         self.stage()
         yield from super().read(rows)
 
     def stage(self) -> None:
-        """Indexes the tars, unless that was done before."""
+        """Indexes the tars that are not indexed yet."""
         if not self._staged:
             self._staged = {kind: _stage(tar, self._scratch, self._shared) for kind, tar in self._tars.items()}
 
     def fetch(self, path: str, limit: int = MAX_FILE_BYTES) -> bytes | None:
-        """See :class:`eoforge.data.archives.folders.FileArchive`."""
+        """See :class:`eoforge.data.archives.base.FileArchive`."""
         kind, _, rest = path.partition("/")
         if not rest:
             return read_object(self._store, path, limit) if self._store else read_file(f"{self.uri}/{path}", limit)
@@ -116,58 +109,60 @@ class TarArchive(FileArchive):
 
 
 class _StagedTar:
-    """An uncompressed tar and its index, opened in the process that reads."""
+    """Uncompressed tar with its index, opened in the process that reads."""
 
     def __init__(self, read: ReadRange, index: Path) -> None:
         self._read = read
-        # Several threads fetch from an object store; looking up takes them turns of microseconds.
+        # Several threads fetch from an object store; a look-up holds the lock for microseconds.
         self._index = sqlite3.connect(f"file:{index}?mode=ro", uri=True, check_same_thread=False)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def fetch(self, key: str) -> bytes | None:
-        with self._turn:
+        with self._lock:
             found = self._index.execute("SELECT offset, size FROM files WHERE key = ?", (key,)).fetchone()
         return None if found is None else self._read(found[0], found[1])
 
 
 def _key(path: str) -> str:
-    """File name without extension: unique in an archive, whatever folder a tar puts it into."""
+    """File name without folder and extension, which is unique in an archive."""
     name = path.rpartition("/")[2]
     return next((name.removesuffix(e) for e in reversed(EXTENSIONS) if name.endswith(e)), name)
 
 
 def _stage(tar: TarFile, scratch: Path, shared: ObjectStore | None) -> _StagedTar:
-    """Indexes ``tar`` below ``scratch`` unless an earlier run, another process, or with ``shared`` another pod did."""
+    """Staged tar; an index of an earlier run, another process or, with ``shared``, another pod is used again."""
     folder = _folder(tar, scratch)
     name, payload, index = folder.name, folder / _PAYLOAD, folder / _INDEX
     compressed = tar.name.endswith(_COMPRESSED)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
-            if not index.exists() and not (shared and _take_index(shared, name, payload, index)):
+            if not index.exists() and not (shared and _copy_shared_index(shared, name, payload, index)):
                 size, free = tar.state()[0], shutil.disk_usage(folder).free
                 if compressed and free < size:
                     raise StoreError(
                         f"{folder} has {free >> 30} GiB free; unpacking {tar.name} takes more than its "
-                        f"{size >> 30} GiB. Name another disk by ${SCRATCH_VARIABLE}."
+                        f"{size >> 30} GiB. Set ${SCRATCH_VARIABLE} to a folder on another disk."
                     )
                 _build_index(tar, payload if compressed else None, index)
                 if shared:
                     if compressed:
                         shared.put_file(f"{name}/{_PAYLOAD}", payload)
-                    shared.put_file(f"{name}/{_INDEX}", index)  # last: where there is an index, all is there
-        place: TarFile = tar
+                    shared.put_file(f"{name}/{_INDEX}", index)  # last: an index implies a complete payload
+        source: TarFile = tar
         if compressed:
-            place = LocalTar(payload) if payload.exists() or shared is None else StoredTar(shared, f"{name}/{_PAYLOAD}")
-        return _StagedTar(place.reader(), index)
+            source = (
+                LocalTar(payload) if payload.exists() or shared is None else StoredTar(shared, f"{name}/{_PAYLOAD}")
+            )
+        return _StagedTar(source.reader(), index)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(
-            f"cannot stage {tar.uri} in {folder}: {error}. Name another disk by ${SCRATCH_VARIABLE}."
+            f"cannot stage {tar.uri} in {folder}: {error}. Set ${SCRATCH_VARIABLE} to a folder on another disk."
         ) from error
 
 
 def _folder(tar: TarFile, scratch: Path) -> Path:
-    """A replaced or grown file gets another folder, so that an index never meets a tar it was not made of."""
+    """Staging folder of a tar; a changed file gets another folder, so that an index never serves another tar."""
     return scratch / f"eoforge-{tar.name}-{hashlib.sha256(tar.state()[1].encode()).hexdigest()[:16]}"
 
 
@@ -178,11 +173,11 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _take_index(shared: ObjectStore, name: str, payload: Path, index: Path) -> bool:
-    """Copies the index that somebody else made, if there is one."""
+def _copy_shared_index(shared: ObjectStore, name: str, payload: Path, index: Path) -> bool:
+    """Copies the index from the shared scratch; False if it holds none."""
     if not shared.exists(f"{name}/{_INDEX}"):
         return False
-    payload.unlink(missing_ok=True)  # half of one, from an attempt of ours that was killed
+    payload.unlink(missing_ok=True)  # may be incomplete, from an attempt that was killed
     part = index.with_suffix(".part")
     with shared.open(f"{name}/{_INDEX}") as source, open(part, "wb") as target:
         while data := source.read(_CHUNK):
@@ -195,7 +190,7 @@ def _build_index(tar: TarFile, payload: Path | None, index: Path) -> None:
     part = index.with_suffix(".part")
     part.unlink(missing_ok=True)
     connection = sqlite3.connect(part)
-    # The index is renamed into place when complete, so it needs no journal of its own.
+    # The index is renamed into place when complete, so the database needs no journal.
     connection.execute("PRAGMA journal_mode = OFF")
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute("CREATE TABLE files (key TEXT PRIMARY KEY, offset INTEGER, size INTEGER) WITHOUT ROWID")
@@ -212,12 +207,12 @@ def _members(source: TarBytes, tar: TarFile) -> Iterator[tuple[str, int, int]]:
     """Name, first byte and size of each file in a tar.
 
     Raises:
-        DataRefused: The tar is truncated or damaged, or has a member that no archive of rasters needs.
+        DataRefused: The tar is truncated or damaged, or has a member that is no file or folder of limited size.
     """
     try:
         with tarfile.open(fileobj=cast(IO[bytes], source), mode="r:") as opened:
             while (member := opened.next()) is not None:
-                # tarfile remembers every member; eight million are a few gigabytes.
+                # tarfile keeps every member; eight million of them take gigabytes.
                 opened.members.clear()  # type: ignore[attr-defined]  # an attribute that typeshed leaves out
                 path = PurePosixPath(member.name)
                 if (
@@ -239,6 +234,6 @@ def _members(source: TarBytes, tar: TarFile) -> Iterator[tuple[str, int, int]]:
                     yield member.name, member.offset_data, member.size
     except (tarfile.TarError, UnicodeError) as error:
         raise DataRefused(f"{tar.uri}: truncated or damaged after byte {source.tell()}: {error}. {ADVICE}") from error
-    # tarfile takes a damaged header for the end; the true end is a block of zeros.
-    if source.last != bytes(_BLOCK):
+    # tarfile reads a damaged header as the end of the archive; a complete one ends with a block of zeros.
+    if source.last_read != bytes(_BLOCK):
         raise DataRefused(f"{tar.uri}: truncated or damaged at byte {source.tell()}. {ADVICE}")

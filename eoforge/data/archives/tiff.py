@@ -1,7 +1,7 @@
-"""The part of TIFF that reBEN's files use: tags, and the layout that an image file directory (IFD) describes.
+"""Subset of TIFF that the files of reBEN use: tags, and the layout in an image file directory (IFD).
 
-All files of one kind (say, all B02) share the bytes of their IFD: what differs (strip sizes, tie point, CRS) lies
-outside and is pointed to. So a layout is parsed once per kind and looked up by those bytes afterwards.
+All files of one band have equal IFD bytes: the values that differ (strip sizes, tie point, CRS) lie outside the IFD.
+A layout is therefore parsed once per band and looked up by those bytes afterwards.
 
 Source: TIFF 6.0, OGC GeoTIFF 1.1 (19-008r4).
 """
@@ -53,7 +53,7 @@ METRE: Final = 9001
 
 TYPE_FORMATS: Final = {SHORT: "H", LONG: "I", DOUBLE: "d", ASCII: "s"}
 _NEEDED = {WIDTH, HEIGHT, BITS, STRIP_OFFSETS, STRIP_BYTE_COUNTS, PIXEL_SCALE, TIE_POINT, GEO_KEYS}
-# A tag outside this set may change what the pixels mean (orientation, masks, tiles, scale): not ours to guess.
+# A tag outside this set may change the meaning of the pixels (orientation, masks, tiles, scale): left to GDAL.
 _KNOWN = _NEEDED | {
     COMPRESSION, PHOTOMETRIC, SAMPLES_PER_PIXEL, ROWS_PER_STRIP, PLANAR, PREDICTOR, SAMPLE_FORMAT,
     GEO_DOUBLES, GEO_ASCII, GDAL_NODATA,
@@ -63,7 +63,7 @@ _DTYPES = {(8, 1): "u1", (16, 1): "<u2", (32, 1): "<u4", (16, 2): "<i2", (32, 2)
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """An IFD entry: ``count`` values of ``type`` in ``size`` bytes, at byte ``offset`` of the file, or ``inline``."""
+    """IFD entry: ``count`` values of ``type`` in ``size`` bytes, at byte ``offset`` of the file or ``inline``."""
 
     type: int
     count: int
@@ -72,15 +72,15 @@ class Field:
     inline: bytes | None
 
     def scalar(self) -> int:
-        """The only value, or -1 if it is not one integer inside the entry."""
+        """Value of an entry with one inline integer; -1 for any other entry."""
         if self.inline is None or self.count != 1 or self.type not in (SHORT, LONG):
             return -1
         return int(struct.unpack("<" + TYPE_FORMATS[self.type], self.inline)[0])
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: one object per IFD, cheap to look up by
-class Layout:
-    """What an IFD says about its image; pixels are one sample each, in strips of whole rows."""
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: one object per IFD makes a cheap cache key
+class StripLayout:
+    """Image layout of an IFD: one sample per pixel, in strips of whole rows."""
 
     width: int
     height: int
@@ -101,18 +101,18 @@ class Layout:
         return -(-self.height // self.rows_per_strip)
 
     def strip_bytes(self, index: int) -> int:
-        """Size of a strip once decompressed; the last one may be shorter."""
+        """Decompressed size of a strip; the last strip may be shorter."""
         rows = min(self.rows_per_strip, self.height - index * self.rows_per_strip)
         return rows * self.width * self.dtype.itemsize
 
 
 @lru_cache(maxsize=256)
-def parse_layout(ifd: bytes) -> Layout | None:
-    """Reads a little-endian IFD (its entries and the pointer to the next one).
+def parse_layout(ifd: bytes) -> StripLayout | None:
+    """Layout of a little-endian IFD, given as its entries and the pointer to the next IFD.
 
     Returns:
-        The layout, or None for whatever this reader leaves to GDAL: tiles, several images or samples, other
-        compressions, unknown tags.
+        The layout, or None for files that are left to GDAL: tiles, several images or samples, other compressions,
+        unknown tags.
     """
     if ifd[-4:] != b"\0\0\0\0":
         return None
@@ -137,7 +137,7 @@ def parse_layout(ifd: bytes) -> Layout | None:
         return None
     if predictor not in (1, HORIZONTAL) or (predictor == HORIZONTAL and (compression != DEFLATE or dtype[-2] == "f")):
         return None
-    layout = Layout(
+    layout = StripLayout(
         width=width,
         height=height,
         dtype=np.dtype(dtype),
@@ -160,8 +160,8 @@ def parse_layout(ifd: bytes) -> Layout | None:
 
 
 @lru_cache(maxsize=1024)
-def gapless_span(layout: Layout, offsets: bytes, counts: bytes) -> tuple[int, int] | None:
-    """First byte and end of uncompressed pixels that lie in the file without gaps, as in every official raster.
+def gapless_span(layout: StripLayout, offsets: bytes, counts: bytes) -> tuple[int, int] | None:
+    """First byte and end of uncompressed pixels without gaps, as in every official raster; None with gaps.
 
     Args:
         layout: The image.
@@ -180,7 +180,7 @@ def gapless_span(layout: Layout, offsets: bytes, counts: bytes) -> tuple[int, in
 
 @lru_cache(maxsize=256)
 def epsg_of(geo_keys: bytes) -> int | None:
-    """EPSG code of a GeoKey directory, or None if it is not a plain projected CRS in metres with area pixels."""
+    """EPSG code of a GeoKey directory; None unless it is a projected CRS in metres with area pixels."""
     count = len(geo_keys) // 2
     values = struct.unpack(f"<{count}H", geo_keys)
     if count < 4 or values[0] != 1 or count < 4 + 4 * values[3]:
@@ -195,7 +195,7 @@ def epsg_of(geo_keys: bytes) -> int | None:
 
 @lru_cache(maxsize=256)
 def nodata_of(text: bytes) -> float | None:
-    """The number that GDAL's nodata tag spells, None if it spells none."""
+    """Number in the nodata tag of GDAL; None if the text is no number."""
     try:
         return float(text.rstrip(b"\0").decode("ascii"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Headers of TIFF files in the layout of the official ones: what differs between files of a kind is patched in."""
+"""Templates of TIFF headers in the layout of the official files; values that differ per file are patched in."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DEGREE: Final = 9102
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Header of a file to be written, with the byte positions of what differs between files of its kind."""
+    """Header of a file, with the byte positions of the values that differ per file."""
 
     head: bytes
     tie_point: int
@@ -67,9 +67,9 @@ def build_template(
 
     Strip offsets and sizes are filled in for uncompressed files; compressed ones leave them to the caller.
     """
-    kind = np.dtype(dtype)
-    rows = max(1, min(height, 8192 // (width * kind.itemsize)))
-    strips = tuple(min(rows, height - first) * width * kind.itemsize for first in range(0, height, rows))
+    sample = np.dtype(dtype)
+    rows = max(1, min(height, 8192 // (width * sample.itemsize)))
+    strips = tuple(min(rows, height - first) * width * sample.itemsize for first in range(0, height, rows))
     zone, hemisphere = epsg % 100, "N" if epsg // 100 == 326 else "S"
     citation = f"WGS 84 / UTM zone {zone}{hemisphere}|".encode("ascii")
     ascii_keys = citation + b"WGS 84|\0"
@@ -84,12 +84,12 @@ def build_template(
         (LINEAR_UNITS, 0, 1, METRE),
     )
     # The originals hold the sizes of several optical strips as SHORT and all others as LONG.
-    short = kind.kind == "u" and len(strips) > 1 and not deflate and max(strips) < 1 << 16
+    short = sample.kind == "u" and len(strips) > 1 and not deflate and max(strips) < 1 << 16
     counts_type = "H" if short else "I"
     entries: list[tuple[int, int, int, bytes]] = [
         (WIDTH, SHORT, 1, struct.pack("<H", width)),
         (HEIGHT, SHORT, 1, struct.pack("<H", height)),
-        (BITS, SHORT, 1, struct.pack("<H", 8 * kind.itemsize)),
+        (BITS, SHORT, 1, struct.pack("<H", 8 * sample.itemsize)),
         (COMPRESSION, SHORT, 1, struct.pack("<H", DEFLATE if deflate else NO_COMPRESSION)),
         (PHOTOMETRIC, SHORT, 1, struct.pack("<H", 1)),
         (STRIP_OFFSETS, LONG, len(strips), bytes(4 * len(strips))),
@@ -99,7 +99,7 @@ def build_template(
          struct.pack(f"<{len(strips)}{counts_type}", *strips)),
         (PLANAR, SHORT, 1, struct.pack("<H", 1)),
         *([(PREDICTOR, SHORT, 1, struct.pack("<H", HORIZONTAL))] if deflate else []),
-        (SAMPLE_FORMAT, SHORT, 1, struct.pack("<H", 3 if kind.kind == "f" else 1)),
+        (SAMPLE_FORMAT, SHORT, 1, struct.pack("<H", 3 if sample.kind == "f" else 1)),
         (PIXEL_SCALE, DOUBLE, 3, struct.pack("<3d", resolution, resolution, 0)),
         (TIE_POINT, DOUBLE, 6, bytes(48)),
         (GEO_KEYS, SHORT, 32, struct.pack("<32H", *(v for key in geo_keys for v in key))),
@@ -108,21 +108,21 @@ def build_template(
     if nodata is not None:
         entries.append((GDAL_NODATA, ASCII, len(str(nodata)) + 1, str(nodata).encode("ascii") + b"\0"))
     start = 8 + 2 + 12 * len(entries) + 4
-    places: dict[int, int] = {}
+    positions: dict[int, int] = {}
     tail = b""
     # GDAL writes the strip sizes before the offsets, everything else in tag order.
     for tag, _, _, value in sorted(entries, key=lambda e: STRIP_OFFSETS - 1 if e[0] == STRIP_BYTE_COUNTS else e[0]):
         if len(value) > 4:
-            places[tag] = start + len(tail)
+            positions[tag] = start + len(tail)
             tail += value + bytes(len(value) % 2)
     directory = b""
     for index, (tag, kind_code, count, value) in enumerate(entries):
-        stored = struct.pack("<I", places[tag]) if tag in places else value.ljust(4, b"\0")
-        places.setdefault(tag, 8 + 2 + 12 * index + 8)
+        stored = struct.pack("<I", positions[tag]) if tag in positions else value.ljust(4, b"\0")
+        positions.setdefault(tag, 8 + 2 + 12 * index + 8)
         directory += struct.pack("<HHI", tag, kind_code, count) + stored
     head = bytearray(b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + tail)
     offsets = [len(head) + sum(strips[:i]) for i in range(len(strips))]
-    struct.pack_into(f"<{len(strips)}I", head, places[STRIP_OFFSETS], *offsets)
+    struct.pack_into(f"<{len(strips)}I", head, positions[STRIP_OFFSETS], *offsets)
     return Template(
-        bytes(head), places[TIE_POINT], places[STRIP_OFFSETS], places[STRIP_BYTE_COUNTS], counts_type, strips
+        bytes(head), positions[TIE_POINT], positions[STRIP_OFFSETS], positions[STRIP_BYTE_COUNTS], counts_type, strips
     )

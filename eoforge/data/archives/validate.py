@@ -1,7 +1,7 @@
-"""Turns the rasters of one patch into a :class:`PatchPair`, or says all that is wrong with them.
+"""Validation of one patch: rasters become a :class:`PatchPair`, or a list of defects.
 
-Every reader (folders, tar files, LMDB) goes through :func:`read_patch`, so all judge alike. A patch is judged to the
-end: one run names every damage. What each reason means is in docs/data.md.
+All readers (folders, tar files, LMDB) use :func:`read_patch`, so the same rules apply to each. Validation does not stop
+at the first defect: one run names all of them. docs/data.md explains the reasons.
 """
 
 from __future__ import annotations
@@ -14,24 +14,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.data.archives.geotiff import Raster
+from eoforge.data.archives.geotiff import BandRaster
+from eoforge.data.archives.layout import REFERENCE_MAP
 from eoforge.data.bands import GROUPS, MODALITIES, S1_10M, S2_10M, BandGroup
 from eoforge.data.labels import CLASSES, CLC_TO_CLASS, INDEX, KNOWN_CLC, mask_of, names_of
-from eoforge.data.names import parse_patch_id, parse_s1_name, parse_s2v1_name
 from eoforge.data.records import Defect, PatchMeta, PatchPair, ReadResult, Reason
 from eoforge.data.split import official_split
 from eoforge.errors import DataRefused
 from eoforge.geo.footprint import Footprint
-
-REFERENCE_MAP = "reference_map"
-"""What a reader calls the land-cover map beside the band names."""
 
 _TOLERANCE_M = 1e-3
 _CODES = 1 << 16
 
 
 class Refused(DataRefused):
-    """A raster that contradicts what the patch's name and the format promise, with its reason code."""
+    """Error of a raster that contradicts the patch name or the format, with its reason code."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -40,7 +37,7 @@ class Refused(DataRefused):
 
 @dataclass(slots=True)
 class _Findings:
-    """Collects what is wrong with one patch: one entry per reason, further details appended."""
+    """Defects of one patch while it is validated: one entry per reason, further details appended."""
 
     patch_id: str
     details: dict[Reason, list[str]]
@@ -56,30 +53,30 @@ class _Findings:
 
 def read_patch(
     meta: PatchMeta,
-    load: Callable[[str], Raster | None],
+    load: Callable[[str], BandRaster | None],
     file_of: Callable[[str], str],
     metadata_file: str,
 ) -> ReadResult:
-    """Reads, checks and assembles one patch.
+    """Validated patch of a metadata row.
 
     Args:
-        meta: Its metadata row.
-        load: Returns the raster of a band (or ``reference_map``), None if the archive has none; raises DataRefused
-            if it cannot be decoded.
-        file_of: Names the file of a band for messages.
-        metadata_file: Names the metadata for messages.
+        meta: The metadata row.
+        load: Returns the raster of a band (or ``reference_map``), None if the archive lacks it; raises DataRefused if
+            it cannot be decoded.
+        file_of: Returns the file name of a band, for error messages.
+        metadata_file: File name of the metadata, for error messages.
 
     Returns:
-        The pair, or the defects that keep it out; warnings accompany either.
+        The pair, or the defects that exclude it; either may have warnings.
     """
     findings = _Findings(meta.patch_id, {}, {})
-    place = _check_row(meta, findings, metadata_file)
-    if place is None:
+    footprint = _check_row(meta, findings, metadata_file)
+    if footprint is None:
         return ReadResult(meta, None, findings.defects())
     stacks: dict[str, npt.NDArray[Any]] = {}
     for modality, absent in (("s2", Reason.S2_MISSING), ("s1", Reason.S1_MISSING)):
-        _load_modality(modality, absent, place, load, file_of, findings, stacks)
-    reference_map = _load_map(meta, place, load, file_of, findings)
+        _load_modality(modality, absent, footprint, load, file_of, findings, stacks)
+    reference_map = _load_map(meta, footprint, load, file_of, findings)
     defects = findings.defects()
     if any(d.fatal for d in defects):
         return ReadResult(meta, None, defects)
@@ -89,25 +86,23 @@ def read_patch(
 
 
 def is_readable(meta: PatchMeta) -> bool:
-    """Whether :func:`read_patch` will ask for this row's rasters: its names are well formed and it is no repetition."""
+    """Whether :func:`read_patch` loads rasters of this row: its names are well formed and its id is not repeated."""
     return _check_row(meta, _Findings(meta.patch_id, {}, {}), "") is not None
 
 
 def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | None:
-    """Checks names, labels and split; None if the patch cannot be located or must not be read a second time."""
+    """Footprint of a row after the checks of names, labels and split; None if its rasters are not to be read."""
     if meta.repeated:
         findings.add(Reason.DUPLICATE_ID, "an earlier metadata row has the same patch_id; the first is kept", file)
         return None
     try:
-        patch = parse_patch_id(meta.patch_id)
-        place = patch.footprint
-        s1 = parse_s1_name(meta.s1_name)
-        parse_s2v1_name(meta.s2v1_name)
+        names = meta.names
     except DataRefused as error:
         findings.add(Reason.BAD_NAME, str(error), file)
         return None
+    patch, s1 = names.patch, names.s1
     if (s1.mgrs, s1.x, s1.y) != (patch.tile.mgrs, patch.x, patch.y):
-        findings.add(Reason.BAD_NAME, f"s1_name {meta.s1_name} names another cell than the patch_id", file)
+        findings.add(Reason.BAD_NAME, f"s1_name {meta.s1_name} names another cell than patch_id", file)
     unknown = [name for name in meta.labels if name not in INDEX]
     if unknown or not meta.labels:
         detail = f"expected 1..{len(CLASSES)} of the reBEN classes, got {unknown or 'no label'}"
@@ -116,14 +111,14 @@ def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | N
     if meta.split != expected:
         detail = f"metadata say {meta.split!r}, cell ({patch.x}, {patch.y}) belongs to {expected!r}"
         findings.add(Reason.SPLIT_MISMATCH, detail, file)
-    return place
+    return names.footprint
 
 
 def _load_modality(
     modality: str,
     absent: Reason,
-    place: Footprint,
-    load: Callable[[str], Raster | None],
+    footprint: Footprint,
+    load: Callable[[str], BandRaster | None],
     file_of: Callable[[str], str],
     findings: _Findings,
     stacks: dict[str, npt.NDArray[Any]],
@@ -140,21 +135,21 @@ def _load_modality(
                 if raster is None:
                     missing.append(band)
                 else:
-                    _check_raster(raster, band, group, place)
+                    _check_raster(raster, band, group, footprint)
                     slot[...] = raster.pixels
             except DataRefused as error:
                 reason = error.code if isinstance(error, Refused) else Reason.UNREADABLE
                 findings.add(reason, str(error), file_of(band))
     if len(missing) == len(bands):
-        findings.add(absent, f"none of the bands {', '.join(bands)} is there", file_of(bands[0]))
+        findings.add(absent, f"none of the bands {', '.join(bands)} exists", file_of(bands[0]))
     else:
         for band in missing:
-            findings.add(Reason.MISSING_BAND, f"{band} is not there", file_of(band))
+            findings.add(Reason.MISSING_BAND, f"{band} does not exist", file_of(band))
 
 
-def _check_raster(raster: Raster, band: str, group: BandGroup, place: Footprint) -> None:
-    """Raises Refused if a band is not what the patch name and the format promise."""
-    _check_grid(raster, band, group.size, group.dtype, group.resolution, place)
+def _check_raster(raster: BandRaster, band: str, group: BandGroup, footprint: Footprint) -> None:
+    """Raises Refused if a band contradicts the patch name or the format."""
+    _check_grid(raster, band, group.size, group.dtype, group.resolution, footprint)
     pixels = raster.pixels
     if group is S1_10M:
         if not np.isfinite(pixels).all():
@@ -162,29 +157,31 @@ def _check_raster(raster: Raster, band: str, group: BandGroup, place: Footprint)
             raise Refused(Reason.NONFINITE_S1, f"{band}: {count} pixels are NaN or infinite")
     elif not pixels.all():
         count = int((pixels == 0).sum())
-        raise Refused(Reason.NODATA_S2, f"{band}: {count} pixels are 0, which is nodata and never valid")
+        raise Refused(Reason.NODATA_S2, f"{band}: {count} pixels are 0, which means nodata")
 
 
-def _check_grid(raster: Raster, what: str, size: int, dtype: str, resolution: int, place: Footprint) -> None:
+def _check_grid(raster: BandRaster, what: str, size: int, dtype: str, resolution: int, footprint: Footprint) -> None:
     pixels = raster.pixels
     if pixels.shape != (size, size):
         raise Refused(Reason.WRONG_SHAPE, f"{what}: expected {size} x {size} pixels, got {pixels.shape}")
     if pixels.dtype != dtype:
         raise Refused(Reason.WRONG_DTYPE, f"{what}: expected {dtype}, got {pixels.dtype}")
-    if raster.epsg != place.epsg:
-        raise Refused(Reason.CRS_MISMATCH, f"{what}: the name says EPSG:{place.epsg}, the file EPSG:{raster.epsg}")
-    expected = (float(resolution), 0.0, float(place.ulx), 0.0, -float(resolution), float(place.uly))
+    if raster.epsg != footprint.epsg:
+        raise Refused(
+            Reason.CRS_MISMATCH, f"{what}: the patch name implies EPSG:{footprint.epsg}, the file EPSG:{raster.epsg}"
+        )
+    expected = (float(resolution), 0.0, float(footprint.ulx), 0.0, -float(resolution), float(footprint.uly))
     if raster.transform != expected and not all(
         abs(a - b) < _TOLERANCE_M for a, b in zip(raster.transform, expected, strict=True)
     ):
-        detail = f"{what}: the name says the transform {expected}, the file {raster.transform}"
+        detail = f"{what}: the patch name implies the transform {expected}, the file {raster.transform}"
         raise Refused(Reason.TRANSFORM_MISMATCH, detail)
 
 
 def _load_map(
     meta: PatchMeta,
-    place: Footprint,
-    load: Callable[[str], Raster | None],
+    footprint: Footprint,
+    load: Callable[[str], BandRaster | None],
     file_of: Callable[[str], str],
     findings: _Findings,
 ) -> npt.NDArray[np.uint16] | None:
@@ -192,7 +189,7 @@ def _load_map(
         raster = load(REFERENCE_MAP)
         if raster is None:
             return None
-        _check_grid(raster, REFERENCE_MAP, S2_10M.size, "uint16", S2_10M.resolution, place)
+        _check_grid(raster, REFERENCE_MAP, S2_10M.size, "uint16", S2_10M.resolution, footprint)
         _check_labels(raster.pixels, meta.labels)
     except DataRefused as error:
         reason = error.code if isinstance(error, Refused) else Reason.UNREADABLE
@@ -202,7 +199,7 @@ def _load_map(
 
 
 def _check_labels(reference_map: npt.NDArray[np.uint16], labels: tuple[str, ...]) -> None:
-    """Checks codes and labels against each other: one 10 m pixel of a class gives the label, no minimum area."""
+    """Raises Refused if map and labels disagree: one 10 m pixel of a class implies its label, whatever its area."""
     present = np.zeros(_CODES, dtype=bool)
     present[reference_map.ravel()] = True
     shown = _classes_of(tuple(np.flatnonzero(present).tolist()))

@@ -1,7 +1,7 @@
-"""Planning an ingestion: which archive rows go into which shard, under an id that a restart finds again.
+"""Plan of an ingestion: the archive rows of each shard, under an id that a restart finds again.
 
-The plan lives below ``<table>.jobs/<ingest_id>/``: ``plan.json`` and the metadata rows of each shard. Workers need
-nothing but the table, the id and a range of shards, so half a million rows pass through no queue or parameter.
+The plan is stored below ``<table>.jobs/<ingest_id>/``: ``plan.json`` and the metadata rows of each shard. Workers need
+only the table, the id and a range of shards; half a million rows pass through no queue or parameter.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from eoforge.data.archives.folders import open_archive
 from eoforge.data.archives.metadata import METADATA, MetadataRows
+from eoforge.data.archives.open import open_archive
 from eoforge.data.ingest.quarantine import quarantine_uri
 from eoforge.data.ingest.workers import in_processes
 from eoforge.data.records import Defect
@@ -34,12 +34,12 @@ _SHOWN_DEFECTS = 5
 
 @dataclass(frozen=True)
 class IngestPlan:
-    """An ingestion that was planned.
+    """Plan of one ingestion.
 
     Attributes:
-        ingest_id: Names the job; the same archive and options give the same id until that job is complete.
-        table: The table to fill.
-        archive: Where the patches come from.
+        ingest_id: Name of the job; the same archive and options give the same id until that job is complete.
+        table: Table that grows.
+        archive: Source of the patches.
         shards: Number of shards, contiguous ranges of the patch_id-sorted metadata rows.
         rows: Number of metadata rows.
         shard_rows: Rows of each shard but the last.
@@ -58,22 +58,22 @@ class IngestPlan:
 def plan_ingest(
     archive: str, table: str, *, shard_rows: int = 2048, strict: bool = False, workers: int = 1
 ) -> IngestPlan:
-    """Plans the ingestion of an archive, or finds the plan of one that was interrupted.
+    """Plan of the ingestion of an archive; the existing plan if an earlier run was interrupted.
 
     The id is a hash of the archive's address, its metadata rows, the options and the table's identity, and a run
-    number. An interrupted run keeps its number, so the shards it finished are not read again (files that changed
-    meanwhile are noticed by the next run). A complete run never lends its number: ingesting again reads every patch
-    again and compares digests, because no listing is cheap enough to prove that 8 million files are unchanged.
+    number. An interrupted run keeps its number, so finished shards are not read again (the next run notices files that
+    changed meanwhile). After a complete run the number grows: a new ingestion reads every patch and compares digests,
+    because a listing that proves 8 million files unchanged costs too much.
 
     Args:
         archive: Directory, ``s3://`` prefix, folder of tar files, or LMDB.
         table: Table to create or extend.
-        shard_rows: Most rows of a shard; small archives get smaller shards, so that several workers have work.
-        strict: Validate everything first, and write nothing at all if one patch is bad.
-        workers: Processes for that validation.
+        shard_rows: Limit of rows per shard; small archives get smaller shards, so that several workers have work.
+        strict: Validate all patches first, and write nothing if one is bad.
+        workers: Processes of that validation.
 
     Raises:
-        NotFound: There is no archive.
+        NotFound: The archive does not exist.
         DataRefused: The archive has no rows; or ``strict`` and a patch is bad.
         UsageError: ``shard_rows`` is not positive, or ``table`` names a version, a whole bucket or the archive.
         StoreError: The table's store ignores conditional PUT: Lance would lose commits there without an error.
@@ -82,11 +82,13 @@ def plan_ingest(
         raise UsageError(f"shard_rows must be at least 1; got {shard_rows}")
     archive, table = normalise(archive), table_to_write(table)
     if archive == table:
-        raise UsageError(f"the table would be made inside the archive {archive}; name another place for it")
+        raise UsageError(
+            f"the table {table} and the archive have the same address; choose another address for the table"
+        )
     source = open_archive(archive)
     rows = source.metadata()
     if not len(rows):
-        raise DataRefused(f"{archive}: the metadata have no rows; nothing to ingest")
+        raise DataRefused(f"{archive}: the metadata have no rows")
     source.prepare()
     shard_rows = min(shard_rows, max(_MIN_SHARD_ROWS, -(-len(rows) // _MIN_SHARDS)))
     parts = [rows[start : start + shard_rows] for start in range(0, len(rows), shard_rows)]
@@ -106,27 +108,27 @@ def plan_ingest(
     if job.find(_PLAN) is None:
         for shard, payload in enumerate(payloads):
             job.put(_rows_name(shard), payload)
-        job.put_if_absent(_PLAN, json.dumps(asdict(plan)).encode())  # last: a plan that exists is complete
+        job.put_if_absent(_PLAN, json.dumps(asdict(plan)).encode())  # last: a stored plan is complete
     return plan
 
 
 def load_plan(table: str, ingest_id: str) -> tuple[Job, IngestPlan]:
-    """The job and its plan.
+    """Job and plan of an ingestion.
 
     Raises:
-        NotFound: Nobody planned this ingestion.
+        NotFound: The ingestion is not planned.
     """
     job = Job(table, ingest_id)
     data = job.find(_PLAN)
     if data is None:
         raise NotFound(
-            f"no ingestion {ingest_id} of {normalise(table)} is planned; run plan_ingest (or `eoforge ingest`)"
+            f"ingestion {ingest_id} of {normalise(table)} is not planned; run plan_ingest (or `eoforge ingest`)"
         )
     return job, IngestPlan(**json.loads(data))
 
 
 def shard_metadata(job: Job, shard: int) -> MetadataRows:
-    """The metadata rows of one shard."""
+    """Metadata rows of one shard."""
     with pa.ipc.open_stream(job.get(_rows_name(shard))) as reader:
         stored = reader.read_all().combine_chunks()
     return MetadataRows(stored.select(METADATA.names), stored["repeated"].to_numpy())
@@ -145,7 +147,7 @@ def _pack(rows: MetadataRows) -> bytes:
 
 
 def _validate(archive: str, parts: list[MetadataRows], workers: int) -> None:
-    """Reads everything and writes nothing.
+    """Validates all patches without writing.
 
     Raises:
         DataRefused: A patch is bad.
@@ -164,7 +166,7 @@ def _validate(archive: str, parts: list[MetadataRows], workers: int) -> None:
 
 
 def refused(archive: str, bad: int, total: int, shown: list[Defect]) -> DataRefused:
-    """The error of a strict ingestion that met bad patches."""
+    """Error of a strict ingestion with bad patches."""
     listed = "\n".join(f"  {d.patch_id}: {d.reason.value}: {d.detail} ({d.file})" for d in shown)
     return DataRefused(
         f"{archive}: {bad} of {total} patches are bad, and --strict refuses the whole archive; nothing was committed. "

@@ -1,4 +1,4 @@
-"""The table of patches that were kept out, and why, beside the table of those that were taken."""
+"""Quarantine table: excluded patches with the reasons, beside the table of patches."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ KEYS = ("patch_id", "reason")
 
 
 def quarantine_uri(table: str) -> str:
-    """``patches.quarantine.lance`` beside ``patches.lance``: every table has its own.
+    """Address of the quarantine table of a patches table: ``patches.quarantine.lance`` beside ``patches.lance``.
 
-    It holds one row per (patch_id, reason), from the ingestion that met it first; remarks that do not keep a patch out
-    (``records.WARNINGS``) are there too. Rows stay when a later archive repairs the patch: it is a log.
+    The table is a log: one row per (patch_id, reason) from the first ingestion with that finding, warnings included
+    (``records.WARNINGS``). Rows remain when a later archive repairs the patch.
     """
     return f"{normalise(table).removesuffix('.lance')}.quarantine.lance"
 
 
 def defect_batch(defects: Sequence[Defect], ingest_id: str) -> pa.RecordBatch:
-    """Defects as rows of :data:`eoforge.data.tables.schema.QUARANTINE`."""
+    """Rows of :data:`eoforge.data.tables.schema.QUARANTINE` from defects."""
     columns = [
         [d.patch_id for d in defects],
         [d.reason.value for d in defects],

@@ -1,13 +1,13 @@
-"""Archives into tables: the functions that the command line and the Kubeflow steps share.
+"""Ingestion of archives into tables: functions shared by the command line and the Kubeflow steps.
 
 ::
 
     plan_ingest    one process    rows -> shards, below <table>.jobs/<ingest_id>/
-    ingest_shards  many           shard -> fragments + manifest (nothing visible yet)
+    ingest_shards  many           shard -> fragments + manifest (not visible yet)
     commit_ingest  one            all manifests -> one new version of the table, quarantine, summary
     finish_table   one            scalar indexes and band statistics
 
-Each may be killed at any moment and run again, and any number may run at the same time.
+Each step may be killed at any time and run again; any number of them may run at the same time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from eoforge.data.archives.folders import open_archive
+from eoforge.data.archives.open import open_archive
 from eoforge.data.ingest.plan import SUMMARY, IngestPlan, load_plan, plan_ingest, refused
 from eoforge.data.ingest.quarantine import KEYS as QUARANTINE_KEYS
 from eoforge.data.ingest.quarantine import quarantine_uri
@@ -40,7 +40,7 @@ __all__ = [
     "ingest",
     "ingest_shards",
     "plan_ingest",
-    "require_some_taken",
+    "require_some_accepted",
 ]
 
 _CHANGED_SHOWN = 100
@@ -48,19 +48,19 @@ _CHANGED_SHOWN = 100
 
 @dataclass(frozen=True)
 class IngestSummary:
-    """What an ingestion did. ``patches_in == added + unchanged + changed + quarantined``.
+    """Counts of an ingestion; ``patches_in == added + unchanged + changed + quarantined``.
 
     Attributes:
         table: The table.
-        version: A version that holds the result.
+        version: Version that holds the result.
         ingest_id: The job.
         patches_in: Metadata rows of the archive.
         added: New patches.
-        unchanged: Patches that were there with the same content.
-        changed: Patches that were there with other content, which was replaced.
-        quarantined: Rows kept out, ``duplicates`` among them.
-        duplicates: Rows kept out because an earlier row has the same patch_id.
-        warnings: Remarks that kept nothing out.
+        unchanged: Patches that the table held with the same content.
+        changed: Patches that the table held with other content, which was replaced.
+        quarantined: Excluded rows, ``duplicates`` among them.
+        duplicates: Rows excluded because an earlier row has the same patch_id.
+        warnings: Findings that excluded no patch.
         reasons: Findings per reason code (one patch may have several).
         changed_ids: The first 100 changed patches; all are in ``<table>.jobs/<ingest_id>/fragments.changed.json``.
     """
@@ -80,14 +80,14 @@ class IngestSummary:
 
 
 def commit_ingest(table: str, ingest_id: str) -> IngestSummary:
-    """Makes the ingestion visible; called again, returns the same summary and changes nothing.
+    """Commit of an ingestion; a repeated call returns the same summary and changes nothing.
 
-    Scratch copies of the archive are deleted: an ingestion that is committed reads it no more.
+    Temporary copies of the archive are deleted: a committed ingestion needs them no longer.
 
     Raises:
         NotFound: The ingestion is not planned.
-        StoreError: A shard was not written yet.
-        DataRefused: The ingestion is strict and a patch went bad after validation; nothing was committed.
+        StoreError: A shard is not written yet.
+        DataRefused: The ingestion is strict and a patch is bad since the validation; nothing was committed.
     """
     job, plan = load_plan(table, ingest_id)
     stored = job.find(SUMMARY)
@@ -95,10 +95,10 @@ def commit_ingest(table: str, ingest_id: str) -> IngestSummary:
         summary = _commit(job, plan)
         job.put_if_absent(SUMMARY, json.dumps(asdict(summary)).encode())
         stored = job.get(SUMMARY)
-    with suppress(NotFound):  # whoever deleted the archive meanwhile has nothing left that it could be asked for
+    with suppress(NotFound):  # an archive that was deleted meanwhile has no copies to release
         open_archive(plan.archive).release()
-    made = json.loads(stored)
-    summary = IngestSummary(**{**made, "changed_ids": tuple(made["changed_ids"])})
+    values = json.loads(stored)
+    summary = IngestSummary(**{**values, "changed_ids": tuple(values["changed_ids"])})
     if plan.strict and summary.quarantined:
         raise refused(plan.archive, summary.quarantined, plan.rows, [])
     return summary
@@ -114,7 +114,7 @@ def _commit(job: Job, plan: IngestPlan) -> IngestSummary:
         totals.update({name: manifest[name] for name in ("unchanged", "quarantined", "duplicates", "warnings")})
         reasons.update(manifest["reasons"])
     counts: dict[str, Any] = {"added": 0, "changed": 0, "unchanged": 0, "version": 0}
-    # A strict ingestion was validated before; files that went bad since leave it refused, recorded, and uncommitted.
+    # A strict ingestion was validated before; files damaged since then refuse it: recorded, not committed.
     if not (plan.strict and totals["quarantined"]):
         commit(quarantine_uri(plan.table), job, plan.shards, QUARANTINE_KEYS, part="quarantine")
         result = commit(plan.table, job, plan.shards, ("patch_id",), digest="digest")
@@ -137,25 +137,25 @@ def _commit(job: Job, plan: IngestPlan) -> IngestSummary:
     )
 
 
-def require_some_taken(summary: IngestSummary) -> None:
-    """Nothing is to be trained or served from an archive of which every patch is bad: whoever asked should hear it.
+def require_some_accepted(summary: IngestSummary) -> None:
+    """Check that an ingestion accepted at least one patch.
 
     Raises:
-        DataRefused: Every row went to quarantine.
+        DataRefused: Every row is in quarantine.
     """
     if summary.quarantined == summary.patches_in:
         reasons = ", ".join(f"{reason} {count}" for reason, count in summary.reasons.items())
         raise DataRefused(
-            f"none of the {summary.patches_in} patches could be taken ({reasons}); {quarantine_uri(summary.table)} "
-            "names file and reason of each. Is this the right archive?"
+            f"none of the {summary.patches_in} patches was accepted ({reasons}); {quarantine_uri(summary.table)} "
+            "names file and reason of each. Check the address of the archive."
         )
 
 
 def finish_table(table: str) -> int:
-    """Brings the scalar indexes and the band statistics up to date; makes no version if they are.
+    """Update of the scalar indexes and band statistics; makes no version if both are up to date.
 
     Returns:
-        The version that has both.
+        Version with both.
     """
     bound_arenas()
     return_free_memory()
@@ -170,18 +170,18 @@ def finish_table(table: str) -> int:
 def ingest(
     archive: str, table: str, *, workers: int = 1, strict: bool = False, shard_rows: int = 2048
 ) -> IngestSummary:
-    """Ingests an archive on this machine: plan, shards in a pool of spawned processes, commit, indexes, statistics.
+    """Ingestion of an archive on this machine: plan, shards in spawned processes, commit, indexes, statistics.
 
     Args:
         archive: Directory, ``s3://`` prefix, folder of tar files, or LMDB.
         table: Table to create or extend, a local path or ``s3://``.
-        workers: Processes; 1 works in this process.
-        strict: Refuse the whole archive, before anything is written, if one patch is bad.
-        shard_rows: Most rows of a shard.
+        workers: Number of processes; 1 runs in the calling process.
+        strict: Refuse the whole archive, before any write, if one patch is bad.
+        shard_rows: Limit of rows per shard.
 
     Raises:
         DataRefused: The archive has no rows; or ``strict`` and a patch is bad.
-        NotFound: There is no archive.
+        NotFound: The archive does not exist.
     """
     bound_arenas()
     plan = plan_ingest(archive, table, shard_rows=shard_rows, strict=strict, workers=workers)

@@ -1,4 +1,4 @@
-"""The worker's part of an ingestion: shards of an archive become fragments that no version names yet."""
+"""Worker of an ingestion: shards of an archive become fragments that no table version names yet."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from eoforge.data.archives.folders import Archive, open_archive
+from eoforge.data.archives.base import Archive
 from eoforge.data.archives.metadata import MetadataRows
+from eoforge.data.archives.open import open_archive
 from eoforge.data.ingest.plan import IngestPlan, load_plan, shard_metadata
 from eoforge.data.ingest.quarantine import defect_batch, quarantine_uri
 from eoforge.data.records import Defect, PatchPair, ReadResult, Reason, digest, record_batch
@@ -21,19 +22,19 @@ from eoforge.storage.addresses import TableRef, open_table
 from eoforge.storage.memory import bound_arenas, return_free_memory
 
 BATCH_ROWS = 16
-"""Patches handed over at a time, about 5 MB. Lance has several batches in work at once: 64 took 80 MiB more."""
+"""Patches per batch, about 5 MB. Lance holds several batches at once: batches of 64 took 80 MiB more."""
 
 
 @dataclass
 class Tally:
-    """What became of the rows of a shard; every row is in exactly one of the first three.
+    """Counts of the rows of a shard; every row is in exactly one of the first three.
 
     Attributes:
         written: Rows in the shard's fragments, new or with new content.
         unchanged: Rows that the table already holds with the same digest.
-        quarantined: Rows kept out; ``duplicates`` of them for repeating a patch_id.
-        duplicates: See ``quarantined``.
-        warnings: Remarks on rows that were not kept out.
+        quarantined: Excluded rows.
+        duplicates: Excluded rows that repeat a patch_id.
+        warnings: Findings on accepted rows.
         reasons: Findings per reason code, fatal or not.
         defects: All findings.
     """
@@ -47,7 +48,7 @@ class Tally:
     defects: list[Defect] = field(default_factory=list)
 
     def counts(self) -> dict[str, Any]:
-        """The numbers, for a manifest."""
+        """Counts as they are stored in a manifest."""
         return {
             "written": self.written,
             "unchanged": self.unchanged,
@@ -57,7 +58,7 @@ class Tally:
             "reasons": dict(self.reasons),
         }
 
-    def note(self, result: ReadResult) -> None:
+    def record(self, result: ReadResult) -> None:
         """Counts the findings of one row."""
         self.defects += result.defects
         self.reasons.update(d.reason.value for d in result.defects)
@@ -69,7 +70,7 @@ class Tally:
 
 
 def ingest_shards(table: str, ingest_id: str, first: int, count: int) -> dict[str, int]:
-    """Reads shards ``first .. first + count - 1`` and writes their fragments and manifests.
+    """Writing of the fragments and manifests of shards ``first .. first + count - 1``.
 
     A shard that has a manifest is not read again. Nothing becomes visible before ``commit_ingest``.
 
@@ -83,14 +84,14 @@ def ingest_shards(table: str, ingest_id: str, first: int, count: int) -> dict[st
         ``shards`` written, shards ``resumed`` from an earlier attempt, and ``rows`` in both.
 
     Raises:
-        NotFound: The ingestion is not planned, or the archive is gone.
+        NotFound: The ingestion is not planned, or the archive does not exist any more.
         UsageError: The range is not within the plan.
     """
     bound_arenas()
     job, plan = load_plan(table, ingest_id)
     if first < 0 or count < 0 or first + count > plan.shards:
         raise UsageError(
-            f"shards {first}..{first + count - 1} asked for; ingestion {ingest_id} has 0..{plan.shards - 1}"
+            f"expected shards in 0..{plan.shards - 1} of ingestion {ingest_id}; got {first}..{first + count - 1}"
         )
     archive = open_archive(plan.archive)
     quarantine = quarantine_uri(plan.table)
@@ -103,11 +104,11 @@ def ingest_shards(table: str, ingest_id: str, first: int, count: int) -> dict[st
             if fragments_exist(plan.table, earlier["fragments"]) and fragments_exist(quarantine, earlier["quarantine"]):
                 done["resumed"] += 1
                 continue
-            job.drop_manifest(shard)  # its files were cleaned up before anyone committed them
+            job.drop_manifest(shard)  # its files were deleted by a clean-up before the commit
         manifest = _write_shard(plan, archive, rows)
         return_free_memory()
         if not job.put_manifest(shard, manifest) and job.manifest(shard) != manifest:
-            discard_fragments(plan.table, manifest["fragments"])  # another worker was faster
+            discard_fragments(plan.table, manifest["fragments"])  # another worker finished the shard first
             discard_fragments(quarantine, manifest["quarantine"])
         done["shards"] += 1
     return done
@@ -119,16 +120,14 @@ def _write_shard(plan: IngestPlan, archive: Archive, rows: MetadataRows) -> dict
     results = archive.read(rows)
     fragments = write_fragments(plan.table, PATCHES, _batches(results, known, tally))
     if tally.written + tally.unchanged + tally.quarantined != len(rows):
-        raise DataRefused(
-            f"the reader of {plan.archive} gave another number of results than the {len(rows)} rows asked for"
-        )
+        raise DataRefused(f"the reader of {plan.archive} did not give one result for each of {len(rows)} rows")
     batches = [defect_batch(tally.defects, plan.ingest_id)] if tally.defects else []
     quarantined = write_fragments(quarantine_uri(plan.table), QUARANTINE, batches)
     return {"fragments": fragments, "quarantine": quarantined, **tally.counts()}
 
 
 def _known_digests(table: str, rows: MetadataRows) -> dict[str, str]:
-    """Digests of the shard's patches that the table holds now; the commit checks again, this only saves writing."""
+    """Digests of the patches of the shard in the table now; saves writes, the commit checks again."""
     low, high = (rows.table["patch_id"][i].as_py().replace("'", "''") for i in (0, len(rows) - 1))
     found = open_table(TableRef(table)).to_table(
         columns=["patch_id", "digest"], filter=f"patch_id >= '{low}' AND patch_id <= '{high}'"
@@ -139,7 +138,7 @@ def _known_digests(table: str, rows: MetadataRows) -> dict[str, str]:
 def _batches(results: Iterable[ReadResult], known: dict[str, str], tally: Tally) -> Iterator[pa.RecordBatch]:
     pending: list[PatchPair] = []
     for result in results:
-        tally.note(result)
+        tally.record(result)
         pair = result.pair
         if pair is None:
             continue

@@ -1,4 +1,4 @@
-"""A pool of spawned processes that dies with its owner (Lance is not fork-safe)."""
+"""Pool of spawned processes that end with their parent (Lance is not fork-safe)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ T = TypeVar("T")
 
 
 def in_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
-    """Yields ``function(*call)`` for each call, in order; with one worker in this process, else in spawned ones.
+    """Results of ``function(*call)`` in the order of the calls; with one worker in this process, else in spawned ones.
 
     Args:
         function: A module-level function.
-        calls: Its arguments.
-        workers: Processes to use at most.
+        calls: Arguments of each call.
+        workers: Limit of processes.
 
     Raises:
         UsageError: ``workers`` is not positive.
-        EoforgeError: A worker was killed, mostly for memory.
-        Exception: What ``function`` raised first; calls that did not start are dropped.
+        EoforgeError: A worker process was killed, usually by lack of memory.
+        Exception: The first exception of ``function``; calls that did not start are dropped.
     """
     if workers < 1:
         raise UsageError(f"workers must be at least 1; got {workers}")
@@ -45,16 +45,16 @@ def in_processes(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], w
                 yield future.result()
         except BrokenProcessPool as error:
             raise EoforgeError(
-                f"one of {workers} worker processes was killed; mostly memory ran out. What was finished is kept: run "
-                "the command again, with fewer workers"
+                f"one of {workers} worker processes was killed, usually by lack of memory. Finished shards are kept: "
+                "run the command again with fewer workers"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """Ends this worker when its parent is gone: an executor's workers outlive a parent that was killed."""
-    # Ctrl-C reaches the whole process group; the parent tells the user, the workers just end.
+    """Ends this worker when its parent ends: the workers of an executor outlive a killed parent."""
+    # Ctrl-C reaches the whole process group; the parent reports to the user, the workers end silently.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is None:

@@ -1,4 +1,4 @@
-"""A batch of patches in memory, which patches to take, and how they are read from Lance."""
+"""Batches of patches in memory: their type, the selection of rows, and the reading of rows from Lance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEASONS: dict[str, tuple[int, int, int]] = {
 
 @dataclass
 class PatchBatch:
-    """``B`` patches; what was not asked for is None.
+    """Batch of ``B`` patches; fields that were not requested are None.
 
     Attributes:
         patch_id: Names, in table order.
@@ -41,7 +41,7 @@ class PatchBatch:
         s2_60m: uint16 ``[B, 2, 20, 20]``: B01 B09.
         s1: float32 ``[B, 2, 120, 120]``: VV VH in dB.
         label_mask: int64 ``[B]``, bit ``i`` for class ``i`` of ``labels.CLASSES``.
-        reference_map: uint8 ``[B, 120, 120]`` class indices; 255 where a pixel or the whole patch has no class.
+        reference_map: uint8 ``[B, 120, 120]`` class indices; 255 for pixels or patches without a class.
     """
 
     patch_id: list[str]
@@ -63,17 +63,17 @@ class PatchBatch:
         return PatchBatch(**moved)
 
     def to(self, device: torch.device | str) -> PatchBatch:
-        """The batch on ``device``; copies from pinned memory do not block."""
+        """Copy of the batch on ``device``; copies from pinned memory do not block."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> PatchBatch:
-        """The batch in page-locked memory, from which a GPU copies asynchronously."""
+        """Copy of the batch in page-locked memory, from which a GPU copies asynchronously."""
         return self._with(lambda tensor: tensor.pin_memory())
 
 
 @dataclass(frozen=True)
 class PatchFilter:
-    """Which patches to take; empty means no restriction.
+    """Conditions on the patches of a loader; an empty field does not restrict.
 
     Attributes:
         splits: Any of ``train``, ``validation``, ``test``.
@@ -104,7 +104,7 @@ class PatchFilter:
                 raise UsageError(f"{what} must be a tuple of names out of {'; '.join(known)}; got {given!r}")
 
     def sql(self) -> str | None:
-        """The condition in Lance's SQL, None if everything passes."""
+        """Condition in the SQL of Lance; None if every patch passes."""
         terms = []
         if self.splits:
             terms.append(f"split IN ({_quoted(self.splits)})")
@@ -129,26 +129,26 @@ def _quoted(names: tuple[str, ...]) -> str:
 
 
 def select_rows(dataset: lance.LanceDataset, patches: PatchFilter) -> npt.NDArray[np.int64]:
-    """Positions ``[N]`` in the table of the rows that pass, ascending."""
+    """Ascending positions ``[N]`` of the rows that pass the filter."""
     condition = patches.sql()
     if condition is None:
         return np.arange(dataset.count_rows(), dtype=np.int64)
     chosen = dataset.to_table(columns=[], filter=condition, with_row_id=True)["_rowid"].to_numpy()
-    # take() wants positions in scan order; row ids order the same way unless a table was compacted.
-    every = dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
-    return np.flatnonzero(np.isin(every, chosen)).astype(np.int64)
+    # take() expects positions in scan order, which is the order of row ids unless a table was compacted.
+    all_ids = dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+    return np.flatnonzero(np.isin(all_ids, chosen)).astype(np.int64)
 
 
 def read_rows(
     dataset: lance.LanceDataset, rows: npt.NDArray[np.int64], modalities: tuple[str, ...], *, reference_map: bool
 ) -> PatchBatch:
-    """Reads rows by position, only the columns that are asked for.
+    """Batch of rows by position; only the requested columns are read.
 
     Args:
         dataset: A patches table.
         rows: Positions ``[B]``, ascending (Lance reads sorted positions about four times as fast).
         modalities: ``s1``, ``s2`` or both.
-        reference_map: Whether to read the maps.
+        reference_map: Whether to read the reference maps.
     """
     bands = {band for modality in modalities for band in MODALITIES[modality]}
     columns = [group.column for group in GROUPS if bands.issuperset(group.bands)]
@@ -166,8 +166,8 @@ def read_rows(
 def _raster(column: pa.ChunkedArray) -> torch.Tensor:
     """Pixels ``[B, ...]`` of a raster column.
 
-    Lance decodes each request into memory of its own, so that memory becomes the tensor: a copy would cost half as much
-    as the reading. It stays alive as long as the tensor does.
+    The tensor shares the memory into which Lance decoded the request, and keeps it alive: a copy would take half the
+    time of the reading.
     """
     if column.num_chunks != 1 or column.null_count:
         return torch.from_numpy(tensor_column(column)[0])

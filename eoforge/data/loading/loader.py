@@ -1,8 +1,8 @@
-"""Batches of patches straight from Lance, on their native grids, for training and encoding.
+"""Loader of batches from a Lance table, on native grids, for training and encoding.
 
 Rows are chosen and ordered first (a filter pushed into Lance's scalar indexes, then a permutation that is a function of
 seed and epoch), then fetched batch by batch. A batch is therefore a function of (table version, filter, seed, epoch,
-rank, batch number) and of nothing else: not of the number of workers, nor of where a run was interrupted.
+rank, batch number) alone: neither the number of workers nor an interruption changes it.
 
 Workers are threads. Lance decodes outside the GIL and is not fork-safe, so threads read as fast as processes without a
 second copy of each batch, and need no start-up (benchmarks/data/loader.py compares the rates).
@@ -31,7 +31,7 @@ _EVERYTHING = PatchFilter()
 
 
 class PatchLoader:
-    """Iterates over the batches of one rank, epoch by epoch.
+    """Iterator over the batches of one rank, epoch by epoch.
 
     Without ``drop_last`` every row is in exactly one batch of one rank, so ranks may differ by one row. With it, all
     ranks have the same number of full batches, which collective training needs.
@@ -54,28 +54,28 @@ class PatchLoader:
         drop_last: bool = False,
         pin_memory: bool = False,
     ) -> None:
-        """Pins the table's version and selects the rows.
+        """Loader of the rows of one table version.
 
         Args:
             table: A patches table, optionally at a version.
             batch_size: Patches per batch and rank.
             modalities: ``s1``, ``s2`` or both.
-            filter: Which patches take part.
-            shuffle: Permute rows by (seed, epoch) instead of keeping the table's order.
+            filter: Conditions on the patches.
+            shuffle: Permute rows by (seed, epoch); otherwise the order of the table.
             run_length: Consecutive rows that stay together when shuffled. Runs are cheaper to read than single rows
                 (per CPU second 1.2 to 1.3 times the rows with runs of 8, twice with 64), but neighbours in a table are
-                neighbours on the ground: a batch of 64 then shows 64 / run_length places instead of 64.
+                neighbours on the ground: a batch of 64 then covers 64 / run_length locations instead of 64.
             seed: Seed of the permutation.
-            rank: This process among ``world_size``.
+            rank: Rank of this process, below ``world_size``.
             world_size: Number of processes that share an epoch.
-            workers: Threads that read ahead; 0 reads when asked.
-            reference_map: Also read the maps.
+            workers: Threads that read ahead; 0 reads on demand.
+            reference_map: Whether to read the reference maps.
             drop_last: Leave out the rows that do not fill a batch on every rank.
             pin_memory: Deliver batches in page-locked memory.
 
         Raises:
             UsageError: A number is out of range or a name unknown.
-            NotFound: There is no such table, or no patch passes the filter.
+            NotFound: The table does not exist, or no patch passes the filter.
         """
         if batch_size < 1 or run_length < 1 or workers < 0 or not 0 <= rank < world_size or not modalities:
             raise UsageError(
@@ -95,38 +95,39 @@ class PatchLoader:
 
     @property
     def version(self) -> int:
-        """Version of the table that is read."""
+        """Version of the table."""
         return int(self._dataset.version)
 
     @property
     def rows(self) -> int:
-        """Patches that pass the filter, over all ranks."""
+        """Number of patches that pass the filter, over all ranks."""
         return len(self._rows)
 
     def __len__(self) -> int:
-        """Batches of this rank per epoch."""
+        """Number of batches of this rank per epoch."""
         if self._drop_last:
             return self.rows // (self._world_size * self.batch_size)
         return len(range(0, len(range(self._rank, self.rows, self._world_size)), self.batch_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the permutation of the next iteration; a position to resume at is kept if it is in that epoch."""
+        """Choice of the permutation of the next iteration; a resume position in the same epoch is kept."""
         if epoch != self._epoch:
             self._epoch, self._done, self._resume_at = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the iteration stands: the batches handed out so far, and what they depend on."""
+        """Position of the iteration: the number of batches so far, and the settings that determine them."""
         return {"epoch": self._epoch, "batches": self._done, "made_of": self._made_of()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes the next iteration continue after the batches that ``state`` has handed out.
+        """Restored position: the next iteration continues after the batches that ``state`` counts.
 
         Raises:
-            UsageError: The state comes from another table version, filter, seed, batch size or number of ranks, so its
-                batches were others.
+            UsageError: The state comes from another table version, filter, seed, batch size or number of ranks.
         """
         if state["made_of"] != self._made_of():
-            raise UsageError(f"cannot resume: the state was made with {state['made_of']}, this is {self._made_of()}")
+            raise UsageError(
+                f"cannot resume: the state was made with {state['made_of']}; this loader has {self._made_of()}"
+            )
         self._epoch, self._done, self._resume_at = state["epoch"], state["batches"], state["batches"]
 
     def _made_of(self) -> dict[str, Any]:
@@ -143,12 +144,12 @@ class PatchLoader:
         }
 
     def _order(self) -> npt.NDArray[np.int64]:
-        """This rank's rows in the order of the epoch."""
+        """Rows of this rank in the order of the epoch."""
         rows = self._rows
         if self.shuffle:
             rng = np.random.Generator(np.random.Philox(key=[self.seed, self._epoch]))
             if self._run_length > 1:
-                # Cuts that move from epoch to epoch, so that the same rows do not always meet.
+                # The cuts move from epoch to epoch, so that batches do not always hold the same rows.
                 cuts = np.arange(int(rng.integers(self._run_length)), len(rows), self._run_length)
                 runs = np.split(rows, cuts)
                 rows = np.concatenate([runs[i] for i in rng.permutation(len(runs))])

@@ -1,4 +1,4 @@
-"""Pictures of patches: true colour, a radar composite, and the land-cover map in CORINE's colours."""
+"""Images of patches: true colour, radar composite, and the land-cover map in the colours of CORINE."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def _stretched(values: npt.NDArray[Any], low: Any, high: Any) -> RGB:
 
 
 def rgb(s2_10m: npt.NDArray[np.uint16]) -> RGB:
-    """True colour of the 10 m bands.
+    """True-colour image of the 10 m bands.
 
-    White is the patch's 99th percentile, held between 1,200 and 3,000 (and above that only where most of the patch is
-    brighter), so that forests are not black and one bright roof does not darken all else.
+    White is the 99th percentile of the patch, clipped to 1,200..3,000 (and higher if the median is): forests are not
+    black, and one bright roof does not darken the image.
 
     Args:
         s2_10m: ``[4, H, W]``: B02 B03 B04 B08.
@@ -58,7 +58,7 @@ def rgb(s2_10m: npt.NDArray[np.uint16]) -> RGB:
         uint8 ``[H, W, 3]``.
 
     Raises:
-        UsageError: There are not four bands.
+        UsageError: The array has another number of bands.
     """
     if s2_10m.ndim != 3 or s2_10m.shape[0] != len(S2_10M.bands):
         raise UsageError(f"expected the bands {', '.join(S2_10M.bands)} as [4, H, W]; got {list(s2_10m.shape)}")
@@ -68,7 +68,7 @@ def rgb(s2_10m: npt.NDArray[np.uint16]) -> RGB:
 
 
 def s1_composite(s1: npt.NDArray[np.float32]) -> RGB:
-    """Radar in false colour: red VV, green VH, blue VV minus VH, each over its usual range in dB.
+    """False-colour image of radar: red VV, green VH, blue VV minus VH, each over its usual range in dB.
 
     Args:
         s1: ``[2, H, W]`` in dB: VV VH.
@@ -77,7 +77,7 @@ def s1_composite(s1: npt.NDArray[np.float32]) -> RGB:
         uint8 ``[H, W, 3]``: water dark blue, forest green, towns yellow to white.
 
     Raises:
-        UsageError: There are not two bands.
+        UsageError: The array has another number of bands.
     """
     if s1.ndim != 3 or s1.shape[0] != len(S1_BANDS):
         raise UsageError(f"expected the bands {', '.join(S1_BANDS)} as [2, H, W]; got {list(s1.shape)}")
@@ -87,13 +87,13 @@ def s1_composite(s1: npt.NDArray[np.float32]) -> RGB:
 
 
 def map_colours(reference_map: npt.NDArray[np.integer]) -> RGB:
-    """A map in the colours of CORINE.
+    """Image of a reference map in the colours of CORINE.
 
     Args:
         reference_map: ``[H, W]``: CLC codes as uint16, or class indices as uint8.
 
     Returns:
-        uint8 ``[H, W, 3]``; what has no class is grey.
+        uint8 ``[H, W, 3]``; pixels without a class are grey.
     """
     classes = reference_map if reference_map.dtype == np.uint8 else clc_to_classes(reference_map.astype(np.uint16))
     table = np.full((256, 3), _NO_CLASS, dtype=np.uint8)
@@ -102,7 +102,7 @@ def map_colours(reference_map: npt.NDArray[np.integer]) -> RGB:
 
 
 def thumbnail_png(image: RGB, size: int = 120) -> bytes:
-    """Encodes a picture ``[H, W, 3]`` as a PNG of ``size`` x ``size`` pixels."""
+    """PNG of ``size`` x ``size`` pixels of an image ``[H, W, 3]``."""
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(image))
@@ -114,7 +114,7 @@ def thumbnail_png(image: RGB, size: int = 120) -> bytes:
 
 
 def plot(pair: PatchPair) -> Figure:
-    """A figure of one pair: true colour, radar composite, and the map with a legend if there is one."""
+    """Figure of one pair: true colour, radar composite, and the reference map, if any, with a legend."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -143,14 +143,14 @@ def plot(pair: PatchPair) -> Figure:
 
 
 def plot_patch(table: TableRef | str, patch_id: str) -> Figure:
-    """:func:`plot` of a patch of a table.
+    """Figure of a patch of a table, see :func:`plot`.
 
     Args:
         table: A patches table, optionally at a version.
-        patch_id: Its name.
+        patch_id: Name of the patch.
 
     Raises:
-        NotFound: There is no such table, or no such patch in it.
+        NotFound: The table or the patch does not exist.
     """
     return plot(read_pair(table, patch_id))
 

@@ -1,4 +1,4 @@
-"""From a native-grid batch to network input, on the batch's device: select, upsample, normalise, flip.
+"""Preparation of network input from a native-grid batch, on its device: select, upsample, normalise, flip.
 
 Upsampling after the copy to the device moves 275 kB a pair instead of 806 kB. Nearest neighbour gives ConfigILM's
 values (source pixel ``floor(i * in / out)``), bilinear those of ``align_corners=False``, bicubic those of
@@ -26,11 +26,11 @@ FLIP_HORIZONTAL, FLIP_VERTICAL = 1, 2
 
 
 class Prepare(nn.Module):
-    """Makes float32 ``[B, C, size, size]`` of the bands of one modality.
+    """Module that turns the bands of one modality into float32 ``[B, C, size, size]``.
 
     Attributes:
         bands: Band names, the channel order of the output.
-        modality: The modality of all of them.
+        modality: Modality of the bands.
     """
 
     mean: torch.Tensor
@@ -67,7 +67,7 @@ class Prepare(nn.Module):
             )
         if interpolation not in INTERPOLATIONS or size < 1:
             raise UsageError(f"expected one of {INTERPOLATIONS} and size >= 1; got {interpolation!r}, {size}")
-        self._memory = _Memory()
+        self._pool = _BufferPool()
         self.register_buffer("mean", centre[:, None, None], persistent=False)
         self.register_buffer("std", scale[:, None, None], persistent=False)
 
@@ -83,7 +83,7 @@ class Prepare(nn.Module):
             UsageError: The batch does not hold this modality.
         """
         shape = (len(batch), len(self.bands), self.size, self.size)
-        images = self._memory.take(shape) if self.mean.device.type == "cpu" else self.mean.new_empty(shape)
+        images = self._pool.take(shape) if self.mean.device.type == "cpu" else self.mean.new_empty(shape)
         for column in dict.fromkeys(GROUP_OF[band].column for band in self.bands):
             channels = [i for i, band in enumerate(self.bands) if GROUP_OF[band].column == column]
             pixels: torch.Tensor | None = getattr(batch, column)
@@ -95,7 +95,7 @@ class Prepare(nn.Module):
                     target = images[:, channel].copy_(pixels[:, source])
                     target.sub_(self.mean[channel]).div_(self.std[channel])
                 continue
-            # Normalised before they grow: nearest copies pixels, and the others' weights sum to one.
+            # Normalised before upsampling: nearest copies pixels, and the weights of the other modes sum to one.
             chosen = pixels if sources == list(range(pixels.shape[1])) else pixels[:, sources]
             values = self._resized((chosen.to(torch.float32) - self.mean[channels]).div_(self.std[channels]))
             for i, channel in enumerate(channels):
@@ -113,22 +113,22 @@ class Prepare(nn.Module):
         return values
 
 
-class _Memory:
-    """Memory for images in this process, used again as soon as no tensor holds it.
+class _BufferPool:
+    """Pool of image buffers in this process; a buffer is free as soon as no tensor refers to it.
 
-    A batch is tens of megabytes, which malloc takes from the system anew each time: then every 4 kB cost a page fault,
-    together more than the rest of the preparation. A tensor keeps the array alive that it was made of, its views and
-    autograd included, so the end of that array says that the memory is free.
+    malloc takes the tens of megabytes of a batch from the system each time, and the page faults of new memory cost more
+    than the rest of the preparation. A tensor keeps its source array alive, views and autograd included, so a finaliser
+    of that array returns the buffer.
     """
 
     def __init__(self) -> None:
         self._free: list[npt.NDArray[np.float32]] = []
 
-    def __reduce__(self) -> tuple[type[_Memory], tuple[()]]:
-        return _Memory, ()
+    def __reduce__(self) -> tuple[type[_BufferPool], tuple[()]]:
+        return _BufferPool, ()
 
     def take(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """An uninitialised tensor."""
+        """Uninitialised tensor of a shape."""
         values = int(np.prod(shape))
         try:
             whole = self._free.pop()
@@ -145,7 +145,7 @@ def _fill(target: torch.Tensor, source: torch.Tensor) -> None:
     """Copies ``source`` [B, h, w] into ``target`` [B, h * f, w * f], each pixel f x f times."""
     batch, side, _ = source.shape
     factor = target.shape[-1] // side
-    # Along rows first: then whole rows are copied, several times faster than pixels.
+    # Rows first: copies of whole rows are several times faster than copies of pixels.
     rows = source[..., None].expand(-1, -1, -1, factor).reshape(batch, side, 1, side * factor)
     target.view(batch, side, factor, side * factor).copy_(rows)
 

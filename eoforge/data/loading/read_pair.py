@@ -1,4 +1,4 @@
-"""One patch of a table, by name: for notebooks, pictures and second looks. Training reads batches (``loader``)."""
+"""Reader of one patch of a table by name, for notebooks and images; training reads batches (``loader``)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from eoforge.storage.addresses import TableRef, open_table
 
 
 def read_pair(table: TableRef | str, patch_id: str) -> PatchPair:
-    """Metadata and pixels of one patch, as they were ingested.
+    """Patch pair as ingested: metadata and pixels.
 
     Args:
         table: A patches table, optionally at a version.
-        patch_id: Its name.
+        patch_id: Name of the patch.
 
     Raises:
-        NotFound: There is no such table, or no such patch in it.
+        NotFound: The table or the patch does not exist.
     """
     rasters = [*(group.column for group in GROUPS), "reference_map"]
     quoted = patch_id.replace("'", "''")
     rows = open_table(table).to_table(columns=[*METADATA.names, *rasters], filter=f"patch_id = '{quoted}'")
     if not rows.num_rows:
-        raise NotFound(f"no patch {patch_id!r} in {table}; patch ids are in its column patch_id")
+        raise NotFound(f"no patch {patch_id!r} in {table}; the column patch_id lists the patches")
     (row,) = rows.select(METADATA.names).to_pylist()
     arrays: dict[str, Any] = {}
     for name in rasters:

@@ -1,7 +1,7 @@
-"""Patches with the keys and types of torchgeo's ``BigEarthNetV2``, so that code written for it runs on a Lance table.
+"""Dataset with the keys and types of ``BigEarthNetV2`` of torchgeo, backed by a Lance table.
 
-What differs from torchgeo is what is wrong there: backscatter stays float (torchgeo truncates dB to integers), VV comes
-before VH (it sorts file names), pixels of unlabelled CLC codes are 255 instead of raw codes, and an unknown split is an
+Differences correct errors of torchgeo: backscatter is float (torchgeo truncates dB to integers), VV comes before VH
+(torchgeo sorts file names), pixels of unlabelled CLC codes are 255 instead of raw codes, and an unknown split is an
 error instead of an empty dataset.
 """
 
@@ -29,7 +29,7 @@ Sample = dict[str, torch.Tensor]
 
 
 class TorchgeoView(Dataset[Sample]):
-    """A map-style dataset over one split; see :func:`as_torchgeo`. Workers must be spawned: Lance is not fork-safe."""
+    """Map-style dataset of one split; see :func:`as_torchgeo`. Workers must be spawned: Lance is not fork-safe."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class TorchgeoView(Dataset[Sample]):
         self._dataset = open_table(self._ref)
 
     def __getitem__(self, index: int) -> Sample:
-        """One sample; negative indices count from the end, as in a list."""
+        """Sample by index; negative indices count from the end, as in a list."""
         return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
@@ -70,7 +70,7 @@ class TorchgeoView(Dataset[Sample]):
         batch = read_rows(self._dataset, rows, self.modalities, reference_map=True)
         images = {m: self._prepare[m](batch) for m in self.modalities}
         labels = torch.from_numpy(multi_hot(batch.label_mask.numpy().astype(np.uint32))).long()
-        assert batch.reference_map is not None  # asked for above
+        assert batch.reference_map is not None  # requested above
         masks = batch.reference_map.long()[:, None]
         return [self._sample(images, masks, labels, int(i)) for i in place]
 
@@ -89,23 +89,23 @@ def as_torchgeo(
     *,
     interpolation: str = "bilinear",
 ) -> TorchgeoView:
-    """Patches of one split as torchgeo gives them.
+    """Dataset of one split in the form of torchgeo.
 
     Args:
         table: A patches table, optionally at a version.
         split: ``train``, ``val`` (or ``validation``) or ``test``.
         bands: ``s1``, ``s2`` or ``all``.
-        transforms: Called with each sample.
+        transforms: Function applied to each sample.
         interpolation: ``bilinear`` (as torchgeo) or ``nearest`` (as ConfigILM) for the 20 m and 60 m bands.
 
     Returns:
         Samples with ``image`` float32 ``[2 or 12, 120, 120]`` (for ``all``: ``image_s1`` and ``image_s2``), raw values
         with bands in spectral order and VV before VH; ``mask`` int64 ``[1, 120, 120]`` with classes 0..18 and 255 for
-        none; ``label`` int64 ``[19]`` in torchgeo's (the original) class order.
+        no class; ``label`` int64 ``[19]`` in torchgeo's (the original) class order.
 
     Raises:
         UsageError: The split or the bands are unknown.
-        NotFound: There is no such table.
+        NotFound: The table does not exist.
     """
     split = _SPLIT_ALIASES.get(split, split)
     if split not in SPLITS or bands not in _BANDS:

@@ -1,8 +1,8 @@
-"""A synthetic reBEN: archives in the official layout, for demos, tests and scale runs.
+"""Generator of synthetic archives in the official layout, for demos, tests and scale runs.
 
-It is NOT real data. Names, footprints, splits and formats follow the official rules to the letter; pixels come from a
-simple model of ground (``synthetic_land``) and sensors (``synthetic_radiometry``). Each patch is a function of the
-seed and its name, so an archive grows without changing, and its bytes do not depend on the number of workers.
+The data are NOT real. Names, footprints, splits and formats follow the official rules; pixels come from a simple model
+of ground (``land.py``) and sensors (``radiometry.py``). Each patch is a function of the seed and its name, so a larger
+archive contains the smaller one, and the bytes do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eoforge.data.archives.folders import MAP_FOLDER, S1_FOLDER, S2_FOLDER, path_of
 from eoforge.data.archives.geotiff import write_geotiff
-from eoforge.data.archives.metadata import MAIN_FILE, METADATA, SNOW_CLOUD_FILE
-from eoforge.data.archives.validate import REFERENCE_MAP
+from eoforge.data.archives.layout import (
+    MAIN_FILE,
+    MAP_FOLDER,
+    REFERENCE_MAP,
+    S1_FOLDER,
+    S2_FOLDER,
+    SNOW_CLOUD_FILE,
+    path_of,
+)
+from eoforge.data.archives.metadata import METADATA
 from eoforge.data.bands import GROUPS, S1_10M, S2_10M
 from eoforge.data.labels import CLASSES, IGNORE_INDEX, clc_to_classes
 from eoforge.data.names import GRID_SIDE, parse_patch_id
@@ -35,6 +42,7 @@ from eoforge.progress import track
 from eoforge.storage.addresses import is_s3, normalise
 
 MAX_UNLABELED = 0.25
+"""Official limit of the area of a patch without a class."""
 # The order of the official files.
 _COLUMNS = ("patch_id", "labels", "split", "country", "s1_name", "s2v1_name")
 _FLAGS = ("contains_seasonal_snow", "contains_cloud_or_shadow")
@@ -43,12 +51,12 @@ _SPLIT_PATTERN = ("train", "validation", "train", "test")
 _CLOUD_EVERY = 40
 _PATCHES_PER_WORKER = 1000  # a spawned process imports for as long as it takes to write some 400
 MAX_PATCHES = 120_000
-"""The 20 scenes hold more cells, but some are dropped for lack of labels and the rarest split must not run out."""
+"""Limit below the number of cells of the 20 scenes: some cells are dropped for lack of labels."""
 
 
 @dataclass(frozen=True)
 class SyntheticSummary:
-    """What was written: ``patches`` in total, ``snow`` and ``cloud`` of them in the second metadata file."""
+    """Counts of a written archive: ``patches`` in total, ``snow`` and ``cloud`` of them in the second metadata file."""
 
     uri: str
     seed: int
@@ -60,7 +68,7 @@ class SyntheticSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """One place in the archive: the ``number``-th patch, before its cell is known."""
+    """Slot of the archive: the ``number``-th patch, before its cell is chosen."""
 
     number: int
     scene: int
@@ -77,40 +85,40 @@ class _Slot:
 
 
 def _slots(patches: int, weather: bool) -> Iterator[_Slot]:
-    """Slots in order: scenes take turns, and splits follow the official shares even in a small archive."""
+    """Slots in order: scenes alternate, and splits follow the official shares even in a small archive."""
     scenes = len(SCENES)
     for i in range(patches):
         yield _Slot(i, i % scenes, _SPLIT_PATTERN[(i + i // scenes) % len(_SPLIT_PATTERN)], weather)
 
 
 def _cells(seed: int, scene: Scene, split: str) -> Iterator[tuple[int, int, Ground]]:
-    """Cells of a split in random order, without those that the labelling rule drops."""
+    """Cells of a split in random order, without the cells that the labelling rule drops."""
     x_all, y_all = np.divmod(np.arange(GRID_SIDE**2), GRID_SIDE)
     cells = np.flatnonzero(official_splits(x_all, y_all) == SPLITS.index(split))
     rng = np.random.Generator(np.random.Philox(key=key_of("cells", seed, scene.s2, split)))
     for cell in rng.permutation(cells).tolist():
         x, y = divmod(cell, GRID_SIDE)
         place = parse_patch_id(f"{scene.s2}_{x:02d}_{y:02d}").footprint
-        here = ground(seed, place.epsg, scene.country_at(x, y), place.ulx, place.uly)
-        if here.unlabeled_share < MAX_UNLABELED:
-            yield x, y, here
+        cell_ground = ground(seed, place.epsg, scene.country_at(x, y), place.ulx, place.uly)
+        if cell_ground.unlabeled_share < MAX_UNLABELED:
+            yield x, y, cell_ground
 
 
 def _v1_name(scene: Scene, x: int, y: int) -> str:
-    """A BigEarthNet v1 name, with v1's bug of dropping the leading zero of the hour (``T93351``)."""
+    """BigEarthNet v1 name, with the error of v1: no leading zero of the hour (``T93351``)."""
     return f"{scene.s2[:20]}{int(scene.s2[20:26])}_{x}_{y}"
 
 
-def _pair(seed: int, slot: _Slot, x: int, y: int, here: Ground) -> PatchPair:
+def _pair(seed: int, slot: _Slot, x: int, y: int, land: Ground) -> PatchPair:
     scene = SCENES[slot.scene]
     country = scene.country_at(x, y)
     patch_id = f"{scene.s2}_{x:02d}_{y:02d}"
     rng = np.random.Generator(np.random.Philox(key=key_of("patch", seed, patch_id)))
     rugged = COUNTRIES[country].rugged
-    mix = abundances(here, scene.month, country)
-    s1 = radar(here, mix, scene, x, rng, rugged=rugged)
-    s2_10m, s2_20m, s2_60m = optical(here, mix, scene, rng, snow=slot.snow, cloud=slot.cloud, rugged=rugged)
-    present = np.unique(clc_to_classes(here.clc))
+    mix = abundances(land, scene.month, country)
+    s1 = radar(land, mix, scene, x, rng, rugged=rugged)
+    s2_10m, s2_20m, s2_60m = optical(land, mix, scene, rng, snow=slot.snow, cloud=slot.cloud, rugged=rugged)
+    present = np.unique(clc_to_classes(land.clc))
     meta = PatchMeta(
         patch_id=patch_id,
         s1_name=f"{scene.s1}_{scene.mgrs}_{x}_{y}",
@@ -121,11 +129,11 @@ def _pair(seed: int, slot: _Slot, x: int, y: int, here: Ground) -> PatchPair:
         contains_seasonal_snow=slot.snow,
         contains_cloud_or_shadow=slot.cloud,
     )
-    return PatchPair(meta, s2_10m, s2_20m, s2_60m, s1, here.clc)
+    return PatchPair(meta, s2_10m, s2_20m, s2_60m, s1, land.clc)
 
 
 def _generate(patches: int, seed: int, scenes: range, weather: bool) -> Iterator[PatchPair]:
-    """Pairs of ``scenes`` (a worker's share) in slot order."""
+    """Pairs of ``scenes`` (the share of a worker) in slot order."""
     cells: dict[tuple[int, str], Iterator[tuple[int, int, Ground]]] = {}
     for slot in _slots(patches, weather):
         if slot.scene in scenes:
@@ -141,7 +149,7 @@ def _check_size(patches: int) -> None:
 
 
 def synthetic_pairs(patches: int, seed: int = 0) -> Iterator[PatchPair]:
-    """Yields ``patches`` synthetic pairs in memory; a longer run starts with the same pairs as a shorter one.
+    """Synthetic pairs in memory; a longer run starts with the pairs of a shorter one.
 
     Raises:
         UsageError: ``patches`` is not in 1..``MAX_PATCHES``.
@@ -159,15 +167,15 @@ def generate_archive(
     reference_maps: bool = True,
     snow_cloud: bool = True,
 ) -> SyntheticSummary:
-    """Writes an archive in the official layout below ``out``.
+    """Summary of a synthetic archive, written in the official layout below ``out``.
 
     Args:
-        out: Local folder; it must not hold an archive yet.
+        out: Local folder without an archive.
         patches: Number of patch pairs, snow and clouds included.
-        seed: The same seed gives the same bytes, whatever ``workers`` is.
-        workers: Processes at most; few patches are written by fewer.
+        seed: Seed of the archive; the bytes do not depend on ``workers``.
+        workers: Limit of processes; small archives use fewer.
         reference_maps: Whether to write ``Reference_Maps``.
-        snow_cloud: Whether some patches show snow or clouds; their metadata are in the second parquet file.
+        snow_cloud: Whether some patches have snow or clouds; the second parquet file holds their metadata.
 
     Raises:
         UsageError: ``patches`` is out of range, or ``out`` holds an archive.
@@ -211,10 +219,10 @@ def _write_share(job: tuple[Path, int, int, range, bool, bool]) -> list[PatchMet
 def _write_pairs(
     root: Path, patches: int, seed: int, scenes: range, reference_maps: bool, snow_cloud: bool
 ) -> Iterator[PatchMeta]:
-    """Writes the pairs of ``scenes`` and yields the metadata of each once its files are there."""
+    """Metadata of the pairs of ``scenes``, each after its files are written."""
     for pair in _generate(patches, seed, scenes, snow_cloud):
         meta = pair.meta
-        place = parse_patch_id(meta.patch_id).footprint
+        place = meta.names.footprint
         corner = (place.epsg, place.ulx, place.uly)
         files: dict[str, bytes] = {}
         for group in GROUPS:
@@ -222,10 +230,10 @@ def _write_pairs(
                 nodata = None if group is S1_10M else 0
                 files[path_of(meta, band)] = write_geotiff(None, pixels, *corner, group.resolution, nodata)
         if reference_maps:
-            assert pair.reference_map is not None  # synthetic pairs always have one
+            assert pair.reference_map is not None  # synthetic pairs always have a map
             data = write_geotiff(None, pair.reference_map, *corner, S2_10M.resolution, 0, deflate=True)
             files[path_of(meta, REFERENCE_MAP)] = data
-        # Fifteen small files a pair: plain strings and one mkdir per folder save a tenth of all the time.
+        # Fifteen small files per pair: plain strings and one mkdir per folder save a tenth of the time.
         for folder in {os.path.dirname(path) for path in files}:
             os.makedirs(f"{root}/{folder}", exist_ok=True)
         for path, data in files.items():
@@ -235,6 +243,6 @@ def _write_pairs(
 
 
 def _write_metadata(path: Path, metas: list[PatchMeta]) -> None:
-    """Writes one of the two official files: eight columns, rows in the order of ``patch_id``."""
+    """Writes one of the two official metadata files: eight columns, rows in the order of ``patch_id``."""
     rows = [{**asdict(m), "labels": list(m.labels)} for m in sorted(metas, key=lambda m: m.patch_id)]
     pq.write_table(pa.Table.from_pylist(rows, schema=_METADATA), path, compression="zstd")

@@ -1,9 +1,9 @@
-"""The ground of the synthetic archive: continuous fields, CORINE Land Cover maps and field parcels.
+"""Ground of the synthetic archive: continuous fields, CORINE Land Cover maps and field parcels.
 
-All fields are functions of absolute UTM coordinates, so neighbouring patches of a tile fit together without storing a
-map of the tile: a lattice of hashed values is interpolated by cubic B-splines, octave by octave. Land cover follows
-from thresholds on these fields whose levels come from each country's area shares, which gives the usual neighbours:
-beaches along the sea, wetlands along water, transitional woodland along forest edges, industry at the rim of towns.
+All fields are functions of absolute UTM coordinates, so neighbouring patches of a tile fit together without a stored
+map of the tile: a lattice of hashed values is interpolated by cubic B-splines, octave by octave. Land cover results
+from thresholds on these fields; the area shares of each country set the thresholds. Typical neighbourhoods follow:
+beaches along the sea, wetlands along water, transitional woodland along forest edges, industry at the edge of towns.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from eoforge.data.labels import IGNORE_INDEX, clc_to_classes
 from eoforge.data.synthetic.scenes import COUNTRIES, Country
 
 Float = npt.NDArray[np.float32]
@@ -43,7 +44,7 @@ _AMPLITUDES /= np.sqrt((_AMPLITUDES**2).sum(axis=1, keepdims=True))
 # Cubic B-spline interpolation of unit-variance lattice values has a variance of (151/315)^2 on average.
 _SPLINE_GAIN = np.float32(315 / 151)
 
-# The same for groves, clearings and hamlets, and for canopies and roofs.
+# Amplitudes for groves, clearings and hamlets, and for canopies and roofs.
 _SMALL = np.array([[1.0, 0.5]] * 3, dtype=np.float32)
 _FINE = np.array([[0.45, 0.85]] * 2, dtype=np.float32)
 
@@ -53,7 +54,7 @@ _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(
 
 @dataclass(frozen=True)
 class Ground:
-    """What lies on the 120 x 120 pixels of one patch, the same for both sensors and all dates.
+    """Ground of the 120 x 120 pixels of one patch, equal for both sensors and all dates.
 
     Attributes:
         clc: uint16 ``[120, 120]`` CLC level-3 codes.
@@ -62,8 +63,8 @@ class Ground:
         parcel: float32 ``[4, 120, 120]`` uniform in 0..1, constant within a field parcel: crop calendar, soil colour,
             tillage roughness, ripeness.
         texture: float32 ``[2, 120, 120]`` standardised fine structure: canopies, buildings.
-        cover: float32 ``[4, 120, 120]`` in 0..1, what CORINE is too coarse to map: groves in open land, clearings in
-            forest, roads, hamlets.
+        cover: float32 ``[4, 120, 120]`` in 0..1, objects below the resolution of CORINE: groves in open land,
+            clearings in forest, roads, hamlets.
     """
 
     clc: npt.NDArray[np.uint16]
@@ -75,19 +76,17 @@ class Ground:
 
     @property
     def unlabeled_share(self) -> float:
-        """Share of the area that no reBEN class covers (the official limit is 0.25)."""
-        from eoforge.data.labels import IGNORE_INDEX, clc_to_classes
-
+        """Share of the area without a reBEN class (the official limit is 0.25)."""
         return float((clc_to_classes(self.clc) == IGNORE_INDEX).mean())
 
 
 def key_of(*parts: object) -> int:
-    """128 bits that name one source of randomness."""
+    """Key of 128 bits of one source of randomness."""
     return int.from_bytes(hashlib.blake2b(":".join(map(str, parts)).encode(), digest_size=16).digest(), "big")
 
 
 def _bits(ix: npt.NDArray[np.int64], iy: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.uint64]:
-    """64 random bits for integer lattice points: splitmix64 over both coordinates."""
+    """Random bits (64) of integer lattice points: splitmix64 over both coordinates."""
     with np.errstate(over="ignore"):
         z = ix.astype(np.uint64) * _MIX[0] + np.uint64(key & 0xFFFFFFFFFFFFFFFF)
         z = (z ^ (z >> np.uint64(30))) * _MIX[1] + iy.astype(np.uint64) * _MIX[2]
@@ -116,7 +115,7 @@ def noise(key: int, spacings: tuple[float, ...], amplitudes: Float, ulx: float, 
     """Correlated noise ``[fields, 120, 120]``, continuous in space: a sum of octaves.
 
     Args:
-        key: Names the fields.
+        key: Key of the fields.
         spacings: Distance of the lattice points in metres, one per octave.
         amplitudes: Standard deviation of each octave of each field, ``[fields, octaves]``.
         ulx: Easting of the upper-left corner in metres.
@@ -134,25 +133,25 @@ def noise(key: int, spacings: tuple[float, ...], amplitudes: Float, ulx: float, 
         values *= amplitudes[:, octave, None, None] * (_SPLINE_GAIN * np.float32(12**0.5))
         columns.append(wy @ values)
         across.append(wx)
-    # All octaves in one product, in groups of 24 rows: larger ones would wake BLAS threads, which cost more than they
-    # do here.
+    # All octaves in one product, in groups of 24 rows: larger products start BLAS threads, which cost more than they
+    # save.
     rows = np.concatenate(columns, axis=2).reshape(len(amplitudes) * (PIXELS // 24), 24, -1)
     return (rows @ np.concatenate(across, axis=1).T).reshape(len(amplitudes), PIXELS, PIXELS)
 
 
 def fields(key: int, ulx: float, uly: float) -> dict[str, Float]:
-    """The standardised ground fields of one patch by name."""
+    """Standardised ground fields of one patch by name."""
     return dict(zip(_GROUND, noise(key, _OCTAVES, _AMPLITUDES, ulx, uly), strict=True))
 
 
 def parcels(key: int, country: Country, ulx: float, uly: float, bend: Float) -> Float:
-    """Field parcels as a bent brick pattern: ``[4, 120, 120]`` numbers in 0..1 that are constant within a parcel."""
+    """Field parcels as a bent brick pattern: numbers ``[4, 120, 120]`` in 0..1, constant within a parcel."""
     x = ulx + (np.arange(PIXELS, dtype=np.float32) + 0.5) * np.float32(PITCH)
     y = -uly + (np.arange(PIXELS, dtype=np.float32) + 0.5) * np.float32(PITCH)
     angle = (key % 180) * np.pi / 180
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     width, length = country.parcel
-    # A smooth bend turns the rows from place to place, as valleys and roads do, and leaves edges nearly straight.
+    # A smooth bend varies the direction of the rows and leaves edges nearly straight.
     along = (c * x[None, :] + s * y[:, None] + 500 * bend) / np.float32(length)
     row = np.floor((-s * x[None, :] + c * y[:, None] + 500 * bend) / np.float32(width)).astype(np.int64)
     first = int(row.min())
@@ -172,7 +171,7 @@ def parcels(key: int, country: Country, ulx: float, uly: float, bend: Float) -> 
 
 @lru_cache(maxsize=64)
 def _level(share: float) -> float:
-    """The level that a standardised field exceeds on ``share`` of the area."""
+    """Level that a standardised field exceeds on ``share`` of the area."""
     return NormalDist().inv_cdf(1 - min(max(share, 1e-9), 1 - 1e-9))
 
 
@@ -185,7 +184,7 @@ def _cuts(shares: tuple[tuple[int, float], ...]) -> tuple[Float, npt.NDArray[np.
 
 
 def _pick(field: Float, shares: tuple[tuple[int, float], ...]) -> npt.NDArray[np.uint16]:
-    """CLC codes, each on its share of the area; codes that are neighbours in ``shares`` touch on the ground."""
+    """CLC codes, each on its share of the area; neighbours in ``shares`` are neighbours on the ground."""
     cuts, codes = _cuts(shares)
     return codes[np.searchsorted(cuts, field)]
 
@@ -228,11 +227,11 @@ def land_cover(f: dict[str, Float], country: Country) -> npt.NDArray[np.uint16]:
 
 
 def ground(seed: int, zone: int, country: str, ulx: float, uly: float) -> Ground:
-    """Everything about the place of one patch.
+    """Ground of one patch.
 
     Args:
         seed: Seed of the archive.
-        zone: EPSG code of the grid; places of one zone share one ground, so overlapping tiles agree.
+        zone: EPSG code of the grid; one zone has one ground, so overlapping tiles agree.
         country: Country name, one of ``COUNTRIES``.
         ulx: Easting of the upper-left corner in metres.
         uly: Northing of the upper-left corner in metres.
@@ -243,7 +242,7 @@ def ground(seed: int, zone: int, country: str, ulx: float, uly: float) -> Ground
     f = fields(low, ulx, uly)
     small = noise(low ^ 0xF0, (200.0, 100.0), _SMALL, ulx, uly)
     fine = noise(low ^ 0xF1, (60.0, 24.0), _FINE, ulx, uly)
-    # Roads are where a field as smooth as relief crosses zero; hamlets gather along them.
+    # Roads follow the zero crossings of a smooth field; hamlets lie along roads.
     height = f["moisture"] - f["people"]
     south, east = np.gradient(height, PITCH)
     road = np.abs(height) / np.sqrt(south * south + east * east)

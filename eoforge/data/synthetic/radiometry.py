@@ -1,8 +1,8 @@
-"""What the two sensors see of the synthetic ground: linear mixing of materials, weather, speckle and noise.
+"""Radiometry of the synthetic archive: linear mixing of materials, weather, speckle and noise.
 
 Every pixel is a mixture of a few materials whose abundances follow from land cover, season and field parcel. The same
 abundances give optical reflectance (mixed linearly per band) and radar backscatter (mixed in linear power), so the two
-sensors agree where ground does and differ where physics does. Area averages of abundances are area averages of
+sensors agree on the ground and differ in physics. Area averages of abundances are area averages of
 reflectance: the 20 m and 60 m bands are exact means of the 10 m scene, shadows and clouds included.
 
 Reflectances are typical bottom-of-atmosphere values of Sentinel-2 L2A; backscatter is typical C-band sigma nought.
@@ -63,7 +63,7 @@ _RECIPES: dict[int, dict[str, float]] = {
     512: {"water": 1.0}, 521: {"sea": 0.9, "sand": 0.1}, 523: {"sea": 1.0},
 }  # fmt: skip
 Mixture = dict[str, Float]
-"""Abundance ``[120, 120]`` of each material that occurs in a patch."""
+"""Abundance ``[120, 120]`` of each material in a patch."""
 _FIELD, _MEADOW = len(_NAMES), len(_NAMES) + 1
 
 # Looks of a ground-range-detected scene: 4.4, and neighbouring pixels correlate since the grid is finer than the beam.
@@ -77,7 +77,7 @@ _INDEX_10M, _INDEX_20M, _INDEX_60M = ([S2_BANDS.index(b) for b in g.bands] for g
 
 
 def _greenness(month: int, warmth: float) -> tuple[float, float, float]:
-    """(leaf cover of deciduous trees, green share of fields, green share of meadows) for a month."""
+    """Greenness in a month: leaf cover of deciduous trees, green share of fields, green share of meadows."""
     summer = 0.5 - 0.5 * np.cos(2 * np.pi * (month - 0.8 - 0.5 * warmth) / 12)
     leaf = float(np.clip(1.5 * summer - 0.35 + 0.3 * warmth, 0.03, 1))
     dry = max(0.0, warmth) * summer
@@ -87,7 +87,7 @@ def _greenness(month: int, warmth: float) -> tuple[float, float, float]:
 
 @lru_cache(maxsize=128)
 def _recipe_table(month: int, country: str) -> Float:
-    """Abundances ``[M + 2, 1000]`` by CLC code; the last two rows are field and meadow, still to be resolved."""
+    """Abundances ``[M + 2, 1000]`` by CLC code; the last two rows are field and meadow, which parcels resolve."""
     leaf = _greenness(month, COUNTRIES[country].warmth)[0]
     table = np.zeros((len(_NAMES) + 2, 1000), dtype=np.float32)
     for code, recipe in _RECIPES.items():
@@ -101,7 +101,7 @@ def _recipe_table(month: int, country: str) -> Float:
 
 
 def abundances(ground: Ground, month: int, country: str) -> Mixture:
-    """What the pixels of a patch consist of in a month; abundances sum to one per pixel."""
+    """Material abundances of the pixels of a patch in a month; they sum to one per pixel."""
     codes = np.flatnonzero(np.bincount(ground.clc.ravel(), minlength=1000))
     place = np.zeros(1000, dtype=np.intp)
     place[codes] = np.arange(len(codes))
@@ -113,7 +113,7 @@ def abundances(ground: Ground, month: int, country: str) -> Mixture:
     open_land = np.zeros(index.shape, dtype=np.float32)
     if table[_FIELD].any():
         field = table[_FIELD][index]
-        # Sown, growing, ripe or ploughed: a parcel's phase is sharp, and wet ground stays green longer.
+        # Sown, growing, ripe or ploughed: a parcel is in one phase, and wet ground is green for longer.
         green = np.clip(0.5 + 4.0 * (field_green - calendar) + 0.1 * ground.moisture, 0.04, 0.97)
         dry = np.where(ripeness < (0.55 if 6 <= month <= 9 else 0.15), np.float32(0.85), np.float32(0.1))
         straw = (1 - green) * dry
@@ -146,12 +146,12 @@ def _total(mix: Mixture, *names: str) -> Float:
 
 
 def _add_small_cover(mix: Mixture, ground: Ground, open_land: Float) -> None:
-    """Mixes in what lies below CORINE's mapping unit: groves, clearings, roads and hamlets."""
+    """Adds objects below the mapping unit of CORINE: groves, clearings, roads and hamlets."""
     grove, clearing, road, hamlet = ground.cover
     forest = _total(mix, "conifer", "leaf", "twig")
     dry = _total(mix, "water", "sea", "sand") == 0
     tree = "twig" if "twig" in mix else "leaf"
-    # Layer over layer, each hiding its share of what lies below. Gravel and asphalt mirror radar away: sand does too.
+    # Each layer hides its share of the layers below. Gravel and asphalt reflect radar away, as sand does.
     layers: tuple[tuple[Float, dict[str, float]], ...] = (
         (clearing * forest, {"grass": 1.0}),
         (grove * open_land, {"conifer": 0.5, tree: 0.5}),
@@ -185,7 +185,7 @@ def _bits(rng: np.random.Generator, words: int) -> npt.NDArray[np.uint64]:
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Float:
-    """Nearly normal numbers: sums of four random bytes, a fifth of the cost of exact ones."""
+    """Approximately normal numbers: sums of four random bytes, at a fifth of the cost of exact ones."""
     words = _bits(rng, int(np.prod(shape)) // 2)
     pairs = (words & _EVEN_BYTES) + ((words >> np.uint64(8)) & _EVEN_BYTES)
     half = len(pairs) // 2
@@ -218,7 +218,7 @@ def optical(
     # Towns are a patchwork of roofs.
     light *= 1 + 0.35 * roofs * ground.texture[1]
     light = np.clip(light * float(1 + 0.05 * rng.standard_normal()), 0.25, 2.2)
-    # Light falls on materials, not on bands: they are few, and all that follows is linear in them.
+    # Illumination is applied to materials, not to bands: they are few, and all later steps are linear in them.
     below, layers = light, {}
     if snow:
         cover = np.clip(0.8 + 0.15 * ground.moisture + 0.4 * (ground.parcel[1] - 0.5), 0.1, 1)
@@ -247,7 +247,7 @@ def optical(
 
 
 def _digital(bands: Float, level: float, rng: np.random.Generator) -> npt.NDArray[np.uint16]:
-    """Digital numbers with sensor noise; ``bands`` is used up."""
+    """Digital numbers with sensor noise; ``bands`` is overwritten."""
     noisy = _normal(rng, bands.shape)
     noisy *= np.float32(level)
     bands += noisy
@@ -258,7 +258,7 @@ def _digital(bands: Float, level: float, rng: np.random.Generator) -> npt.NDArra
 def _mixed(shares: Float, names: Sequence[str], signatures: Float) -> Float:
     """Linear mixture ``[C, H, W]`` of ``shares`` [m, H, W] of the named materials by ``signatures`` [M, C].
 
-    At most 900 pixels at a time: see ``synthetic_land.noise``.
+    At most 900 pixels per product: see ``land.noise``.
     """
     weights = signatures[[_M[name] for name in names]].T
     size = shares.shape[1:]
@@ -286,7 +286,7 @@ def _mean(bands: Float, factor: int) -> Float:
 
 
 def _clouds(key: int) -> tuple[Float, Float]:
-    """Opacity of cumulus with soft rims over a part of the patch, and the light left in its shadow."""
+    """Opacity of cumulus clouds over a part of the patch, and the remaining light in their shadow."""
     shape = noise(key, (600.0, 150.0), np.array([[1.0, 0.5]], dtype=np.float32), 0, 0)[0]
     opacity = np.clip(1.6 * (shape + np.float32(0.1 - np.median(shape))), 0, 1)
     return opacity, 1 - 0.6 * np.roll(opacity, (-14, -9), axis=(0, 1))
@@ -298,7 +298,7 @@ def radar(ground: Ground, mix: Mixture, scene: Scene, column: int, rng: np.rando
     bare = _total(mix, "soil", "straw", "grass", "crop")
     built = _total(mix, "town", "hall")
     tall = _total(mix, "conifer", "leaf")
-    # Morning scenes (descending) look west, evening scenes east: slopes that face the sensor are bright.
+    # Morning scenes (descending) look west, evening scenes east: slopes towards the sensor are bright.
     look = -1.0 if int(scene.s1[26:28]) < 12 else 1.0
     slope = _slope(ground.relief, -1) * np.float32(look * 45 * rugged)
     gain_db = (1 - water) * np.clip(slope, -6, 6)
@@ -311,7 +311,7 @@ def radar(ground: Ground, mix: Mixture, scene: Scene, column: int, rng: np.rando
     power = _blur(_mixed(np.stack(list(mix.values())), list(mix), _POWER), 0.12, 0.76)
     power *= np.exp(gain_db * (_DECIBEL * np.array([1.0, 0.8], np.float32)[:, None, None]))
     power *= _blur(speckle, *_KERNEL)
-    # The noise floor of the sensor keeps calm water from going to minus infinity.
+    # The noise floor of the sensor bounds the backscatter of calm water from below.
     power += np.array([6e-4, 2e-4], np.float32)[:, None, None]
     np.log(power, out=power)
     power /= _DECIBEL

@@ -1,7 +1,7 @@
-"""Which real places the synthetic archive imitates: Sentinel scenes of reBEN and what their countries look like.
+"""Scenes and countries of the synthetic archive: real Sentinel scenes of reBEN, and land cover per country.
 
-Scene names, pairings and dates are facts of the official metadata. The area shares are ours: set by hand so that the
-frequency of each label per country comes near the official one.
+Scene names, pairings and dates are facts of the official metadata. The area shares are set by hand so that the
+frequency of each label per country is near the official one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ Shares = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Country:
-    """Area shares and looks of a country.
+    """Land cover of a country.
 
     Attributes:
         agriculture: Share of farmed land (before towns and water).
-        fields: CLC codes of farmed land with weights, in the order in which they touch.
-        wild: The same for forests and semi-natural land.
+        fields: CLC codes of farmed land with weights; neighbours in the list are neighbours on the ground.
+        wild: CLC codes of forests and semi-natural land, likewise.
         urban: Share of towns.
         lakes: Share of lakes.
         wetland: Share of bogs or marshes.
@@ -96,14 +96,14 @@ COUNTRIES: dict[str, Country] = {
 
 @dataclass(frozen=True)
 class Scene:
-    """One Sentinel-2 tile and date with a Sentinel-1 scene that really covers it.
+    """Sentinel-2 tile and date, with a Sentinel-1 scene that covers it.
 
     Attributes:
         s2: Name of the S2 tile folder.
         s1: Name of the S1 scene folder.
         country: Country of the patches.
-        snow: Whether snow lay on part of it.
-        across: Where a border runs through the tile: the other country, its last column and its first row.
+        snow: Whether part of the tile had snow.
+        across: Border through the tile: the other country, its last column and its first row.
     """
 
     s2: str

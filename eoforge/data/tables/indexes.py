@@ -1,4 +1,4 @@
-"""Scalar indexes of ``patches.lance``: the columns that filters and look-ups name."""
+"""Scalar indexes of ``patches.lance``, for the columns of filters and look-ups."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import stamina
 
 from eoforge.errors import ConflictError
-from eoforge.storage.addresses import TableRef, normalise, open_table
+from eoforge.storage.addresses import TableRef, address_of, normalise, open_table
 
 if TYPE_CHECKING:
     import lance
@@ -22,24 +22,26 @@ _ATTEMPTS = 20
 
 
 def ensure_indexes(table: str) -> int:
-    """Creates missing indexes and adds rows that came since; makes no version if nothing is missing.
+    """Update of the scalar indexes; makes no version if they cover all rows.
 
     Returns:
         The newest version.
 
     Raises:
-        ConflictError: Other writers won every time.
+        ConflictError: Other writers committed first in every attempt.
     """
     uri = normalise(table)
     try:
-        # Lance reports a lost race as an OSError; a later attempt finds the winner's index and has less to do.
+        # Lance reports a concurrent write as an OSError; the next attempt finds the index of the other writer.
         for attempt in stamina.retry_context(
             on=_is_conflict, attempts=_ATTEMPTS, timeout=None, wait_initial=0.05, wait_max=2.0
         ):
             with attempt:
                 return _ensure(open_table(TableRef(uri)))
     except OSError as error:
-        raise ConflictError(f"other writers of {uri} won {_ATTEMPTS} times while it was indexed: {error}") from error
+        raise ConflictError(
+            f"other writers of {uri} committed first, {_ATTEMPTS} times, while the table was indexed: {error}"
+        ) from error
     raise AssertionError("unreachable: the retry loop returns or raises")
 
 
@@ -54,7 +56,7 @@ def _ensure(table: lance.LanceDataset) -> int:
     stale = [d.name for c, d in indexed.items() if c in INDEXES and d.num_rows_indexed < rows]
     if stale:
         table.optimize.optimize_indices(index_names=stale)
-    return open_table(TableRef(table.uri)).version
+    return open_table(TableRef(address_of(table))).version
 
 
 def _is_conflict(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""The files of one bulk load: its plan, its shard manifests, its result."""
+"""Files of one bulk load: plan, shard manifests, result."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class Job:
-    """The files of one bulk load, below ``<table>.jobs/<job_id>/`` on the table's own store."""
+    """Files of one bulk load, below ``<table>.jobs/<job_id>/`` on the store of the table."""
 
     def __init__(self, table_uri: str, job_id: str) -> None:
-        """Names the job; nothing is written yet.
+        """Handle of a job; writes nothing.
 
         Raises:
             UsageError: ``job_id`` is not a plain file name.
@@ -29,36 +29,36 @@ class Job:
         self._store = ObjectStore(join(f"{self.table_uri}.jobs", job_id))
 
     def put_manifest(self, shard: int, manifest: dict[str, Any]) -> bool:
-        """Records a shard as done; False if it already was, and then the earlier manifest stands."""
+        """Stores the manifest of a shard; False if an earlier manifest exists, which is kept."""
         return self.put_if_absent(_shard_name(shard), json.dumps(manifest).encode())
 
     def manifest(self, shard: int) -> dict[str, Any] | None:
-        """The shard's manifest, or None while nobody finished it."""
+        """Manifest of a shard, or None if the shard is not finished."""
         data = self.find(_shard_name(shard))
         return None if data is None else dict(json.loads(data))
 
     def drop_manifest(self, shard: int) -> None:
-        """Forgets a shard, so that it is written again."""
+        """Deletes the manifest of a shard, so that the shard is written again."""
         self._store.delete(_shard_name(shard))
 
     def put(self, name: str, data: bytes) -> None:
-        """Writes a file of the job, replacing an older one."""
+        """Writes a file of the job; replaces an older one."""
         self._store.put(name, data)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Writes a file of the job unless it is there; says whether it wrote. Atomic between racing writers."""
+        """Writes a file of the job unless it exists; returns whether it was written. Atomic among writers."""
         return self._store.put_if_absent(name, data)
 
     def get(self, name: str) -> bytes:
-        """A file of the job.
+        """Content of a file of the job.
 
         Raises:
-            NotFound: There is none of that name.
+            NotFound: The file does not exist.
         """
         return self._store.get(name)
 
     def find(self, name: str) -> bytes | None:
-        """A file of the job, or None."""
+        """Content of a file of the job, or None if it does not exist."""
         try:
             return self._store.get(name)
         except NotFound:

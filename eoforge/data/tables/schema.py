@@ -1,4 +1,4 @@
-"""The Lance schemas: the contract between ingestion, training, indexing and serving.
+"""Schemas of the Lance tables: the contract between ingestion, training, indexing and serving.
 
 ``patches.lance`` holds one row per Sentinel-1/Sentinel-2 patch pair, rasters on their native grids (304,000 B a row
 instead of 691,200 B upsampled to float). ``codes.lance`` holds one row per (patch, modality) and bundle.
@@ -50,7 +50,7 @@ METADATA_FIELDS: tuple[pa.Field, ...] = (
     _required("lon_max", pa.float64()),
     _required("lat_max", pa.float64()),
 )
-"""Everything but pixels; ``ulx``/``uly`` are metres in ``epsg``, the lon/lat bounds degrees in WGS 84."""
+"""Columns without pixels; ``ulx``/``uly`` are metres in ``epsg``, the lon/lat bounds degrees in WGS 84."""
 
 RASTER_FIELDS: tuple[pa.Field, ...] = (
     *(_required(g.column, pa.fixed_shape_tensor(pa.type_for_alias(g.dtype), g.shape)) for g in GROUPS),
@@ -75,12 +75,12 @@ QUARANTINE: pa.Schema = pa.schema(
 def codes_schema(bits: int, embedding_dim: int, metadata: dict[str, str]) -> pa.Schema:
     """Schema of ``codes.lance``: one row per (patch_id, modality).
 
-    ``digest`` is that of the patch which was encoded: a code whose patch has another digest today is out of date.
+    ``digest`` is the digest of the encoded patch: a code is out of date if its patch has another digest.
 
     Args:
         bits: Code length K, a multiple of 8 in 8..512.
         embedding_dim: Length of the float embedding (its column stays nullable).
-        metadata: Names the bundle and the patches version the codes were made from.
+        metadata: Names of the bundle and of the version of the patches.
 
     Raises:
         UsageError: ``bits`` is out of range or no multiple of 8.
@@ -100,7 +100,7 @@ def codes_schema(bits: int, embedding_dim: int, metadata: dict[str, str]) -> pa.
 
 
 def streams_schema(bits: int, metadata: dict[str, str]) -> pa.Schema:
-    """Schema of ``streams.lance``: one row per (patch_id, modality), a table of codes that also holds the streams.
+    """Schema of ``streams.lance``: a table of codes with the streams, one row per (patch_id, modality).
 
     Raises:
         UsageError: ``bits`` is out of range or no multiple of 8.
@@ -111,9 +111,9 @@ def streams_schema(bits: int, metadata: dict[str, str]) -> pa.Schema:
 
 
 def tensor_column(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Turns a fixed-shape-tensor column into ``(array [N, ...], validity [N] bool)``; null rows become zeros.
+    """Arrays of a fixed-shape-tensor column: ``(values [N, ...], validity [N] bool)``; null rows become zeros.
 
-    The obvious conversions raise on nulls (``to_numpy_ndarray``) or drop the null rows and so shift all that follow
+    The conversions of Arrow raise on nulls (``to_numpy_ndarray``) or drop null rows and so shift the rows that follow
     (``storage.flatten``). For ``reference_map`` the zeros are the ignore value.
 
     Raises:
@@ -132,7 +132,7 @@ def tensor_column(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray[Any, A
         storage = chunk.storage
         if chunk.null_count:
             valid[rows] = chunk.is_valid().to_numpy(zero_copy_only=False)
-        # .values ignores the offset of a sliced array and keeps the slots of null rows: index them ourselves.
+        # .values ignores the offset of a sliced array and keeps the slots of null rows, hence the explicit range.
         values = storage.values
         values = (values.fill_null(0) if values.null_count else values).to_numpy(zero_copy_only=False)
         values = values[storage.offset * per_row : (storage.offset + len(chunk)) * per_row].reshape(-1, *shape)

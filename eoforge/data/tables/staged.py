@@ -1,4 +1,4 @@
-"""Rows that workers wrote but no version names yet: their keys, read cheaply, compared with what a table holds."""
+"""Staged rows, written by workers and not yet committed: their keys, compared with the keys of a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eoforge.storage.addresses import join, storage_options
+from eoforge.storage.addresses import join, lance_uri, storage_options
 
 if TYPE_CHECKING:
     import lance
@@ -23,13 +23,13 @@ _SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to do with each staged row; rows in neither mask are already there.
+class MergePlan:
+    """Plan of a merge; the table already holds the rows that are in neither mask.
 
     Attributes:
         fresh: ``[N]`` bool, rows whose key is new.
-        changed: ``[N]`` bool, rows whose key is there with another digest.
-        replaced: ``[changed rows]`` uint64, row addresses of what the changed rows take the place of.
+        changed: ``[N]`` bool, rows whose key the table holds with another digest.
+        replaced: ``[changed rows]`` uint64, addresses of the rows that the changed rows replace.
     """
 
     fresh: npt.NDArray[np.bool_]
@@ -39,7 +39,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class StagedRows:
-    """Keys (and digests) of all staged rows in shard order; about 100 B a row, pixels stay on the store.
+    """Keys (and digests) of all staged rows in shard order, about 100 B a row, without pixels.
 
     Attributes:
         uri: The table.
@@ -67,11 +67,11 @@ class StagedRows:
         return slice(self.offsets[fragment], self.offsets[fragment + 1])
 
     def names(self, rows: npt.NDArray[np.bool_]) -> list[str]:
-        """Keys of the marked rows, parts of composite keys separated by ``/``."""
+        """Keys of the marked rows; parts of composite keys are separated by ``/``."""
         return [str(k).replace(_SEPARATOR, "/") for k in self.key_values.filter(pa.array(rows)).to_pylist()]
 
-    def against(self, table: lance.LanceDataset) -> Plan:
-        """Compares with one version of the table; of equal keys within the job the first counts."""
+    def against(self, table: lance.LanceDataset) -> MergePlan:
+        """Merge plan against one version of the table; of equal keys within the job the first counts."""
         first = np.zeros(len(self), dtype=bool)
         first[np.unique(self.key_values.dictionary_encode().indices.to_numpy(), return_index=True)[1]] = True
         columns = [*self.keys, *([self.digest] if self.digest else [])]
@@ -80,15 +80,15 @@ class StagedRows:
         present = position.is_valid().to_numpy(zero_copy_only=False)
         changed = np.zeros(len(self), dtype=bool)
         if self.digests is not None and present.any():
-            there = known.column(self.digest).combine_chunks().take(position)
-            changed = pc.fill_null(pc.not_equal(there, self.digests), False).to_numpy(zero_copy_only=False)
+            known_digests = known.column(self.digest).combine_chunks().take(position)
+            changed = pc.fill_null(pc.not_equal(known_digests, self.digests), False).to_numpy(zero_copy_only=False)
         changed &= first
         addresses = known.column("_rowaddr").to_numpy()
-        return Plan(first & ~present, changed, addresses[position.filter(pa.array(changed)).to_numpy()])
+        return MergePlan(first & ~present, changed, addresses[position.filter(pa.array(changed)).to_numpy()])
 
 
 def read_staged(uri: str, fragments: Sequence[str], keys: tuple[str, ...], digest: str | None) -> StagedRows:
-    """Reads the key columns of staged fragments; the rasters are not touched."""
+    """Staged rows of fragments; only the key columns are read."""
     columns = [*keys, *([digest] if digest else [])]
     tables = [_reader(uri, text, columns).read_all().to_table() for text in fragments]
     offsets = np.cumsum([0, *(t.num_rows for t in tables)])
@@ -106,7 +106,7 @@ def read_staged(uri: str, fragments: Sequence[str], keys: tuple[str, ...], diges
 
 
 def keep_rows(uri: str, fragment: str, wanted: npt.NDArray[np.bool_]) -> Iterator[pa.RecordBatch]:
-    """The wanted rows of a staged fragment, a few at a time."""
+    """Batches of the wanted rows of a staged fragment."""
     start = 0
     for batch in _reader(uri, fragment, None).read_all(batch_size=READ_ROWS, batch_readahead=1).to_batches():
         mask = wanted[start : start + batch.num_rows]
@@ -116,12 +116,12 @@ def keep_rows(uri: str, fragment: str, wanted: npt.NDArray[np.bool_]) -> Iterato
 
 
 def without_rows(table: lance.LanceDataset, addresses: npt.NDArray[np.uint64]) -> list[lance.FragmentMetadata]:
-    """The table's fragments with deletion vectors for some rows; nothing is visible until they are committed.
+    """Fragments of the table with deletion vectors for some rows, not visible before a commit.
 
-    Data files stay as they are, so this takes neither memory nor time in proportion to the pixels.
+    Data files are not rewritten, so memory and time do not depend on the pixels.
 
     Args:
-        table: The version that the addresses are of.
+        table: Version to which the addresses belong.
         addresses: Row addresses: the fragment's id in the upper 32 bits.
     """
     from lance.fragment import DeletionFile
@@ -129,15 +129,15 @@ def without_rows(table: lance.LanceDataset, addresses: npt.NDArray[np.uint64]) -
     of_fragment = addresses >> np.uint64(32)
     kept: list[lance.FragmentMetadata] = []
     for fragment in table.get_fragments():
-        gone = addresses[of_fragment == fragment.fragment_id]
-        left: lance.FragmentMetadata | None = fragment.metadata
-        if len(gone):
-            left = fragment.delete(f"_rowaddr IN ({', '.join(map(str, gone.tolist()))})")
-        if left is None:
-            # A Merge must name every fragment, and drops those that say of themselves that no row is left.
-            nothing_left = DeletionFile(table.version, 0, "array", fragment.metadata.physical_rows, None)
-            left = replace(fragment.metadata, deletion_file=nothing_left)
-        kept.append(left)
+        deleted = addresses[of_fragment == fragment.fragment_id]
+        remaining: lance.FragmentMetadata | None = fragment.metadata
+        if len(deleted):
+            remaining = fragment.delete(f"_rowaddr IN ({', '.join(map(str, deleted.tolist()))})")
+        if remaining is None:
+            # A Merge must name every fragment; it drops fragments whose deletion file covers all rows.
+            all_rows = DeletionFile(table.version, 0, "array", fragment.metadata.physical_rows, None)
+            remaining = replace(fragment.metadata, deletion_file=all_rows)
+        kept.append(remaining)
     return kept
 
 
@@ -145,10 +145,10 @@ def _reader(uri: str, fragment: str, columns: list[str] | None) -> LanceFileRead
     from lance.file import LanceFileReader
 
     path = json.loads(fragment)["files"][0]["path"]
-    return LanceFileReader(join(uri, "data", path), storage_options=storage_options(uri), columns=columns)
+    return LanceFileReader(lance_uri(join(uri, "data", path)), storage_options=storage_options(uri), columns=columns)
 
 
 def _key_values(rows: pa.Table, keys: tuple[str, ...]) -> pa.Array:
-    """One string per row; the separator is a control character that no name holds."""
+    """Key of each row as one string; the separator is a control character that no name contains."""
     parts = [rows.column(k).combine_chunks().cast(pa.string()) for k in keys]
     return parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, _SEPARATOR)

@@ -1,4 +1,4 @@
-"""Statistics per band: computed once per version of a table in one pass, and kept beside it."""
+"""Statistics per band: computed in one pass, once per version of a table, and stored beside the table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eoforge.data.bands import GROUPS, S1_10M, BandGroup
 from eoforge.data.tables.commit import table_identity
 from eoforge.data.tables.schema import tensor_column
 from eoforge.errors import DataRefused, UsageError
-from eoforge.storage.addresses import TableRef, normalise, open_table
+from eoforge.storage.addresses import TableRef, address_of, open_table
 from eoforge.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 SPLIT = "train"
 S2_EDGES = np.arange(0, 16_385, 128, dtype=np.float64)
-"""Edges of the histogram of reflectance x 10,000; the last bin also holds everything above."""
+"""Edges of the histogram of reflectance x 10,000; the last bin includes all larger values."""
 S1_EDGES = np.arange(-60.0, 30.5, 0.5)
-"""Edges of the histogram of backscatter in dB; the outer bins also hold everything beyond."""
+"""Edges of the histogram of backscatter in dB; the outer bins include all values beyond."""
 _LEVELS = 1 << 16
 _BATCH_ROWS = 16
 _KIND = 1
@@ -32,7 +32,7 @@ _KIND = 1
 
 @dataclass(frozen=True)
 class BandStatistic:
-    """One band over all pixels of the patches: moments in the band's own unit (reflectance x 10,000, or dB)."""
+    """Statistics of one band over all pixels, in the unit of the band (reflectance x 10,000, or dB)."""
 
     count: int
     mean: float
@@ -44,14 +44,14 @@ class BandStatistic:
 
 @dataclass(frozen=True)
 class BandStatistics:
-    """Statistics of all bands of one version.
+    """Statistics of all bands of one version of a table.
 
     Attributes:
         uri: The table.
-        version: Its version.
-        split: The split they were computed over; ``all`` if the table has no training patches.
+        version: Version of the table.
+        split: Split of the patches; ``all`` if the table has no training patches.
         patches: Number of patches.
-        bands: By band name.
+        bands: Statistics by band name.
     """
 
     uri: str
@@ -78,13 +78,12 @@ class BandStatistics:
 
     def _band(self, name: str) -> BandStatistic:
         if name not in self.bands:
-            raise UsageError(f"no statistics of band {name!r}; there are {', '.join(self.bands)}")
+            raise UsageError(f"no statistics of band {name!r}; expected one of {', '.join(self.bands)}")
         return self.bands[name]
 
 
 class _Accumulator:
-    """Sums over one band group. S2 counts every level, so its moments are exact whatever the order; S1 sums in float64
-    in table order."""
+    """Sums over one band group: counts of every level for S2, so that moments are exact; float64 sums for S1."""
 
     def __init__(self, group: BandGroup) -> None:
         self.group = group
@@ -95,7 +94,7 @@ class _Accumulator:
         self.count = 0
 
     def add(self, pixels: npt.NDArray[np.generic]) -> None:
-        """Takes ``[B, C, H, W]``."""
+        """Adds pixels ``[B, C, H, W]``."""
         self.count += pixels[:, 0].size
         for channel in range(pixels.shape[1]):
             values = pixels[:, channel].ravel()
@@ -110,7 +109,7 @@ class _Accumulator:
             self.levels[channel] += np.bincount(bins, minlength=len(S1_EDGES) - 1)
 
     def results(self) -> dict[str, BandStatistic]:
-        """Per band name."""
+        """Statistics by band name."""
         return {band: self._result(channel) for channel, band in enumerate(self.group.bands)}
 
     def _result(self, channel: int) -> BandStatistic:
@@ -138,25 +137,25 @@ def band_statistics(table: TableRef | str) -> BandStatistics:
     """Statistics of one version over its training patches, from ``<table>.stats/<version>.json`` or computed.
 
     Raises:
-        NotFound: There is no such table or version.
+        NotFound: The table or version does not exist.
         DataRefused: The table has no rows.
     """
     dataset = open_table(table)
-    uri = normalise(dataset.uri)
+    uri = address_of(dataset)
     version = dataset.version
     store = ObjectStore(f"{uri}.stats")
     key = f"{version}.json"
-    # A table made again at the same place counts its versions anew: the file says which table it is about.
+    # A new table at the same address starts again at version 1: the file stores the identity of its table.
     owner = {"kind": _KIND, "identity": table_identity(dataset)}
     if store.exists(key):
         kept = json.loads(store.get(key))
         if kept["owner"] == owner:
             bands = {b: BandStatistic(**{**s, "histogram": tuple(s["histogram"])}) for b, s in kept["bands"].items()}
             return BandStatistics(uri, version, kept["split"], kept["patches"], bands)
-    made = _compute(dataset, uri)
-    content = {**asdict(made), "owner": owner, "s2_edges": S2_EDGES.tolist(), "s1_edges": S1_EDGES.tolist()}
+    computed = _compute(dataset, uri)
+    content = {**asdict(computed), "owner": owner, "s2_edges": S2_EDGES.tolist(), "s1_edges": S1_EDGES.tolist()}
     store.put(key, json.dumps(content).encode())
-    return made
+    return computed
 
 
 def _compute(dataset: lance.LanceDataset, uri: str) -> BandStatistics:
@@ -168,7 +167,7 @@ def _compute(dataset: lance.LanceDataset, uri: str) -> BandStatistics:
     if not len(rows):
         raise DataRefused(f"{uri} has no rows at version {dataset.version}; ingest an archive first")
     accumulators = {group.column: _Accumulator(group) for group in GROUPS}
-    # By position instead of a scan with a filter: at the same speed, it holds 75 MiB instead of 195 MiB.
+    # Rows by position need 75 MiB at the same speed; a scan with a filter needs 195 MiB.
     for start in range(0, len(rows), _BATCH_ROWS):
         batch = dataset.take(rows[start : start + _BATCH_ROWS], columns=list(accumulators))
         for column, accumulator in accumulators.items():

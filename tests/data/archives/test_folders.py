@@ -1,4 +1,4 @@
-"""Archives: whatever holds the files, the same pairs come out, and on real data they equal an independent reading."""
+"""Archives: all kinds give equal pairs; on real data they equal an independent reading."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import pytest
 import rasterio
 from safetensors.numpy import save
 
-from eoforge.data.archives.folders import DirectoryArchive, open_archive
-from eoforge.data.archives.metadata import MAIN_FILE, SNOW_CLOUD_FILE, MetadataRows
+from eoforge.data.archives.folders import DirectoryArchive
+from eoforge.data.archives.layout import MAIN_FILE, SNOW_CLOUD_FILE
+from eoforge.data.archives.metadata import MetadataRows
+from eoforge.data.archives.open import open_archive
 from eoforge.data.bands import GROUPS, S1_BANDS, S2_BANDS
 from eoforge.data.names import parse_patch_id
 from eoforge.data.records import PatchPair, Reason, digest
 from eoforge.errors import DataRefused, NotFound
-from tests.data.archives.archives import digests, make_pairs, read_all, write_archive, write_metadata
+from tests.data.archives.archive_files import digests, make_pairs, read_all, write_archive, write_metadata
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def write_lmdb(folder: Path, pairs: list[PatchPair], maps: bool = True) -> Path:
-    """What rico-hdl makes of an archive."""
+    """LMDB in the format of rico-hdl."""
     folder.mkdir(parents=True)
     with lmdb.open(str(folder), map_size=1 << 26) as environment, environment.begin(write=True) as transaction:
         for pair in pairs:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from eoforge.data.archives.folders import FileArchive, S3Archive, open_archive
-from eoforge.data.archives.metadata import MAIN_FILE
+from eoforge.data.archives.base import FileArchive
+from eoforge.data.archives.folders import S3Archive
+from eoforge.data.archives.layout import MAIN_FILE
+from eoforge.data.archives.open import open_archive
 from eoforge.data.records import Reason
 from eoforge.errors import DataRefused, NotFound
 from eoforge.storage.objects import ObjectStore
-from tests.data.archives.archives import digests, make_pairs, upload, write_archive, write_metadata
+from tests.data.archives.archive_files import digests, make_pairs, upload, write_archive, write_metadata
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def test_an_s3_prefix_gives_the_same(archive: Path, s3: str) -> None:
 
 @pytest.mark.s3
 def test_an_s3_prefix_without_folders_or_both_tars_is_no_archive(archive: Path, s3: str) -> None:
-    """Else half a million patches would go to quarantine, each as missing."""
+    """Otherwise half a million patches would go to quarantine as missing."""
     store = ObjectStore(s3)
     store.put(MAIN_FILE, (archive / MAIN_FILE).read_bytes())
     with pytest.raises(NotFound, match="expected the prefixes"):

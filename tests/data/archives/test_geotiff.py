@@ -1,4 +1,4 @@
-"""GeoTIFF: pixels, CRS and transform as rasterio reads them; damage and hostility give an error, nothing else."""
+"""GeoTIFF: pixels, CRS and transform as rasterio reads them; damaged and hostile files give an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
 from eoforge.data.archives import geotiff, tiff
-from eoforge.data.archives.geotiff import MAX_PIXELS, Raster, read_geotiff, write_geotiff
+from eoforge.data.archives.geotiff import MAX_PIXELS, BandRaster, read_geotiff, write_geotiff
 from eoforge.errors import DataRefused, UsageError
 
 RNG = np.random.default_rng(7)
@@ -40,7 +40,7 @@ def with_rasterio(pixels: np.ndarray[Any, Any], **profile: Any) -> bytes:
         return bytes(memory.read())
 
 
-def assert_equals_rasterio(data: bytes, raster: Raster) -> None:
+def assert_equals_rasterio(data: bytes, raster: BandRaster) -> None:
     with MemoryFile(data) as memory, memory.open() as source:
         assert raster.pixels.dtype == source.dtypes[0]
         np.testing.assert_array_equal(raster.pixels, source.read(1))
@@ -51,9 +51,9 @@ def assert_equals_rasterio(data: bytes, raster: Raster) -> None:
 
 @pytest.fixture
 def no_rasterio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the fall-back fail, so that a test shows the fast path was taken."""
+    """Makes rasterio fail, so that a test proves the use of the fast path."""
 
-    def refuse(data: bytes, name: str) -> Raster:
+    def refuse(data: bytes, name: str) -> BandRaster:
         raise AssertionError(f"{name} went to rasterio")
 
     monkeypatch.setattr(geotiff, "_read_with_rasterio", refuse)
@@ -245,7 +245,7 @@ def test_damaged_bytes_give_a_raster_or_an_error(data: st.DataObject) -> None:
 
 
 def test_a_damaged_crs_name_in_a_file_for_gdal_is_refused() -> None:
-    """Found by mutation: rasterio lets a UnicodeDecodeError out."""
+    """Found by mutation: rasterio raises a UnicodeDecodeError."""
     data = bytearray(write_geotiff(None, SMALL, 32633, 300_000, 5_400_000, 60, 0))
     crs = data.index(struct.pack("<4H", tiff.PROJECTED_CRS, 0, 1, 32633))
     data[crs + 6 : crs + 8] = struct.pack("<H", 32767)

@@ -1,4 +1,4 @@
-"""Tar archives: read from front to back without unpacking, equal to the folder, and immune to hostile members."""
+"""Tar archives: read from front to back without unpacking, equal to the folder, and safe against hostile members."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from eoforge.data.archives import tars as archive_tar
-from eoforge.data.archives.folders import open_archive
-from eoforge.data.archives.metadata import MAIN_FILE
+from eoforge.data.archives.layout import MAIN_FILE
+from eoforge.data.archives.open import open_archive
 from eoforge.data.ingest.run import ingest
 from eoforge.data.records import Reason, digest
 from eoforge.errors import NotFound, StoreError
 from eoforge.storage.addresses import join
 from eoforge.storage.objects import ObjectStore
-from tests.data.archives.archives import digests, make_pairs, upload, write_archive
+from tests.data.archives.archive_files import digests, make_pairs, upload, write_archive
 from tests.data.archives.tar_support import pack
 from tests.data.ingest.ingest_support import content
 

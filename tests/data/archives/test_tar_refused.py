@@ -1,4 +1,4 @@
-"""Tar archives that are truncated, damaged or hostile: refused whole, before anything is believed."""
+"""Tar archives that are truncated, damaged or hostile: refused as a whole."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from eoforge.data.archives.folders import MAX_FILE_BYTES
+from eoforge.data.archives.layout import MAX_FILE_BYTES
 from eoforge.errors import DataRefused
 from eoforge.storage.addresses import join
-from tests.data.archives.archives import digests, make_pairs, upload, write_archive
+from tests.data.archives.archive_files import digests, make_pairs, upload, write_archive
 from tests.data.archives.tar_support import pack, write_tar
 
 

@@ -1,4 +1,4 @@
-"""Validation: every kind of damage, done to real files, gets its reason; the other patches are read."""
+"""Validation: every kind of damage to real files has its reason; the other patches are read."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from eoforge.data.archives.folders import open_archive, path_of
 from eoforge.data.archives.geotiff import read_geotiff, write_geotiff
+from eoforge.data.archives.layout import path_of
 from eoforge.data.archives.metadata import MetadataRows
+from eoforge.data.archives.open import open_archive
 from eoforge.data.labels import UNLABELED_CLC
 from eoforge.data.names import scene_of, tile_of
 from eoforge.data.records import WARNINGS, Defect, PatchMeta, Reason
-from tests.data.archives.archives import make_pair, make_pairs, write_archive, write_metadata
+from tests.data.archives.archive_files import make_pair, make_pairs, write_archive, write_metadata
 
 VICTIM = 2
 
@@ -215,7 +216,7 @@ def test_unlabelled_codes_are_no_contradiction(tmp_path: Path) -> None:
 
 
 def test_extreme_but_finite_backscatter_passes(tmp_path: Path) -> None:
-    """Large values are not our business, only what no arithmetic survives."""
+    """Large finite values are valid; NaN and infinity are not."""
     pair = make_pair(3, 3)
     pair.s1[0, 0, :20] = 3e38
     ids, defects = findings(write_archive(tmp_path / "a", [pair]))

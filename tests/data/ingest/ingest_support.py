@@ -1,4 +1,4 @@
-"""What the ingestion tests share: a valid archive, a table's content, and ingestion in a process of its own."""
+"""Helpers of the ingestion tests: valid archives, content of a table, ingestion in a separate process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eoforge.data.ingest.quarantine import quarantine_uri
 from eoforge.data.ingest.run import IngestSummary, ingest
 from eoforge.data.records import PatchPair, digest
 from eoforge.storage.addresses import TableRef, open_table
-from tests.data.archives.archives import make_pair, write_archive
+from tests.data.archives.archive_files import make_pair, write_archive
 
 SHARD_ROWS = 6
 
@@ -31,52 +31,52 @@ def archive_of(folder: Path, count: int, seed: int = 0, start: int = 0) -> str:
 
 
 def content(table: str) -> dict[str, str]:
-    """``patch_id`` to digest; fails if a patch is there twice."""
+    """Digest by ``patch_id``; fails on a repeated patch."""
     rows = open_table(table).to_table(columns=["patch_id", "digest"])
     ids = rows["patch_id"].to_pylist()
     assert len(ids) == len(set(ids)), "a patch is in the table twice"
     return dict(zip(ids, rows["digest"].to_pylist(), strict=True))
 
 
-def ready_processes() -> ForkServerContext:
-    """Processes that start with everything imported: they fork from a server that never opens a table.
+def forkserver_context() -> ForkServerContext:
+    """Context of processes that fork from a server with all imports, which never opens a table.
 
-    Tests start dozens; importing Lance anew costs each three seconds.
+    Tests start dozens of processes; an import of Lance takes three seconds.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lance", "eoforge.data.ingest.run", "tests.data.ingest.ingest_support"])
     return context
 
 
-def take_environment(environment: dict[str, str]) -> None:
-    """The server may be older than the address of the object store."""
+def set_environment(environment: dict[str, str]) -> None:
+    """Sets the environment of a process, as the fork server may have started before the object store."""
     os.environ.clear()
     os.environ.update(environment)
 
 
 class Ingestion:
-    """An ingestion in its own process, which waits at the start line until ``go``."""
+    """Ingestion in a separate process, which waits for ``go``."""
 
     def __init__(self, archive: str, table: str, workers: int = 1, shard_rows: int = SHARD_ROWS) -> None:
-        context = ready_processes()
-        self._pipe, theirs = context.Pipe()
-        arguments = (theirs, dict(os.environ), archive, table, workers, shard_rows)
+        context = forkserver_context()
+        self._pipe, remote = context.Pipe()
+        arguments = (remote, dict(os.environ), archive, table, workers, shard_rows)
         self.process = context.Process(target=_ingest, args=arguments)
         self.process.start()
-        theirs.close()
+        remote.close()
 
     def ready(self) -> Ingestion:
-        """Waits until it stands at the start line."""
+        """Waits until the process is ready."""
         assert self._pipe.recv_bytes() == b"ready"
         return self
 
     def go(self) -> Ingestion:
-        """Lets it start."""
+        """Starts the ingestion."""
         self._pipe.send_bytes(b"go")
         return self
 
     def killed_within(self, seconds: float) -> bool:
-        """Gives it that long and then kills it (``kill -9``), unless it ended before."""
+        """Kills the process (``kill -9``) after ``seconds``; False if it ended before."""
         self.process.join(seconds)
         if self.process.exitcode is not None:
             return False
@@ -85,7 +85,7 @@ class Ingestion:
         return True
 
     def summary(self) -> dict[str, object]:
-        """Waits for its end and returns what it found."""
+        """Summary of the ingestion, after its end."""
         assert self._pipe.poll(300), "the ingestion hangs"
         found = dict(json.loads(self._pipe.recv_bytes()))
         self.process.join(60)
@@ -96,7 +96,7 @@ class Ingestion:
 def _ingest(
     pipe: Connection, environment: dict[str, str], archive: str, table: str, workers: int, shard_rows: int
 ) -> None:
-    take_environment(environment)
+    set_environment(environment)
     pipe.send_bytes(b"ready")
     pipe.recv_bytes()
     summary = ingest(archive, table, workers=workers, shard_rows=shard_rows)
@@ -104,11 +104,11 @@ def _ingest(
 
 
 def digests(pairs: list[PatchPair]) -> dict[str, str]:
-    """What :func:`content` of a table with these pairs is."""
+    """Expected :func:`content` of a table with these pairs."""
     return {p.meta.patch_id: digest(p) for p in pairs}
 
 
-def small(archive: str, table: str, **options: object) -> IngestSummary:
+def ingest_small_shards(archive: str, table: str, **options: object) -> IngestSummary:
     """An ingestion in several shards."""
     return ingest(archive, table, shard_rows=SHARD_ROWS, **options)  # type: ignore[arg-type]  # options by name
 
@@ -120,8 +120,8 @@ def balanced(summary: IngestSummary) -> bool:
 
 
 def quarantine(table: str) -> dict[tuple[str, str], dict[str, str]]:
-    """``(patch_id, reason)`` to finding; fails if one is there twice."""
+    """Finding by ``(patch_id, reason)``; fails on a repeated finding."""
     found = open_table(TableRef(quarantine_uri(table))).to_table().to_pylist()
     keyed = {(r["patch_id"], r["reason"]): r for r in found}
-    assert len(keyed) == len(found), "a finding is there twice"
+    assert len(keyed) == len(found), "a finding is stored twice"
     return keyed

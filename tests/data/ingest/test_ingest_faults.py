@@ -30,9 +30,9 @@ def expected(count: int = PATCHES, start: int = 0) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_killed_at_random_moments_and_run_again(archive: str, store_uri: str, tmp_path: Path) -> None:
-    """Kills fall between the start and 1.2 times the fastest run; a run that got through starts on a new table.
+    """Kills fall between the start and 1.2 times the fastest run; the run after a complete one uses a new table.
 
-    Each table holds other pixels of half the patches already, so what is killed adds and changes.
+    Each table already holds other pixels of half the patches, so a killed run adds and changes rows.
     """
     older = archive_of(tmp_path / "older", PATCHES // 2, seed=5)
     before = {p.meta.patch_id: digest(p) for p in pairs_of(PATCHES // 2, seed=5)}

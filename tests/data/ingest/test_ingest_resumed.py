@@ -1,4 +1,4 @@
-"""Ingestions that are interrupted, repeated, raced or watched while they run."""
+"""Ingestions that are interrupted, repeated, concurrent, or observed while they run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eoforge.data.tables.commit import Job
 from eoforge.errors import StoreError
 from eoforge.storage.addresses import TableRef, join, open_table
 from eoforge.storage.objects import ObjectStore
-from tests.data.ingest.ingest_support import SHARD_ROWS, archive_of, content, digests, pairs_of, small
+from tests.data.ingest.ingest_support import SHARD_ROWS, archive_of, content, digests, ingest_small_shards, pairs_of
 
 PATCHES = 20
 
@@ -66,7 +66,7 @@ def test_a_table_made_again_at_the_same_place_resumes_nothing(archive: str, tmp_
     ingest_shards(table, plan.ingest_id, 0, plan.shards)
     shutil.rmtree(table)
     assert plan_ingest(archive, table, shard_rows=SHARD_ROWS).ingest_id != plan.ingest_id
-    assert small(archive, table).added == PATCHES
+    assert ingest_small_shards(archive, table).added == PATCHES
 
 
 def test_the_slower_of_two_writers_of_a_shard_leaves_no_files(archive: str, table: str) -> None:
@@ -91,7 +91,7 @@ def test_the_slower_of_two_writers_of_a_shard_leaves_no_files(archive: str, tabl
 
 def test_a_reader_sees_the_old_table_or_the_new_one(tmp_path: Path, table: str) -> None:
     """New and changed patches appear together: no version in between holds some of them."""
-    small(archive_of(tmp_path / "a", 8), table)
+    ingest_small_shards(archive_of(tmp_path / "a", 8), table)
     grown = archive_of(tmp_path / "b", 20, seed=5)
     seen: list[dict[str, str]] = []
     stop = threading.Event()
@@ -103,7 +103,7 @@ def test_a_reader_sees_the_old_table_or_the_new_one(tmp_path: Path, table: str) 
     reader = threading.Thread(target=watch)
     reader.start()
     try:
-        summary = small(grown, table)
+        summary = ingest_small_shards(grown, table)
     finally:
         stop.set()
         reader.join()

@@ -1,4 +1,4 @@
-"""The pool of processes: order, refusals, and the two ways in which it is stopped."""
+"""Pool of processes: order, refusals, and both kinds of termination."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ def test_a_worker_that_was_killed_is_explained(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_opens_no_table_starts_without_lance() -> None:
-    """With pandas behind it, it takes two seconds: most of the life of a process that writes a few hundred patches."""
+    """An import of pandas takes two seconds, most of the time of a process that writes a few hundred patches."""
     check = "import sys, eoforge.data.ingest.run, eoforge.data.synthetic.archive; sys.exit('lance' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=120)

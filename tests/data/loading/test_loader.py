@@ -1,4 +1,4 @@
-"""The loader: every row once, the same batches whoever reads them, and filters as a plain reference sees them."""
+"""Loader: every row once, batches independent of the number of workers, filters equal to a reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: right bands, right colours, readable range."""
+"""Images: correct bands, colours and ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torchgeo's keys and types on a Lance table, without torchgeo's bugs."""
+"""torchgeo's keys and types on a Lance table, without the errors of torchgeo."""
 
 from __future__ import annotations
 

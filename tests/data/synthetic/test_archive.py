@@ -1,4 +1,4 @@
-"""The synthetic archive obeys the official rules to the letter and resembles real data where that can be measured."""
+"""Synthetic archive: follows the official rules, and resembles real data in measured statistics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from eoforge.data.archives.folders import open_archive
+from eoforge.data.archives.open import open_archive
 from eoforge.data.bands import S2_BANDS
 from eoforge.data.labels import CLASSES, CLC_TO_CLASS, KNOWN_CLC, UNLABELED_CLC
 from eoforge.data.names import parse_patch_id, parse_s1_name, parse_s2v1_name

@@ -17,7 +17,7 @@ from eoforge.data.tables.schema import PRIMARY_KEY
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
 from eoforge.storage.addresses import TableRef, join, open_table
 from eoforge.storage.objects import ObjectStore
-from tests.data.ingest.ingest_support import ready_processes, take_environment
+from tests.data.ingest.ingest_support import forkserver_context, set_environment
 
 KEYS = ("name", "kind")
 SCHEMA = pa.schema(
@@ -123,7 +123,7 @@ def test_new_and_changed_rows_of_many_fragments_come_in_one_version(table: str) 
     assert {name: digest for (name, _), digest in rows(table).items()} == expected
     for name in (names[0], names[120], names[170], names[299], "new"):
         found = open_table(TableRef(table)).to_table(columns=["digest"], filter=f"name = '{name}'")
-        assert found["digest"].to_pylist() == [expected[name]], "the index knows nothing of the rows that are gone"
+        assert found["digest"].to_pylist() == [expected[name]], "the index has entries of deleted rows"
     assert set(open_table(TableRef(table, before.version)).to_table()["digest"].to_pylist()) == {"a"}
     assert commit(table, rival, 1, KEYS, digest="digest").skipped == 10, "addresses of old rows are of no use any more"
 
@@ -133,13 +133,13 @@ def test_a_crash_after_changes_were_committed_still_names_them(table: str, monke
     job = staged(table, "one", [["a", "b", "c"]], digest="new")
     real = Job.put
 
-    def dies_at_the_list(self: Job, name: str, data: bytes) -> None:
+    def crash_at_list(self: Job, name: str, data: bytes) -> None:
         if name == "fragments.changed.json":
             raise RuntimeError("killed here")
         real(self, name, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Job, "put", dies_at_the_list)
+        patch.setattr(Job, "put", crash_at_list)
         with pytest.raises(RuntimeError, match="killed here"):
             commit(table, job, 1, KEYS, digest="digest")
     load(table, "other", [["a"]], digest="newer")
@@ -156,13 +156,13 @@ def test_a_crash_between_commit_and_result_neither_repeats_nor_miscounts(
     job = staged(table, "one", [["a", "b", "c"]])
     real = Job.put_if_absent
 
-    def dies_at_the_result(self: Job, name: str, data: bytes) -> bool:
+    def crash_at_result(self: Job, name: str, data: bytes) -> bool:
         if name.endswith("result.json"):
             raise RuntimeError("killed here")
         return real(self, name, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Job, "put_if_absent", dies_at_the_result)
+        patch.setattr(Job, "put_if_absent", crash_at_result)
         with pytest.raises(RuntimeError, match="killed here"):
             commit(table, job, 1, KEYS, digest="digest")
     load(table, "other", [["z"]])  # another writer comes in between
@@ -176,15 +176,15 @@ def test_a_commit_that_lost_the_race_checks_again(table: str, monkeypatch: pytes
     real = exactly_once._merge
     races = iter([["a"], ["q"]])
 
-    def overtaken(*args: object) -> object:
+    def commit_other_first(*args: object) -> object:
         for names in races:
             monkeypatch.setattr(exactly_once, "_merge", real)
             load(table, f"rival-{names[0]}", [names])
-            monkeypatch.setattr(exactly_once, "_merge", overtaken)
+            monkeypatch.setattr(exactly_once, "_merge", commit_other_first)
             break
         return real(*args)  # type: ignore[arg-type]  # the same arguments as the function it stands in for
 
-    monkeypatch.setattr(exactly_once, "_merge", overtaken)
+    monkeypatch.setattr(exactly_once, "_merge", commit_other_first)
     result = commit(table, job, 1, KEYS, digest="digest")
     assert (result.added, result.skipped) == (1, 1)
     assert set(rows(table)) == {("a", "k"), ("b", "k"), ("q", "k")}
@@ -211,7 +211,7 @@ def test_many_committers_of_the_same_and_of_other_jobs(table: str) -> None:
         staged(table, job_id, [names[i::4] for i in range(4)])
     jobs = ["one", "two", "three", "one", "two", "three"]
     environment = (dict(os.environ),)
-    with ProcessPoolExecutor(3, ready_processes(), initializer=take_environment, initargs=environment) as pool:
+    with ProcessPoolExecutor(3, forkserver_context(), initializer=set_environment, initargs=environment) as pool:
         results = list(pool.map(_commit_in_process, [table] * 6, jobs))
     assert len(rows(table)) == 40
     assert results[:3] == results[3:], "every committer of a job reports the same"
@@ -219,7 +219,7 @@ def test_many_committers_of_the_same_and_of_other_jobs(table: str) -> None:
 
 
 def test_of_racing_creators_all_open_one_table(store_uri: str) -> None:
-    """Lance's own mode=create lets a second creator overwrite the first, rows and all."""
+    """The mode=create of Lance lets a second creator overwrite the table of the first."""
     with ThreadPoolExecutor(8) as pool:
         for number in range(5):
             uri = join(store_uri, f"raced-{number}.lance")

@@ -1,4 +1,4 @@
-"""What ``codes.lance`` says about itself, in the metadata of its schema."""
+"""Description of a table of codes, stored in the metadata of its schema."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _KEYS = (BUNDLE_ID, BUNDLE_URI, METHOD, BITS, PATCHES_URI, PATCHES_VERSION)
 
 
 @dataclass(frozen=True)
-class IndexInfo:
-    """The bundle that encoded, and the version of the patches that the codes stand for.
+class CodeTableInfo:
+    """Origin of the codes of a table: the bundle and the version of the patches.
 
     Attributes:
         bundle_id: Full id of the run bundle.
-        bundle_uri: Where it was when the codes were made.
-        method: Its method.
+        bundle_uri: Address of the bundle when the codes were made.
+        method: Method of the bundle.
         bits: Code length K.
-        patches: Table and version.
+        patches: Table and version of the patches.
     """
 
     bundle_id: str
@@ -37,13 +37,13 @@ class IndexInfo:
     patches: TableRef
 
     def metadata(self) -> dict[str, str]:
-        """As metadata of a schema."""
+        """Description as metadata of a schema."""
         values = (self.bundle_id, self.bundle_uri, self.method, self.bits, self.patches.uri, self.patches.version)
         return {key: str(value) for key, value in zip(_KEYS, values, strict=True)}
 
     @classmethod
-    def of(cls, schema: pa.Schema, uri: str) -> IndexInfo:
-        """Reads the schema of the table at ``uri``.
+    def of(cls, schema: pa.Schema, uri: str) -> CodeTableInfo:
+        """Description from the schema of the table at ``uri``.
 
         Raises:
             DataRefused: The table is no table of codes.

@@ -1,4 +1,4 @@
-"""Small archives that tests write themselves: true names and formats, arbitrary pixels, maps that agree with labels."""
+"""Small archives for tests: valid names and formats, arbitrary pixels, maps that agree with labels."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eoforge.data.archives.folders import open_archive, path_of
 from eoforge.data.archives.geotiff import write_geotiff
-from eoforge.data.archives.metadata import MAIN_FILE, METADATA, SNOW_CLOUD_FILE
+from eoforge.data.archives.layout import MAIN_FILE, SNOW_CLOUD_FILE, path_of
+from eoforge.data.archives.metadata import METADATA
+from eoforge.data.archives.open import open_archive
 from eoforge.data.bands import GROUPS, S1_10M
 from eoforge.data.labels import CLASSES, CLC_TO_CLASS
-from eoforge.data.names import parse_patch_id
 from eoforge.data.records import PatchMeta, PatchPair, digest
 from eoforge.data.split import official_split
 from eoforge.storage.objects import ObjectStore
@@ -28,7 +28,7 @@ CODES = (112, 211, 231, 311, 312, 324, 512, 332)
 
 
 def make_pair(x: int, y: int, tile: int = 0, seed: int = 0) -> PatchPair:
-    """A valid pair on a true cell; its map has three CLC codes and its labels are theirs."""
+    """Valid pair on a valid cell; the map has three CLC codes, which imply the labels."""
     rng = np.random.default_rng([x, y, tile, seed])
     s2_tile, scene = TILES[tile]
     codes = rng.choice(CODES[:-1], 3, replace=False)
@@ -76,7 +76,7 @@ def write_archive(
     """An archive in the official layout."""
     write_metadata(folder, [p.meta for p in pairs], snow_cloud)
     for pair in pairs:
-        place = parse_patch_id(pair.meta.patch_id).footprint
+        place = pair.meta.names.footprint
         for group in GROUPS:
             for band, pixels in zip(group.bands, getattr(pair, group.column), strict=True):
                 target = folder / (path_of(pair.meta, band) + extension)
@@ -91,7 +91,7 @@ def write_archive(
 
 
 def read_all(uri: Path | str, scratch: Path | str | None = None) -> list[PatchPair]:
-    """All pairs of a faultless archive."""
+    """All pairs of an archive without defects."""
     archive = open_archive(str(uri), scratch=None if scratch is None else str(scratch))
     results = list(archive.read(archive.metadata()))
     assert [r.defects for r in results if r.defects] == []
@@ -99,7 +99,7 @@ def read_all(uri: Path | str, scratch: Path | str | None = None) -> list[PatchPa
 
 
 def digests(uri: Path | str, scratch: Path | str | None = None) -> list[str]:
-    """Digests of all pairs of a faultless archive, in its order."""
+    """Digests of all pairs of an archive without defects, in its order."""
     return [digest(p) for p in read_all(uri, scratch)]
 
 
