@@ -12,7 +12,7 @@ from eoforge.errors import UsageError
 from eoforge.federated.strategies.registry import ALGORITHMS, make_strategy, options_of
 from eoforge.federated.training.local import LocalSettings
 from eoforge.federated.training.scenarios import SCENARIOS, STUDY_COUNTRIES, STUDY_MONTHS
-from eoforge.nn.classifier import BACKBONES
+from eoforge.nn.backbones import BACKBONES
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FederatedConfig:
         weighting: How silos count in the mean.
         size: Side of the network's input in pixels.
         interpolation: How 20 and 60 m bands come to that size.
-        backbone: One of ``eoforge.nn.classifier.BACKBONES``.
+        backbone: One of ``eoforge.nn.backbones.BACKBONES``.
         width: First width of the tiny ones.
         bits: Code length.
         memory_patches: Prepared patches kept in memory.
