@@ -81,8 +81,8 @@ BACKBONES: tuple[str, ...] = (
     "vit_small_patch15",
 )
 """Names of :func:`build_backbone`: ``tiny`` normalises by groups, ``tiny_bn`` by batches; ``resnet50`` and the three
-mixers are those of the sister study of FL-RS (arXiv 2405.15405); ``vit_small_patch15`` is another name of ``vit_small``,
-which bundles of SS-CM-RSIR hold."""
+mixers are those of the sister study of FL-RS (arXiv 2405.15405); ``vit_small_patch15`` is the name of ``vit_small`` in
+bundles of SS-CM-RSIR."""
 
 
 def require_backbone(name: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.errors import UsageError
+from eoforge.hashing.lengths import require_code_bits
 from eoforge.methods.learner import TrainConfig
 
 VITS: dict[str, tuple[int, int, int]] = {
@@ -23,7 +24,6 @@ VITS: dict[str, tuple[int, int, int]] = {
 """Encoder -> (width, heads, depth). All but ``micro`` (*ours*, for CPUs) are the released code's."""
 
 MAX_TOKENS = 256
-MIN_BITS, BITS_STEP = 16, 8
 
 
 @dataclass(frozen=True)
@@ -193,12 +193,7 @@ class Config(Pretraining):
     def __post_init__(self) -> None:
         """As the bases', and the heads' own."""
         super().__post_init__()
-        from eoforge.data.tables.schema import MAX_CODE_BITS  # brings pyarrow, which a training step does not need
-
-        if self.bits % BITS_STEP or not MIN_BITS <= self.bits <= MAX_CODE_BITS:
-            raise UsageError(
-                f"bits must be a multiple of {BITS_STEP} between {MIN_BITS} and {MAX_CODE_BITS}; got {self.bits}"
-            )
+        require_code_bits(self.bits)
         self._require_positive("hash_hidden", "hash_epochs", "hash_batch_size", "hash_learning_rate")
         self._require_positive("hash_temperature")
         self._require_not_negative("quantisation_weight", "balance_weight")

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
-from eoforge.data.tables.schema import MAX_CODE_BITS
-from eoforge.errors import UsageError
+from eoforge.hashing.lengths import require_code_bits
 from eoforge.methods.learner import TrainConfig
-from eoforge.nn.backbones import BACKBONES
+from eoforge.nn.backbones import require_backbone
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Config(TrainConfig):
         size: Side of the network's input in pixels.
         interpolation: How 20 and 60 m bands come to that size.
         flips: Whether to mirror patches at random, both sensors alike.
-        backbone: One of ``BACKBONES``, once per sensor.
+        backbone: One of ``eoforge.nn.backbones.BACKBONES``, once per sensor.
         width: First width of the tiny backbone.
         projection: Length P of the projections that the inter-modal loss compares.
         bits: Code length K, a multiple of 8 in 16..512.
@@ -71,10 +70,8 @@ class Config(TrainConfig):
         super().__post_init__()
         require_bands(self.s1_bands, "s1")
         require_bands(self.s2_bands, "s2")
-        if self.backbone not in BACKBONES:
-            raise UsageError(f"backbone must be one of {', '.join(BACKBONES)}; got {self.backbone!r}")
-        if self.bits % 8 or not 16 <= self.bits <= MAX_CODE_BITS:
-            raise UsageError(f"bits must be a multiple of 8 between 16 and {MAX_CODE_BITS}; got {self.bits}")
+        require_backbone(self.backbone)
+        require_code_bits(self.bits)
         self._require_positive(
             "size", "width", "projection", "hash_hidden", "temperature", "hash_temperature", "ramp_start"
         )
