@@ -34,8 +34,8 @@ from scipy import stats  # type: ignore[import-untyped]  # scipy ships no types
 from benchmarks.methods.cross_modal import synthetic_table
 from eoforge.bundle import Bundle
 from eoforge.codec.learned.model import Codec
+from eoforge.methods.evaluation.codec_baselines import bits_ratio
 from eoforge.methods.evaluation.retrieval import GALLERY_SPLIT, QUERY_SPLIT
-from eoforge.methods.rs_jcif.baselines import bits_ratio
 from eoforge.methods.rs_jcif.config import Config
 from eoforge.methods.rs_jcif.evaluate import ladder, measure_baselines
 from eoforge.methods.rs_jcif.method import METHOD, load_codec
