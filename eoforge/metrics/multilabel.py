@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from eoforge.errors import UsageError
 
 THRESHOLD = 0.5
-AVERAGES = ("micro", "macro", "weighted")
+AVERAGES: tuple[Literal["micro", "macro", "weighted"], ...] = ("micro", "macro", "weighted")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ federated bundles hold, have no prefix.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +144,7 @@ def _timm_model(name: str, channels: int, size: int) -> nn.Module:
             mlp_ratio=(_MIXER_RATIO * tokens / _MIXER_WIDTH, _MIXER_RATIO),
         )
     names = {"resnet50": "resnet50", "convmixer": "convmixer_768_32", "poolformer": "poolformer_s12"}
-    sizes = {} if name in names else {"img_size": size, "patch_size": VIT_PATCH}
+    sizes: dict[str, Any] = {} if name in names else {"img_size": size, "patch_size": VIT_PATCH}
     model: nn.Module = timm.create_model(
         names.get(name, "vit_small_patch16_224"), pretrained=False, in_chans=channels, num_classes=0, **sizes
     )

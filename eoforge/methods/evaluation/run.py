@@ -47,8 +47,9 @@ def evaluate(
         raise UsageError(f"bundles of {name} can {', '.join(tasks)}; evaluated are {', '.join(EVALUATED)}")
     method = get_method(name)
     data = TableRef(data.uri, data.version or int(open_table(data).version))
-    result = {"method": name, "bundle": bundle.uri, "bundle_id": bundle.id, "patches": str(data)}
-    metrics: dict[str, Any] = {"facts": dict(result)}
+    facts = {"method": name, "bundle": bundle.uri, "bundle_id": bundle.id, "patches": str(data)}
+    result: dict[str, Any] = dict(facts)
+    metrics: dict[str, Any] = {"facts": facts}
     retrieval = labels = None
     if Task.ENCODE in tasks:
         retrieval = measure(bundle, data, k=k, device=device)
