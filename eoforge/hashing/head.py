@@ -1,16 +1,16 @@
-"""The hash head: features to K logits whose signs are the code."""
+"""The hash head: an MLP from features to K logits whose signs are the code."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from eoforge.hashing.limits import require_code_bits
+from eoforge.hashing.lengths import require_code_bits
 
 
 class HashHead(nn.Module):
-    """Linear -> GELU -> Linear, as the hash heads of DA4DTE (*confirmed*) before their tanh.
+    """An MLP, Linear -> GELU -> Linear: the hash heads of DA4DTE (*confirmed*) before their tanh.
 
-    Tanh keeps the sign, so encoding leaves it out; training takes it in ``kernels.hash_head`` with all that follows.
+    Tanh keeps the sign, so encoding omits it; in training ``kernels.hash_head`` applies it.
 
     Args:
         features: Channels D of the input ``[B, D]``.

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.errors import LimitExceeded, UsageError
-from eoforge.hashing.limits import MAX_CODE_BITS
+from eoforge.hashing.lengths import MAX_CODE_BITS
 
 if TYPE_CHECKING:
     import torch

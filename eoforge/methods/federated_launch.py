@@ -13,7 +13,7 @@ from eoforge.errors import UsageError
 from eoforge.federated.result import plain
 from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import LocalTrainer, Strategy
-from eoforge.methods import get_method
+from eoforge.methods import federated_methods, get_method
 from eoforge.storage.addresses import TableRef, open_table
 from eoforge.storage.tensorfile import Array, Role, write_file
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from eoforge.client.federation import FederationClient
     from eoforge.federated.training.outcome import Normalisation
 
-FEDERATED = ("fl_rs", "mm_fl")
+FEDERATED = federated_methods()
 
 
 def prepare(

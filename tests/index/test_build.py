@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eoforge.errors import BundleError, DataRefused, NotFound, StoreError, UsageError
-from eoforge.hashing.limits import MAX_CODE_BITS
+from eoforge.hashing.lengths import MAX_CODE_BITS
 from eoforge.index.build import build_index, commit_index, encode_shards, plan_index
 from eoforge.index.code_table import CodeTableInfo
 from eoforge.storage.addresses import TableRef, join, open_table

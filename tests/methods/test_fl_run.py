@@ -22,7 +22,7 @@ from eoforge.federated.training import checkpoint as checkpoints
 from eoforge.federated.training.checkpoint import Checkpoint
 from eoforge.federated.training.outcome import first_model, normalisation_of, silo_trainer
 from eoforge.methods import get_method
-from eoforge.methods.evaluation.retrieval import evaluate
+from eoforge.methods.evaluation.run import evaluate
 from eoforge.methods.fl_rs.compare import QUALITY
 from eoforge.storage.addresses import open_table
 from eoforge.storage.objects import ObjectStore

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from eoforge.data.bands import GROUP_OF, S1_BANDS, S2_BANDS, require_bands
 from eoforge.errors import UsageError
-from eoforge.hashing.limits import require_code_bits
+from eoforge.hashing.lengths import require_code_bits
 
 QUALITY_FRACTIONS = 16
 """Quality is a multiple of 1/16: the streams' gains are tables of whole numbers, one row per multiple."""

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
-from eoforge.data.tables.schema import MAX_CODE_BITS
 from eoforge.errors import UsageError
 from eoforge.federated.strategies.registry import ALGORITHMS, make_strategy, options_of
 from eoforge.federated.training.local import LocalSettings
 from eoforge.federated.training.scenarios import SCENARIOS, STUDY_COUNTRIES, STUDY_MONTHS
-from eoforge.nn.classifier import BACKBONES
+from eoforge.hashing.lengths import require_code_bits
+from eoforge.nn.backbones import BACKBONES
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FederatedConfig:
         weighting: How silos count in the mean.
         size: Side of the network's input in pixels.
         interpolation: How 20 and 60 m bands come to that size.
-        backbone: One of ``eoforge.nn.classifier.BACKBONES``.
+        backbone: One of ``eoforge.nn.backbones.BACKBONES``.
         width: First width of the tiny ones.
         bits: Code length.
         memory_patches: Prepared patches kept in memory.
@@ -86,8 +86,7 @@ class FederatedConfig:
             )
         if any(not 1 <= month <= 12 for month in self.months):
             raise UsageError(f"months must be in 1..12; got {', '.join(map(str, self.months))}")
-        if self.bits % 8 or not 16 <= self.bits <= MAX_CODE_BITS:
-            raise UsageError(f"bits must be a multiple of 8 between 16 and {MAX_CODE_BITS}; got {self.bits}")
+        require_code_bits(self.bits)
 
     def local(self) -> LocalSettings:
         """How silos train."""
