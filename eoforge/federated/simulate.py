@@ -78,6 +78,26 @@ class RoundFigures:
     loss: float
 
 
+class MemorySource:
+    """Updates and server tensors as arrays; see :class:`eoforge.federated.strategy.Source`.
+
+    Args:
+        state: Server tensors by full name.
+        updates: Tensors of each silo's update by full name.
+    """
+
+    def __init__(self, state: Mapping[str, Array], updates: Mapping[str, Mapping[str, Array]]) -> None:
+        self._state, self._updates = state, updates
+
+    def update(self, silo: str, name: str, start: int, stop: int) -> Array:
+        """See :class:`eoforge.federated.strategy.Source`."""
+        return self._updates[silo][name].reshape(-1)[start:stop]
+
+    def state(self, name: str, start: int, stop: int) -> Array:
+        """See :class:`eoforge.federated.strategy.Source`."""
+        return self._state[name].reshape(-1)[start:stop]
+
+
 def begin(strategy: Strategy, specs: Specs, model: Mapping[str, Array], silos: Sequence[SiloInfo]) -> Federation:
     """The state before the first round.
 
@@ -142,7 +162,7 @@ def run_round(
         UpdateInfo(i, r.examples, r.steps, frozenset(r.tensors), dict(r.scalars)) for i, r in sorted(results.items())
     )
     begun = time.perf_counter()
-    source = _Memory(federation.tensors, {i: r.tensors for i, r in results.items()})
+    source = MemorySource(federation.tensors, {i: r.tensors for i, r in results.items()})
     reduction = strategy.reduction(RoundInfo(federation.round, tuple(silos), updates), federation.specs, source)
     new: dict[str, Array] = {}
     for output in reduction.outputs:
@@ -212,17 +232,6 @@ def run(
         selected = select(silos, fraction, seed, federation.round)
         after(federation, run_round(strategy, federation, silos, trainers, selected))
     return federation
-
-
-class _Memory:
-    def __init__(self, state: Mapping[str, Array], updates: Mapping[str, Mapping[str, Array]]) -> None:
-        self._state, self._updates = state, updates
-
-    def update(self, silo: str, name: str, start: int, stop: int) -> Array:
-        return self._updates[silo][name].reshape(-1)[start:stop]
-
-    def state(self, name: str, start: int, stop: int) -> Array:
-        return self._state[name].reshape(-1)[start:stop]
 
 
 def _check(silo: SiloInfo, result: LocalResult, expected: Specs) -> None:

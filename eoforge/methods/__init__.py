@@ -31,6 +31,11 @@ METHODS: dict[str, str | None] = {
 }
 
 
+def federated_methods() -> tuple[str, ...]:
+    """Methods that silos can train together on the federation service."""
+    return tuple(name for name in METHODS if name in ("fl_rs", "mm_fl"))
+
+
 class Method(Protocol):
     """What every method offers to the command line, the pipelines and the services."""
 

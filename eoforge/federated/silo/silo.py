@@ -25,7 +25,7 @@ from eoforge.errors import DataRefused, EoforgeError, UsageError
 from eoforge.federated.privacy.clipping import clipped_and_noised
 from eoforge.federated.privacy.silo_masks import Masking
 from eoforge.federated.run.spec import NoSource
-from eoforge.federated.silo.cancellation import Abandoned, listening, stop_if_told
+from eoforge.federated.silo.cancellation import TaskCancelled, cancellation_by, raise_if_cancelled
 from eoforge.federated.silo.files import SiloFiles
 from eoforge.federated.silo.inbox import Inbox
 from eoforge.federated.strategy import (
@@ -108,9 +108,9 @@ class Silo:
                 registered = self._client.register(**self._about)
                 log.info("registered", silo=registered.silo_id)
                 with self._beating(registered.heartbeat.ToTimedelta().total_seconds()):
-                    for given in Inbox(lambda: self._client.tasks(until_end_of, appears_within)):
-                        pause, task = FIRST_PAUSE_S, given.task
-                        with listening(given.off):
+                    for received in Inbox(lambda: self._client.tasks(until_end_of, appears_within)):
+                        pause, task = FIRST_PAUSE_S, received.task
+                        with cancellation_by(received.cancelled):
                             self._serve(task)
                         if task.kind == pb.TASK_KIND_END and task.run_id == until_end_of:
                             return task.status
@@ -140,8 +140,8 @@ class Silo:
             log.warning("task refused", run=task.run_id, round=task.round, error=str(error))
             if isinstance(error, RemoteRefused):  # what this silo sends is wrong, and would be the next time
                 self._give_up(task, str(error))
-        except Abandoned:
-            log.info("task called off", run=task.run_id, round=task.round)
+        except TaskCancelled:
+            log.info("task cancelled", run=task.run_id, round=task.round)
         except Exception as error:  # whatever it is: the round must not wait for it, and other runs go on
             log.exception("task failed", run=task.run_id, round=task.round)
             known = isinstance(error, EoforgeError)
@@ -175,7 +175,7 @@ class Silo:
         if not files.numbers(task.round):
             trained = self._download(task)
             result = self._trainer(task).train(trained, files.state())
-            stop_if_told()
+            raise_if_cancelled()
             tensors = clipped_and_noised(result.tensors, task)
             if task.privacy.secure_aggregation:
                 share = self._share(task, trained, result)
@@ -253,7 +253,7 @@ class Silo:
             if digest_of(item.manifest) != item.digest:  # it becomes a file name, and says what will be trained on
                 raise DataRefused(f"the manifest of {item.name!r:.80} does not have the digest that the task names")
             path = folder / f"{item.digest}.safetensors"
-            stop_if_told()
+            raise_if_cancelled()
             self._client.download(task.run_id, item, path)
             specs = read_specs(path)
             for name, array in read_file(path).items():

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from eoforge.federated.strategies.base import (
+    RELATIVE_WEIGHT,
     Averaging,
     floats,
     like_model,
@@ -32,7 +33,6 @@ from eoforge.federated.strategy import DELTA, MODEL, Add, Output, Reduction, Rou
 from eoforge.storage.tensorfile import Specs
 
 DRIFT, GRADIENT = "drift", "gradient"
-RELATIVE = "relative_weight"
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class FedDC(Averaging):
         return {**super().upload(silo, state), **floats(state, GRADIENT)}
 
     def task_scalars(self, silo: SiloInfo, silos: Sequence[SiloInfo]) -> Mapping[str, float]:
-        """n_i."""
-        return {RELATIVE: relative_weight(silo, silos, self.weighting)}
+        """Relative weight n_i."""
+        return {RELATIVE_WEIGHT: relative_weight(silo, silos, self.weighting)}
 
     def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
         """See the head of this module."""
@@ -90,7 +90,7 @@ class FedDC(Averaging):
 class _Decoupled(Objective):
     def __init__(self, local: Local, alpha: float) -> None:
         super().__init__(local)
-        self.weight = local.scalars[RELATIVE]
+        self.weight = local.scalars[RELATIVE_WEIGHT]
         self.alpha = alpha / self.weight
         names = local.parameters()
         self.drift = {n: local.remembered(DRIFT, n) for n in names}

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from eoforge.errors import UsageError
 from eoforge.federated.strategies.base import (
+    RELATIVE_WEIGHT,
     Averaging,
     floats,
     like_model,
@@ -28,7 +29,6 @@ from eoforge.federated.strategy import DELTA, MODEL, Add, Output, Reduction, Rou
 from eoforge.storage.tensorfile import Specs
 
 HISTORY = "history"
-RELATIVE = "relative_weight"
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class FedDyn(Averaging):
         return like_model(model, HISTORY)
 
     def task_scalars(self, silo: SiloInfo, silos: Sequence[SiloInfo]) -> Mapping[str, float]:
-        """n_i."""
-        return {RELATIVE: relative_weight(silo, silos, self.weighting)}
+        """Relative weight n_i."""
+        return {RELATIVE_WEIGHT: relative_weight(silo, silos, self.weighting)}
 
     def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
         """See the head of this module."""
@@ -87,7 +87,7 @@ class FedDyn(Averaging):
 class _Dynamic(Objective):
     def __init__(self, local: Local, alpha: float) -> None:
         super().__init__(local)
-        self.alpha = alpha / local.scalars[RELATIVE]
+        self.alpha = alpha / local.scalars[RELATIVE_WEIGHT]
         self.own = {n: local.remembered(HISTORY, n) for n in local.parameters()}
 
     def correct(self) -> None:

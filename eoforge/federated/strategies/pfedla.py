@@ -58,6 +58,7 @@ class PFedLA(Averaging):
     name: ClassVar[str] = "pfedla"
     sum_type: ClassVar[bool] = False
     closed: ClassVar[bool] = True
+    personal: ClassVar[bool] = True
     down: ClassVar[tuple[str, ...]] = (PERSONAL,)
 
     rate: float = 5e-3

@@ -10,7 +10,6 @@ runs that are missing.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import time
@@ -24,20 +23,19 @@ import numpy as np
 from eoforge.config import build_config
 from eoforge.errors import UsageError
 from eoforge.federated.reduce import Part, combine
-from eoforge.federated.simulate import begin
+from eoforge.federated.simulate import MemorySource, begin
 from eoforge.federated.strategies.fednova import NORMALISER
-from eoforge.federated.strategies.registry import ALGORITHMS, make_strategy, strategy_type
+from eoforge.federated.strategies.registry import strategy_type
 from eoforge.federated.strategy import RoundInfo, SiloInfo, UpdateInfo
-from eoforge.federated.training.data import Images
-from eoforge.federated.training.outcome import first_model, images_of, normalisation_of
+from eoforge.federated.training.data import Images, images_of, normalisation_of
 from eoforge.federated.training.scenarios import SCENARIOS
 from eoforge.federated.training.simulation import play
-from eoforge.methods.fl_rs.config import Config
+from eoforge.federated.training.specs import first_model
+from eoforge.methods.fl_rs.config import ALGORITHMS, Config
+from eoforge.methods.fl_rs.method import METHOD
 from eoforge.methods.fl_rs.report import comparison_page, print_table
-from eoforge.methods.fl_rs.seeds import averaged, kept, parse_seeds, refuse_seed
-from eoforge.methods.run_files import run_name
+from eoforge.methods.seeds import overrides_of, parser_of, refuse_seed, row_of
 from eoforge.storage.addresses import TableRef, open_table
-from eoforge.storage.tensorfile import Array
 
 QUALITY = ("f1_micro", "f1_macro", "f1_weighted", "map_micro", "map_macro")
 SILO_COUNTS = (4, 8, 16, 32)
@@ -95,15 +93,12 @@ def compare(
     if strangers:
         raise UsageError(f"overrides name {', '.join(sorted(strangers))}; the algorithms are {', '.join(ALGORITHMS)}")
     names = backbones or (build_config(Config, preset, {}).backbone,)
-    (out / "runs").mkdir(parents=True, exist_ok=True)
     shared: dict[tuple[Any, ...], Images] = {}
     runs = []
     for backbone, scenario, algorithm in itertools.product(names, scenarios, algorithms):
         seeded = [{**given, "seed": str(seed)} for seed in seeds]
         configs = [config_of(algorithm, scenario, backbone, preset, each) for each in seeded]
-        paths = [out / "runs" / f"{run_name('fl_rs', config.as_dict(), table)}.json" for config in configs]
-        played = zip(paths, configs, strict=True)
-        runs.append(averaged([kept(path, partial(_run, config, table, shared)) for path, config in played]))
+        runs.append(row_of(METHOD.name, configs, table, out / "runs", partial(_run, table=table, shared=shared)))
     add_targets(runs)
     scaling = [scale(config_of(a, scenarios[0], names[0], preset, given)) for a in algorithms]
     result = {
@@ -123,8 +118,8 @@ def compare(
 def _run(config: Config, table: TableRef, shared: dict[tuple[Any, ...], Images]) -> dict[str, Any]:
     key = config.bands, config.size, config.interpolation
     if key not in shared:
-        shared[key] = images_of(table, config, normalisation_of(table, config.bands))
-    played = play(config, table, images=shared[key])
+        shared[key] = images_of(table, config, normalisation_of(table, config.bands_read))
+    played = play(METHOD, config, table, images=shared[key])
     patches = config.local_epochs * config.fraction * sum(s.examples for s in played.silos)
     # The median: the first round also reads the patches and loads libraries.
     local = float(np.median([row["local_seconds"] for row in played.history]))
@@ -170,8 +165,8 @@ def _rounds_to(target: float | None, curve: Sequence[float | None]) -> int | Non
 
 def scale(config: Config, counts: Sequence[int] = SILO_COUNTS) -> dict[str, Any]:
     """Time of the server's reduction and size of its state against the number of silos, on drawn updates."""
-    specs, model = first_model(config)
-    strategy = make_strategy(config.algorithm, config.options())
+    specs, model = first_model(METHOD.build(config))
+    strategy = config.strategy()
     seconds, state_bytes = [], []
     for count in counts:
         silos = [SiloInfo(f"silo-{i:03d}", 100, config.modality) for i in range(count)]
@@ -185,7 +180,7 @@ def scale(config: Config, counts: Sequence[int] = SILO_COUNTS) -> dict[str, Any]
             for s in silos
         }
         infos = tuple(UpdateInfo(s.id, 100, 10, frozenset(updates[s.id]), {NORMALISER: 10.0}) for s in silos)
-        source = _Drawn(federation.tensors, updates)
+        source = MemorySource(federation.tensors, updates)
         times = []
         for _ in range(_REPEATS):
             begun = time.perf_counter()
@@ -203,17 +198,6 @@ def scale(config: Config, counts: Sequence[int] = SILO_COUNTS) -> dict[str, Any]
         "state_bytes": state_bytes,
         "exponent": exponent,
     }
-
-
-class _Drawn:
-    def __init__(self, state: Mapping[str, Array], updates: Mapping[str, Mapping[str, Array]]) -> None:
-        self._state, self._updates = state, updates
-
-    def update(self, silo: str, name: str, start: int, stop: int) -> Array:
-        return self._updates[silo][name].reshape(-1)[start:stop]
-
-    def state(self, name: str, start: int, stop: int) -> Array:
-        return self._state[name].reshape(-1)[start:stop]
 
 
 CLOSE = 0.01
@@ -263,20 +247,14 @@ def _work(run: Mapping[str, Any]) -> float:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="TABLE or TABLE@VERSION")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--preset", default="tiny")
+    parser = parser_of(__doc__)
     parser.add_argument("--algorithms", default=",".join(ALGORITHMS))
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--backbones", default="")
-    parser.add_argument("--seeds", type=parse_seeds, default=(0,))
-    parser.add_argument("settings", nargs="*", metavar="key=value")
     given = parser.parse_args()
     names = {n: tuple(filter(None, getattr(given, n).split(","))) for n in ("algorithms", "scenarios", "backbones")}
-    overrides = dict(setting.split("=", 1) for setting in given.settings)
-    data = TableRef.parse(given.data)
-    print_table(compare(data, given.out, seeds=given.seeds, preset=given.preset, overrides=overrides, **names))
+    overrides = overrides_of(given)
+    print_table(compare(given.data, given.out, seeds=given.seeds, preset=given.preset, overrides=overrides, **names))
     print(f"report: {given.out / 'comparison.html'}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eoforge.methods.fl_rs.seeds import cell
+from eoforge.methods.seeds import figure_text, lead_text
 from eoforge.report import Html, element, figure, page, section, table, tiles
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def print_table(result: Mapping[str, Any]) -> None:
             run["scenario"],
             run["backbone"],
             run["algorithm"],
-            *(cell(run, name) for name in _QUALITY),
+            *(figure_text(run, name) for name in _QUALITY),
             f"{run['local_ms_per_patch']:.2f}",
             f"{run['aggregation_seconds']:.3f}",
             str(run["rounds_to_target"] or "-"),
@@ -69,16 +69,12 @@ def comparison_page(result: Mapping[str, Any]) -> str:
         )
     )
     parts.append(section("Cost against the number of silos", _scaling_table(result["scaling"]), _scaling(result)))
-    lead = (
-        f"Trained on {result['table']}, preset {result['preset']}, overrides {result['overrides'] or 'none'}; "
-        f"means over seeds {', '.join(map(str, result['seeds']))}."
-    )
     footer = (
         "All figures are measured: F1 and mAP on the test split of the same places, times on this machine, bytes as "
         "the tensors that travel. Rounds to target: until validation F1 (micro) stays at 95 % of FedAvg's best. They "
         "compare algorithms on this table; they are not the figures of any paper."
     )
-    return page("Federated algorithms compared", lead, parts, footer)
+    return page("Federated algorithms compared", lead_text(result), parts, footer)
 
 
 def _sentence(advice: Mapping[str, Any]) -> str:
@@ -110,7 +106,7 @@ def _run_table(runs: Sequence[Mapping[str, Any]]) -> Html:
     rows = [
         [
             run["algorithm"],
-            *(cell(run, name) for name in _QUALITY),
+            *(figure_text(run, name) for name in _QUALITY),
             run["personal"].get("f1_weighted", ""),
             f"{run['local_ms_per_patch']:.2f}",
             run["aggregation_seconds"],

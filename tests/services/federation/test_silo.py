@@ -16,7 +16,7 @@ from eoforge.client.base import RemoteNotFound
 from eoforge.client.federation import FederationClient
 from eoforge.client.silo import SiloClient
 from eoforge.errors import DataRefused, EoforgeError
-from eoforge.federated.silo.cancellation import stop_if_told
+from eoforge.federated.silo.cancellation import raise_if_cancelled
 from eoforge.federated.silo.files import SiloFiles
 from eoforge.federated.silo.silo import Silo
 from eoforge.federated.strategy import LocalResult, Task
@@ -170,7 +170,7 @@ def test_a_silo_stops_training_when_the_run_is_cancelled(tmp_path: Path) -> None
     def for_ever(task: Task) -> None:
         training.set()
         while True:
-            stop_if_told()
+            raise_if_cancelled()
             time.sleep(0.01)
 
     with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
@@ -186,7 +186,7 @@ def test_a_silo_stops_training_when_the_run_is_cancelled(tmp_path: Path) -> None
 def test_a_silo_stops_training_when_its_round_goes_on_without_it(tmp_path: Path) -> None:
     def slow_at_first(task: Task) -> None:
         while task.round == 0:
-            stop_if_told()
+            raise_if_cancelled()
             time.sleep(0.01)
 
     policy = {"min_silos": 1, "selection": pb.SELECTION_FRACTION, "fraction": 0.5, "over_selection": 1.0}
