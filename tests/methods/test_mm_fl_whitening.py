@@ -8,7 +8,7 @@ from torch import nn
 
 from eoforge.errors import UsageError
 from eoforge.methods.mm_fl.whitening import GroupedWhitening, whiten
-from eoforge.nn.classifier import encoder
+from eoforge.nn.backbones import build_backbone
 
 
 def test_whitening_makes_every_groups_covariance_the_identity() -> None:
@@ -79,14 +79,14 @@ def test_whitening_gradient_against_finite_differences() -> None:
 
 def test_where_whitening_goes() -> None:
     with torch.device("meta"):
-        resnet, _ = encoder("resnet50", 2, 40, 8)
+        resnet, _ = build_backbone("resnet50", 2, 40, 8)
         whiten(resnet, "resnet50")
     places = [n for n, m in resnet.named_modules() if isinstance(m, GroupedWhitening)]
     # the stem, three in each of three blocks, and the shortcut of the first
     assert len(places) == 1 + 3 * 3 + 1
     assert all(n == "model.bn1" or n.startswith("model.layer1") for n in places)
     assert not any(n.startswith("model.layer1") for n, m in resnet.named_modules() if isinstance(m, nn.BatchNorm2d))
-    tiny, _ = encoder("tiny_bn", 2, 20, 8)
+    tiny, _ = build_backbone("tiny_bn", 2, 20, 8)
     whiten(tiny, "tiny_bn")
     assert sum(isinstance(m, GroupedWhitening) for m in tiny.modules()) == 1
     with pytest.raises(UsageError, match="got poolformer"):

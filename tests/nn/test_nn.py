@@ -14,13 +14,21 @@ from eoforge.nn.seeds import derive_seed
 
 @pytest.mark.parametrize(
     ("name", "size", "channels"),
-    [("tiny", 120, 2), ("tiny", 40, 10), ("resnet50", 32, 10), ("vit_small_patch15", 30, 2)],
+    [
+        ("tiny", 120, 2),
+        ("tiny", 40, 10),
+        ("tiny_bn", 40, 3),
+        ("resnet50", 32, 10),
+        ("mlp_mixer", 16, 2),
+        ("vit_small", 30, 2),
+        ("vit_small_patch15", 30, 2),
+    ],
 )
 def test_backbones_take_any_number_of_bands(name: str, size: int, channels: int) -> None:
     torch.manual_seed(0)
-    backbone = build_backbone(name, channels, size, width=8)
+    backbone, width = build_backbone(name, channels, size, width=8)
     features = backbone(torch.randn(2, channels, size, size))
-    assert features.shape == (2, backbone.features)
+    assert features.shape == (2, width)
     features.square().mean().backward()
     gradients = [p.grad for p in backbone.parameters()]
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
@@ -28,7 +36,7 @@ def test_backbones_take_any_number_of_bands(name: str, size: int, channels: int)
 
 def test_tiny_backbone_sees_every_band_and_keeps_patches_apart() -> None:
     torch.manual_seed(0)
-    backbone = build_backbone("tiny", 3, 40, width=8)
+    backbone, _ = build_backbone("tiny", 3, 40, width=8)
     images = torch.randn(4, 3, 40, 40)
     features = backbone(images)
     for band in range(3):
@@ -41,17 +49,33 @@ def test_tiny_backbone_sees_every_band_and_keeps_patches_apart() -> None:
 
 def test_constant_images_have_finite_gradients() -> None:
     images = torch.zeros(2, 3, 40, 40, requires_grad=True)
-    build_backbone("tiny", 3, 40, width=8)(images).sum().backward()
+    build_backbone("tiny", 3, 40, width=8)[0](images).sum().backward()
     assert torch.isfinite(images.grad).all()
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(("vgg", 3, 120), "one of"), (("tiny", 3, 120, 12), "multiple of 8"), (("vit_small_patch15", 3, 100), "of 15")],
+    [
+        (("vgg", 3, 120), "one of"),
+        (("tiny", 3, 120, 12), "multiple of 8"),
+        (("vit_small_patch15", 3, 100), "of 15"),
+        (("mlp_mixer", 3, 100), "of 8 pixels"),
+    ],
 )
 def test_unfit_backbones_are_refused(arguments: tuple[object, ...], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         build_backbone(*arguments)
+
+
+def test_names_of_weights_are_those_of_stored_bundles() -> None:
+    with torch.device("meta"):
+        prefixed = {name: build_backbone(name, 2, 120)[0] for name in ("resnet50", "vit_small", "vit_small_patch15")}
+        plain = {name: build_backbone(name, 2, 120)[0] for name in ("mlp_mixer", "convmixer", "poolformer")}
+    assert all(name.startswith("model.") for network in prefixed.values() for name in network.state_dict())
+    assert {name.split(".")[0] for network in plain.values() for name in network.state_dict()} == {
+        "blocks", "head", "norm", "stages", "stem"
+    }  # fmt: skip
+    assert list(prefixed["vit_small"].state_dict()) == list(prefixed["vit_small_patch15"].state_dict())
 
 
 def test_projection_head() -> None:

@@ -13,7 +13,7 @@ from eoforge.federated.strategies.base import Averaging
 from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.training.local import LocalSettings
 from eoforge.federated.training.scenarios import SCENARIOS, STUDY_COUNTRIES, STUDY_MONTHS
-from eoforge.nn.classifier import BACKBONES
+from eoforge.nn.backbones import BACKBONES
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FederatedConfig(ABC):
         weighting: Weight of a silo in the mean.
         size: Side of the network's input in pixels.
         interpolation: Resampling of 20 and 60 m bands to that size.
-        backbone: One of ``eoforge.nn.classifier.BACKBONES``.
+        backbone: One of ``eoforge.nn.backbones.BACKBONES``.
         width: First width of the tiny backbones.
         bits: Code length in bits.
         memory_patches: Largest number of prepared patches that are kept in memory.

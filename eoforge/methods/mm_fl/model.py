@@ -22,7 +22,8 @@ from eoforge.data.labels import NUM_CLASSES
 from eoforge.federated.strategies.mm_fl import SENSORS
 from eoforge.methods.mm_fl.config import Config
 from eoforge.methods.mm_fl.whitening import whiten
-from eoforge.nn.classifier import CodeHead, Network, encoder
+from eoforge.nn.backbones import build_backbone
+from eoforge.nn.classifier import CodeHead, Network
 from eoforge.nn.heads import ProjectionHead
 
 SHARED = "shared"
@@ -36,7 +37,7 @@ class MultiModalNetwork(Network):
         self.concat = config.fusion == "concat"
         encoders, widths = {}, []
         for sensor in SENSORS:
-            built, features = encoder(config.backbone, len(config.sensor_bands[sensor]), config.size, config.width)
+            built, features = build_backbone(config.backbone, len(config.sensor_bands[sensor]), config.size, config.width)
             if config.fw:
                 whiten(built, config.backbone)
             encoders[sensor] = built

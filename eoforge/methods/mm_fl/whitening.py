@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from eoforge.errors import UsageError
-from eoforge.nn.classifier import replace
+from eoforge.nn.backbones import replace_layers
 
 GROUP, EPSILON, MOMENTUM = 4, 1e-3, 0.1
 
@@ -85,7 +85,7 @@ def whiten(encoder: nn.Module, backbone: str) -> None:
     if backbone == "resnet50":
         model = encoder.get_submodule("model")
         model.add_module("bn1", GroupedWhitening(model.get_submodule("bn1").num_features))  # type: ignore[arg-type]  # an int
-        replace(model.get_submodule("layer1"), nn.BatchNorm2d, build)
+        replace_layers(model.get_submodule("layer1"), nn.BatchNorm2d, build)
     elif backbone == "tiny_bn":
         stages = encoder.get_submodule("stages")
         number, norm = next((n, m) for n, m in stages.named_children() if isinstance(m, nn.BatchNorm2d))

@@ -106,8 +106,7 @@ def _bands(config: Config) -> dict[str, tuple[str, ...]]:
 
 
 def _facts(config: Config, network: SsCmRsir) -> dict[str, Any]:
-    features = network.branch("s1").encoder.features
-    return {"bits": config.bits, "embedding_dim": features, "interpolation": config.interpolation}
+    return {"bits": config.bits, "embedding_dim": network.branch("s1").width, "interpolation": config.interpolation}
 
 
 METHOD = SsCmRsirMethod()

@@ -45,10 +45,10 @@ class Branch(nn.Module):
 
     def __init__(self, channels: int, config: Config) -> None:
         super().__init__()
-        self.encoder = build_backbone(config.backbone, channels, config.size, config.width)
-        self.norm = nn.BatchNorm1d(self.encoder.features, affine=False)
-        self.projection = ProjectionHead(self.encoder.features, config.projection)
-        self.hash = HashHead(self.encoder.features, config.bits, config.hash_hidden)
+        self.encoder, self.width = build_backbone(config.backbone, channels, config.size, config.width)
+        self.norm = nn.BatchNorm1d(self.width, affine=False)
+        self.projection = ProjectionHead(self.width, config.projection)
+        self.hash = HashHead(self.width, config.bits, config.hash_hidden)
 
     def features(self, image_BCSS: Tensor) -> Tensor:
         """``[B, C, S, S]`` to normed features ``[N, D]`` of all ranks (N = B outside training)."""

@@ -14,7 +14,8 @@ from eoforge.federated.training.outcome import images_of, normalisation_of
 from eoforge.federated.training.specs import specs_of
 from eoforge.methods import get_method
 from eoforge.metrics.multilabel import multilabel_figures
-from eoforge.nn.classifier import BACKBONES, Classifier
+from eoforge.nn.backbones import BACKBONES
+from eoforge.nn.classifier import Classifier
 
 METHOD = get_method("fl_rs")
 SMALL = {"rounds": "2", "local_epochs": "1", "width": "8", "size": "20", "bits": "16", "batch_size": "16"}

@@ -15,7 +15,6 @@ from eoforge.federated.strategies.registry import ALGORITHMS, make_strategy
 from eoforge.federated.strategy import wire_bytes
 from eoforge.federated.training.local import SiloTrainer
 from eoforge.federated.training.specs import specs_of
-from eoforge.nn.classifier import CodeHead
 from tests.methods.fl_support import Drawn, Federation, Normed, Trio, three
 
 
@@ -129,17 +128,6 @@ def test_silo_state_survives_a_restart_of_the_silo() -> None:
         fresh.round()
         for tensor, values in whole.state.tensors.items():
             assert np.array_equal(fresh.state.tensors[tensor], values), (name, tensor)
-
-
-def test_codes_come_from_a_projection_that_never_changes() -> None:
-    head = CodeHead(6, 16)
-    assert "projection" not in head.state_dict()
-    assert torch.equal(head.projection, CodeHead(6, 16).projection)
-    # Written by this code: other bits would make every index built before useless.
-    assert head.projection[0].tolist() == [-1, 1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1, -1, 1, -1, -1]
-    head.train()
-    head.observe(torch.randn(1, 6))  # the statistics of one patch are none
-    assert int(head.norm.num_batches_tracked) == 0
 
 
 def test_a_silo_that_sends_other_tensors_is_named() -> None:
