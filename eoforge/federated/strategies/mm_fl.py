@@ -115,7 +115,7 @@ class MultiModal(Averaging):
         return sent
 
     def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
-        """See the head of this module."""
+        """Reduction as in the head of this module."""
         require_updates(info)
         outputs: list[Output] = []
         for name, spec in floats(state, MODEL).items():

@@ -104,7 +104,7 @@ def _page(result: Mapping[str, Any]) -> str:
             for view, sensors in VIEWS.items()
         ]
         parts += [*tables, section(f"{scenario}: curves", figure(_curves(rows), "Validation F1 (micro), both sensors"))]
-    footer = "F1 and mAP on the test split of the same places. Measured on this table; not the figures of any paper."
+    footer = "F1 and mAP on the test split of the same countries, measured on this table; not the figures of any paper."
     return page("MM-FL: what each module gives", lead_text(result), parts, footer)
 
 
@@ -134,7 +134,7 @@ def print_table(result: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Entry point of the command line."""
     parser = parser_of(__doc__)
     parser.add_argument("--scenarios", default="ds1,ds2")
     given = parser.parse_args()

@@ -37,7 +37,9 @@ class MultiModalNetwork(Network):
         self.concat = config.fusion == "concat"
         encoders, widths = {}, []
         for sensor in SENSORS:
-            built, features = build_backbone(config.backbone, len(config.sensor_bands[sensor]), config.size, config.width)
+            built, features = build_backbone(
+                config.backbone, len(config.sensor_bands[sensor]), config.size, config.width
+            )
             if config.fw:
                 whiten(built, config.backbone)
             encoders[sensor] = built

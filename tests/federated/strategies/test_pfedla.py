@@ -10,7 +10,7 @@ import torch
 
 from eoforge.errors import UsageError
 from eoforge.federated.strategies.hypernet import PARTS, HyperNet
-from eoforge.federated.strategies.pfedla import MOST_SILOS, PFedLA
+from eoforge.federated.strategies.pfedla import MAX_SILOS, PFedLA
 from eoforge.federated.strategy import RoundInfo, SiloInfo, UpdateInfo
 from eoforge.storage.tensorfile import TensorSpec
 from tests.federated.training.federations import START, QuadraticData, QuadraticFederation, three_silos
@@ -113,7 +113,7 @@ class Zeros:
 
 
 def test_more_silos_than_memory_is_planned_for_are_refused() -> None:
-    silos = [SiloInfo(f"silo-{i:02d}", 1) for i in range(MOST_SILOS + 1)]
+    silos = [SiloInfo(f"silo-{i:02d}", 1) for i in range(MAX_SILOS + 1)]
     with pytest.raises(UsageError, match=r"at most 32 silos; got 33\. Name fewer"):
         PFedLA().start({"w": TensorSpec((3,))}, silos)
 

@@ -93,12 +93,6 @@ class QuadraticFederation:
     def remembered(self, silo: int, group: str) -> np.ndarray:
         return self.state.silos[f"silo-{silo}"][f"{group}/w"]
 
-    def optimum(self) -> np.ndarray:
-        """Minimum of the loss over all examples."""
-        weights = np.array([p.examples for p in self.problems], dtype=float)[:, None]
-        curvatures = np.stack([p.curvature for p in self.problems]) * weights
-        return (curvatures * np.stack([p.optimum for p in self.problems])).sum(0) / curvatures.sum(0)
-
 
 def three_silos(steps: int = 3) -> list[QuadraticData]:
     """Three non-IID silos: curvatures, optima and sizes differ."""

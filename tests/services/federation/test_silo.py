@@ -30,11 +30,11 @@ class Killed(BaseException):
     """Ends a silo's thread as a kill would end its process: nothing after it runs."""
 
 
-@pytest.mark.parametrize("where", [(Silo, "_hand_in"), (SiloFiles, "conclude")])
+@pytest.mark.parametrize("where", [(Silo, "_upload"), (SiloFiles, "settle")])
 def test_a_silo_killed_after_training_neither_trains_again_nor_loses_its_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
 ) -> None:
-    """Killed before its upload (``_hand_in``), or after the acknowledgement was sent but not heard (``conclude``)."""
+    """Killed before its upload (``_upload``), or between the acknowledgement and its receipt (``settle``)."""
     original = getattr(*where)
     killed = threading.Event()
 
@@ -158,7 +158,7 @@ def test_a_spoilt_update_is_trained_again(tmp_path: Path) -> None:
 def test_secrets_of_the_last_round_are_forgotten_with_the_run(tmp_path: Path) -> None:
     files = SiloFiles(tmp_path, pb.Task(run_id="run"))
     files.masking(1, "a").keys()
-    files.over()
+    files.end_run()
     assert not list((tmp_path / "run").glob("masking-*"))
     with pytest.raises(EoforgeError, match="no secrets"):
         files.masking(1, "a").shares(pb.Task(mask_keys={name: pb.MaskKeys() for name in "abc"}, threshold=2))
