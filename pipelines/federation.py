@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eoforge.api.federation.v1 import federation_pb2 as pb
 
 ATTEMPTS = 60
-"""Attempts of a call while the coordinator is unreachable: with pauses of up to 5 s some minutes, as a rollout needs."""
+"""Attempts of a call to an unreachable coordinator: with pauses of up to 5 s some minutes, as a rollout needs."""
 
 log = structlog.get_logger("federate")
 
