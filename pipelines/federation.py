@@ -1,7 +1,6 @@
-"""Starting a federated run and waiting for its end: the plain function behind the pipeline's step.
+"""Federated run of a pipeline step: starts the run and waits for its end.
 
-The run belongs to the coordinator, not to the step: a step that is started again finds the run by its name and goes on
-waiting.
+The run belongs to the coordinator: a step that is started again finds the run by its name and continues to wait.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from eoforge.api.federation.v1 import federation_pb2 as pb
 
 ATTEMPTS = 60
-"""Tries of a call while the coordinator is away: with waits of up to 5 s, some minutes, enough for a rollout."""
+"""Attempts of a call to an unreachable coordinator: with pauses of up to 5 s some minutes, as a rollout needs."""
 
 log = structlog.get_logger("federate")
 
@@ -39,23 +38,23 @@ def federate(
     deadline_minutes: float = 0.0,
     evaluate_every: int = 1,
 ) -> pb.Run:
-    """Starts the run unless it is there already, and returns it finished.
+    """Finished run; it is created unless it exists.
 
     Args:
         coordinator: ``HOST:PORT``.
-        run_id: Name of the run.
-        method: Method that silos train.
-        preset: Its preset.
-        overrides: Configuration overrides; ``rounds`` among them.
+        run_id: Id of the run.
+        method: Name of a federated method.
+        preset: Preset of its settings.
+        overrides: Settings to change, ``rounds`` among them.
         statistics: Table whose band statistics all silos normalise by.
-        min_silos: Silos that must be there for a round to open.
-        quorum: Least updates of a round; 0 for ``min_silos``.
-        deadline_minutes: A round is sealed after so long, if the quorum is there; 0 for no deadline.
-        evaluate_every: Silos evaluate every so many rounds; 0 for never.
+        min_silos: Least number of connected silos for a round to open.
+        quorum: Least number of updates of a round; 0 for ``min_silos``.
+        deadline_minutes: Time after which a round with a quorum is sealed; 0 for no deadline.
+        evaluate_every: Rounds between two evaluations by the silos; 0 for no evaluation.
 
     Raises:
         EoforgeError: The run failed or was cancelled.
-        RemoteError: The coordinator refuses, or stays away.
+        RemoteError: The coordinator refuses the run, or is unreachable.
     """
     from eoforge.api.federation.v1 import federation_pb2 as pb
     from eoforge.client.federation import FederationClient
@@ -80,7 +79,7 @@ def federate(
 
 
 def credentials() -> dict[str, Any]:
-    """Certificate files of the operator, as far as they are mounted, and the token of the environment."""
+    """Credentials of the operator: the mounted certificate files, and the token of the environment."""
     folder = Path(os.environ.get("EOFORGE_FEDERATION_CREDENTIALS", FEDERATION_CREDENTIALS))
     files = {"ca_file": "ca.crt", "cert_file": "tls.crt", "key_file": "tls.key"}
     found = {option: str(folder / name) for option, name in files.items() if (folder / name).exists()}

@@ -1,13 +1,13 @@
-"""A certificate authority small enough to run from the command line: one folder, no server.
+"""Certificate authority of a federation, run from the command line: one folder, no server.
 
 ::
 
-    <folder>/ca.pem, ca.key     the authority; ca.key is all that must be kept secret
-             crl.pem            what was revoked; give it to the coordinator (EOFORGE_REVOKED_FILE)
-             issued.jsonl       every certificate ever issued, one a line
+    <folder>/ca.pem, ca.key     certificate and private key of the authority; ca.key alone must be kept secret
+             crl.pem            revocation list; give it to the coordinator (EOFORGE_REVOKED_FILE)
+             issued.jsonl       every issued certificate, one a line
 
-Certificates name their holder in a URI that the coordinator trusts, and nothing else in them is. Renewing means issuing
-again: the coordinator takes the new certificate with the next connection, while a run goes on.
+The coordinator reads the identity of a client from the URI in its certificate and from nothing else. To renew a
+certificate, issue another one: the coordinator accepts it at the next connection, also during a run.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ Role = Literal["silo", "operator", "server"]
 TRUST_DOMAIN = "spiffe://eoforge/"
 CA_DAYS, LEAF_DAYS = 3650, 90
 _BACKDATE = dt.timedelta(minutes=5)
-"""Clocks of silos may be behind."""
+"""Age of a new certificate, for silos whose clocks are slow."""
 
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate that was written.
+    """Files and facts of an issued certificate.
 
     Attributes:
-        certificate: Its file (PEM).
+        certificate: File of the certificate (PEM).
         key: File of its private key (PEM).
         ca: File of the authority's certificate, which the other side needs.
         serial: Serial number, hexadecimal.
-        expires: When it ends, ISO 8601.
+        expires: End of validity, ISO 8601.
     """
 
     certificate: str
@@ -56,13 +56,14 @@ class Issued:
 
 
 class Authority:
-    """The authority in ``folder``.
+    """Certificate authority in a folder.
 
     Args:
-        folder: Where it is kept.
+        folder: Folder with ``ca.pem`` and ``ca.key``.
 
     Raises:
-        NotFound: There is none.
+        NotFound: The folder holds no authority.
+        UsageError: The key is not an elliptic-curve key.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -78,10 +79,10 @@ class Authority:
 
     @classmethod
     def create(cls, folder: str | Path, name: str = "eoforge federation") -> Authority:
-        """Makes an authority.
+        """A new authority.
 
         Raises:
-            ConflictError: There is one already; a second key would cut off every silo of the first.
+            ConflictError: The folder holds one; a second key would invalidate every certificate of the first.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,14 +104,14 @@ class Authority:
     def issue(
         self, role: Role, name: str, out: str | Path, *, hosts: Sequence[str] = (), days: int = LEAF_DAYS
     ) -> Issued:
-        """Writes ``<name>.pem`` and ``<name>.key`` below ``out``; an older certificate of that name stays valid.
+        """New certificate as ``<name>.pem`` and ``<name>.key`` below ``out``; older ones of that name stay valid.
 
         Args:
-            role: ``silo`` and ``operator`` connect; ``server`` is what they connect to.
-            name: Id of the silo, name of the operator or of the server.
+            role: ``silo`` or ``operator`` for clients, ``server`` for the coordinator.
+            name: Id of the silo, or name of the operator or of the server.
             out: Folder to write to.
             hosts: DNS names and addresses of a server.
-            days: How long it is valid.
+            days: Validity in days.
 
         Raises:
             UsageError: The name is not plain, or a server has no hosts.
@@ -144,10 +145,10 @@ class Authority:
         return Issued(str(folder / f"{name}.pem"), str(folder / f"{name}.key"), str(folder / "ca.pem"), serial, expires)
 
     def revoke(self, name: str, serial: str | None = None) -> list[str]:
-        """Revokes all certificates of ``name``, or the one with that serial number; returns their serial numbers.
+        """Revocation of all certificates of ``name``, or of one by its serial number; the revoked serial numbers.
 
         Raises:
-            NotFound: None was issued.
+            NotFound: No such certificate was issued.
         """
         path = self.folder / "issued.jsonl"
         entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,4 +1,4 @@
-"""What an update must be before it counts: the tensors that were asked for, finite, and within bounds."""
+"""Checks of an update before it is accepted: expected tensors, finite values, bounded norm and numbers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from eoforge.storage.tensorfile import Layout, Specs, chunk_span
 
 MAX_NUMBERS, MAX_NAME = 1000, 200
 NORM_BLOCK = 1 << 16
-"""Elements whose squares are added at once in float64."""
+"""Number of elements that are converted to float64 at a time."""
 
 
 @dataclass(frozen=True)
 class ChunkFacts:
-    """What one chunk contributes.
+    """Facts of one chunk of an update.
 
     Attributes:
         unusable: A tensor with NaN or infinity in this chunk, or None.
-        squares: Sum of squares of its floating-point elements; 0 unless it was asked for.
+        squares: Sum of squares of its floating-point elements; 0 unless requested.
     """
 
     unusable: str | None
@@ -30,10 +30,10 @@ class ChunkFacts:
 
 
 def check_tensors(found: Specs, expected: Specs) -> None:
-    """Compares names, shapes and dtypes.
+    """Comparison of names, shapes and dtypes.
 
     Raises:
-        DataRefused: They differ; names the first few differences.
+        DataRefused: They differ; the text names the first few differences.
     """
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
@@ -50,13 +50,13 @@ def check_tensors(found: Specs, expected: Specs) -> None:
 
 
 def chunk_facts(layout: Layout, index: int, data: bytes | memoryview, squares: bool) -> ChunkFacts:
-    """Looks at every element of one chunk of an update.
+    """Facts of one chunk of an update, from all of its elements.
 
     Args:
-        layout: Of the update.
+        layout: Layout of the update.
         index: Position of the chunk.
-        data: Its bytes.
-        squares: Whether the norm is needed.
+        data: Bytes of the chunk.
+        squares: Whether to sum squares.
     """
     first, last = chunk_span(index, layout.length)
     total = 0.0
@@ -65,7 +65,7 @@ def chunk_facts(layout: Layout, index: int, data: bytes | memoryview, squares: b
         if dtype.kind != "f":
             continue
         values = np.frombuffer(data, dtype, segment.stop - segment.start, segment.offset)
-        # NaN and infinity survive minimum and maximum, which are several times faster than isfinite.
+        # Minimum and maximum pass NaN and infinity on, and are several times faster than isfinite.
         if not (math.isfinite(values.min()) and math.isfinite(values.max())):
             return ChunkFacts(segment.name, 0.0)
         if squares:
@@ -76,17 +76,17 @@ def chunk_facts(layout: Layout, index: int, data: bytes | memoryview, squares: b
 
 
 def check_facts(facts: list[ChunkFacts], max_norm: float) -> float:
-    """Judges an update by the facts of its chunks, in order.
+    """Check of an update by the facts of its chunks.
 
     Args:
-        facts: One per chunk.
-        max_norm: Largest L2 norm, or 0.
+        facts: Facts of all chunks, in order.
+        max_norm: Largest L2 norm, or 0 for no bound.
 
     Returns:
-        The L2 norm of its floating-point tensors, 0 if squares were not asked for.
+        L2 norm of the floating-point tensors; 0 if squares were not requested.
 
     Raises:
-        DataRefused: It holds NaN or infinity, or is too large.
+        DataRefused: The update holds NaN or infinity, or its norm is too large.
     """
     for fact in facts:
         if fact.unusable is not None:
@@ -97,16 +97,21 @@ def check_facts(facts: list[ChunkFacts], max_norm: float) -> float:
     return norm
 
 
-def check_numbers(samples: int, most: int, scalars: dict[str, float]) -> None:
-    """Checks what a silo says of its update besides tensors.
+def check_numbers(samples: int, limit: int, scalars: dict[str, float]) -> None:
+    """Check of the numbers that a silo sends with its update.
+
+    Args:
+        samples: Number of training samples.
+        limit: Largest number of samples that the silo may claim.
+        scalars: Numbers of the strategy.
 
     Raises:
-        DataRefused: The sample count is 0 or more than the silo may claim, or a number is not finite.
-        LimitExceeded: There are too many numbers.
+        DataRefused: The number of samples is 0 or above the limit, or a scalar is not finite.
+        LimitExceeded: There are too many scalars.
     """
-    if not 0 < samples <= most:
+    if not 0 < samples <= limit:
         raise DataRefused(
-            f"an update must say how many samples it was trained on, 1 to {most} (what its silo registered, within "
+            f"an update must say how many samples it was trained on, 1 to {limit} (what its silo registered, within "
             f"data.max_samples and data.max_sample_ratio of the run); got {samples}"
         )
     check_names(scalars)
@@ -116,11 +121,11 @@ def check_numbers(samples: int, most: int, scalars: dict[str, float]) -> None:
 
 
 def check_names(numbers: Mapping[str, float]) -> None:
-    """Checks numbers by name, which a run remembers and operators read, before they become part of it.
+    """Check of the names of numbers, which are stored with the run and shown to operators.
 
     Raises:
-        LimitExceeded: They are too many, or a name is too long.
-        DataRefused: A name is not printable: it could steer an operator's terminal.
+        LimitExceeded: There are too many numbers, or a name is too long.
+        DataRefused: A name is not printable and could control an operator's terminal.
     """
     if not all(name.isprintable() for name in numbers):
         raise DataRefused("names of numbers must be printable")

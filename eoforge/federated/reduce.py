@@ -1,8 +1,7 @@
-"""The one place where updates become a model: slice by slice, in float64, silos in the order of their ids.
+"""Reduction of updates to new server tensors: slice by slice, in float64, silos in the order of their ids.
 
 Service and simulation call :func:`combine`, so equal updates give equal bits. Every element is computed on its own, so
-the result depends neither on how tensors are sliced nor on how many threads work; memory grows with neither silos nor
-model.
+the result depends neither on the slicing nor on the number of threads, and memory grows with neither silos nor model.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from eoforge.storage.tensorfile import Array, Layout, Specs
 
 Sum = npt.NDArray[np.float64]
 VARIANCE = ".running_var"
-"""Statistics that stay at or above 0: noise for privacy, or one silo, could else turn a model's outputs into NaN."""
+"""Name ending of statistics that are clamped to 0 or more: privacy noise, or one silo, could else give NaN outputs."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,14 @@ class Term:
 
 
 class Combiner(Protocol):
-    """How the updates of a term become one array: their sum, or something robust or noisy instead."""
+    """Combination of the updates of each term: their sum, or a robust or noisy replacement of it."""
 
     def __call__(self, terms: Sequence[Term], source: Source) -> Sequence[Sum]:
         """One float64 array per term."""
 
 
 def weighted_sum(terms: Sequence[Term], source: Source) -> Sequence[Sum]:
-    """``sum over silos of share * update``; silo by silo, so that one silo's chunk serves all terms that lie in it."""
+    """Weighted sum over silos, silo by silo: each chunk of an update is read once for all terms in it."""
     sums = [np.zeros(t.stop - t.start) for t in terms]
     for silo in sorted({s for t in terms for s in t.add.shares}):
         for total, term in zip(sums, terms, strict=True):
@@ -62,7 +61,7 @@ def weighted_sum(terms: Sequence[Term], source: Source) -> Sequence[Sum]:
 
 
 def combine(parts: Sequence[Part], source: Source, combiner: Combiner = weighted_sum) -> list[Array]:
-    """New elements of the outputs that ``parts`` name, each in the dtype of its tensor."""
+    """New elements of each part, in the dtype of its tensor."""
     totals: list[Sum] = []
     for part in parts:
         total = np.zeros(part.stop - part.start)
@@ -79,11 +78,11 @@ def combine(parts: Sequence[Part], source: Source, combiner: Combiner = weighted
 
 
 class StoredSource:
-    """Reads a round's updates and the server's tensors from storage.
+    """Updates of a round and server tensors in storage; see :class:`~eoforge.federated.strategy.Source`.
 
     Args:
-        updates: Files of updates by silo; their tensors have full names.
-        state: Files of server tensors by group; their tensors have names without the group.
+        updates: File of each silo's update; its tensors have full names.
+        state: File of each group of server tensors; its tensors have names without the group.
     """
 
     def __init__(self, updates: Mapping[str, StoredFile], state: Mapping[str, StoredFile]) -> None:
@@ -107,15 +106,15 @@ def write_reduction(
     pool: ThreadPoolExecutor,
     combiner: Combiner = weighted_sum,
 ) -> dict[str, str]:
-    """Computes a round and stores the files of the groups that it changes.
+    """Computation of a round, and storage of a new file for each changed group.
 
     Args:
-        reduction: What to compute.
-        state: Files of all groups as before the round.
-        source: Where elements come from.
-        objects: Where the new files go.
-        pool: Where chunks are computed.
-        combiner: What replaces the plain sum, if anything.
+        reduction: Changes of the round.
+        state: File of every group before the round.
+        source: Reader of elements.
+        objects: Store of the new files.
+        pool: Threads that compute chunks.
+        combiner: Combination of updates.
 
     Returns:
         Digest of the new file of each changed group.
@@ -125,7 +124,7 @@ def write_reduction(
     """
     outputs = {output.name: output for output in reduction.outputs}
     if len(outputs) != len(reduction.outputs) or outputs.keys() & reduction.values.keys():
-        raise UsageError("a strategy must write each tensor once")
+        raise UsageError("a strategy must write each tensor at most once")
     changed = {split_name(name)[0] for name in (*outputs, *reduction.values)}
     written: dict[str, str] = {}
     for group in sorted(changed):
@@ -133,7 +132,7 @@ def write_reduction(
         new = {split_name(n)[1]: o.spec for n, o in outputs.items() if split_name(n)[0] == group}
         missing = [n for n in reduction.values if split_name(n)[0] == group and split_name(n)[1] not in old]
         if missing:
-            raise UsageError(f"a strategy gave values for {', '.join(missing)}, which it did not start with")
+            raise UsageError(f"a strategy gave values for {', '.join(missing)}, which are not among its server tensors")
 
         def fill(wanted: Sequence[tuple[str, int, int]], group: str = group) -> list[Array]:
             parts: list[Part] = []

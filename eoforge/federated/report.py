@@ -1,4 +1,4 @@
-"""What the rounds of a run looked like: a table and curves, for the demo, the pipelines, and whoever has the run."""
+"""Report of a federated run: curves and a table of its rounds, as HTML."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from eoforge.api.federation.v1 import federation_pb2 as pb
 
 CURVES = ("f1_micro", "f1_macro", "map_micro", "map_macro")
-"""Evaluation figures that are drawn, where silos report them; the table has all."""
+"""Evaluation figures of the curves, if silos report them; the table has all figures."""
 
 
 def run_page(run: pb.Run) -> str:
-    """A finished run as one self-contained HTML document."""
+    """Self-contained HTML document of a finished run."""
     history = list(run.history)
     facts = {
         "rounds": str(len(history)),
@@ -37,7 +37,7 @@ def sections(history: Sequence[pb.RoundSummary]) -> list[Html]:
         return []
     return [
         section(
-            "What the model learned",
+            "Training",
             figure(_curves(history), "Loss while training, and figures on the silos' validation patches"),
         ),
         section("Rounds", _rounds(history)),

@@ -1,7 +1,7 @@
-"""Robust aggregation: what replaces the weighted sum when some silos may send anything.
+"""Robust aggregation (Byzantine resilience): combiners that bound the effect of arbitrary updates.
 
-Each replaces ``sum of share_i u_i`` by ``(sum of shares) * centre(u_1 .. u_n)``, so it fits whatever the strategy does
-with the sum. Slices of all updates are held at the same time, the thinner the more silos there are.
+Each replaces ``sum of share_i u_i`` by ``(sum of shares) * centre(u_1 .. u_n)`` and so fits every strategy. A slice of
+all updates is in memory at a time; its length falls with the number of silos.
 
 Sources: coordinate-wise median and trimmed mean: Yin et al., ICML 2018; (multi-)Krum: Blanchard et al., NeurIPS 2017.
 """
@@ -17,7 +17,7 @@ from eoforge.federated.reduce import Sum, Term
 from eoforge.federated.strategy import Source
 
 SLICE_ELEMENTS = 1 << 19
-"""Float64 elements of all silos together that are held at once."""
+"""Largest number of float64 elements of all silos together in one slice."""
 
 Matrix = npt.NDArray[np.float64]
 Centre = Callable[[Matrix], Sum]
@@ -35,11 +35,11 @@ def trimmed_mean(updates_NE: Matrix, share: float) -> Sum:
     return ordered[cut : len(ordered) - cut].mean(axis=0)
 
 
-class CentreOf:
-    """Combines each element by a centre over the silos that sent it.
+class CentreCombiner:
+    """Combiner that replaces the mean over silos by another centre, element by element.
 
     Args:
-        centre: The centre.
+        centre: Centre over silos, ``[N, E]`` to ``[E]``.
     """
 
     def __init__(self, centre: Centre) -> None:
@@ -60,11 +60,11 @@ class CentreOf:
         return sums
 
 
-class Selected:
-    """The weighted sum over chosen silos only, scaled as if all had been there.
+class SelectedSum:
+    """Combiner that sums over selected silos alone, scaled to the shares of all.
 
     Args:
-        silos: The chosen ones.
+        silos: Ids of the selected silos.
     """
 
     def __init__(self, silos: frozenset[str]) -> None:
@@ -85,12 +85,12 @@ class Selected:
 
 
 def multi_krum(silos: Sequence[str], sizes: Mapping[str, int], source: Source, share: float) -> frozenset[str]:
-    """The silos that multi-Krum keeps: those nearest to their nearest ``N - f - 2``, ``N - f`` of them.
+    """Silos that multi-Krum selects: the ``N - f`` with the least summed distance to their ``N - f - 2`` neighbours.
 
     Args:
-        silos: Of the round, in order.
-        sizes: Elements of each tensor that all of them sent.
-        source: Their updates.
+        silos: Silos of the round, in id order.
+        sizes: Number of elements of each tensor that all of them sent.
+        source: Reader of their updates.
         share: Share of silos assumed bad; ``f = floor(share * N)``.
     """
     count, bad = len(silos), int(share * len(silos))
@@ -109,6 +109,6 @@ def multi_krum(silos: Sequence[str], sizes: Mapping[str, int], source: Source, s
 
 
 def slices(start: int, stop: int, silos: int) -> list[tuple[int, int]]:
-    """Cuts a range so that the slices of all silos together stay within ``SLICE_ELEMENTS``."""
+    """Slices of a range; one slice of all silos together has at most ``SLICE_ELEMENTS`` elements."""
     step = max(SLICE_ELEMENTS // silos, 1)
     return [(i, min(i + step, stop)) for i in range(start, stop, step)]

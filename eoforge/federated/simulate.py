@@ -1,8 +1,7 @@
-"""A federation in one process: the service's round without the network, and bit for bit the same models.
+"""Simulation of federated rounds in one process, bit for bit equal to the service.
 
-Silos train one after the other; what they would have sent is reduced by the same
-:func:`~eoforge.federated.reduce.combine`. A :class:`Federation` is plain arrays by name, so a run can be kept after any
-round and go on.
+Silos train one after the other; their updates are reduced by the same :func:`~eoforge.federated.reduce.combine`. A
+:class:`Federation` is arrays by name, so a run can be stored after any round and resumed.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ _CHUNK = 1 << 20
 
 @dataclass
 class Federation:
-    """Everything that a run is after some round.
+    """State of a run after some round.
 
     Attributes:
-        specs: Of all server tensors, by full name.
-        tensors: Their values.
-        silos: Silo id -> what it remembers.
-        round: Rounds done.
+        specs: Specs of all server tensors, by full name.
+        tensors: Values of the same tensors.
+        silos: Silo id -> its state.
+        round: Number of finished rounds.
     """
 
     specs: dict[str, TensorSpec]
@@ -57,11 +56,11 @@ class Federation:
 
 @dataclass(frozen=True)
 class RoundFigures:
-    """What one round cost.
+    """Cost of one round.
 
     Attributes:
-        round: Its number, from 0.
-        silos: Who took part.
+        round: Number of the round, from 0.
+        silos: Ids of the participating silos.
         down: Bytes of tensors sent to all of them together.
         up: Bytes received from them.
         local_seconds: Training time by silo.
@@ -78,14 +77,34 @@ class RoundFigures:
     loss: float
 
 
-def begin(strategy: Strategy, specs: Specs, model: Mapping[str, Array], silos: Sequence[SiloInfo]) -> Federation:
-    """The state before the first round.
+class MemorySource:
+    """Updates and server tensors as arrays; see :class:`eoforge.federated.strategy.Source`.
 
     Args:
-        strategy: Adds its own server tensors.
-        specs: Of the model's tensors, without group.
-        model: Their values.
-        silos: All of the run, in id order.
+        state: Server tensors by full name.
+        updates: Tensors of each silo's update by full name.
+    """
+
+    def __init__(self, state: Mapping[str, Array], updates: Mapping[str, Mapping[str, Array]]) -> None:
+        self._state, self._updates = state, updates
+
+    def update(self, silo: str, name: str, start: int, stop: int) -> Array:
+        """See :class:`eoforge.federated.strategy.Source`."""
+        return self._updates[silo][name].reshape(-1)[start:stop]
+
+    def state(self, name: str, start: int, stop: int) -> Array:
+        """See :class:`eoforge.federated.strategy.Source`."""
+        return self._state[name].reshape(-1)[start:stop]
+
+
+def begin(strategy: Strategy, specs: Specs, model: Mapping[str, Array], silos: Sequence[SiloInfo]) -> Federation:
+    """State before the first round.
+
+    Args:
+        strategy: Strategy of the run.
+        specs: Specs of the model's tensors, by names without group.
+        model: Values of the same tensors.
+        silos: All silos of the run, in id order.
 
     Raises:
         UsageError: Silos are not in id order or have equal ids, or the strategy cannot work with this model.
@@ -113,14 +132,14 @@ def run_round(
     trainers: Mapping[str, LocalTrainer],
     selected: Sequence[str] | None = None,
 ) -> RoundFigures:
-    """One round; ``federation`` holds its outcome afterwards.
+    """Cost of one round, whose result is in ``federation`` afterwards.
 
     Args:
-        strategy: The algorithm.
-        federation: From :func:`begin` or an earlier round.
-        silos: All of the run, in id order.
-        trainers: By silo id.
-        selected: Ids that take part; all if None.
+        strategy: Strategy of the run.
+        federation: State from :func:`begin` or an earlier round.
+        silos: All silos of the run, in id order.
+        trainers: Trainer of each silo.
+        selected: Ids of the participating silos; all if None.
 
     Raises:
         UsageError: A silo sent other tensors than the strategy announced.
@@ -142,7 +161,7 @@ def run_round(
         UpdateInfo(i, r.examples, r.steps, frozenset(r.tensors), dict(r.scalars)) for i, r in sorted(results.items())
     )
     begun = time.perf_counter()
-    source = _Memory(federation.tensors, {i: r.tensors for i, r in results.items()})
+    source = MemorySource(federation.tensors, {i: r.tensors for i, r in results.items()})
     reduction = strategy.reduction(RoundInfo(federation.round, tuple(silos), updates), federation.specs, source)
     new: dict[str, Array] = {}
     for output in reduction.outputs:
@@ -155,7 +174,7 @@ def run_round(
         new[name] = np.asarray(value, dtype=federation.specs[name].dtype)
     aggregated = time.perf_counter() - begun
     federation.tensors.update(new)
-    # A silo remembers only what goes with an update that counted; in here all do.
+    # A silo keeps its new state only if its update was accepted; in a simulation every update is.
     federation.silos.update({i: dict(r.state) for i, r in results.items()})
     figures = RoundFigures(
         federation.round,
@@ -171,14 +190,14 @@ def run_round(
 
 
 def task_for(strategy: Strategy, federation: Federation, silo: SiloInfo, silos: Sequence[SiloInfo]) -> Task:
-    """What ``silo`` would be sent now, for training or for evaluation."""
+    """Task of ``silo`` in the next round, for training or for evaluation."""
     names = strategy.download(silo, federation.specs)
     tensors = {target: federation.tensors[name] for target, name in names.items()}
     return Task(federation.round, silo.id, tensors, strategy.task_scalars(silo, silos))
 
 
 def select(silos: Sequence[SiloInfo], fraction: float, seed: int, round_number: int) -> list[str]:
-    """Ids of a random ``fraction`` of the silos, at least one; a function of (seed, round)."""
+    """Ids of a random ``fraction`` of the silos, at least one; a function of seed and round."""
     count = max(1, round(fraction * len(silos)))
     if count == len(silos):
         return [s.id for s in silos]
@@ -196,33 +215,22 @@ def run(
     seed: int = 0,
     after: Callable[[Federation, RoundFigures], None] = lambda federation, figures: None,
 ) -> Federation:
-    """Rounds until ``rounds`` are done, counting those that ``federation`` already went through.
+    """State after ``rounds`` rounds, counting those that ``federation`` has behind it.
 
     Args:
-        strategy: The algorithm.
-        federation: Where to start.
-        silos: All of the run, in id order.
-        trainers: By silo id.
-        rounds: Number of the last round, from 1.
+        strategy: Strategy of the run.
+        federation: State to continue from.
+        silos: All silos of the run, in id order.
+        trainers: Trainer of each silo.
+        rounds: Total number of rounds.
         fraction: Share of silos per round.
-        seed: Of the selection.
-        after: Called after every round: to evaluate, to keep, to report.
+        seed: Seed of the selection.
+        after: Callback after every round, to evaluate, store or report.
     """
     while federation.round < rounds:
         selected = select(silos, fraction, seed, federation.round)
         after(federation, run_round(strategy, federation, silos, trainers, selected))
     return federation
-
-
-class _Memory:
-    def __init__(self, state: Mapping[str, Array], updates: Mapping[str, Mapping[str, Array]]) -> None:
-        self._state, self._updates = state, updates
-
-    def update(self, silo: str, name: str, start: int, stop: int) -> Array:
-        return self._updates[silo][name].reshape(-1)[start:stop]
-
-    def state(self, name: str, start: int, stop: int) -> Array:
-        return self._state[name].reshape(-1)[start:stop]
 
 
 def _check(silo: SiloInfo, result: LocalResult, expected: Specs) -> None:

@@ -1,8 +1,8 @@
-"""What a federated algorithm says to coordinator, silos and simulation.
+"""Interface between a federated strategy and coordinator, silos and simulation.
 
-A strategy is a description: which named tensors go down and up, and which linear combination of them the server writes
-after a round. ``reduce.py`` alone computes it, chunk by chunk in float64 and in silo order, for the service and for the
-simulation alike: so both give the same bits, and memory does not grow with the number of silos.
+A strategy is a description: which named tensors are downloaded and uploaded, and which linear combination of them the
+server writes after a round. ``reduce.py`` alone computes it, chunk by chunk in float64 and in silo order, for service
+and simulation: so both give the same bits, and memory does not grow with the number of silos.
 
 Tensor names are ``<group>/<tensor>``: ``model/head.weight``, ``delta/head.weight``, ``control/head.weight``. Server
 tensors of the group ``model`` are the global model. This module needs NumPy only: a coordinator runs without torch.
@@ -20,12 +20,12 @@ MODEL, DELTA = "model", "delta"
 
 
 def name_of(group: str, tensor: str) -> str:
-    """``group/tensor``."""
+    """Full name ``group/tensor``."""
     return f"{group}/{tensor}"
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """``group/tensor`` to its two parts; the tensor's own name may hold further slashes."""
+    """Group and tensor of a full name; the tensor's own name may hold further slashes."""
     group, _, tensor = name.partition("/")
     return group, tensor
 
@@ -35,9 +35,9 @@ class SiloInfo:
     """A silo of the run, as it registered.
 
     Attributes:
-        id: Unique; every order over silos is the order of ids.
-        examples: Training patches it holds.
-        modality: What it holds, ``s1`` or ``s2``; empty for both.
+        id: Unique id; every order over silos is the order of ids.
+        examples: Number of training patches.
+        modality: Modality of its patches, ``s1`` or ``s2``; empty for both.
     """
 
     id: str
@@ -47,14 +47,14 @@ class SiloInfo:
 
 @dataclass(frozen=True)
 class UpdateInfo:
-    """What the server knows of an accepted update without reading its tensors.
+    """Facts of an accepted update that are known without reading its tensors.
 
     Attributes:
-        silo: Who sent it.
-        examples: Patches it was trained on.
-        steps: Optimiser steps it took.
+        silo: Id of the sender.
+        examples: Number of patches trained on.
+        steps: Number of optimiser steps.
         scalars: Further numbers of the strategy (FedNova's ``normaliser``).
-        names: Tensors it holds.
+        names: Names of its tensors.
     """
 
     silo: str
@@ -111,11 +111,11 @@ class Output:
 
 @dataclass(frozen=True)
 class Reduction:
-    """All that a round changes; server tensors that are named by neither keep their bytes.
+    """Changes of a round; server tensors in neither attribute keep their bytes.
 
     Attributes:
         outputs: Tensors computed from updates.
-        values: Small tensors that the strategy computed itself (pFedLA's hypernetworks).
+        values: Small tensors that the strategy itself computed (pFedLA's hypernetworks).
     """
 
     outputs: tuple[Output, ...]
@@ -123,21 +123,21 @@ class Reduction:
 
 
 class Source(Protocol):
-    """Reads flat elements ``[start, stop)`` of stored tensors in their own dtype; nothing else is held in memory."""
+    """Reader of flat elements ``[start, stop)`` of stored tensors in their own dtype, without holding the rest."""
 
     def update(self, silo: str, name: str, start: int, stop: int) -> Array:
-        """Of an accepted update of this round."""
+        """Elements of an accepted update of this round."""
 
     def state(self, name: str, start: int, stop: int) -> Array:
-        """Of a server tensor as before the round."""
+        """Elements of a server tensor before the round."""
 
 
 class Strategy(Protocol):
-    """One federated algorithm, seen from the server; stateless: what it remembers are server tensors."""
+    """Server half of a federated algorithm; stateless: all state is in server tensors."""
 
     @property
     def name(self) -> str:
-        """As in ``eoforge.federated.strategies.registry.STRATEGIES``."""
+        """Name in ``eoforge.federated.strategies.registry.STRATEGIES``."""
 
     @property
     def sum_type(self) -> bool:
@@ -145,35 +145,35 @@ class Strategy(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether the silos of the first round are all that ever take part: what the server keeps is sized by them."""
+        """Whether no silo may join after the first round, because the size of server tensors depends on the silos."""
 
     @property
     def down(self) -> tuple[str, ...]:
-        """Groups that go down to a silo, each about the size of the model."""
+        """Groups of tensors that a silo downloads, each about the size of the model."""
 
     @property
     def up(self) -> tuple[str, ...]:
-        """Groups that come up."""
+        """Groups of tensors that a silo uploads."""
 
     def start(self, model: Specs, silos: Sequence[SiloInfo]) -> Mapping[str, Start]:
         """Server tensors beyond ``model/...`` at the start of a run (``model`` is keyed without its group)."""
 
     def download(self, silo: SiloInfo, state: Specs) -> Mapping[str, str]:
-        """What ``silo`` receives: name for the silo -> name of the server tensor."""
+        """Tensors that ``silo`` downloads: name at the silo -> name of the server tensor."""
 
     def upload(self, silo: SiloInfo, state: Specs) -> Specs:
-        """What ``silo`` sends: exactly these names, shapes and dtypes."""
+        """Tensors that ``silo`` uploads: exactly these names, shapes and dtypes."""
 
     def task_scalars(self, silo: SiloInfo, silos: Sequence[SiloInfo]) -> Mapping[str, float]:
-        """Numbers that a silo needs for its objective (``relative_weight``)."""
+        """Numbers for the silo's objective (``relative_weight``)."""
 
     def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
-        """What the server writes after ``info``.
+        """Changes of server tensors after a round.
 
         Args:
             info: The sealed round.
             state: All server tensors, by full name.
-            source: For strategies that must look at elements before they know their weights (pFedLA).
+            source: Elements, for strategies whose weights depend on them (pFedLA).
 
         Raises:
             UsageError: The round has no update, or a silo's numbers are unusable.
@@ -182,7 +182,7 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """A silo's work for one round: tensors by the names of :meth:`Strategy.download`, and the strategy's numbers."""
+    """Input of a silo's round: tensors by the names of :meth:`Strategy.download`, and the strategy's numbers."""
 
     round: int
     silo: str
@@ -192,16 +192,16 @@ class Task:
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What a silo made of a task.
+    """Result of a silo's training in one round.
 
     Attributes:
         tensors: By the names of :meth:`Strategy.upload`.
-        examples: Patches trained on.
-        steps: Optimiser steps taken.
-        scalars: For the server's reduction.
-        metrics: For people; never part of the reduction.
-        state: The silo's state after the round. It counts only once the server has acknowledged the update: a silo
-            whose update was dropped goes on from the state before, or its corrections would not match the server's.
+        examples: Number of patches trained on.
+        steps: Number of optimiser steps.
+        scalars: Numbers for the server's reduction.
+        metrics: Figures for operators; never part of the reduction.
+        state: State of the silo after the round. It replaces the old state only after the server has acknowledged the
+            update: corrections of a silo whose update was dropped would else not match the server's.
     """
 
     tensors: Mapping[str, Array]
@@ -213,20 +213,20 @@ class LocalResult:
 
 
 class LocalTrainer(Protocol):
-    """What runs beside a silo's data."""
+    """Training and evaluation on one silo's data."""
 
     def train(self, task: Task, state: Mapping[str, Array]) -> LocalResult:
-        """Trains from ``task`` and the silo's ``state`` (empty before the first round).
+        """Result of training from ``task`` and the silo's ``state`` (empty before the first round).
 
-        A function of its arguments and the silo's data: the same task gives the same result, so a silo that was
-        killed may simply do its round again.
+        The result is a function of the arguments and the silo's data alone, so a silo that was killed may repeat the
+        round.
         """
 
     def evaluate(self, task: Task, state: Mapping[str, Array]) -> Mapping[str, float]:
-        """Figures of the received model on the silo's validation data; ``examples`` is their number."""
+        """Figures of the received model on the silo's validation patches; ``examples`` is the number of patches."""
 
 
 def wire_bytes(strategy: Strategy, silo: SiloInfo, state: Specs) -> tuple[int, int]:
-    """Tensor bytes of one round for one silo: (down, up). What a run is estimated with before it starts."""
+    """Tensor bytes of one round for one silo, (down, up): the basis of a run's estimate before it starts."""
     down = sum(state[server_name].nbytes for server_name in strategy.download(silo, state).values())
     return down, sum(spec.nbytes for spec in strategy.upload(silo, state).values())

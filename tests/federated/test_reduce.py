@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from eoforge.errors import DataRefused, NotFound
 from eoforge.federated.privacy.dp import NoisySum, clip_factors, epsilon_after
 from eoforge.federated.reduce import Part, StoredSource, Term, combine, weighted_sum, write_reduction
-from eoforge.federated.robust import CentreOf, Selected, median, multi_krum, slices, trimmed_mean
+from eoforge.federated.robust import CentreCombiner, SelectedSum, median, multi_krum, slices, trimmed_mean
 from eoforge.federated.store import objects as objects_module
 from eoforge.federated.store.objects import Objects
 from eoforge.federated.strategy import Add, Output, Reduction
@@ -138,9 +138,9 @@ def test_median_and_trimmed_mean_against_numpy(monkeypatch: pytest.MonkeyPatch) 
     source = source_of(5)
     stacked = np.stack(list(source.updates.values())).astype(np.float64)
     shares = dict.fromkeys(source.updates, 2.0)
-    (got,) = CentreOf(median)(terms(shares), source)
+    (got,) = CentreCombiner(median)(terms(shares), source)
     np.testing.assert_allclose(got, 10 * np.median(stacked, axis=0))
-    (got,) = CentreOf(lambda x: trimmed_mean(x, 0.2))(terms(shares), source)
+    (got,) = CentreCombiner(lambda x: trimmed_mean(x, 0.2))(terms(shares), source)
     np.testing.assert_allclose(got, 10 * np.sort(stacked, axis=0)[1:-1].mean(axis=0))
 
 
@@ -151,7 +151,7 @@ def test_multi_krum_leaves_out_those_far_from_the_rest() -> None:
     source.updates["s3"] = source.updates["s3"] + 50  # type: ignore[index]
     kept = multi_krum(sorted(source.updates), {"delta/w": SIZE}, source, 0.2)
     assert kept == {"s0", "s1", "s2", "s4", "s5"}
-    (got,) = Selected(kept)(terms(dict.fromkeys(source.updates, 1.0)), source)
+    (got,) = SelectedSum(kept)(terms(dict.fromkeys(source.updates, 1.0)), source)
     np.testing.assert_allclose(got, sum(source.updates[s].astype(np.float64) for s in kept) * 6 / 5)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from eoforge.methods import get_method
 from eoforge.methods.mm_fl.config import Config
+from eoforge.methods.mm_fl.method import METHOD
 
-METHOD = get_method("mm_fl")
 SMALL = {
     "rounds": "2",
     "local_epochs": "1",

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from eoforge.errors import UsageError
-from eoforge.federated.strategies.registry import ALGORITHMS
-from eoforge.methods import get_method
 from eoforge.methods.fl_rs.compare import QUALITY, add_targets, compare, config_of, recommend, scale
-from eoforge.methods.fl_rs.seeds import averaged, cell
+from eoforge.methods.fl_rs.config import ALGORITHMS
+from eoforge.methods.fl_rs.method import METHOD
+from eoforge.methods.seeds import averaged, figure_text
 
-METHOD = get_method("fl_rs")
 SMALL = {"rounds": "2", "local_epochs": "1", "width": "8", "size": "20", "bits": "16", "batch_size": "16"}
 
 
@@ -120,8 +119,8 @@ def test_rows_are_means_over_seeds_with_their_spread(compared, table) -> None:
     assert both["test"]["s1_f1"] == pytest.approx(0.3)
     assert both["curve"] == [None, pytest.approx(0.3)]
     assert (both["silos"], both["skew"]) == (2, {"a": [{"b": pytest.approx(0.3)}]})
-    assert cell(both, "s1_f1") == "0.300 ± 0.141"
-    assert cell(averaged(runs[:1]), "s1_f1") == "0.200"
+    assert figure_text(both, "s1_f1") == "0.300 ± 0.141"
+    assert figure_text(averaged(runs[:1]), "s1_f1") == "0.200"
     out, _ = compared
     kinds = {"algorithms": ("fedavg",), "scenarios": ("ds1",), "backbones": ("tiny",)}
     rows = [compare(table, out, **kinds, seeds=s, overrides=SMALL)["runs"][0] for s in ((0,), (1,), (0, 1))]

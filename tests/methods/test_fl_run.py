@@ -20,15 +20,16 @@ from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import SiloInfo
 from eoforge.federated.training import checkpoint as checkpoints
 from eoforge.federated.training.checkpoint import Checkpoint
-from eoforge.federated.training.outcome import first_model, normalisation_of, silo_trainer
-from eoforge.methods import get_method
+from eoforge.federated.training.data import normalisation_of
+from eoforge.federated.training.setup import silo_trainer
+from eoforge.federated.training.specs import first_model
 from eoforge.methods.evaluation.run import evaluate
 from eoforge.methods.fl_rs.compare import QUALITY
+from eoforge.methods.fl_rs.method import METHOD
 from eoforge.storage.addresses import open_table
 from eoforge.storage.objects import ObjectStore
-from tests.methods.fl_support import Federation, Trio, three
+from tests.federated.training.federations import NetworkFederation, QuadraticFederation, three_silos
 
-METHOD = get_method("fl_rs")
 SMALL = {"rounds": "2", "local_epochs": "1", "width": "8", "size": "20", "bits": "16", "batch_size": "16"}
 
 
@@ -67,7 +68,7 @@ def test_a_bundle_encodes_what_was_trained(table, trained: Bundle) -> None:
         encoder.encode(batch, "s1")
     untrained = METHOD.untrained(trained, 1, "cpu").encode(batch, "s2")[0]
     assert not np.array_equal(untrained, codes)
-    network = METHOD.classifier(trained, "cpu")  # type: ignore[attr-defined]
+    network = METHOD.classifier(trained, "cpu")
     assert network(torch.zeros(2, 10, 20, 20)).shape == (2, 19)
 
 
@@ -125,14 +126,14 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bundle(
 
 
 def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path) -> None:
-    federation = Federation(make_strategy("scaffold"), three())
+    federation = QuadraticFederation(make_strategy("scaffold"), three_silos())
     federation.round()
     kept = Checkpoint(str(tmp_path), "run")
     kept.save(federation.state, [{"round": 0}])
     file = next(tmp_path.rglob("federation.safetensors"))
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(DataRefused, match="Remove it, or train with resume off"):
-        kept.load(Federation(make_strategy("scaffold"), three()).state)
+        kept.load(QuadraticFederation(make_strategy("scaffold"), three_silos()).state)
 
 
 def test_the_simulation_gives_the_services_bits(tmp_path: Path) -> None:
@@ -142,24 +143,24 @@ def test_the_simulation_gives_the_services_bits(tmp_path: Path) -> None:
     from eoforge.federated.strategy import RoundInfo, UpdateInfo, split_name
 
     for name in ("fedavg", "scaffold", "fednova", "feddc", "feddyn", "fedbn", "pfedla"):
-        trio = Trio(name)
-        trio.round()  # a first round, so that all state differs from zero
+        federation = NetworkFederation(name)
+        federation.round()  # a first round, so that all state differs from zero
         objects = Objects(ObjectStore(str(tmp_path / name)), "objects")
-        files = _store(objects, trio.state.tensors, trio.state.specs)
+        files = _store(objects, federation.state.tensors, federation.state.specs)
         updates, infos = {}, []
-        for silo in trio.silos:
-            task = simulate.task_for(trio.strategy, trio.state, silo, trio.silos)
-            result = trio.trainers[silo.id].train(task, trio.state.silos[silo.id])
-            specs = trio.strategy.upload(silo, trio.state.specs)
+        for silo in federation.silos:
+            task = simulate.task_for(federation.strategy, federation.state, silo, federation.silos)
+            result = federation.trainers[silo.id].train(task, federation.state.silos[silo.id])
+            specs = federation.strategy.upload(silo, federation.state.specs)
             updates[silo.id] = _write(objects, {n: result.tensors[n] for n in specs}, specs)
             infos.append(UpdateInfo(silo.id, result.examples, result.steps, frozenset(specs), dict(result.scalars)))
         source = StoredSource(updates, files)
-        info = RoundInfo(1, tuple(trio.silos), tuple(infos))
-        reduction = trio.strategy.reduction(info, trio.state.specs, source)
+        info = RoundInfo(1, tuple(federation.silos), tuple(infos))
+        reduction = federation.strategy.reduction(info, federation.state.specs, source)
         with ThreadPoolExecutor(2) as pool:
             written = write_reduction(reduction, files, source, objects, pool)
-        trio.round()
-        for full, expected in trio.state.tensors.items():
+        federation.round()
+        for full, expected in federation.state.tensors.items():
             group, tensor = split_name(full)
             if group in written:
                 stored = objects.open(written[group])
@@ -170,16 +171,19 @@ def test_a_silo_trains_on_its_own_table(table) -> None:
     """What runs beside a silo in the service: the same trainer on whatever its table holds."""
     settings = config(algorithm="scaffold")
     normalisation = normalisation_of(table, settings.bands)
-    trainer = silo_trainer(settings, table, "silo-a", normalisation, "cpu")
+    trainer = silo_trainer(METHOD, settings, table, "silo-a", ("s1", "s2"), normalisation, "cpu")
     silos = [SiloInfo("silo-a", trainer.data.examples, "s2")]
-    federation = simulate.begin(trainer.strategy, *first_model(settings), silos)
+    federation = simulate.begin(trainer.strategy, *first_model(METHOD.build(settings)), silos)
     simulate.run_round(trainer.strategy, federation, silos, {"silo-a": trainer})
     figures = trainer.evaluate(
         simulate.task_for(trainer.strategy, federation, silos[0], silos), federation.silos["silo-a"]
     )
     assert set(QUALITY) < set(figures)
+    elsewhere = dataclasses.replace(settings, countries=("Atlantis",))
     with pytest.raises(NotFound, match="0 training patches for this run"):
-        silo_trainer(dataclasses.replace(settings, countries=("Atlantis",)), table, "silo-a", normalisation)
+        silo_trainer(METHOD, elsewhere, table, "silo-a", ("s2",), normalisation)
+    with pytest.raises(UsageError, match="the run reads s2; this silo takes part with s1"):
+        silo_trainer(METHOD, settings, table, "silo-a", ("s1",), normalisation)
 
 
 def _write(objects: Any, tensors: Any, specs: Any) -> Any:

@@ -15,25 +15,12 @@ from eoforge.errors import UsageError
 from eoforge.federated import simulate
 from eoforge.federated.strategies.mm_fl import MultiModal, sensor_of
 from eoforge.federated.strategy import RoundInfo, SiloInfo, UpdateInfo
+from eoforge.federated.training.specs import first_model
 from eoforge.methods.mm_fl.ablation import GRID, ablate
+from eoforge.methods.mm_fl.method import VIEWS
 from eoforge.methods.mm_fl.model import MultiModalNetwork
-from eoforge.methods.mm_fl.simulation import VIEWS, first_model
 from eoforge.storage.tensorfile import TensorSpec
 from tests.methods.mm_fl_support import METHOD, SMALL, config
-
-
-class Memory:
-    """Server tensors and updates as arrays."""
-
-    def __init__(self, state: dict[str, Any], updates: dict[str, dict[str, Any]]) -> None:
-        self.tensors, self.updates = state, updates
-
-    def update(self, silo: str, name: str, start: int, stop: int) -> Any:
-        return self.updates[silo][name].reshape(-1)[start:stop]
-
-    def state(self, name: str, start: int, stop: int) -> Any:
-        return self.tensors[name].reshape(-1)[start:stop]
-
 
 SPECS = {f"model/{n}": TensorSpec((2,), "float64") for n in ("encoders.s1.w", "encoders.s2.w", "heads.shared.w")}
 SILOS = tuple(SiloInfo(f"silo-{i}", n, m) for i, (n, m) in enumerate(((10, "s1"), (30, "s1"), (20, "s2"))))
@@ -44,7 +31,7 @@ def reduced(updates: dict[str, dict[str, Any]], weighting: str = "examples") -> 
     from eoforge.federated.reduce import Part, combine
 
     infos = tuple(UpdateInfo(s.id, s.examples, 1, frozenset(updates[s.id])) for s in SILOS if s.id in updates)
-    source = Memory({n: np.ones(2) for n in SPECS}, updates)
+    source = simulate.MemorySource({n: np.ones(2) for n in SPECS}, updates)
     reduction = MultiModal(weighting).reduction(RoundInfo(0, SILOS, infos), SPECS, source)  # type: ignore[arg-type]
     return {o.name.removeprefix("model/"): combine([Part(o, 0, 2)], source)[0] for o in reduction.outputs}
 
@@ -75,7 +62,7 @@ def test_a_tensor_that_nobody_sent_keeps_its_value() -> None:
 
 def test_a_silo_receives_and_sends_its_sensor_and_what_is_shared() -> None:
     settings = config(mim="relay")
-    strategy, (specs, _) = settings.strategy(), first_model(settings)
+    strategy, (specs, _) = settings.strategy(), first_model(METHOD.build(settings))
     state = {f"model/{n}": s for n, s in specs.items()} | {n: s.spec for n, s in strategy.start(specs, SILOS).items()}
     radar = SILOS[0]
     down, up = strategy.download(radar, state), strategy.upload(radar, state)
@@ -112,7 +99,7 @@ def test_fusion_with_one_sensor_or_both() -> None:
 def test_paired_needs_both_sensors() -> None:
     settings = config(mim="paired")
     with pytest.raises(UsageError, match="needs both sensors at every silo; silo-0, silo-1, silo-2 hold one"):
-        simulate.begin(settings.strategy(), *first_model(settings), SILOS)
+        simulate.begin(settings.strategy(), *first_model(METHOD.build(settings)), SILOS)
 
 
 @pytest.fixture(scope="module")

@@ -217,7 +217,8 @@ def silo_command(
     from eoforge.api.federation.v1 import federation_pb2 as pb
     from eoforge.client.silo import SiloClient
     from eoforge.federated.silo.silo import Silo
-    from eoforge.methods.federated_launch import FEDERATED, strategy_of, trainers, training_patches
+    from eoforge.methods import federated_methods
+    from eoforge.methods.federated_launch import strategy_of, trainers, training_patches
     from eoforge.storage.addresses import TableRef
 
     table = TableRef.parse(data)
@@ -229,7 +230,7 @@ def silo_command(
             state,
             modalities=modality or ["s1", "s2"],
             samples=training_patches(table),
-            methods=list(FEDERATED),
+            methods=list(federated_methods()),
             strategies=strategy_of,
         )
         status = silo.run(until_end_of=until_end_of, appears_within=appears_within)

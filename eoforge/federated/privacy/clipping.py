@@ -1,4 +1,4 @@
-"""What a silo does to its update before anyone sees it."""
+"""Protection of an update at the silo: clipping of its norm and Gaussian noise."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def l2_norm(tensors: Mapping[str, Array]) -> float:
 
 
 def clipped_and_noised(tensors: Mapping[str, Array], task: pb.Task) -> dict[str, Array]:
-    """The update with its norm clipped and this silo's share of the noise added, if the run asks the silo to.
+    """Update with clipped norm and the silo's share of the noise, if the run has differential privacy at the silos.
 
-    The noise comes from the operating system's entropy: nobody, this silo included, can draw it again.
+    The seed of the noise is entropy of the operating system and is not kept: the noise cannot be reproduced.
 
     Raises:
         DataRefused: The update holds NaN or infinity.

@@ -1,9 +1,9 @@
-"""Differential privacy of silos: clipping, noise that can be drawn again, and what it costs.
+"""Differential privacy of silos: clipping, reproducible Gaussian noise, and accounting of epsilon.
 
-The guarantee is for a whole silo: with its update and with zeros in its place, the models that a run shows differ by
-(epsilon, delta); how many silos take part is no secret. Each round is a Gaussian mechanism on the clipped sum. No
-amplification by sampling is claimed: which silos answer is decided by deadlines and networks, not by a coin, so the
-reported epsilon is an upper bound for any selection.
+The guarantee is for a whole silo: with its update and with zeros in its place, the released models differ by at most
+(epsilon, delta); the number of silos is public. Each round is a Gaussian mechanism on the clipped sum. No amplification
+by sampling is claimed, since deadlines and networks, not a random draw, decide which silos answer: the reported epsilon
+is an upper bound for any selection.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from eoforge.federated.reduce import Sum, Term, weighted_sum
 from eoforge.federated.strategy import Source
 
 NOISE_BLOCK = 1 << 16
-"""Elements of noise with a key of their own, so that any slice of a tensor can be drawn by itself."""
+"""Number of noise elements per key, so that the noise of any slice can be drawn alone."""
 
 
 def clip_factors(norms: Mapping[str, float], clip_norm: float) -> dict[str, float]:
-    """What each silo's update is multiplied by so that its L2 norm is at most ``clip_norm``."""
+    """Factor of each silo's update that makes its L2 norm at most ``clip_norm``."""
     return {silo: min(1.0, clip_norm / norm) if norm > 0 else 1.0 for silo, norm in norms.items()}
 
 
 class NoisySum:
-    """The weighted sum of clipped updates plus Gaussian noise.
+    """Combiner: weighted sum of clipped updates plus Gaussian noise.
 
     Every silo has the same share of a term (a run with other shares is refused), so one silo changes the sum by at most
     ``clip_norm * share``; the noise has ``multiplier`` times that as its standard deviation.
 
     Args:
-        secret: The run's secret; the noise is a function of it, so a round that is reduced again gets the same.
-        number: The round.
-        multiplier: Noise over sensitivity.
+        secret: Secret of the run; the noise is a function of it, so a repeated reduction adds the same noise.
+        number: Number of the round.
+        multiplier: Standard deviation of the noise over the sensitivity.
         clip_norm: Bound on the L2 norm of an update.
         norms: L2 norm of each silo's update.
     """
@@ -73,13 +73,13 @@ class NoisySum:
 
 
 def silo_deviation(multiplier: float, clip_norm: float, quorum: int) -> float:
-    """Standard deviation of the noise that each silo adds, so that ``quorum`` of them add up to the central one."""
+    """Standard deviation of each silo's noise, such that the noise of ``quorum`` silos adds up to the central one."""
     return multiplier * clip_norm / math.sqrt(quorum)
 
 
 @lru_cache(maxsize=1024)
 def epsilon_after(rounds: int, noise_multiplier: float, delta: float) -> float:
-    """Epsilon that ``rounds`` rounds cost (Renyi accounting by the dp-accounting library)."""
+    """Epsilon spent by ``rounds`` rounds (Renyi accounting by the dp-accounting library)."""
     from dp_accounting import GaussianDpEvent  # type: ignore[import-untyped]
     from dp_accounting.rdp import RdpAccountant  # type: ignore[import-untyped]
 

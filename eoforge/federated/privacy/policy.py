@@ -1,4 +1,4 @@
-"""What a run's privacy policy does to its rounds."""
+"""Privacy policy of a run: the combiner of a round, and the epsilon that rounds spend."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from eoforge.federated.privacy import secagg
 from eoforge.federated.privacy.dp import NoisySum, epsilon_after
 from eoforge.federated.privacy.silo_masks import update_bound
 from eoforge.federated.reduce import Combiner, StoredSource, weighted_sum
-from eoforge.federated.robust import CentreOf, Selected, median, multi_krum, trimmed_mean
+from eoforge.federated.robust import CentreCombiner, SelectedSum, median, multi_krum, trimmed_mean
 from eoforge.federated.run.rounds import survivors_needed
 from eoforge.federated.run.spec import DEFAULT_DELTA, DEFAULT_FRACTION_BITS
 from eoforge.federated.store.run_files import RunFiles
 
 
 def needs_norms(spec: pb.RunSpec) -> bool:
-    """Whether the norms of updates are computed at all."""
+    """Whether the run needs the norms of updates."""
     return bool(spec.data.max_update_norm) or spec.privacy.dp == pb.DP_MODE_SERVER
 
 
 def epsilon(spec: pb.RunSpec, rounds: int) -> float:
-    """Epsilon after ``rounds`` rounds; 0 without differential privacy."""
+    """Epsilon spent by ``rounds`` rounds; 0 without differential privacy."""
     if not spec.privacy.dp or not rounds:
         return 0.0
     return epsilon_after(rounds, spec.privacy.noise_multiplier, spec.privacy.delta or DEFAULT_DELTA)
 
 
 def exhausted(run: pb.Run) -> bool:
-    """Whether another round would cost more epsilon than the run may spend."""
+    """Whether another round would exceed the run's privacy budget."""
     bound = run.spec.privacy.max_epsilon
     return bool(bound) and epsilon(run.spec, len(run.history) + 1) > bound
 
 
 def combiner(run: pb.Run, files: RunFiles) -> Combiner:
-    """What replaces the plain sum in the sealed round."""
+    """Combiner of the sealed round."""
     privacy = run.spec.privacy
     if privacy.dp == pb.DP_MODE_SERVER:
         norms = {a.silo: a.norm for a in run.round.accepted if a.silo in run.round.sealed}
         return NoisySum(files.secret(), run.round.number, privacy.noise_multiplier, privacy.clip_norm, norms)
     if privacy.robust == pb.ROBUST_MEDIAN:
-        return CentreOf(median)
+        return CentreCombiner(median)
     if privacy.robust == pb.ROBUST_TRIMMED_MEAN:
-        return CentreOf(partial(trimmed_mean, share=privacy.byzantine_share))
+        return CentreCombiner(partial(trimmed_mean, share=privacy.byzantine_share))
     if privacy.robust == pb.ROBUST_MULTI_KRUM:
         return _krum(run, files)
     if privacy.secure_aggregation:
@@ -53,7 +53,7 @@ def combiner(run: pb.Run, files: RunFiles) -> Combiner:
 
 
 def _unmasking(run: pb.Run, files: RunFiles) -> Combiner:
-    """Puts together what survivors revealed.
+    """Combiner that removes the masks by the shares that survivors revealed.
 
     Raises:
         DataRefused: Shares are too few or false.
@@ -87,4 +87,4 @@ def _krum(run: pb.Run, files: RunFiles) -> Combiner:
     common = set.intersection(*(set(file.specs) for file in updates.values()))
     sizes = {name: file.specs[name].size for file in updates.values() for name in common}
     source = StoredSource(updates, {})
-    return Selected(multi_krum(list(run.round.sealed), sizes, source, run.spec.privacy.byzantine_share))
+    return SelectedSum(multi_krum(list(run.round.sealed), sizes, source, run.spec.privacy.byzantine_share))

@@ -1,13 +1,13 @@
-"""Secure aggregation: the server learns the sum of updates and nothing about a single one.
+"""Secure aggregation: masks that hide single updates from the server and cancel in their sum.
 
-After Bonawitz et al., CCS 2017, against a server that is curious but follows the protocol. Silo ``i`` sends ::
+After Bonawitz et al., CCS 2017, against an honest-but-curious server. Silo ``i`` sends ::
 
     y_i = fixed(share_i * u_i) + PRG(b_i) + sum_{j > i} PRG(s_ij) - sum_{j < i} PRG(s_ij)      mod 2^64
 
-where ``s_ij`` is agreed between two silos by X25519 and ``b_i`` is its own. Summed over survivors the pairwise masks
-cancel, except those with silos that vanished. Shamir shares of ``b_i`` and of the mask key, deposited before training,
-let any ``threshold`` survivors give the server ``b_i`` of survivors and the mask key of the vanished: never both for
-one silo, which is why the set of survivors is final before any share is asked for.
+where two silos agree on ``s_ij`` by X25519 and ``b_i`` is secret to silo ``i``. In the sum over survivors the pairwise
+masks cancel, except those with silos that dropped out. Shamir shares of ``b_i`` and of the mask key are exchanged
+before training. With them any ``threshold`` survivors reveal ``b_i`` of each survivor and the mask key of each dropped
+silo, and never both for one silo: the set of survivors is therefore final before any share is revealed.
 
 Masks are AES-256-CTR streams, so any slice of any tensor's mask is computed by itself.
 """
@@ -18,7 +18,6 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -42,19 +41,18 @@ WORD_BYTES, BLOCK_BYTES = 8, 16
 _NONCE = bytes(12)  # every key encrypts one message
 
 Words = npt.NDArray[np.uint64]
-What = Literal["seed", "key"]
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask that is in a sum, and with which sign."""
+    """Mask in a sum, with its sign."""
 
     seed: bytes
     sign: int
 
 
 def split(secret: bytes, count: int, threshold: int) -> list[bytes]:
-    """Shamir shares for holders ``1 .. count``, any ``threshold`` of which give the secret."""
+    """Shamir shares of ``secret`` for holders ``1 .. count``; any ``threshold`` of them give it back."""
     coefficients = [int.from_bytes(secret, "big"), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
     shares = []
     for x in range(1, count + 1):
@@ -66,13 +64,13 @@ def split(secret: bytes, count: int, threshold: int) -> list[bytes]:
 
 
 def combine_shares(shares: Mapping[int, bytes], threshold: int) -> bytes:
-    """The secret of ``threshold`` or more shares by holder.
+    """Secret of Shamir shares by holder.
 
     Raises:
-        DataRefused: They are too few, or not of one secret.
+        DataRefused: There are fewer than ``threshold`` shares, or they are not of one secret.
     """
     if len(shares) < threshold:
-        raise DataRefused(f"{threshold} shares are needed to remove a mask; {len(shares)} are there")
+        raise DataRefused(f"{threshold} shares are needed to remove a mask; got {len(shares)}")
     chosen = dict(sorted(shares.items())[:threshold])
     total = 0
     for x, share in chosen.items():
@@ -88,20 +86,20 @@ def combine_shares(shares: Mapping[int, bytes], threshold: int) -> bytes:
 
 
 def new_key() -> bytes:
-    """A private X25519 key."""
+    """New private X25519 key."""
     return X25519PrivateKey.generate().private_bytes_raw()
 
 
 def public_key(private: bytes) -> bytes:
-    """Its public key."""
+    """Public key of a private X25519 key."""
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
 def agree(private: bytes, public: bytes, context: str) -> bytes:
-    """The secret of two silos for one purpose; equal on both sides.
+    """Shared secret of two silos for one purpose; equal on both sides.
 
     Raises:
-        DataRefused: The public key is none.
+        DataRefused: The public key is not a valid one.
     """
     try:
         shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
@@ -111,20 +109,20 @@ def agree(private: bytes, public: bytes, context: str) -> bytes:
 
 
 def pair_seed(private: bytes, public: bytes, run_id: str, number: int) -> bytes:
-    """Seed of the mask between two silos."""
+    """Seed of the pairwise mask of two silos."""
     return agree(private, public, f"mask/{run_id}/{number}")
 
 
 def seal_share(private: bytes, public: bytes, context: str, share: bytes) -> bytes:
-    """Encrypts shares for one recipient; ``context`` names run, round, sender and recipient."""
+    """Encrypted share for one recipient; ``context`` names run, round, sender and recipient."""
     return ChaCha20Poly1305(agree(private, public, context)).encrypt(_NONCE, share, context.encode())
 
 
 def open_share(private: bytes, public: bytes, context: str, data: bytes) -> bytes:
-    """Decrypts what :func:`seal_share` made.
+    """Decrypted share from :func:`seal_share`.
 
     Raises:
-        DataRefused: It was made with another key or for another context.
+        DataRefused: The share was encrypted with another key or for another context.
     """
     try:
         return ChaCha20Poly1305(agree(private, public, context)).decrypt(_NONCE, data, context.encode())
@@ -155,10 +153,10 @@ def decode(words: Words, fraction_bits: int) -> Sum:
 
 
 def check_headroom(bound: float, share: float, silos: int, fraction_bits: int) -> None:
-    """Refuses numbers whose sum could wrap around.
+    """Check that the sum of all updates fits 64 bits.
 
     Raises:
-        UsageError: With what to change.
+        UsageError: The sum could wrap around; the text says what to change.
     """
     if bound * share * silos * 2.0**fraction_bits >= 2.0**62:
         raise UsageError(
@@ -168,7 +166,7 @@ def check_headroom(bound: float, share: float, silos: int, fraction_bits: int) -
 
 
 def masked(name: str, words: Words, masks: Sequence[Mask]) -> Words:
-    """Adds masks to the flat elements of one tensor."""
+    """Flat elements of one tensor with masks added."""
     total = words.copy()
     for mask in masks:
         noise = mask_words(mask.seed, name, 0, len(total))
@@ -177,12 +175,12 @@ def masked(name: str, words: Words, masks: Sequence[Mask]) -> Words:
 
 
 class MaskedSum:
-    """The sum of masked updates without what is left of the masks.
+    """Combiner: sum of masked updates minus the masks that do not cancel.
 
     Args:
-        masks: What the sum still contains, with signs.
-        fraction_bits: Of the fixed-point numbers.
-        bound: Largest absolute value that an update may hold, before its share.
+        masks: Masks left in the sum.
+        fraction_bits: Fraction bits of the fixed-point numbers.
+        bound: Largest absolute value of an element of an update, before its share.
     """
 
     def __init__(self, masks: Sequence[Mask], fraction_bits: int, bound: float) -> None:
@@ -192,7 +190,7 @@ class MaskedSum:
         """See :class:`~eoforge.federated.reduce.Combiner`.
 
         Raises:
-            DataRefused: The sum is larger than all silos together may send: one of them broke the rules.
+            DataRefused: The sum is larger than all silos together may send.
         """
         sums = []
         for term in terms:
@@ -203,8 +201,8 @@ class MaskedSum:
                 noise = mask_words(mask.seed, term.add.name, term.start, term.stop)
                 total = total - noise if mask.sign > 0 else total + noise
             values = decode(total, self._fraction_bits)
-            most = self._bound * sum(term.add.shares.values()) * (1 + 1e-6) + len(term.add.shares)
-            if values.size and float(np.abs(values).max()) > most:
+            limit = self._bound * sum(term.add.shares.values()) * (1 + 1e-6) + len(term.add.shares)
+            if values.size and float(np.abs(values).max()) > limit:
                 raise DataRefused("the sum of the masked updates is larger than all silos together may send")
             sums.append(values)
         return sums

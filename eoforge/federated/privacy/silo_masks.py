@@ -1,4 +1,4 @@
-"""A silo's part in secure aggregation: its secrets of each round on disk, and one answer to each question, ever."""
+"""Silo half of secure aggregation: the secrets of each round on disk, and at most one answer per request."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from eoforge.storage.tensorfile import Array
 
 
 class Masking:
-    """Secrets of one round.
+    """Secrets of one silo in one round.
 
     Args:
-        folder: The run's folder.
-        run_id: The run.
-        number: The round.
-        silo: This silo.
+        folder: Folder of the run.
+        run_id: Id of the run.
+        number: Number of the round.
+        silo: Id of the silo.
     """
 
     def __init__(self, folder: Path, run_id: str, number: int, silo: str) -> None:
@@ -34,10 +34,10 @@ class Masking:
         self._run_id, self._number, self._silo = run_id, number, silo
 
     def keys(self) -> pb.MaskKeys:
-        """Public keys of this round; the same however often it is asked. Secrets of earlier rounds are forgotten."""
+        """Public keys of this round, equal at every call; the first call deletes secrets of earlier rounds."""
         kept = self._kept()
         if not kept:
-            forget_masks(self._path.parent)
+            delete_masks(self._path.parent)
             kept = {
                 "share": secagg.new_key().hex(),
                 "mask": secagg.new_key().hex(),
@@ -50,14 +50,14 @@ class Masking:
         )
 
     def shares(self, task: pb.Task) -> pb.SharesAnswer:
-        """Shares of this silo's seed and mask key for every silo of the round, encrypted; its own among them.
+        """Encrypted shares of this silo's seed and mask key for every silo of the round, itself included.
 
-        The same however often it is asked: each key encrypts one message only, and two sets of shares would let the
-        server choose which silo gets which.
+        They are equal at every call: each key may encrypt one message only, and with two sets of shares the server
+        could choose which silo receives which.
 
         Raises:
-            UsageError: They are too few silos, the threshold would let less than half of them remove masks, or shares
-                were made for other silos or keys already.
+            UsageError: There are too few silos, half of them or fewer would reach the threshold, or shares were made
+                for other silos or keys before.
         """
         silos = sorted(task.mask_keys)
         if len(silos) < MIN_MASKED_SILOS:
@@ -81,19 +81,19 @@ class Masking:
                 seed + key,
             )
             answer.shares.append(pb.EncryptedShare(sender=self._silo, recipient=recipient, data=data))
-        self._keep({**kept, **agreed, "shares": answer.SerializeToString().hex()})  # before anyone gets one
+        self._keep({**kept, **agreed, "shares": answer.SerializeToString().hex()})  # before any share is sent
         return answer
 
     def mask(self, tensors: Mapping[str, Array], task: pb.Task, share: float) -> dict[str, Array]:
-        """The update as masked fixed-point numbers; clipped to the run's bound first.
+        """Update as masked fixed-point numbers, clipped to the run's bound before.
 
         Raises:
-            DataRefused: It holds NaN or infinity.
+            DataRefused: The update holds NaN or infinity.
             UsageError: The sum could wrap around, or the silos are not those that hold shares of this silo's masks.
         """
         kept, bits = self._required(), task.privacy.fraction_bits or DEFAULT_FRACTION_BITS
         given = _hex(task.mask_keys)
-        if not given.items() <= kept.get("keys", {}).items() or len(given) < _least(kept):
+        if not given.items() <= kept.get("keys", {}).items() or len(given) < _threshold(kept):
             raise UsageError("the silos to mask with are not those that agreed on masks; nothing is sent")
         bound = update_bound(task.privacy, task.data)
         secagg.check_headroom(bound, share, len(task.mask_keys), bits)
@@ -102,8 +102,8 @@ class Masking:
             raise DataRefused("the trained update holds NaN or infinity; lower the learning rate")
         factor = min(1.0, bound / norm) if norm else 1.0
         if task.privacy.dp == pb.DP_MODE_SILO:
-            # It was clipped before the noise came on. Noise in many elements has a large norm: to clip by norm again
-            # would shrink update and noise to nothing. Single elements beyond the bound are cut off instead.
+            # The update was clipped before noise was added. Noise in many elements has a large norm: another clipping
+            # by norm would shrink update and noise to nothing. Single elements beyond the bound are clipped instead.
             factor, tensors = 1.0, {name: array.clip(-bound, bound) for name, array in tensors.items()}
         masks = [secagg.Mask(bytes.fromhex(kept["seed"]), +1)]
         private = bytes.fromhex(kept["mask"])
@@ -119,21 +119,21 @@ class Masking:
         }
 
     def unmask(self, task: pb.Task) -> pb.UnmaskAnswer:
-        """Shares of the seeds of survivors and of the mask keys of the vanished.
+        """Shares of the seeds of survivors and of the mask keys of dropped silos.
 
         Raises:
-            UsageError: It has answered for another set of survivors already, or the set is too small: either would let
-                the server see single updates.
+            UsageError: Shares were revealed for another set of survivors, or the set is too small: both would expose
+                single updates to the server.
         """
         kept = self._required()
         survivors = sorted(task.survivors)
         if kept.get("survivors", survivors) != survivors:
             raise UsageError("shares of this round were revealed for other survivors; nothing more is revealed")
-        least = _least(kept)
-        if len(survivors) < least or not set(survivors) <= set(kept["silos"]):
-            raise UsageError(f"{len(survivors)} survivors do not reach the threshold of {least}")
+        needed = _threshold(kept)
+        if len(survivors) < needed or not set(survivors) <= set(kept["silos"]):
+            raise UsageError(f"{len(survivors)} survivors do not reach the threshold of {needed}")
         kept["survivors"] = survivors
-        self._keep(kept)  # before anything is revealed
+        self._keep(kept)  # before a share is revealed
         answer = pb.UnmaskAnswer()
         for given in task.shares:
             if given.sender not in kept["silos"] or given.recipient != self._silo:
@@ -163,13 +163,13 @@ class Masking:
         partial.unlink(missing_ok=True)
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump(kept, file)
-        flush(partial)  # what was said once must be known after a power cut, or the silo might say something else
+        flush(partial)  # after a power cut the silo must give the same answers again
         os.replace(partial, self._path)
         flush(self._path.parent)
 
 
 def flush(path: Path) -> None:
-    """Brings a file, or the names in a folder, to the disk."""
+    """Flush of a file, or of the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -177,21 +177,21 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def forget_masks(folder: Path) -> None:
-    """Deletes the secrets of all rounds of a run: with what the server stored they would show this silo's updates."""
+def delete_masks(folder: Path) -> None:
+    """Deletion of the secrets of all rounds of a run, which together with stored masked updates would expose them."""
     for path in folder.glob("masking-*.json"):
         path.unlink()
 
 
-def _least(kept: Mapping[str, Any]) -> int:
-    """Silos that a sum must be of: the threshold, and never so few that each knows the others' updates."""
+def _threshold(kept: Mapping[str, Any]) -> int:
+    """Least number of silos in a sum: the threshold, and at least ``MIN_MASKED_SILOS``."""
     return max(kept.get("threshold", 0), MIN_MASKED_SILOS)
 
 
 def update_bound(privacy: pb.PrivacyPolicy, data: pb.DataContract) -> float:
-    """Largest absolute value of an element of an update before it is masked; without noise the largest L2 norm too.
+    """Largest absolute value of an element of an update before masking; without noise also the largest L2 norm.
 
-    Noise that a silo adds for differential privacy comes on top of the clip norm: ten deviations leave room for it.
+    Noise for differential privacy comes on top of the clip norm: ten standard deviations leave room for it.
     """
     if privacy.dp == pb.DP_MODE_SILO:
         return 10 * privacy.clip_norm * max(1.0, privacy.noise_multiplier)

@@ -1,4 +1,4 @@
-"""How whoever trains hears that nobody waits for the result any more."""
+"""Cooperative cancellation of a silo's task: the coordinator sets it, the trainer checks it between two steps."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from contextvars import ContextVar
 from eoforge.errors import EoforgeError
 
 
-class Abandoned(EoforgeError):
-    """The round goes on without this task, or its run has ended."""
+class TaskCancelled(EoforgeError):
+    """Cancelled task: its round goes on without this silo, or its run has ended."""
 
 
-_TOLD: ContextVar[threading.Event | None] = ContextVar("abandoned", default=None)
+_CANCELLED: ContextVar[threading.Event | None] = ContextVar("cancelled", default=None)
 
 
-def stop_if_told() -> None:
-    """For trainers, between two steps: costs nothing until the coordinator calls the task off.
+def raise_if_cancelled() -> None:
+    """Check for trainers; nothing happens outside of :func:`cancellation_by`.
 
     Raises:
-        Abandoned: It has; nothing that the task made is needed.
+        TaskCancelled: The coordinator cancelled the task; its result is of no use.
     """
-    told = _TOLD.get()
-    if told is not None and told.is_set():
-        raise Abandoned("the coordinator called this task off; it goes on without its result")
+    cancelled = _CANCELLED.get()
+    if cancelled is not None and cancelled.is_set():
+        raise TaskCancelled("the coordinator cancelled this task; the round goes on without its result")
 
 
 @contextmanager
-def listening(told: threading.Event) -> Iterator[None]:
-    """Lets :func:`stop_if_told` look at ``told`` on this thread."""
-    token = _TOLD.set(told)
+def cancellation_by(cancelled: threading.Event) -> Iterator[None]:
+    """Context in which :func:`raise_if_cancelled` checks ``cancelled``, on this thread."""
+    token = _CANCELLED.set(cancelled)
     try:
         yield
     finally:
-        _TOLD.reset(token)
+        _CANCELLED.reset(token)

@@ -1,4 +1,4 @@
-"""Tasks on their way to a silo: read ahead on a thread, so that a task is called off while it is being worked on."""
+"""Queue of a silo's tasks: a thread reads ahead, so that a task can be cancelled while it is being worked on."""
 
 from __future__ import annotations
 
@@ -11,57 +11,57 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 
 
 @dataclass(frozen=True)
-class Given:
-    """A task and whether it was called off."""
+class ReceivedTask:
+    """A task, and the event that is set when the coordinator cancels it."""
 
     task: pb.Task
-    off: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 class Inbox:
-    """Tasks in the order of their arrival.
+    """Queue of tasks in the order of their arrival.
 
     Args:
-        stream: Where they come from; it ends or raises when the coordinator goes away.
+        stream: Opens the coordinator's stream of tasks; the stream ends or raises when the coordinator goes away.
     """
 
     def __init__(self, stream: Callable[[], Iterator[pb.Task]]) -> None:
         self._stream = stream
-        self._arrived: queue.SimpleQueue[Given | Exception | None] = queue.SimpleQueue()
-        self._open: list[Given] = []
+        self._arrived: queue.SimpleQueue[ReceivedTask | Exception | None] = queue.SimpleQueue()
+        self._open: list[ReceivedTask] = []
         self._lock = threading.Lock()
 
-    def __iter__(self) -> Iterator[Given]:
+    def __iter__(self) -> Iterator[ReceivedTask]:
         """Tasks until the stream ends; its error is raised after those that came before it."""
-        tasks = self._stream()  # here, so that who is refused at once hears so at once
+        tasks = self._stream()  # opened here, so that a refusal is raised at once
         threading.Thread(target=self._read, args=(tasks,), name="tasks", daemon=True).start()
         while (arrived := self._arrived.get()) is not None:
             if isinstance(arrived, Exception):
                 raise arrived
             try:
-                if not arrived.off.is_set():
+                if not arrived.cancelled.is_set():
                     yield arrived
             finally:
                 with self._lock:
-                    self._open = [given for given in self._open if given is not arrived]
+                    self._open = [received for received in self._open if received is not arrived]
 
     def _read(self, tasks: Iterator[pb.Task]) -> None:
         try:
             for task in tasks:
                 self._take(task)
-        except Exception as error:  # whatever it is, it belongs to whoever reads
+        except Exception as error:  # raised again in __iter__
             self._arrived.put(error)
         else:
             self._arrived.put(None)
 
     def _take(self, task: pb.Task) -> None:
-        given = Given(task)
+        received = ReceivedTask(task)
         with self._lock:
             for earlier in self._open:
                 ended = task.kind == pb.TASK_KIND_END
                 if earlier.task.run_id == task.run_id and (
                     ended or (task.kind == pb.TASK_KIND_ABANDON and earlier.task.round <= task.round)
                 ):
-                    earlier.off.set()
-            self._open.append(given)
-        self._arrived.put(given)
+                    earlier.cancelled.set()
+            self._open.append(received)
+        self._arrived.put(received)

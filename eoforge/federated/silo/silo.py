@@ -1,8 +1,8 @@
-"""The silo's side of a federation: waits for tasks, trains beside the data, sends what it learned, survives restarts.
+"""Silo of a federation: receives tasks, trains on local data, uploads updates, and survives restarts.
 
-Everything that a restart must not lose is on disk: see :mod:`eoforge.federated.silo.files`. A silo that is killed while
-it trains does the round again and gets the same result; one that is killed while it uploads sends the missing chunks;
-one that is killed after the server has acknowledged finds that out by answering again.
+All state that must survive a restart is on disk: see :mod:`eoforge.federated.silo.files`. A silo that was killed while
+training repeats the round with the same result; one that was killed while uploading sends the missing chunks; one that
+was killed after the server's acknowledgement answers again and learns of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from eoforge.errors import DataRefused, EoforgeError, UsageError
 from eoforge.federated.privacy.clipping import clipped_and_noised
 from eoforge.federated.privacy.silo_masks import Masking
 from eoforge.federated.run.spec import NoSource
-from eoforge.federated.silo.cancellation import Abandoned, listening, stop_if_told
+from eoforge.federated.silo.cancellation import TaskCancelled, cancellation_by, raise_if_cancelled
 from eoforge.federated.silo.files import SiloFiles
 from eoforge.federated.silo.inbox import Inbox
 from eoforge.federated.strategy import (
@@ -42,11 +42,11 @@ from eoforge.storage.chunks import digest_of, file_manifest
 from eoforge.storage.tensorfile import Array, TensorSpec, read_file, read_specs
 
 Trainers = Callable[[pb.Task], LocalTrainer]
-"""Makes the trainer of a run from its first task (method, configuration, strategy)."""
+"""Builder of a run's trainer from its first task (method, configuration, strategy)."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 _MASKING = (pb.TASK_KIND_KEYS, pb.TASK_KIND_SHARES, pb.TASK_KIND_UNMASK)
-_COUNTS = (pb.VERDICT_ACCEPTED, pb.VERDICT_FOLDED)
+_ACCEPTED = (pb.VERDICT_ACCEPTED, pb.VERDICT_FOLDED)
 
 log = structlog.get_logger("silo")
 
@@ -56,13 +56,13 @@ class Silo:
 
     Args:
         client: Connection to the coordinator.
-        trainers: What trains.
-        folder: Where its state is kept.
-        modalities: What the silo holds.
-        samples: Training samples.
-        methods: What it can train; empty for anything that ``trainers`` makes.
+        trainers: Builder of a run's trainer.
+        folder: Folder of the silo's state.
+        modalities: Modalities of its patches.
+        samples: Number of training samples.
+        methods: Methods that it can train; empty for every method that ``trainers`` supports.
         labels: Free-form labels.
-        strategies: Makes the strategy of a task; needed for secure aggregation.
+        strategies: Builder of a task's strategy; needed for secure aggregation.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class Silo:
         self._stopping = threading.Event()
 
     def run(self, *, until_end_of: str = "", appears_within: float = 0.0) -> pb.RunStatus | None:
-        """Serves tasks, through restarts of coordinator and network.
+        """Loop over tasks, with reconnection after faults of coordinator or network.
 
         Args:
-            until_end_of: Return when this run has ended; empty serves until :meth:`stop`.
-            appears_within: Seconds that this run may take to be created; 0 for the coordinator's default.
+            until_end_of: Run at whose end to return; empty to serve until :meth:`stop`.
+            appears_within: Seconds within which that run must be created; 0 for the coordinator's default.
 
         Returns:
-            How that run ended, or None after :meth:`stop`.
+            Final status of that run, or None after :meth:`stop`.
 
         Raises:
             RemoteError: The coordinator refuses this silo, or there is no such run.
@@ -107,10 +107,10 @@ class Silo:
             try:
                 registered = self._client.register(**self._about)
                 log.info("registered", silo=registered.silo_id)
-                with self._beating(registered.heartbeat.ToTimedelta().total_seconds()):
-                    for given in Inbox(lambda: self._client.tasks(until_end_of, appears_within)):
-                        pause, task = FIRST_PAUSE_S, given.task
-                        with listening(given.off):
+                with self._heartbeats(registered.heartbeat.ToTimedelta().total_seconds()):
+                    for received in Inbox(lambda: self._client.tasks(until_end_of, appears_within)):
+                        pause, task = FIRST_PAUSE_S, received.task
+                        with cancellation_by(received.cancelled):
                             self._serve(task)
                         if task.kind == pb.TASK_KIND_END and task.run_id == until_end_of:
                             return task.status
@@ -119,37 +119,37 @@ class Silo:
                     return None
                 if not transient(error):
                     raise
-                log.warning("coordinator away, will come back", error=str(error)[:200])
-            # Between half and one and a half of the pause, so that silos do not come back all at once.
+                log.warning("coordinator unreachable, will retry", error=str(error)[:200])
+            # Jitter of 50 %, so that silos do not reconnect all at once.
             self._stopping.wait(pause * (0.5 + secrets.randbelow(1000) / 1000))
             pause = min(2 * pause, LONGEST_PAUSE_S)
         return None
 
     def stop(self) -> None:
-        """Ends :meth:`run`; what is being trained goes on at the next start."""
+        """End of :meth:`run`; an interrupted round is repeated at the next start."""
         self._stopping.set()
         self._client.close()
 
     def _serve(self, task: pb.Task) -> None:
         self._activity = f"{pb.TaskKind.Name(task.kind).removeprefix('TASK_KIND_').lower()} {task.run_id}"
         try:
-            self._do(task)
+            self._dispatch(task)
         except RemoteError as error:
             if transient(error) or self._stopping.is_set():
-                raise  # the task comes again when the coordinator is back
+                raise  # the coordinator sends the task again
             log.warning("task refused", run=task.run_id, round=task.round, error=str(error))
-            if isinstance(error, RemoteRefused):  # what this silo sends is wrong, and would be the next time
-                self._give_up(task, str(error))
-        except Abandoned:
-            log.info("task called off", run=task.run_id, round=task.round)
-        except Exception as error:  # whatever it is: the round must not wait for it, and other runs go on
+            if isinstance(error, RemoteRefused):  # a repetition would be refused too
+                self._report_failure(task, str(error))
+        except TaskCancelled:
+            log.info("task cancelled", run=task.run_id, round=task.round)
+        except Exception as error:  # of any kind: the round must not wait for it, and other runs go on
             log.exception("task failed", run=task.run_id, round=task.round)
             known = isinstance(error, EoforgeError)
-            self._give_up(task, str(error) if known else f"{type(error).__name__}; the silo's log says more")
+            self._report_failure(task, str(error) if known else f"{type(error).__name__}; the silo's log says more")
         finally:
             self._activity = "waiting"
 
-    def _do(self, task: pb.Task) -> None:
+    def _dispatch(self, task: pb.Task) -> None:
         if task.kind == pb.TASK_KIND_TRAIN:
             self._train(task)
         elif task.kind == pb.TASK_KIND_EVALUATE:
@@ -159,15 +159,15 @@ class Silo:
         elif task.kind == pb.TASK_KIND_END:
             self._made.pop(task.run_id, None)
             if (self._folder / task.run_id).is_dir():
-                self._files(task).over()
+                self._files(task).end_run()
 
-    def _give_up(self, task: pb.Task, reason: str) -> None:
+    def _report_failure(self, task: pb.Task, reason: str) -> None:
         try:
             self._client.answer(task.run_id, task.round, failure=pb.FailureAnswer(reason=reason[:200]))
         except RemoteError as error:
             if transient(error):
                 raise
-            log.info("nobody waits for this task", run=task.run_id, round=task.round, error=str(error))
+            log.info("failure not reported, task closed", run=task.run_id, round=task.round, error=str(error))
 
     def _train(self, task: pb.Task) -> None:
         files = self._files(task)
@@ -175,16 +175,16 @@ class Silo:
         if not files.numbers(task.round):
             trained = self._download(task)
             result = self._trainer(task).train(trained, files.state())
-            stop_if_told()
+            raise_if_cancelled()
             tensors = clipped_and_noised(result.tensors, task)
             if task.privacy.secure_aggregation:
                 share = self._share(task, trained, result)
                 tensors = self._masking(task).mask(tensors, task, share)
             files.keep(task.round, result, tensors)
-        self._hand_in(files, task.run_id, task.round)
+        self._upload(files, task.run_id, task.round)
 
-    def _hand_in(self, files: SiloFiles, run_id: str, number: int) -> None:
-        """Uploads an update that is whole, and takes over the state that came with it once the server has it."""
+    def _upload(self, files: SiloFiles, run_id: str, number: int) -> None:
+        """Upload of a complete update, and its acknowledgement."""
         path = str(files.update(number))
         manifest = file_manifest(path)
         digest = digest_of(manifest)
@@ -195,11 +195,11 @@ class Silo:
         update = pb.UpdateAnswer(digest=digest, **files.numbers(number))
         answered = self._client.answer(run_id, number, update=update)
         log.info("answered", run=run_id, round=number, verdict=pb.Verdict.Name(answered.verdict), why=answered.reason)
-        files.conclude(number, answered.verdict in _COUNTS)
+        files.settle(number, answered.verdict in _ACCEPTED)
 
     def _settle(self, files: SiloFiles, task: pb.Task) -> None:
-        """Finds out what became of updates of earlier rounds whose acknowledgement never arrived."""
-        for number in files.unsettled():
+        """Acknowledgement of updates of earlier rounds that were sent without receiving it."""
+        for number in files.unacknowledged():
             if number == task.round:
                 continue
             manifest = file_manifest(str(files.update(number)))
@@ -208,7 +208,7 @@ class Silo:
             except RemoteError as error:
                 if transient(error):
                     raise
-                files.conclude(number, counted=False)
+                files.settle(number, accepted=False)
 
     def _mask_round(self, task: pb.Task) -> None:
         secrets_of_round = self._masking(task)
@@ -223,10 +223,10 @@ class Silo:
         return self._files(task).masking(task.round, self._client.silo_id)
 
     def _share(self, task: pb.Task, trained: Task, result: LocalResult) -> float:
-        """What this silo's update counts before normalisation: for strategies of sum type it depends on it alone.
+        """Weight of this silo's update before normalisation, which for sum-type strategies depends on the silo alone.
 
         Raises:
-            UsageError: No strategies are known here, or the strategy is of another kind.
+            UsageError: The silo has no builder of strategies, or the strategy is not of sum type.
         """
         if self._strategies is None:
             raise UsageError("secure aggregation needs a silo that knows the run's strategy")
@@ -250,16 +250,16 @@ class Silo:
         folder = self._files(task).down({item.digest for item in task.objects})
         tensors: dict[str, Array] = {}
         for item in task.objects:
-            if digest_of(item.manifest) != item.digest:  # it becomes a file name, and says what will be trained on
+            if digest_of(item.manifest) != item.digest:  # the digest becomes a file name and identifies the tensors
                 raise DataRefused(f"the manifest of {item.name!r:.80} does not have the digest that the task names")
             path = folder / f"{item.digest}.safetensors"
-            stop_if_told()
+            raise_if_cancelled()
             self._client.download(task.run_id, item, path)
             specs = read_specs(path)
             for name, array in read_file(path).items():
-                if specs[name].role != "counter":  # a group that goes down whole holds some; they are not for training
+                if specs[name].role != "counter":  # groups that are downloaded as a whole hold counters too
                     tensors[name_of(item.name, name)] = array
-        # Strategies count rounds from 0, as the simulation does; people and the protocol from 1.
+        # Strategies and the simulation count rounds from 0, the protocol from 1.
         return Task(task.round - 1, self._client.silo_id, tensors, dict(task.scalars))
 
     def _trainer(self, task: pb.Task) -> LocalTrainer:
@@ -272,21 +272,21 @@ class Silo:
         return SiloFiles(self._folder, task)
 
     @contextmanager
-    def _beating(self, seconds: float) -> Iterator[None]:
-        """Tells the coordinator every ``seconds`` that this silo lives, while it trains too."""
-        over = threading.Event()
+    def _heartbeats(self, seconds: float) -> Iterator[None]:
+        """Heartbeat to the coordinator every ``seconds``, from a thread of its own."""
+        stopped = threading.Event()
 
         def beat() -> None:
-            while not over.wait(seconds):
+            while not stopped.wait(seconds):
                 try:
                     self._client.heartbeat(self._activity)
                 except RemoteError as error:
-                    log.debug("heartbeat not heard", error=str(error)[:200])
+                    log.debug("heartbeat failed", error=str(error)[:200])
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
         try:
             yield
         finally:
-            over.set()
+            stopped.set()
             thread.join()

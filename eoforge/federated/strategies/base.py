@@ -1,4 +1,4 @@
-"""What the strategies' server sides share: which tensors take part, and weights that sum to one."""
+"""Server half that strategies share: selection of tensors by role, and weighted means over silos."""
 
 from __future__ import annotations
 
@@ -26,15 +26,24 @@ from eoforge.storage.tensorfile import Specs, TensorSpec
 
 Weighting = Literal["uniform", "examples"]
 TRAINED = ("weight", "norm")
-"""Roles of parameters: what gradients change. Statistics are averaged, but no control variate acts on them."""
+"""Roles of tensors that gradients change. Statistics are averaged too, but no control variate acts on them."""
+RELATIVE_WEIGHT = "relative_weight"
+"""Task scalar with the value of :func:`relative_weight`."""
 
 
 @dataclass(frozen=True)
 class Averaging:
-    """A strategy that averages what silos send; the others override what differs.
+    """Weighted average of the silos' models; strategies override what differs.
 
     Attributes:
-        weighting: Silos count by their ``examples`` (the global loss is the mean over patches), or ``uniform``.
+        sum_type: See :attr:`eoforge.federated.strategy.Strategy.sum_type`.
+        closed: See :attr:`eoforge.federated.strategy.Strategy.closed`.
+        down: Groups of tensors from server to silo.
+        up: Groups of tensors from silo to server.
+        personal: Whether each silo uses a model of its own, to be evaluated apart from the global one.
+        needs_sgd: Whether the client half is defined for plain SGD only.
+        projection: Width of the projection head that the client half needs; 0 for none.
+        weighting: Weight of a silo: its ``examples`` (the global loss is then the mean over patches), or ``uniform``.
     """
 
     name: ClassVar[str] = "averaging"
@@ -42,13 +51,14 @@ class Averaging:
     closed: ClassVar[bool] = False
     down: ClassVar[tuple[str, ...]] = (MODEL,)
     up: ClassVar[tuple[str, ...]] = (DELTA,)
+    personal: ClassVar[bool] = False
     needs_sgd: ClassVar[bool] = False
     projection: ClassVar[int] = 0
 
     weighting: Weighting = "examples"
 
     def start(self, model: Specs, silos: Sequence[SiloInfo]) -> Mapping[str, Start]:
-        """No server tensors beyond the model."""
+        """No server tensors beyond those of the model."""
         return {}
 
     def download(self, silo: SiloInfo, state: Specs) -> Mapping[str, str]:
@@ -60,7 +70,7 @@ class Averaging:
         return {name_of(DELTA, tensor_of(n)): spec for n, spec in floats(state, MODEL).items()}
 
     def task_scalars(self, silo: SiloInfo, silos: Sequence[SiloInfo]) -> Mapping[str, float]:
-        """Nothing."""
+        """No scalars."""
         return {}
 
     def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
@@ -69,7 +79,7 @@ class Averaging:
         return Reduction(tuple(o for n, s in floats(state, MODEL).items() for o in self.averaged(n, s, info.updates)))
 
     def averaged(self, name: str, spec: TensorSpec, updates: Sequence[UpdateInfo], step: float = 1.0) -> list[Output]:
-        """``model/k += step * mean of delta/k`` over those who sent it; nothing if no one did."""
+        """``model/k += step * mean of delta/k`` over the silos that sent it; no output if none did."""
         delta = name_of(DELTA, tensor_of(name))
         senders = [u for u in updates if delta in u.names]
         if not senders:
@@ -77,27 +87,27 @@ class Averaging:
         return [Output(name, spec, ((name, 1.0),), (mean(delta, senders, self.weighting, step),))]
 
     def objective(self, local: Local) -> Objective:
-        """What this strategy does at a silo."""
+        """Client half of this strategy for one silo and round."""
         return Objective(local)
 
 
 def floats(state: Specs, group: str) -> dict[str, TensorSpec]:
-    """Tensors of ``group`` by full name, without counters: an average of integers is none."""
+    """Tensors of ``group`` by full name, without integer counters, which cannot be averaged."""
     return {n: s for n, s in state.items() if split_name(n)[0] == group and s.role != "counter"}
 
 
 def trained(state: Specs, group: str = MODEL) -> dict[str, TensorSpec]:
-    """Those of :func:`floats` that gradients change."""
+    """Parameters among :func:`floats`: tensors that gradients change."""
     return {n: s for n, s in floats(state, group).items() if s.role in TRAINED}
 
 
 def tensor_of(name: str) -> str:
-    """The name without its group."""
+    """Name of a tensor without its group."""
     return split_name(name)[1]
 
 
 def share(update: UpdateInfo, weighting: Weighting) -> float:
-    """What an update counts before normalisation."""
+    """Weight of an update before normalisation."""
     return 1.0 if weighting == "uniform" else float(update.examples)
 
 
@@ -105,7 +115,7 @@ def mean(name: str, senders: Sequence[UpdateInfo], weighting: Weighting, step: f
     """``step`` times the weighted mean of tensor ``name`` over ``senders``.
 
     Raises:
-        UsageError: Together they have no examples.
+        UsageError: The senders have no examples.
     """
     shares = {u.silo: share(u, weighting) for u in senders}
     total = sum(shares.values())
@@ -115,10 +125,10 @@ def mean(name: str, senders: Sequence[UpdateInfo], weighting: Weighting, step: f
 
 
 def require_updates(info: RoundInfo) -> None:
-    """A round is reduced over at least one update.
+    """Check that a round has an update to reduce.
 
     Raises:
-        UsageError: There is none.
+        UsageError: The round has none.
     """
     if not info.updates:
         raise UsageError(
@@ -127,14 +137,14 @@ def require_updates(info: RoundInfo) -> None:
 
 
 def relative_weight(silo: SiloInfo, silos: Sequence[SiloInfo], weighting: Weighting) -> float:
-    """``n_i``: the silo's share of all examples times the number of silos, so that the mean over silos is 1."""
+    """Relative weight ``n_i``: a silo's share of all examples times the number of silos; its mean over silos is 1."""
     if weighting == "uniform":
         return 1.0
     return silo.examples * len(silos) / sum(s.examples for s in silos)
 
 
 def like_model(model: Specs, group: str) -> dict[str, Start]:
-    """Server tensors ``group/k`` of zeros, one per trained tensor of the model (keyed without group)."""
+    """Server tensors ``group/k`` of zeros, one per parameter of the model (``model`` is keyed without group)."""
     return {
         name_of(group, n): Start(TensorSpec(s.shape, s.dtype, "state")) for n, s in model.items() if s.role in TRAINED
     }

@@ -1,6 +1,6 @@
 """FedAvg (McMahan et al. 2017): ``w <- sum p_i w_i``.
 
-Client: SGD or Adam on its own loss. Sends its model (as a delta). No state anywhere but w.
+Client: SGD or Adam on its own loss; sends its model as a delta. The only state is w.
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ from eoforge.federated.strategies.base import Averaging
 
 @dataclass(frozen=True)
 class FedAvg(Averaging):
-    """The plain average."""
+    """Weighted average of the silos' models."""
 
     name: ClassVar[str] = "fedavg"

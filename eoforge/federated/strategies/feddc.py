@@ -1,4 +1,4 @@
-"""FedDC (Gao et al. 2022): every silo learns its own drift h_i, and the server corrects by the drifts' mean.
+"""FedDC (Gao et al. 2022): silos estimate their drift h_i, and the server corrects the model by the mean drift.
 
 Client: ``L_sup + (alpha_i / 2) norm2(theta - (w - h_i)) + <theta, g - g_i>``; afterwards ``h_i += theta_i - w`` and
 ``g_i+ = g_i - g - (theta_i - w) / (tau eta)``. alpha_i = alpha / n_i and g is divided by n_i, the silo's relative
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from eoforge.federated.strategies.base import (
+    RELATIVE_WEIGHT,
     Averaging,
     floats,
     like_model,
@@ -32,7 +33,6 @@ from eoforge.federated.strategy import DELTA, MODEL, Add, Output, Reduction, Rou
 from eoforge.storage.tensorfile import Specs
 
 DRIFT, GRADIENT = "drift", "gradient"
-RELATIVE = "relative_weight"
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,19 @@ class FedDC(Averaging):
     alpha: float = 0.01
 
     def start(self, model: Specs, silos: Sequence[SiloInfo]) -> Mapping[str, Start]:
-        """No drift, no gradient."""
+        """Drift and gradient estimate, both 0."""
         return {**like_model(model, GRADIENT), **like_model(model, DRIFT)}
 
     def upload(self, silo: SiloInfo, state: Specs) -> Specs:
-        """Deltas and changes of the gradient estimate."""
+        """Deltas of the model and of the gradient estimate."""
         return {**super().upload(silo, state), **floats(state, GRADIENT)}
 
     def task_scalars(self, silo: SiloInfo, silos: Sequence[SiloInfo]) -> Mapping[str, float]:
-        """n_i."""
-        return {RELATIVE: relative_weight(silo, silos, self.weighting)}
+        """Relative weight n_i."""
+        return {RELATIVE_WEIGHT: relative_weight(silo, silos, self.weighting)}
 
     def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
-        """See the head of this module."""
+        """Reduction as in the head of this module."""
         require_updates(info)
         parameters = trained(state)
         everyone = 1.0 / len(info.silos)
@@ -83,14 +83,14 @@ class FedDC(Averaging):
         return Reduction(tuple(outputs))
 
     def objective(self, local: Local) -> Objective:
-        """Pull and tilt."""
+        """Gradients of the penalty and of the linear term."""
         return _Decoupled(local, self.alpha)
 
 
 class _Decoupled(Objective):
     def __init__(self, local: Local, alpha: float) -> None:
         super().__init__(local)
-        self.weight = local.scalars[RELATIVE]
+        self.weight = local.scalars[RELATIVE_WEIGHT]
         self.alpha = alpha / self.weight
         names = local.parameters()
         self.drift = {n: local.remembered(DRIFT, n) for n in names}

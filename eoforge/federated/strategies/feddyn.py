@@ -1,4 +1,4 @@
-"""FedDyn (Acar et al. 2021): a dynamic regulariser makes silos' optima agree with the global one.
+"""FedDyn (Acar et al. 2021): a dynamic regulariser that aligns the silos' optima with the global one.
 
 Client: ``L_sup - <grad_i, theta> + (alpha_i / 2) norm2(theta - w)``, then ``grad_i -= alpha_i (theta_i - w)``, alpha_i
 = alpha divided by the silo's relative weight. Sends ``theta_i - w``; keeps grad_i.
@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from eoforge.errors import UsageError
 from eoforge.federated.strategies.base import (
+    RELATIVE_WEIGHT,
     Averaging,
     floats,
     like_model,
@@ -28,7 +29,6 @@ from eoforge.federated.strategy import DELTA, MODEL, Add, Output, Reduction, Rou
 from eoforge.storage.tensorfile import Specs
 
 HISTORY = "history"
-RELATIVE = "relative_weight"
 
 
 @dataclass(frozen=True)
@@ -44,24 +44,24 @@ class FedDyn(Averaging):
     alpha: float = 0.01
 
     def __post_init__(self) -> None:
-        """The server divides by alpha.
+        """Range check.
 
         Raises:
-            UsageError: It is not positive.
+            UsageError: alpha, by which the server divides, is not positive.
         """
         if not self.alpha > 0:
             raise UsageError(f"FedDyn's alpha must be greater than 0; got {self.alpha}. FedAvg is the limit at 0")
 
     def start(self, model: Specs, silos: Sequence[SiloInfo]) -> Mapping[str, Start]:
-        """h = 0."""
+        """History h = 0."""
         return like_model(model, HISTORY)
 
     def task_scalars(self, silo: SiloInfo, silos: Sequence[SiloInfo]) -> Mapping[str, float]:
-        """n_i."""
-        return {RELATIVE: relative_weight(silo, silos, self.weighting)}
+        """Relative weight n_i."""
+        return {RELATIVE_WEIGHT: relative_weight(silo, silos, self.weighting)}
 
     def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
-        """See the head of this module."""
+        """Reduction as in the head of this module."""
         require_updates(info)
         parameters = trained(state)
         everyone = 1.0 / len(info.silos)
@@ -80,14 +80,14 @@ class FedDyn(Averaging):
         return Reduction(tuple(outputs))
 
     def objective(self, local: Local) -> Objective:
-        """Tilt and pull."""
+        """Gradients of the linear term and of the penalty."""
         return _Dynamic(local, self.alpha)
 
 
 class _Dynamic(Objective):
     def __init__(self, local: Local, alpha: float) -> None:
         super().__init__(local)
-        self.alpha = alpha / local.scalars[RELATIVE]
+        self.alpha = alpha / local.scalars[RELATIVE_WEIGHT]
         self.own = {n: local.remembered(HISTORY, n) for n in local.parameters()}
 
     def correct(self) -> None:

@@ -1,4 +1,4 @@
-"""FedNova (Wang et al. 2020): silos that take more steps no longer pull the model further their way.
+"""FedNova (Wang et al. 2020): normalised averaging, so that silos with more steps do not bias the global model.
 
 Client: plain local training; sends ``d_i = (w_i - w) / norm1(a_i)`` and ``norm1(a_i)`` (see
 :func:`~eoforge.federated.strategies.objective.normaliser`).
@@ -29,10 +29,10 @@ class FedNova(Averaging):
     name: ClassVar[str] = "fednova"
 
     def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
-        """See the head of this module.
+        """Reduction as in the head of this module.
 
         Raises:
-            UsageError: A silo did not say how much it trained.
+            UsageError: A silo sent no valid normaliser.
         """
         require_updates(info)
         outputs = []
@@ -53,7 +53,7 @@ class FedNova(Averaging):
         return weighted / total
 
     def objective(self, local: Local) -> Objective:
-        """Divides the delta by the effort."""
+        """Delta divided by the normaliser."""
         return _Normalised(local)
 
 

@@ -1,6 +1,6 @@
 """FedProx (Li et al. 2020): FedAvg with ``(mu / 2) norm2(w_i - w)`` in the silo's loss.
 
-Client: gradient ``g_i + mu (w_i - w)``. Communication and aggregation are FedAvg's; no state is kept.
+Client: gradient ``g_i + mu (w_i - w)``. Communication and aggregation as in FedAvg; no state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from eoforge.federated.strategies.objective import Local, Objective
 
 @dataclass(frozen=True)
 class FedProx(Averaging):
-    """FedAvg with silos held near the global model.
+    """FedAvg with a proximal term.
 
     Attributes:
         mu: Weight of the proximal term; 0.001 to 1.
@@ -25,7 +25,7 @@ class FedProx(Averaging):
     mu: float = 0.01
 
     def objective(self, local: Local) -> Objective:
-        """The proximal gradient."""
+        """Proximal gradient."""
         return _Proximal(local, self.mu)
 
 

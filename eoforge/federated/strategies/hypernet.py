@@ -1,10 +1,10 @@
-"""pFedLA's hypernetwork: a silo's embedding to one row of weights over silos per layer; plain NumPy, float64.
+"""Hypernetwork of pFedLA: from a silo's embedding to mixing weights over silos, one row per layer; NumPy, float64.
 
 ::
 
     v [E] -> FC ReLU -> FC ReLU -> FC ReLU -> f [H] -> one FC per layer -> u [L, N] -> ReLU -> rows / sum -> A
 
-A coordinator runs this, so it does without torch; the backward pass is written out and tested against autograd.
+The coordinator runs it without torch, so the backward pass is written out here; a test compares it with autograd.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ PARTS: tuple[str, ...] = ("v", *(f"{kind}{i}" for i in range(DEPTH) for kind in 
 
 @dataclass(frozen=True)
 class HyperNet:
-    """Weights by name: ``v``, ``w0 b0 .. w2 b2`` of the body, ``heads`` ``[L, N, H]`` and ``biases`` ``[L, N]``."""
+    """Hypernetwork of one silo.
+
+    Attributes:
+        weights: ``v``, ``w0 b0 .. w2 b2`` of the body, ``heads`` ``[L, N, H]`` and ``biases`` ``[L, N]``.
+    """
 
     weights: dict[str, F64]
 
     @classmethod
     def fresh(cls, seed: int, silo: str, layers: int, silos: int) -> HyperNet:
-        """Random weights, a function of (seed, silo).
+        """Hypernetwork with random weights, a function of seed and silo.
 
-        Uniform in plus or minus 1 / sqrt(inputs), as linear layers usually start; biases of the heads start at 1, so
-        that every silo counts at first and ReLU lets gradients through (*ours*).
+        Weights are uniform in plus or minus 1 / sqrt(inputs), as usual for linear layers; biases of the heads are 1, so
+        that every silo has a weight at first and gradients pass the ReLU (*ours*).
         """
         rng = np.random.Generator(np.random.Philox(key=derive_seed("hypernet", seed, silo)))
         weights: dict[str, F64] = {"v": rng.standard_normal(EMBEDDING)}
@@ -51,11 +55,11 @@ class HyperNet:
         return cls(weights)
 
     def mixing(self) -> F64:
-        """A ``[L, N]``: row l says how much of each silo's layer l this silo starts from; rows sum to 1."""
+        """Mixing weights A ``[L, N]`` of the silos' models in this silo's start, layer by layer; rows sum to 1."""
         return self._forward()[-1]
 
     def descend(self, gradient_LN: F64, rate: float) -> HyperNet:
-        """One step of gradient descent on all weights, ``gradient`` being that of the loss with respect to A."""
+        """Hypernetwork after one step of gradient descent, from the gradient of the loss with respect to A."""
         gradients = self._backward(gradient_LN)
         return HyperNet({name: value - rate * gradients[name] for name, value in self.weights.items()})
 
@@ -66,7 +70,7 @@ class HyperNet:
         raw_LN = self.weights["heads"] @ activations[-1] + self.weights["biases"]
         positive_LN = np.maximum(raw_LN, 0)
         sums_L1 = positive_LN.sum(axis=1, keepdims=True)
-        # A row whose units all died cannot be normalised: the plain mean takes its place (*ours*), without gradient.
+        # A row of zeros cannot be normalised: it becomes the plain mean (*ours*), without gradient.
         mixing_LN = np.where(sums_L1 > 0, positive_LN / np.where(sums_L1 > 0, sums_L1, 1), 1 / raw_LN.shape[1])
         return activations, raw_LN, mixing_LN
 

@@ -1,4 +1,4 @@
-"""MOON (Li et al. 2021): the silo's representation stays near the global model's and away from its own last one's.
+"""MOON (Li et al. 2021): model-contrastive learning between the global model and the silo's previous one.
 
 Client: ``L_sup + mu l_con``, ``l_con = -log( e^(s(z, z_glob) / T) / (e^(s(z, z_glob) / T) + e^(s(z, z_prev) / T)) )``,
 s the cosine, z the output of a **projection head** (which a known wrong copy lacks), z_glob of the received model,
@@ -31,8 +31,8 @@ class Moon(Averaging):
     """Model-contrastive learning.
 
     Attributes:
-        mu: Weight of the contrast.
-        temperature: T.
+        mu: Weight of the contrastive term.
+        temperature: Temperature T of the contrastive term.
     """
 
     name: ClassVar[str] = "moon"
@@ -42,7 +42,7 @@ class Moon(Averaging):
     temperature: float = 0.5
 
     def objective(self, local: Local) -> Objective:
-        """The contrast."""
+        """Contrastive term."""
         return _Contrast(local, self)
 
 

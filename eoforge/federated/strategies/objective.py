@@ -1,34 +1,55 @@
-"""The silo's side of a strategy: what it adds to the loss, does to gradients, sends and remembers.
+"""Client half of a strategy: extra loss terms, gradient corrections, what a silo sends and what it keeps.
 
-Nothing here imports torch: tensors bring their own arithmetic, and a coordinator reads strategies without it.
+This module and the strategies import torch only inside functions or for type checks: a coordinator, which needs the
+server half alone, runs without torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from eoforge.federated.strategy import name_of, split_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eoforge.federated.training.local import SiloData
     from eoforge.nn.classifier import Network
 
 Tensors = dict[str, "Tensor"]
+LOCAL, UNSEEN = "own", "unseen"
+"""Groups of :class:`LocalTensors`: kept by the silo, and sent for the global model alone."""
+
+
+class SiloData(Protocol):
+    """Labelled patches of one silo, their loss and their evaluation."""
+
+    @property
+    def examples(self) -> int:
+        """Number of training patches."""
+
+    def batches(self, round_number: int, epoch: int) -> Iterator[Any]:
+        """Batches of one pass in shuffled order; a function of seed, silo, round and epoch."""
+
+    def loss(self, network: Network, batch: Any) -> tuple[Tensor, Any, Any]:
+        """Scalar loss, the network's input, and its representation (with gradient)."""
+
+    def evaluate(self, network: Network) -> Mapping[str, float]:
+        """Figures of ``network`` on held-out patches, with their number as ``examples``."""
 
 
 @dataclass
 class Local:
-    """One silo in one round.
+    """State of one silo in one round.
 
     Attributes:
-        model: The network, with what was received loaded into it.
-        anchor: Float tensors of the received model by name, w in the formulas; constant during the round.
-        received: Tensors beyond the model by full name, on the model's device.
-        state: What the silo remembers, by full name, on the model's device; empty before its first round.
-        data: The silo's patches, for objectives that send something derived from them.
-        scalars: The server's numbers for this silo.
+        model: Network with the received tensors loaded.
+        anchor: Float tensors of the received model by name (w in the formulas); constant during the round.
+        received: Received tensors beyond the model, by full name, on the model's device.
+        state: Tensors kept from the silo's last round, by full name, on the model's device; empty before its first one.
+        data: Patches of the silo, for objectives that send something derived from them.
+        scalars: Numbers from the server for this silo.
     """
 
     model: Network
@@ -43,18 +64,18 @@ class Local:
         return dict(self.model.named_parameters())
 
     def remembered(self, group: str, name: str) -> Tensor:
-        """State tensor ``group/name``; zeros like the model's tensor before the first round."""
-        full = f"{group}/{name}"
+        """State tensor ``group/name``; zeros in the shape of model tensor ``name`` before the silo's first round."""
+        full = name_of(group, name)
         return self.state[full] if full in self.state else self.anchor[name] * 0
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much a silo trained.
+    """Amount of training in one round.
 
     Attributes:
-        steps: Optimiser steps tau.
-        learning_rate: Step size eta.
+        steps: Number of optimiser steps, tau.
+        learning_rate: Step size, eta.
         normaliser: ``norm1(a)``: how often, in total, the gradients of the round entered the model. tau for plain SGD;
             with momentum rho ``(tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho)`` (FedNova).
     """
@@ -74,12 +95,12 @@ def normaliser(steps: int, momentum: float) -> float:
 
 @dataclass
 class Sent:
-    """What a silo sends beyond the plain delta, and what it remembers.
+    """Result of an objective: what a silo sends beyond the plain delta, and the state that it keeps.
 
     Attributes:
         tensors: By full name; a ``delta/...`` here replaces the plain one.
-        scalars: For the server.
-        state: The silo's whole state after the round.
+        scalars: Numbers for the server.
+        state: Whole state of the silo after the round.
     """
 
     tensors: Tensors = field(default_factory=dict)
@@ -88,23 +109,46 @@ class Sent:
 
 
 class Objective:
-    """FedAvg's: the supervised loss alone. Strategies override what differs."""
+    """Objective of FedAvg: the supervised loss alone. Strategies override what differs."""
 
     def __init__(self, local: Local) -> None:
         self.local = local
 
     def penalty(self, given: Any, representation: Any) -> Tensor | None:
-        """A further summand of the loss of this batch, or None.
+        """Extra term of the loss of one batch, or None.
 
         Args:
-            given: What :meth:`SiloData.loss` says the network was given: images, for FL-RS.
-            representation: What its last linear layer was given, with gradient: ``[B, D]``, for FL-RS.
+            given: Input of the network as :meth:`SiloData.loss` returns it; for FL-RS the images ``[B, C, S, S]``.
+            representation: Input of the last linear layer, with gradient; for FL-RS ``[B, D]``.
         """
         return None
 
     def correct(self) -> None:
-        """Changes the parameters' gradients after the backward pass, before clipping and the step."""
+        """Correction of the parameters' gradients: after the backward pass, before clipping and the step."""
 
     def finish(self, effort: Effort) -> Sent:
-        """Called once after the last step, with the trained model in place."""
+        """Result of the round, with the trained model in place; called once after the last step."""
         return Sent()
+
+
+class LocalTensors(Objective):
+    """Base of objectives that keep some tensors of the model at the silo (local batch statistics and the like).
+
+    The tensors are loaded from the silo's last round at the start and kept under ``own/`` at the end.
+    """
+
+    def __init__(self, local: Local) -> None:
+        super().__init__(local)
+        own = {split_name(n)[1]: t for n, t in local.state.items() if split_name(n)[0] == LOCAL}
+        local.model.load_state_dict(own, strict=False)
+
+    def is_local(self, name: str, tensor: Tensor) -> bool:
+        """Whether tensor ``name`` of the model stays at the silo."""
+        raise NotImplementedError
+
+    def keep(self, send: bool = True) -> Sent:
+        """The local tensors as state; with ``send`` also as ``unseen/...`` for the server's average."""
+        tensors = self.local.model.state_dict()
+        local = {n: t.detach().clone() for n, t in tensors.items() if self.is_local(n, t)}
+        sent = {name_of(UNSEEN, n): t for n, t in local.items()} if send else {}
+        return Sent(sent, state={name_of(LOCAL, n): t for n, t in local.items()})

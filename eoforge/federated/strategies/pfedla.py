@@ -1,4 +1,4 @@
-"""pFedLA (Ma et al. 2022): the server keeps a model per silo and learns, layer by layer, whose weights help whom.
+"""pFedLA (Ma et al. 2022): personal models, mixed layer by layer from the models of all silos.
 
 Client: plain local training from its personal start ``w_i = sum_j A_i[l, j] v_j[l]``; v_j is silo j's model at the end
 of its last round. Sends ``d_i = end - start``. No state at the silo.
@@ -9,7 +9,7 @@ one): the start moves **towards** the end of training. ``model`` is the mean of 
 
 Keeps v and the starts (2 N models) and N hypernetworks of 800 L N bytes on disk; O(N^2 M) work a round. In memory are
 one hypernetwork, one chunk, and the plan of the round (a weight per tensor and pair of silos); only the start of a run
-holds all hypernetworks. This grows with N^2, so :data:`MOST_SILOS` bounds it: below 100 MB for ResNet-50 (L = 107).
+holds all hypernetworks. This grows with N^2, so :data:`MAX_SILOS` bounds it: below 100 MB for ResNet-50 (L = 107).
 
 A layer is a module: tensors that share everything before the last dot of their name.
 """
@@ -42,7 +42,7 @@ from eoforge.federated.strategy import (
 from eoforge.storage.tensorfile import Array, Specs, TensorSpec
 
 PERSONAL, LAST, HYPER = "personal", "last", "hyper"
-MOST_SILOS = 32
+MAX_SILOS = 32
 _CHUNK = 1 << 18
 
 
@@ -52,26 +52,27 @@ class PFedLA(Averaging):
 
     Attributes:
         rate: Learning rate of the hypernetworks.
-        seed: Of their initial weights.
+        seed: Seed of their initial weights.
     """
 
     name: ClassVar[str] = "pfedla"
     sum_type: ClassVar[bool] = False
     closed: ClassVar[bool] = True
+    personal: ClassVar[bool] = True
     down: ClassVar[tuple[str, ...]] = (PERSONAL,)
 
     rate: float = 5e-3
     seed: int = 0
 
     def start(self, model: Specs, silos: Sequence[SiloInfo]) -> Mapping[str, Start]:
-        """Every silo's start and last model are the global model; its hypernetwork is fresh.
+        """Start and last model of every silo, equal to the global model, and a new hypernetwork.
 
         Raises:
-            UsageError: There are more silos than :data:`MOST_SILOS`.
+            UsageError: There are more silos than :data:`MAX_SILOS`.
         """
-        if len(silos) > MOST_SILOS:
+        if len(silos) > MAX_SILOS:
             raise UsageError(
-                f"pFedLA keeps a model and a hypernetwork per silo, for at most {MOST_SILOS} silos; got {len(silos)}. "
+                f"pFedLA keeps a model and a hypernetwork per silo, for at most {MAX_SILOS} silos; got {len(silos)}. "
                 "Name fewer in the run, or choose fedbn for personal models among many"
             )
         layers = len(_layers({name_of(MODEL, n): s for n, s in model.items()}))
@@ -89,27 +90,27 @@ class PFedLA(Averaging):
         return tensors
 
     def download(self, silo: SiloInfo, state: Specs) -> Mapping[str, str]:
-        """The silo's own start, as its model; the mean for one that is not in the federation."""
+        """Personal start of the silo under the names of the model; the mean model for an unknown silo."""
         names = {n: _own(PERSONAL, silo.id, n) for n in floats(state, MODEL)}
         return {n: own if own in state else n for n, own in names.items()}
 
     def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
-        """See the head of this module.
+        """Reduction as in the head of this module.
 
         Raises:
             UsageError: A silo joined after the run began: the hypernetworks' width is the number of silos.
         """
         require_updates(info)
         ids = [s.id for s in info.silos]
-        strangers = [i for i in ids if name_of(HYPER, f"{i}/v") not in state]
-        if strangers or state[name_of(HYPER, f"{ids[0]}/biases")].shape[1] != len(ids):
+        unknown = [i for i in ids if name_of(HYPER, f"{i}/v") not in state]
+        if unknown or state[name_of(HYPER, f"{ids[0]}/biases")].shape[1] != len(ids):
             raise UsageError(f"pFedLA needs the silos that the run began with; got {', '.join(ids)}. Start a new run")
         layers = _layers(state)
         took_part = {u.silo for u in info.updates}
         gradients = {silo: self._gradient(silo, ids, layers, state, source) for silo in sorted(took_part)}
 
         def net(silo: str) -> HyperNet:
-            """As it is after the round."""
+            """Hypernetwork of ``silo`` after the round."""
             names = {part: name_of(HYPER, f"{silo}/{part}") for part in PARTS}
             old = HyperNet({part: _small(source, name, state[name].shape) for part, name in names.items()})
             return old.descend(gradients[silo], self.rate) if silo in gradients else old
@@ -120,7 +121,7 @@ class PFedLA(Averaging):
     def _gradient(
         self, silo: str, ids: Sequence[str], layers: Mapping[str, Sequence[str]], state: Specs, source: Source
     ) -> F64:
-        """dL/dA of one silo ``[L, N]``, chunk by chunk."""
+        """Gradient dL/dA of one silo ``[L, N]``, summed chunk by chunk."""
         gradient_LN = np.zeros((len(layers), len(ids)))
         parameters = trained(state)
         for row, names in enumerate(layers.values()):
@@ -165,9 +166,9 @@ class PFedLA(Averaging):
 
 
 class _Stepped(Mapping[str, Array]):
-    """New weights of the hypernetworks by full name, one network in memory at a time: it is computed when it is read.
+    """New weights of the hypernetworks by full name, computed when read; one network is in memory at a time.
 
-    Whoever writes them reads in the order of names, so each is computed once or twice.
+    The writer reads in the order of names, so each network is computed once or twice.
     """
 
     def __init__(self, net: Callable[[str], HyperNet], silos: Sequence[str]) -> None:
@@ -181,7 +182,7 @@ class _Stepped(Mapping[str, Array]):
             raise KeyError(name)
         with self._lock:
             if self._held is None or self._held[0] != silo:
-                self._held = None  # never two at a time
+                self._held = None  # freed before the next one is computed
                 self._held = silo, self._net(silo)
             return self._held[1].weights[part]
 

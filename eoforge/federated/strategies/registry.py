@@ -1,6 +1,6 @@
-"""All federated strategies by name, and how options given as text or JSON become one.
+"""Registry of federated strategies: classes by name, and instances from options given as text or JSON.
 
-Free of torch: the coordinator imports this.
+Neither this module nor a strategy imports torch: the coordinator runs without it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,14 @@ STRATEGIES: dict[str, str] = {
     "pfedla": "eoforge.federated.strategies.pfedla:PFedLA",
     "mm_fl": "eoforge.federated.strategies.mm_fl:MultiModal",
 }
-"""The nine of FL-RS, and MM-FL's averaging per modality."""
-
-ALGORITHMS: tuple[str, ...] = tuple(name for name in STRATEGIES if name != "mm_fl")
+"""Name of a strategy -> ``module:class``."""
 
 
 def strategy_type(name: str) -> type[Averaging]:
-    """The class of ``name``.
+    """Class of strategy ``name``.
 
     Raises:
-        UsageError: There is no such strategy.
+        UsageError: No strategy has that name.
     """
     if name not in STRATEGIES:
         raise UsageError(f"strategy must be one of {', '.join(STRATEGIES)}; got {name!r}")
@@ -45,15 +43,15 @@ def strategy_type(name: str) -> type[Averaging]:
 
 
 def options_of(name: str) -> dict[str, Any]:
-    """Option -> default."""
+    """Options of strategy ``name`` with their defaults."""
     return {f.name: f.default for f in dataclasses.fields(strategy_type(name))}
 
 
 def make_strategy(name: str, options: Mapping[str, Any] | None = None) -> Averaging:
-    """The strategy with ``options`` put in.
+    """Strategy ``name`` with the given options.
 
     Raises:
-        UsageError: The strategy or an option is unknown, or a value is of the wrong type or out of range.
+        UsageError: The strategy or an option is unknown, or a value has the wrong type or is out of range.
     """
     kind = strategy_type(name)
     hints = get_type_hints(kind)

@@ -1,7 +1,7 @@
-"""SCAFFOLD (Karimireddy et al. 2020), option II: control variates take the silos' drift out of their gradients.
+"""SCAFFOLD (Karimireddy et al. 2020), option II: control variates that remove the silos' drift from their gradients.
 
 Client: steps with ``g_i - c_i + c``; afterwards ``c_i+ = c_i - c + (w - w_i) / (tau eta)``. Sends ``w_i - w`` and
-``c_i+ - c_i``: twice the model both ways. Keeps c_i.
+``c_i+ - c_i``: twice the size of the model in both directions. Keeps c_i.
 Server: ``w += eta_g sum p_i d_i`` over the round's silos S; ``c += sum over S of q_i (c_i+ - c_i)`` with q_i = 1 / N
 over **all** N silos (uniform), or n_i over all examples: then c stays the weighted mean of all c_i. Keeps w and c.
 
@@ -29,7 +29,7 @@ class Scaffold(Averaging):
     """Control variates.
 
     Attributes:
-        server_step: eta_g.
+        server_step: Step size eta_g of the server.
     """
 
     name: ClassVar[str] = "scaffold"
@@ -40,15 +40,15 @@ class Scaffold(Averaging):
     server_step: float = 1.0
 
     def start(self, model: Specs, silos: Sequence[SiloInfo]) -> Mapping[str, Start]:
-        """c = 0."""
+        """Control variate c = 0."""
         return like_model(model, CONTROL)
 
     def upload(self, silo: SiloInfo, state: Specs) -> Specs:
-        """Deltas and changes of the control variate."""
+        """Deltas of the model and of the control variate."""
         return {**super().upload(silo, state), **floats(state, CONTROL)}
 
     def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
-        """See the head of this module."""
+        """Reduction as in the head of this module."""
         require_updates(info)
         parameters = trained(state)
         everyone = len(info.silos) if self.weighting == "uniform" else sum(s.examples for s in info.silos)
@@ -64,7 +64,7 @@ class Scaffold(Averaging):
         return Reduction(tuple(outputs))
 
     def objective(self, local: Local) -> Objective:
-        """The corrected gradient."""
+        """Corrected gradient."""
         return _Controlled(local)
 
 

@@ -1,9 +1,9 @@
-"""A simulated federation between two rounds, as one file of plain tensors: written whole, read whole.
+"""Checkpoint of a simulated federation between two rounds: one file of tensors, written and read as a whole.
 
 ::
 
-    <out>/checkpoints/<run>/federation.safetensors   server tensors, what silos remember, rounds done, figures so far
-                            done.json                names the bundle once it exists
+    <out>/checkpoints/<run>/federation.safetensors   server tensors, silos' states, number of rounds, history
+                            done.json                URI of the bundle of a finished run
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ _SERVER, _SILO = "server", "silo"
 
 
 class Checkpoint:
-    """The files of one run below ``out``."""
+    """Checkpoint files of one run below ``out``."""
 
     def __init__(self, out: str, run: str) -> None:
         self._store = ObjectStore(join(out, "checkpoints", run))
 
     def clear(self) -> None:
-        """Forgets the run."""
+        """Deletion of all files of the run."""
         for key in list(self._store.list()):
             self._store.delete(key)
 
     def finished(self) -> str | None:
-        """URI of the bundle, if the run came to its end."""
+        """URI of the bundle of a finished run, or None."""
         return str(json.loads(self._store.get(_DONE))["bundle"]) if self._store.exists(_DONE) else None
 
     def finish(self, bundle_uri: str) -> None:
-        """Marks the run as done."""
+        """Mark of a finished run; its tensors are deleted."""
         self._store.put(_DONE, (json.dumps({"bundle": bundle_uri}) + "\n").encode())
         self._store.delete(_FILE)
 
     def save(self, federation: Federation, history: list[dict[str, Any]]) -> None:
-        """Replaces what was kept; a reader sees the old file or the new one."""
+        """Atomic replacement of the checkpoint: a reader sees the old file or the new one."""
         from safetensors.numpy import save
 
         # Numbered keys: a silo's id may hold any character, a tensor's name a slash.
@@ -57,7 +57,7 @@ class Checkpoint:
         self._store.put(_FILE, save(tensors, metadata={"about": json.dumps(about)}))
 
     def load(self, into: Federation) -> list[dict[str, Any]]:
-        """Puts what was kept into ``into``; the figures so far. Nothing happens if nothing was kept.
+        """Restores ``into`` from the checkpoint and returns the history; without one, nothing changes.
 
         Raises:
             DataRefused: The file is damaged.

@@ -1,9 +1,8 @@
-"""A silo's patches as batches: from a Lance table, or from memory where a table is small and read over and over."""
+"""Patches of a silo: batches from a Lance table with an in-memory cache, their loss and their evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,17 +13,23 @@ from torch.nn import functional
 from eoforge.data.labels import NUM_CLASSES
 from eoforge.data.loading.batch import PatchBatch, read_rows
 from eoforge.data.loading.prepare import Prepare
+from eoforge.data.tables.statistics import band_statistics
+from eoforge.federated.training.config import FederatedConfig
 from eoforge.federated.training.scenarios import Rows
 from eoforge.metrics.multilabel import multilabel_figures
 from eoforge.nn.classifier import Network
 from eoforge.nn.seeds import derive_seed
 from eoforge.storage.addresses import TableRef, open_table
 
-_READ = 256
+Normalisation = Mapping[str, tuple[float, float]]
+"""Band -> (mean, standard deviation)."""
+NetworkInput = Callable[[dict[str, Tensor]], Any]
+"""Input of a network from the images by sensor."""
+_ROWS_PER_READ = 256
 
 
 class Labelled(NamedTuple):
-    """Images by sensor ``[B, C, S, S]``, labels ``[B, L]`` in 0 and 1, and the rows they come from."""
+    """Labelled batch: images by sensor ``[B, C, S, S]``, labels ``[B, L]`` in 0 and 1, and their rows in the table."""
 
     images: dict[str, Tensor]
     labels: Tensor
@@ -32,30 +37,30 @@ class Labelled(NamedTuple):
 
 
 class Images:
-    """Network inputs of a table's rows, for all silos of one process.
+    """Prepared images of a patches table, shared by all silos of one process.
 
     Args:
         table: A patches table at a version.
-        prepare: The way from stored pixels to the network's input, per sensor.
-        memory_patches: At most this many prepared patches are kept; further ones are read again each time.
+        prepare: Preparation of stored pixels by sensor.
+        memory_patches: Largest number of cached patches; further ones are read again each time.
     """
 
     def __init__(self, table: TableRef, prepare: Mapping[str, Prepare], memory_patches: int = 0) -> None:
         self._dataset = open_table(table)
         self.prepare = dict(prepare)
         self._limit = memory_patches
-        self._kept: dict[int, tuple[dict[str, Tensor], Tensor]] = {}
+        self._cache: dict[int, tuple[dict[str, Tensor], Tensor]] = {}
 
     def take(self, rows: Rows, device: torch.device | str = "cpu") -> Labelled:
-        """The patches of ``rows``, in their order."""
-        missing = np.array([r for r in rows.tolist() if r not in self._kept], dtype=np.int64)
+        """Prepared patches of ``rows``, in that order."""
+        missing = np.array([r for r in rows.tolist() if r not in self._cache], dtype=np.int64)
         if not len(missing):
-            kept = [self._kept[r] for r in rows.tolist()]
-            images = {m: torch.stack([i[m] for i, _ in kept]) for m in self.prepare}
-            return self._on(device, Labelled(images, torch.stack([y for _, y in kept]), rows))
-        if len(self._kept) + len(missing) <= self._limit:
-            for start in range(0, len(missing), _READ):
-                self._keep(np.sort(missing[start : start + _READ]))
+            cached = [self._cache[r] for r in rows.tolist()]
+            images = {m: torch.stack([i[m] for i, _ in cached]) for m in self.prepare}
+            return self._on(device, Labelled(images, torch.stack([y for _, y in cached]), rows))
+        if len(self._cache) + len(missing) <= self._limit:
+            for start in range(0, len(missing), _ROWS_PER_READ):
+                self._fill_cache(np.sort(missing[start : start + _ROWS_PER_READ]))
             return self.take(rows, device)
         order = np.argsort(rows, kind="stable")
         batch = self._read(rows[order]).to(device)
@@ -63,12 +68,12 @@ class Images:
         images = {m: p.to(device)(batch)[back] for m, p in self.prepare.items()}
         return Labelled(images, labels_of(batch)[back], rows)
 
-    def _keep(self, rows: Rows) -> None:
+    def _fill_cache(self, rows: Rows) -> None:
         batch = self._read(rows)
         images = {m: p(batch) for m, p in self.prepare.items()}
         labels = labels_of(batch)
         for i, row in enumerate(rows.tolist()):
-            self._kept[row] = ({m: x[i].clone() for m, x in images.items()}, labels[i])
+            self._cache[row] = ({m: x[i].clone() for m, x in images.items()}, labels[i])
 
     def _read(self, rows: Rows) -> PatchBatch:
         return read_rows(self._dataset, rows, tuple(self.prepare), reference_map=False)
@@ -79,15 +84,15 @@ class Images:
 
 
 def labels_of(batch: PatchBatch) -> Tensor:
-    """float32 ``[B, 19]``, 1 where the label is present."""
+    """Label vectors, float32 ``[B, 19]``: 1 where the label is present."""
     bits = torch.arange(NUM_CLASSES, device=batch.label_mask.device)
     return (batch.label_mask[:, None] >> bits & 1).float()
 
 
 def order_of(rows: Rows, batch_size: int, *key: int | str) -> Iterator[Rows]:
-    """``rows`` shuffled by ``key``, cut into batches.
+    """Batches of ``rows``, shuffled by ``key``.
 
-    A last batch of a single patch is left out unless it is the only one: batch statistics of one patch are none.
+    A last batch of a single patch is left out unless it is the only one, for one patch has no batch statistics.
     """
     rng = np.random.Generator(np.random.Philox(key=derive_seed("order", *key)))
     shuffled = rng.permutation(rows)
@@ -97,17 +102,44 @@ def order_of(rows: Rows, batch_size: int, *key: int | str) -> Iterator[Rows]:
             yield batch
 
 
-class TableData:
-    """One silo's labelled patches of one sensor; see :class:`eoforge.federated.training.local.SiloData`.
+def normalisation_of(table: TableRef, bands: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each band over the table's training split."""
+    statistics = band_statistics(table)
+    figures = zip(statistics.mean(bands).tolist(), statistics.std(bands).tolist(), strict=True)
+    return dict(zip(bands, figures, strict=True))
+
+
+def images_of(
+    table: TableRef, config: FederatedConfig, normalisation: Normalisation, sensors: tuple[str, ...] | None = None
+) -> Images:
+    """Images of ``table`` as the networks of a run read them.
 
     Args:
-        images: Of the table.
-        training: Rows to train on.
-        held_out: Rows to evaluate on.
-        silo: Its id.
+        table: A patches table at a version.
+        config: Settings of the run.
+        normalisation: Normalisation of the run, equal for all silos.
+        sensors: Sensors to read; all of the run if None.
+    """
+    prepare = {}
+    for sensor, bands in config.sensor_bands.items():
+        if sensors is None or sensor in sensors:
+            mean, std = zip(*(normalisation[band] for band in bands), strict=True)
+            prepare[sensor] = Prepare(bands, list(mean), list(std), config.size, config.interpolation)
+    return Images(table, prepare, config.memory_patches)
+
+
+class TableData:
+    """Labelled patches of one silo; see :class:`eoforge.federated.strategies.objective.SiloData`.
+
+    Args:
+        images: Images of the table.
+        training: Rows of the training patches.
+        held_out: Rows of the patches to evaluate on.
+        silo: Id of the silo.
+        sensors: Sensors of the silo; the first one's images are the network's input.
         batch_size: Patches per step.
-        seed: Of the order.
-        device: Where the network is.
+        seed: Seed of the order.
+        device: Device of the network.
     """
 
     def __init__(
@@ -116,35 +148,44 @@ class TableData:
         training: Rows,
         held_out: Rows,
         silo: str,
+        sensors: tuple[str, ...],
+        *,
         batch_size: int,
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
         self.images, self.training, self.held_out = images, training, held_out
-        self.silo, self.batch_size, self.seed, self.device = silo, batch_size, seed, device
-        self.modality = next(iter(images.prepare))
+        self.silo, self.sensors = silo, sensors
+        self.batch_size, self.seed, self.device = batch_size, seed, device
 
     @property
     def examples(self) -> int:
-        """Training patches."""
+        """Number of training patches."""
         return len(self.training)
 
-    def batches(self, round_number: int, epoch: int) -> Iterator[Labelled]:
-        """One pass in an order of its own."""
+    def batches(self, round_number: int, epoch: int) -> Iterator[Any]:
+        """Batches of one pass; the order depends on seed, silo, round and epoch."""
         for rows in order_of(self.training, self.batch_size, self.seed, self.silo, round_number, epoch):
-            yield self.images.take(rows, self.device)
+            yield self.take(rows)
 
-    def loss(self, network: Network, batch: Labelled) -> tuple[Tensor, Tensor, Tensor]:
+    def take(self, rows: Rows) -> Any:
+        """One batch, as :meth:`loss` reads it."""
+        return self.images.take(rows, self.device)
+
+    def network_input(self, images: dict[str, Tensor]) -> Any:
+        """Input of the network from the images by sensor."""
+        return images[self.sensors[0]]
+
+    def loss(self, network: Network, batch: Any) -> tuple[Tensor, Any, Any]:
         """Binary cross entropy, mean over patches and labels."""
-        images = batch.images[self.modality]
+        images = self.network_input(batch.images)
         representation = network.represent(images)
         loss = functional.binary_cross_entropy_with_logits(network.classify(representation), batch.labels)
         return loss, images, representation
 
     def evaluate(self, network: Network) -> Mapping[str, float]:
         """F1 and mAP on the held-out rows."""
-        pick = itemgetter(self.modality)
-        return evaluate(network, self.images, self.held_out, pick, self.batch_size, self.device)
+        return evaluate(network, self.images, self.held_out, self.network_input, self.batch_size, self.device)
 
 
 @torch.no_grad()
@@ -152,16 +193,15 @@ def evaluate(
     network: Network,
     images: Images,
     rows: Rows,
-    pick: Callable[[dict[str, Tensor]], Any],
+    network_input: NetworkInput,
     batch_size: int,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """F1 and mAP of ``network`` on ``rows``, with their number as ``examples``; ``pick`` makes its input of the images
-    by sensor."""
+    """F1 and mAP of ``network`` on ``rows``, with their number as ``examples``."""
     network.eval()
     logits, labels = [], []
     for start in range(0, len(rows), batch_size):
         batch = images.take(rows[start : start + batch_size], device)
-        logits.append(network.classify(network.represent(pick(batch.images))))
+        logits.append(network.classify(network.represent(network_input(batch.images))))
         labels.append(batch.labels)
     return {**multilabel_figures(torch.cat(logits).float().sigmoid(), torch.cat(labels)), "examples": float(len(rows))}

@@ -1,21 +1,21 @@
-"""A silo's training in one round, for every strategy: load what came, train, send what the strategy asks for."""
+"""Local training of one round, for every strategy: load the received tensors, train, collect what is sent."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eoforge.errors import EoforgeError, UsageError
-from eoforge.federated.silo.cancellation import stop_if_told
+from eoforge.federated.silo.cancellation import raise_if_cancelled
 from eoforge.federated.strategies.base import Averaging
-from eoforge.federated.strategies.objective import Effort, Local, Objective, Tensors, normaliser
+from eoforge.federated.strategies.objective import Effort, Local, Objective, SiloData, Tensors, normaliser
 from eoforge.federated.strategy import DELTA, MODEL, LocalResult, Task, name_of, split_name
 from eoforge.nn.classifier import Network
 from eoforge.nn.seeds import derive_seed
@@ -24,17 +24,17 @@ from eoforge.storage.tensorfile import Array
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """How a silo trains.
+    """Settings of a silo's training.
 
     Attributes:
         epochs: Passes over its patches per round.
-        optimizer: Fresh in every round; control variates need ``sgd``.
-        learning_rate: eta.
+        optimizer: New in every round; control variates need ``sgd``.
+        learning_rate: Learning rate eta of the first round.
         decay: The learning rate of round t is ``learning_rate * decay ** t``.
-        momentum: Of SGD.
-        weight_decay: L2.
+        momentum: Momentum of SGD.
+        weight_decay: L2 penalty of the optimiser.
         clip: Largest gradient norm, corrections included; None leaves gradients as they are.
-        seed: Of everything random.
+        seed: Seed of everything random.
     """
 
     epochs: int = 1
@@ -47,32 +47,18 @@ class LocalSettings:
     seed: int = 0
 
 
-class SiloData(Protocol):
-    """A silo's data and what to make of a batch."""
-
-    @property
-    def examples(self) -> int:
-        """Training patches."""
-
-    def batches(self, round_number: int, epoch: int) -> Iterator[Any]:
-        """The batches of one pass; a function of seed, silo, round and epoch."""
-
-    def loss(self, network: Network, batch: Any) -> tuple[Tensor, Any, Any]:
-        """Loss, what the network was given, and its representation with gradient."""
-
-    def evaluate(self, network: Network) -> Mapping[str, float]:
-        """Figures of ``network`` on held-out data, with their number as ``examples``."""
-
-
 class SiloTrainer:
-    """See :class:`eoforge.federated.strategy.LocalTrainer`.
+    """Trainer of one silo; see :class:`eoforge.federated.strategy.LocalTrainer`.
 
     Args:
-        strategy: Brings the objective.
-        network: Builds a network with initial weights, the same at every silo.
-        data: The silo's.
-        settings: How to train.
-        device: Where.
+        strategy: Strategy of the run, with the silo's objective.
+        network: Builder of a network with initial weights, the same at every silo.
+        data: Patches of the silo.
+        settings: Settings of the training.
+        device: Device to train on.
+
+    Raises:
+        UsageError: The strategy needs SGD and ``settings`` name another optimiser.
     """
 
     def __init__(
@@ -92,10 +78,11 @@ class SiloTrainer:
         self.device = torch.device(device)
 
     def train(self, task: Task, state: Mapping[str, Array]) -> LocalResult:
-        """Trains one round.
+        """Training of one round.
 
         Raises:
             EoforgeError: The loss became NaN or infinite.
+            TaskCancelled: The coordinator cancelled the task.
         """
         started = time.perf_counter()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
@@ -117,11 +104,11 @@ class SiloTrainer:
         )
 
     def evaluate(self, task: Task, state: Mapping[str, Array]) -> Mapping[str, float]:
-        """Figures of the received model as this silo would use it."""
+        """Figures of the received model with the silo's local tensors."""
         return self.data.evaluate(self.personal(task, state))
 
     def personal(self, task: Task, state: Mapping[str, Array]) -> Network:
-        """The received model with what stays at this silo put in, in evaluation mode."""
+        """Received model with the silo's local tensors, in evaluation mode."""
         return self._begin(task, state)[0].model.eval()
 
     def _begin(self, task: Task, state: Mapping[str, Array]) -> tuple[Local, Objective]:
@@ -130,9 +117,7 @@ class SiloTrainer:
         anchor = {split_name(n)[1]: t for n, t in received.items() if split_name(n)[0] == MODEL}
         unknown = set(anchor) - set(model.state_dict())
         if unknown:
-            raise UsageError(
-                f"the model that came holds {sorted(unknown)[:3]}, which this silo's network does not have"
-            )
+            raise UsageError(f"the received model holds {sorted(unknown)[:3]}, which this silo's network does not have")
         model.load_state_dict(anchor, strict=False)
         beyond = {n: t for n, t in received.items() if split_name(n)[0] != MODEL}
         local = Local(model, anchor, beyond, _tensors(state, self.device), self.data, task.scalars)
@@ -148,13 +133,13 @@ class SiloTrainer:
         return torch.optim.SGD(model.parameters(), lr=rate, momentum=self.settings.momentum, weight_decay=decay)
 
     def _epochs(self, round_number: int, local: Local, objective: Objective) -> tuple[int, float]:
-        """Trains; the number of steps and the mean loss."""
+        """Number of steps and mean loss."""
         model = local.model.train()
         optimizer = self._optimizer(model, self._rate(round_number))
         losses: list[Tensor] = []
         for epoch in range(self.settings.epochs):
             for batch in self.data.batches(round_number, epoch):
-                stop_if_told()
+                raise_if_cancelled()
                 loss, given, representation = self.data.loss(model, batch)
                 penalty = objective.penalty(given, representation)
                 optimizer.zero_grad()

@@ -1,13 +1,14 @@
-"""DS1, DS2, DS3: how an archive's patches fall on silos, from weakest to strongest non-IID; any table, official split.
+"""Scenarios DS1, DS2, DS3: partitions of an archive's patches into silos, from weakly to strongly non-IID.
 
 ============================  =======================================================================================
-``ds1``                       patches shuffled over silos, silo sizes equal to the countries' (*confirmed*, CV4RS
-report) ``ds2``                       a silo is a country (*confirmed*)
+``ds1``                       patches shuffled over silos of the countries' sizes (*confirmed*, CV4RS report)
+``ds2``                       a silo is a country (*confirmed*)
 ``ds3_country_x_season``      a silo is a country in a season: the report's sentence (*confirmed* as text)
 ``ds3_country_mixed_seasons`` a silo is a country over all seasons: what the report's files hold (*confirmed* as files)
 ============================  =======================================================================================
 
-``months`` restricts training of DS1 and DS2 and everything held out (the study: June to August); DS3 trains on all.
+All use the official split. ``months`` restricts the training patches of DS1 and DS2 and all held-out patches (June to
+August in the study); DS3 trains on all months.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ STUDY_COUNTRIES: tuple[str, ...] = (
     "Serbia",
     "Switzerland",
 )
-"""The seven of the study; its text says Finland where its DS2 folder holds Portugal."""
+"""The seven countries of the study; its text says Finland where its DS2 folder holds Portugal."""
 STUDY_MONTHS: tuple[int, ...] = (6, 7, 8)
 _SEASON_OF = {month: season for season, months in SEASONS.items() for month in months}
 
 
 @dataclass(frozen=True)
-class Places:
-    """The metadata that scenarios need, row by row in the table's order."""
+class PatchMetadata:
+    """Metadata of a patches table, one element per row in the table's order."""
 
     split: npt.NDArray[np.str_]
     country: npt.NDArray[np.str_]
@@ -53,11 +54,11 @@ class Places:
     cell: npt.NDArray[np.str_]
 
     @classmethod
-    def read(cls, table: TableRef) -> Places:
-        """Reads four columns of a patches table.
+    def read(cls, table: TableRef) -> PatchMetadata:
+        """Metadata of ``table``.
 
         Raises:
-            NotFound: There is no such table or version.
+            NotFound: The table or its version does not exist.
         """
         import pyarrow.compute as pc
 
@@ -71,18 +72,18 @@ class Places:
             np.array(read["patch_id"].to_pylist(), dtype=np.str_),
         )
 
-    def held_out(self, split: str, countries: Sequence[str] = (), months: Sequence[int] = ()) -> Rows:
+    def rows_of(self, split: str, countries: Sequence[str] = (), months: Sequence[int] = ()) -> Rows:
         """Rows of ``split`` in those countries and months (all if empty)."""
         return np.flatnonzero((self.split == split) & self._within(countries, months)).astype(np.int64)
 
     def _within(self, countries: Sequence[str], months: Sequence[int]) -> npt.NDArray[np.bool_]:
-        everywhere = np.ones(len(self.split), dtype=bool)
-        here = np.isin(self.country, countries) if countries else everywhere
-        return here & (np.isin(self.month, months) if months else everywhere)
+        in_all = np.ones(len(self.split), dtype=bool)
+        in_countries = np.isin(self.country, countries) if countries else in_all
+        return in_countries & (np.isin(self.month, months) if months else in_all)
 
 
 def assign(
-    places: Places,
+    metadata: PatchMetadata,
     scenario: str,
     *,
     countries: Sequence[str] = (),
@@ -90,15 +91,15 @@ def assign(
     min_patches: int = 2,
     seed: int = 0,
 ) -> dict[str, Rows]:
-    """Silo id -> rows of its training patches, ascending; silos in id order.
+    """Rows of each silo's training patches, ascending; silos in id order.
 
     Args:
-        places: From :meth:`Places.read`.
+        metadata: Metadata of the table.
         scenario: One of ``SCENARIOS``.
-        countries: Which take part; all if empty.
-        months: See the head of this module.
-        min_patches: Smaller silos are left out.
-        seed: Of DS1's shuffle.
+        countries: Participating countries; all if empty.
+        months: Months of the training patches, see the head of this module; all if empty.
+        min_patches: Least patches of a silo; smaller silos are left out.
+        seed: Seed of DS1's shuffle.
 
     Raises:
         UsageError: The scenario is unknown.
@@ -106,14 +107,14 @@ def assign(
     """
     if scenario not in SCENARIOS:
         raise UsageError(f"scenario must be one of {', '.join(SCENARIOS)}; got {scenario!r}")
-    rows = places.held_out("train", countries, () if scenario.startswith("ds3") else months)
-    country = places.country[rows]
+    rows = metadata.rows_of("train", countries, () if scenario.startswith("ds3") else months)
+    country = metadata.country[rows]
     keys = np.array([_slug(c) for c in country], dtype=np.str_)
     if scenario == "ds3_country_x_season":
-        keys = np.array([f"{k}-{_SEASON_OF[int(m)]}" for k, m in zip(keys, places.month[rows], strict=True)], np.str_)
+        keys = np.array([f"{k}-{_SEASON_OF[int(m)]}" for k, m in zip(keys, metadata.month[rows], strict=True)], np.str_)
     if scenario == "ds1":
-        # A row's place in the order is a function of its own name: rows that come or go move no other.
-        order = np.argsort([derive_seed("ds1", seed, str(name)) for name in places.cell[rows]], kind="stable")
+        # Each row is ordered by a hash of its own name: rows that are added or removed move no other row.
+        order = np.argsort([derive_seed("ds1", seed, str(name)) for name in metadata.cell[rows]], kind="stable")
         rows = rows[order]
         keys = np.sort(keys)
     silos = {str(key): np.sort(rows[keys == key]) for key in np.unique(keys)}
@@ -128,15 +129,15 @@ def assign(
     return large
 
 
-def skew(places: Places, silos: Mapping[str, Rows]) -> dict[str, Any]:
-    """How unequal the silos are, in size and in labels.
+def skew(metadata: PatchMetadata, silos: Mapping[str, Rows]) -> dict[str, Any]:
+    """Inequality of the silos, in size and in labels.
 
     Returns:
         ``silos``: per silo patches, share, labels per patch, classes present, the three most frequent, seasons, and the
         Jensen-Shannon divergence (bits, 0 to 1) of its label distribution from that of all silos together; and over all
         of them ``size_ratio`` (largest to smallest), ``label_divergence`` (mean, by size).
     """
-    counts_SL = np.stack([multi_hot(places.label_mask[rows]).sum(axis=0) for rows in silos.values()]).astype(float)
+    counts_SL = np.stack([multi_hot(metadata.label_mask[rows]).sum(axis=0) for rows in silos.values()]).astype(float)
     overall_L = counts_SL.sum(axis=0) / max(counts_SL.sum(), 1)
     sizes = np.array([len(rows) for rows in silos.values()])
     table = []
@@ -150,7 +151,7 @@ def skew(places: Places, silos: Mapping[str, Rows]) -> dict[str, Any]:
                 "labels_per_patch": float(counts_L.sum() / len(rows)),
                 "classes": int((counts_L > 0).sum()),
                 "most_frequent": frequent,
-                "seasons": sorted({_SEASON_OF[int(m)] for m in places.month[rows]}),
+                "seasons": sorted({_SEASON_OF[int(m)] for m in metadata.month[rows]}),
                 "label_divergence": _divergence(counts_L / max(counts_L.sum(), 1), overall_L),
             }
         )
@@ -162,8 +163,8 @@ def _divergence(first_L: npt.NDArray[Any], second_L: npt.NDArray[Any]) -> float:
     middle_L = (first_L + second_L) / 2
 
     def relative(p: npt.NDArray[Any]) -> float:
-        there = p > 0
-        return float((p[there] * np.log2(p[there] / middle_L[there])).sum())
+        present = p > 0
+        return float((p[present] * np.log2(p[present] / middle_L[present])).sum())
 
     return (relative(first_L) + relative(second_L)) / 2
 

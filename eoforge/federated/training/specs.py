@@ -1,10 +1,10 @@
-"""Tensor specs of a network, as a coordinator keeps them."""
+"""Tensors of a network as a coordinator stores them: shape, dtype, role and initial values."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from eoforge.storage.tensorfile import Role, TensorSpec
+from eoforge.storage.tensorfile import Array, Role, TensorSpec
 
 
 def specs_of(network: nn.Module) -> dict[str, TensorSpec]:
@@ -26,3 +26,8 @@ def specs_of(network: nn.Module) -> dict[str, TensorSpec]:
         dtype = str(tensor.dtype).removeprefix("torch.")
         specs[name] = TensorSpec(tuple(tensor.shape), dtype, "norm" if name in norms else role)
     return specs
+
+
+def first_model(network: nn.Module) -> tuple[dict[str, TensorSpec], dict[str, Array]]:
+    """Specs and values of all tensors of ``network`` by name: what a federation begins with."""
+    return specs_of(network), {n: t.numpy() for n, t in network.state_dict().items()}

@@ -1,16 +1,14 @@
-"""The comparison as one command: every algorithm on every scenario and backbone, five criteria measured, and a report.
+"""Comparison of all algorithms as a command: each on every scenario and backbone by five criteria, with a report.
 
     python -m eoforge.methods.fl_rs.compare --data TABLE --out FOLDER [--preset tiny] [--algorithms a,b] [--scenarios
     s,t] [--backbones b,c] [--seeds 0,1,2] [key=value ...] [algorithm:key=value ...]
 
-Figures are means over the seeds. Each run's are kept in ``FOLDER/runs``: an interrupted comparison goes on with the
-runs that are missing.
-``comparison.json`` holds every figure, ``comparison.html`` tables, plots and a recommendation derived from them.
+Figures are means over the seeds. Finished runs are stored in ``FOLDER/runs`` and not repeated. ``comparison.json``
+holds every figure, ``comparison.html`` tables, plots and a recommendation derived from them.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import time
@@ -24,32 +22,31 @@ import numpy as np
 from eoforge.config import build_config
 from eoforge.errors import UsageError
 from eoforge.federated.reduce import Part, combine
-from eoforge.federated.simulate import begin
+from eoforge.federated.simulate import MemorySource, begin
 from eoforge.federated.strategies.fednova import NORMALISER
-from eoforge.federated.strategies.registry import ALGORITHMS, make_strategy, strategy_type
+from eoforge.federated.strategies.registry import strategy_type
 from eoforge.federated.strategy import RoundInfo, SiloInfo, UpdateInfo
-from eoforge.federated.training.data import Images
-from eoforge.federated.training.outcome import first_model, images_of, normalisation_of
+from eoforge.federated.training.data import Images, images_of, normalisation_of
 from eoforge.federated.training.scenarios import SCENARIOS
 from eoforge.federated.training.simulation import play
-from eoforge.methods.fl_rs.config import Config
+from eoforge.federated.training.specs import first_model
+from eoforge.methods.fl_rs.config import ALGORITHMS, Config
+from eoforge.methods.fl_rs.method import METHOD
 from eoforge.methods.fl_rs.report import comparison_page, print_table
-from eoforge.methods.fl_rs.seeds import averaged, kept, parse_seeds, refuse_seed
-from eoforge.methods.run_files import run_name
+from eoforge.methods.seeds import overrides_of, parser_of, refuse_seed, row_of
 from eoforge.storage.addresses import TableRef, open_table
-from eoforge.storage.tensorfile import Array
 
 QUALITY = ("f1_micro", "f1_macro", "f1_weighted", "map_micro", "map_macro")
 SILO_COUNTS = (4, 8, 16, 32)
 _REPEATS = 5
 TARGET_SHARE = 0.95
-"""Rounds to target: until validation stays at this share of FedAvg's best on the same scenario and backbone."""
+"""Target as a share of FedAvg's best validation F1 on the same scenario and backbone."""
 _SGD = {"optimizer": "sgd", "learning_rate": "0.05", "momentum": "0.9", "clip": "10.0"}
-"""What algorithms that need SGD get under a preset with Adam; the limit on gradients is FedDC's code's."""
+"""Settings of algorithms that need SGD under a preset with Adam; ``clip`` is that of FedDC's released code."""
 
 
 def config_of(algorithm: str, scenario: str, backbone: str, preset: str, overrides: Mapping[str, str]) -> Config:
-    """The config of one run: the preset, ``key=value`` for all, then ``algorithm:key=value`` for one.
+    """Settings of one run: the preset, ``key=value`` for all, then ``algorithm:key=value`` for one.
 
     Raises:
         UsageError: A key or value is unknown.
@@ -73,17 +70,17 @@ def compare(
     preset: str = "tiny",
     overrides: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Runs what is missing and writes ``comparison.json`` and ``comparison.html`` below ``out``.
+    """Figures of the comparison, also written as ``comparison.json`` and ``comparison.html`` below ``out``.
 
     Args:
-        table: Patches.
-        out: Folder.
-        algorithms: Names.
-        scenarios: Names.
-        backbones: Names; the preset's if empty.
-        seeds: A run each; rows are means.
+        table: A patches table.
+        out: Folder of runs and reports.
+        algorithms: Names of algorithms.
+        scenarios: Names of scenarios.
+        backbones: Names of backbones; the preset's if empty.
+        seeds: Seeds of the runs of each row.
         preset: ``tiny`` or ``paper``.
-        overrides: See :func:`config_of`.
+        overrides: Settings, see :func:`config_of`.
 
     Raises:
         UsageError: A name is unknown.
@@ -91,19 +88,16 @@ def compare(
     table = TableRef(table.uri, table.version or int(open_table(table).version))
     given = dict(overrides or {})
     refuse_seed(given)
-    strangers = {k.partition(":")[0] for k in given if ":" in k} - set(ALGORITHMS)
-    if strangers:
-        raise UsageError(f"overrides name {', '.join(sorted(strangers))}; the algorithms are {', '.join(ALGORITHMS)}")
+    unknown = {k.partition(":")[0] for k in given if ":" in k} - set(ALGORITHMS)
+    if unknown:
+        raise UsageError(f"overrides name {', '.join(sorted(unknown))}; the algorithms are {', '.join(ALGORITHMS)}")
     names = backbones or (build_config(Config, preset, {}).backbone,)
-    (out / "runs").mkdir(parents=True, exist_ok=True)
     shared: dict[tuple[Any, ...], Images] = {}
     runs = []
     for backbone, scenario, algorithm in itertools.product(names, scenarios, algorithms):
         seeded = [{**given, "seed": str(seed)} for seed in seeds]
         configs = [config_of(algorithm, scenario, backbone, preset, each) for each in seeded]
-        paths = [out / "runs" / f"{run_name('fl_rs', config.as_dict(), table)}.json" for config in configs]
-        played = zip(paths, configs, strict=True)
-        runs.append(averaged([kept(path, partial(_run, config, table, shared)) for path, config in played]))
+        runs.append(row_of(METHOD.name, configs, table, out / "runs", partial(_run, table=table, shared=shared)))
     add_targets(runs)
     scaling = [scale(config_of(a, scenarios[0], names[0], preset, given)) for a in algorithms]
     result = {
@@ -123,8 +117,8 @@ def compare(
 def _run(config: Config, table: TableRef, shared: dict[tuple[Any, ...], Images]) -> dict[str, Any]:
     key = config.bands, config.size, config.interpolation
     if key not in shared:
-        shared[key] = images_of(table, config, normalisation_of(table, config.bands))
-    played = play(config, table, images=shared[key])
+        shared[key] = images_of(table, config, normalisation_of(table, config.bands_read))
+    played = play(METHOD, config, table, images=shared[key])
     patches = config.local_epochs * config.fraction * sum(s.examples for s in played.silos)
     # The median: the first round also reads the patches and loads libraries.
     local = float(np.median([row["local_seconds"] for row in played.history]))
@@ -147,7 +141,7 @@ def _run(config: Config, table: TableRef, shared: dict[tuple[Any, ...], Images])
 
 
 def add_targets(runs: list[dict[str, Any]]) -> None:
-    """Adds ``target``, ``rounds_to_target`` and ``bytes_to_target`` (None where it was not reached) to every run."""
+    """Addition of ``target``, ``rounds_to_target`` and ``bytes_to_target`` (None if not reached) to every run."""
     for run in runs:
         peers = [r for r in runs if (r["scenario"], r["backbone"]) == (run["scenario"], run["backbone"])]
         reference = next((r for r in peers if r["algorithm"] == "fedavg"), peers[0])
@@ -159,9 +153,9 @@ def add_targets(runs: list[dict[str, Any]]) -> None:
 
 
 def _rounds_to(target: float | None, curve: Sequence[float | None]) -> int | None:
-    """The first round from which on no score lies below ``target``.
+    """First round from which on no score is below ``target``.
 
-    A first crossing would not do: a model that has learned nothing but the frequent labels scores well for a moment.
+    A first crossing is not enough: a model that has learned the frequent labels alone scores well for some rounds.
     """
     below = [i for i, score in enumerate(curve, 1) if target is None or score is None or score < target]
     rounds = below[-1] + 1 if below else 1
@@ -169,9 +163,9 @@ def _rounds_to(target: float | None, curve: Sequence[float | None]) -> int | Non
 
 
 def scale(config: Config, counts: Sequence[int] = SILO_COUNTS) -> dict[str, Any]:
-    """Time of the server's reduction and size of its state against the number of silos, on drawn updates."""
-    specs, model = first_model(config)
-    strategy = make_strategy(config.algorithm, config.options())
+    """Time of the server's reduction and size of its state by number of silos, on random updates."""
+    specs, model = first_model(METHOD.build(config))
+    strategy = config.strategy()
     seconds, state_bytes = [], []
     for count in counts:
         silos = [SiloInfo(f"silo-{i:03d}", 100, config.modality) for i in range(count)]
@@ -185,7 +179,7 @@ def scale(config: Config, counts: Sequence[int] = SILO_COUNTS) -> dict[str, Any]
             for s in silos
         }
         infos = tuple(UpdateInfo(s.id, 100, 10, frozenset(updates[s.id]), {NORMALISER: 10.0}) for s in silos)
-        source = _Drawn(federation.tensors, updates)
+        source = MemorySource(federation.tensors, updates)
         times = []
         for _ in range(_REPEATS):
             begun = time.perf_counter()
@@ -205,25 +199,14 @@ def scale(config: Config, counts: Sequence[int] = SILO_COUNTS) -> dict[str, Any]
     }
 
 
-class _Drawn:
-    def __init__(self, state: Mapping[str, Array], updates: Mapping[str, Mapping[str, Array]]) -> None:
-        self._state, self._updates = state, updates
-
-    def update(self, silo: str, name: str, start: int, stop: int) -> Array:
-        return self._updates[silo][name].reshape(-1)[start:stop]
-
-    def state(self, name: str, start: int, stop: int) -> Array:
-        return self._state[name].reshape(-1)[start:stop]
-
-
 CLOSE = 0.01
-"""Weighted F1 within this of the best, or within the deviation of its seeds, counts as equally good; cost decides."""
+"""Margin of weighted F1: within it, or within the deviation over seeds, an algorithm is as good as the best one."""
 
 
 def recommend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per scenario and backbone: the best algorithm, and the cheapest among those as good (``CLOSE``).
+    """Best algorithm per scenario and backbone, and the cheapest of those that are as good (see ``CLOSE``).
 
-    Cheapest: fewest bytes to the target (those that never reach it come last), then the least work of a round.
+    The cheapest has the fewest bytes to the target (infinite if not reached), then the least work in a round.
     """
     advice = []
     for backbone, scenario in dict.fromkeys((r["backbone"], r["scenario"]) for r in runs):
@@ -251,32 +234,26 @@ def recommend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _bytes(run: Mapping[str, Any]) -> float:
-    """To the target; infinite where it was not reached."""
+    """Bytes to the target; infinite if not reached."""
     return float("inf") if run["bytes_to_target"] is None else float(run["bytes_to_target"])
 
 
 def _work(run: Mapping[str, Any]) -> float:
-    """Seconds of one pass over all silos' patches and one reduction: neither side's work may hide the other's."""
+    """Seconds of one pass over all silos' patches and of one reduction."""
     patches = sum(silo["patches"] for silo in run["skew"]["silos"])
     return float(run["local_ms_per_patch"] / 1e3 * patches + run["aggregation_seconds"])
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="TABLE or TABLE@VERSION")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--preset", default="tiny")
+    """Entry point of the command line."""
+    parser = parser_of(__doc__)
     parser.add_argument("--algorithms", default=",".join(ALGORITHMS))
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--backbones", default="")
-    parser.add_argument("--seeds", type=parse_seeds, default=(0,))
-    parser.add_argument("settings", nargs="*", metavar="key=value")
     given = parser.parse_args()
     names = {n: tuple(filter(None, getattr(given, n).split(","))) for n in ("algorithms", "scenarios", "backbones")}
-    overrides = dict(setting.split("=", 1) for setting in given.settings)
-    data = TableRef.parse(given.data)
-    print_table(compare(data, given.out, seeds=given.seeds, preset=given.preset, overrides=overrides, **names))
+    overrides = overrides_of(given)
+    print_table(compare(given.data, given.out, seeds=given.seeds, preset=given.preset, overrides=overrides, **names))
     print(f"report: {given.out / 'comparison.html'}")
 
 

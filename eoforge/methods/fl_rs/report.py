@@ -1,11 +1,11 @@
-"""The comparison as a page: tables, plots, recommendation; and as a table in the terminal."""
+"""Report of the comparison: an HTML page with tables, plots and recommendation, and a table for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eoforge.methods.fl_rs.seeds import cell
+from eoforge.methods.seeds import figure_text, lead_text
 from eoforge.report import Html, element, figure, page, section, table, tiles
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _MARKERS = "os^vDPX*<>"
 
 
 def print_table(result: Mapping[str, Any]) -> None:
-    """Quality and cost of every run in the terminal, then the recommendation."""
+    """Output of quality and cost of every run, and of the recommendation, in the terminal."""
     from rich.console import Console
     from rich.table import Table
 
@@ -27,7 +27,7 @@ def print_table(result: Mapping[str, Any]) -> None:
             run["scenario"],
             run["backbone"],
             run["algorithm"],
-            *(cell(run, name) for name in _QUALITY),
+            *(figure_text(run, name) for name in _QUALITY),
             f"{run['local_ms_per_patch']:.2f}",
             f"{run['aggregation_seconds']:.3f}",
             str(run["rounds_to_target"] or "-"),
@@ -40,7 +40,7 @@ def print_table(result: Mapping[str, Any]) -> None:
 
 
 def comparison_page(result: Mapping[str, Any]) -> str:
-    """A self-contained HTML document."""
+    """Self-contained HTML document of a comparison."""
     runs: Sequence[Mapping[str, Any]] = result["runs"]
     scenarios = list(dict.fromkeys((r["scenario"], r["backbone"]) for r in runs))
     figures = {
@@ -69,16 +69,12 @@ def comparison_page(result: Mapping[str, Any]) -> str:
         )
     )
     parts.append(section("Cost against the number of silos", _scaling_table(result["scaling"]), _scaling(result)))
-    lead = (
-        f"Trained on {result['table']}, preset {result['preset']}, overrides {result['overrides'] or 'none'}; "
-        f"means over seeds {', '.join(map(str, result['seeds']))}."
-    )
     footer = (
-        "All figures are measured: F1 and mAP on the test split of the same places, times on this machine, bytes as "
-        "the tensors that travel. Rounds to target: until validation F1 (micro) stays at 95 % of FedAvg's best. They "
-        "compare algorithms on this table; they are not the figures of any paper."
+        "All figures are measured: F1 and mAP on the test split of the same countries and months, times on this "
+        "machine, bytes of the transferred tensors. Rounds to target: until validation F1 (micro) stays at 95 % of "
+        "FedAvg's best. The figures compare algorithms on this table; they are not those of any paper."
     )
-    return page("Federated algorithms compared", lead, parts, footer)
+    return page("Federated algorithms compared", lead_text(result), parts, footer)
 
 
 def _sentence(advice: Mapping[str, Any]) -> str:
@@ -110,7 +106,7 @@ def _run_table(runs: Sequence[Mapping[str, Any]]) -> Html:
     rows = [
         [
             run["algorithm"],
-            *(cell(run, name) for name in _QUALITY),
+            *(figure_text(run, name) for name in _QUALITY),
             run["personal"].get("f1_weighted", ""),
             f"{run['local_ms_per_patch']:.2f}",
             run["aggregation_seconds"],
@@ -173,10 +169,10 @@ def _scatter(runs: Sequence[Mapping[str, Any]]) -> Figure:
     def draw(axes: Axes) -> None:
         for scenario, marker in zip(dict.fromkeys(r["scenario"] for r in runs), _MARKERS, strict=False):
             chosen = [r for r in runs if r["scenario"] == scenario]
-            places = [(r["bytes_per_round"] / 1e6, r["test"]["f1_weighted"]) for r in chosen]
-            axes.scatter(*zip(*places, strict=True), marker=marker, label=scenario)
-            for run, place in zip(chosen, places, strict=True):
-                axes.annotate(run["algorithm"], place, fontsize=7, xytext=(3, 3), textcoords="offset points")
+            points = [(r["bytes_per_round"] / 1e6, r["test"]["f1_weighted"]) for r in chosen]
+            axes.scatter(*zip(*points, strict=True), marker=marker, label=scenario)
+            for run, point in zip(chosen, points, strict=True):
+                axes.annotate(run["algorithm"], point, fontsize=7, xytext=(3, 3), textcoords="offset points")
         axes.set(xlabel="MB per round", ylabel="F1 weighted", xscale="log")
         axes.legend(fontsize=8)
 

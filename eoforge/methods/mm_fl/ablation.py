@@ -1,15 +1,14 @@
-"""The ablation grid as one command: which module of MM-FL gives what, with radar, optical images or both at inference.
+"""Ablation of MM-FL as a command: figures with and without each module, for radar, optical or both at inference.
 
     python -m eoforge.methods.mm_fl.ablation --data TABLE --out FOLDER [--preset tiny] [--scenarios ds1,ds2]
     [--seeds 0,1,2] [key=value ...]
 
-Figures are means over the seeds. Finished runs are kept in ``FOLDER/runs``. ``ablation.json`` holds every figure,
-``ablation.html`` the tables and curves.
+Figures are means over the seeds. Finished runs are stored in ``FOLDER/runs`` and not repeated. ``ablation.json`` holds
+every figure, ``ablation.html`` the tables and curves.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from eoforge.config import build_config
-from eoforge.federated.training.data import Images
-from eoforge.federated.training.outcome import normalisation_of
-from eoforge.methods.fl_rs.seeds import averaged, cell, kept, parse_seeds, refuse_seed
+from eoforge.federated.training.data import Images, images_of, normalisation_of
+from eoforge.federated.training.simulation import play
 from eoforge.methods.mm_fl.config import Config
-from eoforge.methods.mm_fl.simulation import VIEWS, images_of, play
-from eoforge.methods.run_files import run_name
+from eoforge.methods.mm_fl.method import METHOD, VIEWS
+from eoforge.methods.seeds import figure_text, lead_text, overrides_of, parser_of, refuse_seed, row_of
 from eoforge.report import figure, page, section, table
 from eoforge.storage.addresses import TableRef, open_table
 
@@ -48,7 +46,7 @@ def ablate(
     preset: str = "tiny",
     overrides: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Runs what is missing and writes ``ablation.json`` and ``ablation.html`` below ``out``.
+    """Figures of the ablation, also written as ``ablation.json`` and ``ablation.html`` below ``out``.
 
     Raises:
         UsageError: A name or value is unknown.
@@ -56,17 +54,14 @@ def ablate(
     data = TableRef(data.uri, data.version or int(open_table(data).version))
     given = dict(overrides or {})
     refuse_seed(given)
-    (out / "runs").mkdir(parents=True, exist_ok=True)
     shared: list[Images] = []
     rows = []
     for scenario in scenarios:
         for row, choice in GRID.items():
             settings = [{**given, **choice, "scenario": scenario, "seed": str(seed)} for seed in seeds]
             configs = [build_config(Config, preset, each) for each in settings]
-            paths = [out / "runs" / f"{run_name('mm_fl', config.as_dict(), data)}.json" for config in configs]
-            played = zip(paths, configs, strict=True)
-            runs = [kept(path, partial(_run, config, data, shared)) for path, config in played]
-            rows.append({"scenario": scenario, "row": row, **averaged(runs)})
+            figures = row_of(METHOD.name, configs, data, out / "runs", partial(_run, data=data, shared=shared))
+            rows.append({"scenario": scenario, "row": row, **figures})
     result = {"table": str(data), "preset": preset, "seeds": list(seeds), "overrides": given, "rows": rows}
     (out / "ablation.json").write_text(json.dumps(result, indent=2) + "\n")
     (out / "ablation.html").write_text(_page(result))
@@ -74,10 +69,10 @@ def ablate(
 
 
 def _run(config: Config, data: TableRef, shared: list[Images]) -> dict[str, Any]:
-    """One run's figures. ``shared`` keeps the images for the next."""
+    """Figures of one run; ``shared`` holds the images for the next run."""
     if not shared:
-        shared.append(images_of(data, config, normalisation_of(data, (*config.s1_bands, *config.s2_bands))))
-    played = play(config, data, images=shared[0])
+        shared.append(images_of(data, config, normalisation_of(data, config.bands_read)))
+    played = play(METHOD, config, data, images=shared[0])
     return {
         "silos": len(played.silos),
         "test": played.test,
@@ -98,7 +93,7 @@ def _page(result: Mapping[str, Any]) -> str:
                     [
                         [
                             r["row"],
-                            *(cell(r, f"{view}_{m}") for m in MEASURES),
+                            *(figure_text(r, f"{view}_{m}") for m in MEASURES),
                             r["silos"],
                             f"{r['bytes_per_round'] / 1e6:.2f}",
                         ]
@@ -109,12 +104,8 @@ def _page(result: Mapping[str, Any]) -> str:
             for view, sensors in VIEWS.items()
         ]
         parts += [*tables, section(f"{scenario}: curves", figure(_curves(rows), "Validation F1 (micro), both sensors"))]
-    lead = (
-        f"Trained on {result['table']}, preset {result['preset']}, overrides {result['overrides'] or 'none'}; "
-        f"means over seeds {', '.join(map(str, result['seeds']))}."
-    )
-    footer = "F1 and mAP on the test split of the same places. Measured on this table; not the figures of any paper."
-    return page("MM-FL: what each module gives", lead, parts, footer)
+    footer = "F1 and mAP on the test split of the same countries, measured on this table; not the figures of any paper."
+    return page("MM-FL: what each module gives", lead_text(result), parts, footer)
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -131,32 +122,25 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def print_table(result: Mapping[str, Any]) -> None:
-    """The grid in the terminal."""
+    """Main figures in the terminal."""
     from rich.console import Console
     from rich.table import Table
 
     shown = Table("scenario", "modules", *(f"{v} {m}" for v in VIEWS for m in ("f1_weighted", "map_macro")), "MB/round")
     for row in result["rows"]:
-        cells = [cell(row, f"{v}_{m}") for v in VIEWS for m in ("f1_weighted", "map_macro")]
+        cells = [figure_text(row, f"{v}_{m}") for v in VIEWS for m in ("f1_weighted", "map_macro")]
         shown.add_row(row["scenario"], row["row"], *cells, f"{row['bytes_per_round'] / 1e6:.2f}")
     Console(width=160).print(shown)
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="TABLE or TABLE@VERSION")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--preset", default="tiny")
+    """Entry point of the command line."""
+    parser = parser_of(__doc__)
     parser.add_argument("--scenarios", default="ds1,ds2")
-    parser.add_argument("--seeds", type=parse_seeds, default=(0,))
-    parser.add_argument("settings", nargs="*", metavar="key=value")
     given = parser.parse_args()
-    overrides = dict(setting.split("=", 1) for setting in given.settings)
-    scenarios = tuple(given.scenarios.split(","))
-    data = TableRef.parse(given.data)
+    scenarios, overrides = tuple(given.scenarios.split(",")), overrides_of(given)
     print_table(
-        ablate(data, given.out, scenarios=scenarios, seeds=given.seeds, preset=given.preset, overrides=overrides)
+        ablate(given.data, given.out, scenarios=scenarios, seeds=given.seeds, preset=given.preset, overrides=overrides)
     )
     print(f"report: {given.out / 'ablation.html'}")
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.errors import UsageError
-from eoforge.federated.strategies.mm_fl import Mim, MultiModal
-from eoforge.methods.fl_rs.config import STUDY, TINY, FederatedConfig
+from eoforge.federated.strategies.mm_fl import Mim
+from eoforge.federated.training.config import STUDY, TINY, FederatedConfig
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Config(FederatedConfig):
         mf: One classifier for both sensors; without it every sensor is a federation of its own.
         fw: Grouped whitening in place of the first batch norms.
         mim: Mutual information: ``off``, ``relay`` (silos with one sensor) or ``paired`` (silos with both).
-        fusion: Of the features of both sensors: ``mean`` or ``concat``.
-        mim_weight: lambda.
-        temperature: T of the contrast.
+        fusion: Fusion of the features of both sensors: ``mean`` or ``concat``.
+        mim_weight: Weight lambda of the contrastive term.
+        temperature: Temperature T of the contrastive term.
         embedding: Length of MIM's embeddings.
         slots: Rows of a relay table.
         s1_bands: Radar bands in channel order.
@@ -40,7 +40,7 @@ class Config(FederatedConfig):
     s2_bands: tuple[str, ...] = S2_BANDS_10
 
     def __post_init__(self) -> None:
-        """Checks what types cannot say.
+        """Range checks.
 
         Raises:
             UsageError: A value is out of range.
@@ -53,12 +53,17 @@ class Config(FederatedConfig):
         self.strategy()
 
     @property
-    def bands(self) -> dict[str, tuple[str, ...]]:
-        """By sensor."""
+    def sensor_bands(self) -> dict[str, tuple[str, ...]]:
+        """See :class:`FederatedConfig`."""
         return {"s1": self.s1_bands, "s2": self.s2_bands}
 
+    @property
+    def strategy_name(self) -> str:
+        """See :class:`FederatedConfig`."""
+        return "mm_fl"
+
     def options(self) -> dict[str, Any]:
-        """Of the strategy, as :func:`~eoforge.federated.strategies.registry.make_strategy` takes them."""
+        """See :class:`FederatedConfig`."""
         return {
             "weighting": self.weighting,
             "mim": self.mim,
@@ -69,15 +74,11 @@ class Config(FederatedConfig):
             "salt": self.seed,
         }
 
-    def strategy(self) -> MultiModal:
-        """The server's side."""
-        return MultiModal(**self.options())
-
     @classmethod
     def tiny(cls) -> Config:
-        """See ``TINY``; one sensor per silo, so twice as many silos. The contrast learns faster with Adam.
+        """See ``TINY``; one sensor per silo, so twice as many silos. The contrastive term learns faster with Adam.
 
-        Its weight makes its gradient about as large as the task's: with 1 it is 3 to 22 times as large in a short run.
+        With ``mim_weight`` 0.05 its gradient is about as large as the task's; with 1 it is 3 to 22 times as large.
         """
         small = {"slots": 8192, "embedding": 32, "optimizer": "adam", "learning_rate": 2e-3, "mim_weight": 0.05}
         settings: dict[str, Any] = {**TINY, **small}
@@ -85,5 +86,5 @@ class Config(FederatedConfig):
 
     @classmethod
     def paper(cls) -> Config:
-        """Seven countries, 14 silos, ResNet-50; rounds and optimiser are the sister study's, the paper's are unread."""
+        """Seven countries, 14 silos, ResNet-50; rounds and optimiser of the sister study."""
         return cls(**STUDY)

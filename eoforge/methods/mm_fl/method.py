@@ -1,48 +1,40 @@
-"""MM-FL for the command line, the pipelines and the services: one process plays coordinator and silos."""
+"""MM-FL as a method: both sensors, one classifier; codes of one sensor find patches of the other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from eoforge.federated.strategy import LocalTrainer
-from eoforge.federated.training.checkpoint import Checkpoint
-from eoforge.federated.training.outcome import Normalisation
-from eoforge.federated.training.simulation import Simulated
-from eoforge.methods.fl_rs.method import FederatedMethod
+from eoforge.federated.strategies.mm_fl import SENSORS
+from eoforge.federated.training.data import NetworkInput, TableData
+from eoforge.methods.federated_method import FederatedMethod
 from eoforge.methods.mm_fl.config import Config
-from eoforge.methods.mm_fl.simulation import build_network, play, silo_trainer
-from eoforge.storage.addresses import TableRef
+from eoforge.methods.mm_fl.data import SensorData, images_of_sensors, slots_of
+from eoforge.methods.mm_fl.model import MultiModalNetwork
+from eoforge.nn.build import seeded
+
+VIEWS: dict[str, tuple[str, ...]] = {"s1": ("s1",), "s2": ("s2",), "both": SENSORS}
+"""Sensors that may be available at inference; figures are named ``s1_...``, ``s2_...`` and ``both_...``."""
 
 
 class MmFlMethod(FederatedMethod):
-    """Both sensors; codes of one find the other's."""
+    """Federated learning on two sensors; a share of patches is a radar and an optical silo, or with ``paired`` one."""
 
     name = "mm_fl"
     config_type: type[Any] = Config
 
-    def build(self, config: Config) -> Any:
-        return build_network(config)
+    def build(self, config: Config) -> MultiModalNetwork:
+        return seeded(lambda: MultiModalNetwork(config), config.seed)
 
-    def bands(self, config: Config) -> dict[str, tuple[str, ...]]:
-        return config.bands
+    def data(self, config: Config, cells: Sequence[str]) -> Callable[..., TableData]:
+        return partial(SensorData, slots=slots_of(cells, config.seed, config.slots))
 
-    def strategy(self, config: Config) -> tuple[str, dict[str, Any]]:
-        return self.name, config.options()
+    def silo_sensors(self, config: Config) -> dict[str, tuple[str, ...]]:
+        return {"": SENSORS} if config.mim == "paired" else {f"-{sensor}": (sensor,) for sensor in SENSORS}
 
-    def silo_trainer(
-        self,
-        config: Config,
-        table: TableRef,
-        silo: str,
-        sensors: Sequence[str],
-        normalisation: Normalisation,
-        device: str | None = None,
-    ) -> LocalTrainer:
-        return silo_trainer(config, table, silo, sensors, normalisation, device)
-
-    def play(self, config: Config, table: TableRef, checkpoint: Checkpoint) -> Simulated:
-        return play(config, table, checkpoint)
+    def views(self, config: Config) -> dict[str, NetworkInput]:
+        return {f"{view}_": images_of_sensors(sensors) for view, sensors in VIEWS.items()}
 
 
 METHOD = MmFlMethod()

@@ -2,12 +2,12 @@
 
 Shape legend: B patches, C bands, S pixels, D features, P projection, L = 19 labels, K bits::
 
-    s1 [B,2,S,S]  -> encoders.s1 -> f1 [B,D] -+-> fusion: mean of what is there -> heads.shared -> logits [B,L]
+    s1 [B,2,S,S]  -> encoders.s1 -> f1 [B,D] -+-> fusion: mean of given sensors -> heads.shared -> logits [B,L]
     s2 [B,10,S,S] -> encoders.s2 -> f2 [B,D] -+   (or concat, an absent half is zero)
                                       f [B,D] -> norms.s1 / norms.s2 -> projection.mim -> z [B,P]     (MIM only)
                                       f, detached -> codes.s1 / codes.s2 -> code [B,K]
 
-A silo holds the encoder of its sensor and what is shared. Without MF every sensor has a head of its own.
+A silo holds the encoder of its sensor and the shared tensors. Without MF every sensor has a head of its own.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ SHARED = "shared"
 
 
 class MultiModalNetwork(Network):
-    """Both sensors' encoders and what they share."""
+    """Network with an encoder per sensor and a shared classifier; see the head of this module."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.concat = config.fusion == "concat"
         encoders, widths = {}, []
         for sensor in SENSORS:
-            built, features = build_backbone(config.backbone, len(config.bands[sensor]), config.size, config.width)
+            built, features = build_backbone(
+                config.backbone, len(config.sensor_bands[sensor]), config.size, config.width
+            )
             if config.fw:
                 whiten(built, config.backbone)
             encoders[sensor] = built
@@ -54,7 +56,7 @@ class MultiModalNetwork(Network):
         self.norms = nn.ModuleDict(norms if wanted else {})
 
     def represent(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features ``[B, D]`` of the sensors that are there."""
+        """Features ``[B, D]`` of each given sensor."""
         features = {}
         for sensor, image_BCSS in images.items():
             features[sensor] = self.encoders[sensor](image_BCSS)

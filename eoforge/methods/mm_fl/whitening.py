@@ -1,4 +1,4 @@
-"""Grouped batch whitening (module FW): batch normalisation that also takes the correlations of four channels out.
+"""Grouped batch whitening (module FW): batch normalisation that also removes correlations within groups of channels.
 
 Shape legend: B patches, C channels, G = C / 4 groups, g = 4, P = B x H x W positions.
 
@@ -19,19 +19,19 @@ GROUP, EPSILON, MOMENTUM = 4, 1e-3, 0.1
 
 
 class GroupedWhitening(nn.Module):
-    """Whitens groups of channels of ``[B, C, H, W]``.
+    """Whitening layer over groups of channels of ``[B, C, H, W]``.
 
-    Statistics of a single patch say nothing about the others: a batch of one is whitened by the running statistics and
-    leaves them alone. Arithmetic is float32, also under autocast.
+    A batch of one patch is whitened by the running statistics and does not change them. Arithmetic is float32, also
+    under autocast.
 
     Args:
         channels: C, a multiple of ``group``.
         group: Channels per group.
-        epsilon: How far the covariance is pulled towards the identity.
-        momentum: Of the running statistics.
+        epsilon: Shrinkage of the covariance towards the identity.
+        momentum: Momentum of the running statistics.
 
     Raises:
-        UsageError: C is no multiple of the group.
+        UsageError: C is not a multiple of the group.
     """
 
     running_centre: Tensor
@@ -48,7 +48,7 @@ class GroupedWhitening(nn.Module):
         self.register_buffer("running_covariance", torch.eye(group).repeat(channels // group, 1, 1))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Same shape and dtype."""
+        """Whitened input, in its shape and dtype."""
         with torch.autocast(x_BCHW.device.type, enabled=False):
             return self._whitened(x_BCHW.float()).to(x_BCHW.dtype)
 
@@ -73,10 +73,10 @@ class GroupedWhitening(nn.Module):
 
 
 def whiten(encoder: nn.Module, backbone: str) -> None:
-    """Puts whitening in place of the first batch norms: stem and all of layer 1 of a ResNet, the stem of ``tiny_bn``.
+    """Replacement of the first batch norms by whitening: stem and layer 1 of a ResNet, the stem of ``tiny_bn``.
 
     Raises:
-        UsageError: The backbone has no batch norm there.
+        UsageError: The backbone is another one.
     """
 
     def build(norm: nn.BatchNorm2d) -> nn.Module:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from eoforge.federated.strategies.moon import contrast
 from eoforge.nn.classifier import Classifier
-from tests.methods.fl_support import Trio
+from tests.federated.training.federations import NetworkFederation
 
 
 def test_moon_contrast_in_closed_form() -> None:
@@ -21,7 +21,7 @@ def test_moon_contrast_in_closed_form() -> None:
 
 
 def test_moon_is_fedavg_in_its_first_round_and_not_afterwards() -> None:
-    moon, silent = Trio("moon", mu=5.0), Trio("moon", mu=0.0)
+    moon, silent = NetworkFederation("moon", mu=5.0), NetworkFederation("moon", mu=0.0)
     for together in (True, False):
         moon.round()
         silent.round()

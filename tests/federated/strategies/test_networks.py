@@ -11,15 +11,22 @@ import torch
 from eoforge.errors import UsageError
 from eoforge.federated import simulate
 from eoforge.federated.strategies.objective import Local
-from eoforge.federated.strategies.registry import ALGORITHMS, make_strategy
+from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import wire_bytes
 from eoforge.federated.training.local import SiloTrainer
 from eoforge.federated.training.specs import specs_of
-from tests.methods.fl_support import Drawn, Federation, Normed, Trio, three
+from eoforge.methods.fl_rs.config import ALGORITHMS
+from tests.federated.training.federations import (
+    BatchNormNetwork,
+    GaussianData,
+    NetworkFederation,
+    QuadraticFederation,
+    three_silos,
+)
 
 
 def test_roles_of_tensors() -> None:
-    roles = {name: spec.role for name, spec in specs_of(Normed()).items()}
+    roles = {name: spec.role for name, spec in specs_of(BatchNormNetwork()).items()}
     assert roles["first.weight"] == roles["head.bias"] == "weight"
     assert roles["norm.weight"] == roles["norm.bias"] == "norm"
     assert roles["norm.running_mean"] == roles["norm.running_var"] == "statistic"
@@ -28,19 +35,24 @@ def test_roles_of_tensors() -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_counters_never_travel_and_statistics_are_averaged(name: str) -> None:
-    trio = Trio(name)
-    for silo in trio.silos:
-        travels = {*trio.strategy.download(silo, trio.state.specs), *trio.strategy.upload(silo, trio.state.specs)}
+    federation = NetworkFederation(name)
+    for silo in federation.silos:
+        travels = {
+            *federation.strategy.download(silo, federation.state.specs),
+            *federation.strategy.upload(silo, federation.state.specs),
+        }
         assert not any(n.endswith("num_batches_tracked") for n in travels)
-    trio.round()
-    assert trio.state.tensors["model/norm.num_batches_tracked"] == 0
-    assert trio.state.tensors["model/norm.num_batches_tracked"].dtype == np.int64
-    assert np.abs(trio.state.tensors["model/norm.running_mean"]).max() > 0  # a mean over silos, whoever's model it is
+    federation.round()
+    assert federation.state.tensors["model/norm.num_batches_tracked"] == 0
+    assert federation.state.tensors["model/norm.num_batches_tracked"].dtype == np.int64
+    assert (
+        np.abs(federation.state.tensors["model/norm.running_mean"]).max() > 0
+    )  # a mean over silos, whoever's model it is
 
 
 @pytest.mark.parametrize("name", ["scaffold", "feddc", "feddyn", "fednova"])
 def test_statistics_take_the_plain_mean_whatever_acts_on_parameters(name: str) -> None:
-    plain, other = Trio("fedavg", weighting="uniform"), Trio(name, weighting="uniform")
+    plain, other = NetworkFederation("fedavg", weighting="uniform"), NetworkFederation(name, weighting="uniform")
     plain.round()
     other.round()
     # In the first round every silo trains as under FedAvg, but for pulls towards w, so statistics are nearly equal.
@@ -59,7 +71,7 @@ FACTORS = {
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_declared_bytes_are_the_tensors_that_travel(name: str) -> None:
-    trio = Trio(name)
+    federation = NetworkFederation(name)
     travelled: dict[str, list[int]] = {"down": [], "up": []}
 
     class Spy:
@@ -75,54 +87,54 @@ def test_declared_bytes_are_the_tensors_that_travel(name: str) -> None:
         def evaluate(self, task: Any, state: Any) -> Any:
             return self.inner.evaluate(task, state)
 
-    trio.trainers = {i: Spy(t) for i, t in trio.trainers.items()}  # type: ignore[assignment]
-    figures = trio.round()
+    federation.trainers = {i: Spy(t) for i, t in federation.trainers.items()}  # type: ignore[assignment]
+    figures = federation.round()
     assert (figures.down, figures.up) == (sum(travelled["down"]), sum(travelled["up"]))
-    parameters = sum(s.nbytes for s in trio.specs.values() if s.role in ("weight", "norm"))
-    statistics = sum(s.nbytes for s in trio.specs.values() if s.role == "statistic")
-    home = sum(s.nbytes for s in trio.specs.values() if s.role in ("norm", "statistic"))
-    for silo in trio.silos:
-        down, up = wire_bytes(trio.strategy, silo, trio.state.specs)
+    parameters = sum(s.nbytes for s in federation.specs.values() if s.role in ("weight", "norm"))
+    statistics = sum(s.nbytes for s in federation.specs.values() if s.role == "statistic")
+    home = sum(s.nbytes for s in federation.specs.values() if s.role in ("norm", "statistic"))
+    for silo in federation.silos:
+        down, up = wire_bytes(federation.strategy, silo, federation.state.specs)
         if name == "fedbn":
             assert (down, up) == (parameters + statistics - home, parameters + statistics)
         else:
             expected = FACTORS[name]
             assert (down, up) == (expected[0] * parameters + statistics, expected[1] * parameters + statistics)
-    assert tuple(map(len, (trio.strategy.down, trio.strategy.up))) == FACTORS.get(name, (1, 1))
+    assert tuple(map(len, (federation.strategy.down, federation.strategy.up))) == FACTORS.get(name, (1, 1))
 
 
 def test_batch_norm_never_reaches_another_silo_under_fedbn() -> None:
     for unseen in ("average", "none"):
-        trio = Trio("fedbn", unseen=unseen, weighting="uniform")
-        trio.round()
-        own = [trio.state.silos[s.id]["own/norm.weight"] for s in trio.silos]
+        federation = NetworkFederation("fedbn", unseen=unseen, weighting="uniform")
+        federation.round()
+        own = [federation.state.silos[s.id]["own/norm.weight"] for s in federation.silos]
         assert not np.allclose(own[0], own[1])
-        first = trio.state.tensors["model/norm.weight"].copy()
+        first = federation.state.tensors["model/norm.weight"].copy()
         assert np.allclose(first, np.mean(own, axis=0) if unseen == "average" else 1.0)
         # What a silo goes on with is its own, not the average: poison the average and nothing changes at the silo.
-        task = simulate.task_for(trio.strategy, trio.state, trio.silos[0], trio.silos)
+        task = simulate.task_for(federation.strategy, federation.state, federation.silos[0], federation.silos)
         assert not any("norm" in n for n in task.tensors)
-        before = trio.trainers["silo-0"].train(task, trio.state.silos["silo-0"])
-        trio.state.tensors["model/norm.weight"] += 5
-        task = simulate.task_for(trio.strategy, trio.state, trio.silos[0], trio.silos)
-        again = trio.trainers["silo-0"].train(task, trio.state.silos["silo-0"])
+        before = federation.trainers["silo-0"].train(task, federation.state.silos["silo-0"])
+        federation.state.tensors["model/norm.weight"] += 5
+        task = simulate.task_for(federation.strategy, federation.state, federation.silos[0], federation.silos)
+        again = federation.trainers["silo-0"].train(task, federation.state.silos["silo-0"])
         assert all(np.array_equal(again.tensors[n], t) for n, t in before.tensors.items())
-    uploads = Trio("fedbn", unseen="none").strategy.upload(trio.silos[0], trio.state.specs)
+    uploads = NetworkFederation("fedbn", unseen="none").strategy.upload(federation.silos[0], federation.state.specs)
     assert not any("norm" in n for n in uploads)
 
 
 def test_fedbn_refuses_a_model_without_batch_norm() -> None:
     with pytest.raises(UsageError, match="choose another backbone"):
-        Federation(make_strategy("fedbn"), three())
+        QuadraticFederation(make_strategy("fedbn"), three_silos())
 
 
 def test_silo_state_survives_a_restart_of_the_silo() -> None:
     for name in ("scaffold", "feddc", "feddyn", "moon", "fedbn"):
-        whole, restarted = Trio(name), Trio(name)
+        whole, restarted = NetworkFederation(name), NetworkFederation(name)
         whole.round()
         restarted.round()
         kept = {i: {n: a.copy() for n, a in state.items()} for i, state in restarted.state.silos.items()}
-        fresh = Trio(name)  # new trainers know nothing: all that silos remember is in these arrays
+        fresh = NetworkFederation(name)  # new trainers know nothing: all that silos remember is in these arrays
         fresh.state.tensors, fresh.state.round, fresh.state.silos = restarted.state.tensors, 1, kept
         whole.round()
         fresh.round()
@@ -131,7 +143,7 @@ def test_silo_state_survives_a_restart_of_the_silo() -> None:
 
 
 def test_a_silo_that_sends_other_tensors_is_named() -> None:
-    trio = Trio("fedavg")
+    federation = NetworkFederation("fedavg")
 
     class Short:
         def __init__(self, inner: SiloTrainer) -> None:
@@ -141,11 +153,11 @@ def test_a_silo_that_sends_other_tensors_is_named() -> None:
             result = self.inner.train(task, state)
             return type(result)({"delta/head.bias": result.tensors["delta/head.bias"]}, result.examples, result.steps)
 
-    trio.trainers["silo-1"] = Short(trio.trainers["silo-1"])  # type: ignore[assignment]
+    federation.trainers["silo-1"] = Short(federation.trainers["silo-1"])  # type: ignore[assignment]
     with pytest.raises(UsageError, match="silo silo-1 sent other tensors"):
-        trio.round()
+        federation.round()
 
 
 def test_local_state_starts_at_zero() -> None:
-    local = Local(Normed(), {"w": torch.ones(3)}, {}, {}, Drawn(0))
+    local = Local(BatchNormNetwork(), {"w": torch.ones(3)}, {}, {}, GaussianData(0))
     assert torch.equal(local.remembered("control", "w"), torch.zeros(3))

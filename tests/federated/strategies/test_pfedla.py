@@ -10,10 +10,10 @@ import torch
 
 from eoforge.errors import UsageError
 from eoforge.federated.strategies.hypernet import PARTS, HyperNet
-from eoforge.federated.strategies.pfedla import MOST_SILOS, PFedLA
+from eoforge.federated.strategies.pfedla import MAX_SILOS, PFedLA
 from eoforge.federated.strategy import RoundInfo, SiloInfo, UpdateInfo
 from eoforge.storage.tensorfile import TensorSpec
-from tests.methods.fl_support import START, Federation, Quadratic, three
+from tests.federated.training.federations import START, QuadraticData, QuadraticFederation, three_silos
 
 
 def test_hypernetwork_gradient_against_autograd() -> None:
@@ -43,8 +43,8 @@ def test_a_row_without_a_live_unit_is_the_plain_mean() -> None:
 
 def test_pfedla_by_hand() -> None:
     """Two rounds with the mixing taken from the hypernetworks, everything else written out."""
-    problems = three()
-    federation = Federation(PFedLA("uniform", rate=0.01), problems)
+    problems = three_silos()
+    federation = QuadraticFederation(PFedLA("uniform", rate=0.01), problems)
     names = ["silo-0", "silo-1", "silo-2"]
     starts, last = dict.fromkeys(names, START), dict.fromkeys(names, START)
     for who in ((0, 1, 2), (0, 2)):
@@ -69,7 +69,7 @@ def test_pfedla_by_hand() -> None:
 
 
 def test_pfedla_refuses_silos_that_join_later() -> None:
-    federation = Federation(PFedLA(), three())
+    federation = QuadraticFederation(PFedLA(), three_silos())
     federation.silos.append(SiloInfo("silo-9", 5))
     federation.trainers["silo-9"] = federation.trainers["silo-0"]
     with pytest.raises(UsageError, match="the silos that the run began with"):
@@ -79,7 +79,7 @@ def test_pfedla_refuses_silos_that_join_later() -> None:
 def test_one_hypernetwork_is_in_memory_at_a_time() -> None:
     import tracemalloc
 
-    federation = Federation(PFedLA(), [Quadratic([1, 2, 3], [i, 0, -i]) for i in range(10)])
+    federation = QuadraticFederation(PFedLA(), [QuadraticData([1, 2, 3], [i, 0, -i]) for i in range(10)])
     every = [
         UpdateInfo(s.id, 1, 1, frozenset(federation.strategy.upload(s, federation.state.specs)))
         for s in federation.silos
@@ -113,7 +113,7 @@ class Zeros:
 
 
 def test_more_silos_than_memory_is_planned_for_are_refused() -> None:
-    silos = [SiloInfo(f"silo-{i:02d}", 1) for i in range(MOST_SILOS + 1)]
+    silos = [SiloInfo(f"silo-{i:02d}", 1) for i in range(MAX_SILOS + 1)]
     with pytest.raises(UsageError, match=r"at most 32 silos; got 33\. Name fewer"):
         PFedLA().start({"w": TensorSpec((3,))}, silos)
 

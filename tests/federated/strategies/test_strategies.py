@@ -7,8 +7,9 @@ import pytest
 
 from eoforge.errors import UsageError
 from eoforge.federated.strategies.objective import normaliser
-from eoforge.federated.strategies.registry import ALGORITHMS, make_strategy
-from tests.methods.fl_support import START, Federation, Quadratic, three
+from eoforge.federated.strategies.registry import make_strategy
+from eoforge.methods.fl_rs.config import ALGORITHMS
+from tests.federated.training.federations import START, QuadraticData, QuadraticFederation, three_silos
 
 ETA = 0.1
 PLAN = ((0, 1, 2), (0, 2), (1, 2), (0, 1, 2))
@@ -34,8 +35,10 @@ def relative(problems, i, weighting):
 
 def follow(name, reference, weighting, steps=3, **options):
     """Runs the plan with both and compares after every round."""
-    problems = three(steps)
-    federation = Federation(make_strategy(name, {"weighting": weighting, **options}), problems, learning_rate=ETA)
+    problems = three_silos(steps)
+    federation = QuadraticFederation(
+        make_strategy(name, {"weighting": weighting, **options}), problems, learning_rate=ETA
+    )
     for number, (who, expected) in enumerate(zip(PLAN, reference(problems, weighting), strict=True)):
         assert np.allclose(federation.round(*who), expected, rtol=1e-12, atol=1e-12), (number, who)
     return federation
@@ -92,8 +95,10 @@ def test_scaffold_by_hand(weighting) -> None:
 @BOTH
 def test_fednova_by_hand(weighting) -> None:
     taus = (1, 4, 2)
-    problems = [Quadratic(p.curvature, p.optimum, p.examples, tau) for p, tau in zip(three(), taus, strict=True)]
-    federation = Federation(make_strategy("fednova", {"weighting": weighting}), problems, learning_rate=ETA)
+    problems = [
+        QuadraticData(p.curvature, p.optimum, p.examples, tau) for p, tau in zip(three_silos(), taus, strict=True)
+    ]
+    federation = QuadraticFederation(make_strategy("fednova", {"weighting": weighting}), problems, learning_rate=ETA)
     w = START
     for who in PLAN:
         p = weights(problems, who, weighting)
@@ -153,8 +158,10 @@ def test_feddyn_by_hand(weighting) -> None:
 
 @pytest.mark.parametrize("name", [n for n in ALGORITHMS if n not in ("moon", "fedbn")])
 def test_silos_with_equal_data_train_as_one_would(name: str) -> None:
-    alone = Quadratic([1.0, 3.0, 0.5], [2.0, 0.0, -1.0], examples=7, steps=4)
-    federation = Federation(make_strategy(name, {"alpha": 1e-9} if name in ("feddc", "feddyn") else {}), [alone] * 4)
+    alone = QuadraticData([1.0, 3.0, 0.5], [2.0, 0.0, -1.0], examples=7, steps=4)
+    federation = QuadraticFederation(
+        make_strategy(name, {"alpha": 1e-9} if name in ("feddc", "feddyn") else {}), [alone] * 4
+    )
     # FedDC and FedDyn step twice as far by design: once for the mean model, once for the mean drift.
     moved = descend(START, 4, alone.gradient) - START
     if name == "fedprox":
@@ -164,16 +171,18 @@ def test_silos_with_equal_data_train_as_one_would(name: str) -> None:
 
 
 def test_the_average_of_equal_models_is_that_model_to_the_last_bit() -> None:
-    federation = Federation(make_strategy("fedavg"), [Quadratic([0, 0, 0], [0, 0, 0], examples=e) for e in (3, 7, 11)])
+    federation = QuadraticFederation(
+        make_strategy("fedavg"), [QuadraticData([0, 0, 0], [0, 0, 0], examples=e) for e in (3, 7, 11)]
+    )
     assert federation.rounds(3).tobytes() == START.tobytes()
 
 
 @pytest.mark.parametrize("name", ["scaffold", "feddc", "feddyn"])
 def test_drift_is_removed_where_fedavg_stalls(name: str) -> None:
     options = {"feddc": {"alpha": 0.1}, "feddyn": {"alpha": 1.0}}.get(name, {})
-    plain = Federation(make_strategy("fedavg", {"weighting": "uniform"}), three(steps=5))
-    corrected = Federation(make_strategy(name, {"weighting": "uniform", **options}), three(steps=5))
-    problems = three()
+    plain = QuadraticFederation(make_strategy("fedavg", {"weighting": "uniform"}), three_silos(steps=5))
+    corrected = QuadraticFederation(make_strategy(name, {"weighting": "uniform", **options}), three_silos(steps=5))
+    problems = three_silos()
     curvatures = np.stack([p.curvature for p in problems])
     optimum = (curvatures * np.stack([p.optimum for p in problems])).sum(0) / curvatures.sum(0)
     stalled = np.abs(plain.rounds(40) - optimum).max()
@@ -186,11 +195,11 @@ def test_fednova_is_unbiased_under_unequal_steps_and_fedavg_is_not() -> None:
     # Nearly flat parabolas far away: each silo's gradient is constant over a round, so only the weighting can bias.
     tilt = np.array([[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]])
     problems = [
-        Quadratic([1e-9] * 3, START - 1e9 * g, examples=5, steps=tau) for g, tau in zip(tilt, (1, 9), strict=True)
+        QuadraticData([1e-9] * 3, START - 1e9 * g, examples=5, steps=tau) for g, tau in zip(tilt, (1, 9), strict=True)
     ]
 
     def direction(name: str) -> np.ndarray:
-        moved = START - Federation(make_strategy(name), problems).round()
+        moved = START - QuadraticFederation(make_strategy(name), problems).round()
         return moved / np.linalg.norm(moved)
 
     true = tilt.mean(axis=0) / np.linalg.norm(tilt.mean(axis=0))
@@ -207,14 +216,14 @@ def test_fednova_counts_momentum_as_often_as_gradients_enter() -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
 def test_control_variates_recover_the_mean_gradient_of_the_round(momentum: float) -> None:
-    flat = Quadratic([1e-9] * 3, START - 1e9 * np.array([1.0, -2.0, 3.0]), steps=5)
-    federation = Federation(make_strategy("scaffold"), [flat], momentum=momentum)
+    flat = QuadraticData([1e-9] * 3, START - 1e9 * np.array([1.0, -2.0, 3.0]), steps=5)
+    federation = QuadraticFederation(make_strategy("scaffold"), [flat], momentum=momentum)
     federation.round()
     assert np.allclose(federation.remembered(0, "control"), [1.0, -2.0, 3.0], atol=1e-5)
 
 
 def test_a_silo_with_no_examples_cannot_be_averaged() -> None:
-    federation = Federation(make_strategy("fedavg"), [Quadratic([1, 1, 1], [0, 0, 0], examples=0)])
+    federation = QuadraticFederation(make_strategy("fedavg"), [QuadraticData([1, 1, 1], [0, 0, 0], examples=0)])
     with pytest.raises(UsageError, match="0 examples together"):
         federation.round()
 
@@ -233,4 +242,4 @@ def test_unknown_names_and_options_are_refused() -> None:
 def test_control_variates_refuse_adam() -> None:
     for name in ("scaffold", "feddc"):
         with pytest.raises(UsageError, match="Choose optimizer=sgd"):
-            Federation(make_strategy(name), three(), optimizer="adam")
+            QuadraticFederation(make_strategy(name), three_silos(), optimizer="adam")

@@ -15,12 +15,19 @@ from eoforge.federated.strategies.hypernet import HyperNet
 from eoforge.federated.strategies.objective import Effort
 from eoforge.federated.strategies.pfedla import PFedLA
 from eoforge.federated.strategies.registry import make_strategy, strategy_type
-from tests.methods.fl_support import START, Federation, Normed, Quadratic, Trio, three
+from tests.federated.training.federations import (
+    START,
+    BatchNormNetwork,
+    NetworkFederation,
+    QuadraticData,
+    QuadraticFederation,
+    three_silos,
+)
 
 
 def test_feddc_with_the_wrong_sign_diverges_and_ours_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy in CV4RS adds (theta - w) / (tau eta) to g_i, and turns into NaN after a few rounds."""
-    right = Federation(FedDC("uniform", alpha=0.1), three(steps=5))
+    right = QuadraticFederation(FedDC("uniform", alpha=0.1), three_silos(steps=5))
     distance = np.abs(right.rounds(15) - START).max()
     assert distance < 10
 
@@ -37,13 +44,13 @@ def test_feddc_with_the_wrong_sign_diverges_and_ours_does_not(monkeypatch: pytes
         return sent
 
     monkeypatch.setattr(feddc._Decoupled, "finish", wrong)
-    copied = Federation(FedDC("uniform", alpha=0.1), three(steps=5))
+    copied = QuadraticFederation(FedDC("uniform", alpha=0.1), three_silos(steps=5))
     assert np.abs(copied.rounds(25) - START).max() > 1e3
 
 
 def test_feddc_sends_its_drifts_mean_with_the_model() -> None:
     """The other half of that copy leaves the mean of h_i out of the new model."""
-    federation = Federation(FedDC("uniform", alpha=0.1), three())
+    federation = QuadraticFederation(FedDC("uniform", alpha=0.1), three_silos())
     before = federation.w.copy()
     moved = [federation.trainers[s.id] for s in federation.silos]
     ends = [
@@ -59,34 +66,34 @@ def test_feddc_sends_its_drifts_mean_with_the_model() -> None:
 
 def test_scaffold_divides_by_steps_not_by_epochs() -> None:
     """The copy in FL-bench counts epochs: with 6 steps in 2 epochs its control would be three times the gradient."""
-    flat = Quadratic([1e-9] * 3, START - 1e9 * np.array([1.0, -2.0, 3.0]), steps=3)
-    federation = Federation(make_strategy("scaffold"), [flat], epochs=2)
+    flat = QuadraticData([1e-9] * 3, START - 1e9 * np.array([1.0, -2.0, 3.0]), steps=3)
+    federation = QuadraticFederation(make_strategy("scaffold"), [flat], epochs=2)
     federation.round()
     assert np.allclose(federation.remembered(0, "control"), [1.0, -2.0, 3.0], atol=1e-5)
 
 
 def test_moon_has_a_projection_head_and_contrasts_its_output() -> None:
     assert strategy_type("moon").projection == 256
-    trio = Trio("moon", mu=5.0)
+    federation = NetworkFederation("moon", mu=5.0)
     seen = []
-    original = Normed.classify
+    original = BatchNormNetwork.classify
 
-    def spy(self: Normed, representation: Tensor) -> Tensor:
+    def spy(self: BatchNormNetwork, representation: Tensor) -> Tensor:
         seen.append(representation.shape[1])
         return original(self, representation)
 
-    Normed.classify = spy  # type: ignore[method-assign]
+    BatchNormNetwork.classify = spy  # type: ignore[method-assign]
     try:
-        trio.round()
+        federation.round()
     finally:
-        Normed.classify = original  # type: ignore[method-assign]
+        BatchNormNetwork.classify = original  # type: ignore[method-assign]
     assert set(seen) == {256}  # the classifier stands on the projection, as in the authors' network
 
 
 def test_pfedla_moves_the_start_towards_the_end_of_training() -> None:
     """FL-bench's copy has the other sign: its next start would be further from where training went."""
     strategy = PFedLA("uniform", rate=0.5)
-    federation = Federation(strategy, three())
+    federation = QuadraticFederation(strategy, three_silos())
     federation.round()  # now the silos' last models differ, so mixing matters
     state = federation.state
     names = ["silo-0", "silo-1", "silo-2"]

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from eoforge.errors import UsageError
-from eoforge.federated.training.data import Images, TableData, order_of
-from eoforge.federated.training.outcome import images_of, normalisation_of
+from eoforge.federated.training.data import Images, TableData, images_of, normalisation_of, order_of
 from eoforge.federated.training.specs import specs_of
 from eoforge.methods import get_method
 from eoforge.metrics.multilabel import multilabel_figures
@@ -38,7 +37,7 @@ def test_batches_hold_every_patch_once_and_none_alone() -> None:
 
 def test_images_from_memory_are_those_from_the_table(table) -> None:
     settings = config()
-    normalisation = normalisation_of(table, settings.bands)
+    normalisation = normalisation_of(table, settings.bands_read)
     kept = images_of(table, settings, normalisation)
     read = Images(table, kept.prepare, memory_patches=0)
     rows = np.array([17, 3, 60, 4])
@@ -46,7 +45,7 @@ def test_images_from_memory_are_those_from_the_table(table) -> None:
         first, second = kept.take(rows), read.take(rows)
         assert torch.equal(first.images["s2"], second.images["s2"])
         assert torch.equal(first.labels, second.labels)
-    data = TableData(kept, rows, rows, "silo", 2, 0)
+    data = TableData(kept, rows, rows, "silo", ("s2",), batch_size=2, seed=0)
     assert data.examples == 4
 
 

@@ -19,10 +19,10 @@ from eoforge.data.records import record_batch
 from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.federated import simulate
 from eoforge.federated.silo.silo import Silo
-from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import SiloInfo
-from eoforge.federated.training.outcome import normalisation_of
-from eoforge.federated.training.specs import specs_of
+from eoforge.federated.training.data import normalisation_of
+from eoforge.federated.training.setup import silo_trainer
+from eoforge.federated.training.specs import first_model
 from eoforge.methods import get_method
 from eoforge.methods.federated_launch import prepare, strategy_of, trainers, training_patches, upload_model
 from eoforge.storage.addresses import TableRef
@@ -70,20 +70,16 @@ def test_the_service_gives_the_simulations_bits(
 
     chosen: Any = get_method(method)
     config = chosen.config("tiny", {**SMALL, **overrides})
-    bands = [band for names in chosen.bands(config).values() for band in names]
-    normalisation = normalisation_of(tables["north"], tuple(bands))
+    normalisation = normalisation_of(tables["north"], config.bands_read)
     local = {
-        silo: chosen.silo_trainer(config, tables[silo], silo, sensors, normalisation) for silo, sensors in held.items()
+        silo: silo_trainer(chosen, config, tables[silo], silo, sensors, normalisation) for silo, sensors in held.items()
     }
     silos = [
         SiloInfo(silo, training_patches(tables[silo]), sensors[0] if len(sensors) == 1 else "")
         for silo, sensors in held.items()
     ]
-    name, options = chosen.strategy(config)
-    network = chosen.build(config)
-    arrays = {n: t.numpy() for n, t in network.state_dict().items()}
-    strategy = make_strategy(name, options)
-    federation = simulate.begin(strategy, specs_of(network), arrays, silos)
+    strategy = config.strategy()
+    federation = simulate.begin(strategy, *first_model(chosen.build(config)), silos)
     simulate.run(strategy, federation, silos, local, config.rounds)
     for tensor, values in federation.model().items():
         assert np.asarray(served_model[tensor]).tobytes() == values.tobytes(), tensor

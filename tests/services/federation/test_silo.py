@@ -16,7 +16,7 @@ from eoforge.client.base import RemoteNotFound
 from eoforge.client.federation import FederationClient
 from eoforge.client.silo import SiloClient
 from eoforge.errors import DataRefused, EoforgeError
-from eoforge.federated.silo.cancellation import stop_if_told
+from eoforge.federated.silo.cancellation import raise_if_cancelled
 from eoforge.federated.silo.files import SiloFiles
 from eoforge.federated.silo.silo import Silo
 from eoforge.federated.strategy import LocalResult, Task
@@ -30,11 +30,11 @@ class Killed(BaseException):
     """Ends a silo's thread as a kill would end its process: nothing after it runs."""
 
 
-@pytest.mark.parametrize("where", [(Silo, "_hand_in"), (SiloFiles, "conclude")])
+@pytest.mark.parametrize("where", [(Silo, "_upload"), (SiloFiles, "settle")])
 def test_a_silo_killed_after_training_neither_trains_again_nor_loses_its_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
 ) -> None:
-    """Killed before its upload (``_hand_in``), or after the acknowledgement was sent but not heard (``conclude``)."""
+    """Killed before its upload (``_upload``), or between the acknowledgement and its receipt (``settle``)."""
     original = getattr(*where)
     killed = threading.Event()
 
@@ -158,7 +158,7 @@ def test_a_spoilt_update_is_trained_again(tmp_path: Path) -> None:
 def test_secrets_of_the_last_round_are_forgotten_with_the_run(tmp_path: Path) -> None:
     files = SiloFiles(tmp_path, pb.Task(run_id="run"))
     files.masking(1, "a").keys()
-    files.over()
+    files.end_run()
     assert not list((tmp_path / "run").glob("masking-*"))
     with pytest.raises(EoforgeError, match="no secrets"):
         files.masking(1, "a").shares(pb.Task(mask_keys={name: pb.MaskKeys() for name in "abc"}, threshold=2))
@@ -170,7 +170,7 @@ def test_a_silo_stops_training_when_the_run_is_cancelled(tmp_path: Path) -> None
     def for_ever(task: Task) -> None:
         training.set()
         while True:
-            stop_if_told()
+            raise_if_cancelled()
             time.sleep(0.01)
 
     with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
@@ -186,7 +186,7 @@ def test_a_silo_stops_training_when_the_run_is_cancelled(tmp_path: Path) -> None
 def test_a_silo_stops_training_when_its_round_goes_on_without_it(tmp_path: Path) -> None:
     def slow_at_first(task: Task) -> None:
         while task.round == 0:
-            stop_if_told()
+            raise_if_cancelled()
             time.sleep(0.01)
 
     policy = {"min_silos": 1, "selection": pb.SELECTION_FRACTION, "fraction": 0.5, "over_selection": 1.0}

@@ -1,7 +1,8 @@
 """Federations small enough for a test.
 
-:class:`Federation`: silo i minimises ``1/2 sum_k A_ik (w_k - a_ik)^2`` in float64, so that every round can be written
-out and compared to the last digits. :class:`Trio`: three silos that train a network with batch norm.
+:class:`QuadraticFederation`: silo i minimises ``1/2 sum_k A_ik (w_k - a_ik)^2`` in float64, so that every round can be
+written out and compared to the last digits. :class:`NetworkFederation`: three silos that train a network with batch
+normalisation.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from eoforge.nn.classifier import Network
 START = np.array([1.0, -2.0, 0.5])
 
 
-class Point(Network):
-    """One parameter vector, and its own image as representation."""
+class VectorNetwork(Network):
+    """Network of one parameter vector, which is also its representation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,8 +40,8 @@ class Point(Network):
         return representation
 
 
-class Quadratic:
-    """One silo: curvatures A, optimum a, and how many steps an epoch has."""
+class QuadraticData:
+    """Data of one silo: curvatures A, optimum a, and the number of steps per epoch."""
 
     def __init__(self, curvature: Sequence[float], optimum: Sequence[float], examples: int = 1, steps: int = 1) -> None:
         self.curvature, self.optimum = np.array(curvature, dtype=float), np.array(optimum, dtype=float)
@@ -61,20 +62,21 @@ class Quadratic:
         return {"examples": float(self.examples)}
 
 
-class Federation:
-    """Quadratic silos under one strategy."""
+class QuadraticFederation:
+    """QuadraticData silos under one strategy."""
 
-    def __init__(self, strategy: Averaging, problems: Sequence[Quadratic], **settings: Any) -> None:
+    def __init__(self, strategy: Averaging, problems: Sequence[QuadraticData], **settings: Any) -> None:
         self.strategy, self.problems = strategy, list(problems)
         self.silos = [SiloInfo(f"silo-{i}", p.examples) for i, p in enumerate(problems)]
         self.settings = LocalSettings(**{"learning_rate": 0.1, **settings})
         self.trainers = {
-            s.id: SiloTrainer(strategy, Point, p, self.settings) for s, p in zip(self.silos, problems, strict=True)
+            s.id: SiloTrainer(strategy, VectorNetwork, p, self.settings)
+            for s, p in zip(self.silos, problems, strict=True)
         }
-        self.state = simulate.begin(strategy, specs_of(Point()), {"w": START}, self.silos)
+        self.state = simulate.begin(strategy, specs_of(VectorNetwork()), {"w": START}, self.silos)
 
     def round(self, *who: int) -> np.ndarray:
-        """Runs one round with the numbered silos (all by default) and returns w."""
+        """One round with the numbered silos (all by default); w afterwards."""
         chosen = [f"silo-{i}" for i in who] or None
         simulate.run_round(self.strategy, self.state, self.silos, self.trainers, chosen)
         return self.w
@@ -91,24 +93,18 @@ class Federation:
     def remembered(self, silo: int, group: str) -> np.ndarray:
         return self.state.silos[f"silo-{silo}"][f"{group}/w"]
 
-    def optimum(self) -> np.ndarray:
-        """Of the loss over all examples."""
-        weights = np.array([p.examples for p in self.problems], dtype=float)[:, None]
-        curvatures = np.stack([p.curvature for p in self.problems]) * weights
-        return (curvatures * np.stack([p.optimum for p in self.problems])).sum(0) / curvatures.sum(0)
 
-
-def three(steps: int = 3) -> list[Quadratic]:
-    """Non-IID: other curvatures, other optima, other sizes."""
+def three_silos(steps: int = 3) -> list[QuadraticData]:
+    """Three non-IID silos: curvatures, optima and sizes differ."""
     return [
-        Quadratic([1.0, 3.0, 0.5], [2.0, 0.0, -1.0], examples=10, steps=steps),
-        Quadratic([4.0, 0.5, 1.0], [-1.0, 1.0, 0.0], examples=30, steps=steps),
-        Quadratic([0.5, 1.0, 4.0], [0.5, -3.0, 2.0], examples=20, steps=steps),
+        QuadraticData([1.0, 3.0, 0.5], [2.0, 0.0, -1.0], examples=10, steps=steps),
+        QuadraticData([4.0, 0.5, 1.0], [-1.0, 1.0, 0.0], examples=30, steps=steps),
+        QuadraticData([0.5, 1.0, 4.0], [0.5, -3.0, 2.0], examples=20, steps=steps),
     ]
 
 
-class Normed(Network):
-    """Linear, batch norm, linear: has weights, gamma and beta, running statistics, and a counter."""
+class BatchNormNetwork(Network):
+    """Linear, batch norm, linear: a network with weights, gamma and beta, running statistics, and a counter."""
 
     def __init__(self, projection: int = 0) -> None:
         super().__init__()
@@ -128,8 +124,8 @@ class Normed(Network):
         return out
 
 
-class Drawn:
-    """Sixteen points around a centre of the silo's own."""
+class GaussianData:
+    """Data of one silo: normally distributed points around a centre of its own."""
 
     def __init__(self, number: int, examples: int = 16) -> None:
         generator = torch.Generator().manual_seed(number)
@@ -152,16 +148,16 @@ class Drawn:
             }
 
 
-class Trio:
-    """Three silos that train :class:`Normed`."""
+class NetworkFederation:
+    """Three silos that train :class:`BatchNormNetwork`."""
 
     def __init__(self, name: str, **options: Any) -> None:
         self.strategy = make_strategy(name, options)
         self.silos = [SiloInfo(f"silo-{i}", 16 + 8 * i) for i in range(3)]
-        self.data = {s.id: Drawn(i, s.examples) for i, s in enumerate(self.silos)}
+        self.data = {s.id: GaussianData(i, s.examples) for i, s in enumerate(self.silos)}
 
-        def network() -> Normed:
-            return Normed(self.strategy.projection)
+        def network() -> BatchNormNetwork:
+            return BatchNormNetwork(self.strategy.projection)
 
         self.trainers = {
             i: SiloTrainer(self.strategy, network, d, LocalSettings(learning_rate=0.05)) for i, d in self.data.items()
