@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.federated.world import Coordinator, certificates, options
+from benchmarks.federated.processes import Coordinator, certificates, options
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client.federation import FederationClient
 from eoforge.client.silo import SiloClient

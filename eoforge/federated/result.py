@@ -12,12 +12,12 @@ from google.protobuf import json_format
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.bundle import CARD, CONFIG, FORMAT, MANIFEST, METRICS, WEIGHTS, code_revision
 from eoforge.errors import ConflictError
-from eoforge.federated.store.objects import Objects
+from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.storage.addresses import join, normalise
 from eoforge.storage.objects import ObjectStore
 
 
-def write_result(objects: Objects, run: pb.Run, parent_uri: str) -> str:
+def write_result(objects: ChunkStore, run: pb.Run, parent_uri: str) -> str:
     """Writes the bundle of a run's newest model and returns its URI; the same run gives the same bytes.
 
     Raises:
@@ -43,7 +43,7 @@ def write_result(objects: Objects, run: pb.Run, parent_uri: str) -> str:
     return uri
 
 
-def _chunks(objects: Objects, manifest: pb.Manifest) -> Iterator[bytes]:
+def _chunks(objects: ChunkStore, manifest: pb.Manifest) -> Iterator[bytes]:
     return (objects.chunk(digest) for digest in manifest.chunks)
 
 

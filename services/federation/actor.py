@@ -21,9 +21,9 @@ from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import Strategy
 from services.federation import steps, telemetry
 from services.federation.catalogue import Catalogue
-from services.federation.offers import Offers, info_of
+from services.federation.download_sets import DownloadSets, info_of
 from services.federation.signals import Signal
-from services.federation.tasks import Standing
+from services.federation.tasks import RoundView
 from services.federation.work import Work
 
 RETRY_SECONDS = 2.0
@@ -32,7 +32,7 @@ RETRY_SECONDS = 2.0
 log = structlog.get_logger("run")
 
 
-class Surroundings(Protocol):
+class ActorContext(Protocol):
     """What an actor needs of the coordinator around it."""
 
     instance: str
@@ -53,22 +53,22 @@ class RunActor:
     """Moves one run forward.
 
     Args:
-        hub: The coordinator around it.
+        coordinator: The coordinator around it.
         journal: The run's journal; the lease must be held.
         files: The run's files.
     """
 
-    def __init__(self, hub: Surroundings, journal: Journal, files: RunFiles) -> None:
-        self._hub, self._journal, self.files = hub, journal, files
+    def __init__(self, coordinator: ActorContext, journal: Journal, files: RunFiles) -> None:
+        self._coordinator, self._journal, self.files = coordinator, journal, files
         self.strategy: Strategy = make_strategy(journal.run.spec.strategy, plain(journal.run.spec.strategy_options))
-        self._long = Work(files, self.strategy, hub.bundles_uri, hub.retain_rounds)
+        self._long = Work(files, self.strategy, coordinator.bundles_uri, coordinator.retain_rounds)
         self._lock = asyncio.Lock()
         self._work: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._offers, self._offering = Offers(files, self.strategy), asyncio.Lock()
+        self._offers, self._offering = DownloadSets(files, self.strategy), asyncio.Lock()
         self._changed = time.monotonic()
         self._delivered: tuple[int, float] = (0, 0.0)
-        self._standing: Standing | None = None
+        self._round_view: RoundView | None = None
         self._cleaned = False
         self._stopped = False
 
@@ -77,11 +77,11 @@ class RunActor:
         """The run's state."""
         return self._journal.run
 
-    def standing(self) -> Standing:
+    def standing(self) -> RoundView:
         """Who did what in the open round."""
-        if self._standing is None or self._standing.sequence != self.run.sequence:
-            self._standing = Standing(self.run)
-        return self._standing
+        if self._round_view is None or self._round_view.sequence != self.run.sequence:
+            self._round_view = RoundView(self.run)
+        return self._round_view
 
     @property
     def idle(self) -> bool:
@@ -92,7 +92,7 @@ class RunActor:
         """Time since the run last changed here."""
         return time.monotonic() - self._changed
 
-    def told(self, number: int) -> None:
+    def record_delivery(self, number: int) -> None:
         """A silo has its task of this round."""
         self._delivered = (number, time.time())
 
@@ -120,10 +120,10 @@ class RunActor:
             except LeaseLost:
                 self._lose()  # or this coordinator would go on refusing whatever the run's silos send
                 raise
-        self.poke()
+        self.schedule_advance()
         return True
 
-    def poke(self) -> None:
+    def schedule_advance(self) -> None:
         """Moves the run on as far as it goes, in the background."""
         if not self._stopped:
             task = asyncio.get_running_loop().create_task(self._advance())
@@ -159,13 +159,13 @@ class RunActor:
     async def _step(self) -> bool:
         """One transition, if one is due; the lock is held."""
         run = self.run
-        step = steps.next_step(run, lambda: self._hub.there(run.spec), self.strategy.closed, time.time())
+        step = steps.next_step(run, lambda: self._coordinator.there(run.spec), self.strategy.closed, time.time())
         if step.event is not None:
             opened = step.event.get("round_opened")
             if opened is not None and opened.number == 1:
                 await self._in_thread(self._long.begin, self._copy(), opened)
             sealing, started = "sealed" in step.event, time.time()
-            await self._append(self._hub.instance, **step.event)
+            await self._append(self._coordinator.instance, **step.event)
             if sealing:
                 self._record_sealed(started)
             return True
@@ -178,7 +178,7 @@ class RunActor:
             self._cleaned = True
             self._start(self._clean_up())
         elif step.wake_in is not None:
-            self._poke_in(step.wake_in)
+            self._schedule_advance_in(step.wake_in)
         return False
 
     def _record_sealed(self, started: float) -> None:
@@ -197,7 +197,7 @@ class RunActor:
         async with self._lock:
             if ended(self.run):
                 return
-            await self._append(self._hub.instance, reduced=reduced)
+            await self._append(self._coordinator.instance, reduced=reduced)
         telemetry.phase(self.run, "reduce", started, done)
         telemetry.phase(self.run, "publish", done, time.time())
         telemetry.ROUNDS.inc()
@@ -212,7 +212,7 @@ class RunActor:
                 return
             if self.run.round.evaluators:
                 telemetry.phase(self.run, "evaluate", since, now)
-            await self._append(self._hub.instance, round_closed=pb.RoundClosed(summary=summary))
+            await self._append(self._coordinator.instance, round_closed=pb.RoundClosed(summary=summary))
             telemetry.STRAGGLERS.inc(len(summary.stragglers))
             await self._in_thread(self._journal.snapshot)
         await self._clean_up()
@@ -221,18 +221,18 @@ class RunActor:
         changed = await self._in_thread(self._long.finish, self._copy())
         async with self._lock:
             if not ended(self.run):
-                await self._append(self._hub.instance, status_changed=changed)
+                await self._append(self._coordinator.instance, status_changed=changed)
                 await self._in_thread(self._journal.snapshot)
 
     async def _clean_up(self) -> None:
         run = self._copy()
         await self._in_thread(self._long.clean_up, run)
         if ended(run):
-            await self._in_thread(self._hub.catalogue.close, run.run_id)
+            await self._in_thread(self._coordinator.catalogue.close, run.run_id)
 
     async def _fail(self, reason: str) -> None:
         failed = pb.StatusChanged(status=pb.RUN_STATUS_FAILED, reason=reason)
-        await self._append(self._hub.instance, status_changed=failed)
+        await self._append(self._coordinator.instance, status_changed=failed)
         await self._in_thread(self._journal.snapshot)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -247,7 +247,7 @@ class RunActor:
             finally:
                 self._work = None
             if moved:
-                self.poke()
+                self.schedule_advance()
 
         self._work = asyncio.get_running_loop().create_task(guarded())
         self._work.add_done_callback(_report)
@@ -260,7 +260,7 @@ class RunActor:
         if isinstance(error, StoreError):
             log.warning("store unreachable, will try again", run=self.run.run_id, error=str(error))
             self._cleaned = False
-            self._poke_in(RETRY_SECONDS)
+            self._schedule_advance_in(RETRY_SECONDS)
             return False
         reason = str(error)
         if not isinstance(error, EoforgeError):
@@ -278,11 +278,11 @@ class RunActor:
         written: pb.RunEvent = await self._in_thread(self._journal.append, pb.RunEvent(**event), actor)
         log.info("event", run=self.run.run_id, sequence=written.sequence, kind=next(iter(event)), actor=actor)
         self._changed = time.monotonic()
-        self._hub.signal.notify()
+        self._coordinator.signal.notify()
         return written
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._hub.io, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._coordinator.io, function, *arguments)
 
     def _copy(self) -> pb.Run:
         """The run's state for a thread, while it goes on changing here."""
@@ -292,13 +292,13 @@ class RunActor:
 
     def _lose(self) -> None:
         self.stop()
-        self._hub.lost(self.run.run_id)
+        self._coordinator.lost(self.run.run_id)
 
-    def _poke_in(self, seconds: float) -> None:
+    def _schedule_advance_in(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if not self._stopped:
-            self._timer = asyncio.get_running_loop().call_later(max(seconds, 0.01), self.poke)
+            self._timer = asyncio.get_running_loop().call_later(max(seconds, 0.01), self.schedule_advance)
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -11,7 +11,7 @@ from kserve import InferOutput, InferRequest, InferResponse, Model
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import LimitExceeded, UsageError
 from services._runtime.errors import PermissionDenied
-from services.federation.hub import Hub
+from services.federation.coordinator import Coordinator
 from services.federation.identity import Identities, may_steer
 
 NAME = "eoforge-federation-runs"
@@ -21,9 +21,9 @@ MAX_RUNS = 100
 class RunsModel(Model):
     """Names of runs to their state, round and number of rounds; who may not see a run cannot ask for it."""
 
-    def __init__(self, hub: Hub, identities: Identities) -> None:
+    def __init__(self, coordinator: Coordinator, identities: Identities) -> None:
         super().__init__(NAME)
-        self._hub, self._identities = hub, identities
+        self._coordinator, self._identities = coordinator, identities
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ class RunsModel(Model):
         if len(names) > MAX_RUNS:
             raise LimitExceeded(f"a request may name {MAX_RUNS} runs; got {len(names)}")
         operator = self._identities.operator()
-        runs = [await self._hub.read(name) for name in names]
+        runs = [await self._coordinator.read(name) for name in names]
         if not all(may_steer(operator, run) for run in runs):
             raise PermissionDenied("one of the runs belongs to others")
         columns: dict[str, np.ndarray[Any, Any]] = {

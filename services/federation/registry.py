@@ -31,15 +31,15 @@ class Registry:
     Args:
         store: The coordinator's store.
         heartbeat_seconds: How often a silo must be heard.
-        most: Most silos that may register.
+        limit: Largest number of registered silos.
         changed: Called when other silos are there than before.
 
     Attributes:
         known: Registered silos by id.
     """
 
-    def __init__(self, store: ObjectStore, heartbeat_seconds: float, most: int, changed: Callable[[], None]) -> None:
-        self._store, self._silence, self._most = store, SILENT_HEARTBEATS * heartbeat_seconds, most
+    def __init__(self, store: ObjectStore, heartbeat_seconds: float, limit: int, changed: Callable[[], None]) -> None:
+        self._store, self._silence, self._limit = store, SILENT_HEARTBEATS * heartbeat_seconds, limit
         self._changed = changed
         self.known: dict[str, pb.Silo] = {}
         self._streams: dict[str, int] = {}
@@ -63,8 +63,8 @@ class Registry:
         Raises:
             LimitExceeded: There are too many.
         """
-        if silo_id not in self.known and len(self.known) >= self._most:
-            raise LimitExceeded(f"{self._most} silos are registered; no more are taken")
+        if silo_id not in self.known and len(self.known) >= self._limit:
+            raise LimitExceeded(f"{self._limit} silos are registered; no more are taken")
 
     def store(self, silo: pb.Silo) -> None:
         """Writes what a silo says of itself; blocks."""
@@ -78,7 +78,7 @@ class Registry:
     def enter(self, silo: pb.Silo) -> None:
         """A silo is registered from now on."""
         self.known[silo.silo_id] = silo
-        self.hear(silo.silo_id)
+        self.record_heartbeat(silo.silo_id)
 
     def leave(self, silo_id: str) -> None:
         """A silo is registered no more."""
@@ -86,7 +86,7 @@ class Registry:
         self._heard.pop(silo_id, None)
         self._changed()
 
-    def hear(self, silo_id: str, activity: str = "", progress: float = 0.0) -> None:
+    def record_heartbeat(self, silo_id: str, activity: str = "", progress: float = 0.0) -> None:
         """A silo showed that it lives."""
         silo = self.known.get(silo_id)
         if silo is not None:
@@ -107,7 +107,7 @@ class Registry:
         if not count:
             del self._streams[silo_id]
         CONNECTED.set(len(self._streams))
-        self.hear(silo_id)
+        self.record_heartbeat(silo_id)
         self._changed()
 
     def connected(self, silo_id: str) -> bool:

@@ -21,7 +21,7 @@ TOLD = frozenset({pb.TASK_KIND_ABANDON, pb.TASK_KIND_END})
 """What a silo is told when nothing is due."""
 
 
-class Standing:
+class RoundView:
     """Who did what in a run's open round: sets that are built once an event, for however many silos are told of it.
 
     Args:
@@ -96,4 +96,4 @@ class Standing:
 
 def due(run: pb.Run, silo: str) -> Due | None:
     """The open task of ``silo`` in ``run``, or None."""
-    return Standing(run).due(silo)
+    return RoundView(run).due(silo)

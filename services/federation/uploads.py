@@ -12,7 +12,7 @@ from typing import Any
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
 from eoforge.federated.checks import ChunkFacts, chunk_facts
-from eoforge.federated.store.objects import Objects
+from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.storage.tensorfile import Layout, chunk_span
 from services._runtime.errors import Overloaded
 from services.federation.telemetry import BYTES
@@ -59,18 +59,18 @@ class Uploads:
 
     Args:
         in_thread: Runs what blocks.
-        most: Streams at the same time.
+        limit: Largest number of streams at the same time.
     """
 
-    def __init__(self, in_thread: Run, most: int) -> None:
-        self._in_thread, self._most, self._active = in_thread, most, 0
+    def __init__(self, in_thread: Run, limit: int) -> None:
+        self._in_thread, self._limit, self._active = in_thread, limit, 0
         self._streams: Counter[str] = Counter()
         self._storing = asyncio.Semaphore(STORING)
         self._seen: OrderedDict[str, _Seen] = OrderedDict()  # one a silo: what it sends may have a long header
 
     async def receive(
         self,
-        objects: Objects,
+        objects: ChunkStore,
         manifest: pb.Manifest,
         digest: str,
         chunks: AsyncIterator[tuple[int, bytes]],
@@ -90,8 +90,8 @@ class Uploads:
             DataRefused: A chunk is not what the manifest names.
             LimitExceeded: A chunk is longer than chunks are.
         """
-        if self._active >= self._most:
-            raise Overloaded(f"{self._most} uploads run already", RETRY_SECONDS)
+        if self._active >= self._limit:
+            raise Overloaded(f"{self._limit} uploads run already", RETRY_SECONDS)
         silo = objects.prefix if squares is None else _silo(objects)  # in whatever runs and rounds
         if squares is not None and self._streams[silo] >= MAX_STREAMS:
             raise Overloaded(f"{MAX_STREAMS} uploads of this silo run already", RETRY_SECONDS)
@@ -124,7 +124,7 @@ class Uploads:
                 await asyncio.wait(running)
         return stored
 
-    def facts(self, objects: Objects, manifest: pb.Manifest, digest: str, squares: bool) -> list[ChunkFacts]:
+    def facts(self, objects: ChunkStore, manifest: pb.Manifest, digest: str, squares: bool) -> list[ChunkFacts]:
         """What is known of each chunk; what arrived before a restart is read and looked at now.
 
         Raises:
@@ -139,14 +139,14 @@ class Uploads:
             facts.append(seen.facts[index])
         return facts
 
-    def forget(self, objects: Objects, digest: str) -> None:
+    def forget(self, objects: ChunkStore, digest: str) -> None:
         """Drops what is remembered of an update that was judged."""
         seen = self._seen.get(_silo(objects))
         if seen is not None and seen.name == (objects.prefix, digest):
             self._seen.pop(_silo(objects), None)
 
     def _store(
-        self, objects: Objects, manifest: pb.Manifest, digest: str, index: int, data: bytes, squares: bool | None
+        self, objects: ChunkStore, manifest: pb.Manifest, digest: str, index: int, data: bytes, squares: bool | None
     ) -> None:
         expected = manifest.chunks[index]
         if hashlib.sha256(data).digest() != expected:
@@ -161,7 +161,7 @@ class Uploads:
             return  # looked at again, and answered for, when the update is handed in
         seen.facts[index] = chunk_facts(seen.layout, index, data, squares)
 
-    def _look(self, objects: Objects, manifest: pb.Manifest, digest: str, first: bytes | None) -> _Seen:
+    def _look(self, objects: ChunkStore, manifest: pb.Manifest, digest: str, first: bytes | None) -> _Seen:
         name = (objects.prefix, digest)
         seen = self._seen.get(_silo(objects))
         if seen is None or seen.name != name:
@@ -175,6 +175,6 @@ class Uploads:
         return seen
 
 
-def _silo(objects: Objects) -> str:
+def _silo(objects: ChunkStore) -> str:
     """The silo whose uploads lie there: the last folder."""
     return objects.prefix.rsplit("/", 1)[-1]

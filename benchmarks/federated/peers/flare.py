@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.federated.peers.common import Failed, Processes, Wire, wait_for
-from benchmarks.federated.world import TENSOR_ELEMENTS, Memory, layers_of
+from benchmarks.federated.processes import TENSOR_ELEMENTS, Memory, layers_of
 
 APP = Path(__file__).with_name("flare_app")
 WARM_UP, GIVEN_UP_S = 1, 60.0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.federated.peers.common import PORT, SILO_ADDRESS, Failed, Processes, Wire, wait_for
-from benchmarks.federated.world import TENSOR_ELEMENTS, Memory, layers_of
+from benchmarks.federated.processes import TENSOR_ELEMENTS, Memory, layers_of
 from eoforge.federated.ca import Authority
 
 APP = Path(__file__).with_name("flower_app")

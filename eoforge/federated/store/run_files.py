@@ -14,14 +14,14 @@ from eoforge.errors import UsageError
 from eoforge.federated.reduce import Combiner, StoredSource, write_reduction
 from eoforge.federated.run.journal import Journal
 from eoforge.federated.run.rounds import infos
-from eoforge.federated.store.objects import Objects, StoredFile
+from eoforge.federated.store.chunk_store import ChunkStore, StoredFile
 from eoforge.federated.strategy import Reduction, RoundInfo, SiloInfo, Start, Strategy, UpdateInfo, name_of, split_name
 from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import Array, Layout, Specs
 
 SECRET_BYTES = 32
 
-Offer = dict[str, tuple[Objects, str]]
+Offer = dict[str, tuple[ChunkStore, str]]
 """What a silo downloads: group -> where it is, and its digest."""
 
 
@@ -39,7 +39,7 @@ class RunFiles:
 
     def __init__(self, store: ObjectStore, run_id: str, pool: ThreadPoolExecutor) -> None:
         self._store, self._run_id, self._pool = store, run_id, pool
-        self.objects = Objects(store, f"runs/{run_id}/objects")
+        self.objects = ChunkStore(store, f"runs/{run_id}/objects")
 
     def secret(self) -> bytes:
         """The run's secret, 32 random bytes: made once, at its creation, and never given out."""
@@ -50,9 +50,9 @@ class RunFiles:
         """Deletes it when no round will be reduced again: whoever had it could take the noise off every model."""
         self._store.delete(f"runs/{self._run_id}/secret")
 
-    def update(self, number: int, silo: str) -> Objects:
+    def update(self, number: int, silo: str) -> ChunkStore:
         """Where a silo's upload of a round lies."""
-        return Objects(self._store, f"{self._round(number)}/{silo}")
+        return ChunkStore(self._store, f"{self._round(number)}/{silo}")
 
     def put_once(self, number: int, name: str, data: bytes) -> bool:
         """Stores a small file of a round; False if there is another one of that name, which stays."""
@@ -129,7 +129,7 @@ class RunFiles:
             if whole is not None:
                 offer[group] = (self.objects, run.objects[whole])
                 continue
-            folder = Objects(self._store, f"{self._round(run.round.number)}/_down")
+            folder = ChunkStore(self._store, f"{self._round(run.round.number)}/_down")
             key = (run.round.number, frozenset(run.objects.items()), frozenset(tensors.items()))
             if key not in made:
                 made[key] = self._cut(folder, tensors, state)
@@ -168,7 +168,7 @@ class RunFiles:
         written = write_reduction(reduction, state, source, self.objects, self._pool, combiner)
         return {**dict(run.objects), **written}
 
-    def _cut(self, folder: Objects, tensors: Mapping[str, str], state: Mapping[str, StoredFile]) -> str:
+    def _cut(self, folder: ChunkStore, tensors: Mapping[str, str], state: Mapping[str, StoredFile]) -> str:
         source = StoredSource({}, state)
         specs = full_specs(state)
 

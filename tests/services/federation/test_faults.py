@@ -30,7 +30,7 @@ from eoforge.storage.chunks import digest_of, file_chunks, file_manifest
 from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import CHUNK_BYTES, write_file
 from tests.federated.quadratic import Quadratic, spec, write_model
-from tests.services.federation.world import Runner, server_for, silos, wait_for
+from tests.services.federation.helpers import SiloThread, server_for, silo_threads, wait_for
 from tests.services.support import running, until
 
 READY_S = 120.0
@@ -109,7 +109,7 @@ def test_killed_in_the_middle_of_a_round_it_goes_on_and_the_model_is_bit_equal(t
     policy = {"rounds": 2, "min_silos": 3}
     with (
         running(server_for(tmp_path / "calm")) as served,
-        silos(served.target, tmp_path / "calm-silos", ["a", "b", "c"]),
+        silo_threads(served.target, tmp_path / "calm-silos", ["a", "b", "c"]),
         FederationClient(served.target) as client,
     ):
         client.create_run(spec(client.put_model(model_path), policy=policy), "calm")
@@ -123,9 +123,9 @@ def test_killed_in_the_middle_of_a_round_it_goes_on_and_the_model_is_bit_equal(t
         folder = tmp_path / "silos"
         with (
             FederationClient(target, attempts=40) as client,
-            silos(target, folder, ["a", "b"], attempts=40) as quick,
+            silo_threads(target, folder, ["a", "b"], attempts=40) as quick,
         ):
-            slow = Runner(target, "c", folder, held, attempts=40)
+            slow = SiloThread(target, "c", folder, held, attempts=40)
             client.create_run(spec(client.put_model(model_path), policy=policy), "shaken")
             seen = 0
             for event in client.watch("shaken"):
@@ -153,7 +153,7 @@ def test_a_sealed_round_that_was_not_reduced_is_reduced_after_the_restart(tmp_pa
     store = tmp_path / "store"
     with (
         running(server_for(store)) as served,
-        silos(served.target, tmp_path / "silos", ["a", "b"]),
+        silo_threads(served.target, tmp_path / "silos", ["a", "b"]),
         FederationClient(served.target) as client,
     ):
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
@@ -198,8 +198,8 @@ def test_a_second_coordinator_takes_over_and_the_first_steps_down(tmp_path: Path
     ):
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
         client.create_run(spec(model), "moved")
-        hub = one.server.service.start.__self__  # type: ignore[attr-defined]  # the bound method's hub
-        hub._tasks[0].cancel()
+        coordinator = one.server.service.start.__self__  # type: ignore[attr-defined]  # the bound method's coordinator
+        coordinator._tasks[0].cancel()
         with (
             running(server_for(store, instance="two", lease_seconds=0.6)) as two,
             FederationClient(two.target) as other,
@@ -262,7 +262,7 @@ def test_the_store_holds_what_was_acknowledged(tmp_path: Path) -> None:
     """Every accepted update's bytes hash to its digest on the store at the moment of the acknowledgement."""
     with (
         running(server_for(tmp_path / "store")) as served,
-        silos(served.target, tmp_path / "silos", ["a", "b"]),
+        silo_threads(served.target, tmp_path / "silos", ["a", "b"]),
         FederationClient(served.target) as client,
     ):
         model = client.put_model(write_model(tmp_path / "model.safetensors"))

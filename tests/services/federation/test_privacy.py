@@ -16,7 +16,7 @@ from eoforge.federated.strategy import LocalResult, Task
 from eoforge.methods.federated_launch import strategy_of
 from eoforge.storage.tensorfile import Array, read_file
 from tests.federated.quadratic import SHAPES, Quadratic, centre, spec, write_model
-from tests.services.federation.world import Runner
+from tests.services.federation.helpers import SiloThread
 from tests.services.support import Running, until
 
 PULL = 1 - 0.75**2
@@ -38,7 +38,7 @@ class Fixed(Quadratic):
 
 def play(served: Running, folder: Path, name: str, trainers: Mapping[str, Any], **changes: Any) -> tuple[pb.Run, Any]:
     """Runs one run with these silos and returns it with its model."""
-    runners = [Runner(served.target, silo, folder, t, strategies=strategy_of) for silo, t in trainers.items()]
+    runners = [SiloThread(served.target, silo, folder, t, strategies=strategy_of) for silo, t in trainers.items()]
     try:
         with FederationClient(served.target) as client:
             model = client.put_model(write_model(folder / "model.safetensors"))

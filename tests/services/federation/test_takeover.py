@@ -15,16 +15,16 @@ from eoforge.client.base import RemoteError
 from eoforge.client.federation import FederationClient
 from eoforge.client.silo import SiloClient
 from eoforge.errors import StoreError
-from services.federation.hub import Hub
+from services.federation.coordinator import Coordinator
 from tests.federated.quadratic import Quadratic, spec, write_model
-from tests.services.federation.world import JOIN_S, Runner, server_for, wait_for
+from tests.services.federation.helpers import JOIN_S, SiloThread, server_for, wait_for
 from tests.services.support import Running, running
 
 LEASE = {"lease_seconds": 1.0}
 
 
-def hub_of(served: Running) -> Hub:
-    return served.server.service.start.__self__  # type: ignore[attr-defined,no-any-return]  # the bound method's hub
+def coordinator_of(served: Running) -> Coordinator:
+    return served.server.service.start.__self__  # type: ignore[attr-defined,no-any-return]  # the bound method's coordinator
 
 
 def silence(served: Running) -> None:
@@ -33,7 +33,7 @@ def silence(served: Running) -> None:
     def beat() -> bool:
         raise StoreError("no answer")
 
-    hub_of(served)._leadership.beat = beat  # type: ignore[method-assign]
+    coordinator_of(served)._leadership.beat = beat  # type: ignore[method-assign]
 
 
 def health(served: Running) -> tuple[bool, ...]:
@@ -54,8 +54,8 @@ def test_silos_and_operators_follow_the_lead_by_themselves(tmp_path: Path) -> No
     ):
         both = f"{one.target},{two.target}"
         runners = [
-            Runner(both, "a", tmp_path, until="moved", attempts=40),
-            Runner(both, "b", tmp_path, held, until="moved", attempts=40),
+            SiloThread(both, "a", tmp_path, until="moved", attempts=40),
+            SiloThread(both, "b", tmp_path, held, until="moved", attempts=40),
         ]
         with FederationClient(both, attempts=40) as client:
             client.create_run(spec(client.put_model(write_model(tmp_path / "model"))), "moved")

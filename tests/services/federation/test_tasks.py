@@ -6,10 +6,10 @@ import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.federated.run import state
-from services.federation.tasks import Due, Standing, due
+from services.federation.tasks import Due, RoundView, due
 
 
-def standing(phase: int, **round_: object) -> Standing:
+def standing(phase: int, **round_: object) -> RoundView:
     """A masked run in round 2; silos a, b, c were asked, b has answered everything, c is in no sealed set."""
     run = pb.Run(status=pb.RUN_STATUS_RUNNING, sequence=9)
     run.spec.privacy.secure_aggregation = True
@@ -29,7 +29,7 @@ def standing(phase: int, **round_: object) -> Standing:
     )
     run.round.mask_keys["b"].share_key = b"key"
     run.round.dropped.extend(round_.get("dropped", ""))  # type: ignore[arg-type]
-    return Standing(run)
+    return RoundView(run)
 
 
 @pytest.mark.parametrize(
@@ -70,16 +70,16 @@ def test_what_may_still_be_folded_in_is_not_called_off_unless_a_later_update_sta
     run.spec.policy.late = pb.LATE_POLICY_FOLD
     run.round.CopyFrom(pb.Round(number=2, phase=pb.PHASE_OPEN, selected="a"))
     first, second = Due(pb.TASK_KIND_TRAIN, 1), Due(pb.TASK_KIND_TRAIN, 2)
-    assert Standing(run).next_for("a", first) == second
+    assert RoundView(run).next_for("a", first) == second
     run.round.accepted.append(pb.Accepted(silo="a", round=1))
-    assert Standing(run).next_for("a", second) == Due(pb.TASK_KIND_ABANDON, 2)
+    assert RoundView(run).next_for("a", second) == Due(pb.TASK_KIND_ABANDON, 2)
 
 
 def test_the_end_of_a_run_is_told_to_those_who_ask() -> None:
     run = pb.Run(status=pb.RUN_STATUS_FINISHED)
-    assert Standing(run).next_for("a", None) is None
-    assert Standing(run).next_for("a", None, True) == Due(pb.TASK_KIND_END, 0)
-    assert Standing(run).next_for("a", Due(pb.TASK_KIND_END, 0), True) is None
+    assert RoundView(run).next_for("a", None) is None
+    assert RoundView(run).next_for("a", None, True) == Due(pb.TASK_KIND_END, 0)
+    assert RoundView(run).next_for("a", Due(pb.TASK_KIND_END, 0), True) is None
 
 
 def test_what_an_event_did_is_there_when_its_number_is() -> None:

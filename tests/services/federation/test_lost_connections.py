@@ -15,8 +15,8 @@ from eoforge.client.silo import SiloClient
 from eoforge.federated.ca import Authority
 from services._runtime import server as runtime
 from tests.federated.quadratic import spec, write_model
-from tests.services.federation.test_takeover import hub_of
-from tests.services.federation.world import Runner, server_for
+from tests.services.federation.helpers import SiloThread, server_for
+from tests.services.federation.test_takeover import coordinator_of
 from tests.services.support import running, until
 
 
@@ -63,7 +63,7 @@ def test_streams_of_a_silo_that_was_cut_off_end(tmp_path: Path, monkeypatch: pyt
         with SiloClient(cable.target, silo_id="a") as client:
             client.register(samples=1)
             tasks = client.tasks()
-            streams = hub_of(served).silos._streams
+            streams = coordinator_of(served).silos._streams
             until(lambda: streams.get("a") == 1)
             cable.cut()
             until(lambda: not streams, 8.0)
@@ -80,7 +80,7 @@ def test_a_certificate_that_comes_while_the_silo_waits_is_used(tmp_path: Path) -
     files = {"tls_cert_file": server.certificate, "tls_key_file": server.key, "tls_client_ca_file": server.ca}
     with running(server_for(tmp_path / "store", **files)) as served:
         mine = {"ca_file": server.ca, "cert_file": old.certificate, "key_file": old.key}
-        runner = Runner(served.target, "a", tmp_path, until="run", attempts=1, **mine)
+        runner = SiloThread(served.target, "a", tmp_path, until="run", attempts=1, **mine)
         refused = runner.silo._client._channel
         until(lambda: runner.silo._client._channel is not refused)
         for source, target in ((new.certificate, old.certificate), (new.key, old.key)):

@@ -9,7 +9,7 @@ from eoforge.federated.store.run_files import Offer, RunFiles
 from eoforge.federated.strategy import SiloInfo, Strategy
 
 
-class Offers:
+class DownloadSets:
     """Remembers the offers of one state: the next one forgets them.
 
     Args:

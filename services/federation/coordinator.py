@@ -17,7 +17,7 @@ from eoforge.federated.run.journal import Journal
 from eoforge.federated.run.leader import Leadership
 from eoforge.federated.run.spec import RUN_ID
 from eoforge.federated.run.state import ended
-from eoforge.federated.store.objects import Objects
+from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.federated.store.run_files import RunFiles
 from eoforge.storage.addresses import join
 from eoforge.storage.objects import ObjectStore
@@ -38,7 +38,7 @@ ENDED_SECONDS = 600.0
 log = structlog.get_logger("coordinator")
 
 
-class Hub:
+class Coordinator:
     """Everything that outlives a call.
 
     Args:
@@ -50,13 +50,13 @@ class Hub:
         self.retain_rounds = settings.retain_rounds
         self.bundles_uri = settings.bundles_uri or join(settings.federation_uri, "bundles")
         self.store = ObjectStore(settings.federation_uri, durable=settings.flush)
-        self.models = Objects(self.store, "uploads")
+        self.models = ChunkStore(self.store, "uploads")
         self.signal = Signal()
         self.io = ThreadPoolExecutor(settings.workers, "io")
         self.compute = ThreadPoolExecutor(COMPUTE_THREADS, "compute")
         self.audit, self.catalogue = Audit(self.store), Catalogue(self.store)
         self.actors: dict[str, RunActor] = {}
-        self.silos = Registry(self.store, settings.heartbeat_seconds, settings.max_silos, self._poke_all)
+        self.silos = Registry(self.store, settings.heartbeat_seconds, settings.max_silos, self._schedule_all)
         self.draining = False
         self.report: Callable[[bool], Awaitable[None]] = _to_nobody
         self._leadership = Leadership(self.store, self.instance, settings.lease_seconds)
@@ -260,7 +260,7 @@ class Hub:
         self.actors[run.run_id] = actor
         self._count()
         log.info("acting for run", run=run.run_id, term=run.term, round=run.round.number)
-        actor.poke()
+        actor.schedule_advance()
         self.signal.notify()
 
     def _settle(self) -> None:
@@ -277,9 +277,9 @@ class Hub:
     def _unfinished_here(self) -> int:
         return sum(not ended(actor.run) for actor in self.actors.values())
 
-    def _poke_all(self) -> None:
+    def _schedule_all(self) -> None:
         for actor in self.actors.values():
-            actor.poke()
+            actor.schedule_advance()
         self.signal.notify()
 
     def acting(self) -> Iterator[RunActor]:

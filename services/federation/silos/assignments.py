@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.nn.seeds import derive_seed
-from services.federation import masking
 from services.federation.actor import RunActor
-from services.federation.hub import Hub
+from services.federation.coordinator import Coordinator
+from services.federation.silos import masking
 from services.federation.tasks import TOLD, Due
 
 
-async def assignment(hub: Hub, actor: RunActor, silo: str, now: Due) -> pb.Task:
+async def assignment(coordinator: Coordinator, actor: RunActor, silo: str, now: Due) -> pb.Task:
     """The task that ``now`` names, with all that the silo needs for it."""
     run = actor.run
     task = pb.Task(kind=now.kind, run_id=run.run_id, round=now.round, status=run.status, created_at=run.created_at)
@@ -18,7 +18,7 @@ async def assignment(hub: Hub, actor: RunActor, silo: str, now: Due) -> pb.Task:
         return task
     spec = run.spec
     for group, (objects, digest) in (await actor.offer(silo)).items():
-        manifest = await hub.in_thread(objects.manifest, digest)
+        manifest = await coordinator.in_thread(objects.manifest, digest)
         task.objects.append(pb.TaskObject(name=group, digest=digest, manifest=manifest))
     task.method, task.strategy = spec.method, spec.strategy
     task.config.CopyFrom(spec.config)
@@ -29,7 +29,7 @@ async def assignment(hub: Hub, actor: RunActor, silo: str, now: Due) -> pb.Task:
     task.selected = len(run.round.selected)
     task.quorum = spec.policy.quorum or spec.policy.min_silos
     if spec.privacy.secure_aggregation:
-        await hub.in_thread(masking.fill, task, run, silo, actor.files)
+        await coordinator.in_thread(masking.fill, task, run, silo, actor.files)
     for name, value in actor.scalars(silo).items():
         task.scalars[name] = value
     if spec.policy.HasField("deadline"):

@@ -34,8 +34,8 @@ Fill = Callable[[str, int, int], Array]
 FillMany = Callable[[Sequence[tuple[str, int, int]]], Sequence[Array]]
 
 
-class Objects:
-    """Objects below one prefix of a store.
+class ChunkStore:
+    """ChunkStore below one prefix of a store.
 
     Args:
         store: Where.
@@ -132,7 +132,7 @@ class Objects:
         digests = list(pool.map(build, range(chunk_count(layout.length))))
         return self.put_manifest(pb.Manifest(length=layout.length, chunks=digests))
 
-    def adopt(self, source: Objects, manifest: pb.Manifest) -> str:
+    def adopt(self, source: ChunkStore, manifest: pb.Manifest) -> str:
         """Takes over an object of the same store from other objects; returns its digest.
 
         Raises:
@@ -185,7 +185,7 @@ class StoredFile:
         layout: Where its tensors lie.
     """
 
-    def __init__(self, objects: Objects, manifest: pb.Manifest) -> None:
+    def __init__(self, objects: ChunkStore, manifest: pb.Manifest) -> None:
         if not manifest.chunks:
             raise DataRefused("expected a safetensors file; this one is empty")
         self._objects, self.manifest = objects, manifest
@@ -230,7 +230,7 @@ class _ChunkCache(threading.local):
     def __init__(self) -> None:
         self._chunks: OrderedDict[tuple[str, bytes], Any] = OrderedDict()
 
-    def get(self, objects: Objects, digest: bytes) -> Any:
+    def get(self, objects: ChunkStore, digest: bytes) -> Any:
         key = (objects.prefix, digest)
         data = self._chunks.pop(key, None)
         if data is None:

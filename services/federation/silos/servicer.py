@@ -17,14 +17,14 @@ from eoforge.federated.privacy import policy as privacy
 from eoforge.federated.run.rounds import most_samples
 from eoforge.federated.run.state import ended
 from services._runtime.errors import PermissionDenied, duration
-from services.federation import masking
 from services.federation.actor import RunActor
-from services.federation.assignments import assignment
-from services.federation.hub import Hub
+from services.federation.coordinator import Coordinator
 from services.federation.identity import Identities
+from services.federation.silos import masking
+from services.federation.silos.assignments import assignment
+from services.federation.silos.updates import Updates, dropped, verdict
 from services.federation.tasks import Due, due
 from services.federation.telemetry import BYTES, UPDATES
-from services.federation.updates import Updates, dropped, verdict
 from services.federation.uploads import Uploads, pieces
 
 MAX_LIST = 64
@@ -39,14 +39,14 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
     """Answers the calls of ``SiloService``; raised errors become statuses in the runtime's interceptor.
 
     Args:
-        hub: The coordinator.
+        coordinator: The coordinator.
         identities: Says which silo calls.
         uploads: Receives chunks.
     """
 
-    def __init__(self, hub: Hub, identities: Identities, uploads: Uploads) -> None:
-        self._hub, self._identities, self._uploads = hub, identities, uploads
-        self._updates = Updates(hub, uploads)
+    def __init__(self, coordinator: Coordinator, identities: Identities, uploads: Uploads) -> None:
+        self._coordinator, self._identities, self._uploads = coordinator, identities, uploads
+        self._updates = Updates(coordinator, uploads)
 
     async def Register(self, request: pb.RegisterRequest, context: Context[Any, Any]) -> pb.RegisterResponse:
         """See the proto."""
@@ -66,41 +66,41 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
             labels=request.labels,
             version=request.version,
         )
-        await self._hub.register(silo)
-        self._hub.audit.note(silo_id, "register", silo_id)
-        return pb.RegisterResponse(silo_id=silo_id, heartbeat=duration(self._hub.settings.heartbeat_seconds))
+        await self._coordinator.register(silo)
+        self._coordinator.audit.note(silo_id, "register", silo_id)
+        return pb.RegisterResponse(silo_id=silo_id, heartbeat=duration(self._coordinator.settings.heartbeat_seconds))
 
     async def WatchTasks(
         self, request: pb.WatchTasksRequest, context: Context[Any, Any]
     ) -> AsyncIterator[pb.WatchTasksResponse]:
         """See the proto. Sleeps until something changes; nothing here polls."""
         silo = self._identities.silo(context)
-        self._hub.require_lead()
-        if silo not in self._hub.silos.known:
+        self._coordinator.require_lead()
+        if silo not in self._coordinator.silos.known:
             raise WrongState("register before watching for tasks")
         told: dict[str, Due] = {}
-        waits_for = _Awaited(self._hub, request)
-        self._hub.silos.connect(silo, +1)
+        waits_for = _Awaited(self._coordinator, request)
+        self._coordinator.silos.connect(silo, +1)
         try:
-            while not self._hub.draining:
-                wake = self._hub.signal.current()
-                self._hub.require_lead()  # the silo must come to the coordinator that acts now
+            while not self._coordinator.draining:
+                wake = self._coordinator.signal.current()
+                self._coordinator.require_lead()  # the silo must come to the coordinator that acts now
                 more = False
-                for actor in self._hub.acting():
+                for actor in self._coordinator.acting():
                     run_id = actor.run.run_id
                     last, asks = told.get(run_id), run_id == request.until_end_of
-                    now = actor.standing().next_for(silo, last, asks)
+                    now = actor.round_view().next_for(silo, last, asks)
                     if now is None:
                         continue
-                    task = await assignment(self._hub, actor, silo, now)
+                    task = await assignment(self._coordinator, actor, silo, now)
                     more = True  # after what was withdrawn there may be something else to do
                     # The run may have moved on meanwhile: then the task says what is no longer true.
-                    if actor.standing().next_for(silo, last, asks) == now:
+                    if actor.round_view().next_for(silo, last, asks) == now:
                         self._identities.silo(context)  # a certificate may have been revoked since
                         told[run_id] = now
                         yield pb.WatchTasksResponse(task=task)
                         if now.kind == pb.TASK_KIND_TRAIN:
-                            actor.told(now.round)
+                            actor.record_delivery(now.round)
                 if more:
                     continue
                 end = await waits_for.ended()
@@ -111,19 +111,19 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
                         yield pb.WatchTasksResponse(task=end)
                 await waits_for.next(wake)
         finally:
-            self._hub.silos.connect(silo, -1)
+            self._coordinator.silos.connect(silo, -1)
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context[Any, Any]) -> pb.HeartbeatResponse:
         """See the proto."""
-        self._hub.silos.hear(self._identities.silo(context), request.activity, request.progress)
+        self._coordinator.silos.record_heartbeat(self._identities.silo(context), request.activity, request.progress)
         return pb.HeartbeatResponse()
 
     async def Leave(self, request: pb.LeaveRequest, context: Context[Any, Any]) -> pb.LeaveResponse:
         """See the proto."""
         silo = self._identities.silo(context)
-        await self._hub.forget(silo)
-        self._hub.audit.note(silo, "leave", silo)
-        for actor in self._hub.acting():
+        await self._coordinator.forget(silo)
+        self._coordinator.audit.note(silo, "leave", silo)
+        for actor in self._coordinator.acting():
             gone = pb.Dropped(silo=silo, reason=request.reason[:MAX_TEXT] or "left")
             await actor.write(silo, lambda run: due(run, silo) is not None, dropped=gone)
         return pb.LeaveResponse()
@@ -136,11 +136,11 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         objects = next((where for where, digest in offer.values() if digest == request.digest), None)
         if objects is None:
             raise NotFound(f"{request.digest!r:.80} is not what {silo} is to download in this round; see its task")
-        manifest = await self._hub.in_thread(objects.manifest, request.digest)
+        manifest = await self._coordinator.in_thread(objects.manifest, request.digest)
         for index in request.chunks:
             if index >= len(manifest.chunks):
                 raise UsageError(f"chunk {index} of {len(manifest.chunks)}: count from 0")
-            data = await self._hub.in_thread(objects.chunk, manifest.chunks[index])
+            data = await self._coordinator.in_thread(objects.chunk, manifest.chunks[index])
             BYTES.labels("down").inc(len(data))
             message = with_chunk(pb.DownloadResponse(), index, data)
             del data  # while it is sent there is one copy
@@ -167,19 +167,19 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         self._updates.check_wanted(actor.run, first.round, silo)
         objects = actor.files.update(first.round, silo)
         digest = first.digest
-        manifest = await self._hub.in_thread(objects.manifest, digest)
+        manifest = await self._coordinator.in_thread(objects.manifest, digest)
         chunks = pieces(first, requests)
         del first
         squares = privacy.needs_norms(actor.run.spec)
         stored = await self._uploads.receive(objects, manifest, digest, chunks, squares)
-        self._hub.silos.hear(silo, "uploading")
+        self._coordinator.silos.record_heartbeat(silo, "uploading")
         return pb.PutUpdateResponse(stored=stored)
 
     async def Answer(self, request: pb.AnswerRequest, context: Context[Any, Any]) -> pb.AnswerResponse:
         """See the proto."""
         silo = self._identities.silo(context)
         actor = await self._actor(request.run_id, silo)
-        self._hub.silos.hear(silo)
+        self._coordinator.silos.record_heartbeat(silo)
         kind = request.WhichOneof("answer")
         if kind == "update":
             answer = await self._updates.hand_in(actor, silo, request.round, request.update)
@@ -222,29 +222,29 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
             return verdict(pb.VERDICT_ACCEPTED) if there else dropped("the round went on without it")
         masking.check(run.round, silo, kind, request)
         event = masking.event(silo, kind, request)
-        await self._hub.in_thread(masking.store, run.round, silo, kind, request, actor.files)
+        await self._coordinator.in_thread(masking.store, run.round, silo, kind, request, actor.files)
         await actor.write(silo, lambda run: due(run, silo) == wanted, **event)
         return verdict(pb.VERDICT_ACCEPTED)
 
     async def _actor(self, run_id: str, silo: str) -> RunActor:
-        run = await self._hub.read(run_id)
+        run = await self._coordinator.read(run_id)
         if silo not in {m.silo for m in run.round.members}:
             raise PermissionDenied(f"{silo} is no silo of run {run_id}")
         if ended(run):
             raise WrongState(f"run {run_id} has ended: {pb.RunStatus.Name(run.status)}")
-        return self._hub.actor(run)
+        return self._coordinator.actor(run)
 
 
 class _Awaited:
     """The run whose end a silo waits for: it may have ended long ago, or not exist yet.
 
     Args:
-        hub: The coordinator.
+        coordinator: The coordinator.
         request: Names it.
     """
 
-    def __init__(self, hub: Hub, request: pb.WatchTasksRequest) -> None:
-        self._hub, self._run_id = hub, request.until_end_of
+    def __init__(self, coordinator: Coordinator, request: pb.WatchTasksRequest) -> None:
+        self._coordinator, self._run_id = coordinator, request.until_end_of
         seconds = request.appears_within.ToTimedelta().total_seconds() if request.HasField("appears_within") else 0.0
         self._within = seconds or APPEARS_SECONDS
         self._until = asyncio.get_running_loop().time() + self._within
@@ -252,11 +252,11 @@ class _Awaited:
 
     async def ended(self) -> pb.Task | None:
         """The task that says so, if it has ended and nobody acts for it any more."""
-        if not self._run_id or self._run_id in self._hub.actors:
+        if not self._run_id or self._run_id in self._coordinator.actors:
             self._appeared = True
             return None
         try:
-            run = await self._hub.read(self._run_id)
+            run = await self._coordinator.read(self._run_id)
         except NotFound:
             return None
         self._appeared = True

@@ -45,7 +45,7 @@ def server_for(folder: Path | str, **values: Any) -> Callable[[], Server]:
     return lambda: build(settings_for(folder, **values))
 
 
-class Runner:
+class SiloThread:
     """A silo in a thread."""
 
     def __init__(self, target: str, name: str, folder: Path, trainer: Any = None, **options: Any) -> None:
@@ -74,8 +74,8 @@ class Runner:
 
 
 @contextmanager
-def silos(target: str, folder: Path, names: list[str], **options: Any) -> Iterator[dict[str, Runner]]:
-    made = {name: Runner(target, name, folder, **options) for name in names}
+def silo_threads(target: str, folder: Path, names: list[str], **options: Any) -> Iterator[dict[str, SiloThread]]:
+    made = {name: SiloThread(target, name, folder, **options) for name in names}
     try:
         yield made
     finally:
@@ -98,16 +98,16 @@ def wait_connected(client: FederationClient, silos: int) -> None:
     until(lambda: sum(silo.connected for silo in client.silos()) >= silos)
 
 
-NAMES = (f"x{i}" for i in itertools.count())
+SILO_NAMES = (f"x{i}" for i in itertools.count())
 
 
-class Hand:
-    """A silo moved by hand."""
+class ManualSilo:
+    """A silo that sends only what a test tells it to."""
 
     def __init__(
         self, target: str, folder: Path, samples: int = 10, modalities: tuple[str, ...] = ("s2",), name: str = ""
     ) -> None:
-        self.name, self.folder = name or next(NAMES), folder
+        self.name, self.folder = name or next(SILO_NAMES), folder
         self.client = SiloClient(target, silo_id=self.name, attempts=2)
         self.client.register(samples=samples, modalities=modalities)
         self.tasks = self.client.tasks()
@@ -126,11 +126,11 @@ def deltas(value: float = 1.0, **changes: Any) -> dict[str, Any]:
     return {f"delta/{n}": np.full(s, value, np.float32) for n, s in SHAPES.items()} | changes
 
 
-def begin(client: FederationClient, hands: list[Hand], tmp_path: Path, **changes: Any) -> str:
+def start_run(client: FederationClient, silos: list[ManualSilo], tmp_path: Path, **changes: Any) -> str:
     """Creates a run for these silos and takes their first tasks."""
     model = client.put_model(write_model(tmp_path / "model.safetensors"))
-    policy = {"rounds": 2, "min_silos": len(hands)} | changes.pop("policy", {})
-    run = client.create_run(spec(model, policy=policy, silos=[h.name for h in hands], **changes))
-    for hand in hands:
-        assert next(hand.tasks).kind == pb.TASK_KIND_TRAIN
+    policy = {"rounds": 2, "min_silos": len(silos)} | changes.pop("policy", {})
+    run = client.create_run(spec(model, policy=policy, silos=[silo.name for silo in silos], **changes))
+    for silo in silos:
+        assert next(silo.tasks).kind == pb.TASK_KIND_TRAIN
     return run.run_id

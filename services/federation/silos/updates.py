@@ -10,14 +10,14 @@ from eoforge.errors import DataRefused, LimitExceeded, NotFound, WrongState
 from eoforge.federated.checks import check_facts, check_names, check_numbers, check_tensors
 from eoforge.federated.privacy import policy as privacy
 from eoforge.federated.run.state import ended
-from eoforge.federated.store.objects import Objects
+from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.federated.store.run_files import full_specs
 from eoforge.federated.strategy import SiloInfo
 from eoforge.storage.chunks import check_manifest, digest_of
 from eoforge.storage.tensorfile import CHUNK_BYTES, Layout, Specs
 from services._runtime.errors import PermissionDenied
 from services.federation.actor import RunActor
-from services.federation.hub import Hub
+from services.federation.coordinator import Coordinator
 from services.federation.uploads import Uploads
 
 MAX_REASON = 500
@@ -29,12 +29,12 @@ class Updates:
     """Judges updates.
 
     Args:
-        hub: The coordinator.
+        coordinator: The coordinator.
         uploads: Where their chunks arrive.
     """
 
-    def __init__(self, hub: Hub, uploads: Uploads) -> None:
-        self._hub, self._uploads = hub, uploads
+    def __init__(self, coordinator: Coordinator, uploads: Uploads) -> None:
+        self._coordinator, self._uploads = coordinator, uploads
 
     async def announce(self, actor: RunActor, silo: str, number: int, manifest: pb.Manifest) -> list[int]:
         """Takes a manifest; which of its chunks are missing. Its size is known before anything is stored.
@@ -48,13 +48,13 @@ class Updates:
             return []  # it counts already: only the acknowledgement was lost
         self.check_wanted(actor.run, number, silo)
         most = Layout.of(await self._expected(actor, silo)).length + CHUNK_BYTES
-        check_manifest(manifest, min(most, self._hub.settings.max_model_bytes))
+        check_manifest(manifest, min(most, self._coordinator.settings.max_model_bytes))
         objects = actor.files.update(number, silo)
-        known = await self._hub.in_thread(objects.announced)
+        known = await self._coordinator.in_thread(objects.announced)
         if len(known) >= MAX_ANNOUNCED and digest_of(manifest) not in known:
             raise LimitExceeded(f"a silo may announce {MAX_ANNOUNCED} updates in a round; hand one of them in")
-        await self._hub.in_thread(objects.put_manifest, manifest)
-        missing: list[int] = await self._hub.in_thread(objects.missing, manifest)
+        await self._coordinator.in_thread(objects.put_manifest, manifest)
+        missing: list[int] = await self._coordinator.in_thread(objects.missing, manifest)
         return missing
 
     def check_wanted(self, run: pb.Run, number: int, silo: str) -> None:
@@ -64,7 +64,7 @@ class Updates:
             WrongState: No update of that round can count any more.
             PermissionDenied: The silo was not asked.
         """
-        late = too_late(run, silo, number, self._hub.retain_rounds)
+        late = too_late(run, silo, number, self._coordinator.retain_rounds)
         if late is not None:
             raise WrongState(late)
         if number == run.round.number and silo not in run.round.selected:
@@ -82,7 +82,7 @@ class Updates:
         if before is not None:
             same = before in (answer.digest, "")
             return verdict(pb.VERDICT_ACCEPTED) if same else dropped("this round has another update of yours already")
-        late = too_late(run, silo, number, self._hub.retain_rounds)
+        late = too_late(run, silo, number, self._coordinator.retain_rounds)
         if late is not None:
             return dropped(late)
         for refused in run.round.refused:
@@ -91,7 +91,7 @@ class Updates:
 
         def still(now: pb.Run) -> bool:
             taken = now.round.accepted if now.round.phase == pb.PHASE_OPEN else now.waiting
-            return not _has_one(taken, silo) and too_late(now, silo, number, self._hub.retain_rounds) is None
+            return not _has_one(taken, silo) and too_late(now, silo, number, self._coordinator.retain_rounds) is None
 
         objects = actor.files.update(number, silo)
         try:
@@ -112,24 +112,24 @@ class Updates:
         return verdict(pb.VERDICT_ACCEPTED if in_time and number == actor.run.round.number else pb.VERDICT_FOLDED)
 
     async def _judge(
-        self, actor: RunActor, objects: Objects, silo: str, number: int, answer: pb.UpdateAnswer
+        self, actor: RunActor, objects: ChunkStore, silo: str, number: int, answer: pb.UpdateAnswer
     ) -> pb.Accepted:
         spec = actor.run.spec
         try:
-            manifest = await self._hub.in_thread(objects.manifest, answer.digest)
+            manifest = await self._coordinator.in_thread(objects.manifest, answer.digest)
         except NotFound as error:
             raise NotFound("this update was never announced; call PrepareUpdate first") from error
-        missing = await self._hub.in_thread(objects.missing, manifest)
+        missing = await self._coordinator.in_thread(objects.missing, manifest)
         if missing:
             raise WrongState(f"{len(missing)} of {len(manifest.chunks)} chunks are missing; send them, then answer")
         check_names(answer.metrics)
         expected = await self._expected(actor, silo)
-        start = await self._hub.in_thread(objects.chunk, manifest.chunks[0]) if manifest.chunks else b""
+        start = await self._coordinator.in_thread(objects.chunk, manifest.chunks[0]) if manifest.chunks else b""
         check_tensors(Layout.parse(start, manifest.length).specs, expected)
         most = next((m.samples for m in actor.run.round.members if m.silo == silo), 0)
         check_numbers(answer.samples, most, dict(answer.scalars))
         squares = privacy.needs_norms(spec)
-        facts = await self._hub.in_thread(self._uploads.facts, objects, manifest, answer.digest, squares)
+        facts = await self._coordinator.in_thread(self._uploads.facts, objects, manifest, answer.digest, squares)
         norm = check_facts(facts, spec.data.max_update_norm)
         return pb.Accepted(
             silo=silo,
@@ -145,7 +145,7 @@ class Updates:
 
     async def _expected(self, actor: RunActor, silo: str) -> Specs:
         member = next(m for m in actor.run.round.members if m.silo == silo)
-        state = full_specs(await self._hub.in_thread(actor.files.state, actor.run))
+        state = full_specs(await self._coordinator.in_thread(actor.files.state, actor.run))
         expected = actor.strategy.upload(SiloInfo(silo, member.samples, member.modality), state)
         if actor.run.spec.privacy.secure_aggregation:
             return {name: replace(tensor, dtype="uint64") for name, tensor in expected.items()}
