@@ -1,4 +1,4 @@
-"""Puts the federation service together."""
+"""Assembly of the federation service."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def run(settings: FederationSettings) -> None:
         UsageError: The settings contradict each other or expose the service, or a port is taken.
         StoreError: The store cannot be reached.
     """
-    bound_arenas()  # chunks come and go on many threads, and each arena would keep the most it ever held
+    bound_arenas()  # many threads allocate chunks, and every arena would keep its peak
     configure_logs(as_json=True, level=getattr(logging, settings.log_level.upper()))
     configure_traces(settings, "federation")
 

@@ -1,4 +1,4 @@
-"""The operators' API."""
+"""Servicer of ``FederationService``: models, runs and silos, for operators."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from eoforge.storage.chunks import check_manifest, digest_of
 from services._runtime.errors import PermissionDenied
 from services.federation.coordinator import Coordinator
 from services.federation.estimate import estimate
-from services.federation.identity import Identities, may_steer
+from services.federation.identity import Identities, may_control
 from services.federation.telemetry import BYTES
-from services.federation.uploads import Uploads, pieces
+from services.federation.uploads import Uploads, chunks_of
 
 DEFAULT_PAGE, MAX_PAGE = 50, 1000
 MAX_HISTORY, MAX_HISTORY_BYTES = 100, 1 << 20
@@ -37,17 +37,17 @@ Context = grpc.aio.ServicerContext
 
 
 class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
-    """Answers the calls of ``FederationService``; raised errors become statuses in the runtime's interceptor.
+    """Answers the calls of ``FederationService``; the runtime's interceptor turns errors into statuses.
 
     Args:
-        coordinator: The runs and silos of this process.
-        identities: Says which operator calls.
-        uploads: Receives chunks.
+        coordinator: Runs and silos of this process.
+        identities: Identities of callers.
+        uploads: Receiver of chunks.
     """
 
     def __init__(self, coordinator: Coordinator, identities: Identities, uploads: Uploads) -> None:
         self._coordinator, self._identities, self._uploads = coordinator, identities, uploads
-        self._objects = coordinator.models
+        self._models = coordinator.models
 
     async def PrepareModel(
         self, request: pb.PrepareModelRequest, context: Context[Any, Any]
@@ -56,7 +56,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         self._identities.operator()
         check_manifest(request.manifest, self._coordinator.settings.max_model_bytes)
         return pb.PrepareModelResponse(
-            missing=await self._coordinator.in_thread(self._objects.missing, request.manifest)
+            missing=await self._coordinator.in_thread(self._models.missing, request.manifest)
         )
 
     async def PutModel(
@@ -69,9 +69,9 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             raise UsageError("the first message of a model must hold its manifest")
         check_manifest(first.manifest, self._coordinator.settings.max_model_bytes)
         manifest = pb.Manifest.FromString(first.manifest.SerializeToString())
-        chunks = pieces(first, requests)
+        chunks = chunks_of(first, requests)
         del first
-        stored = await self._uploads.receive(self._objects, manifest, digest_of(manifest), chunks, None)
+        stored = await self._uploads.receive(self._models, manifest, digest_of(manifest), chunks, None)
         return pb.PutModelResponse(stored=stored)
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context[Any, Any]) -> pb.CreateRunResponse:
@@ -83,11 +83,11 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         spec = request.spec
         strategy = make_strategy(spec.strategy, plain(spec.strategy_options))
         check_manifest(spec.initial_model, self._coordinator.settings.max_model_bytes)
-        missing = await self._coordinator.in_thread(self._objects.missing, spec.initial_model)
+        missing = await self._coordinator.in_thread(self._models.missing, spec.initial_model)
         if missing or not spec.initial_model.chunks:
             raise WrongState(f"{len(missing)} chunks of the initial model are missing; send them with PutModel first")
-        digest = await self._coordinator.in_thread(self._objects.put_manifest, spec.initial_model)
-        model = await self._coordinator.in_thread(self._objects.open, digest)
+        digest = await self._coordinator.in_thread(self._models.put_manifest, spec.initial_model)
+        model = await self._coordinator.in_thread(self._models.open, digest)
         if not model.specs:
             raise DataRefused("the initial model holds no tensors")
         check_spec(spec, strategy, model.specs)
@@ -113,8 +113,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             try:
                 run = await self._coordinator.read(names[position])
             except NotFound:
-                continue  # its creation was cut short
-            if may_steer(operator, run) and request.status in (pb.RUN_STATUS_UNSPECIFIED, run.status):
+                continue  # a run whose creation was interrupted
+            if may_control(operator, run) and request.status in (pb.RUN_STATUS_UNSPECIFIED, run.status):
                 short = pb.Run()
                 short.CopyFrom(run)
                 for field in ("spec", "history", "round"):
@@ -140,11 +140,11 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     async def WatchRun(
         self, request: pb.WatchRunRequest, context: Context[Any, Any]
     ) -> AsyncIterator[pb.WatchRunResponse]:
-        """See the proto. Sleeps until something changes; nothing here polls."""
+        """See the proto. Waits for changes without polling."""
         await self._run(request.run_id)
         journal, after = Journal(self._coordinator.store, request.run_id), request.after
         while not self._coordinator.draining:
-            wake = self._coordinator.signal.current()
+            change = self._coordinator.signal.current()
             for event in await self._coordinator.in_thread(_events, journal, after):
                 self._identities.operator()  # a certificate may have been revoked since
                 after = event.sequence
@@ -154,9 +154,9 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
                 if after >= run.sequence:
                     return
                 continue
-            self._coordinator.actor(run)  # events of a run in other hands would be missed here
+            self._coordinator.actor(run)  # events of a run of another coordinator raise no signal here
             if after >= run.sequence:
-                await wake.wait()
+                await change.wait()
 
     async def GetModel(
         self, request: pb.GetModelRequest, context: Context[Any, Any]
@@ -164,11 +164,11 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         """See the proto."""
         run = await self._run(request.run_id)
         number, digest = _wanted_object(run, request)
-        objects = RunFiles(self._coordinator.store, run.run_id, self._coordinator.compute).objects
-        manifest = await self._coordinator.in_thread(objects.manifest, digest)
+        chunks = RunFiles(self._coordinator.store, run.run_id, self._coordinator.compute).chunks
+        manifest = await self._coordinator.in_thread(chunks.manifest, digest)
         yield pb.GetModelResponse(manifest=manifest, round=number)
         for index, chunk in enumerate(manifest.chunks):
-            data = await self._coordinator.in_thread(objects.chunk, chunk)
+            data = await self._coordinator.in_thread(chunks.chunk, chunk)
             BYTES.labels("down").inc(len(data))
             yield with_chunk(pb.GetModelResponse(), index, data)
 
@@ -198,7 +198,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     async def _run(self, run_id: str) -> pb.Run:
         operator = self._identities.operator()
         run = await self._coordinator.read(run_id)
-        if not may_steer(operator, run):
+        if not may_control(operator, run):
             self._coordinator.audit.note(operator, "read", run_id, "denied")
             raise PermissionDenied(f"run {run_id} belongs to others; its creator can add you to spec.operators")
         return run
@@ -243,7 +243,7 @@ def _wanted_object(run: pb.Run, request: pb.GetModelRequest) -> tuple[int, str]:
 
 
 def _page(run: pb.Run, before: int = 0) -> tuple[pb.Run, bool]:
-    """A run with a part of its history, and whether there is more before that: runs grow, and messages must not."""
+    """A run with one page of its history, and whether earlier rounds remain: messages have a size limit."""
     page: list[pb.RoundSummary] = []
     size = 0
     for summary in reversed(run.history):

@@ -51,7 +51,7 @@ def test_whoever_cannot_write_steps_down_and_takes_the_run_again_when_it_is_free
             await mine.write("a", dropped=pb.Dropped(silo="a"))
         assert "run" not in coordinator.actors
         other.take("one")  # as after a PUT whose answer was lost: the newest event is ours again
-        await coordinator._take_free()
+        await coordinator._take_runs()
         assert await coordinator.actors["run"].write("a", dropped=pb.Dropped(silo="a"))
 
     with_coordinator(tmp_path, use)
@@ -99,9 +99,9 @@ def test_what_a_coordinator_died_over_after_a_runs_end_is_cleaned_by_the_next(tm
     with_coordinator(tmp_path, closed)
 
 
-@pytest.mark.parametrize(("gone", "expected"), [([], pb.RUN_STATUS_RUNNING), (["b"], pb.RUN_STATUS_FAILED)])
+@pytest.mark.parametrize(("dropped", "expected"), [([], pb.RUN_STATUS_RUNNING), (["b"], pb.RUN_STATUS_FAILED)])
 def test_a_masked_round_fails_when_too_few_are_left_to_remove_the_masks(
-    tmp_path: Path, gone: list[str], expected: int
+    tmp_path: Path, dropped: list[str], expected: int
 ) -> None:
     store = ObjectStore(str(tmp_path))
     journal = Journal(store, "run")
@@ -112,7 +112,7 @@ def test_a_masked_round_fails_when_too_few_are_left_to_remove_the_masks(
     for name in opened.selected:
         journal.append(pb.RunEvent(keys_advertised=pb.KeysAdvertised(silo=name)), name)
     journal.append(pb.RunEvent(sealed=pb.Sealed(silos=["a", "b"])), "one")
-    for name in gone:
+    for name in dropped:
         journal.append(pb.RunEvent(dropped=pb.Dropped(silo=name)), name)
 
     async def use(coordinator: Coordinator) -> None:

@@ -11,9 +11,9 @@ import pytest
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client.base import RemoteError
 from eoforge.client.federation import FederationClient
+from eoforge.federated.run.rounds import steps
 from eoforge.storage.chunks import digest_of, file_manifest
 from eoforge.storage.tensorfile import read_file
-from services.federation import steps
 from tests.federated.quadratic import spec, write_model
 from tests.services.federation.helpers import SILO_NAMES, ManualSilo, deltas, start_run
 from tests.services.support import Running

@@ -30,10 +30,10 @@ def coordinator_of(served: Running) -> Coordinator:
 def silence(served: Running) -> None:
     """The store no longer answers the coordinator's sign of life."""
 
-    def beat() -> bool:
+    def renew() -> bool:
         raise StoreError("no answer")
 
-    coordinator_of(served)._leadership.beat = beat  # type: ignore[method-assign]
+    coordinator_of(served)._leadership.renew = renew  # type: ignore[method-assign]
 
 
 def health(served: Running) -> tuple[bool, ...]:

@@ -17,7 +17,7 @@ from eoforge.storage.chunks import digest_of, file_manifest
 from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import CHUNK_BYTES, write_file
 from services._runtime.errors import Overloaded
-from services.federation.uploads import MAX_STREAMS, STORING, Uploads, pieces
+from services.federation.uploads import MAX_STREAMS, STORING, Uploads, chunks_of
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -73,7 +73,7 @@ def test_however_many_silos_send_few_chunks_are_in_memory(tmp_path: Path) -> Non
                     ChunkStore(store, f"runs/r/rounds/000001/s{silo}"),
                     sent,
                     digest_of(sent),
-                    pieces(pb.PutUpdateRequest(), messages(2)),
+                    chunks_of(pb.PutUpdateRequest(), messages(2)),
                     False,
                 )
             )
