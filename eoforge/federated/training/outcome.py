@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from eoforge.bundle import Bundle, code_revision, write_bundle
+from eoforge.bundle import Bundle, code_revision, model_card, write_bundle
 from eoforge.data.labels import NUM_CLASSES
 from eoforge.data.loading.prepare import Prepare
 from eoforge.data.tables.statistics import band_statistics
@@ -193,18 +193,14 @@ def write_run(
 
 
 def _card(method: str, config: FederatedConfig, bands: Mapping[str, tuple[str, ...]], outcome: Outcome) -> str:
-    scalars = {k: v for k, v in outcome.metrics.items() if isinstance(v, int | float | str)}
-    figures = "\n".join(f"| {k} | {round(v, 4) if isinstance(v, float) else v} |" for k, v in scalars.items())
-    silos = "\n".join(f"| {silo} | {patches} |" for silo, patches in outcome.silos.items())
-    settings = "\n".join(f"| {k} | {v} |" for k, v in config.as_dict().items())
-    inputs = "\n".join(f"- {sensor}: {', '.join(names)}" for sensor, names in bands.items())
     where = f"`{outcome.table.uri}` at version {outcome.table.version}" if outcome.table else "tables that silos hold"
-    return (
-        f"# {method}\n\n{_CARD.format(silos=len(outcome.silos))}\n\n"
-        f"Trained on the `train` split of {where} by code revision `{code_revision()}`.\n\n"
-        f"## Input\n\nBands in this order, on their native grids, normalised as `config.json` says:\n\n{inputs}\n\n"
-        f"## Figures\n\n`validation_...` and `test_...` are of those splits of the same places. They say nothing about "
-        f"other archives.\n\n| figure | value |\n| --- | --- |\n{figures}\n\n"
-        f"## Silos\n\n| silo | patches |\n| --- | --- |\n{silos}\n\n"
-        f"## Settings\n\n| setting | value |\n| --- | --- |\n{settings}\n"
+    return model_card(
+        method,
+        _CARD.format(silos=len(outcome.silos)),
+        trained_on=f"the `train` split of {where}",
+        bands=bands,
+        measured="`validation_...` and `test_...` are of those splits of the same places.",
+        figures=outcome.metrics,
+        silos=outcome.silos,
+        settings=config.as_dict(),
     )
