@@ -1,4 +1,4 @@
-"""Who leads: one at a time, by terms on the store; silence is judged by the watcher's own clock."""
+"""Leader election: one leader at a time, by terms on the store and the observer's own clock."""
 
 from __future__ import annotations
 

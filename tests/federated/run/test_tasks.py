@@ -1,4 +1,4 @@
-"""Who has what to do, as a function of the run alone."""
+"""Tasks of silos as a function of the run's state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run in the coordinator, without the network: leases that are lost, journals cut short, too few who agree."""
+"""Actor and coordinator without the network: lost leases, interrupted journals, too few silos."""
 
 from __future__ import annotations
 

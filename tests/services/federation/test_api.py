@@ -1,4 +1,4 @@
-"""Every declared error provoked, names and limits, pages, certificates from issue to revocation."""
+"""API of the service: declared errors, limits, pages, and certificates from issue to revocation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies on the disk: flushed before it is acknowledged, and gone when nothing names it any more."""
+"""Files on the disk: flushed before the acknowledgement, deleted when they are not needed any more."""
 
 from __future__ import annotations
 

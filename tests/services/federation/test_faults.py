@@ -1,4 +1,4 @@
-"""What kills and cuts may cost: nothing that was acknowledged."""
+"""Kills and lost connections: no acknowledged update is lost."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from eoforge.storage.chunks import digest_of, file_chunks, file_manifest
 from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import CHUNK_BYTES, write_file
 from tests.federated.quadratic import Quadratic, spec, write_model
-from tests.services.federation.helpers import SiloThread, server_for, silo_threads, wait_for
+from tests.services.federation.helpers import SiloThread, coordinator_of, server_for, silo_threads, wait_for
 from tests.services.support import running, until
 
 READY_S = 120.0
 
 
-class Coordinator:
-    """The service as a process of its own, on a port that stays the same over restarts."""
+class CoordinatorProcess:
+    """Process of the service, on one port over all restarts."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
-        # Bound but not listening: the service may take the port, and while it is down nobody is given it by chance.
+        # Bound but not listening: the service may take the port, and no other process gets it during a restart.
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.bind(("127.0.0.1", 0))
@@ -66,7 +66,7 @@ class Coordinator:
         for line in self.process.stderr:
             assert time.monotonic() < end, "not ready in time"
             if '"event": "serving"' in line:
-                # Nobody reads on: the pipe must not fill up.
+                # The pipe is drained, or it would fill up and block the service.
                 subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
                 return f"127.0.0.1:{self._environment['EOFORGE_PORT']}"
         raise AssertionError(f"the service ended with {self.process.wait()}")
@@ -83,8 +83,8 @@ class Coordinator:
 
 
 @contextmanager
-def coordinator(folder: Path, **environment: str) -> Iterator[Coordinator]:
-    with closing(Coordinator(folder, **environment)) as made:
+def coordinator_process(folder: Path, **environment: str) -> Iterator[CoordinatorProcess]:
+    with closing(CoordinatorProcess(folder, **environment)) as made:
         yield made
 
 
@@ -116,7 +116,7 @@ def test_killed_in_the_middle_of_a_round_it_goes_on_and_the_model_is_bit_equal(t
         wait_for(client, "calm", is_kind("status_changed"))
         calm = [summary.model for summary in client.run("calm").history]
 
-    with coordinator(tmp_path / "store") as service:
+    with coordinator_process(tmp_path / "store") as service:
         target = service.start()
         gate = threading.Event()
         held = Quadratic(before=lambda task: gate.wait(READY_S) and None)
@@ -198,8 +198,7 @@ def test_a_second_coordinator_takes_over_and_the_first_steps_down(tmp_path: Path
     ):
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
         client.create_run(spec(model), "moved")
-        coordinator = one.server.service.start.__self__  # type: ignore[attr-defined]  # the bound method's coordinator
-        coordinator._tasks[0].cancel()
+        coordinator_of(one)._tasks[0].cancel()
         with (
             running(server_for(store, instance="two", lease_seconds=0.6)) as two,
             FederationClient(two.target) as other,

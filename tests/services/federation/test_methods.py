@@ -1,4 +1,4 @@
-"""Whole methods on the real coordinator: the model is that of the simulation, bit for bit."""
+"""Whole methods on a real coordinator: the model equals that of the simulation, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every rule of a round: what counts, what is set aside, what comes too late."""
+"""Rules of a round: accepted, refused and late updates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a silo keeps over its own death: its state, its trained update, and one answer a round."""
+"""Restarts of a silo: its state, its trained update, and one answer per round."""
 
 from __future__ import annotations
 

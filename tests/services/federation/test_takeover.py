@@ -1,4 +1,4 @@
-"""Two coordinators on one store: when the one that leads cannot show it any more, all others go to the second."""
+"""Takeover between two coordinators on one store."""
 
 from __future__ import annotations
 
@@ -15,20 +15,15 @@ from eoforge.client.base import RemoteError
 from eoforge.client.federation import FederationClient
 from eoforge.client.silo import SiloClient
 from eoforge.errors import StoreError
-from services.federation.coordinator import Coordinator
 from tests.federated.quadratic import Quadratic, spec, write_model
-from tests.services.federation.helpers import JOIN_S, SiloThread, server_for, wait_for
+from tests.services.federation.helpers import JOIN_S, SiloThread, coordinator_of, server_for, wait_for
 from tests.services.support import Running, running
 
 LEASE = {"lease_seconds": 1.0}
 
 
-def coordinator_of(served: Running) -> Coordinator:
-    return served.server.service.start.__self__  # type: ignore[attr-defined,no-any-return]  # the bound method's coordinator
-
-
-def silence(served: Running) -> None:
-    """The store no longer answers the coordinator's sign of life."""
+def stop_renewals(served: Running) -> None:
+    """Makes every renewal of the lead fail, as if the store were down."""
 
     def renew() -> bool:
         raise StoreError("no answer")
@@ -60,7 +55,7 @@ def test_silos_and_operators_follow_the_lead_by_themselves(tmp_path: Path) -> No
         with FederationClient(both, attempts=40) as client:
             client.create_run(spec(client.put_model(write_model(tmp_path / "model"))), "moved")
             wait_for(client, "moved", lambda event: event.WhichOneof("event") == "accepted")
-            silence(one)
+            stop_renewals(one)
             wait_for(client, "moved", lambda event: event.lease_taken.holder == "two")
             gate.set()
             assert [runner.join() for runner in runners] == [pb.RUN_STATUS_FINISHED] * 2

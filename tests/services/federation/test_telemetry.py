@@ -1,4 +1,4 @@
-"""What operators see of a round: its phases as metrics and spans, bytes, stragglers, epsilon; and who did what."""
+"""Telemetry of a round and the audit log: phases, bytes, stragglers, epsilon, entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one silo may take of the coordinator while it uploads."""
+"""Limits of uploads, per silo and in total."""
 
 from __future__ import annotations
 
