@@ -14,7 +14,7 @@ from torch import nn
 
 from eoforge.codec.entropy import MAX_VALUE, Decoder, Encoder, TableSet
 from eoforge.codec.learned.exact import ACTIVATION_LIMIT, ONE, ExactConv, ExactHash, ExactHyperDecoder, rescale
-from eoforge.codec.learned.priors import HashModule, HyperDecoder, gaussian_likelihood, ladder_index
+from eoforge.codec.learned.priors import HashModule, HyperDecoder, gaussian_likelihood, scale_index
 from eoforge.codec.tables import SCALES, gaussian_frequencies, mixture_frequencies, sigma_of
 from eoforge.errors import BundleError, DataRefused
 
@@ -88,7 +88,7 @@ def test_words_that_rans_never_writes(data: bytes) -> None:
 
 def test_the_float_likelihood_is_the_table() -> None:
     index = torch.tensor([5.0, 20.0, 40.0])
-    assert torch.allclose(ladder_index(torch.tensor([sigma_of(5), sigma_of(20), sigma_of(40)])), index, atol=1e-4)
+    assert torch.allclose(scale_index(torch.tensor([sigma_of(5), sigma_of(20), sigma_of(40)])), index, atol=1e-4)
     for value in (0, 1, 4):
         for i, mass in zip((5, 20, 40), gaussian_likelihood(torch.full((3,), float(value)), index), strict=True):
             table = gaussian_frequencies()[i]

@@ -104,7 +104,7 @@ def decompress_files(source: Path, target: Path, bundle: str | None, device: str
         NotFound: There is no stream.
     """
     from eoforge.codec.container import Kind, inspect
-    from eoforge.codec.parts import FilePart
+    from eoforge.codec.slices import FileSlice
     from eoforge.methods.codecs import open_coder
     from eoforge.progress import track
 
@@ -116,7 +116,7 @@ def decompress_files(source: Path, target: Path, bundle: str | None, device: str
     with track("decoding tiles") as progress:
         for path in streams:
             with path.open("rb") as file:
-                stream = FilePart(file)
+                stream = FileSlice(file)
                 header = inspect(stream, coder.limits)
                 if header.kind is Kind.LEARNED and not coder.codecs:
                     raise UsageError(f"{path} was made by the codec of bundle {header.bundle}; name it with --bundle")
