@@ -45,7 +45,7 @@ def register_search(app: typer.Typer) -> None:
         json: output.Json = False,
     ) -> None:
         """Find the patches most similar to one patch or image, across sensors."""
-        from eoforge.client.retrieval import RetrievalClient, SearchFilter
+        from eoforge.client import RetrievalClient, SearchFilter
 
         if (patch_id is None) == (image is None):
             raise UsageError("give exactly one of --patch-id and --image")

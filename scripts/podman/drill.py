@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eoforge.client.federation import FederationClient
-from eoforge.client.retrieval import RetrievalClient
+from eoforge.client import FederationClient, RetrievalClient
 from eoforge.errors import EoforgeError
 from scripts.podman import pipelines as podman_pipelines
 from scripts.podman.engine import Podman, cli, wait_ready

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
-from eoforge.client.messages import MODALITIES, band_message
+from eoforge.client.wire import MODALITY_NUMBERS, band_fields
 from eoforge.data.bands import GROUPS, S1_10M, BandGroup
 from eoforge.data.labels import CLASSES, INDEX
 from eoforge.data.tables.schema import tensor_column
@@ -67,7 +67,7 @@ def nearest(
     kept = rows[0, offset:]
     metadata = metadata_messages(snapshot, kept)
     hits = [
-        pb.Hit(patch=patch, modality=MODALITIES[target], distance=int(distance))
+        pb.Hit(patch=patch, modality=MODALITY_NUMBERS[target], distance=int(distance))
         for patch, distance in zip(metadata, distances[0, offset:], strict=True)
     ]
     return hits, candidates > offset + size, candidates
@@ -121,9 +121,9 @@ def patch_response(served: Served, request: pb.GetPatchRequest) -> pb.GetPatchRe
             if pixels[group.column] is None:
                 continue
             for name, samples in zip(group.bands, pixels[group.column], strict=True):
-                response.bands.append(band_message(name, samples, modality))
+                response.bands.append(pb.Band(**band_fields(name, samples, modality)))
     if request.include_reference_map and pixels["reference_map"] is not None:
-        response.reference_map.CopyFrom(band_message("reference_map", pixels["reference_map"], "s2"))
+        response.reference_map.CopyFrom(pb.Band(**band_fields("reference_map", pixels["reference_map"], "s2")))
     return response
 
 

@@ -15,7 +15,7 @@ from eoforge.report import Html, concat, element
 
 if TYPE_CHECKING:
     from eoforge.cli.demo.service import Answer, Answers
-    from eoforge.client.retrieval import Hit, Patch
+    from eoforge.client import Hit, Patch
     from pipelines.run_local import LocalRun
 
 PAGES = {"quality": "Quality of the ingested archive", "curves": "Training curves", "retrieval": "Retrieval evaluation"}

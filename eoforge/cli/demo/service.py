@@ -17,7 +17,7 @@ import numpy as np
 from eoforge.errors import EoforgeError, NotFound
 
 if TYPE_CHECKING:
-    from eoforge.client.retrieval import Hit, IndexInfo, Patch, RetrievalClient, SearchFilter
+    from eoforge.client import Hit, IndexInfo, Patch, RetrievalClient, SearchFilter
 
 READY_S = 120.0
 STOP_S = 30.0
@@ -77,7 +77,7 @@ def running_service(codes: str, log: Path) -> Iterator[str]:
 
 
 def _wait_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    from eoforge.client.retrieval import RetrievalClient
+    from eoforge.client import RetrievalClient
 
     deadline = time.monotonic() + READY_S
     with RetrievalClient(address) as client:
@@ -93,7 +93,7 @@ def _wait_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> No
 
 def ask(address: str, seed: int) -> Answers:
     """Asks the running service in both directions, with and without a filter, and times plain searches."""
-    from eoforge.client.retrieval import RetrievalClient, SearchFilter
+    from eoforge.client import RetrievalClient, SearchFilter
 
     with RetrievalClient(address) as client:
         (index,) = client.indexes()
@@ -120,7 +120,7 @@ def _query_pool(client: RetrievalClient, index: IndexInfo, seed: int) -> list[st
     Raises:
         NotFound: The index is empty.
     """
-    from eoforge.client.retrieval import SearchFilter
+    from eoforge.client import SearchFilter
     from eoforge.data.labels import CLASSES
 
     rng = np.random.Generator(np.random.Philox(key=seed))

@@ -1,0 +1,60 @@
+"""Package ``eoforge.client``: lazy names, light imports, enum numbers equal to the protos."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import eoforge.client
+from eoforge.api.compression.v1 import compression_pb2
+from eoforge.api.retrieval.v1 import retrieval_pb2
+from eoforge.client import wire
+from eoforge.errors import UsageError
+
+NAMES = ("RetrievalClient", "CompressionClient", "FederationClient", "SiloClient", "RemoteError", "SearchFilter", "Hit")
+
+
+@pytest.mark.parametrize("name", [*NAMES, *eoforge.client._HOMES])
+def test_every_name_is_importable_from_the_package(name: str) -> None:
+    assert getattr(eoforge.client, name).__name__ == name
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="RetrievalKlient"):
+        getattr(eoforge.client, "RetrievalKlient")  # noqa: B009  # the name must not exist for type checkers
+
+
+def test_a_client_loads_neither_torch_nor_other_apis() -> None:
+    code = (
+        "import sys, eoforge.client\n"
+        "assert 'grpc' not in sys.modules\n"
+        "from eoforge.client import RetrievalClient\n"
+        "heavy = ('torch', 'lance', 'pyarrow', 'rasterio', 'eoforge.api.compression', 'eoforge.api.federation')\n"
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("pb", [retrieval_pb2, compression_pb2])
+def test_modality_numbers_are_those_of_both_protos(pb: object) -> None:
+    names = {name: pb.Modality.Value(f"MODALITY_{name.upper()}") for name in wire.MODALITY_NUMBERS}
+    assert names == wire.MODALITY_NUMBERS
+    assert len(pb.Modality.keys()) == len(names) + 1
+
+
+@pytest.mark.parametrize(("band", "dtype"), [("VV", "float32"), ("B02", "uint16"), ("reference_map", "uint16")])
+def test_band_samples_survive_the_wire(band: str, dtype: str) -> None:
+    samples = np.arange(6, dtype=dtype).reshape(2, 3)
+    message = retrieval_pb2.Band(**wire.band_fields(band, samples, wire.modality_of(band)))
+    back = wire.band_samples(message)
+    assert back.dtype == dtype
+    np.testing.assert_array_equal(back, samples)
+
+
+def test_float_reflectance_is_refused() -> None:
+    with pytest.raises(UsageError, match="band B02 of s2 must be a"):
+        wire.band_fields("B02", np.zeros((2, 2), dtype=np.float32), "s2")
