@@ -15,7 +15,7 @@ import torch
 from eoforge.bundle import Bundle, write_bundle
 from eoforge.codec.learned.model import Codec
 from eoforge.codec.raster import Raster, from_pair
-from eoforge.data.archives.folders import open_archive
+from eoforge.data.archives.open import open_archive
 from eoforge.data.bands import GROUPS
 from eoforge.data.loading.batch import PatchBatch
 from eoforge.data.records import PatchPair

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from eoforge.data.archives.folders import EXTENSIONS, open_archive, path_of
-from eoforge.data.archives.validate import REFERENCE_MAP
+from eoforge.data.archives.layout import EXTENSIONS, REFERENCE_MAP, path_of
+from eoforge.data.archives.open import open_archive
 from eoforge.data.bands import S1_BANDS, S2_BANDS
 from eoforge.data.ingest.run import commit_ingest, finish_table, ingest_shards, plan_ingest
 from eoforge.data.synthetic.archive import generate_archive

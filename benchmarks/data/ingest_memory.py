@@ -20,8 +20,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eoforge.data.archives.folders import MAP_FOLDER, S1_FOLDER, S2_FOLDER
-from eoforge.data.archives.metadata import MAIN_FILE, SNOW_CLOUD_FILE
+from eoforge.data.archives.layout import MAIN_FILE, MAP_FOLDER, S1_FOLDER, S2_FOLDER, SNOW_CLOUD_FILE
 from eoforge.data.synthetic.archive import generate_archive
 
 _SAMPLE_S = 0.02

@@ -19,8 +19,9 @@ from typing import Any
 
 import rasterio
 
-from eoforge.data.archives.folders import ALL_FILES, EXTENSIONS, open_archive, path_of
 from eoforge.data.archives.geotiff import read_geotiff
+from eoforge.data.archives.layout import ALL_FILES, EXTENSIONS, path_of
+from eoforge.data.archives.open import open_archive
 from eoforge.data.records import PatchMeta, record_batch
 from eoforge.data.synthetic.archive import generate_archive
 

@@ -22,9 +22,10 @@ import pyarrow as pa
 from benchmarks.services.calls import one_by_one, percentiles, process_of, together
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from eoforge.data.search_filter import SearchFilter
 from eoforge.data.tables.schema import METADATA_FIELDS
-from eoforge.index.catalog import IndexSnapshot, SearchFilter
-from eoforge.index.info import IndexInfo
+from eoforge.index.catalog import IndexSnapshot
+from eoforge.index.info import CodeTableInfo
 from eoforge.storage.addresses import TableRef
 
 PATCHES, BITS, K = 549_488, 128, 10
@@ -60,7 +61,7 @@ def snapshot(patches: int) -> IndexSnapshot:
         else pa.array(number % 90, type=pa.int64()).cast(f.type)
         for f in METADATA_FIELDS
     }
-    info = IndexInfo("benchmark", "none", "none", BITS, TableRef("none", 1))
+    info = CodeTableInfo("benchmark", "none", "none", BITS, TableRef("none", 1))
     return IndexSnapshot(TableRef("none", 1), info, pa.table(columns), codes, None)
 
 

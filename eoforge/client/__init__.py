@@ -21,30 +21,30 @@ if TYPE_CHECKING:
     from eoforge.client.messages import IndexInfo as IndexInfo
     from eoforge.client.messages import Patch as Patch
     from eoforge.client.messages import PatchInfo as PatchInfo
-    from eoforge.client.messages import SearchFilter as SearchFilter
     from eoforge.client.retrieval import RetrievalClient as RetrievalClient
     from eoforge.client.silo import SiloClient as SiloClient
+    from eoforge.data.search_filter import SearchFilter as SearchFilter
 
 _HOMES = {
-    "Compressed": "compression",
-    "CompressionClient": "compression",
-    "Decompressed": "compression",
-    "Encoded": "messages",
-    "FederationClient": "federation",
-    "Hit": "messages",
-    "IndexInfo": "messages",
-    "Patch": "messages",
-    "PatchInfo": "messages",
-    "RemoteError": "base",
-    "RemoteNotFound": "base",
-    "RemoteRefused": "base",
-    "RetrievalClient": "retrieval",
-    "SearchFilter": "messages",
-    "SiloClient": "silo",
+    "Compressed": "eoforge.client.compression",
+    "CompressionClient": "eoforge.client.compression",
+    "Decompressed": "eoforge.client.compression",
+    "Encoded": "eoforge.client.messages",
+    "FederationClient": "eoforge.client.federation",
+    "Hit": "eoforge.client.messages",
+    "IndexInfo": "eoforge.client.messages",
+    "Patch": "eoforge.client.messages",
+    "PatchInfo": "eoforge.client.messages",
+    "RemoteError": "eoforge.client.base",
+    "RemoteNotFound": "eoforge.client.base",
+    "RemoteRefused": "eoforge.client.base",
+    "RetrievalClient": "eoforge.client.retrieval",
+    "SearchFilter": "eoforge.data.search_filter",
+    "SiloClient": "eoforge.client.silo",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)

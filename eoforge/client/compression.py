@@ -20,7 +20,8 @@ import numpy.typing as npt
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.api.compression.v1 import compression_pb2_grpc
 from eoforge.client.base import RemoteError, ServiceClient, stream_error
-from eoforge.client.wire import MODALITY_NAMES, band_fields, band_samples, modality_of
+from eoforge.client.wire import band_fields, band_samples, modality_of
+from eoforge.data.modalities import MODALITY_NAMES
 from eoforge.errors import UsageError
 
 Bands = Mapping[str, npt.NDArray[Any]]

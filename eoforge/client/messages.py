@@ -11,39 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
-from eoforge.client.wire import MODALITY_NAMES, MODALITY_NUMBERS, band_fields, band_samples
+from eoforge.client.wire import band_fields, band_samples
+from eoforge.data.modalities import MODALITY_NAMES, RETRIEVAL_MODALITIES
+from eoforge.data.search_filter import SearchFilter
 from eoforge.errors import UsageError
 
 Bands = Mapping[str, npt.NDArray[Any]]
 """Mapping band name -> samples ``[H, W]``: uint16 for Sentinel-2, float32 dB for Sentinel-1."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchFilter:
-    """Restricts the hits; conditions left empty do not restrict.
-
-    Attributes:
-        countries: Any of these.
-        splits: Any of train, validation, test.
-        labels_any: At least one of these.
-        labels_all: All of these.
-        bbox: The footprint touches (lon_min, lat_min, lon_max, lat_max), degrees; lon_min > lon_max crosses the 180th
-            meridian.
-        acquired_from: Acquired by Sentinel-2 at this time or later (with a time zone).
-        acquired_until: Acquired before this time.
-        exclude_snow: Leaves out patches with seasonal snow.
-        exclude_cloud: Leaves out patches with cloud or shadow.
-    """
-
-    countries: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ()
-    labels_any: tuple[str, ...] = ()
-    labels_all: tuple[str, ...] = ()
-    bbox: tuple[float, float, float, float] | None = None
-    acquired_from: datetime | None = None
-    acquired_until: datetime | None = None
-    exclude_snow: bool = False
-    exclude_cloud: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +90,7 @@ class IndexInfo:
     bands: dict[str, tuple[str, ...]]
 
 
-def modality_number(name: str | None) -> Any:
+def modality_number(name: str | None) -> pb.Modality:
     """Enum value of ``s1`` or ``s2``; unspecified for None.
 
     Raises:
@@ -124,9 +98,9 @@ def modality_number(name: str | None) -> Any:
     """
     if name is None:
         return pb.MODALITY_UNSPECIFIED
-    if name not in MODALITY_NUMBERS:
+    if name not in RETRIEVAL_MODALITIES:
         raise UsageError(f"modality must be s1 or s2; got {name!r}")
-    return MODALITY_NUMBERS[name]
+    return RETRIEVAL_MODALITIES[name]
 
 
 def band_image(bands: Bands, modality: str) -> pb.BandImage:
@@ -162,11 +136,7 @@ def geotiff_image(content: bytes | Sequence[bytes], modality: str | None) -> pb.
 
 
 def filter_message(wanted: SearchFilter) -> pb.Filter:
-    """Message of a filter.
-
-    Raises:
-        UsageError: A time has no time zone.
-    """
+    """Message of a filter."""
     message = pb.Filter(
         countries=wanted.countries,
         splits=wanted.splits,
@@ -181,8 +151,6 @@ def filter_message(wanted: SearchFilter) -> pb.Filter:
     for name in ("acquired_from", "acquired_until"):
         moment: datetime | None = getattr(wanted, name)
         if moment is not None:
-            if moment.tzinfo is None:
-                raise UsageError(f"{name} needs a time zone; got {moment.isoformat()}")
             getattr(message, name).FromDatetime(moment)
     return message
 

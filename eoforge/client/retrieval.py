@@ -25,7 +25,6 @@ from eoforge.client.messages import (
     Hit,
     IndexInfo,
     Patch,
-    SearchFilter,
     band_image,
     geotiff_image,
     hit,
@@ -33,6 +32,7 @@ from eoforge.client.messages import (
     patch,
     search_request,
 )
+from eoforge.data.search_filter import SearchFilter
 from eoforge.errors import UsageError
 
 MAX_PAGE = 1000

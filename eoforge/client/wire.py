@@ -1,4 +1,4 @@
-"""Wire form of modalities and bands in the retrieval and compression APIs, shared by clients and services."""
+"""Wire form of bands in the retrieval and compression APIs, shared by clients and services."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import numpy.typing as npt
 from eoforge.data.bands import S1_BANDS
 from eoforge.errors import UsageError
 
-MODALITY_NUMBERS: dict[str, Any] = {"s1": 1, "s2": 2}
-"""Modality -> number of the enum ``Modality``, which is the same in both APIs (their enum types differ)."""
-MODALITY_NAMES: dict[int, str] = {number: name for name, number in MODALITY_NUMBERS.items()}
 _SAMPLE_TYPES = {"s1": "<f4", "s2": "<u2"}
 
 

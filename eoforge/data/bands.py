@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 from eoforge.errors import UsageError
 
-PATCH_METRES = 1200
-"""Side of a patch on the ground, in metres."""
-
 
 @dataclass(frozen=True)
 class BandGroup:

@@ -110,6 +110,21 @@ class S2V1Name:
         return f"{self.mission}_MSIL2A_{self.date}T{self.time}_{self.x}_{self.y}"
 
 
+@dataclass(frozen=True, slots=True)
+class PairNames:
+    """Parsed names of a patch pair, with the footprint that they imply.
+
+    Attributes:
+        patch: Tile and cell, from the ``patch_id``.
+        s1: Scene and cell, from the ``s1_name``.
+        footprint: Zone and upper-left corner of the patch.
+    """
+
+    patch: PatchName
+    s1: S1Name
+    footprint: Footprint
+
+
 def _utc(text: str, name: str) -> datetime:
     try:
         return datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC)
@@ -195,6 +210,19 @@ def parse_s2v1_name(name: str) -> S2V1Name:
     if match is None:
         raise DataRefused(f"expected a v1 name like S2A_MSIL2A_20170613T101031_26_57, got {name!r}")
     return S2V1Name(match[1], match[2], match[3], match[4], match[5])
+
+
+def parse_pair(patch_id: str, s1_name: str, s2v1_name: str) -> PairNames:
+    """Parses the three names of a metadata row.
+
+    Raises:
+        DataRefused: A name has another form, or the tile names no 100 km square.
+    """
+    patch = parse_patch_id(patch_id)
+    place = patch.footprint
+    s1 = parse_s1_name(s1_name)
+    parse_s2v1_name(s2v1_name)
+    return PairNames(patch, s1, place)
 
 
 def tile_of(patch_id: str) -> str:

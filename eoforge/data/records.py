@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from eoforge.data.bands import GROUPS
 from eoforge.data.labels import mask_of
-from eoforge.data.names import parse_patch_id, parse_s1_name
+from eoforge.data.names import PairNames, parse_pair
 from eoforge.data.tables.schema import PATCHES
 from eoforge.geo.footprint import lonlat_bounds
 
@@ -52,7 +53,7 @@ WARNINGS: frozenset[Reason] = frozenset({Reason.SPLIT_MISMATCH})
 DIGEST_CHARS = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PatchMeta:
     """One row of the official metadata; ``repeated`` says that an earlier row has the same patch_id."""
 
@@ -65,6 +66,15 @@ class PatchMeta:
     contains_seasonal_snow: bool
     contains_cloud_or_shadow: bool
     repeated: bool = False
+
+    @cached_property
+    def names(self) -> PairNames:
+        """Parsed names and footprint, computed once per row.
+
+        Raises:
+            DataRefused: A name is malformed.
+        """
+        return parse_pair(self.patch_id, self.s1_name, self.s2v1_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +162,9 @@ def record_batch(pairs: Sequence[PatchPair]) -> pa.RecordBatch:
         DataRefused: A name or label is malformed (validated pairs never are).
     """
     metas = [p.meta for p in pairs]
-    patches = [parse_patch_id(m.patch_id) for m in metas]
-    scenes = [parse_s1_name(m.s1_name).scene for m in metas]
-    places = [p.footprint for p in patches]
-    epsg, ulx, uly = np.array([(f.epsg, f.ulx, f.uly) for f in places], dtype=np.int32).reshape(-1, 3).T
+    names = [m.names for m in metas]
+    corners = [(n.footprint.epsg, n.footprint.ulx, n.footprint.uly) for n in names]
+    epsg, ulx, uly = np.array(corners, dtype=np.int32).reshape(-1, 3).T
     bounds = lonlat_bounds(epsg, ulx, uly)
     columns: dict[str, object] = {
         "patch_id": [m.patch_id for m in metas],
@@ -167,9 +176,9 @@ def record_batch(pairs: Sequence[PatchPair]) -> pa.RecordBatch:
         "label_mask": [mask_of(m.labels) for m in metas],
         "contains_seasonal_snow": [m.contains_seasonal_snow for m in metas],
         "contains_cloud_or_shadow": [m.contains_cloud_or_shadow for m in metas],
-        "acquired_s2": [p.tile.acquired for p in patches],
-        "acquired_s1": [s.acquired for s in scenes],
-        "mgrs_tile": [p.tile.mgrs for p in patches],
+        "acquired_s2": [n.patch.tile.acquired for n in names],
+        "acquired_s1": [n.s1.scene.acquired for n in names],
+        "mgrs_tile": [n.patch.tile.mgrs for n in names],
         "epsg": epsg,
         "ulx": ulx,
         "uly": uly,

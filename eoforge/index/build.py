@@ -17,7 +17,7 @@ from eoforge.data.tables.schema import codes_schema
 from eoforge.errors import BundleError, UsageError
 from eoforge.index.encode import encode_rows
 from eoforge.index.encoder import Encoder
-from eoforge.index.info import IndexInfo
+from eoforge.index.info import CodeTableInfo
 from eoforge.index.jobs import IndexPlan, IndexSummary, commit_rows, load_plan, plan_rows, table_for, write_shards
 from eoforge.progress import Tracker
 from eoforge.storage.addresses import TableRef, normalise, open_table, table_to_write
@@ -51,7 +51,7 @@ def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int
     patches = open_table(table)
     config = bundle.config
     pinned = TableRef(normalise(table.uri), patches.version)
-    mine = IndexInfo(bundle.id, bundle.uri, config["method"], config["bits"], pinned)
+    mine = CodeTableInfo(bundle.id, bundle.uri, config["method"], config["bits"], pinned)
     codes = table_for(mine, codes_uri, codes_schema(mine.bits, config["embedding_dim"], mine.metadata()), "codes")
     return plan_rows("index", bundle, patches, codes, mine, codes_uri, shard_rows, _modalities(bundle))
 

@@ -8,7 +8,6 @@ read: 549,488 patches with two 128-bit codes each opened in 3.4 s of CPU time an
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -16,59 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eoforge.data.labels import CLASSES, INDEX, mask_of
-from eoforge.data.split import SPLITS
+from eoforge.data.labels import mask_of
+from eoforge.data.search_filter import BoundingBox, SearchFilter
 from eoforge.data.tables.schema import METADATA_COLUMNS
-from eoforge.errors import NotFound, UsageError
-from eoforge.index.info import IndexInfo
+from eoforge.errors import NotFound
+from eoforge.index.info import CodeTableInfo
 from eoforge.index.search import HammingIndex
 from eoforge.storage.addresses import TableRef, open_table
-
-BoundingBox = tuple[float, float, float, float]
-"""lon_min, lat_min, lon_max, lat_max in degrees (WGS 84); lon_min > lon_max crosses the 180th meridian."""
-
-
-@dataclass(frozen=True)
-class SearchFilter:
-    """Which patches may be found; empty fields allow everything, several fields must all hold.
-
-    Attributes:
-        countries: Any of these.
-        splits: Any of these.
-        labels_any: At least one of these classes.
-        labels_all: All of these classes.
-        bbox: The footprint touches this box.
-        acquired_from: Sentinel-2 acquisition at this time or later, with time zone.
-        acquired_until: Sentinel-2 acquisition before this time, with time zone.
-        exclude_snow: No seasonal snow.
-        exclude_cloud: No cloud or cloud shadow.
-    """
-
-    countries: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ()
-    labels_any: tuple[str, ...] = ()
-    labels_all: tuple[str, ...] = ()
-    bbox: BoundingBox | None = None
-    acquired_from: datetime | None = None
-    acquired_until: datetime | None = None
-    exclude_snow: bool = False
-    exclude_cloud: bool = False
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in (*self.labels_any, *self.labels_all) if name not in INDEX]
-        if unknown:
-            raise UsageError(f"unknown label {unknown[0]!r}; the 19 classes are {'; '.join(CLASSES)}")
-        # A mistyped split ("val") would otherwise find nothing and say nothing.
-        strange = [name for name in self.splits if name not in SPLITS]
-        if strange:
-            raise UsageError(f"unknown split {strange[0][:80]!r}; the splits are {', '.join(SPLITS)}")
-        if self.bbox is not None:
-            west, south, east, north = self.bbox
-            if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):
-                raise UsageError(f"expected lon_min, lat_min, lon_max, lat_max in degrees; got {self.bbox}")
-        for time in (self.acquired_from, self.acquired_until):
-            if time is not None and time.tzinfo is None:
-                raise UsageError(f"filter times need a time zone (UTC: append Z); got {time.isoformat()}")
 
 
 class IndexSnapshot:
@@ -85,7 +38,7 @@ class IndexSnapshot:
     def __init__(
         self,
         ref: TableRef,
-        info: IndexInfo,
+        info: CodeTableInfo,
         metadata: pa.Table,
         codes: dict[str, npt.NDArray[np.uint8]],
         device: str | None,
@@ -108,7 +61,7 @@ class IndexSnapshot:
             DataRefused: The table is no table of codes.
         """
         table = open_table(codes)
-        info = IndexInfo.of(table.schema, codes.uri)
+        info = CodeTableInfo.of(table.schema, codes.uri)
         rows = table.to_table(columns=["patch_id", "modality", "code"]).combine_chunks()
         metadata = open_table(info.patches).to_table(columns=list(METADATA_COLUMNS)).sort_by("patch_id")
         complete = np.ones(metadata.num_rows, dtype=bool)

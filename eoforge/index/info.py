@@ -19,7 +19,7 @@ _KEYS = (BUNDLE_ID, BUNDLE_URI, METHOD, BITS, PATCHES_URI, PATCHES_VERSION)
 
 
 @dataclass(frozen=True)
-class IndexInfo:
+class CodeTableInfo:
     """The bundle that encoded, and the version of the patches that the codes stand for.
 
     Attributes:
@@ -42,7 +42,7 @@ class IndexInfo:
         return {key: str(value) for key, value in zip(_KEYS, values, strict=True)}
 
     @classmethod
-    def of(cls, schema: pa.Schema, uri: str) -> IndexInfo:
+    def of(cls, schema: pa.Schema, uri: str) -> CodeTableInfo:
         """Reads the schema of the table at ``uri``.
 
         Raises:

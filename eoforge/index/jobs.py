@@ -29,7 +29,7 @@ from eoforge.data.tables.commit import (
     write_fragments,
 )
 from eoforge.errors import ConflictError, DataRefused, NotFound, UsageError
-from eoforge.index.info import PATCHES_VERSION, IndexInfo
+from eoforge.index.info import PATCHES_VERSION, CodeTableInfo
 from eoforge.progress import Tracker, track
 from eoforge.storage.addresses import TableRef, open_table, table_exists
 
@@ -78,7 +78,7 @@ class IndexSummary:
     skipped: int
 
 
-def table_for(mine: IndexInfo, uri: str, schema: pa.Schema, what: str) -> lance.LanceDataset:
+def table_for(mine: CodeTableInfo, uri: str, schema: pa.Schema, what: str) -> lance.LanceDataset:
     """The table at ``uri``, created if it is absent.
 
     Args:
@@ -97,7 +97,7 @@ def table_for(mine: IndexInfo, uri: str, schema: pa.Schema, what: str) -> lance.
         except DataRefused:  # another plan, for another version perhaps, created it first: judge what is there now
             pass
     table = open_table(TableRef(uri))
-    theirs = IndexInfo.of(table.schema, uri)
+    theirs = CodeTableInfo.of(table.schema, uri)
     if (theirs.bundle_id, theirs.patches.uri) != (mine.bundle_id, mine.patches.uri):
         raise DataRefused(
             f"{uri} holds {what} of bundle {theirs.bundle_id[:16]} for {theirs.patches.uri}; this is bundle "
@@ -115,7 +115,7 @@ def plan_rows(
     bundle: Bundle,
     patches: lance.LanceDataset,
     table: lance.LanceDataset,
-    pinned: IndexInfo,
+    pinned: CodeTableInfo,
     uri: str,
     shard_rows: int,
     modalities: Sequence[str],
@@ -199,7 +199,7 @@ def commit_rows(plan: IndexPlan, job: Job) -> IndexSummary:
         StoreError: A shard was not written yet.
         ConflictError: The table meanwhile stands for a newer version of the patches.
     """
-    held = IndexInfo.of(open_table(plan.codes).schema, plan.codes).patches.version or 0
+    held = CodeTableInfo.of(open_table(plan.codes).schema, plan.codes).patches.version or 0
     if held > plan.patches_version:
         raise ConflictError(
             f"{plan.codes} meanwhile stands for version {held} of {plan.patches_uri}, newer than this job's "

@@ -23,7 +23,7 @@ from eoforge.data.loading.batch import PatchBatch, read_rows
 from eoforge.data.tables.schema import RASTER_COLUMNS, streams_schema
 from eoforge.errors import BundleError, DataRefused, UsageError
 from eoforge.index.encoder import Encoder
-from eoforge.index.info import IndexInfo
+from eoforge.index.info import CodeTableInfo
 from eoforge.index.jobs import IndexPlan, IndexSummary, commit_rows, load_plan, plan_rows, table_for, write_shards
 from eoforge.progress import Tracker
 from eoforge.storage.addresses import TableRef, normalise, open_table, table_to_write
@@ -63,7 +63,7 @@ def plan_streams(bundle_uri: str, table: TableRef, streams_uri: str, rate: Rate,
     require_keys(bundle)
     patches = open_table(table)
     pinned = TableRef(normalise(table.uri), patches.version)
-    mine = IndexInfo(bundle.id, bundle.uri, bundle.config["method"], bundle.config["bits"], pinned)
+    mine = CodeTableInfo(bundle.id, bundle.uri, bundle.config["method"], bundle.config["bits"], pinned)
     recipe = json.dumps(asdict(rate), sort_keys=True)
     schema = streams_schema(mine.bits, mine.metadata() | {RATE: recipe})
     streams = table_for(mine, streams_uri, schema, "streams")

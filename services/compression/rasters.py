@@ -15,11 +15,11 @@ from eoforge.codec.container import Header, Kind
 from eoforge.codec.geotiff import MAX_BANDS, GeoTiff, read_raster
 from eoforge.codec.raster import Georeference, Raster, factor_of
 from eoforge.data.bands import GROUP_OF
+from eoforge.data.modalities import COMPRESSION_MODALITIES
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 
 MAX_NAME_CHARS = 128
 MAX_CRS_CHARS = 8192
-MODALITIES = {"s1": pb.MODALITY_S1, "s2": pb.MODALITY_S2}
 KINDS = {Kind.LEARNED: pb.STREAM_KIND_LEARNED, Kind.BOUNDED: pb.STREAM_KIND_BOUNDED}
 Array = npt.NDArray[Any]
 
@@ -125,7 +125,7 @@ def info_message(header: Header, stream_bytes: int) -> pb.StreamInfo:
 def code_messages(codes: Codes) -> list[pb.Code]:
     """Codes as messages, sensor by sensor."""
     return [
-        pb.Code(modality=MODALITIES[modality], code=code.tobytes(), tile=tile)
+        pb.Code(modality=COMPRESSION_MODALITIES[modality], code=code.tobytes(), tile=tile)
         for modality, rows in codes.items()
         for tile, code in enumerate(rows)
     ]

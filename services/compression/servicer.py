@@ -15,9 +15,10 @@ from eoforge.codec.container import Kind
 from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import BAND_ORDER
 from eoforge.data.bands import MODALITIES as BANDS
+from eoforge.data.modalities import COMPRESSION_MODALITIES
 from eoforge.errors import UsageError
 from services._runtime.ordered import deadline_of, fill, in_order
-from services.compression.rasters import KINDS, MODALITIES, code_messages, info_message, rate_of
+from services.compression.rasters import KINDS, code_messages, info_message, rate_of
 from services.compression.state import Codecs
 from services.compression.work import Work
 
@@ -109,14 +110,17 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
                     bundle_id=bundle_id,
                     method=method,
                     kind=KINDS[Kind.LEARNED],
-                    bands=[pb.CodecBands(modality=MODALITIES[m], bands=names) for m, names in config.bands.items()],
+                    bands=[
+                        pb.CodecBands(modality=COMPRESSION_MODALITIES[m], bands=names)
+                        for m, names in config.bands.items()
+                    ],
                     max_quality=config.steps - 1,
                     code_bits=config.bits,
                 )
             )
         every = [
             pb.CodecBands(modality=number, bands=[b for b in BAND_ORDER if b in BANDS[modality]])
-            for modality, number in MODALITIES.items()
+            for modality, number in COMPRESSION_MODALITIES.items()
         ]
         codecs.append(pb.Codec(name=BOUNDED, kind=KINDS[Kind.BOUNDED], bands=every))
         return pb.ListCodecsResponse(codecs=codecs)

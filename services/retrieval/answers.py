@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
-from eoforge.client.wire import MODALITY_NUMBERS, band_fields
+from eoforge.client.wire import band_fields
 from eoforge.data.bands import GROUPS, S1_10M, BandGroup
 from eoforge.data.labels import CLASSES, INDEX
+from eoforge.data.modalities import RETRIEVAL_MODALITIES
+from eoforge.data.search_filter import SearchFilter
 from eoforge.data.tables.schema import tensor_column
 from eoforge.errors import LimitExceeded, NotFound, UsageError
-from eoforge.index.catalog import IndexSnapshot, SearchFilter
+from eoforge.index.catalog import IndexSnapshot
 from services.retrieval.state import Served
 
 THUMBNAIL_COLUMN = {"s1": "s1", "s2": "s2_10m"}
@@ -67,7 +69,7 @@ def nearest(
     kept = rows[0, offset:]
     metadata = metadata_messages(snapshot, kept)
     hits = [
-        pb.Hit(patch=patch, modality=MODALITY_NUMBERS[target], distance=int(distance))
+        pb.Hit(patch=patch, modality=RETRIEVAL_MODALITIES[target], distance=int(distance))
         for patch, distance in zip(metadata, distances[0, offset:], strict=True)
     ]
     return hits, candidates > offset + size, candidates

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
-from eoforge.client.wire import MODALITY_NAMES, MODALITY_NUMBERS
+from eoforge.data.modalities import MODALITY_NAMES, RETRIEVAL_MODALITIES
 from eoforge.errors import LimitExceeded, NotFound, UsageError
 from eoforge.index.search import MAX_K
 from services._runtime.batching import BoundedPool
@@ -84,7 +84,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         served = self._holder.current
         snapshot = served.snapshot
         modalities = [
-            pb.ModalitySize(modality=MODALITY_NUMBERS[m], patches=len(snapshot.indexes[m]), bands=served.bands(m))
+            pb.ModalitySize(modality=RETRIEVAL_MODALITIES[m], patches=len(snapshot.indexes[m]), bands=served.bands(m))
             for m in snapshot.modalities
         ]
         index = pb.Index(

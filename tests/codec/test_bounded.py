@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from eoforge.codec.bounded.streams import compress_bounded, decompress
 from eoforge.codec.container import inspect
 from eoforge.codec.raster import Raster, factor_of, from_pair, grid_shape
-from eoforge.data.archives.folders import open_archive
+from eoforge.data.archives.open import open_archive
 from eoforge.data.bands import S1_BANDS
 from eoforge.data.records import PatchPair
 from eoforge.errors import DataRefused, UsageError

@@ -9,7 +9,7 @@ import pytest
 from eoforge.data.tables.schema import MAX_CODE_BITS
 from eoforge.errors import BundleError, DataRefused, NotFound, StoreError, UsageError
 from eoforge.index.build import build_index, commit_index, encode_shards, plan_index
-from eoforge.index.info import IndexInfo
+from eoforge.index.info import CodeTableInfo
 from eoforge.storage.addresses import TableRef, join, open_table
 from tests.index.conftest import PixelEncoder, changed, expected_code, make_bundle, write_patches
 
@@ -31,7 +31,7 @@ def test_every_patch_gets_a_code_per_modality(archive, pairs, encoder, store_uri
     assert (summary.patches, summary.added, summary.changed, summary.skipped) == (40, 80, 0, 0)
     assert codes_of(codes) == expected_codes(pairs)
     table = open_table(TableRef(codes, summary.version))
-    info = IndexInfo.of(table.schema, codes)
+    info = CodeTableInfo.of(table.schema, codes)
     assert (info.bundle_id, info.bits, info.method) == (bundle.id, 16, "ss_cm_rsir")
     assert info.patches == TableRef(patches, open_table(patches).version)
     row = table.to_table(filter="modality = 's1'").to_pylist()[0]
@@ -79,7 +79,7 @@ def test_a_newer_version_encodes_only_what_is_missing_or_changed(tmp_path, pairs
     assert (summary.patches, summary.added, summary.changed) == (11, 20, 2)
     assert set(later.encoded) == {f"{p.meta.patch_id}/{m}" for p in [pairs[4], *pairs[30:]] for m in ("s1", "s2")}
     assert codes_of(codes) == expected_codes([*pairs[:4], replaced, *pairs[5:]])
-    assert IndexInfo.of(open_table(codes).schema, codes).patches.version == open_table(patches).version
+    assert CodeTableInfo.of(open_table(codes).schema, codes).patches.version == open_table(patches).version
 
     with pytest.raises(UsageError, match="newer"):
         plan_index(bundle.uri, TableRef(patches, first), codes)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from eoforge.data.labels import CLASSES
+from eoforge.data.search_filter import SearchFilter
 from eoforge.data.tables.schema import METADATA_COLUMNS
 from eoforge.errors import DataRefused, NotFound, UsageError
 from eoforge.index.build import build_index, commit_index, encode_shards, plan_index
-from eoforge.index.catalog import IndexSnapshot, SearchFilter
+from eoforge.index.catalog import IndexSnapshot
 from eoforge.storage.addresses import TableRef, open_table
 from tests.index.conftest import PixelEncoder, expected_code, make_bundle, write_patches
 

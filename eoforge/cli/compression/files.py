@@ -136,7 +136,7 @@ def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device
     """
     from eoforge.bundle import load_bundle
     from eoforge.codec.tiles import Block
-    from eoforge.index.info import IndexInfo
+    from eoforge.index.info import CodeTableInfo
     from eoforge.index.streams import StreamReader, holds_streams
     from eoforge.methods import get_method
     from eoforge.methods.codecs import coder_of
@@ -146,7 +146,7 @@ def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device
     table = open_table(TableRef.parse(source))
     if not holds_streams(table):
         raise UsageError(f"{source} is no table of streams; make one with `eoforge compress`")
-    info = IndexInfo.of(table.schema, source)
+    info = CodeTableInfo.of(table.schema, source)
     encoder = get_method(info.method).load(load_bundle(info.bundle_uri), device)
     reader = StreamReader(table, coder_of(encoder))
     wanted = patch_ids or sorted(set(table.to_table(columns=["patch_id"]).column("patch_id").to_pylist()))

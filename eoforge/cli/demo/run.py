@@ -71,7 +71,7 @@ def run_demo(
     # What a step would refuse after minutes of ingestion is refused now.
     get_method(method).config("tiny", overrides)
     if archive is not None:
-        from eoforge.data.archives.folders import open_archive
+        from eoforge.data.archives.open import open_archive
 
         open_archive(archive)
     out = out.expanduser().absolute()

@@ -24,7 +24,7 @@ MAX_PIXELS = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Raster:
+class BandRaster:
     """One decoded band.
 
     Attributes:
@@ -40,7 +40,7 @@ class Raster:
     nodata: float | None
 
 
-def read_geotiff(data: bytes, name: str = "GeoTIFF") -> Raster:
+def read_geotiff(data: bytes, name: str = "GeoTIFF") -> BandRaster:
     """Decodes a file of one band.
 
     Args:
@@ -74,7 +74,7 @@ def read_geotiff(data: bytes, name: str = "GeoTIFF") -> Raster:
     pixels = _decode(data, layout, name)
     if pixels is None:
         return _read_with_rasterio(data, name)
-    return Raster(pixels, epsg, (scale_x, 0.0, x, 0.0, -scale_y, y), nodata)
+    return BandRaster(pixels, epsg, (scale_x, 0.0, x, 0.0, -scale_y, y), nodata)
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -92,7 +92,7 @@ def _field(data: bytes, field: tiff.Field, name: str) -> bytes:
     return value
 
 
-def _decode(data: bytes, layout: tiff.Layout, name: str) -> npt.NDArray[Any] | None:
+def _decode(data: bytes, layout: tiff.StripLayout, name: str) -> npt.NDArray[Any] | None:
     """Pixels ``[H, W]``; None if the strips lie or are sized in a way that is left to GDAL."""
     raw_offsets = _field(data, layout.strip_offsets, name)
     raw_counts = _field(data, layout.strip_byte_counts, name)
@@ -131,7 +131,7 @@ def _inflate(strip: bytes, size: int, name: str) -> bytes:
     return out
 
 
-def _read_with_rasterio(data: bytes, name: str) -> Raster:
+def _read_with_rasterio(data: bytes, name: str) -> BandRaster:
     from rasterio import Env
     from rasterio.errors import RasterioError
     from rasterio.io import MemoryFile
@@ -143,7 +143,7 @@ def _read_with_rasterio(data: bytes, name: str) -> Raster:
                 raise DataRefused(f"{name}: expected one band, got {source.count}")
             _check_size(source.width, source.height, name)
             epsg = None if source.crs is None else source.crs.to_epsg()
-            return Raster(source.read(1), epsg, tuple(source.transform)[:6], source.nodata)
+            return BandRaster(source.read(1), epsg, tuple(source.transform)[:6], source.nodata)
     except (RasterioError, ValueError) as error:  # rasterio decodes a damaged CRS name with UnicodeDecodeError
         raise DataRefused(f"{name}: damaged or no GeoTIFF: {error}") from error
 

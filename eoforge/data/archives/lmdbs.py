@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.data.archives.folders import MAX_FILE_BYTES, MAX_METADATA_BYTES, read_file
-from eoforge.data.archives.geotiff import Raster
-from eoforge.data.archives.metadata import MAIN_FILE, MetadataRows, read_metadata
-from eoforge.data.archives.validate import REFERENCE_MAP, read_patch
+from eoforge.data.archives.geotiff import BandRaster
+from eoforge.data.archives.layout import MAIN_FILE, MAX_FILE_BYTES, MAX_METADATA_BYTES, REFERENCE_MAP, read_file
+from eoforge.data.archives.metadata import MetadataRows, read_metadata
+from eoforge.data.archives.validate import read_patch
 from eoforge.data.bands import GROUP_OF, S1_BANDS, S2_10M
-from eoforge.data.names import parse_patch_id
 from eoforge.data.records import PatchMeta, ReadResult
 from eoforge.errors import DataRefused, NotFound
 from eoforge.storage.addresses import normalise
@@ -50,7 +49,7 @@ class LmdbArchive:
         self._metadata_folder = next((f for f in (folder, folder.parent) if (f / MAIN_FILE).is_file()), folder)
 
     def metadata(self) -> MetadataRows:
-        """See :class:`eoforge.data.archives.folders.Archive`."""
+        """See :class:`eoforge.data.archives.base.Archive`."""
         try:
             return read_metadata(
                 lambda name: read_file(str(self._metadata_folder / name), MAX_METADATA_BYTES),
@@ -68,7 +67,7 @@ class LmdbArchive:
         """Nothing to do."""
 
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
-        """See :class:`eoforge.data.archives.folders.Archive`.
+        """See :class:`eoforge.data.archives.base.Archive`.
 
         Raises:
             DataRefused: The database is damaged.
@@ -132,7 +131,7 @@ class _LmdbPatch:
     def key_of(self, band: str) -> str:
         return f"{self._uri}#{self._key(band)}"
 
-    def load(self, band: str) -> Raster | None:
+    def load(self, band: str) -> BandRaster | None:
         key = self._key(band)
         if key not in self._values:
             self._values[key] = _tensors(self._environment, key)
@@ -140,7 +139,7 @@ class _LmdbPatch:
         name = "Data" if band == REFERENCE_MAP else band
         if value is None or name not in value:
             return None
-        place = parse_patch_id(self._meta.patch_id).footprint
+        place = self._meta.names.footprint
         metres = float((S2_10M if band == REFERENCE_MAP else GROUP_OF[band]).resolution)
         pixels: npt.NDArray[np.generic] = value[name]
-        return Raster(pixels, place.epsg, (metres, 0.0, float(place.ulx), 0.0, -metres, float(place.uly)), None)
+        return BandRaster(pixels, place.epsg, (metres, 0.0, float(place.ulx), 0.0, -metres, float(place.uly)), None)

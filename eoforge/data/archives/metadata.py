@@ -15,11 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from eoforge.data.archives.layout import MAIN_FILE, SNOW_CLOUD_FILE
 from eoforge.data.records import PatchMeta
 from eoforge.errors import DataRefused, NotFound
-
-MAIN_FILE = "metadata.parquet"
-SNOW_CLOUD_FILE = "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
 
 METADATA: pa.Schema = pa.schema(
     [

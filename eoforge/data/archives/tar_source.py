@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
-from eoforge.data.archives.folders import MAP_FOLDER, S1_FOLDER, S2_FOLDER
+from eoforge.data.archives.layout import MAP_FOLDER, S1_FOLDER, S2_FOLDER
 from eoforge.errors import DataRefused
 from eoforge.storage.addresses import is_s3
 from eoforge.storage.objects import ObjectStore

@@ -25,15 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from eoforge.data.archives.folders import (
-    EXTENSIONS,
-    MAX_FILE_BYTES,
-    S1_FOLDER,
-    S2_FOLDER,
-    FileArchive,
-    read_file,
-    read_object,
-)
+from eoforge.data.archives.base import FileArchive
+from eoforge.data.archives.layout import EXTENSIONS, MAX_FILE_BYTES, S1_FOLDER, S2_FOLDER, read_file, read_object
 from eoforge.data.archives.tar_source import (
     ADVICE,
     LocalTar,
@@ -91,7 +84,7 @@ class TarArchive(FileArchive):
                     (folder / _PAYLOAD).unlink(missing_ok=True)
 
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
-        """See :class:`eoforge.data.archives.folders.Archive`. The first call stages the tars, which may take long.
+        """See :class:`eoforge.data.archives.base.Archive`. The first call stages the tars, which may take long.
 
         Raises:
             DataRefused: A tar is truncated, damaged or hostile.
@@ -107,7 +100,7 @@ class TarArchive(FileArchive):
             self._staged = {kind: _stage(tar, self._scratch, self._shared) for kind, tar in self._tars.items()}
 
     def fetch(self, path: str, limit: int = MAX_FILE_BYTES) -> bytes | None:
-        """See :class:`eoforge.data.archives.folders.FileArchive`."""
+        """See :class:`eoforge.data.archives.base.FileArchive`."""
         kind, _, rest = path.partition("/")
         if not rest:
             return read_object(self._store, path, limit) if self._store else read_file(f"{self.uri}/{path}", limit)

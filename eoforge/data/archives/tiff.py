@@ -79,7 +79,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # compared by identity: one object per IFD, cheap to look up by
-class Layout:
+class StripLayout:
     """What an IFD says about its image; pixels are one sample each, in strips of whole rows."""
 
     width: int
@@ -107,7 +107,7 @@ class Layout:
 
 
 @lru_cache(maxsize=256)
-def parse_layout(ifd: bytes) -> Layout | None:
+def parse_layout(ifd: bytes) -> StripLayout | None:
     """Reads a little-endian IFD (its entries and the pointer to the next one).
 
     Returns:
@@ -137,7 +137,7 @@ def parse_layout(ifd: bytes) -> Layout | None:
         return None
     if predictor not in (1, HORIZONTAL) or (predictor == HORIZONTAL and (compression != DEFLATE or dtype[-2] == "f")):
         return None
-    layout = Layout(
+    layout = StripLayout(
         width=width,
         height=height,
         dtype=np.dtype(dtype),
@@ -160,7 +160,7 @@ def parse_layout(ifd: bytes) -> Layout | None:
 
 
 @lru_cache(maxsize=1024)
-def gapless_span(layout: Layout, offsets: bytes, counts: bytes) -> tuple[int, int] | None:
+def gapless_span(layout: StripLayout, offsets: bytes, counts: bytes) -> tuple[int, int] | None:
     """First byte and end of uncompressed pixels that lie in the file without gaps, as in every official raster.
 
     Args:

@@ -14,17 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.data.archives.geotiff import Raster
+from eoforge.data.archives.geotiff import BandRaster
+from eoforge.data.archives.layout import REFERENCE_MAP
 from eoforge.data.bands import GROUPS, MODALITIES, S1_10M, S2_10M, BandGroup
 from eoforge.data.labels import CLASSES, CLC_TO_CLASS, INDEX, KNOWN_CLC, mask_of, names_of
-from eoforge.data.names import parse_patch_id, parse_s1_name, parse_s2v1_name
 from eoforge.data.records import Defect, PatchMeta, PatchPair, ReadResult, Reason
 from eoforge.data.split import official_split
 from eoforge.errors import DataRefused
 from eoforge.geo.footprint import Footprint
-
-REFERENCE_MAP = "reference_map"
-"""What a reader calls the land-cover map beside the band names."""
 
 _TOLERANCE_M = 1e-3
 _CODES = 1 << 16
@@ -56,7 +53,7 @@ class _Findings:
 
 def read_patch(
     meta: PatchMeta,
-    load: Callable[[str], Raster | None],
+    load: Callable[[str], BandRaster | None],
     file_of: Callable[[str], str],
     metadata_file: str,
 ) -> ReadResult:
@@ -99,13 +96,11 @@ def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | N
         findings.add(Reason.DUPLICATE_ID, "an earlier metadata row has the same patch_id; the first is kept", file)
         return None
     try:
-        patch = parse_patch_id(meta.patch_id)
-        place = patch.footprint
-        s1 = parse_s1_name(meta.s1_name)
-        parse_s2v1_name(meta.s2v1_name)
+        names = meta.names
     except DataRefused as error:
         findings.add(Reason.BAD_NAME, str(error), file)
         return None
+    patch, s1 = names.patch, names.s1
     if (s1.mgrs, s1.x, s1.y) != (patch.tile.mgrs, patch.x, patch.y):
         findings.add(Reason.BAD_NAME, f"s1_name {meta.s1_name} names another cell than the patch_id", file)
     unknown = [name for name in meta.labels if name not in INDEX]
@@ -116,14 +111,14 @@ def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | N
     if meta.split != expected:
         detail = f"metadata say {meta.split!r}, cell ({patch.x}, {patch.y}) belongs to {expected!r}"
         findings.add(Reason.SPLIT_MISMATCH, detail, file)
-    return place
+    return names.footprint
 
 
 def _load_modality(
     modality: str,
     absent: Reason,
     place: Footprint,
-    load: Callable[[str], Raster | None],
+    load: Callable[[str], BandRaster | None],
     file_of: Callable[[str], str],
     findings: _Findings,
     stacks: dict[str, npt.NDArray[Any]],
@@ -152,7 +147,7 @@ def _load_modality(
             findings.add(Reason.MISSING_BAND, f"{band} is not there", file_of(band))
 
 
-def _check_raster(raster: Raster, band: str, group: BandGroup, place: Footprint) -> None:
+def _check_raster(raster: BandRaster, band: str, group: BandGroup, place: Footprint) -> None:
     """Raises Refused if a band is not what the patch name and the format promise."""
     _check_grid(raster, band, group.size, group.dtype, group.resolution, place)
     pixels = raster.pixels
@@ -165,7 +160,7 @@ def _check_raster(raster: Raster, band: str, group: BandGroup, place: Footprint)
         raise Refused(Reason.NODATA_S2, f"{band}: {count} pixels are 0, which is nodata and never valid")
 
 
-def _check_grid(raster: Raster, what: str, size: int, dtype: str, resolution: int, place: Footprint) -> None:
+def _check_grid(raster: BandRaster, what: str, size: int, dtype: str, resolution: int, place: Footprint) -> None:
     pixels = raster.pixels
     if pixels.shape != (size, size):
         raise Refused(Reason.WRONG_SHAPE, f"{what}: expected {size} x {size} pixels, got {pixels.shape}")
@@ -184,7 +179,7 @@ def _check_grid(raster: Raster, what: str, size: int, dtype: str, resolution: in
 def _load_map(
     meta: PatchMeta,
     place: Footprint,
-    load: Callable[[str], Raster | None],
+    load: Callable[[str], BandRaster | None],
     file_of: Callable[[str], str],
     findings: _Findings,
 ) -> npt.NDArray[np.uint16] | None:

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from eoforge.data.archives.folders import open_archive
 from eoforge.data.archives.metadata import METADATA, MetadataRows
+from eoforge.data.archives.open import open_archive
 from eoforge.data.ingest.quarantine import quarantine_uri
 from eoforge.data.ingest.workers import in_processes
 from eoforge.data.records import Defect

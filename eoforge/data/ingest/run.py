@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from eoforge.data.archives.folders import open_archive
+from eoforge.data.archives.open import open_archive
 from eoforge.data.ingest.plan import SUMMARY, IngestPlan, load_plan, plan_ingest, refused
 from eoforge.data.ingest.quarantine import KEYS as QUARANTINE_KEYS
 from eoforge.data.ingest.quarantine import quarantine_uri

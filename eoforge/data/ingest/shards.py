@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from eoforge.data.archives.folders import Archive, open_archive
+from eoforge.data.archives.base import Archive
 from eoforge.data.archives.metadata import MetadataRows
+from eoforge.data.archives.open import open_archive
 from eoforge.data.ingest.plan import IngestPlan, load_plan, shard_metadata
 from eoforge.data.ingest.quarantine import defect_batch, quarantine_uri
 from eoforge.data.records import Defect, PatchPair, ReadResult, Reason, digest, record_batch

@@ -18,10 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eoforge.data.archives.folders import MAP_FOLDER, S1_FOLDER, S2_FOLDER, path_of
 from eoforge.data.archives.geotiff import write_geotiff
-from eoforge.data.archives.metadata import MAIN_FILE, METADATA, SNOW_CLOUD_FILE
-from eoforge.data.archives.validate import REFERENCE_MAP
+from eoforge.data.archives.layout import (
+    MAIN_FILE,
+    MAP_FOLDER,
+    REFERENCE_MAP,
+    S1_FOLDER,
+    S2_FOLDER,
+    SNOW_CLOUD_FILE,
+    path_of,
+)
+from eoforge.data.archives.metadata import METADATA
 from eoforge.data.bands import GROUPS, S1_10M, S2_10M
 from eoforge.data.labels import CLASSES, IGNORE_INDEX, clc_to_classes
 from eoforge.data.names import GRID_SIDE, parse_patch_id
@@ -214,7 +221,7 @@ def _write_pairs(
     """Writes the pairs of ``scenes`` and yields the metadata of each once its files are there."""
     for pair in _generate(patches, seed, scenes, snow_cloud):
         meta = pair.meta
-        place = parse_patch_id(meta.patch_id).footprint
+        place = meta.names.footprint
         corner = (place.epsg, place.ulx, place.uly)
         files: dict[str, bytes] = {}
         for group in GROUPS:

@@ -25,7 +25,7 @@ import pyarrow as pa
 import stamina
 
 from eoforge.data.tables.job import Job
-from eoforge.data.tables.staged import Plan, StagedRows, keep_rows, read_staged, without_rows
+from eoforge.data.tables.staged import MergePlan, StagedRows, keep_rows, read_staged, without_rows
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
 from eoforge.storage.addresses import TableRef, is_s3, normalise, open_table, plain, storage_options, table_exists
 from eoforge.storage.objects import ObjectStore
@@ -263,7 +263,7 @@ def _changed_at(part: str, version: int) -> str:
     return f"{part}.changed.v{version}.json"
 
 
-def _merge(table: lance.LanceDataset, staged: StagedRows, plan: Plan, mine: str) -> CommitResult:
+def _merge(table: lance.LanceDataset, staged: StagedRows, plan: MergePlan, mine: str) -> CommitResult:
     import lance
 
     fragments = without_rows(table, plan.replaced)

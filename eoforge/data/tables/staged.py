@@ -23,7 +23,7 @@ _SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """What to do with each staged row; rows in neither mask are already there.
 
     Attributes:
@@ -70,7 +70,7 @@ class StagedRows:
         """Keys of the marked rows, parts of composite keys separated by ``/``."""
         return [str(k).replace(_SEPARATOR, "/") for k in self.key_values.filter(pa.array(rows)).to_pylist()]
 
-    def against(self, table: lance.LanceDataset) -> Plan:
+    def against(self, table: lance.LanceDataset) -> MergePlan:
         """Compares with one version of the table; of equal keys within the job the first counts."""
         first = np.zeros(len(self), dtype=bool)
         first[np.unique(self.key_values.dictionary_encode().indices.to_numpy(), return_index=True)[1]] = True
@@ -84,7 +84,7 @@ class StagedRows:
             changed = pc.fill_null(pc.not_equal(there, self.digests), False).to_numpy(zero_copy_only=False)
         changed &= first
         addresses = known.column("_rowaddr").to_numpy()
-        return Plan(first & ~present, changed, addresses[position.filter(pa.array(changed)).to_numpy()])
+        return MergePlan(first & ~present, changed, addresses[position.filter(pa.array(changed)).to_numpy()])
 
 
 def read_staged(uri: str, fragments: Sequence[str], keys: tuple[str, ...], digest: str | None) -> StagedRows:

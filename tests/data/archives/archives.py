@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eoforge.data.archives.folders import open_archive, path_of
 from eoforge.data.archives.geotiff import write_geotiff
-from eoforge.data.archives.metadata import MAIN_FILE, METADATA, SNOW_CLOUD_FILE
+from eoforge.data.archives.layout import MAIN_FILE, SNOW_CLOUD_FILE, path_of
+from eoforge.data.archives.metadata import METADATA
+from eoforge.data.archives.open import open_archive
 from eoforge.data.bands import GROUPS, S1_10M
 from eoforge.data.labels import CLASSES, CLC_TO_CLASS
-from eoforge.data.names import parse_patch_id
 from eoforge.data.records import PatchMeta, PatchPair, digest
 from eoforge.data.split import official_split
 from eoforge.storage.objects import ObjectStore
@@ -76,7 +76,7 @@ def write_archive(
     """An archive in the official layout."""
     write_metadata(folder, [p.meta for p in pairs], snow_cloud)
     for pair in pairs:
-        place = parse_patch_id(pair.meta.patch_id).footprint
+        place = pair.meta.names.footprint
         for group in GROUPS:
             for band, pixels in zip(group.bands, getattr(pair, group.column), strict=True):
                 target = folder / (path_of(pair.meta, band) + extension)

@@ -14,8 +14,10 @@ import pytest
 import rasterio
 from safetensors.numpy import save
 
-from eoforge.data.archives.folders import DirectoryArchive, open_archive
-from eoforge.data.archives.metadata import MAIN_FILE, SNOW_CLOUD_FILE, MetadataRows
+from eoforge.data.archives.folders import DirectoryArchive
+from eoforge.data.archives.layout import MAIN_FILE, SNOW_CLOUD_FILE
+from eoforge.data.archives.metadata import MetadataRows
+from eoforge.data.archives.open import open_archive
 from eoforge.data.bands import GROUPS, S1_BANDS, S2_BANDS
 from eoforge.data.names import parse_patch_id
 from eoforge.data.records import PatchPair, Reason, digest

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from eoforge.data.archives.folders import FileArchive, S3Archive, open_archive
-from eoforge.data.archives.metadata import MAIN_FILE
+from eoforge.data.archives.base import FileArchive
+from eoforge.data.archives.folders import S3Archive
+from eoforge.data.archives.layout import MAIN_FILE
+from eoforge.data.archives.open import open_archive
 from eoforge.data.records import Reason
 from eoforge.errors import DataRefused, NotFound
 from eoforge.storage.objects import ObjectStore

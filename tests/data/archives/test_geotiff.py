@@ -17,7 +17,7 @@ from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
 from eoforge.data.archives import geotiff, tiff
-from eoforge.data.archives.geotiff import MAX_PIXELS, Raster, read_geotiff, write_geotiff
+from eoforge.data.archives.geotiff import MAX_PIXELS, BandRaster, read_geotiff, write_geotiff
 from eoforge.errors import DataRefused, UsageError
 
 RNG = np.random.default_rng(7)
@@ -40,7 +40,7 @@ def with_rasterio(pixels: np.ndarray[Any, Any], **profile: Any) -> bytes:
         return bytes(memory.read())
 
 
-def assert_equals_rasterio(data: bytes, raster: Raster) -> None:
+def assert_equals_rasterio(data: bytes, raster: BandRaster) -> None:
     with MemoryFile(data) as memory, memory.open() as source:
         assert raster.pixels.dtype == source.dtypes[0]
         np.testing.assert_array_equal(raster.pixels, source.read(1))
@@ -53,7 +53,7 @@ def assert_equals_rasterio(data: bytes, raster: Raster) -> None:
 def no_rasterio(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the fall-back fail, so that a test shows the fast path was taken."""
 
-    def refuse(data: bytes, name: str) -> Raster:
+    def refuse(data: bytes, name: str) -> BandRaster:
         raise AssertionError(f"{name} went to rasterio")
 
     monkeypatch.setattr(geotiff, "_read_with_rasterio", refuse)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from eoforge.data.archives.folders import MAX_FILE_BYTES, open_archive
 from eoforge.data.archives.geotiff import write_geotiff
+from eoforge.data.archives.layout import MAX_FILE_BYTES
 from eoforge.data.archives.lmdbs import LmdbArchive
+from eoforge.data.archives.open import open_archive
 from eoforge.data.bands import S2_BANDS
 from eoforge.data.records import Reason
 from eoforge.errors import DataRefused, NotFound

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from eoforge.data.archives import tars as archive_tar
-from eoforge.data.archives.folders import open_archive
-from eoforge.data.archives.metadata import MAIN_FILE
+from eoforge.data.archives.layout import MAIN_FILE
+from eoforge.data.archives.open import open_archive
 from eoforge.data.ingest.run import ingest
 from eoforge.data.records import Reason, digest
 from eoforge.errors import NotFound, StoreError

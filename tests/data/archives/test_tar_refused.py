@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eoforge.data.archives.folders import MAX_FILE_BYTES
+from eoforge.data.archives.layout import MAX_FILE_BYTES
 from eoforge.errors import DataRefused
 from eoforge.storage.addresses import join
 from tests.data.archives.archives import digests, make_pairs, upload, write_archive

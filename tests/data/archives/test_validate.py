@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from eoforge.data.archives.folders import open_archive, path_of
 from eoforge.data.archives.geotiff import read_geotiff, write_geotiff
+from eoforge.data.archives.layout import path_of
 from eoforge.data.archives.metadata import MetadataRows
+from eoforge.data.archives.open import open_archive
 from eoforge.data.labels import UNLABELED_CLC
 from eoforge.data.names import scene_of, tile_of
 from eoforge.data.records import WARNINGS, Defect, PatchMeta, Reason

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyproj import Transformer
 
-from eoforge.data.archives.folders import path_of
-from eoforge.data.archives.metadata import MAIN_FILE
+from eoforge.data.archives.layout import MAIN_FILE, path_of
 from eoforge.data.bands import S1_10M, S2_20M
 from eoforge.data.ingest.quarantine import quarantine_uri
 from eoforge.data.ingest.run import (

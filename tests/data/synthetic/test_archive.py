@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from eoforge.data.archives.folders import open_archive
+from eoforge.data.archives.open import open_archive
 from eoforge.data.bands import S2_BANDS
 from eoforge.data.labels import CLASSES, CLC_TO_CLASS, KNOWN_CLC, UNLABELED_CLC
 from eoforge.data.names import parse_patch_id, parse_s1_name, parse_s2v1_name

@@ -17,7 +17,6 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.client import RemoteError, RemoteNotFound, RemoteRefused, RetrievalClient, SearchFilter
 from eoforge.client.messages import band_image
 from eoforge.errors import NotFound, UsageError
-from eoforge.index import catalog
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.storage.addresses import TableRef
 from services.retrieval.batching import METRICS
@@ -52,7 +51,7 @@ def snapshot(world: World) -> IndexSnapshot:
     return IndexSnapshot.open(TableRef(world.codes))
 
 
-def direct(snapshot: IndexSnapshot, code: Any, target: str, k: int, wanted: catalog.SearchFilter | None = None) -> Any:
+def direct(snapshot: IndexSnapshot, code: Any, target: str, k: int, wanted: SearchFilter | None = None) -> Any:
     """The bare index call, as (distance, patch id)."""
     allow = None if wanted is None else snapshot.allow(wanted)
     distances, rows = snapshot.index_of(target).search(code[None], k, allow)
@@ -127,7 +126,7 @@ def test_filters_are_those_of_the_index(client: RetrievalClient, world: World, s
     code = snapshot.code_of(some["patch_id"], "s1")
     sizes = set()
     for case in cases:
-        expected = direct(snapshot, code, "s2", FIRST, catalog.SearchFilter(**case))
+        expected = direct(snapshot, code, "s2", FIRST, SearchFilter(**case))
         found = client.search(code=code.tobytes(), target="s2", k=FIRST, filter=SearchFilter(**case))
         assert [(h.distance, h.patch_id) for h in found] == expected, case
         sizes.add(len(found))
@@ -256,9 +255,8 @@ def test_the_client_says_which_kind_of_error(client: RetrievalClient, world: Wor
         client.search(patch_id="x", code=b"x", source="s1", target="s2")
     with pytest.raises(UsageError, match="float64"):
         client.encode([{"B02": np.zeros((120, 120))}], "s2")
-    naive = SearchFilter(acquired_from=datetime(2018, 1, 1))
     with pytest.raises(UsageError, match="time zone"):
-        client.search(code=b"x", target="s2", filter=naive)
+        SearchFilter(acquired_from=datetime(2018, 1, 1))
 
 
 def test_nobody_there_is_an_error_that_says_so() -> None:

@@ -1,0 +1,55 @@
+"""Choice of the reader for an archive: folder, object store, tar files or LMDB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eoforge.data.archives.base import Archive
+from eoforge.data.archives.folders import DirectoryArchive, S3Archive
+from eoforge.data.archives.layout import MAIN_FILE, S1_FOLDER, S2_FOLDER
+from eoforge.data.archives.lmdbs import LmdbArchive, find_lmdb
+from eoforge.data.archives.tar_source import find_tars
+from eoforge.data.archives.tars import TarArchive
+from eoforge.errors import NotFound
+from eoforge.storage.addresses import is_s3, normalise
+from eoforge.storage.objects import ObjectStore
+
+
+def open_archive(uri: str, *, scratch: str | None = None) -> Archive:
+    """Opens an archive of any kind.
+
+    Args:
+        uri: A folder or ``s3://`` prefix, in the official layout or with the official ``.tar`` or ``.tar.zst`` files,
+            or a rico-hdl LMDB (its folder, or its ``data.mdb``).
+        scratch: Where tar files may leave their index and unpacked contents; default ``$EOFORGE_SCRATCH`` or the
+            system's temporary folder.
+
+    Raises:
+        NotFound: There is nothing there, or nothing of a known kind.
+    """
+    uri = normalise(uri)
+    if is_s3(uri):
+        store = ObjectStore(uri)
+        if store.has_any(S2_FOLDER) or store.has_any(S1_FOLDER):
+            return S3Archive(uri)
+        if find_tars(uri):
+            return TarArchive(uri, scratch=scratch)
+        # Anything else would send every patch to quarantine, each as missing.
+        raise NotFound(
+            f"no archive at {uri}: expected the prefixes {S2_FOLDER}/ and {S1_FOLDER}/, or {S2_FOLDER}.tar[.zst] and "
+            f"{S1_FOLDER}.tar[.zst], with {MAIN_FILE}. LMDBs are read from a local folder."
+        )
+
+    folder = Path(uri)
+    if not folder.exists():
+        raise NotFound(f"no archive at {uri}: the path does not exist")
+    if (folder / S2_FOLDER).is_dir() or (folder / S1_FOLDER).is_dir():
+        return DirectoryArchive(uri)
+    if folder.is_dir() and find_tars(uri):
+        return TarArchive(uri, scratch=scratch)
+    if find_lmdb(folder) is not None:
+        return LmdbArchive(uri)
+    raise NotFound(
+        f"no archive at {uri}: expected the folders {S2_FOLDER} and {S1_FOLDER}, the files {S2_FOLDER}.tar[.zst] and "
+        f"{S1_FOLDER}.tar[.zst], or an LMDB (data.mdb), each with {MAIN_FILE}"
+    )
