@@ -1,4 +1,4 @@
-"""The work behind the calls: learned coding in batches, bounded coding and GeoTIFFs in threads of their own."""
+"""Execution of the calls: learned coding in batches, bounded coding and GeoTIFFs in a thread pool."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ METRICS = BatchMetrics("codec", "patches")
 
 
 class Work:
-    """Compresses and decompresses for the servicer and the OIP models.
+    """Compression and decompression for the servicer and the OIP models.
 
     Args:
         settings: Limits.
-        coder: The codecs.
+        coder: Coder with the loaded codecs.
     """
 
     def __init__(self, settings: CompressionSettings, coder: Coder) -> None:
@@ -37,12 +37,12 @@ class Work:
         self._batcher.start()
 
     async def stop(self) -> None:
-        """Waits for what runs."""
+        """Stops after running work has ended."""
         await self._batcher.stop()
         self._pool.stop()
 
     async def read(self, message: pb.Raster, rate: Rate) -> Raster:
-        """The raster of a message, as :func:`raster_of` checks it."""
+        """Raster of a message, checked by :func:`raster_of`."""
         limits = self.settings
 
         def parse() -> Raster:
@@ -51,7 +51,7 @@ class Work:
         return await self._pool.run(parse)
 
     async def write(self, raster: Raster, pixel_format: int) -> pb.Raster:
-        """The message of a raster."""
+        """Message of a raster."""
         return await self._pool.run(raster_message, raster, pixel_format)
 
     async def compress(self, rasters: Sequence[Raster], rate: Rate, name: str, deadline: float | None) -> list[bytes]:
@@ -59,11 +59,11 @@ class Work:
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The deadline passed while they waited.
+            DeadlineExceeded: The deadline passed while items waited.
         """
         if not rate.learned:
             return await self._pool.run(self.coder.compress, rasters, rate)
-        codec = self.coder.named(name)  # a name that is not there needs no place in the queue
+        codec = self.coder.named(name)  # an unknown name is refused before it takes a place in the queue
         key = ("compress", codec.bundle_id, rate, name)
         return await self._batcher.submit([(key, raster) for raster in rasters], deadline)
 
@@ -72,7 +72,7 @@ class Work:
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The deadline passed while they waited.
+            DeadlineExceeded: The deadline passed while items waited.
         """
         headers = [self.header(stream) for stream in streams]
         for header in headers:
@@ -87,31 +87,31 @@ class Work:
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The deadline passed while they waited.
+            DeadlineExceeded: The deadline passed while items waited.
         """
         items = [(("codes", self.header(stream).bundle), stream) for stream in streams]
         return await self._batcher.submit(items, deadline)
 
     def header(self, stream: bytes) -> Header:
-        """The header of a stream, which costs microseconds.
+        """Header of a stream, read in microseconds.
 
         Raises:
             LimitExceeded: The stream is too large, or claims more than the service decodes.
-            DataRefused: It is no stream.
+            DataRefused: The bytes are not a stream.
         """
         if len(stream) > self.settings.max_stream_bytes:
-            raise LimitExceeded(f"a stream may have {self.settings.max_stream_bytes} bytes; got {len(stream)}")
+            raise LimitExceeded(f"a stream may have at most {self.settings.max_stream_bytes} bytes; got {len(stream)}")
         return inspect(stream, self.coder.limits)
 
     def _check_output(self, header: Header) -> None:
         if header.raw_bytes > self.settings.max_raster_bytes:
             raise LimitExceeded(
-                f"the stream decodes to {header.raw_bytes} bytes; {self.settings.max_raster_bytes} may leave this "
-                "service. Decode it with `eoforge decompress`, which takes any size"
+                f"the stream decodes to {header.raw_bytes} bytes; an answer may have at most "
+                f"{self.settings.max_raster_bytes}. Decode it with `eoforge decompress`, which takes any size"
             )
 
     def _batch(self, key: Hashable, items: Sequence[Any]) -> list[Any]:
-        """One call of the codec; where it fails, item by item, so that a damaged stream fails alone."""
+        """Results of one call of the codec; after a failure item by item, so that a damaged stream fails alone."""
         kind, *rest = cast("tuple[Any, ...]", key)
         calls: dict[str, Callable[[Sequence[Any]], Sequence[Any]]] = {
             "compress": lambda rasters: self.coder.compress(rasters, rest[1], rest[2]),
