@@ -28,11 +28,6 @@ _CONTEXT = Context(prec=40)
 Frequencies = npt.NDArray[np.int64]
 
 
-def sigma_of(index: int) -> float:
-    """Standard deviation of table ``index``."""
-    return float(SIGMA_MIN * SIGMA_RATIO**index)
-
-
 def _fixed(value: Decimal) -> int:
     return int((value * (1 << _BITS)).to_integral_value(context=_CONTEXT))
 
