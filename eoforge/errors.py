@@ -1,8 +1,8 @@
-"""The exception tree.
+"""Exception tree.
 
-Every error that a user can cause or must act on is an :class:`EoforgeError`. Its message says what was expected, what
+Every error that a user can cause or must act on is an :class:`EoforgeError`. Its message states what was expected, what
 came, and what to do. The CLI maps ``exit_code`` to its exit status; services map ``reason`` to a gRPC status
-(``services/_runtime/errors.py``). Anything else that escapes is a bug of ours.
+(``services/_runtime/errors.py``). Any other exception is a bug.
 """
 
 from __future__ import annotations
@@ -18,58 +18,58 @@ class EoforgeError(Exception):
 
 
 class UsageError(EoforgeError):
-    """The call is malformed: an unknown name, a value out of range, arguments that contradict each other."""
+    """Malformed call: an unknown name, a value out of range, arguments that contradict each other."""
 
     exit_code = 2
     reason = "INVALID_ARGUMENT"
 
 
 class DataRefused(EoforgeError):
-    """The data contradict their format or each other, and were not taken."""
+    """Refusal of data that contradict their format or each other."""
 
     exit_code = 3
     reason = "DATA_REFUSED"
 
 
 class NotFound(EoforgeError):
-    """A table, bundle, version, index or patch that was named does not exist."""
+    """Named table, bundle, version, index or patch that does not exist."""
 
     reason = "NOT_FOUND"
 
 
 class StoreError(EoforgeError):
-    """The object store cannot be reached, refuses us, or does not honour what Lance commits rely on."""
+    """Failure of the object store: unreachable, access denied, or without the guarantees that Lance commits need."""
 
     reason = "STORE_UNAVAILABLE"
 
 
 class ConflictError(EoforgeError):
-    """Another writer won, as often as we retried."""
+    """Conflict with another writer in every attempt."""
 
     reason = "CONFLICT"
 
 
 class LeaseLost(ConflictError):
-    """Another coordinator acts: for this run, or for all of them."""
+    """Loss of the lease: another coordinator is active for this run, or for all runs."""
 
     reason = "NOT_LEADER"
     retry_after: ClassVar[float] = 1.0
-    """Seconds after which to connect anew; a standby needs a moment to notice that it is its turn."""
+    """Seconds until a new connection; a standby needs some time to become active."""
 
 
 class WrongState(EoforgeError):
-    """What was named exists, but is not in a state that allows the call: a run that has ended, a round that is over."""
+    """State that does not allow the call, such as a run that has ended or a closed round."""
 
     reason = "WRONG_STATE"
 
 
 class BundleError(DataRefused):
-    """A run bundle is incomplete, damaged, or made for other bands, shapes or bits."""
+    """Run bundle that is incomplete, damaged, or made for other bands, shapes or bits."""
 
     reason = "BUNDLE_REFUSED"
 
 
 class LimitExceeded(UsageError):
-    """A request is larger than a stated limit; raised before anything of that size is allocated."""
+    """Request above a stated limit; raised before memory of that size is allocated."""
 
     reason = "LIMIT_EXCEEDED"

@@ -1,4 +1,4 @@
-"""Logs of the command line and of the services: structured, on standard error, so that results keep standard output."""
+"""Structured logs of the command line and of the services, on standard error; standard output is for results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import structlog
 
 
 class _StandardError:
-    """Standard error as it is when something is written: whoever replaced it may have closed the one of earlier."""
+    """Stream that looks up ``sys.stderr`` at each write, because an earlier ``sys.stderr`` may be closed."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -20,10 +20,10 @@ class _StandardError:
 
 
 def configure_logs(*, as_json: bool, level: int = logging.INFO) -> None:
-    """Sends events of ``level`` and above, and the warnings of libraries, to standard error.
+    """Configures logging of events of ``level`` and above, and of warnings of libraries, to standard error.
 
     Args:
-        as_json: One JSON object a line, for machines; otherwise lines for people.
+        as_json: One JSON object per line for machines; otherwise lines for people.
         level: A level of ``logging``.
     """
     stream = _StandardError()
@@ -39,12 +39,12 @@ def configure_logs(*, as_json: bool, level: int = logging.INFO) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=stream),  # type: ignore[arg-type]  # a line is one write
     )
-    stamina.instrumentation.set_on_retry_hooks([_say_retry])
+    stamina.instrumentation.set_on_retry_hooks([_log_retry])
 
 
-def _say_retry(details: stamina.instrumentation.RetryDetails) -> None:
-    """One line instead of stamina's own, which repeats a gRPC error with all its debug text."""
+def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    """Log of a retry in one line; stamina's default repeats a gRPC error with all its debug text."""
     seconds = round(details.waited_so_far + details.wait_for, 1)
-    said = getattr(details.caused_by, "details", None)  # gRPC errors: what the peer or the channel said
-    text = str(said() if callable(said) else details.caused_by).partition("\n")[0][:160]
+    message = getattr(details.caused_by, "details", None)  # method of gRPC errors
+    text = str(message() if callable(message) else details.caused_by).partition("\n")[0][:160]
     structlog.get_logger("retry").warning("retrying", attempt=details.retry_num, seconds_so_far=seconds, after=text)

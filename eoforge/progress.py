@@ -16,10 +16,10 @@ LOG_INTERVAL_S = 10.0
 
 
 class Tracker(Protocol):
-    """Takes steps of work done."""
+    """Receiver of progress."""
 
     def advance(self, steps: int = 1) -> None:
-        """Reports ``steps`` more as done."""
+        """Adds ``steps`` completed steps."""
 
 
 class _BarTracker:
@@ -52,10 +52,10 @@ class _LogTracker:
 
 @contextmanager
 def track(what: str, total: int | None = None) -> Iterator[Tracker]:
-    """Shows progress of ``what`` on standard error until the block ends.
+    """Progress of ``what`` on standard error until the block ends.
 
     Args:
-        what: A few words, as the user would say them ("ingesting patches").
+        what: Short description for the user ("ingesting patches").
         total: Number of steps, if known.
     """
     if sys.stderr.isatty():

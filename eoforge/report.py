@@ -1,7 +1,7 @@
-"""Self-contained HTML pages: one file, no scripts, no links to anything outside, every text escaped.
+"""Self-contained HTML pages: one file, no scripts, no external links, all text escaped.
 
-Reports of evaluation, ingestion and the demo share this skeleton. Functions that return HTML return :class:`Html`;
-everything else is text and is escaped when it enters the page, so a patch or country name cannot inject markup.
+Reports of evaluation, ingestion and the demo use this module. Functions that return HTML return :class:`Html`; other
+values are text and are escaped when added to a page, so a patch or country name cannot inject markup.
 """
 
 from __future__ import annotations
@@ -46,35 +46,35 @@ footer{color:var(--soft);font-size:13px;margin-top:24px}
 
 
 class Html(str):
-    """A piece of HTML that is safe to put into a page as it stands."""
+    """HTML that needs no escaping."""
 
     __slots__ = ()
 
 
 def escape(value: object) -> Html:
-    """``value`` as HTML: :class:`Html` as it stands, anything else escaped, quotes included."""
+    """HTML of a value: :class:`Html` unchanged, anything else escaped, quotes included."""
     return value if isinstance(value, Html) else Html(html.escape(str(value), quote=True))
 
 
 def concat(parts: Iterable[object]) -> Html:
-    """The parts one after the other, text escaped."""
+    """Concatenation of the parts, text escaped."""
     return Html("".join(escape(part) for part in parts))
 
 
 def element(tag: str, content: object = "", **attributes: str) -> Html:
-    """``<tag>content</tag>`` with escaped content and attributes; ``class_`` names the CSS classes."""
+    """Element ``<tag>content</tag>`` with escaped content and attributes; ``class_`` sets the CSS classes."""
     pairs = "".join(f' {name.rstrip("_")}="{html.escape(value)}"' for name, value in attributes.items())
     return Html(f"<{tag}{pairs}>{escape(content)}</{tag}>")
 
 
 def page(title: str, lead: str, parts: Iterable[object], footer: str = "") -> str:
-    """A whole document.
+    """HTML document.
 
     Args:
         title: Heading and window title.
         lead: One sentence below the heading.
         parts: Sections, tiles and figures in order.
-        footer: Where the numbers come from.
+        footer: Source of the numbers.
     """
     body = concat([element("h1", title), element("p", lead, class_="lead"), *parts, element("footer", footer)])
     return (
@@ -85,12 +85,12 @@ def page(title: str, lead: str, parts: Iterable[object], footer: str = "") -> st
 
 
 def section(title: str, *parts: object) -> Html:
-    """A titled box."""
+    """Section with a title."""
     return element("section", concat([element("h2", title), *parts]))
 
 
 def tiles(figures: Mapping[str, str]) -> Html:
-    """A row of key figures: caption to value."""
+    """Row of key figures, caption -> value."""
     return element(
         "div",
         concat(
@@ -101,7 +101,7 @@ def tiles(figures: Mapping[str, str]) -> Html:
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
-    """A table; floats are shown with four decimals, counts with thousands separators."""
+    """Table; floats with four decimals, integers with thousands separators."""
     head = element("tr", concat(element("th", cell) for cell in header))
     body = concat(element("tr", concat(element("td", _cell(cell)) for cell in row)) for row in rows)
     return element("table", concat([element("thead", head), element("tbody", body)]))
@@ -116,17 +116,17 @@ def _cell(value: object) -> object:
 
 
 def png_uri(png: bytes) -> str:
-    """PNG bytes as a ``data:`` URI."""
+    """URI ``data:`` of PNG bytes."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def image(png: bytes, alt: str) -> Html:
-    """An ``<img>`` that carries its bytes."""
+    """Element ``<img>`` with inline bytes."""
     return Html(f'<img src="{png_uri(png)}" alt="{html.escape(alt)}">')
 
 
 def figure(fig: Figure, caption: str = "", dpi: int = 110) -> Html:
-    """A matplotlib figure as PNG inside the page."""
+    """Matplotlib figure as inline PNG."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
     return element("figure", concat([image(buffer.getvalue(), caption), element("figcaption", caption)]))

@@ -1,7 +1,7 @@
-"""Generates ``eoforge/api`` from ``proto/``: ``python -m scripts.generate_proto [--check]``.
+"""Generation of ``eoforge/api`` from ``proto/``: ``python -m scripts.generate_proto [--check]``.
 
-Generated code is committed so that a user needs no compiler; ``--check`` (run in CI) fails when it is not what the
-sources give.
+Generated code is committed so that a user needs no compiler; ``--check`` (run in CI) fails when it differs from
+the sources.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def generate(target: Path) -> None:
     outputs = [f"--{kind}={target}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
     code = protoc.main(["protoc", f"-I{SOURCES}", f"-I{well_known}", *outputs, *protos])
     if code:
-        raise SystemExit(f"protoc refused the files below {SOURCES} (exit code {code}); its messages stand above")
+        raise SystemExit(f"protoc refused the files below {SOURCES} (exit code {code}); see its messages above")
     for folder in {target / PACKAGE, *(p.parent for p in (target / PACKAGE).rglob("*_pb2.py"))}:
         while folder != target / PACKAGE.parent:
             (folder / "__init__.py").write_text(INIT)
@@ -45,7 +45,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def differences() -> list[str]:
-    """Paths whose committed content is not what the sources give; empty when all is in order."""
+    """Paths whose committed content differs from the generated content."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         expected, committed = contents(Path(folder)), contents(ROOT)

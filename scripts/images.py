@@ -1,8 +1,8 @@
-"""Builds the images with podman or docker: ``python -m scripts.images [--base IMAGE] [--device cpu] [NAME ...]``.
+"""Build of the images with podman or docker: ``python -m scripts.images [--base IMAGE] [--device cpu] [NAME ...]``.
 
 One image per service and one for pipelines and training, tagged ``eoforge/NAME:VERSION``, or ``...-cpu`` for machines
-without a GPU. On a machine that reaches no image registry, ``--debian`` makes the base image by debootstrap first.
-Needs nothing but Python's standard library.
+without a GPU. On a machine without access to an image registry, ``--debian`` first makes the base image by debootstrap.
+The script needs the standard library only.
 """
 
 from __future__ import annotations
@@ -18,17 +18,14 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCKERFILES = {
-    "retrieval": "services/retrieval/Dockerfile",
-    "compression": "services/compression/Dockerfile",
-    "federation": "services/federation/Dockerfile",
-    "pipelines-python": "pipelines/Dockerfile",
-}
+SERVICES, PIPELINES = "services/Dockerfile", "pipelines/Dockerfile"
+DOCKERFILES = {"retrieval": SERVICES, "compression": SERVICES, "federation": SERVICES, "pipelines-python": PIPELINES}
+"""Image -> its Dockerfile."""
 ONE_VARIANT = ("federation",)
 """Images without torch, and so without a variant for machines without a GPU."""
 DEBIAN_BASE = "localhost/debian-python:bookworm"
 PACKAGES = "ca-certificates,python3,python3-venv"
-# How this machine reaches its package index; a build container knows nothing of it.
+# Settings of this machine for its package index, which a build container lacks.
 HOST_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf")
 PODMAN_SETTINGS = """\
 [containers]
@@ -39,22 +36,22 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
-"""For sandboxes: no systemd, control groups of the first generation, limits that may not be raised."""
+"""Settings for sandboxes: no systemd, control groups version 1, limits that cannot be raised."""
 
 
 def version() -> str:
-    """Version of the package, which the images are tagged with."""
+    """Version of the package, the tag of the images."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         return str(tomllib.load(file)["project"]["version"])
 
 
 def restricted() -> bool:
-    """Whether this machine lacks systemd, as in a sandbox: podman then needs settings of its own."""
+    """Whether this machine lacks systemd, as a sandbox does, so that podman needs other settings."""
     return not Path("/run/systemd/system").is_dir()
 
 
 def engine_environment(folder: Path) -> dict[str, str]:
-    """The environment for podman calls; ``folder`` holds its settings as long as they are needed."""
+    """Environment for podman calls; ``folder`` holds the settings file."""
     if not restricted() or "CONTAINERS_CONF" in os.environ:
         return dict(os.environ)
     settings = folder / "containers.conf"
@@ -62,20 +59,20 @@ def engine_environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "CONTAINERS_CONF": str(settings)}
 
 
-def find_engine(asked: str | None) -> str:
-    """The program that builds.
+def find_engine(name: str | None) -> str:
+    """Program that builds images.
 
     Raises:
-        SystemExit: There is none.
+        SystemExit: The machine has none.
     """
-    for name in [asked] if asked else ["podman", "docker"]:
-        if shutil.which(name):
-            return name
+    for engine in [name] if name else ["podman", "docker"]:
+        if shutil.which(engine):
+            return engine
     raise SystemExit("no podman and no docker on this machine: install one, for example `apt-get install podman runc`")
 
 
 def debian_base(engine: str, env: dict[str, str], folder: Path) -> str:
-    """A Debian 12 image with Python 3.11, made here by debootstrap; kept if it is there already."""
+    """Debian 12 image with Python 3.11, made by debootstrap unless it exists."""
     found = subprocess.run([engine, "image", "inspect", DEBIAN_BASE], check=False, env=env, capture_output=True)
     if found.returncode == 0:
         return DEBIAN_BASE
@@ -96,6 +93,14 @@ def tag_of(name: str, device: str) -> str:
     return f"eoforge/{name}:{version()}{'-cpu' if device == 'cpu' and name not in ONE_VARIANT else ''}"
 
 
+def build_args(name: str, device: str) -> dict[str, str]:
+    """Build arguments that select service, requirements and device of an image."""
+    args = {"DEVICE": device}
+    if name in ONE_VARIANT:
+        args = {"DEVICE": "none", "REQUIREMENTS": name, "NVIDIA_VISIBLE_DEVICES": "void"}
+    return args | ({"SERVICE": name} if DOCKERFILES[name] == SERVICES else {})
+
+
 def build(engine: str, env: dict[str, str], name: str, base: str | None, device: str) -> str:
     """Builds one image for ``device``, cuda or cpu, and returns its tag.
 
@@ -106,15 +111,15 @@ def build(engine: str, env: dict[str, str], name: str, base: str | None, device:
     head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     revision = subprocess.run(head, check=False, capture_output=True, text=True).stdout
     command = [engine, "build", "--file", str(ROOT / DOCKERFILES[name]), "--tag", tag]
-    command += ["--build-arg", f"VERSION={version()}", "--build-arg", f"REVISION={revision.strip() or 'unknown'}"]
-    command += ["--build-arg", f"BASE={base}"] if base else []
-    command += [] if name in ONE_VARIANT else ["--build-arg", f"DEVICE={device}"]
+    args = {"VERSION": version(), "REVISION": revision.strip() or "unknown", **build_args(name, device)}
+    args |= {"BASE": base} if base else {}
+    command += [part for key, value in args.items() for part in ("--build-arg", f"{key}={value}")]
     if engine == "podman":
         command += ["--layers", "--network", "host"]
         command += [part for file in HOST_FILES if Path(file).is_file() for part in ("--volume", f"{file}:{file}:ro")]
     started = time.monotonic()
     if subprocess.run([*command, str(ROOT)], check=False, env=env).returncode != 0:
-        raise SystemExit(f"{tag} was not built; the lines above say why")
+        raise SystemExit(f"{tag} was not built; see the lines above")
     inspect = [engine, "image", "inspect", "--format", "{{.Size}}", tag]
     size = int(subprocess.run(inspect, env=env, capture_output=True, text=True, check=True).stdout)
     print(f"built {tag}: {size / 1e9:.2f} GB in {time.monotonic() - started:.0f} s", flush=True)
@@ -125,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.images", description="Build eoforge's images.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"images to build: {', '.join(DOCKERFILES)}")
-    parser.add_argument("--engine", choices=("podman", "docker"), help="podman if it is there, else docker")
+    parser.add_argument("--engine", choices=("podman", "docker"), help="podman by default, or else docker")
     parser.add_argument("--base", help="base image with Python 3.11; that of the Dockerfiles by default")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: smaller, tagged VERSION-cpu")
     parser.add_argument("--debian", action="store_true", help="make the base image by debootstrap")

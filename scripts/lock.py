@@ -1,7 +1,7 @@
-"""Compiles ``requirements/*.txt`` from ``pyproject.toml``: one hash-locked set per extra, all from one resolution.
+"""Compilation of ``requirements/*.txt`` from ``pyproject.toml``: one hash-locked set per extra, in one resolution.
 
-``dev`` (everything) is resolved first; the other sets are constrained by it, so that a service image never runs a
-version that the tests did not. The files hold no index addresses.
+``dev`` (everything) is resolved first; the other sets are constrained by it, so that a service image never has a
+version that was not tested. The files hold no index addresses.
 
 Usage: ``python -m scripts.lock [--check | --upgrade]``. ``--check`` compares the inputs recorded in each file with
 ``pyproject.toml`` and needs no network.
@@ -32,7 +32,7 @@ MARK = "# inputs: "
 
 
 def inputs_digest(extras: tuple[str, ...]) -> str:
-    """A digest of the dependency lists that ``extras`` are made of."""
+    """Digest of the dependency lists of ``extras``."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
     # "dev" refers to all other extras by name, so its inputs are all of them.
@@ -53,7 +53,7 @@ def compile_lock(name: str, extras: tuple[str, ...], upgrade: bool) -> None:
         command.append("--upgrade")
     body = LOCKS / f".{name}.tmp"
     if target.exists() and not upgrade:
-        body.write_text(target.read_text())  # uv keeps the versions it finds in its output file
+        body.write_text(target.read_text())  # uv keeps the versions in its output file
     subprocess.run([*command, "--output-file", str(body)], cwd=ROOT, check=True)
     lines = [line for line in body.read_text().splitlines(keepends=True) if not line.startswith("#")]
     target.write_text(f"{MARK}{inputs_digest(extras)} (python -m scripts.lock)\n" + "".join(lines))

@@ -1,4 +1,4 @@
-"""Prints a service's settings as a Markdown table: ``python -m scripts.settings_table services.retrieval.settings``."""
+"""Table of the settings of a service in Markdown: ``python -m scripts.settings_table services.retrieval.settings``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services._runtime.settings import RuntimeSettings
 
 
 def table(module: str) -> str:
-    """The table of the one settings class that ``module`` defines, own settings first."""
+    """Table of the settings class in ``module``, settings of the service before shared settings."""
     classes = [
         value
         for value in vars(importlib.import_module(module)).values()

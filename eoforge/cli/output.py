@@ -1,4 +1,4 @@
-"""What every command prints and how it ends: one result, for people or as JSON, one exit code per kind of failure."""
+"""Output of all commands: one result for people or as JSON, and one exit code per kind of failure."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _err = Console(stderr=True)
 
 
 def configure(as_json: bool) -> bool:
-    """Chooses JSON or human output for this process and returns the choice; logs always go to standard error."""
+    """Selects JSON or human output for this process and returns the choice; logs always go to standard error."""
     _state["json"] = as_json
     configure_logs(as_json=as_json or not sys.stderr.isatty())
     return as_json
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.", callback=configure)]
-"""The option that every command has."""
+"""Option ``--json``, which every command has."""
 
 
 def as_dict(result: Any) -> dict[str, Any]:
-    """A result dataclass or mapping as a plain dict."""
+    """Plain dict of a result dataclass or mapping."""
     if dataclasses.is_dataclass(result) and not isinstance(result, type):
         return dataclasses.asdict(result)
     return dict(result)
@@ -48,7 +48,7 @@ def emit(result: Any, *, title: str | None = None) -> None:
     table = Table(title=title, show_header=False, title_justify="left")
     for key, value in values.items():
         text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
-        table.add_row(key.replace("_", " "), escape(text))  # a path may hold what rich takes for markup
+        table.add_row(key.replace("_", " "), escape(text))  # a path may contain markup of rich
     _out.print(table)
 
 
@@ -70,7 +70,7 @@ def emit_rows(
 
 
 def say(text: str) -> None:
-    """A line for people, on standard error so that it never mixes with results."""
+    """Prints a line for people on standard error, separate from results."""
     if not _state["json"]:
         _err.print(text, highlight=False)
 
@@ -78,7 +78,7 @@ def say(text: str) -> None:
 def fail(error: EoforgeError) -> int:
     """Prints ``error`` and returns the exit code of its kind.
 
-    An error that a service answered with has that service's reason, and one of the network its gRPC status.
+    The reason of a remote error is that of the service, or the gRPC status if the service could not be reached.
     """
     remote = getattr(error, "remote_reason", "") or getattr(error, "code", "")
     return fail_with(remote or error.reason, str(error), error.exit_code)
@@ -95,10 +95,10 @@ def fail_with(reason: str, message: str, exit_code: int) -> int:
 
 
 def _json_line(value: Any, stream: TextIO) -> None:
-    """One line in one write: a consumer reads it, and the ranks of a training share their output.
+    """Writes one line in one call of ``write``, because the ranks of a training share their output.
 
-    Not through rich, which wraps to a terminal's width; not by ``print``, whose text and newline are two writes when
-    Python is unbuffered, as it is in pods: the lines of two ranks then run into each other.
+    rich would wrap the line to the width of the terminal. ``print`` writes text and newline in two calls when Python is
+    unbuffered, as in pods, and the lines of two ranks would mix.
     """
     stream.write(json.dumps(value, default=str) + "\n")
     stream.flush()

@@ -1,0 +1,50 @@
+"""Clients of the services: ``from eoforge.client import RetrievalClient``.
+
+Names are imported on first use, so that importing the package loads neither gRPC nor the messages of other services.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eoforge.client.base import RemoteError as RemoteError
+    from eoforge.client.base import RemoteNotFound as RemoteNotFound
+    from eoforge.client.base import RemoteRefused as RemoteRefused
+    from eoforge.client.compression import Compressed as Compressed
+    from eoforge.client.compression import CompressionClient as CompressionClient
+    from eoforge.client.compression import Decompressed as Decompressed
+    from eoforge.client.federation import FederationClient as FederationClient
+    from eoforge.client.messages import Encoded as Encoded
+    from eoforge.client.messages import Hit as Hit
+    from eoforge.client.messages import IndexInfo as IndexInfo
+    from eoforge.client.messages import Patch as Patch
+    from eoforge.client.messages import PatchInfo as PatchInfo
+    from eoforge.client.retrieval import RetrievalClient as RetrievalClient
+    from eoforge.client.silo import SiloClient as SiloClient
+    from eoforge.data.search_filter import SearchFilter as SearchFilter
+
+_HOMES = {
+    "Compressed": "eoforge.client.compression",
+    "CompressionClient": "eoforge.client.compression",
+    "Decompressed": "eoforge.client.compression",
+    "Encoded": "eoforge.client.messages",
+    "FederationClient": "eoforge.client.federation",
+    "Hit": "eoforge.client.messages",
+    "IndexInfo": "eoforge.client.messages",
+    "Patch": "eoforge.client.messages",
+    "PatchInfo": "eoforge.client.messages",
+    "RemoteError": "eoforge.client.base",
+    "RemoteNotFound": "eoforge.client.base",
+    "RemoteRefused": "eoforge.client.base",
+    "RetrievalClient": "eoforge.client.retrieval",
+    "SearchFilter": "eoforge.data.search_filter",
+    "SiloClient": "eoforge.client.silo",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

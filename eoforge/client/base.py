@@ -1,4 +1,4 @@
-"""What the clients of all services share: connection, credentials, deadlines, retries, errors."""
+"""Base of all service clients: connection, credentials, deadlines, retries, errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FIRST_WAIT_S = 0.2
 
 
 class RemoteError(EoforgeError):
-    """The service answered with an error.
+    """Error answer of a service, or failure to reach it.
 
     Attributes:
         code: Name of the gRPC status, such as ``RESOURCE_EXHAUSTED``.
@@ -36,11 +36,11 @@ class RemoteError(EoforgeError):
 
 
 class RemoteRefused(RemoteError, UsageError):
-    """The service found the request malformed or too large."""
+    """Refusal of a request that is malformed or too large."""
 
 
 class RemoteNotFound(RemoteError, NotFound):
-    """The patch or index that was named does not exist there."""
+    """Answer that a named object, such as a patch or a run, does not exist on the service."""
 
 
 _ERROR_TYPES: dict[str, type[RemoteError]] = {
@@ -51,17 +51,17 @@ _ERROR_TYPES: dict[str, type[RemoteError]] = {
 
 
 class ServiceClient:
-    """Synchronous client; safe to share between threads.
+    """Base of the synchronous, thread-safe clients.
 
     Args:
-        target: ``HOST:PORT``.
-        token: Bearer token (JWT). Sent over TLS or to the loopback address only.
-        ca_file: CA certificate (PEM) of the server; turns TLS on.
-        cert_file: Own certificate (PEM) for mutual TLS, together with ``key_file``.
-        key_file: Own private key (PEM).
-        tls: None means TLS unless the host is the loopback address. ``False`` is for networks that encrypt themselves.
-        timeout: Deadline of one attempt, seconds.
-        attempts: How often a call is tried in all while the server is unavailable or overloaded.
+        target: Address of the service, ``HOST:PORT``.
+        token: Bearer token (JWT); sent over TLS or to the loopback address only.
+        ca_file: CA certificate (PEM) of the server; enables TLS.
+        cert_file: Client certificate (PEM) for mutual TLS, together with ``key_file``.
+        key_file: Private key (PEM) of the client.
+        tls: Whether to use TLS; None for TLS except to the loopback address. ``False`` is for encrypted networks.
+        timeout: Deadline of one attempt in seconds.
+        attempts: Number of attempts of a call while the server is unavailable or overloaded.
     """
 
     channel_options: ClassVar[tuple[tuple[str, int], ...]] = ()
@@ -94,17 +94,17 @@ class ServiceClient:
         self.close()
 
     def _open(self, target: str) -> grpc.Channel:
-        """A channel to ``target`` with the credentials of this client.
+        """Channel to ``target`` with the credentials of this client.
 
         Raises:
-            UsageError: The address is empty, a file cannot be read, or a token would travel in the clear.
+            UsageError: The address is empty, a file cannot be read, or a token would be sent without encryption.
         """
         if not target:
-            raise UsageError("expected the address of a service, HOST:PORT; got an empty one")
+            raise UsageError("expected the address of a service, HOST:PORT; got an empty address")
         ca_file, key_file, cert_file = self._files
         tls = bool(ca_file or cert_file) or not is_loopback(target) if self._tls is None else self._tls
         if self._metadata and not tls and not is_loopback(target):
-            raise UsageError(f"a token for {target} would travel in the clear: use TLS (ca_file=..., or tls=True)")
+            raise UsageError(f"a token for {target} would be sent in the clear: use TLS (ca_file=..., or tls=True)")
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -116,11 +116,11 @@ class ServiceClient:
         return grpc.insecure_channel(target, options)
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self._channel.close()
 
     def wait_connected(self, seconds: float) -> bool:
-        """Waits until the server listens; False if it did not within ``seconds``."""
+        """Whether the connection to the server is established within ``seconds``."""
         try:
             grpc.channel_ready_future(self._channel).result(timeout=seconds)
         except grpc.FutureTimeoutError:
@@ -129,7 +129,7 @@ class ServiceClient:
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         try:
-            for attempt in stamina.retry_context(on=waits, attempts=self._attempts, wait_initial=_FIRST_WAIT_S):
+            for attempt in stamina.retry_context(on=retry_wait, attempts=self._attempts, wait_initial=_FIRST_WAIT_S):
                 with attempt:
                     return method(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
@@ -144,7 +144,7 @@ class ServiceClient:
 
 
 def is_loopback(target: str) -> bool:
-    """Whether ``HOST:PORT`` (or ``unix:PATH``) stays on this machine."""
+    """Whether ``HOST:PORT`` (or ``unix:PATH``) is an address of this machine."""
     if target.startswith("unix:"):
         return True
     host = target.rsplit(":", 1)[0].strip("[]")
@@ -154,10 +154,10 @@ def is_loopback(target: str) -> bool:
         return host == "localhost"
 
 
-def waits(error: Exception) -> bool | float:
-    """Whether and after how many seconds to try again. Every call only reads, so a repeat is safe.
+def retry_wait(error: Exception) -> bool | float:
+    """Whether to retry, or the seconds to wait before a retry.
 
-    Exhaustion is repeated only if the server says when: a message above the size limit never gets smaller by waiting.
+    ``RESOURCE_EXHAUSTED`` is retried only with a ``RetryInfo``: a message above the size limit would fail again.
     """
     if not isinstance(error, grpc.RpcError):
         return False
@@ -168,7 +168,7 @@ def waits(error: Exception) -> bool | float:
 
 
 def error_details(error: grpc.RpcError) -> tuple[str, float | None]:
-    """The service's reason and the seconds after which to try again, from the rich status in the trailers."""
+    """Reason and seconds until a retry, from the rich status in the trailers."""
     reason, retry_after = "", None
     trailers: Any = error.trailing_metadata()  # the stubs type its items as opaque; they are pairs
     for key, value in trailers or ():
@@ -183,7 +183,7 @@ def error_details(error: grpc.RpcError) -> tuple[str, float | None]:
 
 
 def stream_error(error: Any) -> RemoteError:
-    """The error of one answer of a stream, from its ``Error`` message (each service has its own, of one form)."""
+    """Error of one answer of a stream, from its ``Error`` message (one type per API, with equal fields)."""
     code = next(c for c in grpc.StatusCode if c.value[0] == error.code)
     retry_after = error.retry_delay.ToTimedelta().total_seconds() if error.HasField("retry_delay") else None
     return _remote(error.message, code.name, error.reason, retry_after)

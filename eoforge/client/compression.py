@@ -1,11 +1,11 @@
-"""Client of the compression service, in three lines::
+"""Client of the compression service::
 
-    from eoforge.client.compression import CompressionClient
+    from eoforge.client import CompressionClient
     with CompressionClient("127.0.0.1:8081") as client:
         stream = client.compress(geotiff=open("tile.tif", "rb").read(), max_error=(0, 0.0)).stream
 
-It needs gRPC and the generated messages only: no torch, no rasterio. Calls have deadlines, are retried where that is
-safe and helps, and return plain dataclasses.
+Dependencies are gRPC and the generated messages, without torch or rasterio. Calls have deadlines, are retried where a
+retry is safe and useful, and return dataclasses.
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-import numpy as np
 import numpy.typing as npt
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.api.compression.v1 import compression_pb2_grpc
 from eoforge.client.base import RemoteError, ServiceClient, stream_error
+from eoforge.client.wire import band_fields, band_samples, modality_of
 from eoforge.data.modalities import MODALITY_NAMES
 from eoforge.errors import UsageError
 
 Bands = Mapping[str, npt.NDArray[Any]]
-"""Band name to samples ``[H, W]`` on its native grid: uint16 for Sentinel-2, float32 dB for Sentinel-1."""
+"""Mapping band name -> samples ``[H, W]`` on its native grid: uint16 for Sentinel-2, float32 dB for Sentinel-1."""
 Place = tuple[str, tuple[float, float, float, float, float, float]]
 """CRS and transform of the 10 m grid."""
-_S1_BANDS = ("VV", "VH")
 
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """A stream with its header and, by (sensor, tile), the codes that it carries."""
+    """Stream with its header and its hash codes by (modality, tile)."""
 
     stream: bytes = field(repr=False)
     info: pb.StreamInfo
@@ -42,7 +41,7 @@ class Compressed:
 
 @dataclass(frozen=True, slots=True)
 class Decompressed:
-    """Decoded bands on native grids, and where they lie."""
+    """Decoded bands on native grids, with patch id and georeference."""
 
     bands: dict[str, npt.NDArray[Any]] = field(repr=False)
     patch_id: str
@@ -50,7 +49,7 @@ class Decompressed:
 
 
 class CompressionClient(ServiceClient):
-    """Synchronous client; safe to share between threads. See :class:`ServiceClient` for its arguments."""
+    """Synchronous, thread-safe client of the compression service; arguments as for :class:`ServiceClient`."""
 
     def __init__(self, target: str, **connection: Any) -> None:
         super().__init__(target, **connection)
@@ -66,14 +65,14 @@ class CompressionClient(ServiceClient):
         codec: str = "",
         **rate: Any,
     ) -> Compressed:
-        """The stream of one raster.
+        """Compression of one raster, given by exactly one of ``bands`` and ``geotiff``.
 
         Args:
-            bands: The raster as arrays.
-            geotiff: Or as the bytes of one GeoTIFF or of several; their band descriptions name the bands.
-            patch_id: Its name.
-            place: Where the arrays lie; GeoTIFFs say it themselves.
-            codec: Name of the codec; the server's first if empty.
+            bands: Raster as arrays.
+            geotiff: Raster as the bytes of one or more GeoTIFFs, whose band descriptions name the bands.
+            patch_id: Name of the raster.
+            place: CRS and transform of the 10 m grid for ``bands``; GeoTIFFs hold their own.
+            codec: Name of the codec; the default of the server if empty.
             **rate: At most one of ``quality``, ``bits_per_pixel``, ``psnr`` and ``max_error`` = (DN, dB).
 
         Raises:
@@ -86,37 +85,41 @@ class CompressionClient(ServiceClient):
     def compress_many(
         self, rasters: Iterable[tuple[str, Bands]], *, codec: str = "", timeout: float | None = None, **rate: Any
     ) -> Iterator[tuple[str, Compressed | RemoteError]]:
-        """Compresses named rasters over one stream; yields ``(name, result or the error of that one)`` in order.
+        """Compression of named rasters over one stream; yields ``(name, result or error)`` in order.
 
-        ``timeout`` is the deadline of the whole stream in seconds; None lets it run as long as there are rasters.
+        Args:
+            rasters: Names and bands.
+            codec: Name of the codec; the default of the server if empty.
+            timeout: Deadline of the whole stream in seconds; None for no deadline.
+            **rate: As for :meth:`compress`.
 
         Raises:
-            RemoteError: The stream as a whole broke. It is not retried: what was yielded is done.
+            RemoteError: The stream broke. It is not retried; results yielded before are valid.
         """
-        wanted = _rate(rate)
+        target = _rate(rate)
 
         def requests() -> Iterator[pb.CompressStreamRequest]:
             for name, bands in rasters:
-                one = pb.CompressRequest(raster=_raster(bands, None, name, None), rate=wanted, codec=codec)
-                yield pb.CompressStreamRequest(correlation_id=name, compress=one)
+                request = pb.CompressRequest(raster=_raster(bands, None, name, None), rate=target, codec=codec)
+                yield pb.CompressStreamRequest(correlation_id=name, compress=request)
 
         for name, answer in self._stream(self._stub.CompressStream, requests(), timeout):
             yield name, answer if isinstance(answer, RemoteError) else _compressed(answer)
 
     def decompress(self, stream: bytes) -> Decompressed:
-        """The bands of a stream."""
+        """Decompression of a stream to bands."""
         response = self._call(self._stub.Decompress, pb.DecompressRequest(stream=stream))
         return _decompressed(response)
 
     def decompress_geotiff(self, stream: bytes) -> list[bytes]:
-        """A stream as cloud-optimised GeoTIFFs, one per native grid."""
+        """Decompression of a stream to cloud-optimised GeoTIFFs, one per native grid."""
         request = pb.DecompressRequest(stream=stream, format=pb.PIXEL_FORMAT_GEOTIFF)
         return [f.content for f in self._call(self._stub.Decompress, request).raster.geotiff.files]
 
     def decompress_many(
         self, streams: Iterable[tuple[str, bytes]], *, timeout: float | None = None
     ) -> Iterator[tuple[str, Decompressed | RemoteError]]:
-        """Decodes named streams over one stream of requests, as :meth:`compress_many` compresses."""
+        """Decompression of named streams over one stream of requests; see :meth:`compress_many`."""
 
         def requests() -> Iterator[pb.DecompressStreamRequest]:
             for name, stream in streams:
@@ -126,21 +129,21 @@ class CompressionClient(ServiceClient):
             yield name, answer if isinstance(answer, RemoteError) else _decompressed(answer)
 
     def hash_stream(self, stream: bytes) -> dict[tuple[str, int], bytes]:
-        """Codes of a learned stream by (sensor, tile), computed by the server from the latent."""
+        """Hash codes of a learned stream by (modality, tile), computed by the server from the latent."""
         return _codes(self._call(self._stub.HashStream, pb.HashStreamRequest(stream=stream)).codes)
 
     def inspect(self, stream: bytes) -> pb.StreamInfo:
-        """The header of a stream, as the server reads it."""
+        """Header of a stream, read by the server."""
         info: pb.StreamInfo = self._call(self._stub.Inspect, pb.InspectRequest(stream=stream)).info
         return info
 
     def transcode(self, stream: bytes, *, codec: str = "", **rate: Any) -> Compressed:
-        """A stream at another rate; see :meth:`compress`."""
+        """Transcoding of a stream to another rate; see :meth:`compress`."""
         request = pb.TranscodeRequest(stream=stream, rate=_rate(rate), codec=codec)
         return _compressed(self._call(self._stub.Transcode, request))
 
     def codecs(self) -> list[pb.Codec]:
-        """The codecs of the server, the default first."""
+        """Codecs of the server, the default first."""
         return list(self._call(self._stub.ListCodecs, pb.ListCodecsRequest()).codecs)
 
     def _stream(self, method: Any, requests: Iterator[Any], timeout: float | None) -> Iterator[tuple[str, Any]]:
@@ -163,12 +166,7 @@ def _raster(
         return pb.Raster(geotiff=pb.GeoTiffRaster(files=files, patch_id=patch_id))
     message = pb.BandRaster(patch_id=patch_id)
     for name, samples in (bands or {}).items():
-        dtype = np.dtype("<f4" if name in _S1_BANDS else "<u2")
-        if samples.ndim != 2 or not np.can_cast(samples.dtype, dtype, casting="same_kind"):
-            raise UsageError(f"band {name} must be [H, W] of {dtype.name}; got {samples.dtype} {samples.shape}")
-        height, width = samples.shape
-        raw = np.ascontiguousarray(samples, dtype=dtype).tobytes()
-        message.bands.append(pb.Band(name=name, height=height, width=width, samples=raw))
+        message.bands.append(pb.Band(**band_fields(name, samples, modality_of(name))))
     if place is not None:
         message.georeference.CopyFrom(pb.Georeference(crs=place[0], transform=place[1]))
     return pb.Raster(bands=message)
@@ -198,8 +196,4 @@ def _decompressed(message: pb.DecompressResponse) -> Decompressed:
     if raster.HasField("georeference"):
         a, b, c, d, e, f = raster.georeference.transform
         place = (raster.georeference.crs, (a, b, c, d, e, f))
-    bands = {
-        b.name: np.frombuffer(b.samples, dtype="<f4" if b.name in _S1_BANDS else "<u2").reshape(b.height, b.width)
-        for b in raster.bands
-    }
-    return Decompressed(bands, raster.patch_id, place)
+    return Decompressed({b.name: band_samples(b) for b in raster.bands}, raster.patch_id, place)

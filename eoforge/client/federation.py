@@ -1,6 +1,6 @@
 """Client of the federation service for operators: runs, silos, models.
 
-Models travel as chunks that are checked on arrival, and a transfer that was cut goes on with what is missing.
+Models are transferred in chunks that are checked on arrival; an interrupted transfer resumes with the missing chunks.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from eoforge.storage.chunks import check_chunk, file_chunks, file_manifest
 
 
 class FederationClient(FederationServiceClient):
-    """For operators; safe to share between threads."""
+    """Synchronous, thread-safe client for operators; arguments as for :class:`FederationServiceClient`."""
 
     def _stub_on(self, channel: grpc.Channel) -> Any:
         return federation_pb2_grpc.FederationServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
 
     def put_model(self, path: str) -> pb.Manifest:
-        """Stores a safetensors file for :meth:`create_run`; sends only chunks that are not there yet."""
+        """Uploads a safetensors file for :meth:`create_run`; sends only chunks that the server lacks."""
         manifest = file_manifest(path)
 
         def step() -> pb.Manifest:
@@ -48,11 +48,11 @@ class FederationClient(FederationServiceClient):
         return self._again(step)
 
     def create_run(self, spec: pb.RunSpec, run_id: str = "") -> pb.Run:
-        """Creates a run. With a ``run_id`` the call is safe to repeat."""
+        """Creates a run; with a ``run_id`` the call is idempotent."""
         return self._ask("CreateRun", pb.CreateRunRequest(run_id=run_id, spec=spec)).run
 
     def run(self, run_id: str) -> pb.Run:
-        """One run with its whole history, fetched in pages."""
+        """Run with its whole history, fetched in pages."""
         page = self._ask("GetRun", pb.GetRunRequest(run_id=run_id))
         run, rounds = page.run, list(page.run.history)
         while page.more_history:
@@ -63,7 +63,7 @@ class FederationClient(FederationServiceClient):
         return run
 
     def runs(self, status: Any = pb.RUN_STATUS_UNSPECIFIED) -> Iterator[pb.Run]:
-        """All runs that the caller may see, newest first."""
+        """Runs visible to the caller, newest first."""
         request = pb.ListRunsRequest(status=status)
         while True:
             page = self._ask("ListRuns", request)
@@ -73,7 +73,7 @@ class FederationClient(FederationServiceClient):
             request.page_token = page.next_page_token
 
     def silos(self) -> Iterator[pb.Silo]:
-        """All registered silos."""
+        """Registered silos."""
         request = pb.ListSilosRequest()
         while True:
             page = self._ask("ListSilos", request)
@@ -83,26 +83,26 @@ class FederationClient(FederationServiceClient):
             request.page_token = page.next_page_token
 
     def cancel(self, run_id: str, reason: str = "") -> pb.Run:
-        """Ends a run."""
+        """Cancels a run."""
         return self._ask("CancelRun", pb.CancelRunRequest(run_id=run_id, reason=reason)).run
 
     def pause(self, run_id: str, reason: str = "") -> pb.Run:
-        """Opens no further round."""
+        """Pauses a run: no further round opens."""
         return self._ask("PauseRun", pb.PauseRunRequest(run_id=run_id, reason=reason)).run
 
     def resume(self, run_id: str) -> pb.Run:
-        """Ends a pause."""
+        """Resumes a paused run."""
         return self._ask("ResumeRun", pb.ResumeRunRequest(run_id=run_id)).run
 
     def estimate(self, request: pb.EstimateRunRequest) -> pb.EstimateRunResponse:
-        """What a run would cost."""
+        """Estimate of the cost of a run."""
         return self._ask("EstimateRun", request)
 
     def watch(self, run_id: str, after: int = 0) -> Iterator[pb.RunEvent]:
-        """Events of a run until it has ended; goes on where it was when the server comes back.
+        """Events of a run until its end; resumes at its position after a lost connection.
 
         Raises:
-            RemoteError: The server refuses, or stays away for all attempts.
+            RemoteError: The server refuses, or cannot be reached in any attempt.
         """
         position = [after]
 
@@ -121,15 +121,15 @@ class FederationClient(FederationServiceClient):
                     self.move_on(channel)
                 elif not transient(error):
                     raise self._translate(error) from error
-            run = self._ask("GetRun", pb.GetRunRequest(run_id=run_id)).run  # waits for the server, with retries
+            run = self._ask("GetRun", pb.GetRunRequest(run_id=run_id)).run  # retries until the server is back
             if run.status not in (pb.RUN_STATUS_RUNNING, pb.RUN_STATUS_PAUSED) and position[0] >= run.sequence:
                 return
 
     def get_model(self, run_id: str, path: str, *, round: int = 0, initial: bool = False, object: str = "") -> int:
-        """Writes the model of a round as a safetensors file and returns the round; the file appears when it is whole.
+        """Downloads the model of a round to a safetensors file, which appears when complete; returns the round.
 
         Raises:
-            DataRefused: What arrived is not what the manifest names.
+            DataRefused: The received chunks differ from the manifest.
         """
         request = pb.GetModelRequest(run_id=run_id, round=round, initial=initial, object=object)
         partial = f"{path}.partial"

@@ -1,4 +1,4 @@
-"""What the clients of operators and silos share: finding the coordinator that acts, and steps repeated until done."""
+"""Base of the clients of a coordinator: failover to the active coordinator, and retries of resumable steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import grpc
 import stamina
 
-from eoforge.client.base import RemoteError, ServiceClient, error_details, waits
+from eoforge.client.base import RemoteError, ServiceClient, error_details, retry_wait
 
 TRANSFER_TIMEOUT_S = 3600.0
 _WAITS: dict[str, Any] = {"wait_initial": 0.1, "wait_max": 5.0}
@@ -18,15 +18,15 @@ _CUT = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED})
 
 
 class FederationServiceClient(ServiceClient, ABC):
-    """What both clients share: streams, steps that are repeated until they are done, and finding who acts."""
+    """Base of :class:`FederationClient` and :class:`SiloClient`."""
 
     stub: Any
     channel_options: ClassVar[tuple[tuple[str, int], ...]] = (
-        # A stream of tasks is silent for hours: pings keep load balancers from cutting it and notice a dead peer.
+        # A stream of tasks may be idle for hours: pings keep load balancers from closing it and detect a dead peer.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.max_pings_without_data", 0),  # no bound: gRPC would stop after two
-        # A coordinator that restarts is back in seconds: gRPC would wait up to two minutes between attempts.
+        ("grpc.http2.max_pings_without_data", 0),  # unlimited; the default is two
+        # A coordinator restarts within seconds; the default backoff of gRPC goes up to two minutes.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
     )
@@ -39,9 +39,9 @@ class FederationServiceClient(ServiceClient, ABC):
         self.stub = self._stub_on(self._channel)
 
     def move_on(self, channel: grpc.Channel) -> None:
-        """Connects anew, to the next coordinator if several are known; no-op unless ``channel`` is still in use.
+        """Reconnects, to the next coordinator if several are known; no-op unless ``channel`` is still in use.
 
-        A new connection matters for a single name too: behind it may be another coordinator by now.
+        A single name needs a new connection too, because it may have moved to another coordinator.
         """
         with self._moving:
             if channel is not self._channel or self._closed:
@@ -54,36 +54,36 @@ class FederationServiceClient(ServiceClient, ABC):
 
     @abstractmethod
     def _stub_on(self, channel: grpc.Channel) -> Any:
-        """The client's service on a connection."""
+        """Stub of the client's service on a channel."""
 
     def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None = None) -> Any:
         try:
             return method(request, timeout=timeout, metadata=self._metadata)
-        except ValueError as error:  # what gRPC raises for a closed channel
-            code = "CANCELLED" if not self._closed else "CLOSED"  # another thread has moved on, or all is over
+        except ValueError as error:  # raised by gRPC for a closed channel
+            code = "CANCELLED" if not self._closed else "CLOSED"  # another thread reconnected, or the client was closed
             raise RemoteError(f"the connection was closed: {error}", code) from error
 
     def close(self) -> None:
-        """Ends the connection for good."""
+        """Closes the client."""
         self._closed = True
         super().close()
 
     def _ask(self, name: str, request: Any) -> Any:
-        """One unary call by name, repeated while the server is unavailable or another coordinator acts."""
+        """Unary call by name, with the retries of :meth:`_again`."""
         return self._again(lambda: self._stream(getattr(self.stub, name), request, self._timeout))
 
     def _again(self, step: Callable[[], Any]) -> Any:
-        """Repeats a resumable step while the server is unavailable or overloaded, elsewhere if another one acts."""
+        """Result of a step, retried while the server is unavailable, overloaded or not the active coordinator."""
         used: list[grpc.Channel] = []
 
-        def worth_repeating(error: Exception) -> bool | float:
+        def retry(error: Exception) -> bool | float:
             if leads_elsewhere(error) or (len(self._targets) > 1 and unavailable(error)):
                 self.move_on(used[-1])
                 return True
             return transient(error)
 
         try:
-            for attempt in stamina.retry_context(on=worth_repeating, attempts=self._attempts, timeout=None, **_WAITS):
+            for attempt in stamina.retry_context(on=retry, attempts=self._attempts, timeout=None, **_WAITS):
                 with attempt:
                     used.append(self._channel)
                     return step()
@@ -92,19 +92,19 @@ class FederationServiceClient(ServiceClient, ABC):
 
 
 def transient(error: Exception) -> bool | float:
-    """Besides what every client repeats: a transfer that a restart or a cut ended, which goes on where it was."""
+    """Whether to retry a resumable step, or the seconds to wait; adds interrupted transfers to :func:`retry_wait`."""
     if isinstance(error, RemoteError):
         return error.retry_after is not None or error.code in ("UNAVAILABLE", *(code.name for code in _CUT))
     if isinstance(error, grpc.RpcError) and error.code() in _CUT:
         return True
-    return waits(error)
+    return retry_wait(error)
 
 
 def leads_elsewhere(error: Exception) -> bool:
-    """Whether a coordinator says that another one acts."""
+    """Whether the answer is that another coordinator is active."""
     return isinstance(error, grpc.RpcError) and error_details(error)[0] == "NOT_LEADER"
 
 
 def unavailable(error: Exception) -> bool:
-    """Whether nobody answers there."""
+    """Whether the server cannot be reached."""
     return isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.UNAVAILABLE

@@ -1,4 +1,4 @@
-"""What the client takes and returns as plain dataclasses, and how that becomes messages of the typed API."""
+"""Dataclasses of the retrieval client, and their conversion to and from messages of the typed API."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.client.wire import band_fields, band_samples
 from eoforge.data.modalities import MODALITY_NAMES, RETRIEVAL_MODALITIES
 from eoforge.data.search_filter import SearchFilter
 from eoforge.errors import UsageError
 
-SAMPLE_TYPE = {"s1": "<f4", "s2": "<u2"}
-"""Samples of a band on the wire."""
-_S1_BANDS = ("VV", "VH")
-
 Bands = Mapping[str, npt.NDArray[Any]]
-"""Band name to samples ``[H, W]``: uint16 for Sentinel-2, float32 dB for Sentinel-1."""
+"""Mapping band name -> samples ``[H, W]``: uint16 for Sentinel-2, float32 dB for Sentinel-1."""
 
 
 @dataclass(frozen=True, slots=True)
 class PatchInfo:
-    """What is known about a patch besides its pixels; the footprint is (lon_min, lat_min, lon_max, lat_max)."""
+    """Metadata of a patch; the footprint is (lon_min, lat_min, lon_max, lat_max) in degrees."""
 
     patch_id: str
     s1_name: str
@@ -45,7 +42,7 @@ class PatchInfo:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One patch that was found, with the number of differing bits."""
+    """Search hit: a patch, its modality and the Hamming distance to the query in bits."""
 
     patch_id: str
     modality: str
@@ -69,7 +66,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A patch with what was asked for; ``bands`` and ``reference_map`` are empty or None otherwise."""
+    """Patch with the requested parts; parts that were not requested are empty or None."""
 
     info: PatchInfo
     s1_thumbnail_png: bytes = field(repr=False)
@@ -80,7 +77,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """What a server searches: ``patches`` and ``bands`` are per modality."""
+    """Description of a served index; ``patches`` and ``bands`` are per modality."""
 
     name: str
     version: int
@@ -94,10 +91,10 @@ class IndexInfo:
 
 
 def modality_number(name: str | None) -> pb.Modality:
-    """The number of ``s1`` or ``s2``; unspecified for None.
+    """Enum value of ``s1`` or ``s2``; unspecified for None.
 
     Raises:
-        UsageError: It is another name.
+        UsageError: The name is not a modality.
     """
     if name is None:
         return pb.MODALITY_UNSPECIFIED
@@ -106,31 +103,16 @@ def modality_number(name: str | None) -> pb.Modality:
     return RETRIEVAL_MODALITIES[name]
 
 
-def band_message(name: str, samples: npt.NDArray[Any], modality: str) -> pb.Band:
-    """One band ``[H, W]`` as a message.
-
-    Raises:
-        UsageError: The samples are not two-dimensional, or their type loses values (a float image of Sentinel-2).
-    """
-    dtype = np.dtype(SAMPLE_TYPE[modality])
-    if samples.ndim != 2 or not np.can_cast(samples.dtype, dtype, casting="same_kind"):
-        raise UsageError(
-            f"band {name} of {modality} must be a [H, W] array of {dtype.name}; got {samples.dtype} {samples.shape}"
-        )
-    height, width = samples.shape
-    return pb.Band(name=name, height=height, width=width, samples=np.ascontiguousarray(samples, dtype=dtype).tobytes())
-
-
 def band_image(bands: Bands, modality: str) -> pb.BandImage:
-    """An image by band name as a message."""
-    messages = [band_message(name, samples, modality) for name, samples in bands.items()]
+    """Message of an image given by band name."""
+    messages = [pb.Band(**band_fields(name, samples, modality)) for name, samples in bands.items()]
     return pb.BandImage(modality=modality_number(modality), bands=messages)
 
 
 def search_request(
     query: str | bytes | Bands | pb.GeoTiffImage, source: str | None, target: str, filter: SearchFilter | None
 ) -> pb.SearchRequest:
-    """The message of a search; the type of ``query`` says which kind: patch id, code, bands or GeoTIFF."""
+    """Message of a search; the type of ``query`` selects its kind: patch id, code, bands or GeoTIFF."""
     request = pb.SearchRequest(query_modality=modality_number(source), target_modality=modality_number(target))
     if isinstance(query, str):
         request.patch_id = query
@@ -148,13 +130,13 @@ def search_request(
 
 
 def geotiff_image(content: bytes | Sequence[bytes], modality: str | None) -> pb.GeoTiffImage:
-    """One GeoTIFF or several as a message."""
+    """Message of an image given as one or more GeoTIFFs."""
     files = [content] if isinstance(content, bytes) else content
     return pb.GeoTiffImage(modality=modality_number(modality), files=[pb.GeoTiffFile(content=f) for f in files])
 
 
 def filter_message(wanted: SearchFilter) -> pb.Filter:
-    """A filter as a message."""
+    """Message of a filter."""
     message = pb.Filter(
         countries=wanted.countries,
         splits=wanted.splits,
@@ -174,7 +156,7 @@ def filter_message(wanted: SearchFilter) -> pb.Filter:
 
 
 def patch_info(message: pb.PatchMetadata) -> PatchInfo:
-    """A patch's metadata as a dataclass."""
+    """Dataclass of a patch's metadata."""
     return PatchInfo(
         patch_id=message.patch_id,
         s1_name=message.s1_name,
@@ -194,7 +176,7 @@ def patch_info(message: pb.PatchMetadata) -> PatchInfo:
 
 
 def hit(message: pb.Hit) -> Hit:
-    """A hit as a dataclass; ``acquired`` is the time of its sensor."""
+    """Dataclass of a hit; ``acquired`` is the acquisition time of its sensor."""
     patch = message.patch
     acquired = patch.acquired_s1 if message.modality == pb.MODALITY_S1 else patch.acquired_s2
     return Hit(
@@ -212,19 +194,19 @@ def hit(message: pb.Hit) -> Hit:
 
 
 def patch(message: pb.GetPatchResponse) -> Patch:
-    """A patch with what came along."""
+    """Dataclass of a patch with the parts in the response."""
     has_map = message.HasField("reference_map")
     return Patch(
         info=patch_info(message.patch),
         s1_thumbnail_png=message.s1_thumbnail_png,
         s2_thumbnail_png=message.s2_thumbnail_png,
-        bands={b.name: _samples(b, SAMPLE_TYPE["s1" if b.name in _S1_BANDS else "s2"]) for b in message.bands},
-        reference_map=_samples(message.reference_map, SAMPLE_TYPE["s2"]) if has_map else None,
+        bands={b.name: band_samples(b) for b in message.bands},
+        reference_map=band_samples(message.reference_map) if has_map else None,
     )
 
 
 def index_info(message: pb.Index) -> IndexInfo:
-    """An index as a dataclass."""
+    """Dataclass of a served index."""
     return IndexInfo(
         name=message.name,
         version=message.version,
@@ -240,7 +222,3 @@ def index_info(message: pb.Index) -> IndexInfo:
 
 def _box(message: pb.BoundingBox) -> tuple[float, float, float, float]:
     return message.lon_min, message.lat_min, message.lon_max, message.lat_max
-
-
-def _samples(message: pb.Band, dtype: str) -> npt.NDArray[Any]:
-    return np.frombuffer(message.samples, dtype=dtype).reshape(message.height, message.width)

@@ -1,11 +1,11 @@
-"""Client of the retrieval service, in three lines::
+"""Client of the retrieval service::
 
-    from eoforge.client.retrieval import RetrievalClient
+    from eoforge.client import RetrievalClient
     with RetrievalClient("127.0.0.1:8081") as client:
         hits = client.search(patch_id="S2A_MSIL2A_...", source="s1", target="s2", k=10)
 
-It needs gRPC and the generated messages only: no torch, no Lance. Calls have deadlines, are retried where that is safe
-and helps, and return plain dataclasses.
+Dependencies are gRPC and the generated messages, without torch or Lance. Calls have deadlines, are retried where a
+retry is safe and useful, and return dataclasses.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import numpy as np
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
-from eoforge.client.base import RemoteError, RemoteNotFound, RemoteRefused, ServiceClient, stream_error
+from eoforge.client.base import RemoteError, ServiceClient, stream_error
 from eoforge.client.messages import (
     Bands,
     Encoded,
     Hit,
     IndexInfo,
     Patch,
-    PatchInfo,
     band_image,
     geotiff_image,
     hit,
@@ -36,25 +35,12 @@ from eoforge.client.messages import (
 from eoforge.data.search_filter import SearchFilter
 from eoforge.errors import UsageError
 
-__all__ = [
-    "Encoded",
-    "Hit",
-    "IndexInfo",
-    "Patch",
-    "PatchInfo",
-    "RemoteError",
-    "RemoteNotFound",
-    "RemoteRefused",
-    "RetrievalClient",
-    "SearchFilter",
-]
-
 MAX_PAGE = 1000
-"""Hits that the client asks for at once; servers allow at least this by default."""
+"""Hits per page; servers allow at least as many by default."""
 
 
 class RetrievalClient(ServiceClient):
-    """Synchronous client; safe to share between threads. See :class:`ServiceClient` for its arguments."""
+    """Synchronous, thread-safe client of the retrieval service; arguments as for :class:`ServiceClient`."""
 
     def __init__(self, target: str, **connection: Any) -> None:
         super().__init__(target, **connection)
@@ -73,18 +59,18 @@ class RetrievalClient(ServiceClient):
         filter: SearchFilter | None = None,
         thumbnails: bool = False,
     ) -> list[Hit]:
-        """The ``k`` nearest patches to exactly one of ``patch_id``, ``bands``, ``geotiff`` and ``code``.
+        """Search for the ``k`` nearest patches to exactly one of ``patch_id``, ``bands``, ``geotiff`` and ``code``.
 
         Args:
-            patch_id: A patch of the archive.
-            bands: An image as arrays by band name.
-            geotiff: An image as the bytes of one GeoTIFF or of several; their band descriptions name the bands.
-            code: A packed code.
+            patch_id: Id of a patch of the archive.
+            bands: Image as arrays by band name.
+            geotiff: Image as the bytes of one or more GeoTIFFs, whose band descriptions name the bands.
+            code: Packed code.
             source: Sensor of the query, ``s1`` or ``s2``; not needed with ``code``.
             target: Sensor of the hits.
-            k: Number of hits; they come in as many pages as it takes.
-            filter: Restricts the hits.
-            thumbnails: Adds a picture of each hit.
+            k: Number of hits, fetched in pages.
+            filter: Conditions on the hits.
+            thumbnails: Whether hits include a thumbnail.
 
         Raises:
             UsageError: The arguments contradict each other, or the server refuses them.
@@ -115,12 +101,18 @@ class RetrievalClient(ServiceClient):
         filter: SearchFilter | None = None,
         timeout: float | None = None,
     ) -> Iterator[tuple[str, list[Hit] | RemoteError]]:
-        """Searches for many patches over one stream; yields ``(patch_id, hits or the error of that one)`` in order.
+        """Searches for many patches over one stream; yields ``(patch_id, hits or error)`` in order.
 
-        ``timeout`` is the deadline of the whole stream in seconds; None lets it run as long as there are ids.
+        Args:
+            patch_ids: Ids of patches of the archive.
+            source: Sensor of the queries.
+            target: Sensor of the hits.
+            k: Number of hits.
+            filter: Conditions on the hits.
+            timeout: Deadline of the whole stream in seconds; None for no deadline.
 
         Raises:
-            RemoteError: The stream as a whole broke. It is not retried: what was yielded is done.
+            RemoteError: The stream broke. It is not retried; results yielded before are valid.
         """
 
         def requests() -> Iterator[pb.SearchStreamRequest]:
@@ -139,7 +131,7 @@ class RetrievalClient(ServiceClient):
             raise self._translate(error) from error
 
     def encode(self, images: Sequence[Bands], modality: str) -> list[Encoded]:
-        """Codes and embeddings of images given by their bands, in order."""
+        """Codes and embeddings of images given by bands, in order."""
         request = pb.EncodeRequest(images=[pb.Image(bands=band_image(i, modality)) for i in images])
         response = self._call(self._stub.Encode, request)
         return [Encoded(e.code, np.array(e.embedding, dtype=np.float32)) for e in response.encodings]
@@ -147,7 +139,7 @@ class RetrievalClient(ServiceClient):
     def get_patch(
         self, patch_id: str, *, thumbnails: bool = False, pixels: bool = False, reference_map: bool = False
     ) -> Patch:
-        """One patch, with pictures, pixels on native grids and the land-cover map on request."""
+        """Patch with metadata and, on request, thumbnails, pixels on native grids and the land-cover map."""
         request = pb.GetPatchRequest(
             patch_id=patch_id,
             include_thumbnails=thumbnails,
@@ -157,6 +149,6 @@ class RetrievalClient(ServiceClient):
         return patch(self._call(self._stub.GetPatch, request))
 
     def indexes(self) -> list[IndexInfo]:
-        """What the server searches."""
+        """Indexes of the server."""
         response = self._call(self._stub.ListIndexes, pb.ListIndexesRequest())
         return [index_info(i) for i in response.indexes]

@@ -1,6 +1,6 @@
-"""Client of the federation service for silos: tasks in, updates out.
+"""Client of the federation service for silos: tasks, downloads of models, uploads of updates.
 
-Models travel as chunks that are checked on arrival, and a transfer that was cut goes on with what is missing.
+Models are transferred in chunks that are checked on arrival; an interrupted transfer resumes with the missing chunks.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ SILO_HEADER = "x-eoforge-silo"
 
 
 class SiloClient(FederationServiceClient):
-    """For silos; safe to share between threads."""
+    """Synchronous, thread-safe client for silos."""
 
     def __init__(self, target: str, *, silo_id: str | None = None, **options: Any) -> None:
-        """See :class:`ServiceClient`; ``silo_id`` names the silo to a server without authentication."""
+        """Arguments as for :class:`FederationServiceClient`; ``silo_id`` is for servers without authentication."""
         super().__init__(target, **options)
         self.silo_id = silo_id or ""
         if silo_id is not None:
@@ -49,16 +49,16 @@ class SiloClient(FederationServiceClient):
         )
         return stub
 
-    def register(self, **what: Any) -> pb.RegisterResponse:
-        """Says what this silo holds; see ``RegisterRequest``. Remembers who the coordinator takes it for.
+    def register(self, **fields: Any) -> pb.RegisterResponse:
+        """Registers this silo with the fields of ``RegisterRequest``, and keeps the assigned silo id.
 
         Raises:
             RemoteError: The coordinator refuses this silo, or cannot be reached. In the latter case the next attempt
-                connects anew, with the certificate that is there by then: the one of this connection may have expired.
+                opens a new connection and reads the certificate again, because it may have expired.
         """
         channel = self._channel
         try:
-            registered = self._ask("Register", pb.RegisterRequest(**what))
+            registered = self._ask("Register", pb.RegisterRequest(**fields))
         except RemoteError as error:
             if error.code == grpc.StatusCode.UNAVAILABLE.name and not error.remote_reason:
                 self.move_on(channel)
@@ -67,20 +67,20 @@ class SiloClient(FederationServiceClient):
         return registered
 
     def tasks(self, until_end_of: str = "", appears_within: float = 0.0) -> Iterator[pb.Task]:
-        """Tasks as they come; ends when the coordinator ends.
+        """Tasks of this silo, until the coordinator stops.
 
         Args:
-            until_end_of: A run whose end is told too, whether this silo takes part or not.
-            appears_within: Seconds that this run may take to be created; 0 for the coordinator's default.
+            until_end_of: Run whose end is reported too, whether this silo participates or not.
+            appears_within: Seconds to wait for the creation of this run; 0 for the coordinator's default.
 
         Raises:
-            RemoteError: The coordinator refuses this silo, went away, or knows no such run.
+            RemoteError: The coordinator refuses this silo, is lost, or does not find the run.
         """
         request = pb.WatchTasksRequest(until_end_of=until_end_of)
         if appears_within:
             request.appears_within.FromTimedelta(dt.timedelta(seconds=appears_within))
         channel = self._channel
-        call = self._stream(self.stub.WatchTasks, request)  # connected from here on, read or not
+        call = self._stream(self.stub.WatchTasks, request)  # registers the watch before the first task is read
 
         def read() -> Iterator[pb.Task]:
             try:
@@ -94,23 +94,23 @@ class SiloClient(FederationServiceClient):
         return read()
 
     def heartbeat(self, activity: str, progress: float = 0.0) -> None:
-        """Shows that the silo lives."""
+        """Sends a heartbeat with the current activity and its progress (0 to 1)."""
         self._ask("Heartbeat", pb.HeartbeatRequest(activity=activity, progress=progress))
 
     def leave(self, reason: str = "") -> None:
-        """Takes the silo out of the federation."""
+        """Removes the silo from the federation."""
         self._ask("Leave", pb.LeaveRequest(reason=reason))
 
     def answer(self, run_id: str, number: int, **answer: Any) -> pb.AnswerResponse:
-        """Answers a task; repeated until the server has said what became of it."""
+        """Sends the answer to a task, with retries until the server confirms its outcome."""
         request = pb.AnswerRequest(run_id=run_id, round=number, **answer)
         return self._again(lambda: self._stream(self.stub.Answer, request, self._timeout))
 
     def download(self, run_id: str, item: pb.TaskObject, path: Path) -> None:
-        """Brings an object to ``path``; chunks that an earlier attempt left in ``.partial`` are not asked for again.
+        """Downloads an object to ``path``; chunks of an earlier attempt in ``.partial`` are kept.
 
         Raises:
-            DataRefused: A chunk is not what the manifest names.
+            DataRefused: A chunk differs from the manifest.
         """
         if path.exists():
             return
@@ -118,9 +118,9 @@ class SiloClient(FederationServiceClient):
 
         def step() -> None:
             with open(partial, "r+b" if partial.exists() else "w+b") as file:
-                wanted = [i for i in range(len(item.manifest.chunks)) if not holds_chunk(file, item.manifest, i)]
-                request = pb.DownloadRequest(run_id=run_id, digest=item.digest, chunks=wanted)
-                for message in self._stream(self.stub.Download, request, TRANSFER_TIMEOUT_S) if wanted else ():
+                missing = [i for i in range(len(item.manifest.chunks)) if not holds_chunk(file, item.manifest, i)]
+                request = pb.DownloadRequest(run_id=run_id, digest=item.digest, chunks=missing)
+                for message in self._stream(self.stub.Download, request, TRANSFER_TIMEOUT_S) if missing else ():
                     check_chunk(item.manifest, message.chunk)
                     file.seek(message.chunk.index * CHUNK_BYTES)
                     file.write(message.chunk.data)
@@ -130,7 +130,7 @@ class SiloClient(FederationServiceClient):
         self._again(step)
 
     def upload(self, run_id: str, number: int, path: str, manifest: pb.Manifest, digest: str) -> None:
-        """Stores an update; after a cut only what is missing is sent."""
+        """Uploads an update; after an interruption only missing chunks are sent."""
 
         def step() -> None:
             announced = pb.PrepareUpdateRequest(run_id=run_id, round=number, manifest=manifest)

@@ -1,1 +1,1 @@
-"""The codec: portable streams of Sentinel-1 and Sentinel-2 rasters that carry their own hash code."""
+"""Codec: portable streams of Sentinel-1 and Sentinel-2 rasters with a hash code."""

@@ -1,6 +1,6 @@
-"""Every way to make and read streams behind one door: the codecs that a process holds, and bounded error without any.
+"""Facade of the codec: the loaded learned codecs and the bounded coder behind one interface.
 
-The command line and the services call this. A stream says in its header who reads it; a rate says who makes it.
+The command line and the services use this module. The header of a stream selects its decoder, the rate its encoder.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from eoforge.codec.container import DIGEST_BYTES, LIMITS, Header, Kind, Limits, 
 from eoforge.codec.learned.model import Codec
 from eoforge.codec.learned.rate import pick_quality
 from eoforge.codec.learned.streams import decompress_blocks, stored_codes, write
-from eoforge.codec.parts import Stream
 from eoforge.codec.raster import Raster
+from eoforge.codec.slices import Stream
 from eoforge.codec.tiles import Block, Source
 from eoforge.errors import DataRefused, NotFound, UsageError
 
 NAME_CHARS = 2 * DIGEST_BYTES
-"""Length of a codec's name: the first hex digits of its bundle's id."""
+"""Length of a codec's name: the first hex digits of its bundle id."""
 Codes = dict[str, npt.NDArray[np.uint8]]
-"""Modality to packed codes ``[tiles, K/8]``."""
+"""Mapping modality -> packed codes ``[tiles, K/8]``."""
 
 
 @dataclass(frozen=True)
 class MaxError:
-    """Greatest error of any pixel: whole DN for Sentinel-2, dB for Sentinel-1; 0 is lossless."""
+    """Maximum error of a sample: integer DN for Sentinel-2, dB for Sentinel-1; 0 is lossless."""
 
     s2: int = 0
     s1: float = 0.0
@@ -39,13 +39,13 @@ class MaxError:
 
 @dataclass(frozen=True)
 class Rate:
-    """What a stream may cost or must keep: at most one field; none means the codec's middle quality.
+    """Rate of a stream: at most one field is set; without any, the codec's middle quality is used.
 
     Attributes:
-        quality: 0 to the codec's highest step.
-        target_bpp: Best quality within this many bits per base pixel.
-        target_psnr: Least quality that reaches this PSNR in dB.
-        max_error: No model, but a bound on every pixel.
+        quality: Quality step, 0 to the codec's highest.
+        target_bpp: Bits per base pixel; the highest quality within them is chosen.
+        target_psnr: PSNR in dB; the lowest quality that reaches it is chosen.
+        max_error: Bound on the error of every sample, without a model.
     """
 
     quality: float | None = None
@@ -69,30 +69,30 @@ class Rate:
 
     @property
     def learned(self) -> bool:
-        """Whether a codec is needed."""
+        """Whether the rate needs a learned codec."""
         return self.max_error is None
 
 
 def parse_max_error(text: str) -> MaxError:
-    """A bound from ``E`` (DN for Sentinel-2 and dB for Sentinel-1 alike) or ``DN,dB``.
+    """Error bound from the text ``E`` (DN for Sentinel-2, dB for Sentinel-1) or ``DN,dB``.
 
     Raises:
-        UsageError: It is neither.
+        UsageError: The text has neither form.
     """
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) not in (1, 2) or not all(math.isfinite(n) and n >= 0 for n in numbers):
-        raise UsageError(f"a bound is E, or DN,dB for rasters of both sensors; got {text!r}")
+        raise UsageError(f"expected an error bound as E, or as DN,dB for rasters of both sensors; got {text!r}")
     return MaxError(int(numbers[0]), numbers[-1])
 
 
 def parse_rate(quality: str, max_error: str) -> Rate:
-    """A rate from two texts, of which at most one is not empty; what pipelines pass along.
+    """Rate from the parameters of a pipeline, of which at most one is not empty.
 
     Raises:
-        UsageError: Both are given, or one is no number.
+        UsageError: Both are given, or one is not a number.
     """
     try:
         step = float(quality) if quality else None
@@ -105,11 +105,11 @@ def parse_rate(quality: str, max_error: str) -> Rate:
 
 
 class Coder:
-    """The codecs of a process.
+    """Coder of all kinds of streams.
 
     Args:
-        codecs: Ready to use, with the id of their bundle; the first is the default.
-        limits: What streams may claim.
+        codecs: Learned codecs with integer tables and bundle id; the first is the default.
+        limits: Upper limits for the headers of streams.
     """
 
     def __init__(self, codecs: Sequence[Codec] = (), limits: Limits = LIMITS) -> None:
@@ -117,36 +117,36 @@ class Coder:
         self.limits = limits
 
     def named(self, name: str = "") -> Codec:
-        """A codec by the name that streams carry; the first one if the name is empty.
+        """Codec by name (the first hex digits of its bundle id); the default if the name is empty.
 
         Raises:
-            NotFound: There is none of that name, or none at all.
+            NotFound: No codec of that name, or no codec at all, is loaded.
         """
         if not self.codecs:
             raise NotFound("no codec is loaded, so only max_error is possible; name the bundle of a codec")
         if name and name not in self.codecs:
-            raise NotFound(f"no codec {name[:NAME_CHARS]!r} is loaded; there are {', '.join(self.codecs)}")
+            raise NotFound(f"no codec {name[:NAME_CHARS]!r} is loaded; the loaded codecs are {', '.join(self.codecs)}")
         return self.codecs[name or next(iter(self.codecs))]
 
     def reader(self, header: Header) -> Codec | None:
-        """The codec that reads a stream; None for a bounded one.
+        """Codec that decodes a stream; None for a bounded stream.
 
         Raises:
-            NotFound: It is not loaded.
+            NotFound: The codec is not loaded.
         """
         return None if header.kind is Kind.BOUNDED else self.named(header.bundle)
 
     def compress(self, rasters: Sequence[Raster], rate: Rate, name: str = "") -> list[bytes]:
-        """Streams of rasters, one each.
+        """Compression of rasters to one stream each.
 
         Args:
-            rasters: Any sizes and bands.
-            rate: What they may cost.
-            name: Which codec, if one is needed.
+            rasters: Rasters of any size and bands.
+            rate: Rate of the streams.
+            name: Name of the codec, if the rate needs one.
 
         Raises:
             NotFound: The codec is not loaded.
-            UsageError: The rate cannot be met, or bands are not the codec's.
+            UsageError: The rate cannot be met, or the codec lacks a band.
             DataRefused: Pixels are not finite.
         """
         if rate.max_error is not None:
@@ -158,13 +158,13 @@ class Coder:
         return codec.compress(rasters, _quality(codec, rate))
 
     def write(self, source: Source, rate: Rate, file: BinaryIO, name: str = "") -> Header:
-        """Writes the stream of a raster of any size into a file, a tile at a time.
+        """Compression of a raster of any size into a file, tile by tile.
 
         Args:
-            source: A raster, or what reads its windows.
-            rate: What the stream may cost; ``target_bpp`` and ``target_psnr`` read the source several times.
-            file: Empty, open for reading and writing.
-            name: Which codec, if one is needed.
+            source: Raster, or another reader of windows.
+            rate: Rate of the stream; ``target_bpp`` and ``target_psnr`` read the source several times.
+            file: Empty file, open for reading and writing.
+            name: Name of the codec, if the rate needs one.
 
         Raises:
             NotFound, UsageError, DataRefused: As for :meth:`compress`.
@@ -177,7 +177,7 @@ class Coder:
         return write(codec, source, pick_quality(codec, source, rate.target_bpp, rate.target_psnr), file)
 
     def blocks(self, stream: Stream) -> Iterator[Block]:
-        """The raster of a stream of any kind, a tile at a time.
+        """Decompression of a stream of any kind, tile by tile.
 
         Raises:
             NotFound, DataRefused, LimitExceeded: As for :meth:`decompress`.
@@ -188,7 +188,7 @@ class Coder:
         return decompress_blocks(codec, stream, self.limits)
 
     def decompress(self, streams: Sequence[bytes]) -> list[Raster]:
-        """Rasters of streams of any kinds.
+        """Decompression of streams of any kinds.
 
         Raises:
             NotFound: A codec is not loaded.
@@ -209,12 +209,12 @@ class Coder:
         return [rasters[i] for i in range(len(streams))]
 
     def codes(self, stream: bytes) -> Codes:
-        """The hash codes of a learned stream: made anew from its latent, or the stored ones of a tiled stream.
+        """Hash codes of a learned stream: computed from its latent, or the stored codes of a tiled stream.
 
         Raises:
-            NotFound: Its codec is not loaded.
+            NotFound: The codec of the stream is not loaded.
             DataRefused: The stream is damaged, or bounded: such a stream has no latent.
-            LimitExceeded: It claims more than the limits.
+            LimitExceeded: The stream claims more than the limits.
         """
         header = inspect(stream, self.limits)
         codec = self.reader(header)

@@ -1,4 +1,4 @@
-"""Rasters as cloud-optimised GeoTIFFs that QGIS opens with CRS and band names, one file per native grid."""
+"""Cloud-optimised GeoTIFFs (COG) with CRS and band names, one file per native grid."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from eoforge.geo.gdal import session
 
 
 def grids_of(bands: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The files that hold these bands: ``s2_10m``, ``s2_20m``, ``s2_60m``, ``s1``, each with its bands in order."""
+    """Native grids of bands: ``s2_10m``, ``s2_20m``, ``s2_60m``, ``s1`` -> bands in order, empty grids left out."""
     given = set(bands)
     found = {group.column: tuple(band for band in group.bands if band in given) for group in GROUPS}
     return {grid: names for grid, names in found.items() if names}
 
 
 def write_cogs(raster: Raster) -> dict[str, bytes]:
-    """The files of a raster in memory, by grid; see :func:`grids_of`."""
+    """COG bytes of a raster by grid; see :func:`grids_of`."""
     from rasterio.io import MemoryFile  # noqa: TID251
 
     with session(), ExitStack() as stack:
@@ -38,13 +38,13 @@ def write_cog_files(
     georeference: Georeference | None,
     blocks: Iterable[Block],
 ) -> None:
-    """Writes a raster that arrives in blocks and is never in memory as a whole.
+    """COG files of a raster that arrives in blocks and is never in memory as a whole.
 
     Args:
-        paths: Grid of :func:`grids_of` -> path of its file; a plain GeoTIFF of the same size lies beside it until then.
+        paths: Grid of :func:`grids_of` -> path of its file; a temporary plain GeoTIFF of equal size lies beside it.
         bands: Names of the bands.
         shape: Rows and columns of the base grid.
-        georeference: Where it lies.
+        georeference: Georeference of the base grid, None if unknown.
         blocks: Pixels.
 
     Raises:
@@ -77,7 +77,7 @@ def write_cog_files(
 
 
 def _profile(names: tuple[str, ...], shape: tuple[int, int], georeference: Georeference | None) -> dict[str, Any]:
-    """Of the plain file: bands one after the other, because blocks arrive so."""
+    """Profile of the plain GeoTIFF: band-interleaved, the order in which blocks arrive."""
     from affine import Affine
 
     factor = factor_of(names[0])

@@ -1,4 +1,4 @@
-"""The stream format: one header that says everything, the payload, the hash codes, a CRC-32C.
+"""Stream format: header, payload, hash codes, CRC-32C.
 
 All numbers are little-endian; the order of the fields is the order of the bytes::
 
@@ -7,8 +7,8 @@ All numbers are little-endian; the order of the fields is the order of the bytes
     | name length u16 | CRS length u16 | name | [EPSG u32, x f64, y f64, pixel f64  or  CRS text, transform 6 f64]
     | payload length u64 | payload | codes | CRC-32C u32 of all before it
 
-``bands`` has bit ``i`` set for the i-th name of ``raster.BAND_ORDER``. Nothing is allocated from a number in the header
-before that number has been checked against the limits and against the length of the stream itself.
+``bands`` has bit ``i`` set for the i-th name of ``raster.BAND_ORDER``. No memory is allocated from a number in the
+header before that number has been checked against the limits and against the length of the stream.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from enum import IntEnum
 import google_crc32c
 import numpy as np
 
-from eoforge.codec.parts import FilePart, Stream
 from eoforge.codec.raster import ALIGNMENT, BAND_ORDER, Georeference, factor_of, grid_shape, modalities_of
+from eoforge.codec.slices import FileSlice, Stream
 from eoforge.data.bands import GROUP_OF
 from eoforge.errors import DataRefused, LimitExceeded
 
 MAGIC = b"EOFC"
 VERSION = 1
 DIGEST_BYTES = 8
-"""Bytes of the bundle's id that a stream carries: ``Bundle.short_id``."""
+"""Bytes of the bundle id in a stream: ``Bundle.short_id``."""
 MAX_NAME_BYTES = 256
 MAX_CRS_BYTES = 8192
 MAX_CODE_BYTES = 64
 MIN_TILE = 48
-"""A stream of smaller tiles would be no stream of ours, but a way to make its reader plan millions of windows."""
+"""Smallest side of a tile; smaller tiles would let a small header plan millions of windows."""
 _FIXED = struct.Struct("<4sHBBHIIHHfHf8sHIHH")
 _EPSG = struct.Struct("<Iddd")
 _TRANSFORM = struct.Struct("<6d")
@@ -46,7 +46,7 @@ _CHUNK = 1 << 20
 
 
 class Kind(IntEnum):
-    """How the payload was made."""
+    """Kind of the payload."""
 
     LEARNED = 1
     BOUNDED = 2
@@ -54,11 +54,11 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """What is read at most, whatever a header claims.
+    """Upper limits for the numbers in a header.
 
     Attributes:
         max_pixels: Pixels of the base grid of a whole raster; a Sentinel-2 tile has 10,980 x 10,980.
-        max_tile_pixels: Pixels of the base grid that are decoded at a time.
+        max_tile_pixels: Pixels of the base grid that are decoded at once.
         max_payload_bytes: Bytes of a payload.
     """
 
@@ -72,20 +72,20 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Header:
-    """Everything that a stream says about itself.
+    """Header of a stream.
 
     Attributes:
         kind: Learned or bounded.
         bands: Band names in the order of ``raster.BAND_ORDER``.
         shape: Rows and columns of the base grid.
         patch_id: Name, may be empty.
-        georeference: Where the raster lies, None if unknown.
+        georeference: Georeference of the raster, None if unknown.
         tile: Side of a tile in base pixels; 0 if the raster is one piece.
-        overlap: Base pixels that a tile reaches into its neighbours.
+        overlap: Overlap of a tile with each neighbour in base pixels.
         quality: Quality step of a learned stream, NaN otherwise.
         max_error: Bound of a bounded stream by modality: DN for ``s2``, dB for ``s1``.
         bundle: First 16 hex digits of the id of the bundle that decodes a learned stream; empty otherwise.
-        code_bytes: Bytes of one hash code, 0 if the stream carries none.
+        code_bytes: Bytes of one hash code, 0 if the stream has none.
         codes: Number of hash codes: one per tile and modality.
         payload_bytes: Length of the payload.
     """
@@ -111,31 +111,31 @@ class Header:
 
     @property
     def samples(self) -> int:
-        """Values over all bands on their native grids."""
+        """Number of samples of all bands on their native grids."""
         return sum(math.prod(grid_shape(self.shape, factor_of(band))) for band in self.bands)
 
     @property
     def raw_bytes(self) -> int:
-        """Bytes of the same values in memory."""
+        """Bytes of all samples in memory."""
         widths = {band: np.dtype(GROUP_OF[band].dtype).itemsize for band in self.bands}
         return sum(math.prod(grid_shape(self.shape, factor_of(band))) * width for band, width in widths.items())
 
 
 @dataclass(frozen=True)
 class Container:
-    """A stream taken apart: header, payload and codes ``codes * code_bytes`` bytes, in tile then modality order."""
+    """Parts of a stream: header, payload, and ``codes * code_bytes`` bytes of codes in tile, then modality order."""
 
     header: Header
-    payload: memoryview | FilePart
-    codes: memoryview | FilePart
+    payload: memoryview | FileSlice
+    codes: memoryview | FileSlice
 
 
 def pack(header: Header, payload: bytes, codes: bytes = b"") -> bytes:
-    """The bytes of a stream.
+    """Bytes of a stream.
 
     Args:
-        header: Its ``payload_bytes`` is taken from ``payload``.
-        payload: What the kind's decoder reads.
+        header: Header; ``payload_bytes`` is taken from ``payload``.
+        payload: Input of the decoder of this kind.
         codes: ``header.codes * header.code_bytes`` bytes.
 
     Raises:
@@ -146,7 +146,7 @@ def pack(header: Header, payload: bytes, codes: bytes = b"") -> bytes:
 
 
 def pack_head(header: Header, payload_bytes: int) -> bytes:
-    """All before the payload; as many bytes whatever ``payload_bytes`` is.
+    """Bytes before the payload; their number does not depend on ``payload_bytes``.
 
     Raises:
         LimitExceeded: A name, a CRS or the raster is larger than the format holds.
@@ -181,34 +181,34 @@ def pack_head(header: Header, payload_bytes: int) -> bytes:
 
 
 def pack_checksum(body: Stream) -> bytes:
-    """The last bytes of a stream, from all before them."""
+    """Checksum at the end of a stream, from all bytes before it."""
     return _CRC.pack(_checksum(body))
 
 
 def inspect(stream: Stream, limits: Limits = LIMITS) -> Header:
-    """Reads the header alone.
+    """Header of a stream, read without the payload.
 
     Raises:
-        DataRefused: It is no stream of eoforge, of another version, truncated, or contradicts itself.
-        LimitExceeded: It claims more than ``limits``.
+        DataRefused: The bytes are no stream of eoforge, of another version, truncated or inconsistent.
+        LimitExceeded: The header claims more than ``limits``.
     """
     return _parse(stream, limits)[0]
 
 
 def unpack(stream: Stream, limits: Limits = LIMITS) -> Container:
-    """Takes a stream apart after its length and checksum have been checked.
+    """Header, payload and codes of a stream, after its length and checksum have been checked.
 
     Raises:
         DataRefused: As for :func:`inspect`, or the checksum does not match.
-        LimitExceeded: It claims more than ``limits``.
+        LimitExceeded: The header claims more than ``limits``.
     """
     header, start = _parse(stream, limits)
-    view = stream if isinstance(stream, FilePart) else memoryview(stream)
+    view = stream if isinstance(stream, FileSlice) else memoryview(stream)
     (stored,) = _CRC.unpack(bytes(view[-_CRC.size :]))
     found = _checksum(view[: -_CRC.size])
     if found != stored:
         raise DataRefused(
-            f"damaged stream: its CRC-32C is {found:08x}, it says {stored:08x}. Fetch it again from where it came"
+            f"damaged stream: its CRC-32C is {found:08x}, expected {stored:08x}. Fetch the stream again from its source"
         )
     end = start + header.payload_bytes
     return Container(header, view[start:end], view[end : -_CRC.size])
@@ -222,7 +222,7 @@ def _checksum(body: memoryview | Stream) -> int:
 
 
 def _parse(stream: Stream, limits: Limits) -> tuple[Header, int]:
-    """The header and the position of the payload."""
+    """Header, and position of the payload."""
     head = bytes(stream[:_MAX_HEAD])
     if len(head) < _FIXED.size or head[:4] != MAGIC:
         raise DataRefused(
@@ -255,13 +255,15 @@ def _parse(stream: Stream, limits: Limits) -> tuple[Header, int]:
     georeference = _unpack_georeference(head, name_end, crs_bytes, flags)
     (payload_bytes,) = _LENGTH.unpack_from(head, start - _LENGTH.size)
     if payload_bytes > limits.max_payload_bytes:
-        raise LimitExceeded(f"the stream claims {payload_bytes} payload bytes; at most {limits.max_payload_bytes}")
+        raise LimitExceeded(
+            f"the stream claims {payload_bytes} payload bytes; at most {limits.max_payload_bytes} are read"
+        )
     whole = start + payload_bytes + codes * code_bytes + _CRC.size
     if len(stream) != whole:
-        raise DataRefused(f"truncated or padded stream: its header says {whole} bytes, there are {len(stream)}")
+        raise DataRefused(f"truncated or padded stream: its header gives {whole} bytes; the stream has {len(stream)}")
     bands = tuple(band for i, band in enumerate(BAND_ORDER) if mask >> i & 1)
     if not (kind == Kind.BOUNDED or math.isfinite(quality)) or not (math.isfinite(error_s1) and error_s1 >= 0):
-        raise DataRefused(f"damaged stream: quality {quality} or error {error_s1} is no number that a stream can have")
+        raise DataRefused(f"damaged stream: quality {quality} or error {error_s1} is not a valid number")
     header = Header(
         Kind(kind), bands, shape, name, georeference, tile, overlap, quality, (), bundle.hex() if any(bundle) else "",
         code_bytes, codes, payload_bytes,
@@ -290,7 +292,7 @@ def _check_tiles(shape: tuple[int, int], tile: int, overlap: int, limits: Limits
 
 
 def _pack_georeference(georeference: Georeference | None) -> tuple[bytes, bytes, int]:
-    """Transform bytes, CRS bytes, and which form they have."""
+    """Transform bytes, CRS bytes, and the flag of their form."""
     if georeference is None:
         return b"", b"", _GEO_NONE
     a, b, c, d, e, f = georeference.transform

@@ -1,9 +1,10 @@
-"""rANS by constriction, over integer tables with an escape symbol.
+"""Entropy coder (rANS by constriction) over integer tables with an escape symbol.
 
 Symbols are coded in groups of equal table, tables ascending, so that one call codes a group. constriction works on
-32-bit words and its tables on frequencies given as floats: ours are whole numbers below 2^24, and what it computes from
-them are single IEEE operations in a fixed order, equal on every machine. It panics or raises on symbols outside a
-table, hence the escape symbol; it decodes damaged words without complaint, hence the check that the coder is empty.
+32-bit words and takes frequencies as floats: the frequencies here are integers below 2^24, and constriction applies
+single IEEE operations to them in a fixed order, equal on every machine. constriction panics or raises on symbols
+outside a table, hence the escape symbol; it decodes damaged words without an error, hence the check that the coder is
+empty at the end.
 """
 
 from __future__ import annotations
@@ -19,18 +20,17 @@ from eoforge.codec.tables import Frequencies
 from eoforge.errors import DataRefused
 
 WORD_BYTES = 4
-_HALF = 1 << 16
 MAX_VALUE = (1 << 31) - 1
 
 Values = npt.NDArray[np.int64]
 
 
 class TableSet:
-    """Tables ``-reach..reach`` plus escape, by index.
+    """Indexed set of probability tables, each of the values ``-reach..reach`` and an escape symbol.
 
     Args:
-        tables: Frequencies ``[2 * reach + 2]`` each, the last that of the escape symbol. A frequency of zero still
-            codes, at 24 bits.
+        tables: Frequencies ``[2 * reach + 2]`` each, the escape symbol last. A symbol of frequency zero can still be
+            coded, at 24 bits.
     """
 
     def __init__(self, tables: Sequence[Frequencies]) -> None:
@@ -42,7 +42,7 @@ class TableSet:
         return len(self._frequencies)
 
     def model(self, index: int) -> Any:
-        """constriction's model of one table, made when first asked for."""
+        """Model of constriction for one table, created on first use."""
         if index not in self._models:
             numbers = self._frequencies[index].astype(np.float64)
             self._models[index] = constriction.stream.model.Categorical(numbers, perfect=False)
@@ -55,22 +55,22 @@ class TableSet:
 
 
 class Encoder:
-    """Collects values in the order in which they will be decoded; rANS itself runs backwards, at the end."""
+    """Encoder that takes values in the order of decoding; rANS runs backwards in :meth:`finish`."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[str, Any, Any, Any]] = []
 
     def put(self, values: Values, tables: TableSet, indices: Values) -> None:
-        """Values ``[n]`` within 32 bits, each by the table ``indices [n]`` names."""
+        """Appends values ``[n]`` within 32 bits, each coded by the table of its entry in ``indices [n]``."""
         self._parts.append(("coded", values, tables, indices))
 
     def put_bits(self, values: Values, bits: int) -> None:
-        """Values ``[n]`` in ``[0, 2^bits)``, all equally likely; ``bits`` at most 32."""
+        """Appends values ``[n]`` in ``[0, 2^bits)`` as plain bits; ``bits`` at most 32."""
         if bits:
             self._parts.append(("plain", values, None, bits))
 
     def finish(self) -> bytes:
-        """The stream, whole 32-bit words."""
+        """Encoded bytes, a whole number of 32-bit words."""
         coder = constriction.stream.stack.AnsCoder()
         for kind, values, tables, argument in reversed(self._parts):
             if kind == "plain":
@@ -81,7 +81,7 @@ class Encoder:
 
 
 class Decoder:
-    """Reads what :class:`Encoder` wrote, by the same calls in the same order.
+    """Decoder of :class:`Encoder`, with the same calls in the same order.
 
     Raises:
         DataRefused: The bytes are no whole words or end in a zero word.
@@ -96,7 +96,7 @@ class Decoder:
         self._coder = constriction.stream.stack.AnsCoder(words)
 
     def get(self, tables: TableSet, indices: Values) -> Values:
-        """As many values as ``indices [n]``."""
+        """Decoded values ``[n]``, each by the table of its entry in ``indices [n]``."""
         order, groups = _groups(indices)
         symbols = np.empty(len(indices), dtype=np.int64)
         for index, start, end in groups:
@@ -112,7 +112,7 @@ class Decoder:
         return values
 
     def get_bits(self, count: int, bits: int) -> Values:
-        """``count`` values of ``bits`` plain bits."""
+        """Decoded values ``[count]`` of ``bits`` plain bits."""
         value = np.zeros(count, dtype=np.int64)
         shift = 0
         while bits > 0:
@@ -124,17 +124,17 @@ class Decoder:
         return value
 
     def finish(self) -> None:
-        """Checks that nothing is left.
+        """Check that the coder is empty.
 
         Raises:
-            DataRefused: The coder is not empty, so what was decoded is not what was encoded.
+            DataRefused: Bits are left, so the decoded values differ from the encoded values.
         """
         if not self._coder.is_empty():
             raise DataRefused("damaged stream: bits are left after its last symbol, so its symbols cannot be trusted")
 
 
 def _groups(indices: Values) -> tuple[Values, list[tuple[int, int, int]]]:
-    """A stable order by table, and (table, start, end) of each group in it."""
+    """Stable order by table, and (table, start, end) of each group in that order."""
     # Sixteen bits, because NumPy sorts those by radix.
     order = np.argsort(indices.astype(np.uint16), kind="stable")
     counts = np.bincount(indices)

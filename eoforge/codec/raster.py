@@ -1,6 +1,6 @@
-"""A raster as the codec takes and gives it: bands on their native grids, and where they lie on the ground.
+"""Raster of the codec: bands on their native grids, with georeference and name.
 
-All grids hang on one base grid, that of the 10 m bands, which need not be present: a band at ``r`` metres has
+All grids derive from one base grid, that of the 10 m bands, which need not be present: a band at ``r`` metres has
 ``ceil(H * 10 / r)`` rows for ``H`` rows of the base grid, and the same for columns.
 """
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:  # bounded streams are read without torch and Lance
 
 BASE_METRES = 10
 ALIGNMENT = 6
-"""Base pixels after which all three grids of Sentinel-2 meet again."""
+"""Least common multiple of the three Sentinel-2 grids, in base pixels."""
 BAND_ORDER: tuple[str, ...] = tuple(GROUP_OF)
-"""Every known band in the order of the columns of ``patches.lance``."""
+"""All bands in the order of the columns of ``patches.lance``."""
 
 Transform = tuple[float, float, float, float, float, float]
 
@@ -76,7 +76,7 @@ def modalities_of(bands: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Georeference:
-    """Where a raster lies.
+    """Georeference of a raster.
 
     Attributes:
         crs: ``EPSG:<code>`` or WKT.
@@ -93,25 +93,25 @@ class Georeference:
         check_crs(self.crs)
 
     def moved(self, row: int, column: int) -> Georeference:
-        """The same for a window that starts at this base pixel."""
+        """Georeference of a window that starts at this base pixel."""
         a, b, c, d, e, f = self.transform
         return Georeference(self.crs, (a, b, c + a * column + b * row, d, e, f + d * column + e * row))
 
     def scaled(self, factor: int) -> Transform:
-        """The transform of the grid that is ``factor`` times coarser."""
+        """Transform of the grid that is ``factor`` times coarser."""
         a, b, c, d, e, f = self.transform
         return (a * factor, b * factor, c, d * factor, e * factor, f)
 
 
 @dataclass(frozen=True, eq=False)
 class Raster:
-    """Bands of one place.
+    """Bands of one area on their native grids.
 
     Attributes:
         bands: Name -> ``[h, w]`` on its native grid: uint16 (Sentinel-2, reflectance x 10,000) or float32
             (Sentinel-1, dB); kept in ``BAND_ORDER``.
         shape: Rows and columns of the base grid; derived from the finest band if not given.
-        georeference: Where it lies, None if unknown.
+        georeference: Georeference, None if unknown.
         patch_id: Name, may be empty.
     """
 
@@ -144,15 +144,11 @@ class Raster:
         object.__setattr__(self, "shape", (int(shape[0]), int(shape[1])))
         object.__setattr__(self, "modalities", modalities_of(ordered))
 
-    def transform_of(self, band: str) -> Transform | None:
-        """Transform of a band's native grid, None without a georeference."""
-        return None if self.georeference is None else self.georeference.scaled(factor_of(band))
-
     def only(self, modality: str) -> Raster:
-        """The bands of one sensor.
+        """Raster of the bands of one sensor.
 
         Raises:
-            UsageError: There is none.
+            UsageError: The raster has no band of that sensor.
         """
         chosen = {b: p for b, p in self.bands.items() if b in MODALITIES.get(modality, ())}
         if not chosen:
@@ -160,7 +156,7 @@ class Raster:
         return Raster(chosen, self.shape, self.georeference, self.patch_id)
 
     def window(self, row: int, column: int, height: int, width: int) -> Raster:
-        """The base pixels ``[row, row + height) x [column, column + width)``, cut at the raster's edge; a view.
+        """View of the base pixels ``[row, row + height) x [column, column + width)``, cut at the raster's edge.
 
         Raises:
             UsageError: The corner is no multiple of ``ALIGNMENT`` or lies outside.

@@ -1,9 +1,9 @@
-"""Probability tables made by whole numbers alone, so that they are the same on every machine.
+"""Probability tables in integer arithmetic, equal on every machine.
 
-A Gaussian of standard deviation sigma, cut into cells of width one, is summed from samples of its density. The samples
-follow from each other by multiplication: ``g(x + h) = g(x) * r(x)`` and ``r(x + h) = r(x) * exp(-h^2 / sigma^2)``. With
-fixed-point Python integers and the two constants from ``decimal`` (whose ``exp`` is correctly rounded by its
-specification) no floating-point rounding of any machine takes part.
+The mass of a Gaussian of standard deviation sigma in intervals of width one is summed from samples of its density. The
+samples follow from each other by multiplication: ``g(x + h) = g(x) * r(x)`` and
+``r(x + h) = r(x) * exp(-h^2 / sigma^2)``. With fixed-point Python integers and the two constants from ``decimal``
+(whose ``exp`` is correctly rounded by its specification) no floating-point rounding of a machine is involved.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 SCALES = 64
-"""Entries of the ladder of standard deviations."""
+"""Number of standard deviations."""
 SIGMA_MIN, SIGMA_RATIO = Decimal("0.11"), Decimal("1.13")
 MAX_REACH = 511
-"""Largest value that a table holds; what lies beyond is coded by the escape symbol and its plain bits."""
+"""Largest value of a table; larger values are coded by the escape symbol and plain bits."""
 TOTAL_BITS = 22
-"""Frequencies of a table add up to at most 2^22, which a float32 still counts exactly."""
+"""Frequencies of a table add up to at most 2^22, which float32 represents exactly."""
 _BITS = 96
 _REACH_SIGMAS = 7
 _CONTEXT = Context(prec=40)
@@ -28,18 +28,13 @@ _CONTEXT = Context(prec=40)
 Frequencies = npt.NDArray[np.int64]
 
 
-def sigma_of(index: int) -> float:
-    """Standard deviation of ladder entry ``index``."""
-    return float(SIGMA_MIN * SIGMA_RATIO**index)
-
-
 def _fixed(value: Decimal) -> int:
     return int((value * (1 << _BITS)).to_integral_value(context=_CONTEXT))
 
 
 def _gaussian_mass(sigma: Decimal, reach: int) -> list[int]:
-    """Fixed-point mass of the cells 0..reach + 1 (the cell 0 whole, not its half)."""
-    parts = max(4, int(16 / sigma) // 2 * 2)  # even, so that cell borders fall between two midpoints
+    """Fixed-point mass of the intervals around 0..reach + 1 (interval 0 whole, not its half)."""
+    parts = max(4, int(16 / sigma) // 2 * 2)  # even, so that interval borders fall between two midpoints
     half = 1 / Decimal(2 * parts)
     variance = sigma * sigma
     density = _fixed(_CONTEXT.exp(-half * half / (2 * variance)))  # at x = h / 2, h = 1 / parts
@@ -58,7 +53,7 @@ def _gaussian_mass(sigma: Decimal, reach: int) -> list[int]:
 
 @cache
 def gaussian_masses() -> tuple[tuple[int, ...], ...]:
-    """Per ladder entry the mass of the values 0..reach and, last, of one more that stands for the tail."""
+    """Masses of the values 0..reach and of the tail (last), for each standard deviation."""
     masses = []
     for index in range(SCALES):
         sigma = SIGMA_MIN * SIGMA_RATIO**index
@@ -77,7 +72,7 @@ def frequencies(mass: tuple[int, ...]) -> Frequencies:
 
 @cache
 def gaussian_frequencies() -> tuple[Frequencies, ...]:
-    """The ladder as frequencies."""
+    """Frequencies of the Gaussians of all standard deviations."""
     return tuple(frequencies(mass) for mass in gaussian_masses())
 
 
@@ -86,12 +81,12 @@ _SHAPES: tuple[tuple[tuple[int, int], ...], ...] = (
     ((-4, 1), (0, 2), (5, 1)),
     ((-8, 5), (-3, 6), (3, 6), (10, 3)),
 )
-"""Mixtures of Gaussians as (ladder offset, weight): the Gaussian itself, about a logistic, heavier than a Laplacian."""
+"""Mixtures of Gaussians as (index offset, weight): a Gaussian, about a logistic, heavier than a Laplacian."""
 
 
 @cache
 def mixture_frequencies() -> tuple[Frequencies, ...]:
-    """Tables of centred residuals: every shape at every ladder entry, shape by shape."""
+    """Tables of centred residuals: every shape at every standard deviation, shape by shape."""
     ladder = gaussian_masses()
     wholes = [mass[0] + 2 * sum(mass[1:]) for mass in ladder]
     tables = []

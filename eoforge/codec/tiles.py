@@ -1,8 +1,8 @@
-"""Large rasters in tiles: which windows, how they are kept in one payload, how they become one image without seams.
+"""Tiling of large rasters: windows, payloads of tiles, and blending of decoded tiles without seams.
 
-Windows of neighbouring tiles overlap by twice the overlap; there the decoded pixels are mixed with weights that fall
-linearly from one to zero, so that nothing jumps at a border. Tiles are finished one after the other: memory holds one
-of them, and of the row above only what overlaps, never the raster.
+Windows of neighbouring tiles overlap by twice the overlap, where decoded pixels are blended with weights that fall
+linearly from one to zero. Tiles are finished one after the other: memory holds one tile and the overlap of the row
+above, never the whole raster.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.codec.parts import FilePart
 from eoforge.codec.raster import Georeference, Raster, factor_of, grid_shape
+from eoforge.codec.slices import FileSlice
 from eoforge.data.bands import GROUP_OF
 from eoforge.errors import DataRefused
 
 TILE = 504
 """Side of a tile in base pixels, a multiple of all grids."""
 OVERLAP = 24
-"""Base pixels that a tile of a lossy stream reaches into each neighbour."""
+"""Overlap of a tile of a learned stream with each neighbour, in base pixels."""
 LENGTH = struct.Struct("<I")
-"""One entry of the table with which the payload of a tiled stream begins: the length of a tile's own payload."""
+"""Entry of the table at the start of the payload of a tiled stream: payload length of one tile."""
 
 Pixels = Mapping[str, npt.NDArray[Any]]
 _Floats = npt.NDArray[np.float32]
 
 
 class Source(Protocol):
-    """Where windows come from: a :class:`Raster`, or a file that is read piece by piece."""
+    """Source of windows: a :class:`Raster`, or files that are read window by window."""
 
     @property
     def bands(self) -> Mapping[str, object]:
-        """The names of its bands (the values are not looked at)."""
+        """Mapping whose keys are the band names; the values are not read."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -44,19 +44,19 @@ class Source(Protocol):
 
     @property
     def georeference(self) -> Georeference | None:
-        """Where it lies."""
+        """Georeference, None if unknown."""
 
     @property
     def patch_id(self) -> str:
-        """Its name."""
+        """Name, may be empty."""
 
     def window(self, row: int, column: int, height: int, width: int) -> Raster:
-        """As :meth:`Raster.window`."""
+        """Raster of a window; see :meth:`Raster.window`."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Base pixels of one tile, overlap included and cut at the raster's edges."""
+    """Window of one tile in base pixels, overlap included and cut at the raster's edges."""
 
     row: int
     column: int
@@ -66,7 +66,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Block:
-    """Finished pixels of all bands, the first of which is this base pixel."""
+    """Finished pixels of all bands; ``row`` and ``column`` are the first base pixel."""
 
     row: int
     column: int
@@ -74,17 +74,17 @@ class Block:
 
 
 def is_tiled(shape: tuple[int, int]) -> bool:
-    """Whether a raster is cut: up to one tile with its overlap it stays whole."""
+    """Whether a raster is tiled: it is larger than one tile with its overlap."""
     return max(shape) > TILE + 2 * OVERLAP
 
 
 def plan(shape: tuple[int, int], tile: int, overlap: int) -> list[Window]:
-    """The windows of a raster's tiles, row by row; one window if ``tile`` is 0."""
+    """Windows of the tiles of a raster, row by row; one window if ``tile`` is 0."""
     if not tile:
         return [Window(0, 0, *shape)]
 
     def spans(side: int) -> list[tuple[int, int]]:
-        # A rest that lies within the overlap of the tile before it needs no tile of its own.
+        # A remainder within the overlap of the previous tile needs no tile of its own.
         starts = range(0, max(1, side - overlap), tile)
         return [(max(0, s - overlap), min(side, s + tile + overlap)) for s in starts]
 
@@ -92,18 +92,22 @@ def plan(shape: tuple[int, int], tile: int, overlap: int) -> list[Window]:
     return [Window(top, left, bottom - top, right - left) for top, bottom in spans(shape[0]) for left, right in columns]
 
 
-def split(payload: memoryview | FilePart, count: int) -> Sequence[memoryview | FilePart]:
-    """The payloads of ``count`` tiles out of the payload of a tiled stream.
+def split(payload: memoryview | FileSlice, count: int) -> Sequence[memoryview | FileSlice]:
+    """Payloads of ``count`` tiles, from the payload of a tiled stream.
 
     Raises:
-        DataRefused: Their lengths do not add up to what is there.
+        DataRefused: The lengths of the tiles do not add up to the length of the payload.
     """
     table = count * LENGTH.size
     if len(payload) < table:
-        raise DataRefused(f"damaged stream: {count} tiles need a table of {table} bytes; there are {len(payload)}")
+        raise DataRefused(
+            f"damaged stream: {count} tiles need a table of {table} bytes; the payload has {len(payload)}"
+        )
     lengths = [length for (length,) in LENGTH.iter_unpack(bytes(payload[:table]))]
     if table + sum(lengths) != len(payload):
-        raise DataRefused(f"damaged stream: its tiles claim {sum(lengths)} bytes; there are {len(payload) - table}")
+        raise DataRefused(
+            f"damaged stream: its tiles claim {sum(lengths)} bytes; the payload has {len(payload) - table}"
+        )
     parts, start = [], table
     for length in lengths:
         parts.append(payload[start : start + length])
@@ -112,14 +116,14 @@ def split(payload: memoryview | FilePart, count: int) -> Sequence[memoryview | F
 
 
 def blocks(decoded: Iterable[tuple[Window, Pixels]], shape: tuple[int, int], overlap: int) -> Iterator[Block]:
-    """Finished blocks of a raster, one for each tile; together they cover it once.
+    """Finished blocks of a raster, one per tile; together they cover the raster once.
 
     Args:
         decoded: Windows in the order of :func:`plan` with their pixels.
         shape: Base grid of the raster.
-        overlap: As it was planned with.
+        overlap: Overlap of :func:`plan`.
     """
-    # What earlier tiles add to pixels that later ones finish: from the row above, to the row below, from the left.
+    # Weighted pixels of earlier tiles that later tiles complete: from the row above, for the row below, from the left.
     above: dict[str, _Floats] = {}
     below: dict[str, _Floats] = {}
     beside: dict[str, _Floats] = {}
@@ -144,10 +148,10 @@ def blocks(decoded: Iterable[tuple[Window, Pixels]], shape: tuple[int, int], ove
                 if band not in below:
                     below[band] = np.zeros((lap, grid_shape(shape, f)[1]), dtype=np.float32)
                 below[band][:, left : left + width] += mixed[rows:]
-            to_the_right = mixed[:rows, columns:].copy()
+            right_edge = mixed[:rows, columns:].copy()
             if band in beside:
                 mixed[:rows, :lap] += beside[band]
-            beside[band] = to_the_right
+            beside[band] = right_edge
             if band in above:
                 mixed[:lap, :columns] += above[band][:, left : left + columns]
             done[band] = _cast(mixed[:rows, :columns], band)
@@ -155,7 +159,7 @@ def blocks(decoded: Iterable[tuple[Window, Pixels]], shape: tuple[int, int], ove
 
 
 def _ramp(start: int, length: int, side: int, overlap: int, factor: int) -> npt.NDArray[np.float64]:
-    """Weights of a window's pixels along one axis; those of neighbours add up to one."""
+    """Blending weights of a window along one axis; weights of neighbouring windows add up to one."""
     count = -(-length // factor)
     weights = np.ones(count)
     width = min(2 * overlap // factor, count)
@@ -172,10 +176,10 @@ def _cast(values: _Floats, band: str) -> npt.NDArray[Any]:
     return np.rint(values).astype(dtype) if dtype.kind == "u" else values.astype(dtype)
 
 
-def assemble(bands: Sequence[str], shape: tuple[int, int], found: Iterable[Block]) -> Pixels:
-    """Whole bands out of blocks."""
+def assemble(bands: Sequence[str], shape: tuple[int, int], parts: Iterable[Block]) -> Pixels:
+    """Whole bands, assembled from blocks."""
     whole = {b: np.empty(grid_shape(shape, factor_of(b)), dtype=GROUP_OF[b].dtype) for b in bands}
-    for block in found:
+    for block in parts:
         for band, pixels in block.pixels.items():
             top, left = block.row // factor_of(band), block.column // factor_of(band)
             whole[band][top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels

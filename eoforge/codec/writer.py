@@ -1,4 +1,4 @@
-"""Streams written tile by tile into a file: memory for one tile, and no stream before the last byte is there."""
+"""Writer of streams tile by tile: one tile in memory, and a valid header only after the last tile."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from eoforge.codec.container import Header, pack_checksum, pack_head
-from eoforge.codec.parts import FilePart
+from eoforge.codec.slices import FileSlice
 from eoforge.codec.tiles import LENGTH, plan
 
 
 class StreamWriter:
-    """Writes one stream.
+    """Writer of one stream.
 
-    The header holds lengths that are known at the end only. Until then zeros stand in its place, so that who reads an
-    unfinished file is told that it is no stream.
+    The header holds lengths that are known at the end only. Until then zeros stand in its place, so that readers
+    refuse an unfinished file.
 
     Args:
-        file: Empty, open for reading and writing, and seekable.
-        header: Of the stream; its counts of codes and payload bytes are filled in.
+        file: Empty seekable file, open for reading and writing.
+        header: Header of the stream; its counts of codes and payload bytes are filled in.
 
     Raises:
         LimitExceeded: A name, a CRS or the raster is larger than the format holds.
@@ -34,16 +34,16 @@ class StreamWriter:
         self._file.write(bytes(len(pack_head(header, 0)) + table))
 
     def add(self, payload: bytes, codes: Sequence[bytes] = ()) -> None:
-        """The next tile of ``tiles.plan``, and its hash codes in the order of the modalities."""
+        """Appends the next tile of ``tiles.plan`` and its hash codes in the order of the modalities."""
         self._file.write(payload)
         self._lengths.append(len(payload))
         self._codes += codes
 
     def finish(self) -> Header:
-        """Writes what was missing.
+        """Writes the hash codes, the header and the checksum.
 
         Returns:
-            The header as it stands in the file.
+            Header as written to the file.
         """
         if len(self._lengths) != self._tiles:
             raise AssertionError(f"{len(self._lengths)} of {self._tiles} tiles were written")
@@ -53,6 +53,6 @@ class StreamWriter:
         self._file.write(b"".join(self._codes))
         self._file.seek(0)
         self._file.write(pack_head(header, payload_bytes) + table)
-        checksum = pack_checksum(FilePart(self._file))
+        checksum = pack_checksum(FileSlice(self._file))
         self._file.write(checksum)
         return header

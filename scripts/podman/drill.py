@@ -1,8 +1,8 @@
-"""The disaster drill of docs/operations.md, as far as one machine can hold it: ``python -m scripts.podman.drill``.
+"""Disaster drill of docs/operations.md on one machine: ``python -m scripts.podman.drill``.
 
-Starts the pods of ``scripts/podman/services.py``, searches all the time, lets two silos train with the coordinator, and
-meanwhile kills what the page says may be lost: the retrieval pod, its certificate, the store, the coordinator in the
-middle of a round and the store in the middle of another. Prints one JSON line with what callers saw.
+Starts the pods of ``scripts/podman/services.py``, searches continuously, trains two silos with the coordinator, and
+meanwhile kills the retrieval pod, replaces its certificate, kills the store, kills the coordinator in one round and the
+store in another. Prints one JSON line with the effects on callers.
 """
 
 from __future__ import annotations
@@ -20,43 +20,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eoforge.client.federation import FederationClient
-from eoforge.client.retrieval import RetrievalClient
+from eoforge.client import FederationClient, RetrievalClient
 from eoforge.errors import EoforgeError
 from scripts.podman import pipelines as podman_pipelines
 from scripts.podman.engine import Podman, cli, wait_ready
-from scripts.podman.services import STORE, World, build, doctor, make_world, some_patch, with_podman
+from scripts.podman.services import STORE, Deployment, build, deploy, doctor, indexed_patch, with_podman
 
 SILOS = ("north", "south")
 RUN, ROUNDS = "drill", 4
-COORDINATOR_DIES, STORE_DIES = 2, 3
-"""Rounds."""
-AWAY_S = 10.0
-PATIENCE = 60
+COORDINATOR_FAILS, STORE_FAILS = 2, 3
+"""Rounds of the failures."""
+DOWN_S = 10.0
+ATTEMPTS = 60
 
 
 @dataclass
 class Searches:
-    """Searches one after the other, as one patient caller makes them.
+    """Consecutive searches of one caller with retries.
 
     Attributes:
-        answered: How many were answered.
-        failed: Messages of those that were not.
-        longest: Seconds that the slowest took.
+        deployment: Pods of the trial.
+        patch: Id of the query patch.
+        answered: Number of answered searches.
+        failed: Messages of failed searches.
+        longest: Seconds of the slowest search.
     """
 
-    world: World
+    deployment: Deployment
     patch: str
     answered: int = 0
     failed: list[str] = field(default_factory=list)
     longest: float = 0.0
-    _over: threading.Event = field(default_factory=threading.Event)
+    _stopped: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        """Until :meth:`end`."""
-        target, secrets = f"{self.world.addresses['retrieval']}:8081", self.world.credentials
-        with RetrievalClient(target, token=secrets.token, ca_file=str(secrets.ca), attempts=PATIENCE) as client:
-            while not self._over.is_set():
+        """Searches until stopped."""
+        target, secrets = f"{self.deployment.addresses['retrieval']}:8081", self.deployment.credentials
+        with RetrievalClient(target, token=secrets.token, ca_file=str(secrets.ca), attempts=ATTEMPTS) as client:
+            while not self._stopped.is_set():
                 began = time.monotonic()
                 try:
                     client.search(patch_id=self.patch, source="s2", target="s1", k=5)
@@ -67,8 +68,8 @@ class Searches:
                 time.sleep(0.02)
 
     @contextmanager
-    def going_on(self, findings: dict[str, Any]) -> Iterator[None]:
-        """Searches while the body runs; puts what was seen into ``findings``."""
+    def in_background(self, findings: dict[str, Any]) -> Iterator[None]:
+        """Searches in a thread while the block runs; adds the results to ``findings``."""
         thread = threading.Thread(target=self.run)
         thread.start()
         time.sleep(1.0)
@@ -76,33 +77,35 @@ class Searches:
             yield
         finally:
             time.sleep(1.0)
-            self._over.set()
+            self._stopped.set()
             thread.join()
         findings |= {"answered": self.answered, "failed": len(self.failed), "longest_s": round(self.longest, 2)}
         findings |= {"first_failure": self.failed[0]} if self.failed else {}
 
 
-def restart(world: World, service: str, away: float = 0.0) -> float:
-    """``kill -9`` and a start, as the kubelet does; seconds from the kill until the probe answers."""
-    name, began = world.container(service), time.monotonic()
-    world.podman("kill", "--signal", "KILL", name)
-    time.sleep(away)
-    world.podman("wait", name)
-    world.podman("start", name)
-    wait_ready(world.podman, world.pods[service, "" if service == STORE else "server"], world.addresses[service])
+def restart(deployment: Deployment, service: str, down: float = 0.0) -> float:
+    """Kill with SIGKILL and restart; returns the seconds from the kill until the probe succeeds."""
+    name, began = deployment.container(service), time.monotonic()
+    deployment.podman("kill", "--signal", "KILL", name)
+    time.sleep(down)
+    deployment.podman("wait", name)
+    deployment.podman("start", name)
+    wait_ready(
+        deployment.podman, deployment.pods[service, "" if service == STORE else "server"], deployment.addresses[service]
+    )
     return round(time.monotonic() - began, 1)
 
 
-def renew_certificate(world: World) -> float:
-    """Puts another certificate where the pod reads its own; seconds until new callers are shown it.
+def renew_certificate(deployment: Deployment) -> float:
+    """Replaces the certificate in the mounted secret; returns the seconds until new connections get it.
 
     Raises:
-        EoforgeError: They never are.
+        EoforgeError: New connections get the old certificate for two minutes.
     """
-    home = (world.addresses["retrieval"], 8081)
+    home = (deployment.addresses["retrieval"], 8081)
     before = ssl.get_server_certificate(home)
-    certificate, key = world.credentials.servers.issue(world.credentials.names)
-    folder = Path(world.podman("volume", "inspect", "--format", "{{.Mountpoint}}", "eoforge-tls"))
+    certificate, key = deployment.credentials.servers.issue(deployment.credentials.names)
+    folder = Path(deployment.podman("volume", "inspect", "--format", "{{.Mountpoint}}", "eoforge-tls"))
     for name, text in (("tls.key", key), ("tls.crt", certificate)):
         (folder / name).write_text(text)
     began = time.monotonic()
@@ -112,13 +115,13 @@ def renew_certificate(world: World) -> float:
             if ssl.get_server_certificate(home) != before:
                 return round(time.monotonic() - began, 1)
         time.sleep(0.2)
-    raise EoforgeError("the old certificate was still shown after two minutes")
+    raise EoforgeError("the old certificate was still in use after two minutes")
 
 
 @contextmanager
-def silos(world: World, folder: Path) -> Iterator[str]:
-    """Two silos with a table each; gives one table for the statistics of all."""
-    target, processes = f"{world.addresses['federation']}:8081", []
+def silos(deployment: Deployment, folder: Path) -> Iterator[str]:
+    """Processes of two silos with a table each; yields one table for the statistics of all silos."""
+    target, processes = f"{deployment.addresses['federation']}:8081", []
     tables = {}
     for seed, silo in enumerate(SILOS):
         tables[silo] = str(folder / f"{silo}.lance")
@@ -126,9 +129,9 @@ def silos(world: World, folder: Path) -> Iterator[str]:
         cli({}, "ingest", str(folder / silo), tables[silo])
     try:
         for silo in SILOS:
-            certificate, key = world.credentials.caller("silo", silo)
+            certificate, key = deployment.credentials.caller("silo", silo)
             command = ["federate", "silo", "--server", target, "--data", tables[silo], "--until-end-of", RUN]
-            command += ["--ca", str(world.credentials.ca), "--cert", str(certificate), "--key", str(key)]
+            command += ["--ca", str(deployment.credentials.ca), "--cert", str(certificate), "--key", str(key)]
             command += ["--state", str(folder / f"{silo}-state")]
             with (folder / f"{silo}.log").open("wb") as log:
                 environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -142,19 +145,19 @@ def silos(world: World, folder: Path) -> Iterator[str]:
             process.wait(60)
 
 
-def federate(world: World, folder: Path) -> dict[str, Any]:
-    """A run that loses its coordinator in one round and its store in the next, and ends with all its rounds.
+def federate(deployment: Deployment, folder: Path) -> dict[str, Any]:
+    """Federated run with a failure of the coordinator in one round and of the store in the next.
 
     Raises:
-        EoforgeError: It did not.
+        EoforgeError: The run did not end with all rounds and updates.
     """
     from eoforge.methods.federated_launch import prepare, upload_model
 
-    target = f"{world.addresses['federation']}:8081"
-    certificate, key = world.credentials.caller("operator", "drill")
-    files = {"ca_file": str(world.credentials.ca), "cert_file": str(certificate), "key_file": str(key)}
+    target = f"{deployment.addresses['federation']}:8081"
+    certificate, key = deployment.credentials.caller("operator", "drill")
+    files = {"ca_file": str(deployment.credentials.ca), "cert_file": str(certificate), "key_file": str(key)}
     findings: dict[str, Any] = {}
-    with silos(world, folder) as statistics, FederationClient(target, **files, attempts=PATIENCE) as client:
+    with silos(deployment, folder) as statistics, FederationClient(target, **files, attempts=ATTEMPTS) as client:
         spec, model, roles = prepare("fl_rs", "tiny", {"rounds": str(ROUNDS), "local_epochs": "1"}, None, statistics)
         spec.policy.min_silos, spec.policy.quorum = len(SILOS), len(SILOS)
         spec.policy.deadline.FromSeconds(300)
@@ -168,12 +171,12 @@ def federate(world: World, folder: Path) -> dict[str, Any]:
                 findings[f"{name}_to_next_event_s"], lost = round(time.monotonic() - began, 1), None
             number += kind == "round_opened"
             accepted += kind == "accepted"
-            if kind == "accepted" and number == COORDINATOR_DIES and "coordinator_restart_s" not in findings:
+            if kind == "accepted" and number == COORDINATOR_FAILS and "coordinator_restart_s" not in findings:
                 lost = "coordinator", time.monotonic()
-                findings["coordinator_restart_s"] = restart(world, "federation")
-            if kind == "accepted" and number == STORE_DIES and "store_restart_s" not in findings:
+                findings["coordinator_restart_s"] = restart(deployment, "federation")
+            if kind == "accepted" and number == STORE_FAILS and "store_restart_s" not in findings:
                 lost = "store", time.monotonic()
-                findings["store_restart_s"] = restart(world, STORE, AWAY_S)
+                findings["store_restart_s"] = restart(deployment, STORE, DOWN_S)
         run = client.run(RUN)
         findings |= {"rounds": len(run.history), "updates_accepted": accepted, "status": run.status}
     if findings["rounds"] != ROUNDS or accepted != ROUNDS * len(SILOS):
@@ -182,33 +185,33 @@ def federate(world: World, folder: Path) -> dict[str, Any]:
 
 
 def drill(podman: Podman, folder: Path) -> dict[str, Any]:
-    """All accidents, one after the other.
+    """All failures, one after the other; returns the findings.
 
     Raises:
-        EoforgeError: Something did not come back.
+        EoforgeError: A part did not recover.
     """
     build(podman, folder, ["retrieval", "federation"])
-    world = make_world(podman, folder)
-    doctor(world.environment)
-    podman_pipelines.fill(podman_pipelines.Steps(podman, world.environment, folder / "outputs"))
+    deployment = deploy(podman, folder)
+    doctor(deployment.environment)
+    podman_pipelines.fill(podman_pipelines.Steps(podman, deployment.environment, folder / "outputs"))
     for service in ("retrieval", "federation"):
-        world.start(service)
-    patch = some_patch(world)
+        deployment.start(service)
+    patch = indexed_patch(deployment)
     lost_pod: dict[str, Any] = {}
-    with Searches(world, patch).going_on(lost_pod):
-        lost_pod["restart_s"] = restart(world, "retrieval")
+    with Searches(deployment, patch).in_background(lost_pod):
+        lost_pod["restart_s"] = restart(deployment, "retrieval")
     renewal: dict[str, Any] = {}
-    with Searches(world, patch).going_on(renewal):
-        renewal["shown_after_s"] = renew_certificate(world)
+    with Searches(deployment, patch).in_background(renewal):
+        renewal["shown_after_s"] = renew_certificate(deployment)
     lost_store: dict[str, Any] = {}
-    with Searches(world, patch).going_on(lost_store):
-        lost_store["restart_s"] = restart(world, STORE, AWAY_S)
-    lost_store["doctor"] = doctor(world.environment)
+    with Searches(deployment, patch).in_background(lost_store):
+        lost_store["restart_s"] = restart(deployment, STORE, DOWN_S)
+    lost_store["doctor"] = doctor(deployment.environment)
     return {
         "lost_pod": lost_pod,
         "renewed_certificate": renewal,
         "lost_store": lost_store,
-        "federation": federate(world, folder),
+        "federation": federate(deployment, folder),
     }
 
 

@@ -1,4 +1,4 @@
-"""podman as the trials use it: pods are played, asked by their own probes, looked into and removed."""
+"""Interface to podman for the trials: start, probes, inspection and removal of pods."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from scripts.podman.lift_pods import Lifted
 
 NETWORK = "podman"
 NOT_HERE = 3
-"""Exit code where a trial cannot run at all."""
+"""Exit code if a trial cannot run on this machine."""
 READY_S = 240.0
 
 
 @dataclass
 class Podman:
-    """podman with the settings that this machine needs."""
+    """podman with the settings of this machine."""
 
     env: dict[str, str]
 
     def __call__(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
-        """Output of one call.
+        """Output of one podman command.
 
         Raises:
-            EoforgeError: It failed, and ``check`` is set.
+            EoforgeError: The command failed, and ``check`` is set.
         """
         done = subprocess.run(
             ["podman", *arguments], env=self.env, input=stdin, capture_output=True, text=True, check=False
@@ -43,27 +43,27 @@ class Podman:
         return done.stdout.strip()
 
     def has_image(self, name: str) -> bool:
-        """Whether an image is there."""
+        """Whether an image exists."""
         return subprocess.run(["podman", "image", "exists", name], env=self.env, check=False).returncode == 0
 
     def subnet_prefix(self) -> str:
-        """First two numbers of the bridge's addresses."""
+        """First two numbers of the addresses of the bridge network."""
         found = json.loads(self("network", "inspect", NETWORK))[0]["subnets"][0]["subnet"]
         return ".".join(str(found).split(".")[:2])
 
 
 def play(podman: Podman, pod: Lifted, address: str) -> float:
-    """Starts one pod and returns when."""
+    """Starts one pod; returns the time of the start."""
     started = time.monotonic()
     podman("play", "kube", "--network", NETWORK, "--ip", address, "-", stdin=yaml.safe_dump(pod.manifest))
     return started
 
 
 def wait_ready(podman: Podman, pod: Lifted, address: str) -> None:
-    """Does what the kubelet does: asks the probe of the container until it answers.
+    """Waits until the probe of the container succeeds, as the kubelet does.
 
     Raises:
-        EoforgeError: It did not answer in time, or the container ended.
+        EoforgeError: The probe did not succeed in time, or the container ended.
     """
     name = f"{pod.name}-{pod.container['name']}"
     probe = pod.container.get("startupProbe") or pod.container["readinessProbe"]
@@ -91,7 +91,7 @@ def _probe(probe: dict[str, Any], address: str) -> bool:
 
 
 def logs(podman: Podman, name: str) -> str:
-    """The end of a container's log, both streams."""
+    """End of a container's log, both streams."""
     done = subprocess.run(
         ["podman", "logs", "--tail", "40", name], env=podman.env, capture_output=True, text=True, check=False
     )
@@ -99,10 +99,10 @@ def logs(podman: Podman, name: str) -> str:
 
 
 def cli(environment: dict[str, str], *arguments: str) -> Any:
-    """One call of ``eoforge --json`` on this machine, which stands for the world outside.
+    """Output of ``eoforge --json`` on this machine, outside the pods.
 
     Raises:
-        EoforgeError: It failed.
+        EoforgeError: The command failed.
     """
     command = [sys.executable, "-m", "eoforge.cli", *arguments, "--json"]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
@@ -113,10 +113,10 @@ def cli(environment: dict[str, str], *arguments: str) -> Any:
 
 
 def python(environment: dict[str, str], code: str) -> str:
-    """What a line of Python prints last on this machine.
+    """Last line of output of Python code on this machine, outside the pods.
 
     Raises:
-        EoforgeError: It failed.
+        EoforgeError: The code failed.
     """
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
@@ -127,10 +127,10 @@ def python(environment: dict[str, str], code: str) -> str:
 
 
 def run_to_end(podman: Podman, pod: Lifted, address: str) -> str:
-    """Runs a ``helm test`` pod and returns its output.
+    """Output of a ``helm test`` pod.
 
     Raises:
-        EoforgeError: It failed.
+        EoforgeError: The pod failed.
     """
     play(podman, pod, address)
     name = f"{pod.name}-{pod.container['name']}"
@@ -141,12 +141,12 @@ def run_to_end(podman: Podman, pod: Lifted, address: str) -> str:
     return output
 
 
-def look_inside(podman: Podman, pod: Lifted) -> dict[str, Any]:
-    """What the running container is like, and that it is as strict as the chart says.
+def inspect_container(podman: Podman, pod: Lifted) -> dict[str, Any]:
+    """Properties of a running container, checked against the security context of the chart.
 
     Raises:
-        EoforgeError: Its root file system can be written, it is not user 10001, it holds a compiler, or does not say
-            what packages it holds.
+        EoforgeError: The root file system is writable, the user is not 10001, there is a compiler, or no bill of
+            materials.
     """
     name = f"{pod.name}-{pod.container['name']}"
     user = podman("exec", name, "id", "-u")
@@ -166,7 +166,7 @@ def look_inside(podman: Podman, pod: Lifted) -> dict[str, Any]:
 
 
 def clean(podman: Podman) -> None:
-    """Removes the pods, volumes and secrets that are ours, by name."""
+    """Removes the pods, volumes and secrets of the trials, by name."""
     for name in podman("pod", "ls", "--format", "{{.Name}}").split():
         if name.startswith("eo-"):
             podman("pod", "rm", "--force", "--time", "1", name, check=False)

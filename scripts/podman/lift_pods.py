@@ -1,10 +1,10 @@
-"""Lifts the pods out of rendered charts for podman, which knows no InferenceService and no StatefulSet.
+"""Extraction of pods from rendered charts for podman, which supports neither InferenceService nor StatefulSet.
 
     python -m scripts.podman.lift_pods VALUES.yaml          # prints the pods of charts/eoforge as a YAML stream
 
-What a pod says stays as it is: image, command, environment, probes, security context, volumes. Four things change, for
-podman 4.3: volumes get names that are unique on the machine, secrets ``optional: false`` (it crashes without), host
-aliases stand in for cluster DNS, and the list of ports goes: podman would publish each on every address of the host.
+Image, command, environment, probes, security context and volumes of a pod are unchanged. Four parts change for podman
+4.3: volumes get names that are unique on the machine, secrets get ``optional: false`` (podman crashes without), host
+aliases replace cluster DNS, and the ports are removed, because podman would publish them on every address of the host.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Lifted:
-    """A pod ready for ``podman play kube``.
+    """Pod for ``podman play kube``.
 
     Attributes:
-        name: Of the pod.
-        service: What it serves, ``app.kubernetes.io/name``.
+        name: Name of the pod.
+        service: Label ``app.kubernetes.io/name``.
         component: ``server``, ``test``, ``doctor``, or empty for the development store.
         manifest: The Pod.
     """
@@ -43,12 +43,12 @@ class Lifted:
 
     @property
     def container(self) -> Object:
-        """The main container."""
+        """Main container."""
         return dict(self.manifest["spec"]["containers"][0])
 
 
 def render(values: Object, release: str, namespace: str) -> list[Object]:
-    """Objects of the umbrella chart, by the Helm engine."""
+    """Objects of the umbrella chart, rendered by the Helm engine."""
     from helm_python import Chart
 
     with Chart.load(os.fspath(CHART)) as chart:
@@ -58,15 +58,15 @@ def render(values: Object, release: str, namespace: str) -> list[Object]:
 
 
 def lift(objects: list[Object], aliases: dict[str, str]) -> list[Lifted]:
-    """The pods of all workloads.
+    """Pods of all workloads.
 
     Args:
         objects: Rendered objects.
-        aliases: Host name to address, in place of cluster DNS.
+        aliases: Mapping host name -> address, in place of cluster DNS.
 
     Raises:
-        NotFound: There are no pods: whoever runs them would otherwise report success over nothing.
-        UsageError: An InferenceService names a runtime that is not there.
+        NotFound: There are no pods; a trial without pods would report success.
+        UsageError: An InferenceService names a runtime that does not exist.
     """
     lifted = []
     for o in objects:
@@ -79,7 +79,7 @@ def lift(objects: list[Object], aliases: dict[str, str]) -> list[Lifted]:
 
 
 def _template(o: Object, objects: list[Object]) -> Object | None:
-    """Labels and spec of the pod that an object leads to, or None."""
+    """Labels and spec of the pod of an object, or None."""
     if o["kind"] == "Pod":
         return {"labels": o["metadata"]["labels"], "spec": o["spec"]}
     if o["kind"] in TEMPLATED:
@@ -108,7 +108,7 @@ def _pod(name: str, template: Object, aliases: dict[str, str]) -> Lifted:
         container.pop("ports", None)
         for mount in container.get("volumeMounts", []):
             mount["name"] = renamed[mount["name"]]
-    spec["restartPolicy"] = "Never"  # a container that dies is a finding, not something to hide
+    spec["restartPolicy"] = "Never"  # a container that ends is a finding; a restart would hide it
     spec["hostAliases"] = [{"ip": ip, "hostnames": [host]} for host, ip in sorted(aliases.items())]
     manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
     component = labels.get("app.kubernetes.io/component", "")

@@ -1,7 +1,7 @@
-"""The pipelines' image under podman: steps as Kubeflow starts them fill the store, and Triton compiles.
+"""Trial of the pipelines image with podman: compiled steps fill the store, and Triton compiles a kernel.
 
 The commands of the ingestion are those of ``pipelines/compiled/ingest.yaml``. Every container runs as user 10001 with a
-read-only root, no capabilities and no rights to gain: more strictly than Kubeflow runs steps by default.
+read-only root, without capabilities and privilege escalation: more strictly than Kubeflow runs steps by default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INGEST = images.ROOT / "pipelines" / "compiled" / "ingest.yaml"
 IMAGE = f"localhost/{images.tag_of('pipelines-python', 'cuda')}"
 CACHE = "eo-pipelines-cache"
 OUTPUTS = "/minio"
-"""Where Kubeflow's launcher keeps artifacts of ``minio://`` addresses; here it is mounted from this machine."""
+"""Folder of Kubeflow's launcher for artifacts of ``minio://`` addresses, here mounted from this machine."""
 PATCHES = 120
 RESTRICTED = (
     "--rm",
@@ -48,15 +48,15 @@ made = triton.compile(ASTSource(pack_kernel, types, {(3,): 1024}), target=GPUTar
 assert stub.__file__.startswith(os.environ["TRITON_CACHE_DIR"]), stub.__file__
 print(len(made.asm["cubin"]))
 """
-"""What a first launch on a GPU does and a machine without one can: the C stub by gcc, a kernel to machine code."""
+"""Compilation at the first launch on a GPU, as far as possible without one: the C stub by gcc, a kernel to a cubin."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Runs commands and Kubeflow's steps in the image.
+    """Commands and steps of Kubeflow in the image.
 
     Attributes:
-        podman: Calls podman.
+        podman: Interface to podman.
         environment: ``AWS_*`` variables of the store.
         folder: Folder of this machine that steps write their outputs to.
     """
@@ -69,25 +69,25 @@ class Steps:
         """Output of one command.
 
         Raises:
-            EoforgeError: It failed.
+            EoforgeError: The command failed.
         """
         variables = [f"--env={key}={value}" for key, value in self.environment.items()]
         mount = f"--volume={self.folder}:{OUTPUTS}"
         return self.podman("run", *RESTRICTED, mount, f"--network={NETWORK}", *variables, IMAGE, *command)
 
     def eoforge(self, *arguments: str) -> Any:
-        """What ``eoforge --json`` prints last.
+        """Last line of output of ``eoforge --json``, parsed.
 
         Raises:
-            EoforgeError: It failed.
+            EoforgeError: The command failed.
         """
         return json.loads(self.run("eoforge", *arguments, "--json").splitlines()[-1])
 
     def step(self, name: str, **parameters: object) -> dict[str, Any]:
-        """One step of the compiled ingestion, started with Kubeflow's own command; returns its output parameters.
+        """Output parameters of one step of the compiled ingestion, started with the command of Kubeflow.
 
         Raises:
-            EoforgeError: It failed.
+            EoforgeError: The step failed.
         """
         spec = next(yaml.safe_load_all(INGEST.read_text()))
         container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
@@ -113,13 +113,13 @@ class Steps:
 
 
 def fill(steps: Steps) -> dict[str, Any]:
-    """Archive, table, model and index, made by the image alone.
+    """Archive, table, model and index, made with the image.
 
     Returns:
-        ``table``: its version; ``bundle``: of the trained model; ``cubin_bytes``: of the kernel.
+        ``table``: version of the table; ``bundle``: bundle of the model; ``cubin_bytes``: size of the compiled kernel.
     """
     steps.folder.mkdir()
-    steps.folder.chmod(0o777)  # the image's user is nobody on this machine
+    steps.folder.chmod(0o777)  # the user of the image does not exist on this machine
     lake, archive = "s3://eoforge", f"{OUTPUTS}/archive"
     table = f"{lake}/patches.lance"
     steps.eoforge("synth", archive, "--patches", str(PATCHES))

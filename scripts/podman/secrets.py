@@ -1,4 +1,4 @@
-"""Certificates, a token and the secrets that the charts' pods want, for one trial run with podman."""
+"""Certificates, token and secrets for the pods of one trial with podman."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Keys = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority that lives for a day."""
+    """Certificate authority that is valid for one day."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
 
     @classmethod
     def make(cls, name: str) -> Authority:
-        """A new one."""
+        """New authority."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         constraints = x509.BasicConstraints(ca=True, path_length=None)
@@ -52,15 +52,15 @@ class Authority:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What callers from outside need.
+    """Credentials of callers outside the pods.
 
     Attributes:
-        ca: File with the CA of the servers.
+        ca: File with the CA certificate of the servers.
         token: Bearer token.
         store: ``AWS_*`` variables with the store's keys.
         servers: Authority of the servers' certificates.
         clients: Authority of silos and operators.
-        names: Names and addresses that servers are called by.
+        names: Names and addresses in the certificates of the servers.
     """
 
     ca: Path
@@ -86,12 +86,12 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: Keys) -> x509.Certifica
 
 
 def pem(certificate: x509.Certificate) -> str:
-    """A certificate as text."""
+    """Certificate as PEM text."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def private_pem(key: Keys) -> str:
-    """A private key as text, unencrypted: it lives in a temporary folder for minutes."""
+    """Private key as unencrypted PEM text, for a temporary folder."""
     kind = serialization.PrivateFormat.PKCS8
     return key.private_bytes(serialization.Encoding.PEM, kind, serialization.NoEncryption()).decode()
 
@@ -99,16 +99,16 @@ def private_pem(key: Keys) -> str:
 def make(
     podman: Callable[..., str], objects: list[dict[str, Any]], aliases: dict[str, str], folder: Path
 ) -> Credentials:
-    """Creates podman's secrets and returns what callers need.
+    """Creates the secrets in podman; returns the credentials of callers.
 
     Podman 4.3 reads a secret for environment variables as JSON of base64 texts, and one for a volume as a manifest
     whose texts it takes as they are.
 
     Args:
-        podman: Calls podman.
-        objects: Rendered objects; the store's own secret is among them.
+        podman: Interface to podman.
+        objects: Rendered objects, including the secret of the store.
         aliases: Host names of the services and their addresses, for the certificate.
-        folder: For the CA file.
+        folder: Folder for the CA file.
     """
     (stored,) = (o for o in objects if o["kind"] == "Secret")
     podman("secret", "create", stored["metadata"]["name"], "-", stdin=json.dumps(stored["data"]))

@@ -1,12 +1,11 @@
-"""Runs the services from their images with podman, as the chart would, and asks them from outside.
+"""Trial of the services with podman: the pods of the chart from the built images, called from outside.
 
     python -m scripts.podman.services [--keep] [SERVICE ...]
 
-Builds the images as far as they have changed, renders ``charts/eoforge`` with ``scripts/podman/values.yaml``, lifts its
-pods (``scripts/podman/lift_pods.py``), starts the development store, fills it by the pipelines' image, starts the
-services, runs their probes and their ``helm test`` pods, searches by ``eoforge search``, looks into the containers (read-only
-root, user 10001) and stops them. Prints one JSON line of findings; ends with 0, with 1, or with 3 where there is no
-podman.
+Builds changed images, renders ``charts/eoforge`` with ``scripts/podman/values.yaml``, extracts its pods
+(``scripts/podman/lift_pods.py``), starts the development store, fills it with the pipelines image, starts the services,
+runs their probes and their ``helm test`` pods, runs ``eoforge search``, inspects the containers (read-only root, user
+10001) and stops them. Prints the findings as one JSON line. Exit codes: 0, 1 for a failure, 3 without podman.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ from scripts.podman.engine import (
     Podman,
     clean,
     cli,
+    inspect_container,
     logs,
-    look_inside,
     play,
     python,
     run_to_end,
@@ -43,26 +42,26 @@ from scripts.podman.engine import (
 )
 from scripts.podman.lift_pods import Lifted, lift, render
 
-VALUES = Path(__file__).parent / "podman" / "values.yaml"
+VALUES = Path(__file__).parent / "values.yaml"
 STORE_IMAGE = "localhost/eoforge/seaweedfs:dev"
 SERVICES = ("retrieval", "compression", "federation")
 STORE = "dev"
 DEVICE = "cpu"
-"""The services' images; a machine that tries charts with podman has no GPU."""
+"""Variant of the service images; a machine that tries charts with podman has no GPU."""
 NEEDED = ("podman", "catatonit", "iptables", "debootstrap")
-"""Programs, which Debian's packages are named after; without systemd, runc too."""
+"""Required programs, with the names of their Debian packages; without systemd, runc too."""
 
 
 @dataclass(frozen=True)
-class World:
-    """Pods, and what callers need.
+class Deployment:
+    """Pods of one trial with addresses and credentials for callers.
 
     Attributes:
-        podman: Calls podman.
-        pods: By service and component.
-        addresses: Of services and the store.
+        podman: Interface to podman.
+        pods: Pods by service and component.
+        addresses: Addresses of the services and the store.
         credentials: Certificates and tokens.
-        environment: ``AWS_*`` variables that reach the store from this machine.
+        environment: ``AWS_*`` variables for access to the store from this machine.
     """
 
     podman: Podman
@@ -72,10 +71,10 @@ class World:
     environment: dict[str, str]
 
     def start(self, service: str) -> float:
-        """Plays a service's pod; seconds until its probe answers.
+        """Starts the pod of a service; returns the seconds until its probe succeeds.
 
         Raises:
-            EoforgeError: It never does.
+            EoforgeError: The probe does not succeed in time.
         """
         pod = self.pods[service, "" if service == STORE else "server"]
         started = play(self.podman, pod, self.addresses[service])
@@ -83,13 +82,13 @@ class World:
         return round(time.monotonic() - started, 1)
 
     def container(self, service: str) -> str:
-        """Name of the container that serves."""
+        """Name of the main container of a service."""
         pod = self.pods[service, "" if service == STORE else "server"]
         return f"{pod.name}-{pod.container['name']}"
 
 
 def values() -> dict[str, Any]:
-    """Values of the run, with the tags of the images that are built for it."""
+    """Values of the chart, with the tags of the built images."""
     found: dict[str, Any] = yaml.safe_load(VALUES.read_text())
     for service in SERVICES:
         tag = images.tag_of(service, DEVICE).partition(":")[2]
@@ -98,7 +97,7 @@ def values() -> dict[str, Any]:
 
 
 def build(podman: Podman, folder: Path, services: list[str]) -> None:
-    """The store's image from the locked binary, the others by ``scripts.images``, whose layers are kept."""
+    """Builds the image of the store from the locked binary, and the others with ``scripts.images``."""
     base = images.debian_base("podman", podman.env, folder)
     if not podman.has_image(STORE_IMAGE):
         weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
@@ -115,11 +114,11 @@ def build(podman: Podman, folder: Path, services: list[str]) -> None:
         images.build("podman", podman.env, "pipelines-python", base, "cuda")
 
 
-def make_world(podman: Podman, folder: Path) -> World:
+def deploy(podman: Podman, folder: Path) -> Deployment:
     """Renders the chart, creates the secrets and starts the store.
 
     Raises:
-        EoforgeError: The store does not start, or does not honour what commits rely on.
+        EoforgeError: The store does not start, or lacks the guarantees that commits need.
     """
     objects = render(values(), "eo", "default")
     prefix = podman.subnet_prefix()
@@ -128,34 +127,34 @@ def make_world(podman: Podman, folder: Path) -> World:
     pods = {(pod.service, pod.component): pod for pod in lift(objects, aliases)}
     credentials = podman_secrets.make(podman, objects, aliases, folder)
     environment = {**credentials.store, "AWS_ENDPOINT_URL": f"http://{addresses[STORE]}:8333"}
-    world = World(podman, pods, addresses, credentials, environment)
-    world.start(STORE)
-    return world
+    deployment = Deployment(podman, pods, addresses, credentials, environment)
+    deployment.start(STORE)
+    return deployment
 
 
 def trial(podman: Podman, folder: Path, services: list[str]) -> dict[str, Any]:
-    """The whole run over these services; returns the findings.
+    """Trial of these services; returns the findings.
 
     Raises:
-        EoforgeError: Something does not hold.
+        EoforgeError: A check fails.
     """
     build(podman, folder, services)
-    world = make_world(podman, folder)
-    findings: dict[str, Any] = {"doctor": doctor(world.environment)}
-    if "retrieval" in services:  # the others start with an empty store
-        steps = podman_pipelines.Steps(podman, world.environment, folder / "outputs")
+    deployment = deploy(podman, folder)
+    findings: dict[str, Any] = {"doctor": doctor(deployment.environment)}
+    if "retrieval" in services:  # the other services start with an empty store
+        steps = podman_pipelines.Steps(podman, deployment.environment, folder / "outputs")
         findings["pipelines"] = podman_pipelines.fill(steps)
     for service in services:
-        ready = world.start(service)
-        findings[service] = {"seconds_to_ready": ready, **look_inside(podman, world.pods[service, "server"])}
+        ready = deployment.start(service)
+        findings[service] = {"seconds_to_ready": ready, **inspect_container(podman, deployment.pods[service, "server"])}
     for service in services:
-        address = world.addresses[service].replace(".77.", ".78.")
-        output = run_to_end(podman, world.pods[service, "test"], address)
+        address = deployment.addresses[service].replace(".77.", ".78.")
+        output = run_to_end(podman, deployment.pods[service, "test"], address)
         findings[service]["helm_test"] = output.strip().splitlines()[-1][:200]
     if "retrieval" in services:
-        findings["search"] = search(world)
+        findings["search"] = search(deployment)
     for service in services:
-        name = world.container(service)
+        name = deployment.container(service)
         podman("stop", "--time", "60", name)
         findings[service]["exit_code"] = int(podman("inspect", "--format", "{{.State.ExitCode}}", name))
         if findings[service]["exit_code"] != 0:
@@ -164,7 +163,7 @@ def trial(podman: Podman, folder: Path, services: list[str]) -> dict[str, Any]:
 
 
 def doctor(environment: dict[str, str]) -> str:
-    """The store honours what commits rely on; waits while it starts."""
+    """Result of ``eoforge doctor`` on the store, after waiting for its start."""
     for _ in range(30):
         try:
             checks = cli(environment, "doctor", "s3://eoforge")
@@ -176,24 +175,24 @@ def doctor(environment: dict[str, str]) -> str:
     raise last
 
 
-def some_patch(world: World) -> str:
-    """Id of a patch that is indexed."""
+def indexed_patch(deployment: Deployment) -> str:
+    """Id of one indexed patch."""
     code = "from eoforge.storage.addresses import open_table; "
     code += "print(open_table('s3://eoforge/codes.lance').head(1, columns=['patch_id'])['patch_id'][0].as_py())"
-    return python(world.environment, code)
+    return python(deployment.environment, code)
 
 
-def search(world: World) -> dict[str, Any]:
-    """``eoforge search`` with a token over TLS; and the same without a token is refused.
+def search(deployment: Deployment) -> dict[str, Any]:
+    """Result of ``eoforge search`` over TLS with a token, and the refusal without a token.
 
     Raises:
-        EoforgeError: There are too few hits, or a stranger was answered.
+        EoforgeError: There are too few hits, or the call without a token succeeds.
     """
-    patch = some_patch(world)
-    address = world.addresses["retrieval"]
+    patch = indexed_patch(deployment)
+    address = deployment.addresses["retrieval"]
     query = ["search", "--server", f"{address}:8081", "--patch-id", patch, "-k", "5"]
-    query += ["--ca", str(world.credentials.ca)]
-    hits = cli({"EOFORGE_TOKEN": world.credentials.token}, *query)
+    query += ["--ca", str(deployment.credentials.ca)]
+    hits = cli({"EOFORGE_TOKEN": deployment.credentials.token}, *query)
     if len(hits) != 5:
         raise EoforgeError(f"expected 5 hits for {patch}; got {hits}")
     try:
@@ -206,13 +205,13 @@ def search(world: World) -> dict[str, Any]:
 
 
 def with_podman(task: Callable[[Podman, Path], dict[str, Any]], keep: bool) -> int:
-    """Runs ``task`` among pods of ours alone, prints its findings as a line of JSON and returns the exit code."""
+    """Runs ``task``, prints its findings as a line of JSON, removes the pods and returns the exit code."""
     needed = (*NEEDED, "runc") if images.restricted() else NEEDED
     missing = [name for name in needed if shutil.which(name) is None]
     if missing:
         print(f"NOT RUN: no {', '.join(missing)} on this machine: apt-get install {' '.join(missing)}", file=sys.stderr)
     elif os.geteuid() != 0:
-        print("NOT RUN: needs root: the pods of others have no addresses that this machine reaches", file=sys.stderr)
+        print("NOT RUN: needs root: rootless pods have no addresses that this machine can reach", file=sys.stderr)
     if missing or os.geteuid() != 0:
         return NOT_HERE
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,1 +1,1 @@
-"""The compression service: streams from rasters and back, codes and headers from streams."""
+"""Compression service: compression and decompression of rasters, hash codes and headers of streams."""

@@ -1,6 +1,6 @@
-"""Open Inference Protocol V2 for patches of one sensor: pixels to streams, streams to pixels, streams to codes.
+"""Open Inference Protocol V2 models for patches of one sensor: compression, decompression, hash codes.
 
-Streams are BYTES. Over gRPC they are the bytes themselves; in JSON, which cannot hold bytes, they are base64 text.
+Streams have the datatype BYTES: raw bytes over gRPC, base64 text in JSON.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from services.compression.work import Work
 
 
 class PatchModel(Model):
-    """What the models have in common.
+    """Base of the models.
 
     Args:
         settings: Names and limits.
-        kind: Last part of the model's name but for the sensor.
-        modality: The sensor.
-        work: Does it.
+        kind: Part of the model's name before the sensor.
+        modality: Sensor.
+        work: Coding in batches and threads.
     """
 
     def __init__(self, settings: CompressionSettings, kind: str, modality: str, work: Work) -> None:
         super().__init__(f"{settings.model_name}-{kind}-{modality}")
-        self._modality, self._work, self._most = modality, work, settings.codec_queue
+        self._modality, self._work, self._limit = modality, work, settings.codec_queue
         self._groups = [g for g in GROUPS if set(g.bands) <= set(MODALITIES[modality])]
         self.ready = True
 
@@ -44,7 +44,7 @@ class PatchModel(Model):
         return [{"name": g.column, "datatype": DATATYPES[g.dtype], "shape": [-1, *g.shape]} for g in self._groups]
 
     def _streams(self, payload: InferRequest) -> list[bytes]:
-        given = input_array(payload, "stream", "BYTES", (), self._most).tolist()
+        given = input_array(payload, "stream", "BYTES", (), self._limit).tolist()
         try:
             return [s if isinstance(s, bytes) else base64.b64decode(s, validate=True) for s in given]
         except (binascii.Error, ValueError, TypeError) as error:
@@ -52,18 +52,18 @@ class PatchModel(Model):
 
 
 class CompressModel(PatchModel):
-    """Patches to streams; at ``quality``, or within ``max_error`` (DN or dB), or at the codec's middle quality."""
+    """Compression model: at ``quality``, within ``max_error`` (DN or dB), or at the codec's middle quality."""
 
     def __init__(self, settings: CompressionSettings, modality: str, work: Work) -> None:
         super().__init__(settings, "compress", modality, work)
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """Name, type and shape of each input; ``quality`` and ``max_error`` may be left out."""
+        """Name, type and shape of each input; ``quality`` and ``max_error`` are optional."""
         rates = [{"name": name, "datatype": "FP32", "shape": [1]} for name in ("quality", "max_error")]
         return [*self._tensors, *rates]
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        """Name, type and shape of each output; there is a code where a codec made the stream."""
+        """Name, type and shape of each output; only learned streams have codes."""
         return [
             {"name": "stream", "datatype": "BYTES", "shape": [-1]},
             {"name": "code", "datatype": "UINT8", "shape": [-1, -1]},
@@ -72,14 +72,14 @@ class CompressModel(PatchModel):
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
     ) -> InferResponse:
-        """Compresses the patches of one request.
+        """Streams of the patches of one request.
 
         Raises:
             UsageError: An input is missing or has another type or shape.
             LimitExceeded: There are too many patches.
-            NotFound: A quality is asked for and the server has no codec.
+            NotFound: A quality is requested and the server has no codec.
         """
-        arrays = {g: input_array(payload, g.column, DATATYPES[g.dtype], g.shape, self._most) for g in self._groups}
+        arrays = {g: input_array(payload, g.column, DATATYPES[g.dtype], g.shape, self._limit) for g in self._groups}
         if len({len(a) for a in arrays.values()}) != 1:
             raise UsageError("all inputs need the same number of patches")
         rate = self._rate(payload)
@@ -107,11 +107,11 @@ class CompressModel(PatchModel):
 
 
 class DecompressModel(PatchModel):
-    """Streams of whole patches to pixels on native grids."""
+    """Decompression model: streams of whole patches to pixels on native grids."""
 
     def __init__(self, settings: CompressionSettings, modality: str, work: Work) -> None:
         super().__init__(settings, "decompress", modality, work)
-        self._most_bytes = settings.max_raster_bytes
+        self._max_bytes = settings.max_raster_bytes
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of the input."""
@@ -124,7 +124,7 @@ class DecompressModel(PatchModel):
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
     ) -> InferResponse:
-        """Decodes the streams of one request.
+        """Pixels of the streams of one request.
 
         Raises:
             UsageError: An input is missing or malformed, or a stream holds no whole patch of this sensor.
@@ -138,15 +138,17 @@ class DecompressModel(PatchModel):
             if header.shape != (GROUPS[0].size, GROUPS[0].size) or not needed <= set(header.bands):
                 raise UsageError(f"{self.name} decodes patches with all bands; use Decompress of the typed API")
         size = len(streams) * sum(_group_bytes(g) for g in self._groups)
-        if size > self._most_bytes:
-            raise LimitExceeded(f"an answer may have {self._most_bytes} bytes; {len(streams)} patches have {size}")
+        if size > self._max_bytes:
+            raise LimitExceeded(
+                f"an answer may have at most {self._max_bytes} bytes; {len(streams)} patches have {size}"
+            )
         rasters = await self._work.decompress(streams, None)
         outputs = {g.column: np.stack([[r.bands[b] for b in g.bands] for r in rasters]) for g in self._groups}
         return response(self.name, payload, outputs)
 
 
 class HashModel(PatchModel):
-    """Learned streams to codes of one sensor, without decoding pixels."""
+    """Hash model: learned streams to codes of one sensor, without decoding pixels."""
 
     def __init__(self, settings: CompressionSettings, modality: str, work: Work) -> None:
         super().__init__(settings, "hash", modality, work)
@@ -162,7 +164,7 @@ class HashModel(PatchModel):
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
     ) -> InferResponse:
-        """Hashes the streams of one request.
+        """Hash codes of the streams of one request.
 
         Raises:
             UsageError: The input is missing or malformed, or a stream is tiled.

@@ -1,4 +1,4 @@
-"""Puts the compression service together."""
+"""Assembly of the compression service."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SERVICE = pb.DESCRIPTOR.services_by_name["CompressionService"].full_name
 
 
 def build(settings: CompressionSettings, codecs: Codecs) -> Server:
-    """The server of ``settings``; must be called inside the event loop that will run it.
+    """Server of ``settings``; to be called in the event loop that runs it.
 
     Args:
         settings: All settings.
-        codecs: From :func:`services.compression.state.load`.
+        codecs: Codecs from :func:`services.compression.state.load`.
 
     Raises:
         UsageError: The settings contradict each other or expose the service.

@@ -1,4 +1,4 @@
-"""The typed API. Nothing here blocks the event loop."""
+"""Servicer of the typed API; blocking work runs in threads."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from services.compression.state import Codecs
 from services.compression.work import Work
 
 BOUNDED = "bounded"
-"""Name of the coder without a model in ListCodecs."""
+"""Name of the bounded coder in ListCodecs."""
 
 Context = grpc.aio.ServicerContext
 
 
 class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
-    """Answers the calls of ``CompressionService``; raised errors become statuses in the runtime's interceptor."""
+    """Implementation of ``CompressionService``; the interceptor of the runtime maps raised errors to statuses."""
 
     def __init__(self, work: Work, codecs: Codecs, window: int) -> None:
         self._work, self._codecs, self._window = work, codecs, window
@@ -41,7 +41,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
     async def CompressStream(
         self, requests: AsyncIterator[pb.CompressStreamRequest], context: Context[Any, Any]
     ) -> AsyncIterator[pb.CompressStreamResponse]:
-        """See the proto. Rasters overlap within a window, so that they share calls of the codec."""
+        """See the proto. Rasters are processed concurrently within a window, so that they share calls of the codec."""
         deadline = deadline_of(context)
 
         async def answer(request: pb.CompressStreamRequest) -> pb.CompressStreamResponse:
@@ -62,7 +62,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
     async def DecompressStream(
         self, requests: AsyncIterator[pb.DecompressStreamRequest], context: Context[Any, Any]
     ) -> AsyncIterator[pb.DecompressStreamResponse]:
-        """See the proto. Streams overlap within a window."""
+        """See the proto. Streams are processed concurrently within a window."""
         deadline = deadline_of(context)
 
         async def answer(request: pb.DecompressStreamRequest) -> pb.DecompressStreamResponse:
@@ -92,15 +92,15 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
     async def Transcode(self, request: pb.TranscodeRequest, context: Context[Any, Any]) -> pb.TranscodeResponse:
         """See the proto."""
         deadline, rate = deadline_of(context), rate_of(request.rate)
-        before = self._work.header(request.stream)
+        header = self._work.header(request.stream)
         [raster] = await self._work.decompress([request.stream], deadline)
-        [stream] = await self._work.compress([raster], rate, request.codec or before.bundle, deadline)
+        [stream] = await self._work.compress([raster], rate, request.codec or header.bundle, deadline)
         return pb.TranscodeResponse(stream=stream, info=self._info(stream), codes=self._codes(stream))
 
     async def ListCodecs(self, request: pb.ListCodecsRequest, context: Context[Any, Any]) -> pb.ListCodecsResponse:
-        """See the proto. The list is short, so any page holds it and no token was ever given out."""
+        """See the proto. The list has one page, so no page token is valid."""
         if request.page_token:
-            raise UsageError("page_token is not one of this service; the list has one page")
+            raise UsageError("page_token was not issued by this service; the list has one page")
         codecs = []
         for bundle_id, method in self._codecs.methods.items():
             config = self._work.coder.named(bundle_id[:NAME_CHARS]).config
@@ -118,11 +118,11 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
                     code_bits=config.bits,
                 )
             )
-        every = [
+        all_bands = [
             pb.CodecBands(modality=number, bands=[b for b in BAND_ORDER if b in BANDS[modality]])
             for modality, number in COMPRESSION_MODALITIES.items()
         ]
-        codecs.append(pb.Codec(name=BOUNDED, kind=KINDS[Kind.BOUNDED], bands=every))
+        codecs.append(pb.Codec(name=BOUNDED, kind=KINDS[Kind.BOUNDED], bands=all_bands))
         return pb.ListCodecsResponse(codecs=codecs)
 
     async def _compress(self, request: pb.CompressRequest, deadline: float | None) -> pb.CompressResponse:
@@ -139,5 +139,5 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         return info_message(self._work.header(stream), len(stream))
 
     def _codes(self, stream: bytes) -> list[pb.Code]:
-        carries = self._work.header(stream).codes
-        return code_messages(stored_codes(stream, self._work.coder.limits)) if carries else []
+        has_codes = self._work.header(stream).codes
+        return code_messages(stored_codes(stream, self._work.coder.limits)) if has_codes else []

@@ -11,7 +11,7 @@ from services._runtime.settings import RuntimeSettings
 
 
 class CompressionSettings(RuntimeSettings):
-    """Which codecs to serve, and the limits of one request. See :class:`RuntimeSettings` for the rest."""
+    """Settings of the served codecs and limits of one request; see :class:`RuntimeSettings` for the others."""
 
     bundle_uris: str = Field(
         "",
@@ -40,21 +40,19 @@ class CompressionSettings(RuntimeSettings):
     )
     stream_window: int = Field(16, ge=1, description="Patches of one stream of requests that are worked on at once.")
 
-    def __init__(
-        self, **values: Any
-    ) -> None:  # spelt out because type checkers would demand every field as an argument
+    def __init__(self, **values: Any) -> None:  # explicit, because type checkers would otherwise require every field
         super().__init__(**values)
 
     @property
     def bundles(self) -> tuple[str, ...]:
-        """The bundles one by one."""
+        """URIs of the bundles."""
         return tuple(uri.strip() for uri in self.bundle_uris.split(",") if uri.strip())
 
     def require_consistent(self) -> None:
-        """Refuses contradictions.
+        """Check for contradictions.
 
         Raises:
-            UsageError: With what to set.
+            UsageError: Settings contradict each other; the message says what to set.
         """
         super().require_consistent()
         largest = max(self.max_raster_bytes, self.max_stream_bytes)

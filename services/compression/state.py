@@ -1,4 +1,4 @@
-"""The codecs that are served: loaded once, at the start."""
+"""Served codecs, loaded once at the start."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ log = structlog.get_logger("codecs")
 
 @dataclass(frozen=True)
 class Codecs:
-    """The codecs, and by bundle id the methods that trained them."""
+    """Coder with the served codecs, and the methods that trained them by bundle id."""
 
     coder: Coder
     methods: Mapping[str, str]
 
 
 def load(settings: CompressionSettings) -> Codecs:
-    """Loads the codecs of the settings and lets each code one patch: the first call of a model is by far its slowest.
+    """Codecs of the settings, each warmed up with one patch, because the first call of a model is by far its slowest.
 
     Raises:
         NotFound: A bundle does not exist.

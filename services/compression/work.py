@@ -1,4 +1,4 @@
-"""The work behind the calls: learned coding in batches, bounded coding and GeoTIFFs in threads of their own."""
+"""Execution of the calls: learned coding in batches, bounded coding and GeoTIFFs in a thread pool."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ ANSWER_COPIES = 3
 
 
 class Work:
-    """Compresses and decompresses for the servicer and the OIP models.
+    """Compression and decompression for the servicer and the OIP models.
 
     Args:
         settings: Limits.
-        coder: The codecs.
+        coder: Coder with the loaded codecs.
     """
 
     def __init__(self, settings: CompressionSettings, coder: Coder) -> None:
@@ -44,12 +44,12 @@ class Work:
         self._batcher.start()
 
     async def stop(self) -> None:
-        """Waits for what runs."""
+        """Stops after running work has ended."""
         await self._batcher.stop()
         self._pool.stop()
 
     async def read(self, message: pb.Raster, rate: Rate) -> Raster:
-        """The raster of a message, as :func:`raster_of` checks it."""
+        """Raster of a message, checked by :func:`raster_of`."""
         limits = self.settings
 
         def parse() -> Raster:
@@ -58,7 +58,7 @@ class Work:
         return await self._pool.run(parse, cost=message.ByteSize())
 
     async def write(self, raster: Raster, pixel_format: int) -> pb.Raster:
-        """The message of a raster."""
+        """Message of a raster."""
         return await self._pool.run(raster_message, raster, pixel_format, cost=_bytes(raster))
 
     async def compress(self, rasters: Sequence[Raster], rate: Rate, name: str, deadline: float | None) -> list[bytes]:
@@ -66,11 +66,11 @@ class Work:
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The deadline passed while they waited.
+            DeadlineExceeded: The deadline passed while items waited.
         """
         if not rate.learned:
             return await self._pool.run(self.coder.compress, rasters, rate, cost=sum(map(_bytes, rasters)))
-        codec = self.coder.named(name)  # a name that is not there needs no place in the queue
+        codec = self.coder.named(name)  # an unknown name is refused before it takes a place in the queue
         if any(_bytes(raster) >= DEAR_BYTES for raster in rasters):  # fills a call by itself, and the batcher for long
             return await self._pool.run(self.coder.compress, rasters, rate, name, cost=sum(map(_bytes, rasters)))
         key = ("compress", codec.bundle_id, rate, name)
@@ -81,7 +81,7 @@ class Work:
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The deadline passed while they waited.
+            DeadlineExceeded: The deadline passed while items waited.
         """
         headers = [self.header(stream) for stream in streams]
         for header in headers:
@@ -98,7 +98,7 @@ class Work:
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The deadline passed while they waited.
+            DeadlineExceeded: The deadline passed while items waited.
         """
         headers = [self.header(stream) for stream in streams]
         size = sum(header.raw_bytes for header in headers)
@@ -108,14 +108,14 @@ class Work:
         return await self._batcher.submit(items, deadline)
 
     def header(self, stream: bytes) -> Header:
-        """The header of a stream, which costs microseconds.
+        """Header of a stream, read in microseconds.
 
         Raises:
             LimitExceeded: The stream is too large, or claims more than the service decodes.
-            DataRefused: It is no stream.
+            DataRefused: The bytes are not a stream.
         """
         if len(stream) > self.settings.max_stream_bytes:
-            raise LimitExceeded(f"a stream may have {self.settings.max_stream_bytes} bytes; got {len(stream)}")
+            raise LimitExceeded(f"a stream may have at most {self.settings.max_stream_bytes} bytes; got {len(stream)}")
         header = inspect(stream, self.coder.limits)
         piece = math.prod(min(header.tile + 2 * header.overlap, side) if header.tile else side for side in header.shape)
         if header.kind is Kind.LEARNED and piece > MAX_PIECE:
@@ -125,12 +125,12 @@ class Work:
     def _check_output(self, header: Header) -> None:
         if header.raw_bytes > self.settings.max_raster_bytes:
             raise LimitExceeded(
-                f"the stream decodes to {header.raw_bytes} bytes; {self.settings.max_raster_bytes} may leave this "
-                "service. Decode it with `eoforge decompress`, which takes any size"
+                f"the stream decodes to {header.raw_bytes} bytes; an answer may have at most "
+                f"{self.settings.max_raster_bytes}. Decode it with `eoforge decompress`, which takes any size"
             )
 
     def _batch(self, key: Hashable, items: Sequence[Any]) -> list[Any]:
-        """One call of the codec; where it fails, item by item, so that a damaged stream fails alone."""
+        """Results of one call of the codec; after a failure item by item, so that a damaged stream fails alone."""
         kind, *rest = cast("tuple[Any, ...]", key)
         calls: dict[str, Callable[[Sequence[Any]], Sequence[Any]]] = {
             "compress": lambda rasters: self.coder.compress(rasters, rest[1], rest[2]),

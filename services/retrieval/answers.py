@@ -1,4 +1,4 @@
-"""From rows of the tables to messages: hits, metadata, pictures, pixels. Runs in threads, never in the event loop."""
+"""Messages from rows of the tables: hits, metadata, thumbnails, pixels. Called in threads, not in the event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
-from eoforge.client.messages import band_message
+from eoforge.client.wire import band_fields
 from eoforge.data.bands import GROUPS, S1_10M, BandGroup
 from eoforge.data.labels import CLASSES, INDEX
 from eoforge.data.modalities import RETRIEVAL_MODALITIES
@@ -22,12 +22,12 @@ from services.retrieval.state import Served
 
 THUMBNAIL_COLUMN = {"s1": "s1", "s2": "s2_10m"}
 MAX_CHOICES = 256
-"""Values of one filter condition."""
+"""Upper limit of the values of one filter condition."""
 Array = npt.NDArray[Any]
 
 
 def search_filter(message: pb.Filter) -> SearchFilter:
-    """A filter from its message.
+    """Filter from its message.
 
     Raises:
         LimitExceeded: A condition lists too many values.
@@ -54,16 +54,16 @@ def search_filter(message: pb.Filter) -> SearchFilter:
 
 
 def nearest(
-    served: Served, code: npt.NDArray[np.uint8], target: str, wanted: SearchFilter | None, offset: int, size: int
+    served: Served, code: npt.NDArray[np.uint8], target: str, search_filter: SearchFilter | None, offset: int, size: int
 ) -> tuple[list[pb.Hit], bool, int]:
-    """Hits ``offset`` to ``offset + size`` of one query, whether there are more, and how many rows were allowed.
+    """Hits ``offset`` to ``offset + size`` of one query, whether more follow, and the number of candidate rows.
 
     Raises:
         NotFound: The index holds no codes of ``target``.
     """
     snapshot = served.snapshot
     index = snapshot.index_of(target)
-    allow = None if wanted is None or wanted == SearchFilter() else snapshot.allow(wanted)
+    allow = None if search_filter in (None, SearchFilter()) else snapshot.allow(search_filter)
     candidates = len(snapshot) if allow is None else int(np.count_nonzero(allow))
     distances, rows = index.search(code[None], offset + size, allow)
     kept = rows[0, offset:]
@@ -76,12 +76,12 @@ def nearest(
 
 
 def metadata_messages(snapshot: IndexSnapshot, rows: npt.NDArray[np.int64]) -> list[pb.PatchMetadata]:
-    """What is known about the patches of some rows, in their order."""
+    """Metadata messages of rows, in their order."""
     return [_metadata(row) for row in snapshot.metadata.take(rows).to_pylist()]
 
 
 def add_thumbnails(served: Served, hits: Sequence[pb.Hit], modality: str) -> None:
-    """Puts the picture of its sensor into every hit."""
+    """Adds a thumbnail of its sensor to every hit."""
     column = THUMBNAIL_COLUMN[modality]
     pixels = read_pixels(served, [h.patch.patch_id for h in hits], [column])
     for hit in hits:
@@ -89,8 +89,8 @@ def add_thumbnails(served: Served, hits: Sequence[pb.Hit], modality: str) -> Non
 
 
 def thumbnail(modality: str, image: Array | None) -> bytes:
-    """PNG of one sensor's image: natural colours from ``[4, H, W]``, or false colours from radar ``[2, H, W]``."""
-    if image is None:  # a codec of other bands compressed it
+    """PNG thumbnail: true colours of optical ``[4, H, W]``, or a false-colour composite of radar ``[2, H, W]``."""
+    if image is None:  # the codec of the stream has other bands
         return b""
     from eoforge.data.loading.plot import rgb, s1_composite, thumbnail_png
 
@@ -98,10 +98,10 @@ def thumbnail(modality: str, image: Array | None) -> bytes:
 
 
 def patch_response(served: Served, request: pb.GetPatchRequest) -> pb.GetPatchResponse:
-    """One patch with what was asked for.
+    """Patch with the requested parts.
 
     Raises:
-        NotFound: The index does not hold it.
+        NotFound: The patch is not in the index.
     """
     snapshot = served.snapshot
     if not snapshot.modalities:
@@ -123,17 +123,17 @@ def patch_response(served: Served, request: pb.GetPatchRequest) -> pb.GetPatchRe
             if pixels[group.column] is None:
                 continue
             for name, samples in zip(group.bands, pixels[group.column], strict=True):
-                response.bands.append(band_message(name, samples, modality))
+                response.bands.append(pb.Band(**band_fields(name, samples, modality)))
     if request.include_reference_map and pixels["reference_map"] is not None:
-        response.reference_map.CopyFrom(band_message("reference_map", pixels["reference_map"], "s2"))
+        response.reference_map.CopyFrom(pb.Band(**band_fields("reference_map", pixels["reference_map"], "s2")))
     return response
 
 
 def row_of(snapshot: IndexSnapshot, patch_id: str, modality: str) -> int:
-    """The row of a patch.
+    """Row of a patch.
 
     Raises:
-        NotFound: It is not in the index; unlike the snapshot's own error it names no store.
+        NotFound: The patch is not in the index; unlike the error of the snapshot, the message names no store.
     """
     try:
         return snapshot.row_of(patch_id, modality)
@@ -142,10 +142,10 @@ def row_of(snapshot: IndexSnapshot, patch_id: str, modality: str) -> int:
 
 
 def read_pixels(served: Served, patch_ids: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Rasters of some patches, decoded from their streams where the table of patches holds no pixels.
+    """Pixels of patches, decoded from their streams where the table of patches holds no pixels.
 
     Returns:
-        Patch id -> column -> ``[C, H, W]``; None where there is no reference map, or no stream with all its bands.
+        Mapping patch id -> column -> ``[C, H, W]``; None without a reference map, or without a stream of all bands.
 
     Raises:
         NotFound: The pixels are neither in the table of patches nor in streams.
@@ -159,11 +159,11 @@ def read_pixels(served: Served, patch_ids: Sequence[str], columns: Sequence[str]
     out: dict[str, dict[str, Any]] = {i: dict.fromkeys(columns) for i in table.column("patch_id").to_pylist()}
     for column in stored:
         values, valid = tensor_column(table.column(column))
-        for patch_id, value, there in zip(out, values, valid, strict=True):
-            out[patch_id][column] = value if there else None
-    elsewhere = [g for g in GROUPS if g.column in columns and g.column not in stored]
-    if elsewhere:
-        _decode_pixels(served, out, elsewhere)
+        for patch_id, value, present in zip(out, values, valid, strict=True):
+            out[patch_id][column] = value if present else None
+    missing = [g for g in GROUPS if g.column in columns and g.column not in stored]
+    if missing:
+        _decode_pixels(served, out, missing)
     return out
 
 
@@ -206,5 +206,5 @@ def _time(message: pb.Filter, name: str) -> datetime | None:
     try:
         moment: datetime = getattr(message, name).ToDatetime(UTC)
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"filter.{name} is no time between the years 1 and 9999") from error
+        raise UsageError(f"filter.{name} must be a time between the years 1 and 9999") from error
     return moment

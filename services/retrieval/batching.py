@@ -1,4 +1,4 @@
-"""Images of concurrent requests share encoder calls."""
+"""Batching of images of concurrent requests into encoder calls."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ Encoding = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
 
 
 class EncodeBatcher(Batcher[Raster, Encoding]):
-    """Collects images into batches for the encoder.
+    """Batcher of images for the encoder.
 
     Args:
         max_batch: Images per encoder call.
-        max_delay: Seconds that an image waits for company.
-        max_queue: Images that may wait.
+        max_delay: Seconds that an image waits for others to share its batch.
+        max_queue: Limit of waiting images.
     """
 
     def __init__(self, max_batch: int, max_delay: float, max_queue: int) -> None:
         super().__init__(_encode, METRICS, max_batch, max_delay, max_queue)
 
     async def encode(self, encoder: Encoder, rasters: Sequence[Raster], deadline: float | None) -> list[Encoding]:
-        """Encodes images, in order; batched only with others of their modality for the same encoder.
+        """Encodings of images, in order; a batch holds images of one modality for one encoder.
 
         Args:
-            encoder: What encodes.
-            rasters: The images.
-            deadline: ``time.monotonic()`` after which the caller no longer cares.
+            encoder: Encoder.
+            rasters: Images.
+            deadline: Deadline of the caller as ``time.monotonic()``, or None.
 
         Raises:
-            Overloaded: There is no room for that many images.
-            DeadlineExceeded: The deadline passed while they waited.
+            Overloaded: The queue has no room for that many images.
+            DeadlineExceeded: The deadline passed while images waited.
         """
         return await self.submit([((encoder, raster.modality), raster) for raster in rasters], deadline)
 

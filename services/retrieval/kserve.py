@@ -1,4 +1,4 @@
-"""Open Inference Protocol V2: an encoder per sensor, and search by code, with metadata that says what they take."""
+"""Open Inference Protocol V2 models: encoding per sensor, and search by code, with metadata of inputs and outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GROUP_BY_COLUMN = {g.column: g for g in GROUPS}
 
 
 class EncodeModel(Model):
-    """Images of one sensor to codes and embeddings.
+    """Encoding model: images of one sensor to codes and embeddings.
 
     Inputs are the columns of ``patches.lance`` that the encoder reads, ``[N, C, H, W]`` on native grids.
     """
@@ -50,7 +50,7 @@ class EncodeModel(Model):
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
     ) -> InferResponse:
-        """Encodes the images of one request.
+        """Codes and embeddings of the images of one request.
 
         Raises:
             UsageError: An input is missing or has another type or shape.
@@ -77,7 +77,7 @@ class EncodeModel(Model):
 
 
 class SearchModel(Model):
-    """Codes to nearest patches of one sensor; short answers (filter removes nothing here) are as long as ``k``."""
+    """Search model: codes to the ``k`` nearest patches of one sensor, without filters."""
 
     def __init__(self, settings: RetrievalSettings, modality: str, holder: IndexHolder, pool: FairPool) -> None:
         super().__init__(f"{settings.model_name}-search-{modality}")
@@ -86,7 +86,7 @@ class SearchModel(Model):
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """Name, type and shape of each input; ``k`` may be left out."""
+        """Name, type and shape of each input; ``k`` is optional."""
         width = self._holder.current.encoder.bits // 8
         return [
             {"name": "code", "datatype": "UINT8", "shape": [-1, width]},
@@ -103,7 +103,7 @@ class SearchModel(Model):
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
     ) -> InferResponse:
-        """Searches for every code of one request.
+        """Nearest patches of every code of one request.
 
         Raises:
             UsageError: An input is missing or has another type or shape.

@@ -1,4 +1,4 @@
-"""Page tokens: where an answer ended, valid for one request and one version of the index."""
+"""Page tokens: position in a ranking, valid for one request and one version of the index."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from eoforge.index.search import MAX_K
 from services._runtime.errors import IndexChanged
 
 DEFAULT_PAGE = 10
-_LAYOUT = struct.Struct(">QI16s")
+_TOKEN = struct.Struct(">QI16s")
 
 
 def page_of(request: pb.SearchRequest, version: int, max_page: int) -> tuple[int, int]:
-    """Offset and size of the page that a request asks for.
+    """Offset and size of the requested page.
 
     Raises:
         LimitExceeded: The page is too large.
@@ -25,14 +25,14 @@ def page_of(request: pb.SearchRequest, version: int, max_page: int) -> tuple[int
     """
     size = request.page_size or DEFAULT_PAGE
     if size > max_page:
-        raise LimitExceeded(f"page_size may be {max_page}; got {size}")
+        raise LimitExceeded(f"page_size may be at most {max_page}; got {size}")
     if not request.page_token:
         return 0, min(size, MAX_K)
     try:
         raw = base64.urlsafe_b64decode(request.page_token.encode("ascii"))
-        token_version, offset, digest = _LAYOUT.unpack(raw)
+        token_version, offset, digest = _TOKEN.unpack(raw)
     except (ValueError, struct.error) as error:
-        raise UsageError("page_token is not one of this service; pass next_page_token unchanged") from error
+        raise UsageError("page_token was not issued by this service; pass next_page_token unchanged") from error
     if digest != _digest(request) or offset >= MAX_K:
         raise UsageError("page_token belongs to another request; change nothing but page_size between pages")
     if token_version != version:
@@ -43,8 +43,8 @@ def page_of(request: pb.SearchRequest, version: int, max_page: int) -> tuple[int
 
 
 def token_for(request: pb.SearchRequest, version: int, offset: int) -> str:
-    """The token of the page that starts at ``offset``."""
-    return base64.urlsafe_b64encode(_LAYOUT.pack(version, offset, _digest(request))).decode("ascii")
+    """Token of the page that starts at ``offset``."""
+    return base64.urlsafe_b64encode(_TOKEN.pack(version, offset, _digest(request))).decode("ascii")
 
 
 def _digest(request: pb.SearchRequest) -> bytes:

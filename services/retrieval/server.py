@@ -1,4 +1,4 @@
-"""Puts the retrieval service together."""
+"""Assembly of the retrieval service."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ SERVICE = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 
 
 def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Server:
-    """The server of ``settings``; must be called inside the event loop that will run it.
+    """Server of ``settings``; to be called in the event loop that runs it.
 
     Args:
         settings: All settings.
-        holder: The index to serve, if it is not the one that the settings name.
+        holder: Index to serve instead of the index of the settings.
 
     Raises:
         UsageError: The settings contradict each other or expose the service.
     """
     settings.require_consistent()
-    # Not None, which to a method means the GPU where there is one: operators say what a service takes.
+    # Not None, with which a method takes a GPU if available: operators choose the device of a service.
     device = settings.device or "cpu"
     index = holder or IndexHolder(TableRef.parse(settings.codes_uri), device, settings.poll_seconds)
     batcher = EncodeBatcher(settings.encode_batch, settings.encode_delay_seconds, settings.encode_queue)

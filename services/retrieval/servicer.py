@@ -1,4 +1,4 @@
-"""The typed API. Each call pins one version of the index, and nothing here blocks the event loop."""
+"""Servicer of the typed API. Each call uses one version of the index; blocking work runs in threads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from services.retrieval.settings import RetrievalSettings
 from services.retrieval.state import IndexHolder, Served
 
 STREAM_WINDOW = 16
-"""Searches of one stream that run at the same time."""
+"""Concurrent searches of one stream."""
 MAX_PATCH_ID_CHARS = 128
 
 Context = grpc.aio.ServicerContext
@@ -33,7 +33,7 @@ Code = npt.NDArray[np.uint8]
 
 
 class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
-    """Answers the calls of ``RetrievalService``; raised errors become statuses in the runtime's interceptor."""
+    """Implementation of ``RetrievalService``; the interceptor of the runtime maps raised errors to statuses."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     async def SearchStream(
         self, requests: AsyncIterator[pb.SearchStreamRequest], context: Context[Any, Any]
     ) -> AsyncIterator[pb.SearchStreamResponse]:
-        """See the proto. Searches overlap within a window, so that their images share encoder batches."""
+        """See the proto. Searches run concurrently within a window, so that their images share encoder batches."""
         deadline = deadline_of(context)
 
         async def answer(request: pb.SearchStreamRequest) -> pb.SearchStreamResponse:
@@ -70,7 +70,9 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     async def Encode(self, request: pb.EncodeRequest, context: Context[Any, Any]) -> pb.EncodeResponse:
         """See the proto."""
         if len(request.images) > self._settings.max_images:
-            raise LimitExceeded(f"a request may hold {self._settings.max_images} images; got {len(request.images)}")
+            raise LimitExceeded(
+                f"a request holds at most {self._settings.max_images} images; got {len(request.images)}"
+            )
         served = self._holder.current
         rasters = [await self._pool.run(self._image, image, served) for image in request.images]
         encodings = await self._batcher.encode(served.encoder, rasters, deadline_of(context))
@@ -84,9 +86,9 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         return await self._reads.run(answers.patch_response, self._holder.current, request)
 
     async def ListIndexes(self, request: pb.ListIndexesRequest, context: Context[Any, Any]) -> pb.ListIndexesResponse:
-        """See the proto. There is one index, so any page holds it and no token was ever given out."""
+        """See the proto. The list has one page, so no page token is valid."""
         if request.page_token:
-            raise UsageError("page_token is not one of this service; the list has one page")
+            raise UsageError("page_token was not issued by this service; the list has one page")
         served = self._holder.current
         snapshot = served.snapshot
         modalities = [
@@ -114,11 +116,13 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         offset, size = page_of(request, version, self._settings.max_page_size)
         if request.include_thumbnails and size > self._settings.max_thumbnails:
             raise LimitExceeded(
-                f"a page with thumbnails may hold {self._settings.max_thumbnails} hits; got page_size {size}"
+                f"a page with thumbnails may hold at most {self._settings.max_thumbnails} hits; got page_size {size}"
             )
-        wanted = answers.search_filter(request.filter) if request.HasField("filter") else None
+        search_filter = answers.search_filter(request.filter) if request.HasField("filter") else None
         code = await self._query_code(request, served, deadline)
-        hits, more, candidates = await self._pool.run(answers.nearest, served, code, target, wanted, offset, size)
+        hits, more, candidates = await self._pool.run(
+            answers.nearest, served, code, target, search_filter, offset, size
+        )
         if request.include_thumbnails and hits:
             await self._reads.run(answers.add_thumbnails, served, hits, target)
         end = offset + size
@@ -134,7 +138,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         kind = request.WhichOneof("query")
         if kind == "patch_id":
             if len(request.patch_id) > MAX_PATCH_ID_CHARS:
-                raise LimitExceeded(f"patch_id may have {MAX_PATCH_ID_CHARS} characters")
+                raise LimitExceeded(f"patch_id may have at most {MAX_PATCH_ID_CHARS} characters")
             modality = _modality(request.query_modality, "query_modality")
             row = answers.row_of(served.snapshot, request.patch_id, modality)
             return served.snapshot.indexes[modality].codes[row]

@@ -11,7 +11,7 @@ from services._runtime.settings import RuntimeSettings
 
 
 class RetrievalSettings(RuntimeSettings):
-    """What to serve, and the limits of one request. See :class:`RuntimeSettings` for the rest."""
+    """Settings of the served index and limits of one request; see :class:`RuntimeSettings` for the others."""
 
     codes_uri: str = Field(description="codes.lance to serve: a path or s3:// URI. With @VERSION it is never swapped.")
     index_name: str = Field("default", description="Name of the index in ListIndexes.")
@@ -34,16 +34,14 @@ class RetrievalSettings(RuntimeSettings):
         256, ge=1, description="Searches, and reads, that may wait; beyond that callers get OVERLOADED."
     )
 
-    def __init__(
-        self, **values: Any
-    ) -> None:  # spelt out because type checkers would demand every field as an argument
+    def __init__(self, **values: Any) -> None:  # explicit, because type checkers would otherwise require every field
         super().__init__(**values)
 
     def require_consistent(self) -> None:
-        """Refuses contradictions.
+        """Check for contradictions.
 
         Raises:
-            UsageError: With what to set.
+            UsageError: Settings contradict each other; the message says what to set.
         """
         super().require_consistent()
         if self.max_images > self.encode_queue:

@@ -1,7 +1,7 @@
-"""What is being served, and its replacement while requests run.
+"""Served index, and its replacement by a newer version during requests.
 
-A request takes :attr:`IndexHolder.current` once and keeps to it, so a swap never changes the index under a request, and
-the old one is freed when its last request ends.
+A request reads :attr:`IndexHolder.current` once, so a replacement never changes the index of a running request; the old
+index is freed when its last request ends.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ log = structlog.get_logger("index")
 
 @dataclass(frozen=True)
 class Served:
-    """One version of an index with everything that answering takes.
+    """One version of an index with all data for answers.
 
     Attributes:
         snapshot: Codes and metadata.
-        encoder: The model of the bundle that made the codes.
-        bundle: That bundle.
-        patches: The version of the patches that the codes stand for.
-        streams: Where pixels are decoded from if the patches hold none; None if the codes come without streams.
+        encoder: Model of the bundle that made the codes.
+        bundle: Bundle that made the codes.
+        patches: Version of the patches of the codes.
+        streams: Source of pixels where the patches hold none; None if the table has no streams.
     """
 
     snapshot: IndexSnapshot
@@ -53,28 +53,28 @@ class Served:
     streams: StreamReader | None = field(default=None, repr=False)
 
     def bands(self, modality: str) -> tuple[str, ...]:
-        """Bands that the encoder reads."""
+        """Bands of the encoder."""
         return tuple(self.bundle.config["bands"][modality])
 
     def columns(self, modality: str) -> tuple[str, ...]:
-        """Columns of ``patches.lance`` that hold those bands."""
+        """Columns of ``patches.lance`` with those bands."""
         needed = set(self.bands(modality))
         return tuple(g.column for g in GROUPS if needed & set(g.bands))
 
 
-def load(codes: TableRef, device: str | None, before: Served | None = None) -> Served:
-    """Loads a version of the index; the encoder of ``before`` is kept if the bundle is the same.
+def load(codes: TableRef, device: str | None, previous: Served | None = None) -> Served:
+    """Index of one version of the codes; the encoder of ``previous`` is reused if the bundle is the same.
 
     Raises:
         NotFound: Codes, patches or bundle do not exist.
-        BundleError: The bundle is damaged, is another one than the codes name, or makes other codes.
+        BundleError: The bundle is damaged, differs from the bundle of the codes, or makes codes of another length.
     """
     snapshot = IndexSnapshot.open(codes, device)
     info = snapshot.info
     patches, table = open_table(info.patches), open_table(TableRef(codes.uri, snapshot.version))
-    if before is not None and before.bundle.id == info.bundle_id:
-        streams = StreamReader(table, coder_of(before.encoder)) if holds_streams(table) else None
-        return Served(snapshot, before.encoder, before.bundle, patches, streams)
+    if previous is not None and previous.bundle.id == info.bundle_id:
+        streams = StreamReader(table, coder_of(previous.encoder)) if holds_streams(table) else None
+        return Served(snapshot, previous.encoder, previous.bundle, patches, streams)
     bundle = load_bundle(info.bundle_uri)
     if bundle.id != info.bundle_id:
         raise BundleError(f"the codes were made with bundle {info.bundle_id}, but {info.bundle_uri} is {bundle.id}")
@@ -82,19 +82,19 @@ def load(codes: TableRef, device: str | None, before: Served | None = None) -> S
     if encoder.bits != info.bits:
         raise BundleError(f"codes of {codes} have {info.bits} bits, but bundle {bundle.short_id} makes {encoder.bits}")
     for modality in encoder.modalities:
-        # The first call of a model is by far its slowest; it is not a caller who waits for it.
+        # Warm-up: the first call of a model is by far its slowest.
         encoder.encode(batch_of([Raster(modality, empty_columns(MODALITIES[modality]))]), modality)
     streams = StreamReader(table, coder_of(encoder)) if holds_streams(table) else None
     return Served(snapshot, encoder, bundle, patches, streams)
 
 
 class IndexHolder:
-    """Holds the index that is served and looks for newer versions.
+    """Holder of the served index, which polls for newer versions.
 
     Args:
-        codes: The table of codes; with a version it is never swapped.
+        codes: Table of codes; with a version it is never replaced.
         device: Torch device.
-        poll_seconds: How often to look.
+        poll_seconds: Seconds between polls.
     """
 
     def __init__(self, codes: TableRef, device: str | None, poll_seconds: float) -> None:
@@ -104,37 +104,37 @@ class IndexHolder:
 
     @property
     def current(self) -> Served:
-        """The index to answer from; take it once per request."""
+        """Served index; to be read once per request."""
         if self._served is None:
             raise RuntimeError("the index was used before it was loaded")
         return self._served
 
     async def start(self) -> None:
-        """Loads the index, and goes on looking for newer versions in the background."""
-        self._take_up(await asyncio.to_thread(load, self._codes, self._device))
+        """Loads the index and starts polling in the background."""
+        self._replace(await asyncio.to_thread(load, self._codes, self._device))
         if self._codes.version is None:
             self._task = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """Stops looking."""
+        """Stops polling."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def refresh(self) -> bool:
-        """Takes up a newer version if there is one; says whether it did.
+        """Replaces the index by a newer version, if any; returns whether it did.
 
         Raises:
-            EoforgeError: There is one, but it cannot be loaded; the old one stays.
+            EoforgeError: The newer version cannot be loaded; the old version stays.
         """
         newest = await asyncio.to_thread(lambda: open_table(TableRef(self._codes.uri)).version)
         if newest == self.current.snapshot.version:
             return False
         ref = TableRef(self._codes.uri, newest)
-        self._take_up(await asyncio.to_thread(load, ref, self._device, self.current))
+        self._replace(await asyncio.to_thread(load, ref, self._device, self.current))
         return True
 
-    def _take_up(self, served: Served) -> None:
+    def _replace(self, served: Served) -> None:
         self._served = served
         VERSION.set(served.snapshot.version)
         PATCHES.set(len(served.snapshot))
@@ -147,6 +147,6 @@ class IndexHolder:
                 if await self.refresh():
                     SWAPS.labels("done").inc()
             except Exception:
-                # A store that is down or a half-copied bundle must not end the service: it goes on with what it has.
+                # An unreachable store or an incomplete bundle must not end the service: it keeps the old version.
                 SWAPS.labels("failed").inc()
                 log.exception("newer index refused", serving=self.current.snapshot.version)

@@ -1,4 +1,4 @@
-"""Images: pinned, labelled, unprivileged, of few shared layers; the coordinator's holds no torch, and works."""
+"""Images: pinned, labelled, unprivileged, few shared layers; the image of the coordinator works without torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def locked(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", images.DOCKERFILES)
-def test_images_are_pinned_labelled_and_run_as_nobody_in_particular(name: str) -> None:
+def test_images_are_pinned_labelled_and_unprivileged(name: str) -> None:
     text = dockerfile(name)
     stages = re.split(r"^FROM ", text, flags=re.M)
     final = stages[-1]
@@ -39,25 +39,44 @@ def test_images_are_pinned_labelled_and_run_as_nobody_in_particular(name: str) -
     assert all(" AS " in stage.splitlines()[0] for stage in stages[1:-1])
     assert re.search(rf"^USER {USER_ID}:{USER_ID}$", final, flags=re.M)
     assert "--require-hashes" in text
-    assert f"COPY requirements/{LOCKS[name]}.txt" in text
+    default = re.search(r"^ARG REQUIREMENTS=(\w+)$", text, flags=re.M)
+    assert default is not None
+    args = images.build_args(name, "cuda")
+    assert args.get("REQUIREMENTS", default.group(1)) == LOCKS[name]
+    assert "COPY requirements/${REQUIREMENTS}.txt" in text
     for label in ("title", "description", "version", "revision", "licenses"):
         assert f"org.opencontainers.image.{label}=" in final
-    assert ("gcc" in text) is ("torch" in locked(LOCKS[name])), "a compiler where kernels are launched, nowhere else"
+    assert (args["DEVICE"] == "cuda") is ("torch" in locked(LOCKS[name])), "a compiler only where kernels are launched"
+    assert args.get("SERVICE", name) == name
     assert 'VOLUME ["/tmp", "/var/cache/eoforge"]' in final
     assert "sbom.cdx.json" in final
 
 
 def test_images_without_a_gpu_hold_no_compiler() -> None:
-    for name in set(images.DOCKERFILES) - set(images.ONE_VARIANT):
+    for name in images.DOCKERFILES:
         found = re.search(r'^RUN if \[ "\$\{DEVICE\}" = cuda \]; then(.*?)fi$', dockerfile(name), flags=re.M | re.S)
         assert found is not None
         assert "gcc" in found.group(1)
+        assert dockerfile(name).count(" gcc ") == 1
+        assert images.build_args(name, "cpu")["DEVICE"] != "cuda"
 
 
-def test_services_with_torch_share_the_layer_of_their_dependencies() -> None:
-    """The same instructions up to there make the same layer, which is stored and pulled once."""
-    heads = {dockerfile(name).partition("FROM ")[2].partition("EXPOSE")[0] for name in ("retrieval", "compression")}
-    assert len(heads) == 1
+def test_services_with_torch_share_all_layers() -> None:
+    """Equal instructions and arguments make equal layers; SERVICE comes after the last layer."""
+    head, _, tail = dockerfile("retrieval").partition("ARG SERVICE\n")
+    assert "SERVICE" not in head.partition("ARG BASE")[2]
+    assert re.search(r"^(RUN|COPY|ADD) ", tail, flags=re.M) is None
+    shared = [{**images.build_args(name, "cuda"), "SERVICE": ""} for name in ("retrieval", "compression")]
+    assert shared[0] == shared[1]
+
+
+def test_both_dockerfiles_have_the_same_steps() -> None:
+    """All instructions up to USER; the default of REQUIREMENTS differs."""
+    steps = set()
+    for name in ("retrieval", "pipelines-python"):
+        body = dockerfile(name).partition("ARG BASE")[2].partition("USER ")[0]
+        steps.add(re.sub(r"^ARG REQUIREMENTS=\w+$", "ARG REQUIREMENTS", body, flags=re.M))
+    assert len(steps) == 1
 
 
 def test_only_what_an_image_needs_is_sent_to_the_build() -> None:

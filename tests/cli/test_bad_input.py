@@ -104,6 +104,6 @@ def test_an_interrupted_command_says_what_goes_on(
     assert main(["ingest", "archive", "table", *flags]) == 130
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "go on where they stopped" in " ".join(printed.err.split())
+    assert "resume when they are run again" in " ".join(printed.err.split())
     if flags:
         assert json.loads(printed.err)["error"]["exit_code"] == 130

@@ -14,7 +14,7 @@ import rasterio
 from benchmarks.codec.samples import untrained_bundle
 from eoforge.bundle import Bundle
 from eoforge.cli import main
-from eoforge.cli.compression.files import whole
+from eoforge.cli.compression.files import atomic_path
 from eoforge.codec.cog import write_cogs
 from eoforge.codec.raster import Georeference, Raster, factor_of, from_pair
 from eoforge.data.bands import GROUP_OF
@@ -185,14 +185,14 @@ def test_what_is_refused_says_what_to_do(
         assert (found, text in message) == (code, True), (args, found, message)
 
 
-def test_a_file_that_is_being_written_is_not_taken_for_whole(
+def test_a_file_that_is_being_written_is_not_taken_for_atomic_path(
     pairs: tuple[PatchPair, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, streams = tmp_path / "tiffs", tmp_path / "streams"
-    with whole(folder / "a.tif") as unfinished:
+    with atomic_path(folder / "a.tif") as unfinished:
         unfinished.write_bytes(write_cogs(from_pair(pairs[0]))["s1"])
         assert refused(capsys, "compress", folder, streams, "--max-error", "0")[1].startswith("no GeoTIFF")
-    with whole(streams / "half.eofc") as unfinished:
+    with atomic_path(streams / "half.eofc") as unfinished:
         unfinished.write_bytes(b"EOFC")
         assert run(capsys, "compress", folder, streams, "--max-error", "0")["streams"] == 1
         assert run(capsys, "decompress", streams, tmp_path / "back")["streams"] == 1

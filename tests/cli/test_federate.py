@@ -16,7 +16,7 @@ import stamina
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.cli import main
-from eoforge.client.federation import FederationClient
+from eoforge.client import FederationClient
 from eoforge.data.records import record_batch
 from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.storage.tensorfile import read_file

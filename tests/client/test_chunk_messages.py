@@ -1,4 +1,4 @@
-"""Chunks written by hand are what protobuf reads and writes."""
+"""Hand-written serialisation of chunks: equal to that of protobuf."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADS = [
 
 @pytest.mark.parametrize("head", HEADS)
 @given(index=st.integers(0, 2**32 - 1), data=st.binary(max_size=300))
-def test_protobuf_reads_it(head: Any, index: int, data: bytes) -> None:
+def test_protobuf_parses_the_message(head: Any, index: int, data: bytes) -> None:
     read = type(head).FromString(with_chunk(head, index, memoryview(data)))
     expected = type(head)()
     expected.CopyFrom(head)
@@ -30,6 +30,6 @@ def test_protobuf_reads_it(head: Any, index: int, data: bytes) -> None:
     assert read == expected
 
 
-def test_what_is_serialised_stays() -> None:
+def test_serialised_bytes_are_returned_unchanged() -> None:
     assert serialised(b"bytes") == b"bytes"
     assert serialised(pb.Chunk(index=3)) == pb.Chunk(index=3).SerializeToString()

@@ -45,7 +45,7 @@ def train(codec: Codec, batch: PatchBatch, steps: int) -> list[float]:
             ]
             mse = sum(e.sum((1, 2)) for e in errors) / sum(e[0].numel() for e in errors)
             weight = torch.tensor([codec.config.lambda_of(float(q)) for q in quality])
-            total = total + (bits + weight * mse / codec.branch(modality).cells.scale ** 2).mean()
+            total = total + (bits + weight * mse / codec.branch(modality).space_to_depth.scale ** 2).mean()
             # Codes must depend on the patch: bits that follow random targets do.
             target = torch.randint(0, 2, out.logits.shape, generator=torch.Generator().manual_seed(7)).float()
             total = total + torch.nn.functional.binary_cross_entropy_with_logits(out.logits, target)

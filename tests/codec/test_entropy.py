@@ -14,8 +14,8 @@ from torch import nn
 
 from eoforge.codec.entropy import MAX_VALUE, Decoder, Encoder, TableSet
 from eoforge.codec.learned.exact import ACTIVATION_LIMIT, ONE, ExactConv, ExactHash, ExactHyperDecoder, rescale
-from eoforge.codec.learned.priors import HashModule, HyperDecoder, gaussian_likelihood, ladder_index
-from eoforge.codec.tables import SCALES, gaussian_frequencies, mixture_frequencies, sigma_of
+from eoforge.codec.learned.priors import HashModule, HyperDecoder, gaussian_likelihood, scale_index
+from eoforge.codec.tables import SCALES, SIGMA_MIN, SIGMA_RATIO, gaussian_frequencies, mixture_frequencies
 from eoforge.errors import BundleError, DataRefused
 
 LADDER = TableSet(gaussian_frequencies())
@@ -23,7 +23,7 @@ LADDER = TableSet(gaussian_frequencies())
 
 def test_tables_are_gaussians() -> None:
     for index in range(0, SCALES, 7):
-        table, sigma = gaussian_frequencies()[index], sigma_of(index)
+        table, sigma = gaussian_frequencies()[index], float(SIGMA_MIN * SIGMA_RATIO**index)
         reach = len(table) // 2 - 1
         values = np.arange(-reach, reach + 1)
         mass = norm.cdf((values + 0.5) / sigma) - norm.cdf((values - 0.5) / sigma)
@@ -64,10 +64,10 @@ def test_any_value_by_any_table(symbols: list[tuple[int, int]]) -> None:
 def test_symbols_cost_what_theory_says() -> None:
     rng = np.random.default_rng(0)
     index = 35
-    values = np.rint(rng.normal(0, sigma_of(index), 20_000)).astype(np.int64)
+    values = np.rint(rng.normal(0, float(SIGMA_MIN * SIGMA_RATIO**index), 20_000)).astype(np.int64)
     coder = Encoder()
     coder.put(values, LADDER, np.full(len(values), index))
-    entropy = np.log2(sigma_of(index) * np.sqrt(2 * np.pi * np.e))
+    entropy = np.log2(float(SIGMA_MIN * SIGMA_RATIO**index) * np.sqrt(2 * np.pi * np.e))
     assert 8 * len(coder.finish()) / len(values) == pytest.approx(entropy, rel=0.01)
 
 
@@ -88,7 +88,19 @@ def test_words_that_rans_never_writes(data: bytes) -> None:
 
 def test_the_float_likelihood_is_the_table() -> None:
     index = torch.tensor([5.0, 20.0, 40.0])
-    assert torch.allclose(ladder_index(torch.tensor([sigma_of(5), sigma_of(20), sigma_of(40)])), index, atol=1e-4)
+    assert torch.allclose(
+        scale_index(
+            torch.tensor(
+                [
+                    float(SIGMA_MIN * SIGMA_RATIO**5),
+                    float(SIGMA_MIN * SIGMA_RATIO**20),
+                    float(SIGMA_MIN * SIGMA_RATIO**40),
+                ]
+            )
+        ),
+        index,
+        atol=1e-4,
+    )
     for value in (0, 1, 4):
         for i, mass in zip((5, 20, 40), gaussian_likelihood(torch.full((3,), float(value)), index), strict=True):
             table = gaussian_frequencies()[i]

@@ -14,7 +14,7 @@ from eoforge.codec.learned.config import CodecConfig
 from eoforge.codec.learned.exact import ONE
 from eoforge.codec.learned.model import Codec
 from eoforge.codec.learned.rate import bits_per_pixel, psnr
-from eoforge.codec.learned.transforms import GDN, Cells, low_frequencies
+from eoforge.codec.learned.transforms import GDN, SpaceToDepth, low_frequencies
 from eoforge.codec.raster import Raster, factor_of, from_batch, from_pair, grid_shape
 from eoforge.data.bands import S2_BANDS
 from eoforge.data.records import PatchPair
@@ -40,8 +40,8 @@ def test_forward_gives_what_training_needs(codec: Codec, pairs: list[PatchPair])
 @pytest.mark.parametrize("shape", [(120, 120), (6, 6), (90, 132), (126, 114)])
 def test_no_symbol_is_spent_on_padding_beyond_whole_blocks(codec: Codec, shape: tuple[int, int]) -> None:
     branch = codec.branch("s2")
-    cells = tuple(-(-side // 6) * 3 for side in shape)  # the cell grid of 20 m holds whole pixels of 60 m
-    blocks = tuple(-(-side // branch.block) for side in cells)
+    padded = tuple(-(-side // 6) * 3 for side in shape)  # the 20 m grid holds whole pixels of 60 m
+    blocks = tuple(-(-side // branch.block) for side in padded)
     assert branch.latent_shape(shape) == blocks
     grids = {band: torch.full((1, *grid_shape(shape, factor_of(band))), 1000.0) for band in S2_BANDS}
     stored = branch.quantise(branch.latent(branch.pack(grids, shape)), pieces.fraction_of(3))
@@ -209,11 +209,11 @@ def test_gdn_is_its_formula_and_igdn_its_inverse_form() -> None:
     assert torch.allclose(inverse(x), x * norm, atol=1e-5)
 
 
-def test_cells_keep_every_pixel_and_the_sum_of_squares() -> None:
-    cells = Cells(("B02", "B05", "B09"), (10.0, 20.0, 30.0), 2.0)
+def test_space_to_depth_keeps_every_pixel_and_the_sum_of_squares() -> None:
+    space_to_depth = SpaceToDepth(("B02", "B05", "B09"), (10.0, 20.0, 30.0), 2.0)
     grids = {"B02": torch.rand(1, 120, 120), "B05": torch.rand(1, 60, 60), "B09": torch.rand(1, 20, 20)}
-    packed = cells.pack(grids, (120, 120), 60)
-    back = cells.unpack(packed, (120, 120))
+    packed = space_to_depth.pack(grids, (120, 120), 60)
+    back = space_to_depth.unpack(packed, (120, 120))
     assert all(torch.allclose(back[b], p, atol=1e-5) for b, p in grids.items())
     energy = sum(float((((p - m) / 2) ** 2).sum()) for p, m in zip(grids.values(), (10, 20, 30), strict=True))
     assert float((packed**2).sum()) == pytest.approx(energy, rel=1e-5)

@@ -41,10 +41,10 @@ def integers(codec: Codec, coded: list[bytes]) -> list[np.ndarray]:
     found = []
     for stream in coded:
         container = unpack(stream)
-        layout = pieces.Layout(
+        spec = pieces.PieceSpec(
             container.header.bands, container.header.shape, pieces.fraction_of(container.header.quality)
         )
-        latents = pieces.read_latents(codec, [container.payload], layout)
+        latents = pieces.read_latents(codec, [container.payload], spec)
         found.append(np.concatenate([latent.cpu().numpy().ravel() for latent in latents.values()]))
     return found
 
@@ -54,8 +54,8 @@ def test_streams_do_not_depend_on_batch_or_threads(codec: Codec, optical: list[R
     together = codec.compress(four, 4.3125)
     alone = [codec.compress([raster], 4.3125)[0] for raster in four]
     container = unpack(together[0])
-    layout = pieces.Layout(container.header.bands, container.header.shape, pieces.fraction_of(4.3125))
-    batched = pieces.read_latents(codec, [unpack(s).payload for s in together], layout)["s2"].numpy()
+    spec = pieces.PieceSpec(container.header.bands, container.header.shape, pieces.fraction_of(4.3125))
+    batched = pieces.read_latents(codec, [unpack(s).payload for s in together], spec)["s2"].numpy()
     threads = torch.get_num_threads()
     try:
         for count in (1, 3):

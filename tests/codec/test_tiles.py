@@ -17,8 +17,8 @@ from eoforge.codec.container import LIMITS, inspect
 from eoforge.codec.learned import streams
 from eoforge.codec.learned.model import Codec
 from eoforge.codec.learned.rate import psnr
-from eoforge.codec.parts import FilePart
 from eoforge.codec.raster import Georeference, Raster, grid_shape
+from eoforge.codec.slices import FileSlice
 from eoforge.errors import DataRefused, UsageError
 
 TILE, OVERLAP = 48, 12
@@ -106,14 +106,14 @@ def test_a_stream_is_read_from_a_file_tile_by_tile(codec: Codec) -> None:
     coder = Coder([codec])
     for stream in (tiled(codec, raster, 4.0), bounded.compress_bounded(raster, 0, tile=TILE)):
         decoded = coder.decompress([stream])[0]
-        blocks = list(coder.blocks(FilePart(io.BytesIO(stream))))
+        blocks = list(coder.blocks(FileSlice(io.BytesIO(stream))))
         assert len(blocks) == len(tiles.plan(raster.shape, TILE, inspect(stream).overlap))
         again = tiles.assemble(decoded.bands, decoded.shape, blocks)
         for band, pixels in decoded.bands.items():
             np.testing.assert_array_equal(again[band], pixels)
         assert decoded.georeference == raster.georeference
         with pytest.raises(DataRefused, match="truncated"):
-            list(coder.blocks(FilePart(io.BytesIO(stream[:-9]))))
+            list(coder.blocks(FileSlice(io.BytesIO(stream[:-9]))))
 
 
 def test_an_unfinished_file_is_no_stream(codec: Codec) -> None:

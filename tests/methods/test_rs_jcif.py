@@ -261,7 +261,7 @@ def test_rate_distortion_against_sums_over_samples(batch: PatchBatch) -> None:
     for i in range(len(batch)):
         bits = -sum(float(likelihood[i].double().log2().sum()) for likelihood in out.likelihoods.values())
         error = sum(float((out.x_hat[b][i].double() - grids[b][i].double()).square().sum()) for b in grids)
-        scale = learner.codec.branch("s2").cells.scale
+        scale = learner.codec.branch("s2").space_to_depth.scale
         total += bits / 14_400 + learner.codec.config.lambda_of(float(quality[i])) * error / 80_000 / scale**2
     assert float(rates.loss) == pytest.approx(total / len(batch), rel=1e-4)
 

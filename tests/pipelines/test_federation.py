@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eoforge.bundle import load_bundle
-from eoforge.client.silo import SiloClient
+from eoforge.client import SiloClient
 from eoforge.data.ingest.run import ingest
 from eoforge.data.synthetic.archive import generate_archive
 from eoforge.errors import EoforgeError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eoforge.client.federation import FederationClient
+from eoforge.client import FederationClient
 from eoforge.logs import configure_logs
 from eoforge.methods import METHODS, MethodEntry, Task
 from services._runtime.server import Server

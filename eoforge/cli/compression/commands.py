@@ -9,91 +9,84 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eoforge.cli import output
+from eoforge.cli.output import Json, emit
 from eoforge.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from eoforge.codec.container import Header
 
-SUFFIX = ".eofc"
 Bundle = Annotated[str | None, typer.Option(help="Run bundle of the codec; not needed with --max-error.")]
-Device = Annotated[str | None, typer.Option(help="Torch device of the codec; CUDA where there is one.")]
+Device = Annotated[str | None, typer.Option(help="Torch device of the codec; CUDA by default where available.")]
 
 
-def register_compression(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
+def compress(
+    source: Annotated[str, typer.Argument(metavar="IN", help="GeoTIFF, folder of GeoTIFFs, or table of patches.")],
+    target: Annotated[str, typer.Argument(metavar="OUT", help="Stream, folder of streams, or table of streams.")],
+    bundle: Bundle = None,
+    quality: Annotated[float | None, typer.Option(help="Quality step, 0 (smallest) to 7, in steps of 1/16.")] = None,
+    target_bpp: Annotated[float | None, typer.Option(help="Highest quality within these bits per 10 m pixel.")] = None,
+    target_psnr: Annotated[float | None, typer.Option(help="Lowest quality that reaches this PSNR in dB.")] = None,
+    max_error: Annotated[
+        str | None,
+        typer.Option(
+            help="Maximum error of a sample, 0 is lossless: DN for Sentinel-2, dB for Sentinel-1, DN,dB for both."
+        ),
+    ] = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Compress rasters into streams with georeference, bands and hash codes."""
+    from eoforge.cli.compression.files import compress_files, compress_table, is_table
+    from eoforge.codec.coder import Rate, parse_max_error
 
-    @app.command()
-    def compress(
-        source: Annotated[str, typer.Argument(metavar="IN", help="GeoTIFF, folder of GeoTIFFs, or table of patches.")],
-        target: Annotated[str, typer.Argument(metavar="OUT", help="Stream, folder of streams, or table of streams.")],
-        bundle: Bundle = None,
-        quality: Annotated[float | None, typer.Option(help="Quality step, 0 (smallest) to 7; fractions count.")] = None,
-        target_bpp: Annotated[float | None, typer.Option(help="Best quality within these bits per 10 m pixel.")] = None,
-        target_psnr: Annotated[float | None, typer.Option(help="Least quality that reaches this PSNR in dB.")] = None,
-        max_error: Annotated[
-            str | None,
-            typer.Option(
-                help="Greatest error of any pixel, 0 is lossless: DN for Sentinel-2, dB for -1, DN,dB for both."
-            ),
-        ] = None,
-        device: Device = None,
-        json: output.Json = False,
-    ) -> None:
-        """Compress rasters into streams that carry place, bands and hash codes."""
-        from eoforge.cli.compression.files import compress_files, compress_table, is_table
-        from eoforge.codec.coder import Rate, parse_max_error
-
-        rate = Rate(quality, target_bpp, target_psnr, parse_max_error(max_error) if max_error is not None else None)
-        one_unit = rate.max_error is not None and rate.max_error.s1 > 0 and "," not in (max_error or "")
-        if rate.learned and bundle is None:
-            raise UsageError(
-                "a codec is needed: name its run bundle with --bundle, or bound the error with --max-error"
-            )
-        if is_table(source):
-            if bundle is None:
-                raise UsageError("a table of streams carries codes: name the bundle that makes them with --bundle")
-            if one_unit:
-                raise UsageError(f"a table holds both sensors: --max-error DN,dB, such as {max_error},0.5")
-            result: Any = compress_table(source, target, bundle, rate, device)
-        else:
-            result = compress_files(Path(source), Path(target), bundle, rate, device, one_unit=one_unit)
-        output.emit(result, title="compressed")
-
-    @app.command()
-    def decompress(
-        source: Annotated[str, typer.Argument(metavar="IN", help="Stream, folder of streams, or table of streams.")],
-        target: Annotated[Path, typer.Argument(metavar="OUT", help="GeoTIFF, or folder for them.")],
-        bundle: Bundle = None,
-        patch_id: Annotated[list[str] | None, typer.Option(help="Only these patches of a table (repeat).")] = None,
-        device: Device = None,
-        json: output.Json = False,
-    ) -> None:
-        """Decode streams to cloud-optimised GeoTIFFs, one per native grid, with CRS and band names."""
-        from eoforge.cli.compression.files import decompress_files, decompress_table, is_table
-
-        if is_table(source):
-            result = decompress_table(source, target, tuple(patch_id or ()), device)
-        else:
-            result = decompress_files(Path(source), target, bundle, device)
-        output.emit(result, title="decompressed")
-
-    @app.command()
-    def inspect(
-        source: Annotated[Path, typer.Argument(metavar="IN", help="Stream.")],
-        json: output.Json = False,
-    ) -> None:
-        """Print what the header of a stream says; no model is needed."""
-        from eoforge.codec.container import inspect as read
-
-        if not source.is_file():
-            raise NotFound(f"no stream at {source}")
-        stream = source.read_bytes()
-        output.emit(facts_of(read(stream), len(stream)), title=source.name)
+    rate = Rate(quality, target_bpp, target_psnr, parse_max_error(max_error) if max_error is not None else None)
+    one_bound = rate.max_error is not None and rate.max_error.s1 > 0 and "," not in (max_error or "")
+    if rate.learned and bundle is None:
+        raise UsageError("a codec is needed: name its run bundle with --bundle, or bound the error with --max-error")
+    if is_table(source):
+        if bundle is None:
+            raise UsageError("a table of streams carries codes: name the bundle that makes them with --bundle")
+        if one_bound:
+            raise UsageError(f"a table holds both sensors: --max-error DN,dB, such as {max_error},0.5")
+        result: Any = compress_table(source, target, bundle, rate, device)
+    else:
+        result = compress_files(Path(source), Path(target), bundle, rate, device, one_bound=one_bound)
+    emit(result, title="compressed")
 
 
-def facts_of(header: Header, stream_bytes: int) -> dict[str, Any]:
-    """A header for people and for ``--json``."""
+def decompress(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Stream, folder of streams, or table of streams.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="GeoTIFF, or folder for them.")],
+    bundle: Bundle = None,
+    patch_id: Annotated[list[str] | None, typer.Option(help="Only these patches of a table (repeat).")] = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Decode streams to cloud-optimised GeoTIFFs, one per native grid, with CRS and band names."""
+    from eoforge.cli.compression.files import decompress_files, decompress_table, is_table
+
+    if is_table(source):
+        result = decompress_table(source, target, tuple(patch_id or ()), device)
+    else:
+        result = decompress_files(Path(source), target, bundle, device)
+    emit(result, title="decompressed")
+
+
+def inspect(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Stream.")],
+    json: Json = False,
+) -> None:
+    """Print the header of a stream; no model is needed."""
+    from eoforge.codec.container import inspect as read
+
+    if not source.is_file():
+        raise NotFound(f"no stream at {source}")
+    stream = source.read_bytes()
+    emit(header_row(read(stream), len(stream)), title=source.name)
+
+
+def header_row(header: Header, stream_bytes: int) -> dict[str, Any]:
+    """Row of a stream's header, for people and for ``--json``."""
     place = header.georeference
     learned = not header.max_error
     return {

@@ -1,4 +1,4 @@
-"""What ``eoforge compress`` and ``decompress`` do with files, folders and tables."""
+"""Compression and decompression of files, folders and tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eoforge.cli.compression.commands import SUFFIX
 from eoforge.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from eoforge.codec.tiles import Block, Source
     from eoforge.progress import Tracker
 
+SUFFIX = ".eofc"
 TIFFS = (".tif", ".tiff")
 _MAP = "reference_map"
 _BATCH = 16
@@ -27,7 +27,7 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Compressed:
-    """What was compressed; ``raw_bytes`` are those of the samples as they lie in memory."""
+    """Summary of a compression; ``raw_bytes`` is the size of all samples in memory."""
 
     streams: int
     raw_bytes: int
@@ -46,7 +46,7 @@ def is_table(text: str) -> bool:
 
 
 def compress_table(source: str, target: str, bundle: str, rate: Rate, device: str | None) -> Any:
-    """``patches.lance`` to ``streams.lance``, exactly once."""
+    """Compression of ``patches.lance`` to ``streams.lance``, exactly once."""
     from eoforge.index.streams import compress_archive
     from eoforge.methods.codecs import open_archiver
     from eoforge.storage.addresses import TableRef
@@ -55,21 +55,21 @@ def compress_table(source: str, target: str, bundle: str, rate: Rate, device: st
 
 
 def compress_files(
-    source: Path, target: Path, bundle: str | None, rate: Rate, device: str | None, *, one_unit: bool = False
+    source: Path, target: Path, bundle: str | None, rate: Rate, device: str | None, *, one_bound: bool = False
 ) -> Compressed:
-    """GeoTIFFs of any size to streams; memory for one tile of one of them.
+    """Compression of GeoTIFFs of any size to streams, with one tile in memory at a time.
 
     Args:
-        source: One GeoTIFF, or a folder: its files named ``<name>_<band>.tif`` are one raster called ``<name>``, and
-            any other file is a raster of its own.
-        target: The stream, or the folder for the streams of a folder.
-        bundle: Of the codec, where the rate needs one.
-        rate: Of all streams.
-        device: Of the codec.
-        one_unit: The bound is one number, whose unit the sensor decides: rasters of both are refused.
+        source: GeoTIFF, or folder: files named ``<name>_<band>.tif`` form one raster ``<name>``, any other file is a
+            raster of its own.
+        target: Path of the stream, or folder for the streams of a folder.
+        bundle: Run bundle of the codec, where the rate needs one.
+        rate: Rate of all streams.
+        device: Torch device of the codec.
+        one_bound: Whether the error bound is one number in the unit of one sensor; rasters of both are refused.
 
     Raises:
-        NotFound: There is nothing to compress.
+        NotFound: There is no GeoTIFF.
         UsageError: A raster of both sensors needs a bound for each.
     """
     from eoforge.codec.container import LIMITS
@@ -86,11 +86,11 @@ def compress_files(
     with track("compressing tiles") as progress:
         for name, files in jobs:
             with open_raster(files, Path(name).name, max_pixels=LIMITS.max_pixels, exact=not rate.learned) as raster:
-                if one_unit and len(modalities_of(raster.bands)) > 1:
+                if one_bound and len(modalities_of(raster.bands)) > 1:
                     raise UsageError(f"{name} holds both sensors, whose units differ: --max-error DN,dB, such as 8,0.5")
                 path = target if source.is_file() else target / f"{name}{SUFFIX}"
-                with whole(path) as unfinished, unfinished.open("w+b") as file:
-                    header = coder.write(Watched(raster, progress), rate, file)
+                with atomic_path(path) as unfinished, unfinished.open("w+b") as file:
+                    header = coder.write(ReportingSource(raster, progress), rate, file)
                 made += path.stat().st_size
                 samples += header.samples
                 raw += header.raw_bytes
@@ -98,13 +98,13 @@ def compress_files(
 
 
 def decompress_files(source: Path, target: Path, bundle: str | None, device: str | None) -> dict[str, Any]:
-    """Streams to cloud-optimised GeoTIFFs; memory for one tile of one of them.
+    """Decompression of streams to cloud-optimised GeoTIFFs, with one tile in memory at a time.
 
     Raises:
         NotFound: There is no stream.
     """
     from eoforge.codec.container import Kind, inspect
-    from eoforge.codec.parts import FilePart
+    from eoforge.codec.slices import FileSlice
     from eoforge.methods.codecs import open_coder
     from eoforge.progress import track
 
@@ -116,19 +116,19 @@ def decompress_files(source: Path, target: Path, bundle: str | None, device: str
     with track("decoding tiles") as progress:
         for path in streams:
             with path.open("rb") as file:
-                stream = FilePart(file)
+                stream = FileSlice(file)
                 header = inspect(stream, coder.limits)
                 if header.kind is Kind.LEARNED and not coder.codecs:
                     raise UsageError(f"{path} was made by the codec of bundle {header.bundle}; name it with --bundle")
                 inside = path.relative_to(source).with_suffix("") if source.is_dir() else Path(path.stem)
                 paths = _cog_paths(header.bands, target, inside, single=source.is_file())
-                _write_cogs(paths, header, _watched(coder.blocks(stream), progress))
+                _write_cogs(paths, header, _reported(coder.blocks(stream), progress))
                 files += len(paths)
     return {"streams": len(streams), "files": files, "target": str(target)}
 
 
 def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device: str | None) -> dict[str, Any]:
-    """Patches of a table of streams to cloud-optimised GeoTIFFs; the table names its codec.
+    """Decompression of patches of a table of streams to cloud-optimised GeoTIFFs; the table names its codec.
 
     Raises:
         UsageError: The table holds no streams.
@@ -145,15 +145,15 @@ def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device
 
     table = open_table(TableRef.parse(source))
     if not holds_streams(table):
-        raise UsageError(f"{source} is no table of streams; make one with `eoforge compress`")
+        raise UsageError(f"{source} is not a table of streams; make one with `eoforge compress`")
     info = CodeTableInfo.of(table.schema, source)
     encoder = get_method(info.method).load(load_bundle(info.bundle_uri), device)
     reader = StreamReader(table, coder_of(encoder))
-    wanted = patch_ids or sorted(set(table.to_table(columns=["patch_id"]).column("patch_id").to_pylist()))
+    selected = patch_ids or sorted(set(table.to_table(columns=["patch_id"]).column("patch_id").to_pylist()))
     files = 0
-    with track("decoding patches", total=len(wanted)) as progress:
-        for start in range(0, len(wanted), _BATCH):
-            part = wanted[start : start + _BATCH]
+    with track("decoding patches", total=len(selected)) as progress:
+        for start in range(0, len(selected), _BATCH):
+            part = selected[start : start + _BATCH]
             found = reader.rasters(part, encoder.modalities)
             missing = [patch_id for patch_id in part if patch_id not in found]
             if missing:
@@ -164,7 +164,7 @@ def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device
                     _write_cogs(paths, raster, [Block(0, 0, raster.bands)])
                     files += len(paths)
             progress.advance(len(part))
-    return {"patches": len(wanted), "files": files, "target": str(target)}
+    return {"patches": len(selected), "files": files, "target": str(target)}
 
 
 def _rasters_of(source: Path) -> Iterator[tuple[str, list[GeoTiff]]]:
@@ -180,7 +180,7 @@ def _rasters_of(source: Path) -> Iterator[tuple[str, list[GeoTiff]]]:
         inside = path.relative_to(source).with_suffix("")
         name, _, band = inside.name.rpartition("_")
         if inside.name.endswith(_MAP):
-            continue  # land cover is no band
+            continue  # the land-cover map is not a band
         if name and band in BAND_ORDER:
             groups.setdefault(str(inside.with_name(name)), []).append(GeoTiff(path, (band,)))
         else:
@@ -188,8 +188,8 @@ def _rasters_of(source: Path) -> Iterator[tuple[str, list[GeoTiff]]]:
     yield from groups.items()
 
 
-class Watched:
-    """A source that reports each window that is read."""
+class ReportingSource:
+    """Source that reports progress for each window."""
 
     def __init__(self, source: Source, progress: Tracker) -> None:
         self._source, self._progress = source, progress
@@ -197,19 +197,19 @@ class Watched:
         self.georeference, self.patch_id = source.georeference, source.patch_id
 
     def window(self, row: int, column: int, height: int, width: int) -> Raster:
-        """As that of the source."""
+        """Window of the wrapped source."""
         self._progress.advance()
         return self._source.window(row, column, height, width)
 
 
-def _watched(blocks: Iterable[Block], progress: Tracker) -> Iterator[Block]:
+def _reported(blocks: Iterable[Block], progress: Tracker) -> Iterator[Block]:
     for block in blocks:
         yield block
         progress.advance()
 
 
 def _cog_paths(bands: Iterable[str], target: Path, name: Path, *, single: bool) -> dict[str, Path]:
-    """Grid -> its file; a raster that has a single grid goes to ``target`` itself if that names a file."""
+    """Mapping grid -> path; a raster of a single grid is written to ``target`` itself if ``target`` names a file."""
     from eoforge.codec.cog import grids_of
 
     grids = list(grids_of(bands))
@@ -224,16 +224,16 @@ def _write_cogs(paths: Mapping[str, Path], like: Header | Raster, blocks: Iterab
     from eoforge.codec.cog import write_cog_files
 
     with ExitStack() as stack:
-        unfinished = {grid: str(stack.enter_context(whole(path)).absolute()) for grid, path in paths.items()}
+        unfinished = {grid: str(stack.enter_context(atomic_path(path)).absolute()) for grid, path in paths.items()}
         write_cog_files(unfinished, like.bands, like.shape, like.georeference, blocks)
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A place to write a file to that appears at ``path`` when the block ends well, and not at all otherwise.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Temporary path whose file is renamed to ``path`` when the block ends without an error.
 
-    It lies in a hidden folder beside it, under a name that no search for streams or GeoTIFFs finds: who is killed
-    leaves nothing behind that looks whole.
+    The temporary file lies in a hidden folder beside ``path``, under a name that no search for streams or GeoTIFFs
+    matches, so a killed process leaves nothing that looks complete.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".eoforge-", dir=path.parent) as folder:

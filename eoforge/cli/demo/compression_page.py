@@ -1,7 +1,7 @@
-"""The demo's page on compression: original, decoded and difference, bits and PSNR at three qualities.
+"""Compression page of the demo: original, decoded and difference images, bits and PSNR at three qualities.
 
-The codec is shown as its training starts (transforms by principal components of some patches of the archive), which
-takes seconds; ``eoforge train rs_jcif`` makes a better one.
+The codec is in its initial state (transforms by principal components of some patches of the archive), which takes
+seconds; ``eoforge train rs_jcif`` trains a better codec.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ PAGE = "compression.html"
 QUALITIES = (1.0, 4.0, 7.0)
 SHOWN, SAMPLE = 3, 96
 _AMPLIFIED = 0.1
-"""Share of the display range that a difference must reach to be white."""
+"""Share of the display range at which a difference is white."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One rate over the shown patches."""
+    """Result of one rate over the shown patches."""
 
     name: str
     streams: list[bytes]
@@ -48,8 +48,8 @@ def write_compression_page(out: Path, table: TableRef, seed: int) -> dict[str, A
 
     Args:
         out: Folder.
-        table: Patches.
-        seed: Of the choice of patches.
+        table: Table of patches.
+        seed: Seed of the selection of patches.
 
     Returns:
         Bits per pixel and PSNR of each quality, and of the lossless stream, flat.
@@ -73,7 +73,7 @@ def write_compression_page(out: Path, table: TableRef, seed: int) -> dict[str, A
 
 
 def _patches(table: TableRef, seed: int) -> tuple[PatchBatch, PatchBatch]:
-    """Patches that the codec learns from, and other ones to show."""
+    """Patches to initialise the codec, and other patches to show."""
     from eoforge.data.loading.batch import PatchFilter, read_rows, select_rows
     from eoforge.storage.addresses import open_table
 
@@ -110,9 +110,9 @@ def _learned(codec: Codec, originals: list[Raster], quality: float, curve: list[
     decoded = codec.decompress(streams)
     milliseconds = (time.perf_counter() - start) * 1e3
     psnr = _psnr(originals, decoded)
-    ours = 8 * sum(map(len, streams))
-    theirs = float(np.interp(psnr, [p for p, _ in curve], [bits for _, bits in curve], left=np.nan, right=np.nan))
-    ratio = theirs / ours if math.isfinite(theirs) else None
+    codec_bits = 8 * sum(map(len, streams))
+    reference = float(np.interp(psnr, [p for p, _ in curve], [bits for _, bits in curve], left=np.nan, right=np.nan))
+    ratio = reference / codec_bits if math.isfinite(reference) else None
     return Trial(f"quality {quality:g}", streams, decoded, psnr, ratio, milliseconds)
 
 
@@ -127,7 +127,7 @@ def _lossless(originals: list[Raster]) -> Trial:
 
 
 def _jpeg2000(shown: PatchBatch) -> list[tuple[float, float]]:
-    """PSNR and bits of JPEG2000 at its best on the same patches, PSNR rising."""
+    """PSNR and bits of the best JPEG2000 settings on the same patches, by ascending PSNR."""
     from eoforge.codec.learned.rate import REFLECTANCE_PEAK
     from eoforge.data.bands import GROUPS, S1_10M
     from eoforge.methods.evaluation.codec_baselines import lossy_codecs, lossy_curve
@@ -188,7 +188,7 @@ def _page(originals: list[Raster], trials: list[Trial], sample: int) -> str:
                 *pictures,
             ),
         ],
-        footer=f"The codec is as training starts it: principal components of {sample} patches, no step of training. "
+        footer=f"The codec is untrained: principal components of {sample} patches. "
         "Time is encoding and decoding of one patch on this machine.",
     )
 
@@ -211,7 +211,7 @@ def _card(picture: npt.NDArray[np.uint8], caption: str) -> Html:
 
 
 def _rgb(*rasters: Raster) -> list[npt.NDArray[np.uint8]]:
-    """True colours of rasters of one size, with one stretch for all, so that they can be compared."""
+    """True-colour images of rasters of one size, with a common contrast stretch for comparison."""
     from eoforge.data.bands import S2_10M
     from eoforge.data.loading.plot import rgb
 

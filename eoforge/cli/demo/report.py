@@ -1,4 +1,4 @@
-"""The demo's report: figures, the answered queries as pictures, and links to the pipeline's own pages."""
+"""Report of the demo: figures, answered queries as pictures, and links to the pages of the pipeline."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from eoforge.report import Html, concat, element
 
 if TYPE_CHECKING:
     from eoforge.cli.demo.service import Answer, Answers
-    from eoforge.client.retrieval import Hit, Patch
+    from eoforge.client import Hit, Patch
     from pipelines.run_local import LocalRun
 
 PAGES = {"quality": "Quality of the ingested archive", "curves": "Training curves", "retrieval": "Retrieval evaluation"}
-"""Outputs of the pipeline that are pages, and what they are called."""
+"""Outputs of the pipeline that are pages, and their titles."""
 SENSOR = {"s1": "radar (Sentinel-1)", "s2": "optical (Sentinel-2)"}
 
 
@@ -31,7 +31,7 @@ def write_report(
     Args:
         out: Folder.
         run: Outputs of the pipeline ``archive_to_service``.
-        answers: What the service said.
+        answers: Answers of the service.
         seconds: Wall time per stage.
         compressed: Figures of the page on compression.
 
@@ -111,7 +111,7 @@ def _legend() -> Html:
 
 def _answer(answer: Answer) -> Html:
     title = (
-        f"{SENSOR[answer.source]} asks {SENSOR[answer.target]}: {answer.condition} "
+        f"query {SENSOR[answer.source]}, hits {SENSOR[answer.target]}: {answer.condition} "
         f"({answer.milliseconds:.0f} ms with pictures)"
     )
     cards = concat([_query_card(answer.query, answer.source), *(_hit_card(h, answer.query) for h in answer.hits)])
@@ -127,10 +127,10 @@ def _query_card(query: Patch, source: str) -> Html:
 
 
 def _hit_card(hit: Hit, query: Patch) -> Html:
-    wanted = set(query.info.labels)
+    queried = set(query.info.labels)
     partner = hit.patch_id == query.info.patch_id
-    kind = "partner" if partner else "" if wanted & set(hit.labels) else "miss"
-    labels = concat(element("span", label, class_="tag shared" if label in wanted else "tag") for label in hit.labels)
+    kind = "partner" if partner else "" if queried & set(hit.labels) else "miss"
+    labels = concat(element("span", label, class_="tag shared" if label in queried else "tag") for label in hit.labels)
     caption = f"{hit.distance} · {hit.country} · {hit.acquired:%Y-%m-%d}"
     return element(
         "div", concat([report.image(hit.thumbnail_png, hit.patch_id), caption, labels]), class_=f"card {kind}".strip()

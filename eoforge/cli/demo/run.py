@@ -1,8 +1,8 @@
-"""``eoforge demo``: the main job, end to end, on whatever machine this is.
+"""Demo of the main job, end to end, on one machine.
 
-Everything is the real thing at a small size: an archive in the official layout, the Kubeflow pipeline
-``archive_to_service`` run by ``kfp.local``, a retrieval service in a process of its own, and questions asked over gRPC.
-A second run continues where the first stopped: tables, runs and codes are kept.
+The parts are the production parts at a small size: an archive in the official layout, the Kubeflow pipeline
+``archive_to_service`` run by ``kfp.local``, a retrieval service in its own process, and queries over gRPC. A second run
+resumes where the first stopped: tables, runs and codes are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from eoforge.cli import output
+from eoforge.cli.output import say
 from eoforge.errors import DataRefused, UsageError
 
 SEAWEEDFS = "seaweedfs"
@@ -32,8 +32,8 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Announces and times one stage."""
-        output.say(f"[bold]{name}[/]")
+        """Prints the name of a stage and measures its wall time."""
+        say(f"[bold]{name}[/]")
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 1)
@@ -53,7 +53,7 @@ def run_demo(
 
     Args:
         out: Folder for archive, report and, without ``store``, tables and runs.
-        archive: An archive to use instead of a synthetic one.
+        archive: Archive to use instead of a synthetic archive.
         store: Local folder or ``s3://`` URI for tables and runs; ``seaweedfs`` starts a server for the demo.
         method: Method to train, with its tiny preset.
         patches: Size of the synthetic archive.
@@ -64,11 +64,11 @@ def run_demo(
         Flat figures: sizes, metrics against the untrained network and random codes, seconds per stage, the report.
 
     Raises:
-        EoforgeError: A stage failed; the message says which and what to do.
+        EoforgeError: A stage failed; the message names the stage and a remedy.
     """
     from eoforge.methods import get_method
 
-    # What a step would refuse after minutes of ingestion is refused now.
+    # Invalid input is refused here, not after minutes of ingestion.
     get_method(method).config("tiny", overrides)
     if archive is not None:
         from eoforge.data.archives.open import open_archive
@@ -85,7 +85,7 @@ def _run(
 ) -> dict[str, Any]:
     from eoforge.cli.demo.compression_page import write_compression_page
     from eoforge.cli.demo.report import write_report
-    from eoforge.cli.demo.service import ask, running_service
+    from eoforge.cli.demo.service import query_service, running_service
     from eoforge.storage.addresses import TableRef, join
     from pipelines.run_local import run_local
 
@@ -105,17 +105,17 @@ def _run(
     with stages.stage("Kubeflow pipeline: ingest, train, index, evaluate"):
         run = run_local("archive_to_service", out / "pipeline", params)
     with stages.stage("retrieval service"), running_service(run.outputs["codes_table"], out / "service.log") as address:
-        answers = ask(address, seed)
+        answers = query_service(address, seed)
     with stages.stage("compression at three qualities"):
         compressed = write_compression_page(out, TableRef(str(params["table"]), int(run.outputs["version"])), seed)
     result = write_report(out, run, answers, stages.seconds, compressed)
-    output.say(f"open [bold]{escape(str(out / 'report.html'))}[/]")
+    say(f"open [bold]{escape(str(out / 'report.html'))}[/]")
     return result
 
 
 @contextmanager
 def _object_store(out: Path, store: str | None) -> Iterator[str]:
-    """Yields the root of tables and runs; probes an object store before anything commits to it."""
+    """Root of tables and runs; an object store is probed before the first commit."""
     from eoforge.errors import StoreError
     from eoforge.storage.addresses import is_s3, normalise
     from eoforge.storage.doctor import probe_store
@@ -142,20 +142,20 @@ def _object_store(out: Path, store: str | None) -> Iterator[str]:
 
 
 def synthetic_archive(folder: Path, patches: int, seed: int) -> str:
-    """Generates the archive, or keeps the one of an earlier run with the same size and seed."""
+    """Folder of a synthetic archive; an archive of an earlier run with equal size and seed is kept."""
     from eoforge.data.synthetic.archive import generate_archive
 
-    # The mark is written after the archive: a folder without it was interrupted and cannot be trusted to be whole.
-    mark = folder.with_name(folder.name + f".{patches}-{seed}.complete")
-    if mark.exists() and folder.is_dir():
+    # The marker is written after the archive: a folder without a marker is incomplete.
+    marker = folder.with_name(folder.name + f".{patches}-{seed}.complete")
+    if marker.exists() and folder.is_dir():
         return str(folder)
     if folder.is_dir() and any(folder.iterdir()):
-        others = list(folder.parent.glob(folder.name + ".*.complete"))
-        if others:
+        markers = list(folder.parent.glob(folder.name + ".*.complete"))
+        if markers:
             raise UsageError(
-                f"{folder} holds another archive ({others[0].name}); give --out another folder or remove this one"
+                f"{folder} holds another archive ({markers[0].name}); give --out another folder or remove this one"
             )
         raise DataRefused(f"{folder} is not empty and was not finished by the demo; remove it and run the demo again")
     generate_archive(str(folder), patches, seed, workers=os.cpu_count() or 1)
-    mark.touch()
+    marker.touch()
     return str(folder)

@@ -1,4 +1,4 @@
-"""The demo's service: starts it as an operator would, asks it as an application would."""
+"""Retrieval service of the demo: start in its own process, and queries over gRPC."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 from eoforge.errors import EoforgeError, NotFound
 
 if TYPE_CHECKING:
-    from eoforge.client.retrieval import Hit, IndexInfo, Patch, RetrievalClient, SearchFilter
+    from eoforge.client import Hit, IndexInfo, Patch, RetrievalClient, SearchFilter
 
 READY_S = 120.0
 STOP_S = 30.0
@@ -28,7 +28,7 @@ TIMED_QUERIES = 100
 
 @dataclass(frozen=True)
 class Answer:
-    """One answered question: the query patch, what was asked of whom, the hits, and how long it took."""
+    """Answer to one query: query patch, modalities, filter, hits and wall time."""
 
     query: Patch
     source: str
@@ -40,24 +40,24 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the service said."""
+    """Answers of the service."""
 
     index: IndexInfo
     answers: list[Answer]
     search_ms: list[float]
-    """Wall time of single searches by patch id, seen by the client."""
+    """Wall time of single searches by patch id, measured by the client."""
 
 
 class ServiceFailed(EoforgeError):
-    """The service ended or did not become ready."""
+    """Failure of the service to start."""
 
 
 @contextmanager
 def running_service(codes: str, log: Path) -> Iterator[str]:
-    """Runs ``eoforge serve retrieval`` on loopback until the block ends; yields ``HOST:PORT``.
+    """Process ``eoforge serve retrieval`` on the loopback address during the block; yields ``HOST:PORT``.
 
     Raises:
-        ServiceFailed: It ended, or was not ready in time; the message holds the end of its log.
+        ServiceFailed: The process ended, or was not ready in time; the message holds the end of its log.
     """
     from eoforge.storage.seaweed import free_ports
 
@@ -77,7 +77,7 @@ def running_service(codes: str, log: Path) -> Iterator[str]:
 
 
 def _wait_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    from eoforge.client.retrieval import RetrievalClient
+    from eoforge.client import RetrievalClient
 
     deadline = time.monotonic() + READY_S
     with RetrievalClient(address) as client:
@@ -91,9 +91,9 @@ def _wait_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> No
     raise ServiceFailed(f"the retrieval service {state}; the end of {log}:\n{tail}")
 
 
-def ask(address: str, seed: int) -> Answers:
-    """Asks the running service in both directions, with and without a filter, and times plain searches."""
-    from eoforge.client.retrieval import RetrievalClient, SearchFilter
+def query_service(address: str, seed: int) -> Answers:
+    """Answers to queries in both directions, with and without a filter, and times of searches by patch id."""
+    from eoforge.client import RetrievalClient, SearchFilter
 
     with RetrievalClient(address) as client:
         (index,) = client.indexes()
@@ -115,12 +115,12 @@ def ask(address: str, seed: int) -> Answers:
 
 
 def _query_pool(client: RetrievalClient, index: IndexInfo, seed: int) -> list[str]:
-    """Different patches to ask about: for each class one that carries it, from the test split where there is one.
+    """Query patches: for each class one patch with its label, from the test split if possible.
 
     Raises:
         NotFound: The index is empty.
     """
-    from eoforge.client.retrieval import SearchFilter
+    from eoforge.client import SearchFilter
     from eoforge.data.labels import CLASSES
 
     rng = np.random.Generator(np.random.Philox(key=seed))
@@ -128,17 +128,17 @@ def _query_pool(client: RetrievalClient, index: IndexInfo, seed: int) -> list[st
     for splits in (("test",), ()):
         for label in rng.permutation(CLASSES):
             code = rng.integers(0, 256, index.bits // 8, dtype=np.uint8).tobytes()
-            wanted = SearchFilter(splits=splits, labels_any=(str(label),))
-            chosen += [h.patch_id for h in client.search(code=code, target="s2", k=1, filter=wanted)]
+            search_filter = SearchFilter(splits=splits, labels_any=(str(label),))
+            chosen += [h.patch_id for h in client.search(code=code, target="s2", k=1, filter=search_filter)]
         if chosen:
             return list(dict.fromkeys(chosen))
     raise NotFound("the index holds no patch; is the archive empty?")
 
 
 def _answer(
-    client: RetrievalClient, patch_id: str, source: str, target: str, wanted: SearchFilter, condition: str
+    client: RetrievalClient, patch_id: str, source: str, target: str, search_filter: SearchFilter, condition: str
 ) -> Answer:
     start = time.perf_counter()
-    hits = client.search(patch_id=patch_id, source=source, target=target, k=HITS, filter=wanted, thumbnails=True)
+    hits = client.search(patch_id=patch_id, source=source, target=target, k=HITS, filter=search_filter, thumbnails=True)
     milliseconds = (time.perf_counter() - start) * 1e3
     return Answer(client.get_patch(patch_id, thumbnails=True), source, target, condition, hits, milliseconds)

@@ -1,4 +1,4 @@
-"""One piece of a bounded stream: its bands in groups of one grid, each group its settings and then its waves.
+"""Piece of a bounded stream: bands in groups of one grid, each group its settings and then its waves.
 
 Settings of a band: quantisation step, limits, palette, prediction weights, activity weights, and for each context the
 table and the number of low bits that are left plain. A radar band without loss is followed by the bits below its plane.
@@ -13,7 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.codec.bounded import planes as of
+from eoforge.codec.bounded.planes import (
+    PLANE_LIMIT,
+    Backscatter,
+    inflate,
+    join_backscatter,
+    pack_palette,
+    palette_of,
+    rest_bits,
+    split_backscatter,
+    unpack_palette,
+)
 from eoforge.codec.bounded.predictor import ACTIVITIES, FEATURES, MAX_WEIGHT, Plane, Stack
 from eoforge.codec.bounded.residual import (
     Contexts,
@@ -35,7 +45,7 @@ from eoforge.codec.raster import Raster, factor_of, grid_shape
 from eoforge.codec.tiles import Pixels
 from eoforge.data.bands import S1_BANDS
 
-# Finer grids first; within a grid, each band after those that say most about it.
+# Finer grids first; within a grid, each band after its best predictors.
 _GROUPS: tuple[tuple[str, ...], ...] = (
     ("B03", "B04", "B02", "B08"),
     ("B05", "B06", "B07", "B8A", "B11", "B12"),
@@ -48,7 +58,7 @@ _SIDES: dict[str, tuple[str, ...]] = {
     "B8A": ("B07", "B08", "B06", "B05"), "B11": ("B05", "B8A", "B04", "B07"), "B12": ("B11", "B05", "B8A", "B04"),
     "B01": ("B02", "B03", "B05", "B04"), "B09": ("B8A", "B07", "B01", "B11"), "VV": (), "VH": ("VV",),
 }  # fmt: skip
-"""Bands that a band is predicted from, best first; of those present the first three count."""
+"""Reference bands of the prediction of a band, best first; the first three that are present are used."""
 _STEP_LIMIT = 1 << 24
 
 Known = dict[str, tuple[Integers, Integers]]
@@ -56,7 +66,7 @@ Known = dict[str, tuple[Integers, Integers]]
 
 @dataclass
 class _Band:
-    """A band while it is coded."""
+    """State of a band during coding."""
 
     name: str
     plane: Plane
@@ -66,7 +76,7 @@ class _Band:
 
 
 class _Group:
-    """Bands of one grid with everything both directions need."""
+    """Bands of one grid, with the state shared by encoder and decoder."""
 
     def __init__(self, bands: list[_Band], shape: tuple[int, int], known: Known, values: Integers | None) -> None:
         self.bands, self.shape = bands, shape
@@ -83,7 +93,7 @@ class _Group:
         self.palettes = [(i, band.palette) for i, band in enumerate(bands) if band.palette is not None]
 
     def restore(self, band: Integers, pixel: Integers, predicted: Integers, residual: Integers) -> None:
-        """Puts the values that residuals stand for, and their sizes, into the stack."""
+        """Writes reconstructed values and sizes of residuals into the stack."""
         values = predicted + residual * self.steps[band]
         for i, palette in self.palettes:
             chosen = band == i
@@ -94,7 +104,7 @@ class _Group:
         self.stack.errors.ravel()[pixel] = np.abs(residual)
 
     def planes(self) -> Known:
-        """Values and error sizes ``[h, w]`` of each band."""
+        """Values and residual sizes ``[h, w]`` of each band."""
         first = self.stack.known
         return {
             band.name: (
@@ -106,10 +116,10 @@ class _Group:
 
 
 def encode_piece(raster: Raster, steps: Mapping[str, int]) -> bytes:
-    """The payload of a raster.
+    """Payload of a raster.
 
     Args:
-        raster: Small enough to be coded at once.
+        raster: Raster of at most one tile.
         steps: Quantisation step by modality: 1 is lossless; for ``s1`` in 2^-16 dB.
     """
     coder = Encoder()
@@ -118,13 +128,13 @@ def encode_piece(raster: Raster, steps: Mapping[str, int]) -> bytes:
         names = [name for name in group if name in raster.bands]
         if not names:
             continue
-        split = {n: of.split_backscatter(raster.bands[n]) for n in names if n in S1_BANDS}
+        split = {n: split_backscatter(raster.bands[n]) for n in names if n in S1_BANDS}
         planes = [split[n].plane if n in split else raster.bands[n].astype(np.int64) for n in names]
         bands = []
         for name, plane in zip(names, planes, strict=True):
             step = steps["s1" if name in split else "s2"]
             settings = Plane((), int(np.median(plane)), int(plane.min()), int(plane.max()))
-            palette = of.palette_of(plane) if step == 1 and name not in split else None
+            palette = palette_of(plane) if step == 1 and name not in split else None
             bands.append(_Band(name, settings, step, palette))
         work = _Group(bands, planes[0].shape, known, np.stack([plane.ravel() for plane in planes]))
         _encode_group(coder, work)
@@ -135,10 +145,10 @@ def encode_piece(raster: Raster, steps: Mapping[str, int]) -> bytes:
 
 
 def decode_piece(payload: bytes, names: Sequence[str], shape: tuple[int, int]) -> Pixels:
-    """The bands of a payload.
+    """Bands of a payload.
 
     Raises:
-        DataRefused: It is damaged.
+        DataRefused: The payload is damaged.
     """
     coder = Decoder(payload)
     known: Known = {}
@@ -163,7 +173,7 @@ def decode_piece(payload: bytes, names: Sequence[str], shape: tuple[int, int]) -
 
 
 def _encode_group(coder: Encoder, work: _Group) -> None:
-    """Fits the settings, quantises, then writes both."""
+    """Fits the settings and quantises; writes settings and residuals."""
     stack, count = work.stack, len(work.bands)
     original = stack.values.copy().ravel()
     residuals = np.zeros_like(original)
@@ -182,7 +192,7 @@ def _encode_group(coder: Encoder, work: _Group) -> None:
     fitted = [stack.fit_and_predict(i, original[pixel], seen) for i, (pixel, seen) in enumerate(wholes)]
     stack.load()
     if all(band.step == 1 for band in work.bands):
-        # Without loss every neighbour is known beforehand, and a band is one step.
+        # A lossless band is one step, because all its neighbours are known beforehand.
         for i, (pixel, _) in enumerate(wholes):
             quantise(np.full_like(pixel, i), pixel, fitted[i])
     else:
@@ -211,7 +221,7 @@ def _put_settings(coder: Encoder, band: _Band, contexts: Integers) -> None:
     plane = band.plane
     put_integers(coder, band.step)
     put_integers(coder, plane.start, plane.low, plane.high)
-    put_bytes(coder, b"" if band.palette is None else of.pack_palette(band.palette))
+    put_bytes(coder, b"" if band.palette is None else pack_palette(band.palette))
     put_weights(coder, plane.weights)
     put_weights(coder, plane.activity)
     assert band.contexts is not None
@@ -220,51 +230,52 @@ def _put_settings(coder: Encoder, band: _Band, contexts: Integers) -> None:
 
 def _get_settings(coder: Decoder, name: str) -> _Band:
     (step,) = get_integers(coder, 1, 1, _STEP_LIMIT)
-    least = -of.PLANE_LIMIT if name in S1_BANDS else 0
-    most = of.PLANE_LIMIT if name in S1_BANDS else 65_535
-    start, low, high = get_integers(coder, 3, least, most)
+    low_limit = -PLANE_LIMIT if name in S1_BANDS else 0
+    high_limit = PLANE_LIMIT if name in S1_BANDS else 65_535
+    start, low, high = get_integers(coder, 3, low_limit, high_limit)
     packed = get_bytes(coder, 1 << 18)
-    palette = of.unpack_palette(packed, 65_536) if packed else None
+    palette = unpack_palette(packed, 65_536) if packed else None
     weights = get_weights(coder, FEATURES + 1, -MAX_WEIGHT, MAX_WEIGHT)
     activity = get_weights(coder, ACTIVITIES + 1, 0, MAX_WEIGHT)
     return _Band(name, Plane((), start, low, high, weights, activity), step, palette, get_contexts(coder))
 
 
-def _put_rest(coder: Encoder, split: of.Backscatter, step: int) -> None:
-    """What a radar band has beside its plane."""
+def _put_rest(coder: Encoder, split: Backscatter, step: int) -> None:
+    """Writes the exceptions and low bits of a radar band."""
     exceptions = b"" if not len(split.raw) else zlib.compress(np.packbits(split.exceptions).tobytes(), 9)
     put_bytes(coder, exceptions)
     if exceptions:
         put_bytes(coder, zlib.compress(split.raw.astype("<u4").tobytes(), 9))
     if step == 1:
-        bits = of.rest_bits(split.plane).ravel()
+        bits = rest_bits(split.plane).ravel()
         for width in range(1, 14):
             coder.put_bits(split.rest.ravel()[bits == width], width)
 
 
 def _get_rest(coder: Decoder, plane: Integers, step: int) -> npt.NDArray[np.float32]:
+    """Radar band in dB, from its plane and what :func:`_put_rest` wrote."""
     samples = plane.size
     packed = get_bytes(coder, samples + 1024)
     exceptions, raw = np.zeros(plane.shape, dtype=bool), np.zeros(0, dtype=np.uint32)
     if packed:
-        flags = of.inflate(packed, -(-samples // 8))
+        flags = inflate(packed, -(-samples // 8))
         exceptions = (
             np.unpackbits(np.frombuffer(flags, dtype=np.uint8), count=samples).astype(bool).reshape(plane.shape)
         )
         count = int(exceptions.sum())
-        values = of.inflate(get_bytes(coder, 5 * count + 1024), 4 * count)
+        values = inflate(get_bytes(coder, 5 * count + 1024), 4 * count)
         raw = np.frombuffer(values, dtype="<u4").astype(np.uint32)
     rest = np.zeros(samples, dtype=np.int64)
     if step == 1:
-        bits = of.rest_bits(plane).ravel()
+        bits = rest_bits(plane).ravel()
         for width in range(1, 14):
             chosen = bits == width
             rest[chosen] = coder.get_bits(int(chosen.sum()), width)
-    return of.join_backscatter(plane, rest.reshape(plane.shape), exceptions, raw)
+    return join_backscatter(plane, rest.reshape(plane.shape), exceptions, raw)
 
 
 def _resample(plane: Integers, shape: tuple[int, int]) -> Integers:
-    """A plane on a coarser grid: the mean of each block, cut to a whole number."""
+    """Plane on a coarser grid: the mean of each block, rounded down."""
     ratio = round(plane.shape[0] / shape[0])
     if ratio <= 1 and plane.shape == shape:
         return plane

@@ -1,11 +1,11 @@
-"""Bands as planes of whole numbers, and back, without losing a bit.
+"""Lossless map between bands and planes of integers.
 
-Reflectance is whole already. Backscatter in dB is float32: its magnitude is cut at 2^-16 dB into a whole number and the
-few float32 steps above it, which are plain bits. Values that do not fit this (NaN, infinities, below 2^-6 or from 256
-dB on) are exceptions, kept as they are beside the plane.
+Reflectance is an integer already. Backscatter in dB is float32: its magnitude is cut at 2^-16 dB into an integer and
+the few float32 steps above it, which are plain bits. Other values (NaN, infinities, magnitudes below 2^-6 or from 256
+dB on) are exceptions, stored unchanged beside the plane.
 
-Processors leave reflectances with gaps: of three neighbouring numbers only one may occur. Such a band is coded by the
-rank of its values among those that occur (its palette).
+Processors leave gaps in reflectances: of three neighbouring numbers only one may occur. Such a band is coded by the
+rank of its values among the values that occur (its palette).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from eoforge.errors import DataRefused
 FIXED_BITS = 16
 _SMALLEST, _LARGEST = 2.0**-6, 256.0
 PLANE_LIMIT = 1 << 24
-"""Planes hold values below 2^24 in size."""
+"""Upper limit of the magnitudes in a plane."""
 _NEIGHBOURS = 8
 
 
 @dataclass
 class Backscatter:
-    """A float32 band taken apart.
+    """Parts of a float32 band.
 
     Attributes:
         plane: int64 ``[h, w]``, signed magnitude in 2^-16 dB, cut towards zero.
@@ -44,7 +44,7 @@ class Backscatter:
 
 
 def split_backscatter(band: npt.NDArray[np.float32]) -> Backscatter:
-    """Takes a band apart; :func:`join_backscatter` puts it together bit for bit."""
+    """Parts of a band; :func:`join_backscatter` is the exact inverse."""
     size = np.abs(band)
     exceptions = ~((size >= _SMALLEST) & (size < _LARGEST))
     fill = np.float32(np.median(band[~exceptions])) if not exceptions.all() else np.float32(1.0)
@@ -61,7 +61,7 @@ def split_backscatter(band: npt.NDArray[np.float32]) -> Backscatter:
 def join_backscatter(
     plane: Integers, rest: Integers, exceptions: npt.NDArray[np.bool_], raw: npt.NDArray[np.uint32]
 ) -> npt.NDArray[np.float32]:
-    """The band that :func:`split_backscatter` took apart."""
+    """Band from its parts; inverse of :func:`split_backscatter`."""
     bits = (_bits_of(np.abs(plane)) + rest).astype(np.uint32)
     bits |= (plane < 0).astype(np.uint32) << 31
     bits[exceptions] = raw
@@ -69,12 +69,12 @@ def join_backscatter(
 
 
 def plane_to_decibels(plane: Integers) -> npt.NDArray[np.float32]:
-    """Whole multiples of 2^-16 dB as float32, exactly."""
+    """Multiples of 2^-16 dB as float32, exactly."""
     return (plane.astype(np.float64) / (1 << FIXED_BITS)).astype(np.float32)
 
 
 def rest_bits(plane: Integers) -> Integers:
-    """Plain bits that each value of a plane leaves open."""
+    """Number of plain bits beside each value of a plane."""
     _, exponent = np.frexp(np.abs(plane).astype(np.float64))
     return np.clip(24 - exponent, 0, 13).astype(np.int64)
 
@@ -84,7 +84,7 @@ def _bits_of(magnitude: Integers) -> Integers:
 
 
 def palette_of(plane: Integers) -> Integers | None:
-    """The values that occur, ascending, if coding ranks among them saves more than the list costs."""
+    """Palette of a plane (ascending values), or None if coding ranks would not save the bytes of the palette."""
     values, counts = np.unique(plane, return_counts=True)
     if len(values) < 2 * _NEIGHBOURS:
         return None
@@ -96,18 +96,18 @@ def palette_of(plane: Integers) -> Integers | None:
 
 
 def pack_palette(values: Integers) -> bytes:
-    """Ascending values as bytes: differences, low and high bytes apart, deflated."""
+    """Bytes of a palette: deflated differences, low bytes before high bytes."""
     gaps = np.diff(values, prepend=0).astype("<u2")
     return zlib.compress(gaps.view(np.uint8).reshape(-1, 2).T.tobytes(), 9)
 
 
-def unpack_palette(data: bytes, most: int) -> Integers:
-    """The values that :func:`pack_palette` packed, at most ``most``.
+def unpack_palette(data: bytes, limit: int) -> Integers:
+    """Palette of at most ``limit`` values; inverse of :func:`pack_palette`.
 
     Raises:
         DataRefused: The bytes are damaged or hold more.
     """
-    raw = inflate(data, 2 * most)
+    raw = inflate(data, 2 * limit)
     if len(raw) % 2 or not raw:
         raise DataRefused(f"damaged stream: a palette of {len(raw)} bytes")
     gaps = np.ascontiguousarray(np.frombuffer(raw, dtype=np.uint8).reshape(2, -1).T).view("<u2").ravel()
@@ -117,17 +117,17 @@ def unpack_palette(data: bytes, most: int) -> Integers:
     return values
 
 
-def inflate(data: bytes, most: int) -> bytes:
-    """Decompresses to at most ``most`` bytes.
+def inflate(data: bytes, limit: int) -> bytes:
+    """Decompressed bytes, at most ``limit``.
 
     Raises:
-        DataRefused: The bytes are damaged or would become more.
+        DataRefused: The bytes are damaged, or decompress to more.
     """
     try:
         decoder = zlib.decompressobj()
-        out = decoder.decompress(data, most)
+        out = decoder.decompress(data, limit)
     except zlib.error as error:
         raise DataRefused(f"damaged stream: a deflated part does not decode ({error})") from error
     if not decoder.eof:
-        raise DataRefused(f"damaged stream: a deflated part holds more than the {most} bytes it may")
+        raise DataRefused(f"damaged stream: a deflated part holds more than {limit} bytes")
     return out

@@ -1,9 +1,9 @@
-"""Prediction and context of pixels from whole numbers alone; what the bounded codec knows before it reads a symbol.
+"""Predictor and context model of the bounded codec, in integer arithmetic.
 
-A pixel is predicted linearly from nine neighbours in its band and seven in each of up to three bands before it. The
-encoder fits the weights to the raster and sends them, as multiples of 2^-10; the expected size of the error, which
-chooses the table, comes from local differences and earlier errors in the same way. Fitting uses floats, applying does
-not: a decoder repeats integer sums only.
+A pixel is predicted linearly from nine neighbours in its band and seven in each of up to three earlier bands. The
+encoder fits the weights to the raster and sends them as multiples of 2^-10; the expected size of the residual, which
+selects the table, comes from local differences and earlier residuals in the same way. Only the fit uses floats: the
+decoder computes integer sums.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _THRESHOLDS: Integers = np.array([(_THIRDS[i % 3] << (i // 3)) >> 12 for i in ra
 
 @dataclass
 class Plane:
-    """What is known of one band before its first pixel.
+    """Settings of one band.
 
     Attributes:
         sides: Indices of up to ``SIDES`` planes that were coded before.
-        start: Value that stands in where there is no neighbour.
-        low: Least value of the band.
-        high: Greatest value.
+        start: Value of missing neighbours.
+        low: Minimum of the band.
+        high: Maximum of the band.
         weights: ``[FEATURES + 1]``, the constant last.
         activity: ``[ACTIVITIES + 1]``, non-negative, the constant last.
     """
@@ -57,16 +57,17 @@ class Plane:
 
 
 class Stack:
-    """Planes of one grid, the known ones and those being coded.
+    """Planes of one grid: known planes, and planes that are being coded.
 
     Args:
         wave: Geometry of the grid.
-        known: Values and error sizes ``[H, W]`` of planes that are known, as (values, errors).
-        planes: The planes to code; their index follows those of the known ones.
+        known: Values and residual sizes ``[H, W]`` of known planes, as (values, errors).
+        planes: Planes to code; their indices follow those of the known planes.
+        values: Values ``[planes, H * W]`` of the planes to code; None in the decoder.
 
     Attributes:
-        values: ``[known + planes + 1, H * W + 1]``; the last plane is all zero and stands in for sides that lack.
-        errors: The same shape: size of the coded residual.
+        values: ``[known + planes + 1, H * W + 1]``; the last plane is zero and replaces missing side planes.
+        errors: Sizes of the coded residuals, in the same shape.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Stack:
         self.load()
 
     def load(self) -> None:
-        """Takes over weights and limits of the planes."""
+        """Copies weights and limits of the planes into arrays."""
         self._weights = np.stack([p.weights for p in self.planes])
         self._activity = np.stack([p.activity for p in self.planes])
         self.low = np.array([p.low for p in self.planes])
@@ -99,7 +100,7 @@ class Stack:
         return self.wave.pixels[entry] + self._offset[band]
 
     def neighbours(self, band: Integers, entry: Integers) -> tuple[Integers, Integers]:
-        """Flat positions of pixels ``[n]``, and of what each sees ``[n, FEATURES]``: ``OWN``, then ``SIDE`` by side."""
+        """Flat positions of pixels ``[n]`` and neighbours ``[n, FEATURES]``: ``OWN``, then ``SIDE`` by plane."""
         offset = self._offset[band]
         own = self.wave.own[entry] + offset[:, None]
         side = self.wave.side[entry][:, None, :] + self._sides[band][:, :, None]
@@ -107,7 +108,7 @@ class Stack:
         return self.pixels(band, entry), seen
 
     def whole(self, index: int) -> tuple[Integers, Integers]:
-        """The neighbours of all pixels of the ``index``-th plane."""
+        """Positions as from :meth:`neighbours`, for all pixels of the ``index``-th plane."""
         sides = [self.wave.side + offset for offset in self._sides[index]]
         offset = self._offset[index]
         return self.wave.pixels + offset, np.concatenate([self.wave.own + offset, *sides], axis=1)
@@ -129,7 +130,7 @@ class Stack:
         return _predicted(reference, total, self.low[band], self.high[band])
 
     def activities(self, seen: Integers) -> Integers:
-        """What the size of the error is expected from, ``[n, ACTIVITIES]``."""
+        """Activity features ``[n, ACTIVITIES]``: local differences and residual sizes of neighbours."""
         near = self.values.ravel().take(seen[:, _NEAR])
         differences = np.abs(near[:, _FIRST] - near[:, _SECOND])
         return np.concatenate([differences, self.errors.ravel().take(seen[:, _ERRORS])], axis=1)
@@ -141,17 +142,17 @@ class Stack:
         return _THRESHOLDS.searchsorted(activity, side="right")
 
     def fit_and_predict(self, index: int, original: Integers, seen: Integers) -> Integers:
-        """Fits the prediction of a plane whose pixels are known, and what it predicts ``[n]``."""
+        """Fits the prediction weights of a plane with known pixels; returns the predicted values ``[n]``."""
         plane = self.planes[index]
         reference, features = self.features(seen)
         x = _with_constant(features)
         plane.weights = _fit_weights(x, original - reference, len(plane.sides))
-        # Whole numbers below 2^53, which add up exactly in any order.
+        # Integers below 2^53, which add up exactly in any order.
         total = (x @ plane.weights.astype(np.float64)).astype(np.int64)
         return _predicted(reference, total, plane.low, plane.high)
 
     def fit_contexts(self, index: int, sizes: Integers, seen: Integers) -> Integers:
-        """Fits the expected size of a plane's coded residuals ``[n]``, and the contexts ``[n]`` that follow from it."""
+        """Fits the activity weights of a plane to its residual sizes ``[n]``; returns the contexts ``[n]``."""
         plane = self.planes[index]
         x = _with_constant(self.activities(seen))
         plane.activity = _fit_activity(x, sizes.astype(np.float64))
@@ -190,14 +191,14 @@ def _fit_activity(x: _Floats, size: _Floats) -> Integers:
     """Activity weights by non-negative least squares."""
     every = max(1, len(x) // _FIT_PIXELS)
     x, size = x[::every], size[::every]
-    # Dividing by the local size makes relative errors count alike in calm and in busy places.
+    # Division by the local size gives relative errors equal weight in smooth and in textured areas.
     weighted = x / (x[:, :-1].mean(1) + size.mean() + 1.0)[:, None] ** 2
     scaled = np.rint(_non_negative(weighted.T @ x, weighted.T @ size) * (1 << ACTIVITY_BITS))
     return np.clip(scaled, 0, MAX_WEIGHT).astype(np.int64)
 
 
 def _non_negative(gram: _Floats, target: _Floats) -> _Floats:
-    """Least squares from normal equations, without the unknowns that would become negative."""
+    """Non-negative least squares from normal equations, by dropping unknowns that become negative."""
     ridge = gram + np.diag(np.diag(gram) * 1e-6 + max(1e-9, gram.trace() * 1e-9))
     kept = np.arange(len(gram))
     while len(kept):

@@ -1,4 +1,4 @@
-"""Residuals and settings as symbols: which table codes which context, and how settings are written."""
+"""Coding of residuals and settings: the table of each context, and the form of settings in the stream."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _TABLE_BITS, _SHIFT_BITS, _CONTEXT_BITS, _LENGTH_BITS = 8, 5, 6, 32
 
 @cache
 def tables() -> TableSet:
-    """The tables of all residuals and weights."""
+    """Probability tables of residuals and weights."""
     return TableSet(mixture_frequencies())
 
 
 @cache
 def _costs() -> npt.NDArray[np.float64]:
-    """Bits ``[2 * MAX_REACH + 3, tables]`` of every value in ``-MAX_REACH - 1..MAX_REACH + 1``; the ends stand for all
-    beyond."""
+    """Bits ``[2 * MAX_REACH + 3, tables]`` of every value in ``-MAX_REACH - 1..MAX_REACH + 1``; both ends stand for all
+    values beyond."""
     known = tables()
     costs = np.empty((2 * MAX_REACH + 3, len(known)))
     for index in range(len(known)):
@@ -41,14 +41,14 @@ def _costs() -> npt.NDArray[np.float64]:
 
 @dataclass
 class Contexts:
-    """For every context of a band the table, and the low bits that are left plain, ``[CONTEXTS]`` each."""
+    """Table and number of plain low bits of every context of a band, ``[CONTEXTS]`` each."""
 
     table: Integers
     shift: Integers
 
 
 def choose_contexts(residuals: Integers, contexts: Integers) -> Contexts:
-    """The cheapest table of each context; wide residuals leave their low bits plain."""
+    """Cheapest table of each context; the low bits of wide residuals are plain."""
     shift, table = np.zeros(CONTEXTS, dtype=np.int64), np.zeros(CONTEXTS, dtype=np.int64)
     order = np.argsort(contexts, kind="stable")
     ordered = residuals[order]
@@ -65,7 +65,7 @@ def choose_contexts(residuals: Integers, contexts: Integers) -> Contexts:
 
 
 def put_contexts(coder: Encoder, chosen: Contexts, used: Integers) -> None:
-    """Writes the contexts from the first to the last of ``used``."""
+    """Writes the contexts from the minimum to the maximum of ``used``."""
     first, last = int(used.min()), int(used.max())
     coder.put_bits(np.array([first, last]), _CONTEXT_BITS)
     coder.put_bits(chosen.table[first : last + 1], _TABLE_BITS)
@@ -73,7 +73,7 @@ def put_contexts(coder: Encoder, chosen: Contexts, used: Integers) -> None:
 
 
 def get_contexts(coder: Decoder) -> Contexts:
-    """Reads what :func:`put_contexts` wrote.
+    """Inverse of :func:`put_contexts`.
 
     Raises:
         DataRefused: A table or shift does not exist.
@@ -89,7 +89,7 @@ def get_contexts(coder: Decoder) -> Contexts:
 
 
 def put_residuals(coder: Encoder, residuals: Integers, table: Integers, shift: Integers) -> None:
-    """Residuals ``[n]``, each by its table and with its low bits plain."""
+    """Writes residuals ``[n]``, each by its table and with its low bits plain."""
     if not shift.any():
         coder.put(residuals, tables(), table)
         return
@@ -99,7 +99,7 @@ def put_residuals(coder: Encoder, residuals: Integers, table: Integers, shift: I
 
 
 def get_residuals(coder: Decoder, table: Integers, shift: Integers) -> Integers:
-    """What :func:`put_residuals` wrote."""
+    """Inverse of :func:`put_residuals`."""
     residuals = coder.get(tables(), table)
     if not shift.any():
         return residuals
@@ -111,58 +111,58 @@ def get_residuals(coder: Decoder, table: Integers, shift: Integers) -> Integers:
 
 
 def put_weights(coder: Encoder, weights: Integers) -> None:
-    """Weights ``[n]`` by the one table that suits them best."""
+    """Writes weights ``[n]`` by their cheapest table."""
     cut = np.clip(weights, -MAX_REACH - 1, MAX_REACH + 1) + MAX_REACH + 1
     best = int(_costs()[cut].sum(0).argmin())
     coder.put_bits(np.array([best]), _TABLE_BITS)
     coder.put(weights, tables(), np.full(len(weights), best))
 
 
-def get_weights(coder: Decoder, count: int, least: int, most: int) -> Integers:
-    """``count`` weights, each in ``least..most``.
+def get_weights(coder: Decoder, count: int, low: int, high: int) -> Integers:
+    """Weights ``[count]``, each in ``low..high``.
 
     Raises:
-        DataRefused: One is not.
+        DataRefused: A weight is out of range.
     """
     table = int(coder.get_bits(1, _TABLE_BITS)[0])
     if table >= len(tables()):
         raise DataRefused(f"damaged stream: table {table} does not exist")
     weights = coder.get(tables(), np.full(count, table))
-    if weights.min() < least or weights.max() > most:
-        raise DataRefused(f"damaged stream: a weight lies outside {least}..{most}")
+    if weights.min() < low or weights.max() > high:
+        raise DataRefused(f"damaged stream: a weight lies outside {low}..{high}")
     return weights
 
 
 def put_integers(coder: Encoder, *values: int) -> None:
-    """Signed numbers of 31 bits."""
+    """Writes signed integers of 31 bits."""
     array = np.array(values, dtype=np.int64)
     coder.put_bits((array << 1) ^ (array >> 63), _LENGTH_BITS)
 
 
-def get_integers(coder: Decoder, count: int, least: int, most: int) -> list[int]:
-    """``count`` numbers, each in ``least..most``.
+def get_integers(coder: Decoder, count: int, low: int, high: int) -> list[int]:
+    """Integers, ``count`` of them, each in ``low..high``.
 
     Raises:
-        DataRefused: One is not.
+        DataRefused: An integer is out of range.
     """
     folded = coder.get_bits(count, _LENGTH_BITS)
     values: list[int] = ((folded >> 1) ^ -(folded & 1)).tolist()
-    if not all(least <= value <= most for value in values):
-        raise DataRefused(f"damaged stream: settings {values} are not all within {least}..{most}")
+    if not all(low <= value <= high for value in values):
+        raise DataRefused(f"damaged stream: settings {values} are not all within {low}..{high}")
     return values
 
 
 def put_bytes(coder: Encoder, data: bytes) -> None:
-    """Bytes with their number."""
+    """Writes bytes after their number."""
     put_integers(coder, len(data))
     coder.put_bits(np.frombuffer(data, dtype=np.uint8).astype(np.int64), 8)
 
 
-def get_bytes(coder: Decoder, most: int) -> bytes:
-    """Bytes, at most ``most`` of them.
+def get_bytes(coder: Decoder, limit: int) -> bytes:
+    """Bytes written by :func:`put_bytes`, at most ``limit``.
 
     Raises:
-        DataRefused: There are more.
+        DataRefused: Their number exceeds ``limit``.
     """
-    (count,) = get_integers(coder, 1, 0, most)
+    (count,) = get_integers(coder, 1, 0, limit)
     return coder.get_bits(count, 8).astype(np.uint8).tobytes()

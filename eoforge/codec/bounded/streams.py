@@ -1,8 +1,8 @@
-"""Streams with a guaranteed bound: ``|x - x_hat| <= max_error`` for every sample, on every machine; 0 is lossless.
+"""Bounded streams: ``|x - x_hat| <= max_error`` for every sample, on every machine; 0 is lossless.
 
-No network takes part. Bands are coded one after the other, each predicted from its own pixels and from bands before it
-(``predictor``), the residual in steps of ``2 * max_error + 1`` by rANS. Everything a decoder does is whole-number
-arithmetic, so that thread counts, batches and devices have nothing to change.
+No neural network is used. Bands are coded one after the other, each predicted from its own pixels and from earlier
+bands (``predictor``), the residual in steps of ``2 * max_error + 1`` by rANS. A decoder uses integer arithmetic only;
+its result does not depend on thread count, batch or device.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from eoforge.codec import tiles
 from eoforge.codec.bounded.piece import decode_piece, encode_piece
 from eoforge.codec.bounded.planes import FIXED_BITS
 from eoforge.codec.container import LIMITS, Header, Kind, Limits, inspect, unpack
-from eoforge.codec.parts import Stream
 from eoforge.codec.raster import Raster, modalities_of
+from eoforge.codec.slices import Stream
 from eoforge.codec.writer import StreamWriter
 from eoforge.errors import DataRefused, UsageError
 
@@ -26,7 +26,7 @@ _MAX_DECIBEL_ERROR = 100.0
 
 
 def compress_bounded(source: tiles.Source, max_error: float | Mapping[str, float], *, tile: int | None = None) -> bytes:
-    """The stream of a raster in memory; see :func:`write_bounded`."""
+    """Stream of a raster as bytes; see :func:`write_bounded`."""
     with io.BytesIO() as file:
         write_bounded(source, max_error, file, tile=tile)
         return file.getvalue()
@@ -35,14 +35,14 @@ def compress_bounded(source: tiles.Source, max_error: float | Mapping[str, float
 def write_bounded(
     source: tiles.Source, max_error: float | Mapping[str, float], file: BinaryIO, *, tile: int | None = None
 ) -> Header:
-    """Writes the stream of a raster into a file; large ones are cut into tiles, of which one at a time is in memory.
+    """Compression of a raster into a file; large rasters are tiled, with one tile in memory at a time.
 
     Args:
-        source: A raster, or anything that reads windows.
-        max_error: Largest error of a sample: reflectance x 10,000 for Sentinel-2 (a fraction has no effect), dB for
+        source: Raster, or another reader of windows.
+        max_error: Maximum error of a sample: reflectance x 10,000 for Sentinel-2 (a fraction has no effect), dB for
             Sentinel-1. A raster with both sensors needs ``{"s2": ..., "s1": ...}``, unless it is 0.
-        file: Empty, open for reading and writing.
-        tile: Side of a tile in base pixels, a multiple of 6; 0 for none. By default large rasters are cut.
+        file: Empty file, open for reading and writing.
+        tile: Side of a tile in base pixels, a multiple of 6; 0 for no tiles. By default large rasters are tiled.
 
     Raises:
         UsageError: The bound is negative, not finite, too large, or ambiguous.
@@ -66,11 +66,11 @@ def write_bounded(
 
 
 def decompress(streams: Sequence[Stream], limits: Limits = LIMITS) -> list[Raster]:
-    """Rasters of bounded streams.
+    """Decompression of bounded streams.
 
     Raises:
-        DataRefused: A stream is damaged, truncated, foreign, or a learned one.
-        LimitExceeded: It claims more than ``limits``.
+        DataRefused: A stream is damaged, truncated, foreign, or learned.
+        LimitExceeded: A stream claims more than ``limits``.
     """
     rasters = []
     for stream in streams:
@@ -81,7 +81,7 @@ def decompress(streams: Sequence[Stream], limits: Limits = LIMITS) -> list[Raste
 
 
 def decompress_blocks(stream: Stream, limits: Limits = LIMITS) -> Iterator[tiles.Block]:
-    """A raster tile by tile, of which one at a time is in memory.
+    """Decompression of a stream tile by tile, with one tile in memory at a time.
 
     Raises:
         DataRefused, LimitExceeded: As for :func:`decompress`.
@@ -102,7 +102,7 @@ def decompress_blocks(stream: Stream, limits: Limits = LIMITS) -> Iterator[tiles
 
 
 def _errors(source: tiles.Source, max_error: float | Mapping[str, float]) -> dict[str, float]:
-    """The bound of each sensor that the source holds."""
+    """Error bound of each sensor of the source."""
     present = modalities_of(source.bands)
     if isinstance(max_error, Mapping):
         errors = {modality: float(max_error.get(modality, 0.0)) for modality in present}
@@ -114,13 +114,13 @@ def _errors(source: tiles.Source, max_error: float | Mapping[str, float]) -> dic
             f"(reflectance x 10,000 and dB); got {max_error}"
         )
     for modality, error in errors.items():
-        most = _MAX_REFLECTANCE_ERROR if modality == "s2" else _MAX_DECIBEL_ERROR
-        if not 0 <= error <= most:
-            raise UsageError(f"max_error of {modality} must be a number from 0 to {most}; got {error}")
+        limit = _MAX_REFLECTANCE_ERROR if modality == "s2" else _MAX_DECIBEL_ERROR
+        if not 0 <= error <= limit:
+            raise UsageError(f"max_error of {modality} must be a number from 0 to {limit}; got {error}")
     return errors
 
 
 def _decibel_step(error: float) -> int:
-    """Quantisation step in 2^-16 dB; cutting to the plane costs less than one unit of the bound. 1 is lossless."""
+    """Quantisation step in 2^-16 dB, 1 for lossless; rounding to the plane uses less than one unit of the bound."""
     units = math.floor(error * (1 << FIXED_BITS)) - 1
     return 2 * units + 1 if units > 1 else 1

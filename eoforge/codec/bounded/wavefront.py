@@ -1,8 +1,8 @@
-"""Which neighbours a pixel sees, and in which order pixels are coded so that many can be coded at once.
+"""Wavefront order: the causal neighbours of pixels, and the waves of pixels that are coded at once.
 
 Pixels with equal ``column + 2 * row`` form a wave: the nine causal neighbours of each lie in earlier waves. Bands of
-one grid follow each other ``LAG`` waves apart, so that a band also sees pixels to the right of and below its own in
-the bands before it. One step codes one wave of every band.
+one grid follow each other ``LAG`` waves apart, so that pixels to the right of and below a pixel are known in earlier
+bands. One step codes one wave of every band.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 OWN = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-2, 1), (-2, -1), (-1, -2))
 """Causal neighbours in the band itself: W, N, NW, NE, WW, NN, and three knight's moves."""
 SIDE = ((0, 0), (0, -1), (-1, 0), (0, 1), (1, 0), (-1, -1), (-1, 1))
-"""Neighbours in a band that is coded before: the pixel itself, W, N, E, S, NW, NE."""
+"""Neighbours in an earlier band: the pixel itself, W, N, E, S, NW, NE."""
 LAG = 3
 
 Integers = npt.NDArray[np.int64]
@@ -26,13 +26,13 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Wavefront:
-    """The geometry of one grid of ``H x W`` pixels; ``[P]`` runs over pixels in the order of coding.
+    """Geometry of one grid of ``H x W`` pixels; ``[P]`` runs over pixels in the order of coding.
 
     Attributes:
         pixels: Flat position of each ``[P]``.
         starts: First entry of each wave, and P ``[waves + 1]``.
-        own: Flat positions ``[P, 9]`` of ``OWN``; beyond the edge the next causal pixel stands in, and where there is
-            none, the cell ``H * W`` with the band's start value.
+        own: Flat positions ``[P, 9]`` of ``OWN``; beyond the edge the next causal pixel is used, or, where none exists,
+            position ``H * W`` with the band's start value.
         side: Flat positions ``[P, 7]`` of ``SIDE``, cut at the edges.
     """
 
@@ -41,14 +41,9 @@ class Wavefront:
     own: Integers
     side: Integers
 
-    @property
-    def waves(self) -> int:
-        """Number of waves."""
-        return len(self.starts) - 1
-
     def steps(self, bands: int) -> Iterator[tuple[Integers, Integers]]:
-        """For each step that codes something, the bands ``[n]`` and the entries of ``pixels [n]`` that it codes."""
-        waves = np.repeat(np.arange(self.waves), np.diff(self.starts))
+        """Bands ``[n]`` and entries of ``pixels [n]`` of each step, empty steps left out."""
+        waves = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
         step = (waves[None, :] + LAG * np.arange(bands)[:, None]).ravel()
         order = np.argsort(step, kind="stable")  # within a step band by band, within a band as in ``pixels``
         band, entry = np.divmod(order, len(waves))
@@ -59,7 +54,7 @@ class Wavefront:
 
 @lru_cache(maxsize=8)
 def wavefront(height: int, width: int) -> Wavefront:
-    """The geometry of a grid, kept for the next raster of that size."""
+    """Geometry of a grid, cached for rasters of equal size."""
     rows, columns = (grid.ravel() for grid in np.indices((height, width), dtype=np.int64))
     wave = columns + 2 * rows
     order = np.lexsort((rows, wave))
@@ -71,7 +66,7 @@ def wavefront(height: int, width: int) -> Wavefront:
     own = np.empty((len(rows), len(OWN)), dtype=np.int64)
     for i, (down, right) in enumerate(OWN):
         y, x = rows + down, np.clip(columns + right, 0, width - 1)
-        # Cutting a column may lead to a pixel that is not yet coded, or to the pixel itself: then W stands in.
+        # A clipped column may give a pixel that is not yet coded, or the pixel itself: W replaces it.
         causal = (y >= 0) & (x + 2 * y < wave)
         own[:, i] = np.where(causal, np.maximum(y, 0) * width + x, west)
     side = np.stack(

@@ -1,14 +1,14 @@
-"""The codec of one sensor: transforms, entropy model, hash module, and the exact path between a stream and its latent.
+"""Codec branch of one sensor: transforms, entropy model, hash module, and the exact path between stream and latent.
 
-    grids -> cells -> g_a -> y --(x gain of the quality)--> round(y - mean) -> symbols --rANS--> stream
-                             |                                   ^ mean, scale index
-                             '-> h_a -> round -> z --rANS--> stream; z -> exact h_s
+    grids -> channels -> g_a -> y --(x gain of the quality)--> round(y - mean) -> symbols --rANS--> stream
+                                |                                   ^ mean, scale index
+                                '-> h_a -> round -> z --rANS--> stream; z -> exact h_s
 
-    stream -> z -> exact h_s -> tables -> symbols -> y_hat (whole numbers) --+-> exact hash -> code
-                                                                             '-> g_s -> cells -> grids
+    stream -> z -> exact h_s -> tables -> symbols -> y_hat (integers) --+-> exact hash -> code
+                                                                        '-> g_s -> channels -> grids
 
-Units: ``y`` counts the finest quantisation step, so the gain of the best quality is about one and others are smaller.
-Whole numbers in the exact path stand for multiples of 2^-12 of that.
+Units: ``y`` counts the finest quantisation step, so the gain of the highest quality is about one and others are
+smaller. Integers in the exact path are multiples of 2^-12 of that step.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from eoforge.codec.learned.priors import (
     HyperDecoder,
     HyperEncoder,
     gaussian_likelihood,
-    ladder_index,
+    scale_index,
 )
-from eoforge.codec.learned.transforms import Analysis, Cells, Synthesis, padded_cells
+from eoforge.codec.learned.transforms import Analysis, SpaceToDepth, Synthesis, padded_shape
 from eoforge.codec.raster import factor_of
 from eoforge.codec.tables import SCALES
 
@@ -46,7 +46,7 @@ _SMALLEST_SCALE = 0.125
 
 @dataclass
 class BranchOutput:
-    """What training sees of one sensor; see ``model.CodecOutput``."""
+    """Output of one forward pass of one sensor; see ``network.CodecOutput``."""
 
     x_hat: dict[str, Tensor]
     likelihoods: dict[str, Tensor]
@@ -65,10 +65,10 @@ class Quantised(NamedTuple):
 
 
 class Branch(nn.Module):
-    """One sensor.
+    """Codec branch of one sensor.
 
     Args:
-        config: Of the whole codec.
+        config: Configuration of the whole codec.
         modality: ``s1`` or ``s2``.
     """
 
@@ -85,10 +85,10 @@ class Branch(nn.Module):
         super().__init__()
         bands = config.bands[modality]
         mean, std = config.statistics(modality)
-        self.modality, self.steps = modality, config.steps
-        self.cells = Cells(bands, mean, math.sqrt(sum(s * s for s in std) / len(std)))
+        self.bands, self.steps = bands, config.steps
+        self.space_to_depth = SpaceToDepth(bands, mean, math.sqrt(sum(s * s for s in std) / len(std)))
         self.block = 2**config.stages
-        sizes = (self.cells.channels, config.channels, config.latent, config.stages, config.kernel)
+        sizes = (self.space_to_depth.channels, config.channels, config.latent, config.stages, config.kernel)
         self.analysis, self.synthesis = Analysis(*sizes), Synthesis(*sizes)
         self.hyper_encoder = HyperEncoder(config.latent, config.hyper)
         self.hyper_decoder = HyperDecoder(config.hyper, config.latent)
@@ -101,9 +101,9 @@ class Branch(nn.Module):
         samples = sum(1 / factor_of(band) ** 2 for band in bands)
         self.finest = math.sqrt(12 * samples / (2 * math.log(2) * config.lambda_max))
         lambdas = torch.tensor([config.lambda_of(q) for q in range(config.steps)])
-        ladder = 0.5 * (lambdas / config.lambda_max).log()[:, None].repeat(1, config.latent)
-        self.log_gain = nn.Parameter(ladder)
-        self.log_inverse = nn.Parameter(-ladder.clone())
+        log_gain = 0.5 * (lambdas / config.lambda_max).log()[:, None].repeat(1, config.latent)
+        self.log_gain = nn.Parameter(log_gain)
+        self.log_inverse = nn.Parameter(-log_gain.clone())
         self.register_buffer("channel_scale", torch.full((config.latent,), 1 / self.finest))
         fractions = (config.steps - 1) * QUALITY_FRACTIONS + 1
         for name, shape in (
@@ -118,24 +118,24 @@ class Branch(nn.Module):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
 
     def _gains(self, quality_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithms ``[B, M, 1, 1]`` of gain and inverse gain, interpolated between steps."""
+        """Logarithms ``[B, M, 1, 1]`` of gain and inverse gain, interpolated between quality steps."""
         low = quality_B.floor().clamp(0, self.steps - 2).long()
         part = (quality_B - low)[:, None]
         mixed = [torch.lerp(table[low], table[low + 1], part) for table in (self.log_gain, self.log_inverse)]
         return mixed[0][:, :, None, None], mixed[1][:, :, None, None]
 
     def pack(self, grids: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
-        """Bands ``[B, h, w]`` to cells ``[B, C, H, W]``."""
-        return self.cells.pack(grids, shape, self.block)
+        """Bands ``[B, h, w]`` to channels ``[B, C, H, W]``."""
+        return self.space_to_depth.pack(grids, shape, self.block)
 
-    def latent(self, cells_BCHW: Tensor) -> Tensor:
-        """Cells to ``y [B, M, h, w]``."""
-        y_BMhw: Tensor = self.analysis(cells_BCHW) / self.finest
+    def latent(self, x_BCHW: Tensor) -> Tensor:
+        """Channels to ``y [B, M, h, w]``."""
+        y_BMhw: Tensor = self.analysis(x_BCHW) / self.finest
         return y_BMhw
 
     def reconstruct(self, y_BMhw: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
         """Quantised latents to bands ``[B, h, w]`` in their units."""
-        return self.cells.unpack(self.synthesis(y_BMhw * self.finest), shape)
+        return self.space_to_depth.unpack(self.synthesis(y_BMhw * self.finest), shape)
 
     def forward(
         self,
@@ -144,7 +144,7 @@ class Branch(nn.Module):
         quality_B: Tensor,
         generator: torch.Generator | None = None,
     ) -> BranchOutput:
-        """In training mode likelihoods are of latents with uniform noise, reconstructions of rounded ones."""
+        """Forward pass; in training mode likelihoods use uniform noise, reconstructions use rounding."""
         y = self.latent(self.pack(grids, shape))
         scale = self.channel_scale[:, None, None]
         z = self.hyper_encoder(y / scale)
@@ -153,7 +153,7 @@ class Branch(nn.Module):
         gain = log_gain.exp()
         mean = mean * scale * gain
         residual = y * gain - mean
-        index = ladder_index(scale) + _INDEX_STEP * index + log_gain / LOG_RATIO
+        index = scale_index(scale) + _INDEX_STEP * index + log_gain / LOG_RATIO
         likelihoods = {
             "y": gaussian_likelihood(self._coded(residual, generator), index),
             "z": self.prior.likelihood(self._coded(z, generator)),
@@ -168,18 +168,17 @@ class Branch(nn.Module):
         return values + noise - 0.5
 
     @torch.no_grad()
-    def initialise(self, cells_BCHW: Tensor) -> None:
-        """Makes the linear path the best one for these cells that keeps the mean of every band (*ours*).
+    def initialise(self, x_BCHW: Tensor) -> None:
+        """Initialisation of the linear path by principal components that keep the mean of every band (*ours*).
 
-        The first components are the principal ones of the bands' means over a block, so that a bright roof or cloud of
-        whatever colour survives even if no cell here has one like it; the others are the principal components of what
-        is left.
+        The first components are the principal components of the band means over a block, so that a bright roof or
+        cloud of any colour is kept even if the batch holds none; the others are the principal components of the rest.
         """
-        channels, block = self.cells.channels, self.block
-        blocks = cells_BCHW.unfold(2, block, block).unfold(3, block, block)
+        channels, block = self.space_to_depth.channels, self.block
+        blocks = x_BCHW.unfold(2, block, block).unfold(3, block, block)
         flat = blocks.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * block * block).double()
         covariance = flat.T @ flat / len(flat)
-        means = self.cells.band_means(block).to(covariance)
+        means = self.space_to_depth.band_means(block).to(covariance)
         rest = torch.eye(len(covariance), dtype=torch.float64, device=covariance.device) - means.T @ means
         mean_variances, turns = _principal(means @ covariance @ means.T)
         variances, vectors = _principal(rest @ covariance @ rest)
@@ -195,7 +194,7 @@ class Branch(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Makes everything that the exact path reads, from the trained floats."""
+        """Integer tables and weights of the exact path, from the trained floats."""
         self.prior.update()
         for exact, layer in (
             (self.exact_decoder.first, self.hyper_decoder.first),
@@ -211,19 +210,19 @@ class Branch(nn.Module):
         log_gain, log_inverse = (g[:, :, 0, 0].double() for g in self._gains(fractions))
         self.scale_q.copy_((scale * 2**_SCALE_BITS).round())
         self.unit_q.copy_((2**_UNIT_BITS / scale).round())
-        self.index_q.copy_((ladder_index(scale) * ONE).round())
+        self.index_q.copy_((scale_index(scale) * ONE).round())
         self.gain_q.copy_((log_gain.exp() * 2**_GAIN_BITS).round().clamp(1, 2**18))
         self.inverse_q.copy_((log_inverse.exp() * ONE).round().clamp(1, 2**21))
         self.log_gain_q.copy_((log_gain / LOG_RATIO * ONE).round())
         self.ready.fill_(1)
 
     def latent_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of the latent of a raster with the base grid ``shape``: whole blocks, nothing beyond."""
-        rows, columns = padded_cells(shape, self.block)
+        """Rows and columns of the latent of a raster with the base grid ``shape``, in whole blocks."""
+        rows, columns = padded_shape(shape, self.block)
         return rows // self.block, columns // self.block
 
     def quantise(self, y_BMhw: Tensor, fraction: int) -> Quantised:
-        """What is stored of a latent at a quality in sixteenths."""
+        """Quantisation of a latent at a quality in sixteenths."""
         z = self.hyper_encoder(y_BMhw / self.channel_scale[:, None, None]).round().long()
         mean, entries = self.entropy_parameters(z, fraction, (y_BMhw.shape[2], y_BMhw.shape[3]))
         gain = self.gain_q[fraction].double()[:, None, None] / 2**_GAIN_BITS
@@ -259,18 +258,18 @@ class Branch(nn.Module):
 
 
 def _principal(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and rows of eigenvectors, largest first; the largest entry of each vector is positive, since signs
-    of eigenvectors are a matter of the library."""
+    """Eigenvalues and rows of eigenvectors, largest first; the largest entry of each vector is made positive, because
+    libraries differ in the signs of eigenvectors."""
     values, vectors = torch.linalg.eigh(covariance)
     rows = vectors.flip(1).T
     return values.flip(0), rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
 
 
 def _cut(values_BCHW: Tensor, shape: Sequence[int]) -> Tensor:
-    """The hyper-latent covers the latent by fours: what sticks out says nothing, and no symbol is spent on it."""
+    """Cut of the hyper-decoder's output, a multiple of four in size, to the size of the latent."""
     return values_BCHW[:, :, : shape[0], : shape[1]]
 
 
 def _rounded(values: Tensor) -> Tensor:
-    """Rounded values with the gradient of the identity."""
+    """Rounding with the gradient of the identity (straight-through estimator)."""
     return values + (values.round() - values).detach()

@@ -1,4 +1,4 @@
-"""What a codec is made of."""
+"""Configuration of the learned codec."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from eoforge.errors import UsageError
 from eoforge.hashing.lengths import require_code_bits
 
 QUALITY_FRACTIONS = 16
-"""Quality is a multiple of 1/16: the streams' gains are tables of whole numbers, one row per multiple."""
+"""Steps of the quality are 1/16: gains are integer tables with one row per multiple."""
 
-# Means and standard deviations of reBEN's training split, rounded: a start for data like it. Training
-# puts those of its own table in their place.
+# Means and standard deviations of reBEN's training split, rounded: defaults that training replaces by the statistics of
+# its own table.
 _REBEN: dict[str, tuple[float, float]] = {
     "B01": (361.0, 575.0), "B02": (438.0, 607.0), "B03": (614.0, 604.0), "B04": (588.0, 684.0),
     "B05": (943.0, 738.0), "B06": (1769.0, 1100.0), "B07": (2050.0, 1275.0), "B08": (2193.0, 1369.0),
@@ -40,9 +40,9 @@ class CodecConfig:
         bits: Length K of the hash code.
         hash_hidden: Width of the hash module.
         steps: Quality steps, at least 8; quality runs from 0 (smallest) to ``steps - 1``.
-        lambda_min: Weight of the distortion at quality 0 (see ``objective``).
-        lambda_max: Weight at the highest quality; those between follow a geometric ladder.
-        seed: Of the initial weights.
+        lambda_min: Weight of the distortion at quality 0.
+        lambda_max: Weight at the highest quality; weights between follow a geometric series.
+        seed: Seed of the initial weights.
     """
 
     s2_bands: tuple[str, ...] = S2_BANDS
@@ -84,12 +84,12 @@ class CodecConfig:
 
     @classmethod
     def tiny(cls) -> CodecConfig:
-        """Trains on two CPU cores in a minute or two."""
+        """Small configuration that trains on two CPU cores in about two minutes."""
         return cls(channels=32, latent=128, hyper=32, kernel=3, bits=32, hash_hidden=64)
 
     @classmethod
     def paper(cls) -> CodecConfig:
-        """The widths of our reconstruction of RS-JCIF (*ours*: inferred).
+        """Configuration of our reconstruction of RS-JCIF (*inferred* widths).
 
         The latent is *ours*: 15 x 15 x 256 for a patch instead of 8 x 8 x 192, which cannot hold what the noise of real
         patches needs beyond about 40 dB (peak 10,000).
@@ -97,7 +97,7 @@ class CodecConfig:
         return cls()
 
     def for_bands(self, normalisation: Mapping[str, tuple[float, float]]) -> CodecConfig:
-        """The same for exactly the bands of ``normalisation``: name -> (mean, std).
+        """Configuration for exactly the bands of ``normalisation``: name -> (mean, std).
 
         Raises:
             UsageError: A band is unknown.
@@ -112,7 +112,7 @@ class CodecConfig:
 
     @property
     def bands(self) -> dict[str, tuple[str, ...]]:
-        """Modality -> its bands, modalities without any left out."""
+        """Mapping modality -> bands, without modalities that have none."""
         return {m: bands for m, bands in (("s1", self.s1_bands), ("s2", self.s2_bands)) if bands}
 
     def statistics(self, modality: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -122,14 +122,14 @@ class CodecConfig:
         return self.mean[part], self.std[part]
 
     def lambda_of(self, quality: float) -> float:
-        """Weight of the distortion at a quality, fractions included."""
+        """Weight of the distortion at a (fractional) quality."""
         return float(self.lambda_min * (self.lambda_max / self.lambda_min) ** (quality / (self.steps - 1)))
 
     def require_quality(self, quality: float) -> float:
-        """``quality`` rounded to the next multiple of 1/16.
+        """Quality rounded to the next multiple of 1/16.
 
         Raises:
-            UsageError: It is not in 0..``steps - 1``.
+            UsageError: ``quality`` is not in 0..``steps - 1``.
         """
         if not 0 <= quality <= self.steps - 1:
             raise UsageError(f"quality must be a number from 0 to {self.steps - 1}; got {quality}")

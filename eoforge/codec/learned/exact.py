@@ -1,8 +1,8 @@
-"""Layers in exact integer arithmetic: what they give depends on no machine, device, batch size or thread count.
+"""Layers in exact integer arithmetic, with equal results on every machine, device, batch size and thread count.
 
-Activations are whole numbers that stand for multiples of 2^-12, weights likewise. Sums of products are carried in
-float64, where whole numbers below 2^53 add up exactly in any order; that no sum can reach 2^53 is checked from the
-weights before each use. Rounding is a shift, by int64.
+Activations and weights are integers that stand for multiples of 2^-12. Sums of products are carried in float64, where
+integers below 2^53 add up exactly in any order; the weights are checked before use so that no sum can reach 2^53.
+Rounding is a shift in int64.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eoforge.errors import BundleError, DataRefused
 FRACTION_BITS = 12
 ONE = 1 << FRACTION_BITS
 ACTIVATION_LIMIT = 1 << 24
-"""Inputs of a layer lie in -2^24..2^24, that is -4,096..4,096."""
+"""Limit of layer inputs: -2^24..2^24, that is -4,096..4,096."""
 _EXACT = 1 << 53
 
 
@@ -26,12 +26,12 @@ def rescale(value: Tensor, bits: int) -> Tensor:
 
 
 def clamp(value: Tensor) -> Tensor:
-    """Into the range that layers accept."""
+    """Values clamped to the input range of layers."""
     return value.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 
 
 class ExactConv(nn.Module):
-    """The integer twin of a ``Conv2d`` (padded by half its kernel) or a ``Linear`` (kernel 1).
+    """Integer counterpart of a ``Conv2d`` (padded by half its kernel) or a ``Linear`` (kernel 1).
 
     Args:
         inputs: Channels I.
@@ -52,7 +52,7 @@ class ExactConv(nn.Module):
 
     @torch.no_grad()
     def copy(self, layer: nn.Conv2d | nn.Linear) -> None:
-        """Rounds the weights of the float twin.
+        """Copies and rounds the weights of the float layer.
 
         Raises:
             DataRefused: A weight is not finite or too large to compute with exactly.
@@ -66,7 +66,7 @@ class ExactConv(nn.Module):
         self._numbers()
 
     def _numbers(self) -> Tensor:
-        """The weights as float64, checked once after every change of them."""
+        """Weights as float64, checked once after every change."""
         state = (self.weight.data_ptr(), self.weight._version, self.bias._version)
         if self._checked is not None and self._checked[0] == state:
             return self._checked[1]
@@ -97,7 +97,7 @@ class ExactConv(nn.Module):
 
 
 class ExactHyperDecoder(nn.Module):
-    """Twin of ``priors.HyperDecoder``: integer hyper-latent to mean and scale index of each latent."""
+    """Integer counterpart of ``priors.HyperDecoder``: hyper-latent to mean and scale index of each latent."""
 
     def __init__(self, hyper: int, latent: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class ExactHyperDecoder(nn.Module):
         self.last = ExactConv(hyper, latent * 2)
 
     def forward(self, z_BZhw: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole numbers ``[B, Z, h, w]`` to two int64 ``[B, M, 4h, 4w]`` in multiples of 2^-12."""
+        """Integers ``[B, Z, h, w]`` to two int64 ``[B, M, 4h, 4w]`` in multiples of 2^-12."""
         x = clamp(z_BZhw * (ONE // 4))
         for layer in (self.first, self.second):
             x = functional.pixel_shuffle(clamp(layer(x)).clamp(min=0), 2)
@@ -115,7 +115,7 @@ class ExactHyperDecoder(nn.Module):
 
 
 class ExactHash(nn.Module):
-    """Twin of ``priors.HashModule``: normalised latent to hash logits."""
+    """Integer counterpart of ``priors.HashModule``: normalised latent to hash logits."""
 
     def __init__(self, latent: int, hidden: int, bits: int) -> None:
         super().__init__()

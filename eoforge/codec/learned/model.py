@@ -1,148 +1,23 @@
-"""The learned codec: any bands of Sentinel-1 and Sentinel-2 to streams that every machine decodes alike.
-
-``forward`` is what training needs, ``compress`` and ``decompress`` what an archive needs; between them stands
-``update``, which turns the trained floats of the entropy model and of the hash module into whole numbers (``branch``).
-"""
+"""Learned codec: any bands of Sentinel-1 and Sentinel-2 to streams with the same decoded pixels on every machine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
 from eoforge.codec.container import LIMITS, Limits
-from eoforge.codec.entropy import TableSet
 from eoforge.codec.learned import streams as streams_of
-from eoforge.codec.learned.branch import Branch
-from eoforge.codec.learned.config import CodecConfig
+from eoforge.codec.learned.network import CodecNetwork
 from eoforge.codec.learned.rate import pick_quality
-from eoforge.codec.parts import Stream
-from eoforge.codec.raster import Raster, factor_of
-from eoforge.data.bands import GROUP_OF, require_modality
-from eoforge.data.loading.batch import PatchBatch
+from eoforge.codec.raster import Raster
+from eoforge.codec.slices import Stream
 from eoforge.errors import UsageError
 
 
-@dataclass
-class CodecOutput:
-    """One pass over ``B`` patches of one sensor.
-
-    Attributes:
-        x_hat: Band -> float32 ``[B, h, w]`` on its native grid, in its unit, neither rounded nor clipped.
-        likelihoods: ``y [B, M, h, w]`` and ``z [B, Z, h / 4, w / 4]``, rounded up: bits are ``-log2`` of them, summed.
-        y_hat: Quantised latent ``[B, M, h, w]``.
-        y: Latent before quantisation.
-        logits: Hash logits ``[B, K]`` of ``y_hat``.
-    """
-
-    x_hat: dict[str, Tensor]
-    likelihoods: dict[str, Tensor]
-    y_hat: Tensor
-    y: Tensor
-    logits: Tensor
-
-
-class Codec(nn.Module):
-    """See the module.
-
-    Args:
-        config: Sizes, bands and their statistics. The state dict holds everything else, the whole numbers included.
-
-    Attributes:
-        bundle_id: Id of the bundle that the weights came from; streams carry its first 16 digits, and streams of
-            another bundle are refused. Empty: not checked.
-    """
-
-    def __init__(self, config: CodecConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.bundle_id = ""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.branches = nn.ModuleDict({modality: Branch(config, modality) for modality in config.bands})
-        self._tables: dict[str, TableSet] = {}
-
-    def branch(self, modality: str) -> Branch:
-        """The codec of one sensor.
-
-        Raises:
-            UsageError: This codec has none of that sensor.
-        """
-        if require_modality(modality) not in self.branches:
-            raise UsageError(f"this codec is for {', '.join(self.branches)}; it has no bands of {modality}")
-        return cast("Branch", self.branches[modality])
-
-    def grids(self, batch: PatchBatch, modality: str) -> dict[str, Tensor]:
-        """Band -> ``[B, h, w]`` of a batch, on its device, for the bands that the codec has.
-
-        Raises:
-            UsageError: The batch does not hold this modality.
-        """
-        grids = {}
-        for band in self.config.bands[require_modality(modality)]:
-            group = GROUP_OF[band]
-            column: Tensor | None = getattr(batch, group.column)
-            if column is None:
-                raise UsageError(f"the batch holds no {group.column}; read it with modalities=({modality!r}, ...)")
-            grids[band] = column[:, group.bands.index(band)]
-        return grids
-
-    def forward(
-        self,
-        batch: PatchBatch,
-        quality_B: Tensor,
-        modality: str = "s2",
-        generator: torch.Generator | None = None,
-    ) -> CodecOutput:
-        """Encodes and decodes without a stream, with gradients.
-
-        Args:
-            batch: Patches with this modality.
-            quality_B: Quality of each, ``[B]`` in 0..``steps - 1``, fractions included.
-            modality: ``s1`` or ``s2``.
-            generator: Source of the quantisation noise in training mode; seed it from (seed, epoch, step).
-
-        Raises:
-            UsageError: The batch or the codec does not hold this modality.
-        """
-        branch = self.branch(modality)
-        grids = self.grids(batch, modality)
-        out = branch(grids, _base_shape(grids), quality_B, generator)
-        return CodecOutput(out.x_hat, out.likelihoods, out.y_hat, out.y, out.logits)
-
-    @torch.no_grad()
-    def initialise(self, batch: PatchBatch) -> None:
-        """Starts the transforms of each sensor from the principal components of a batch (at least some 64 patches)."""
-        for modality in self.config.bands:
-            branch, grids = self.branch(modality), self.grids(batch, modality)
-            branch.initialise(branch.pack(grids, _base_shape(grids)))
-
-    def update(self) -> None:
-        """Makes the integer tables and weights; after training, before the weights are saved.
-
-        Raises:
-            DataRefused: Weights are not finite: training has diverged.
-            BundleError: Weights are too large to compute with exactly.
-        """
-        for modality in self.config.bands:
-            self.branch(modality).update()
-        self._tables.clear()
-
-    def hyper_tables(self, modality: str) -> TableSet:
-        """Tables of the hyper-latent of one sensor."""
-        if modality not in self._tables:
-            self._tables[modality] = TableSet(self.branch(modality).prior.tables())
-        return self._tables[modality]
-
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
-        """As in torch; tables made from earlier weights are forgotten."""
-        self._tables.clear()
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+class Codec(CodecNetwork):
+    """Codec network with streams: ``compress``, ``decompress`` and ``hash_stream``; see :class:`CodecNetwork`."""
 
     def compress(
         self,
@@ -152,13 +27,13 @@ class Codec(nn.Module):
         target_bpp: float | None = None,
         target_psnr: float | None = None,
     ) -> list[bytes]:
-        """Streams of rasters, one each, whatever sensors it holds.
+        """Compression of rasters of any sensors to one stream each.
 
         Args:
-            rasters: Any sizes and any bands of this codec; large ones are cut into tiles.
+            rasters: Any sizes and any bands of this codec; large rasters are cut into tiles.
             quality: 0 to ``steps - 1``; multiples of 1/16 count.
-            target_bpp: Instead: the best quality whose stream has at most this many bits per base pixel.
-            target_psnr: Instead: the least quality that reaches this PSNR in dB (see ``rate.psnr``).
+            target_bpp: Bits per base pixel; the highest quality whose stream has at most as many is chosen.
+            target_psnr: PSNR in dB (see ``rate.psnr``); the lowest quality that reaches it is chosen.
 
         Raises:
             UsageError: Not exactly one of the three is given, a target cannot be met, bands are not the codec's, or
@@ -173,12 +48,12 @@ class Codec(nn.Module):
         return [self.compress([raster], q)[0] for raster, q in zip(rasters, chosen, strict=True)]
 
     def decompress(self, streams: Sequence[Stream], limits: Limits = LIMITS) -> list[Raster]:
-        """Rasters of streams that this codec made, large ones included (``streams.decompress_blocks`` saves memory).
+        """Decompression of streams of this codec; ``streams.decompress_blocks`` needs less memory for large rasters.
 
         Raises:
             DataRefused: A stream is damaged, truncated, foreign, or of another kind.
-            BundleError: It was made with another bundle.
-            LimitExceeded: It claims more than ``limits``.
+            BundleError: A stream was made with another bundle.
+            LimitExceeded: A stream claims more than ``limits``.
             UsageError: ``update`` was not called, or the codec lacks a band.
         """
         return streams_of.decompress(self, streams, limits)
@@ -186,23 +61,16 @@ class Codec(nn.Module):
     def hash_stream(
         self, streams: Sequence[Stream], modality: str | None = None, limits: Limits = LIMITS
     ) -> npt.NDArray[np.uint8]:
-        """Codes uint8 ``[B, K / 8]`` computed from the latents in the streams; no pixel is decoded.
+        """Hash codes uint8 ``[B, K / 8]`` computed from the latents in the streams, without decoding pixels.
 
-        They equal the codes that the streams carry (``streams.stored_codes``), bit for bit, on every machine.
+        The codes equal those stored in the streams (``streams.stored_codes``), bit for bit, on every machine.
 
         Args:
-            streams: Of one piece each.
-            modality: Which sensor's code of a stream that holds both; by default the optical one.
-            limits: What is read at most.
+            streams: Streams of one piece each.
+            modality: Sensor of the codes where a stream holds both; by default ``s2``.
+            limits: Upper limits of the header.
 
         Raises:
             DataRefused, BundleError, LimitExceeded, UsageError: As for :meth:`decompress`.
         """
         return streams_of.hash_stream(self, streams, modality, limits)
-
-
-def _base_shape(grids: Mapping[str, Tensor]) -> tuple[int, int]:
-    """The base grid that the finest band implies."""
-    band = min(grids, key=factor_of)
-    factor = factor_of(band)
-    return (grids[band].shape[1] * factor, grids[band].shape[2] * factor)

@@ -1,15 +1,15 @@
-"""Pieces of a size that is coded at once: rasters of equal shape and bands to payloads and back, in batches.
+"""Batched coding of pieces: rasters of equal shape and bands, each small enough to be coded at once.
 
-A payload holds, for each sensor in turn, the hyper-latent and then the latent. Nothing in it depends on the batch it
-was made or is read in: probabilities come from exact integers.
+A payload holds, sensor by sensor, the hyper-latent and then the latent. A payload does not depend on the batch in which
+it is encoded or decoded: probabilities come from exact integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,26 +20,24 @@ from eoforge.codec.entropy import Decoder, Encoder, TableSet
 from eoforge.codec.learned.branch import Branch
 from eoforge.codec.learned.config import QUALITY_FRACTIONS
 from eoforge.codec.learned.exact import ONE
+from eoforge.codec.learned.network import CodecNetwork
 from eoforge.codec.raster import Raster, modalities_of
 from eoforge.codec.tables import gaussian_frequencies
 from eoforge.data.bands import GROUP_OF, MODALITIES
 from eoforge.errors import DataRefused, UsageError
 from eoforge.hashing.packing import pack
 
-if TYPE_CHECKING:
-    from eoforge.codec.learned.model import Codec
-
 _HYPER_STRIDE = 4
 _UINT16_MAX = 65_535
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What all pieces of a batch have in common.
+class PieceSpec:
+    """Properties shared by all pieces of a batch.
 
     Attributes:
-        bands: Names that the streams hold.
-        shape: Base grid.
+        bands: Band names of the streams.
+        shape: Rows and columns of the base grid.
         fraction: Quality in sixteenths.
     """
 
@@ -55,7 +53,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Piece:
-    """One coded piece: payload, and the hash code of each of its sensors."""
+    """Coded piece: payload, and the hash code of each of its sensors."""
 
     payload: bytes
     codes: tuple[bytes, ...]
@@ -63,13 +61,13 @@ class Piece:
 
 @cache
 def latent_tables() -> TableSet:
-    """The tables of every latent: a ladder of Gaussians."""
+    """Probability tables of the latents: Gaussians of 64 standard deviations."""
     return TableSet(gaussian_frequencies())
 
 
 @torch.no_grad()
-def encode(codec: Codec, rasters: Sequence[Raster], layout: Layout) -> list[Piece]:
-    """Codes rasters of one layout.
+def encode(codec: CodecNetwork, rasters: Sequence[Raster], spec: PieceSpec) -> list[Piece]:
+    """Encoding of rasters of one specification.
 
     Raises:
         DataRefused: A radar pixel is not finite.
@@ -78,11 +76,11 @@ def encode(codec: Codec, rasters: Sequence[Raster], layout: Layout) -> list[Piec
     device = next(codec.parameters()).device
     coders = [Encoder() for _ in rasters]
     codes: list[list[bytes]] = [[] for _ in rasters]
-    for modality in layout.modalities:
-        branch = require_ready(codec, modality, layout.bands)
-        bands = [band for band in layout.bands if band in MODALITIES[modality]]
+    for modality in spec.modalities:
+        branch = require_ready(codec, modality, spec.bands)
+        bands = [band for band in spec.bands if band in MODALITIES[modality]]
         grids = {band: _stack([raster.bands[band] for raster in rasters], band).to(device) for band in bands}
-        quantised = branch.quantise(branch.latent(branch.pack(grids, layout.shape)), layout.fraction)
+        quantised = branch.quantise(branch.latent(branch.pack(grids, spec.shape)), spec.fraction)
         channels, hyper_tables = _channels(quantised.z.shape), codec.hyper_tables(modality)
         logits = branch.exact_logits(quantised.y_hat).cpu().numpy()
         for i, coder in enumerate(coders):
@@ -93,8 +91,8 @@ def encode(codec: Codec, rasters: Sequence[Raster], layout: Layout) -> list[Piec
 
 
 @torch.no_grad()
-def read_latents(codec: Codec, payloads: Sequence[bytes | memoryview], layout: Layout) -> dict[str, Tensor]:
-    """Modality -> exact ``y_hat [B, M, h, w]`` in multiples of 2^-12, int64.
+def read_latents(codec: CodecNetwork, payloads: Sequence[bytes | memoryview], spec: PieceSpec) -> dict[str, Tensor]:
+    """Mapping modality -> exact ``y_hat [B, M, h, w]`` in multiples of 2^-12, int64.
 
     Raises:
         DataRefused: A payload is damaged.
@@ -103,65 +101,69 @@ def read_latents(codec: Codec, payloads: Sequence[bytes | memoryview], layout: L
     device = next(codec.parameters()).device
     decoders = [Decoder(payload) for payload in payloads]
     latents = {}
-    for modality in layout.modalities:
-        branch = require_ready(codec, modality, layout.bands)
-        shape = branch.latent_shape(layout.shape)
+    for modality in spec.modalities:
+        branch = require_ready(codec, modality, spec.bands)
+        shape = branch.latent_shape(spec.shape)
         hyper = (len(payloads), codec.config.hyper, *(-(-side // _HYPER_STRIDE) for side in shape))
         channels = _channels(hyper)
         z = np.stack([decoder.get(codec.hyper_tables(modality), channels) for decoder in decoders])
         hyper_latent = torch.from_numpy(z.reshape(hyper)).to(device)
-        mean, entries = branch.entropy_parameters(hyper_latent, layout.fraction, shape)
+        mean, entries = branch.entropy_parameters(hyper_latent, spec.fraction, shape)
         symbols = [d.get(latent_tables(), _flat(entries[i])) for i, d in enumerate(decoders)]
         shaped = torch.from_numpy(np.stack(symbols)).to(device).reshape(mean.shape)
-        latents[modality] = branch.dequantise(shaped, mean, layout.fraction)
+        latents[modality] = branch.dequantise(shaped, mean, spec.fraction)
     for decoder in decoders:
         decoder.finish()
     return latents
 
 
 @torch.no_grad()
-def decode(codec: Codec, payloads: Sequence[bytes | memoryview], layout: Layout) -> list[dict[str, npt.NDArray[Any]]]:
-    """Bands of each piece on their native grids.
+def decode(
+    codec: CodecNetwork, payloads: Sequence[bytes | memoryview], spec: PieceSpec
+) -> list[dict[str, npt.NDArray[Any]]]:
+    """Decoding of payloads to bands on their native grids, one mapping per payload.
 
     Raises:
         DataRefused: A payload is damaged.
         UsageError: The codec has no tables yet, or not these bands.
     """
     found: list[dict[str, npt.NDArray[Any]]] = [{} for _ in payloads]
-    for modality, y_hat in read_latents(codec, payloads, layout).items():
+    for modality, y_hat in read_latents(codec, payloads, spec).items():
         branch = codec.branch(modality)
         y = (y_hat.double() / ONE).float()
-        for band, pixels in branch.reconstruct(y, layout.shape).items():
-            if band in layout.bands:
+        for band, pixels in branch.reconstruct(y, spec.shape).items():
+            if band in spec.bands:
                 for bands, image in zip(found, _native(pixels, band), strict=True):
                     bands[band] = image
     return found
 
 
 @torch.no_grad()
-def hashes(codec: Codec, payloads: Sequence[bytes | memoryview], layout: Layout) -> dict[str, npt.NDArray[np.uint8]]:
-    """Modality -> codes ``[B, K / 8]``, from the latents alone: no pixel is made."""
-    latents = read_latents(codec, payloads, layout)
+def hashes(
+    codec: CodecNetwork, payloads: Sequence[bytes | memoryview], spec: PieceSpec
+) -> dict[str, npt.NDArray[np.uint8]]:
+    """Mapping modality -> hash codes ``[B, K / 8]``, from the latents, without decoding pixels."""
+    latents = read_latents(codec, payloads, spec)
     return {m: pack(codec.branch(m).exact_logits(y_hat).cpu().numpy()) for m, y_hat in latents.items()}
 
 
-def require_ready(codec: Codec, modality: str, bands: Sequence[str]) -> Branch:
-    """The branch, if it can code these bands.
+def require_ready(codec: CodecNetwork, modality: str, bands: Sequence[str]) -> Branch:
+    """Branch of one sensor, checked to be able to code these bands.
 
     Raises:
-        UsageError: It has no tables yet, or lacks a band.
+        UsageError: The branch has no tables yet, or lacks a band.
     """
     branch = codec.branch(modality)
-    missing = [band for band in bands if band in MODALITIES[modality] and band not in branch.cells.bands]
+    missing = [band for band in bands if band in MODALITIES[modality] and band not in branch.bands]
     if missing:
-        raise UsageError(f"this codec has the bands {', '.join(branch.cells.bands)}; it cannot code {missing}")
+        raise UsageError(f"this codec has the bands {', '.join(branch.bands)}; it cannot code {missing}")
     if not branch.ready:
         raise UsageError("the codec has no integer tables: call update() after training, before the weights are saved")
     return branch
 
 
 def fraction_of(quality: float) -> int:
-    """Quality in sixteenths, which is what decides tables and gains."""
+    """Quality in sixteenths, the index of tables and gains."""
     return round(quality * QUALITY_FRACTIONS)
 
 
@@ -186,13 +188,5 @@ def _flat(values: Tensor) -> npt.NDArray[np.int64]:
 
 
 def _channels(shape: Sequence[int]) -> npt.NDArray[np.int64]:
-    """The table of each value of a hyper-latent ``[B, Z, h, w]``: that of its channel."""
+    """Table index of each value of a hyper-latent ``[B, Z, h, w]``: the index of its channel."""
     return np.repeat(np.arange(shape[1], dtype=np.int64), shape[2] * shape[3])
-
-
-def group_by_layout(rasters: Sequence[Raster]) -> Mapping[tuple[tuple[str, ...], tuple[int, int]], list[int]]:
-    """Positions of rasters by (bands, shape): what can be coded together."""
-    groups: dict[tuple[tuple[str, ...], tuple[int, int]], list[int]] = {}
-    for i, raster in enumerate(rasters):
-        groups.setdefault((tuple(raster.bands), raster.shape), []).append(i)
-    return groups

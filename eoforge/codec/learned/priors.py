@@ -1,7 +1,7 @@
-"""The float side of the entropy model, what training sees: likelihoods, hyper-transforms, hash module.
+"""Entropy model in floats, for training: likelihoods, hyper-transforms, hash module.
 
-Each module whose outputs decide probabilities or hash codes has a twin of whole numbers in ``exact``; ``update`` copies
-its weights there.
+Each module whose outputs decide probabilities or hash codes has an integer counterpart in ``exact``, to which
+``update`` copies the weights.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from eoforge.codec.tables import SCALES, SIGMA_MIN, SIGMA_RATIO, Frequencies
 LOG_RATIO = math.log(SIGMA_RATIO)
 LOG_SIGMA_MIN = math.log(SIGMA_MIN)
 HYPER_REACH = 63
-"""Largest value of the hyper-latent that its tables hold."""
+"""Largest value of the hyper-latent in its tables."""
 _HYPER_SCALE = 4.0
 _COMPONENTS = 3
 _FLOOR = 1e-9
 _HYPER_TOTAL = 1 << 22
 
 
-def ladder_index(sigma: Tensor) -> Tensor:
-    """The (fractional) entry of ``tables``' ladder whose standard deviation is ``sigma``."""
+def scale_index(sigma: Tensor) -> Tensor:
+    """Fractional index into ``tables`` of the standard deviation ``sigma``."""
     return (sigma.log() - LOG_SIGMA_MIN) / LOG_RATIO
 
 
 def gaussian_likelihood(residual: Tensor, index: Tensor) -> Tensor:
-    """Mass of the cell of width one around ``residual`` under a centred Gaussian of that ladder entry."""
+    """Mass of the interval of width one around ``residual`` under the centred Gaussian of a table index."""
     sigma = (index.clamp(0, SCALES - 1) * LOG_RATIO + LOG_SIGMA_MIN).exp()
     distance = residual.abs()
     # Both arguments negative: differences of small tails instead of differences of numbers near one.
@@ -41,7 +41,7 @@ def gaussian_likelihood(residual: Tensor, index: Tensor) -> Tensor:
 
 
 class FactorisedPrior(nn.Module):
-    """A mixture of three logistics per channel of the hyper-latent.
+    """Factorised prior: a mixture of three logistics per channel of the hyper-latent.
 
     Args:
         channels: Z.
@@ -57,10 +57,10 @@ class FactorisedPrior(nn.Module):
         self.register_buffer("frequencies", torch.zeros(channels, 2 * HYPER_REACH + 2, dtype=torch.int32))
 
     def likelihood(self, z_BZhw: Tensor) -> Tensor:
-        """Mass of the cell of width one around each value."""
+        """Mass of the interval of width one around each value."""
         x = z_BZhw.permute(0, 2, 3, 1)[..., None]
         scale = self.log_scale.clamp(-4.0, 5.0).exp()
-        # The same reflection as for Gaussians: the mass is that of a cell left of the centre.
+        # The same reflection as for Gaussians: the mass of an interval left of the centre.
         distance = (x - self.centre).abs()
         upper = torch.sigmoid((0.5 - distance) / scale)
         lower = torch.sigmoid((-0.5 - distance) / scale)
@@ -69,7 +69,7 @@ class FactorisedPrior(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Writes the tables: from here on they, not the floats, decide."""
+        """Integer tables from the trained floats; coding uses the tables alone."""
         values = torch.arange(-HYPER_REACH, HYPER_REACH + 1, device=self.centre.device).float()
         mass = self.likelihood(values.view(1, 1, -1, 1).expand(1, len(self.centre), -1, 1))[0, :, :, 0].double()
         escape = (1 - mass.sum(1, keepdim=True)).clamp(min=1e-6)
@@ -95,20 +95,20 @@ class HyperEncoder(nn.Module):
         )
 
     def forward(self, y_BMhw: Tensor) -> Tensor:
-        """Latents reach far (bright clouds), so their size enters by its logarithm."""
+        """Hyper-latent of a latent; ``asinh`` compresses large latents (bright clouds)."""
         z_BZhw: Tensor = self.layers(torch.asinh(y_BMhw)) * _HYPER_SCALE
         return z_BZhw
 
 
 class HyperDecoder(nn.Module):
-    """Hyper-latent to mean and scale of the latent; the float twin of ``exact.ExactHyperDecoder``."""
+    """Hyper-latent to mean and scale of the latent; float counterpart of ``exact.ExactHyperDecoder``."""
 
     def __init__(self, hyper: int, latent: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(hyper, hyper * 4, 3, padding=1)
         self.second = nn.Conv2d(hyper, hyper * 4, 3, padding=1)
         self.last = nn.Conv2d(hyper, latent * 2, 1)
-        # An untrained hyper-decoder says nothing, which leaves the channels' own scales.
+        # Zero output of an untrained hyper-decoder leaves the scales of the channels.
         nn.init.zeros_(self.last.weight)
         assert self.last.bias is not None
         nn.init.zeros_(self.last.bias)
@@ -123,7 +123,7 @@ class HyperDecoder(nn.Module):
 
 
 class HashModule(nn.Module):
-    """Normalised quantised latent to hash logits, without any synthesis; twin of ``exact.ExactHash``."""
+    """Normalised quantised latent to hash logits, without synthesis; float counterpart of ``exact.ExactHash``."""
 
     def __init__(self, latent: int, hidden: int, bits: int) -> None:
         super().__init__()

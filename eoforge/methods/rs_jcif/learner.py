@@ -66,7 +66,7 @@ def rate_distortion(codec: Codec, batch: PatchBatch, quality_B: Tensor, modality
     for band, decoded in out.x_hat.items():
         error_B = error_B + (decoded.float() - grids[band].float()).square().sum(dim=(1, 2))
         samples += decoded[0].numel()
-    distortion_B = error_B / samples / branch.cells.scale**2
+    distortion_B = error_B / samples / branch.space_to_depth.scale**2
     rate_B = bits_B / side**2
     loss = (rate_B + lambda_B * distortion_B).mean()
     return Rates(loss, rate_B.mean(), (error_B / samples).mean(), out.logits)

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
-from eoforge.client.retrieval import RemoteError, RetrievalClient
+from eoforge.client import RemoteError, RetrievalClient
 from eoforge.errors import UsageError
 from services._runtime import errors as service_errors
 from services._runtime.quota import Quota

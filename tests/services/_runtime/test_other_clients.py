@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eoforge.client.retrieval import RetrievalClient
+from eoforge.client import RetrievalClient
 from tests.services.conftest import server_for
 from tests.services.retrieval.world import World
 from tests.services.support import running

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from eoforge.client.retrieval import RemoteError, RetrievalClient
+from eoforge.client import RemoteError, RetrievalClient
 from eoforge.index.build import build_index
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.methods import get_method

@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
-from eoforge.client.retrieval import RemoteError, RetrievalClient
+from eoforge.client import RemoteError, RetrievalClient
 from eoforge.errors import UsageError
 from services._runtime.settings import RuntimeSettings
 from tests.services._runtime.runtime_world import NAME, get, make

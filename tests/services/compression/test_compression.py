@@ -13,8 +13,7 @@ from rasterio.io import MemoryFile
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.api.compression.v1 import compression_pb2_grpc
-from eoforge.client.base import RemoteError, RemoteNotFound, RemoteRefused
-from eoforge.client.compression import CompressionClient
+from eoforge.client import CompressionClient, RemoteError, RemoteNotFound, RemoteRefused
 from eoforge.codec.cog import write_cogs
 from eoforge.codec.container import inspect
 from eoforge.codec.learned.rate import psnr

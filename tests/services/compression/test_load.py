@@ -14,8 +14,7 @@ import pytest
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.api.compression.v1 import compression_pb2_grpc
-from eoforge.client.base import RemoteError
-from eoforge.client.compression import CompressionClient
+from eoforge.client import CompressionClient, RemoteError
 from eoforge.codec.coder import Coder
 from eoforge.errors import UsageError
 from services.compression.settings import CompressionSettings

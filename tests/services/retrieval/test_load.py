@@ -13,8 +13,8 @@ import pytest
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from eoforge.client import RemoteError, RetrievalClient
 from eoforge.client.messages import band_image
-from eoforge.client.retrieval import RemoteError, RetrievalClient
 from eoforge.errors import EoforgeError
 from eoforge.storage.addresses import TableRef
 from services._runtime.server import Server

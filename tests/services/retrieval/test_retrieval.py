@@ -14,8 +14,8 @@ from PIL import Image
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from eoforge.client import RemoteError, RemoteNotFound, RemoteRefused, RetrievalClient, SearchFilter
 from eoforge.client.messages import band_image
-from eoforge.client.retrieval import RemoteError, RemoteNotFound, RemoteRefused, RetrievalClient, SearchFilter
 from eoforge.errors import NotFound, UsageError
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.storage.addresses import TableRef

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eoforge.client.retrieval import RemoteNotFound, RetrievalClient
+from eoforge.client import RemoteNotFound, RetrievalClient
 from eoforge.codec.coder import Rate
 from eoforge.codec.raster import from_pair
 from eoforge.data.records import PatchPair, record_batch

@@ -1,4 +1,4 @@
-"""Parts of streams that lie in files, read when they are looked at: a whole tile's stream never is in memory."""
+"""Slices of files as lazily read bytes, so that the stream of a large raster is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 from typing import BinaryIO
 
 
-class FilePart:
-    """A span of a file. Cutting it reads nothing, as with a memoryview; ``bytes`` reads it.
+class FileSlice:
+    """Lazy slice of a file: slicing reads nothing, as with a memoryview; ``bytes()`` reads.
 
     Args:
-        file: Open for reading, and seekable.
+        file: Seekable file, open for reading.
         start: First byte.
-        length: Number of bytes; up to the end if None.
+        length: Number of bytes; None for all bytes up to the end.
     """
 
     def __init__(self, file: BinaryIO, start: int = 0, length: int | None = None) -> None:
@@ -22,14 +22,14 @@ class FilePart:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, span: slice) -> FilePart:
+    def __getitem__(self, span: slice) -> FileSlice:
         start, stop, _ = span.indices(self._length)
-        return FilePart(self._file, self._start + start, max(0, stop - start))
+        return FileSlice(self._file, self._start + start, max(0, stop - start))
 
     def __bytes__(self) -> bytes:
         self._file.seek(self._start)
         return self._file.read(self._length)
 
 
-Stream = bytes | FilePart
-"""A stream in memory or in a file."""
+Stream = bytes | FileSlice
+"""Stream in memory or in a file."""

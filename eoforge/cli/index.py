@@ -1,0 +1,26 @@
+"""``eoforge index``: binary codes of a table of patches."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eoforge.cli.output import Json, emit
+
+
+def index(
+    bundle: Annotated[str, typer.Argument(help="Run bundle that encodes.")],
+    table: Annotated[str, typer.Argument(help="TABLE or TABLE@VERSION with the patches.")],
+    codes: Annotated[str, typer.Argument(help="Lance table for the codes.")],
+    json: Json = False,
+) -> None:
+    """Encode every patch of a table into binary codes, exactly once."""
+    from eoforge.bundle import load_bundle
+    from eoforge.index.build import build_index
+    from eoforge.methods import get_method
+    from eoforge.storage.addresses import TableRef
+
+    loaded = load_bundle(bundle)
+    encoder = get_method(str(loaded.config["method"])).load(loaded)
+    emit(build_index(bundle, TableRef.parse(table), codes, encoder), title="indexed")

@@ -1,0 +1,22 @@
+"""``eoforge synth``: synthetic archives."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eoforge.cli.output import Json, emit
+
+
+def synth(
+    out: Annotated[str, typer.Argument(help="Folder to write; must be empty or absent.")],
+    patches: Annotated[int, typer.Option(min=1, help="Number of patch pairs.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    json: Json = False,
+) -> None:
+    """Write a synthetic archive in the official reBEN layout."""
+    from eoforge.data.synthetic.archive import generate_archive
+
+    emit(generate_archive(out, patches, seed, workers=workers), title="synthetic archive")
