@@ -131,7 +131,8 @@ def _quarantine(table_uri: str, ingest_id: str) -> tuple[list[tuple[str, str, st
     if not table_exists(uri):
         return [], 0
     table = open_table(uri)
-    where = f"ingest_id = '{ingest_id}'"
+    quoted = ingest_id.replace("'", "''")
+    where = f"ingest_id = '{quoted}'"
     columns = ["patch_id", "reason", "detail", "file"]
     rows = table.to_table(columns=columns, filter=where, limit=MAX_QUARANTINE_ROWS).to_pylist()
     return [tuple(row[c] for c in columns) for row in rows], table.count_rows(filter=where)
