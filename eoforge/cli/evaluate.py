@@ -20,7 +20,7 @@ def evaluate(
 ) -> None:
     """Evaluate a bundle: retrieval in four directions against random codes and the untrained network."""
     from eoforge.bundle import load_bundle
-    from eoforge.methods.evaluation.retrieval import evaluate as run
+    from eoforge.methods.evaluation.run import evaluate as run
     from eoforge.storage.addresses import TableRef
 
     emit(run(load_bundle(bundle), TableRef.parse(data), k=k, out=out), title="evaluation")

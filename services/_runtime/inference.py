@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from fastapi import FastAPI
 
+from services._runtime.wire import OIP_SERVICE
+
 if TYPE_CHECKING:
     from kserve import Model
 
     from services._runtime.interceptor import Reception
     from services._runtime.kserve_plane import Plane
 
-OIP_SERVICE = "inference.GRPCInferenceService"
 _METHODS = (
     "ServerLive",
     "ServerReady",

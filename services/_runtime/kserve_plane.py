@@ -18,8 +18,7 @@ from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 from eoforge.errors import LimitExceeded, UsageError
 from services._runtime.admission import HOLD
 from services._runtime.errors import Unimplemented
-from services._runtime.inference import OIP_SERVICE
-from services._runtime.wire import Limits, check_json
+from services._runtime.wire import OIP_SERVICE, Limits, check_json
 
 if TYPE_CHECKING:
     from services._runtime.interceptor import Reception

@@ -19,11 +19,12 @@ from eoforge.errors import UsageError
 from eoforge.storage.memory import bound_arenas, return_large_blocks
 from services._runtime import rest
 from services._runtime.auth import Authenticator
-from services._runtime.inference import OIP_SERVICE, OpenInference
+from services._runtime.inference import OpenInference
 from services._runtime.interceptor import CallInterceptor, Reception
 from services._runtime.quota import Quota
 from services._runtime.rest_guard import Guard
 from services._runtime.settings import RuntimeSettings
+from services._runtime.wire import OIP_SERVICE
 
 if TYPE_CHECKING:
     from kserve import Model

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from eoforge.errors import LimitExceeded, UsageError
 
+OIP_SERVICE = "inference.GRPCInferenceService"
 BYTES_PER_ELEMENT = 256
 """What one element costs at most when it is parsed: measured on empty repeated messages and on short strings."""
 COPIES = 2

@@ -17,6 +17,8 @@ CODE_FOLDERS = ("eoforge", "kernels", "pipelines", "services", "tests", "benchma
 METHOD_FILES = {"README.md", "__init__.py", "config.py", "model.py", "loss.py", "method.py"}
 KERNEL_FILES = {"README.md", "__init__.py", "kernel.py", "reference.py"}
 SERVICE_FILES = {"README.md", "__init__.py", "__main__.py", "servicer.py", "settings.py", "kserve.py"}
+SHARED_FOLDERS = {"evaluation"}
+"""Folders beside the methods that hold none of them."""
 TEN_METHODS = {"reben", "csmae", "ss_cm_rsir", "rs_jcif", "anneal", "dml_s2r", "rs_irl_svae", "grid", "fl_rs", "mm_fl"}
 
 
@@ -28,8 +30,8 @@ def python_files() -> list[Path]:
 
 def folders(parent: str) -> list[Path]:
     """Sub-packages of ``parent`` that hold one op, method or service each."""
-    found = (p for p in (ROOT / parent).iterdir() if p.is_dir() and not p.name.startswith("_") and list(p.glob("*.py")))
-    return sorted(found)
+    found = (p for p in (ROOT / parent).iterdir() if p.is_dir() and list(p.glob("*.py")))
+    return sorted(p for p in found if not p.name.startswith("_") and p.name not in SHARED_FOLDERS)
 
 
 def test_no_file_is_too_long() -> None:
