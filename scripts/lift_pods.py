@@ -87,8 +87,8 @@ def _template(o: Object) -> Object | None:
     if o["kind"] != "InferenceService":
         return None
     predictor = o["spec"]["predictor"]
-    own = ("serviceAccountName", "securityContext", "terminationGracePeriodSeconds")
-    own += ("initContainers", "containers", "volumes")
+    own = ["serviceAccountName", "securityContext", "terminationGracePeriodSeconds"]
+    own += ["initContainers", "containers", "volumes"]
     return {"labels": predictor["labels"], "spec": {key: predictor[key] for key in own if key in predictor}}
 
 

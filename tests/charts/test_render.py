@@ -46,7 +46,7 @@ def test_each_chart_stands_alone(service: str) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_kserve_serves_the_container_that_the_chart_wrote(name: str) -> None:
-    """A predictor with a `model` and no `storageUri` is a multi-model server to KServe, which puts an agent into its pods."""
+    """A `model` without a `storageUri` is a multi-model server to KServe, which puts an agent into its pods."""
     for o in support.scenario(name):
         if o["kind"] == "InferenceService":
             predictor = o["spec"]["predictor"]
