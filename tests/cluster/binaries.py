@@ -2,9 +2,9 @@
 
     python -m tests.cluster.binaries      # builds what is missing and prints one line per component
 
-Each folder of ``modules/`` is a Go module that pins one component by ``go.mod`` and ``go.sum``. What it makes is kept in
-``$XDG_CACHE_HOME/eoforge/cluster/COMPONENT-VERSION-DIGEST``; another pin is another folder. Binaries from elsewhere are
-found by the convention of envtest: those that lie in ``$KUBEBUILDER_ASSETS`` are used and not built.
+Each folder of ``modules/`` is a Go module that pins one component by ``go.mod`` and ``go.sum``. What it makes is kept
+in ``$XDG_CACHE_HOME/eoforge/cluster/COMPONENT-VERSION-DIGEST``; another pin is another folder. Binaries from elsewhere
+are found by the convention of envtest: those that lie in ``$KUBEBUILDER_ASSETS`` are used and not built.
 """
 
 from __future__ import annotations
@@ -127,9 +127,7 @@ COMPONENTS = (
         "github.com/cert-manager/cert-manager",
         files=(("crds", "deploy/crds/cert-manager.io_certificates.yaml"),),
     ),
-    Component(
-        "keda", "github.com/kedacore/keda/v2", files=(("crds", "config/crd/bases/keda.sh_scaledobjects.yaml"),)
-    ),
+    Component("keda", "github.com/kedacore/keda/v2", files=(("crds", "config/crd/bases/keda.sh_scaledobjects.yaml"),)),
     Component(
         "prometheus-operator",
         "github.com/prometheus-operator/prometheus-operator",

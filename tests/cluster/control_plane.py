@@ -1,7 +1,8 @@
 """A Kubernetes control plane on loopback: etcd, API server, controller manager, scheduler, and kwok for the nodes.
 
-Started for one test run in a folder of its own and ended with it. No container runs: kwok moves pods through their phases
-as ``stages.yaml`` says. With ``USE_EXISTING_CLUSTER=true`` nothing is started and the cluster of ``KUBECONFIG`` is used.
+Started for one test run in a folder of its own and ended with it. No container runs: kwok moves pods through their
+phases as ``stages.yaml`` says. With ``USE_EXISTING_CLUSTER=true`` nothing is started and the cluster of ``KUBECONFIG``
+is used.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import Self
 
 import yaml
 
+from eoforge.data.seaweed import free_ports
 from tests.cluster import binaries
 from tests.cluster.certificates import Authority, Pair
 from tests.cluster.kubectl import Kubectl
-from eoforge.data.seaweed import free_ports
 
 NODES = ("node-a", "node-b")
 READY_S = 60.0
@@ -32,12 +33,9 @@ LOGS = Path("pod-logs")
 """File below the cluster's folder with the log that every fake container has."""
 LOG_LINES = ("first line", "last line of the log")
 STAGES = Path(__file__).with_name("stages.yaml")
-NODE = {
-    "apiVersion": "v1",
-    "kind": "Node",
-    "spec": {},
-    "status": {key: {"cpu": "64", "memory": "256Gi", "pods": "250"} for key in ("allocatable", "capacity")},
-}
+SIZE = {"cpu": "64", "memory": "512Gi", "pods": "250", "nvidia.com/gpu": "16"}
+NODE = {"apiVersion": "v1", "kind": "Node", "status": {"allocatable": SIZE, "capacity": SIZE}}
+NODE_LABELS = {"nvidia.com/gpu.present": "true", "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
 
 
 class ClusterError(Exception):
@@ -163,10 +161,12 @@ class ControlPlane:
         text = "\n---\n".join(path.read_text() for path in stages).replace("$LOGS", os.fspath(self.folder / LOGS))
         (self.folder / "kwok.yaml").write_text(text)
         for name in NODES:
-            self.kubectl.apply({**NODE, "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}})
+            labels = {**NODE_LABELS, "kubernetes.io/hostname": name}
+            self.kubectl.apply({**NODE, "metadata": {"name": name, "labels": labels}})
         self.start(
-            "kwok", "kwok", f"--kubeconfig={self.kubeconfig}", "--manage-all-nodes", "--node-ip=127.0.0.1",
-            f"--node-port={free_ports(1)[0]}", f"--config={self.folder / 'kwok.yaml'}", "--node-lease-duration-seconds=40",
+            "kwok", "kwok", f"--kubeconfig={self.kubeconfig}", "--manage-all-nodes",
+            "--node-ip=127.0.0.1", f"--node-port={free_ports(1)[0]}", "--node-lease-duration-seconds=40",
+            f"--config={self.folder / 'kwok.yaml'}",
             f"--tls-cert-file={kubelet.certificate}", f"--tls-private-key-file={kubelet.key}",
         )  # fmt: skip
         self.kubectl.run("wait", "--for=condition=Ready", "node", "--all", f"--timeout={READY_S:.0f}s")

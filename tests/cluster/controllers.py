@@ -1,7 +1,7 @@
-"""Definitions, controllers and webhooks of KServe, JobSet and Kubeflow Trainer, and the definitions that charts render.
+"""Definitions that the charts render; controllers and webhooks of KServe, JobSet and Kubeflow Trainer.
 
-The controllers run beside the API server, not in it: their webhooks are registered by address, with a certificate of the
-cluster's own authority.
+The controllers run beside the API server, not in it: their webhooks are registered by address, with a certificate of
+the cluster's own authority.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ def _register(cluster: ControlPlane, process: Process, name: str, port: int, pro
             continue
         if "." not in found["metadata"]["name"]:  # a name that the project's own overlay replaces
             found["metadata"]["name"] = f"{name}-{found['metadata']['name']}"
-        patch = folder / "patches" / f"{'mutating' if found['kind'].startswith('Mutating') else 'validating'}-patch.yaml"
+        mode = found["kind"].removesuffix("WebhookConfiguration").lower()
+        patch = folder / "patches" / f"{mode}-patch.yaml"
         if patch.exists():
             for step in yaml.safe_load(patch.read_text()):
                 found["webhooks"][int(step["path"].rpartition("/")[2])] = step["value"]
