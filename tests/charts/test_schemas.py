@@ -136,7 +136,7 @@ def test_the_train_job_of_the_pipelines_fits_the_trainer_and_names_our_runtime(
     from kfp.dsl import TaskConfig
 
     from eoforge.data.store import TableRef
-    from pipelines import trainjob
+    from pipelines import trainjob_object as trainjob
 
     found = support.scenario("minio")
     (key,) = {k for k in CONFIG_KEYS if k.endswith("RUNTIME_KIND")}
@@ -159,7 +159,7 @@ def test_steps_and_training_trust_the_ca_of_the_store() -> None:
     from kfp.dsl import TaskConfig
 
     from eoforge.data.store import TableRef
-    from pipelines import trainjob
+    from pipelines import trainjob_object as trainjob
 
     values = support.values_of("minio")
     values["global"]["s3"]["caBundle"] = {"configMap": CA_CONFIG_MAP, "key": "root.pem"}
