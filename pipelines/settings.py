@@ -33,6 +33,9 @@ FEDERATION_CREDENTIALS = "/etc/eoforge/federation"
 USER_ID = 10001
 """User and group of the image; pods run as non-root."""
 
+NAMESPACE = "EOFORGE_NAMESPACE"
+"""Namespace of a step's pod; set on a cluster alone."""
+
 GPU_RESOURCE = "nvidia.com/gpu"
 GPUS_PER_NODE = 1
 

@@ -16,7 +16,7 @@ from eoforge import errors
 from eoforge.bundle import code_revision
 from eoforge.errors import EoforgeError, UsageError
 from eoforge.storage.addresses import TableRef, join, open_table
-from pipelines.settings import IMAGE, SERVICE_ACCOUNT, TRAINING_RUNTIME
+from pipelines.settings import GPU_RESOURCE, IMAGE, SERVICE_ACCOUNT, TRAINING_RUNTIME
 
 if TYPE_CHECKING:
     from eoforge.bundle import Bundle
@@ -87,6 +87,9 @@ class ClusterOptions:
         service_account: Service account of the training pods.
         nodes: Number of pods.
         keep_job: Keep the TrainJob after success.
+        gpus: GPUs of each pod, one process for each.
+        cpu: CPU limit of each pod, and as request half of it.
+        memory: Memory limit and request of each pod.
     """
 
     image: str = IMAGE
@@ -94,6 +97,18 @@ class ClusterOptions:
     service_account: str = SERVICE_ACCOUNT
     nodes: int = 1
     keep_job: bool = False
+    gpus: int = 0
+    cpu: str = "8"
+    memory: str = "32Gi"
+
+    @property
+    def resources(self) -> dict[str, dict[str, str]]:
+        """Requests and limits of one training pod."""
+        gpu = {GPU_RESOURCE: str(self.gpus)} if self.gpus else {}
+        return {
+            "requests": {"cpu": f"{int(self.cpu) * 500}m", "memory": self.memory},
+            "limits": {"cpu": self.cpu, "memory": self.memory, **gpu},
+        }
 
 
 class Launcher(Protocol):

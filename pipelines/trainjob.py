@@ -1,7 +1,8 @@
-"""Training as a Kubeflow TrainJob: build, create or adopt, watch, read logs, clean up.
+"""Training as a Kubeflow TrainJob: create or adopt, watch, read logs, clean up.
 
-The step that launches it holds no GPU: resources, tolerations and environment set on the step go to the training pods.
-A step that is retried finds the TrainJob of its first attempt by name and goes on waiting for it.
+The step that launches it holds no GPU: tolerations and environment set on the step go to the training pods, added to
+what the training runtime says. A step that is retried finds the TrainJob of its first attempt by name and goes on
+waiting for it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from eoforge.bundle import MANIFEST, load_bundle
 from eoforge.errors import ConflictError, EoforgeError, NotFound
 from eoforge.storage.addresses import join
 from eoforge.storage.objects import ObjectStore
-from pipelines.settings import CA_CONFIG_MAP, CA_FOLDER, GPU_RESOURCE, RUNTIME_KIND, USER_ID
+from pipelines.settings import NAMESPACE
 from pipelines.training import TAIL_LINES, ClusterOptions, TrainingJob, training_error
+from pipelines.trainjob_object import CONTAINER, GROUP, VERSION, runtime_kind, train_job
 
 if TYPE_CHECKING:
     from kfp.dsl import TaskConfig
@@ -30,84 +32,9 @@ if TYPE_CHECKING:
 
     from eoforge.bundle import Bundle
 
-GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
-MANAGER = "eoforge.io/pipelines"
+PLURAL = "trainjobs"
 WATCH_SECONDS = 240
 """Longest single watch request; proxies cut longer ones."""
-CONTAINER = "node"
-"""Name of the training container, and of its replicated job, in the runtimes that Kubeflow Trainer ships."""
-
-
-def train_job(
-    job: TrainingJob, options: ClusterOptions, task: TaskConfig, namespace: str, timeout_s: int
-) -> dict[str, Any]:
-    """The TrainJob object.
-
-    Args:
-        job: What to train.
-        options: Image, runtime, service account, number of nodes.
-        task: Settings that Kubeflow put on the step; its GPU limit is the number of processes per node.
-        namespace: Where to create it.
-        timeout_s: The cluster itself stops the job after so long, even if nobody waits for it any more.
-    """
-    kind = os.environ.get(RUNTIME_KIND, "ClusterTrainingRuntime")
-    gpus = int((task.resources or {}).get("limits", {}).get(GPU_RESOURCE, 0))
-    trainer = {
-        "image": options.image,
-        "command": ["python", "-m", "torch.distributed.run", "--module", "eoforge.cli"],
-        "args": job.arguments(),
-        "numNodes": options.nodes,
-        "numProcPerNode": max(gpus, 1),
-        "resourcesPerNode": task.resources,
-        "env": task.env,
-    }
-    return {
-        "apiVersion": f"{GROUP}/{VERSION}",
-        "kind": "TrainJob",
-        "metadata": {
-            "name": job.name,
-            "namespace": namespace,
-            "labels": {"app.kubernetes.io/managed-by": "eoforge-pipelines", "eoforge.io/method": job.method},
-        },
-        "spec": {
-            "runtimeRef": {"apiGroup": GROUP, "kind": kind, "name": options.runtime},
-            "trainer": _present(trainer),
-            "activeDeadlineSeconds": timeout_s,
-            "runtimePatches": [{"manager": MANAGER, "trainingRuntimeSpec": _runtime_patch(options, task)}],
-        },
-    }
-
-
-def _runtime_patch(options: ClusterOptions, task: TaskConfig) -> dict[str, Any]:
-    paths = {"scratch": "/tmp", "dshm": "/dev/shm", "s3-ca": CA_FOLDER}  # noqa: S108  # in the pod
-    mounts = [{"name": name, "mountPath": path} for name, path in paths.items()]
-    hardened = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    pod = {
-        "serviceAccountName": options.service_account,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "tolerations": task.tolerations,
-        "nodeSelector": task.node_selector,
-        "affinity": task.affinity,
-        "containers": [{"name": CONTAINER, "volumeMounts": mounts, "securityContext": hardened}],
-        # Data loader workers hand batches over in shared memory; the default of 64 MiB holds two of them.
-        "volumes": [
-            {"name": "scratch", "emptyDir": {}},
-            {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}},
-            {"name": "s3-ca", "configMap": {"name": CA_CONFIG_MAP, "optional": True}},
-        ],
-    }
-    template = {"spec": {"template": {"spec": _present(pod)}}}
-    return {"template": {"spec": {"replicatedJobs": [{"name": CONTAINER, "template": template}]}}}
-
-
-def _present(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value}
 
 
 def _transient(error: Exception) -> bool:
@@ -138,7 +65,7 @@ class ClusterLauncher:
 
         if self.client is None:
             config.load_incluster_config()
-        self.namespace = self.namespace or os.environ.get("EOFORGE_NAMESPACE", "default")
+        self.namespace = self.namespace or os.environ.get(NAMESPACE, "default")
         self._jobs = client.CustomObjectsApi(self.client)
         self._core = client.CoreV1Api(self.client)
 
@@ -159,7 +86,7 @@ class ClusterLauncher:
     def _create_or_adopt(self, job: TrainingJob, timeout_s: int) -> None:
         from kubernetes.client import ApiException
 
-        body = train_job(job, self.options, self.task, self.namespace, timeout_s)
+        body = train_job(job, self.options, self.task, self.namespace, timeout_s, self._runtime())
         for _ in range(2):
             try:
                 self._call(self._jobs.create_namespaced_custom_object, GROUP, VERSION, self.namespace, PLURAL, body)
@@ -178,6 +105,30 @@ class ClusterLauncher:
             print(f"TrainJob {job.name} created in namespace {self.namespace}", flush=True)
             return
         raise ConflictError(f"TrainJob {job.name} of an earlier run is still being deleted; run the step again")
+
+    def _runtime(self) -> dict[str, Any] | None:
+        """The training runtime, so that what it says is kept; None where this service account may not read it."""
+        from kubernetes.client import ApiException
+
+        kind, name = runtime_kind(), self.options.runtime
+        try:
+            if kind == "ClusterTrainingRuntime":
+                found = self._call(self._jobs.get_cluster_custom_object, GROUP, VERSION, f"{kind.lower()}s", name)
+            else:
+                found = self._call(
+                    self._jobs.get_namespaced_custom_object, GROUP, VERSION, self.namespace, f"{kind.lower()}s", name
+                )
+        except ApiException as error:
+            if error.status == 404:
+                raise NotFound(
+                    f"there is no {kind} {name} for training in namespace {self.namespace}; name another as runtime, "
+                    "or set kubeflow.trainingRuntime.enabled"
+                ) from error
+            if error.status != 403:
+                raise EoforgeError(f"cannot read {kind} {name}: {error.reason}: {error.body}") from error
+            print(f"{kind} {name} may not be read: tolerations of this step replace those of the runtime", flush=True)
+            return None
+        return dict(found)
 
     def _wait(self, name: str, timeout_s: int) -> dict[str, Any]:
         """Watches until the job is Complete or Failed and returns that condition."""

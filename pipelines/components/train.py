@@ -13,8 +13,8 @@ from pipelines.components._component import component
 
 @component(
     task_config_passthroughs=[
-        # Only the training pods get the GPU; the waiting step needs few resources.
-        dsl.TaskConfigField.RESOURCES,
+        # The step's own resources: a quota refuses a pod without. Those of the training pods are inputs.
+        dsl.TaskConfigPassthrough(field=dsl.TaskConfigField.RESOURCES, apply_to_task=True),
         dsl.TaskConfigField.KUBERNETES_TOLERATIONS,
         dsl.TaskConfigField.KUBERNETES_NODE_SELECTOR,
         dsl.TaskConfigField.KUBERNETES_AFFINITY,
@@ -35,6 +35,9 @@ def train(
     service_account: str,
     timeout_hours: int,
     keep_job: bool,
+    gpus: int,
+    cpu: str,
+    memory: str,
     curves: Output[HTML],
     card: Output[Markdown],
     metrics: Output[Metrics],
@@ -56,7 +59,10 @@ def train(
         service_account: Service account of the training pods.
         timeout_hours: Time limit of training in hours.
         keep_job: Keep the finished TrainJob; a failed one is always kept.
-        task_config: Resources, tolerations and environment of this task, for the training pods.
+        gpus: GPUs of each training pod.
+        cpu: CPU limit of each training pod.
+        memory: Memory limit and request of each training pod.
+        task_config: Tolerations, node selector and environment of this task, which the training pods get.
 
     Returns:
         bundle: URI of the run bundle.
@@ -77,8 +83,9 @@ def train(
         method=method, table=table, version=version, runs=runs, preset=preset, overrides=tuple(overrides)
     )
     options = ClusterOptions(
-        image=image, runtime=runtime, service_account=service_account, nodes=int(nodes), keep_job=keep_job
-    )
+        image=image, runtime=runtime, service_account=service_account, nodes=int(nodes), keep_job=keep_job,
+        gpus=int(gpus), cpu=cpu, memory=memory,
+    )  # fmt: skip
     bundle = launcher_for(task_config, options).train(job, timeout_s=int(timeout_hours) * 3600)
     Path(curves.path).write_text(curves_html(bundle))
     Path(card.path).write_text(bundle.read("README.md").decode())

@@ -10,7 +10,7 @@ from kfp.dsl import HTML, Markdown
 
 from pipelines.components.train import train as train_step
 from pipelines.definitions.placement import place
-from pipelines.settings import IMAGE, SERVICE_ACCOUNT, TRAINING_RUNTIME
+from pipelines.settings import GPU_RESOURCE, GPUS_PER_NODE, IMAGE, NAMESPACE, SERVICE_ACCOUNT, TRAINING_RUNTIME
 
 
 @dsl.pipeline(name="eoforge-train", description="Train a method on a version of a patches table.")
@@ -64,15 +64,18 @@ def train(
             service_account=service_account,
             timeout_hours=timeout_hours,
             keep_job=keep_job,
+            gpus=GPUS_PER_NODE,
+            cpu="8",
+            memory="32Gi",
         ),
-        cpu="8",
-        memory="32Gi",
-        gpu=True,
+        cpu="1",
+        memory="2Gi",
         hours=24 * 7,
         retries=2,
     )
-    # The step needs its namespace to stop its TrainJob when the run is terminated.
-    kubernetes.use_field_path_as_env(task, env_name="EOFORGE_NAMESPACE", field_path="metadata.namespace")
+    kubernetes.add_toleration(task, key=GPU_RESOURCE, operator="Exists", effect="NoSchedule")
+    # The step creates its TrainJob here, and stops it when the run is terminated.
+    kubernetes.use_field_path_as_env(task, env_name=NAMESPACE, field_path="metadata.namespace")
     return namedtuple("Trained", ["bundle", "bundle_id", "curves", "card"])(
         task.outputs["bundle"], task.outputs["bundle_id"], task.outputs["curves"], task.outputs["card"]
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from eoforge.errors import NotFound, UsageError
+from eoforge.errors import NotFound
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "eoforge"
 TEMPLATED = ("Deployment", "StatefulSet", "Job")
@@ -66,11 +66,10 @@ def lift(objects: list[Object], aliases: dict[str, str]) -> list[Lifted]:
 
     Raises:
         NotFound: There are no pods; a trial without pods would report success.
-        UsageError: An InferenceService names a runtime that does not exist.
     """
     lifted = []
     for o in objects:
-        template = _template(o, objects)
+        template = _template(o)
         if template is not None:
             lifted.append(_pod(o["metadata"]["name"], template, aliases))
     if not lifted:
@@ -78,7 +77,7 @@ def lift(objects: list[Object], aliases: dict[str, str]) -> list[Lifted]:
     return lifted
 
 
-def _template(o: Object, objects: list[Object]) -> Object | None:
+def _template(o: Object) -> Object | None:
     """Labels and spec of the pod of an object, or None."""
     if o["kind"] == "Pod":
         return {"labels": o["metadata"]["labels"], "spec": o["spec"]}
@@ -88,13 +87,9 @@ def _template(o: Object, objects: list[Object]) -> Object | None:
     if o["kind"] != "InferenceService":
         return None
     predictor = o["spec"]["predictor"]
-    name = predictor["model"]["runtime"]
-    runtimes = [r for r in objects if r["kind"].endswith("ServingRuntime") and r["metadata"]["name"] == name]
-    if len(runtimes) != 1:
-        raise UsageError(f"expected one serving runtime {name!r} for {o['metadata']['name']}; found {len(runtimes)}")
-    own = ("serviceAccountName", "securityContext", "initContainers", "volumes", "terminationGracePeriodSeconds")
-    spec = {key: predictor[key] for key in own if key in predictor}
-    return {"labels": predictor["labels"], "spec": {**spec, "containers": runtimes[0]["spec"]["containers"]}}
+    own = ["serviceAccountName", "securityContext", "terminationGracePeriodSeconds"]
+    own += ["initContainers", "containers", "volumes"]
+    return {"labels": predictor["labels"], "spec": {key: predictor[key] for key in own if key in predictor}}
 
 
 def _pod(name: str, template: Object, aliases: dict[str, str]) -> Lifted:

@@ -36,9 +36,6 @@ RESOURCES: dict[str, list[tuple[str, str, bool]]] = {
     "networking.k8s.io/v1": [("NetworkPolicy", "networkpolicies", True)],
     "rbac.authorization.k8s.io/v1": [("Role", "roles", True), ("RoleBinding", "rolebindings", True)],
     "serving.kserve.io/v1beta1": [("InferenceService", "inferenceservices", True)],
-    "serving.kserve.io/v1alpha1": [
-        ("ServingRuntime", "servingruntimes", True), ("ClusterServingRuntime", "clusterservingruntimes", False),
-    ],
     "trainer.kubeflow.org/v1alpha1": [("TrainingRuntime", "trainingruntimes", True)],
     "pipelines.kubeflow.org/v2beta1": [("Pipeline", "pipelines", True), ("PipelineVersion", "pipelineversions", True)],
     "gateway.networking.k8s.io/v1": [("GRPCRoute", "grpcroutes", True), ("TLSRoute", "tlsroutes", True)],

@@ -31,8 +31,6 @@ _OPERATORS = {
 }
 _KSERVE = {
     "InferenceService": kserve.V1beta1InferenceService,
-    "ServingRuntime": kserve.V1alpha1ServingRuntime,
-    "ClusterServingRuntime": kserve.V1alpha1ClusterServingRuntime,
 }
 
 

@@ -119,22 +119,19 @@ def pods(found: list[Object]) -> Iterator[Pod]:
                 pod = pod[key]
             yield Pod(label(o), pod["metadata"].get("labels", {}), pod["spec"], hook)
         elif o["kind"] == "InferenceService":
-            yield predictor_pod(o, found)
+            yield predictor_pod(o)
         elif o["kind"] == "TrainingRuntime":
             for job in o["spec"]["template"]["spec"]["replicatedJobs"]:
                 pod = job["template"]["spec"]["template"]
                 yield Pod(label(o), pod["metadata"]["labels"], pod["spec"], hook)
 
 
-def predictor_pod(service: Object, found: list[Object]) -> Pod:
-    """The pod that KServe makes: the predictor's pod fields over the containers of the runtime that it names."""
+def predictor_pod(service: Object) -> Pod:
+    """The pod that KServe makes of a predictor with its own containers: its pod fields as they are."""
     predictor = service["spec"]["predictor"]
-    name = predictor["model"]["runtime"]
-    (runtime,) = (o for o in found if o["kind"].endswith("ServingRuntime") and o["metadata"]["name"] == name)
     not_pod = {"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "deploymentStrategy"}
-    not_pod |= {"model", "labels", "annotations"}
+    not_pod |= {"labels", "annotations"}
     spec = {key: value for key, value in predictor.items() if key not in not_pod}
-    spec["containers"] = runtime["spec"]["containers"]
     return Pod(label(service), predictor["labels"], spec, False)
 
 

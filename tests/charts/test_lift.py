@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eoforge.errors import NotFound, UsageError
+from eoforge.errors import NotFound
 from scripts.podman import services as podman_services
 from scripts.podman.engine import NOT_HERE
 from scripts.podman.lift_pods import Lifted, lift, render
@@ -56,11 +56,6 @@ def test_lifted_pods_are_the_rendered_pods(
 def test_no_pods_is_a_failure(objects: list[support.Object]) -> None:
     with pytest.raises(NotFound, match="no pods"):
         lift([o for o in objects if o["kind"] == "Service"], {})
-
-
-def test_an_inference_service_without_its_runtime_is_refused(objects: list[support.Object]) -> None:
-    with pytest.raises(UsageError, match="serving runtime"):
-        lift([o for o in objects if o["kind"] != "ServingRuntime"], {})
 
 
 def test_without_podman_the_run_says_loudly_that_it_did_not_happen(

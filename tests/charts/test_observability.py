@@ -60,9 +60,9 @@ def test_alerts_and_panels_ask_for_series_that_exist(service: str) -> None:
     assert len({(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels}) == len(panels)
 
 
-def service_of_kserve(o: support.Object, found: list[support.Object]) -> support.Object:
+def service_of_kserve(o: support.Object) -> support.Object:
     """The Service that KServe makes for an InferenceService: with its labels, and all ports of the first container."""
-    ports = support.predictor_pod(o, found).spec["containers"][0]["ports"]
+    ports = support.predictor_pod(o).spec["containers"][0]["ports"]
     name = f"{o['metadata']['name']}-predictor"
     return {"metadata": {"name": name, "labels": o["metadata"]["labels"]}, "spec": {"ports": ports}}
 
@@ -72,7 +72,7 @@ def test_every_matcher_picks_this_release(service: str) -> None:
     monitor = support.pick(support.scenario("minio"), "ServiceMonitor", f"eo-{service}")
     found = support.scenario("minio")
     services = [o for o in found if o["kind"] == "Service"]
-    services += [service_of_kserve(o, found) for o in found if o["kind"] == "InferenceService"]
+    services += [service_of_kserve(o) for o in found if o["kind"] == "InferenceService"]
     selected = [
         o for o in services
         if monitor["spec"]["selector"]["matchLabels"].items() <= o["metadata"]["labels"].items()

@@ -29,9 +29,8 @@ def test_every_scenario_lints_and_renders(name: str) -> None:
     assert found
     names = [(o["apiVersion"], o["kind"], o["metadata"].get("namespace"), o["metadata"]["name"]) for o in found]
     assert len(set(names)) == len(names)
-    cluster_wide = {"ClusterServingRuntime"}
     homes = {support.NAMESPACE, support.values_of(name).get("kubeflow", {}).get("namespace", support.NAMESPACE)}
-    assert {o["metadata"]["namespace"] for o in found if o["kind"] not in cluster_wide} <= homes
+    assert {o["metadata"]["namespace"] for o in found} <= homes
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -41,8 +40,18 @@ def test_each_chart_stands_alone(service: str) -> None:
     assert report["errors"] == []
     kinds = {o["kind"] for o in support.objects(support.render(CHARTS / service, values))}
     assert kinds == {
-        "InferenceService", "ServingRuntime", "Service", "ServiceAccount", "NetworkPolicy", "Job", "Pod",
+        "InferenceService", "Service", "ServiceAccount", "NetworkPolicy", "Job", "Pod",
     } | ({"PodDisruptionBudget"} if service != "federation" else set())  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_kserve_serves_the_container_that_the_chart_wrote(name: str) -> None:
+    """A `model` without a `storageUri` is a multi-model server to KServe, which puts an agent into its pods."""
+    for o in support.scenario(name):
+        if o["kind"] == "InferenceService":
+            predictor = o["spec"]["predictor"]
+            assert "model" not in predictor
+            assert [container["name"] for container in predictor["containers"]] == ["kserve-container"]
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -12,10 +12,10 @@ from pipelines.training import ClusterOptions, TrainingJob
 from tests.charts import schemas, support
 
 KINDS = {
-    "Certificate", "ClusterServingRuntime", "ConfigMap", "Deployment", "GRPCRoute", "HorizontalPodAutoscaler",
+    "Certificate", "ConfigMap", "Deployment", "GRPCRoute", "HorizontalPodAutoscaler",
     "InferenceService", "Job", "NetworkPolicy", "Pipeline", "PipelineVersion", "Pod", "PodDisruptionBudget",
     "PrometheusRule", "Role", "RoleBinding", "ScaledObject", "Secret", "Service", "ServiceAccount", "ServiceMonitor",
-    "ServingRuntime", "StatefulSet", "TLSRoute", "TrainingRuntime",
+    "StatefulSet", "TLSRoute", "TrainingRuntime",
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def _strategy(o: Any) -> None:
 
 
 def _runtime_port(o: Any) -> None:
-    o["spec"]["containers"][0]["ports"][0]["containerPort"] = "grpc"
+    o["spec"]["predictor"]["containers"][0]["ports"][0]["containerPort"] = "grpc"
 
 
 def _predictor(o: Any) -> None:
@@ -57,7 +57,7 @@ def _predictor(o: Any) -> None:
 
 
 def _probe(o: Any) -> None:
-    o["spec"]["containers"][0]["readinessProbe"]["grpc"]["service_name"] = "x"
+    o["spec"]["predictor"]["containers"][0]["readinessProbe"]["grpc"]["service_name"] = "x"
 
 
 def _training(o: Any) -> None:
@@ -107,8 +107,8 @@ def _alert(o: Any) -> None:
         ("plain", "Deployment", _wrong_type),
         ("minio", "InferenceService", _strategy),
         ("minio", "InferenceService", _predictor),
-        ("minio", "ServingRuntime", _runtime_port),
-        ("minio", "ServingRuntime", _probe),
+        ("minio", "InferenceService", _runtime_port),
+        ("minio", "InferenceService", _probe),
         ("minio", "TrainingRuntime", _training),
         ("minio", "TrainingRuntime", _ml_policy),
         ("gpu-aws", "ScaledObject", _trigger),
@@ -136,7 +136,7 @@ def test_the_train_job_of_the_pipelines_fits_the_trainer_and_names_our_runtime(
     from kfp.dsl import TaskConfig
 
     from eoforge.storage.addresses import TableRef
-    from pipelines import trainjob
+    from pipelines import trainjob_object as trainjob
 
     found = support.scenario("minio")
     (key,) = {k for k in CONFIG_KEYS if k.endswith("RUNTIME_KIND")}
@@ -159,7 +159,7 @@ def test_steps_and_training_trust_the_ca_of_the_store() -> None:
     from kfp.dsl import TaskConfig
 
     from eoforge.storage.addresses import TableRef
-    from pipelines import trainjob
+    from pipelines import trainjob_object as trainjob
 
     values = support.values_of("minio")
     values["global"]["s3"]["caBundle"] = {"configMap": CA_CONFIG_MAP, "key": "root.pem"}

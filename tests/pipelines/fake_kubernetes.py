@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlparse
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
 JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/lab/trainjobs"
+RUNTIME = "/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/torch-distributed"
 PODS = "/api/v1/namespaces/lab/pods"
 
 
@@ -26,7 +27,8 @@ class Cluster:
         log: Text that every pod logs.
         created: Names in order of creation.
         deleted: Names in order of deletion.
-        failures: HTTP statuses to answer with before doing anything, in order.
+        failures: HTTP statuses to answer with before doing anything, in order; None is a request that is answered.
+        runtime: The training runtime, or None if there is none.
         url: Address.
     """
 
@@ -34,7 +36,8 @@ class Cluster:
     log: str = ""
     created: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
-    failures: list[int] = field(default_factory=list)
+    failures: list[int | None] = field(default_factory=list)
+    runtime: dict[str, Any] | None = field(default_factory=dict)
     url: str = ""
     on_create: Any = None
     watches: int = 0
@@ -92,6 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.cluster.failures:
             return False
         status = self.cluster.failures.pop(0)
+        if status is None:
+            return False
         self._send(status, {"kind": "Status", "code": status, "message": "told to fail"})
         return True
 
@@ -135,6 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif url.path.startswith(JOBS + "/"):
             job = self.cluster.jobs.get(url.path.rsplit("/", 1)[-1])
             self._send(200 if job else 404, job or {"kind": "Status", "code": 404})
+        elif url.path == RUNTIME and self.cluster.runtime is not None:
+            self._send(200, self.cluster.runtime)
         elif url.path == PODS:
             name = query["labelSelector"].partition("jobset.sigs.k8s.io/jobset-name=")[2]
             pods = [{"metadata": {"name": f"{name}-node-0-0-abcde"}}] if name in self.cluster.jobs else []

@@ -122,8 +122,10 @@ def test_limits_retries_and_gpus(compiled: tuple[dict[str, Any], dict[str, Any]]
         resources = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]["resources"]
         assert resources["cpuLimit"], name
         assert resources["memoryLimit"], name
+        assert resources["cpuRequest"], f"{name}: a quota refuses a pod that requests nothing"
+        assert resources["memoryRequest"], name
         has_gpu = resources.get("accelerator", {}).get("resourceType") == GPU_RESOURCE
-        assert has_gpu == (name in GPU_STEPS), name
+        assert has_gpu == (name in GPU_STEPS and name != "train"), f"{name}: the step that waits would hold a GPU, too"
         # As parameters, kfp would add inputs to the task that its component does not declare.
         assert set(task.get("inputs", {}).get("parameters", {})) <= set(
             component.get("inputDefinitions", {}).get("parameters", {})
@@ -172,6 +174,8 @@ def test_training_settings_go_to_the_training_pods() -> None:
     passed = {
         p["field"]: p.get("applyToTask", False) for p in spec["components"]["comp-train"]["taskConfigPassthroughs"]
     }
-    assert passed["RESOURCES"] is False, "the step that waits would hold a GPU, too"
+    assert passed["RESOURCES"] is True, "a quota refuses the step's own pod without requests"
+    inputs = spec["components"]["comp-train"]["inputDefinitions"]["parameters"]
+    assert {"gpus", "cpu", "memory"} <= set(inputs), "what the training pods get"
     assert passed["ENV"] is True, "the step reads the store, too"
     assert {"KUBERNETES_TOLERATIONS", "KUBERNETES_NODE_SELECTOR", "KUBERNETES_AFFINITY"} <= set(passed)

@@ -15,15 +15,16 @@ from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 from kubernetes import client
 
 from eoforge.bundle import write_bundle
-from eoforge.errors import ConflictError, DataRefused, EoforgeError
+from eoforge.errors import ConflictError, DataRefused, EoforgeError, NotFound
 from eoforge.storage.addresses import TableRef
 from pipelines.launcher import LocalLauncher, launcher_for
 from pipelines.training import ClusterOptions, TrainingJob
-from pipelines.trainjob import ClusterLauncher, train_job
+from pipelines.trainjob import ClusterLauncher
+from pipelines.trainjob_object import train_job
 from tests.pipelines.fake_kubernetes import Cluster, fake_kubernetes
 
 TASK = TaskConfig(
-    resources={"limits": {"nvidia.com/gpu": "4", "cpu": "8", "memory": "32Gi"}, "requests": {"cpu": "4"}},
+    resources={"limits": {"cpu": "1", "memory": "2Gi"}, "requests": {"cpu": "500m", "memory": "2Gi"}},
     tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     node_selector={"pool": "gpu"},
     env=[
@@ -70,8 +71,8 @@ def completes(job: TrainingJob) -> object:
 
 
 def test_object_is_valid_for_the_trainer_models(job: TrainingJob) -> None:
-    for task in (TASK, TaskConfig(resources={"limits": {"cpu": "1"}})):
-        made = train_job(job, ClusterOptions(nodes=3), task, "lab", 3600)
+    for task, gpus in ((TASK, 1), (TaskConfig(), 0)):
+        made = train_job(job, ClusterOptions(nodes=3, gpus=gpus), task, "lab", 3600)
         # from_dict drops what it does not know, so equality is what finds a misspelt field.
         assert TrainerV1alpha1TrainJob.from_dict(made).to_dict() == made
     broken = train_job(job, ClusterOptions(), TASK, "lab", 3600)
@@ -80,13 +81,15 @@ def test_object_is_valid_for_the_trainer_models(job: TrainingJob) -> None:
 
 
 def test_object_carries_nodes_gpus_command_and_task_settings(job: TrainingJob) -> None:
-    spec = train_job(job, ClusterOptions(image="lab/python:1", nodes=3), TASK, "lab", 3600)["spec"]
+    spec = train_job(job, ClusterOptions(image="lab/python:1", nodes=3, gpus=4), TASK, "lab", 3600)["spec"]
     trainer = spec["trainer"]
     assert (trainer["numNodes"], trainer["numProcPerNode"], trainer["image"]) == (3, 4, "lab/python:1")
     assert trainer["command"][1:] == ["-m", "torch.distributed.run", "--module", "eoforge.cli"]
     assert trainer["args"] == job.arguments()
     assert trainer["env"] == TASK.env
-    assert trainer["resourcesPerNode"] == TASK.resources
+    limits = {"cpu": "8", "memory": "32Gi"}
+    requests = {"cpu": "4000m", "memory": "32Gi"}
+    assert trainer["resourcesPerNode"] == {"requests": requests, "limits": {**limits, "nvidia.com/gpu": "4"}}
     replicated = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
     pod = replicated["template"]["spec"]["template"]["spec"]
     assert pod["tolerations"] == TASK.tolerations
@@ -158,9 +161,37 @@ def test_hiccups_of_the_api_server_are_ridden_out(cluster: Cluster, job: Trainin
 
 
 def test_refused_creation_says_what_to_check(cluster: Cluster, job: TrainingJob) -> None:
-    cluster.failures = [403]
+    cluster.failures = [None, 403]
     with pytest.raises(EoforgeError, match="may this service account create trainjobs"):
         launcher(cluster).train(job, timeout_s=120)
+
+
+def test_missing_runtime_is_named_before_anything_is_created(cluster: Cluster, job: TrainingJob) -> None:
+    cluster.runtime = None
+    with pytest.raises(NotFound, match="no ClusterTrainingRuntime torch-distributed"):
+        launcher(cluster).train(job, timeout_s=120)
+    assert cluster.created == []
+
+
+def test_runtime_that_may_not_be_read_is_said(
+    cluster: Cluster, job: TrainingJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.failures = [403]
+    cluster.on_create = completes(job)
+    launcher(cluster).train(job, timeout_s=120)
+    assert "may not be read" in capsys.readouterr().out
+
+
+def test_what_the_runtime_tolerates_reaches_the_job(cluster: Cluster, job: TrainingJob) -> None:
+    taint = {"key": "lab/reserved", "operator": "Exists"}
+    pod = {"tolerations": [taint], "containers": [{"name": "node"}]}
+    jobs = [{"name": "node", "template": {"spec": {"template": {"spec": pod}}}}]
+    cluster.runtime = {"spec": {"template": {"spec": {"replicatedJobs": jobs}}}}
+    cluster.on_create = completes(job)
+    launcher(cluster, keep_job=True).train(job, timeout_s=120)
+    (patch,) = cluster.jobs[job.name]["spec"]["runtimePatches"]
+    (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    assert replicated["template"]["spec"]["template"]["spec"]["tolerations"] == [taint, *TASK.tolerations]
 
 
 def test_timeout_stops_the_job_and_says_how_to_go_on(cluster: Cluster, job: TrainingJob) -> None:

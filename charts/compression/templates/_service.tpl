@@ -1,7 +1,6 @@
 {{/* What eoforge-common must know about this service. */}}
 {{- define "compression.service" -}}
 module: services.compression
-modelFormat: eoforge-compression
 apis: [eoforge.api.compression.v1.CompressionService]
 rpc: ListCodecs
 uriSetting: bundleUris

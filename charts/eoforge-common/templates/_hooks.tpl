@@ -133,7 +133,8 @@ metadata:
   labels: {{- $labels | nindent 4 }}
   annotations:
     helm.sh/hook: test
-    helm.sh/hook-delete-policy: before-hook-creation
+    # Deleted whatever came out, for an uninstall would leave it behind; Helm prints its log first.
+    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
     helm.sh/hook-output-log-policy: hook-failed,hook-succeeded
 spec:
   {{- include "eoforge-common.hookPod" (dict "root" .) | nindent 2 }}

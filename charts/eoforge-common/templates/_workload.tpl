@@ -1,10 +1,8 @@
-{{/* What runs the pod: Deployment or StatefulSet, or KServe's InferenceService with a ServingRuntime. */}}
+{{/* What runs the pod: Deployment or StatefulSet, or KServe's InferenceService. */}}
 
 {{- define "eoforge-common.workload" -}}
 {{- include "eoforge-common.validate" . -}}
 {{- if .Values.kserve.enabled }}
-{{ include "eoforge-common.servingRuntime" . }}
----
 {{ include "eoforge-common.inferenceService" . }}
 {{- else }}
 {{ include "eoforge-common.plain" . }}
@@ -42,33 +40,10 @@ spec:
         - {{- include "eoforge-common.container" . | nindent 10 }}
 {{- end -}}
 
-{{- define "eoforge-common.runtimeName" -}}
-{{- $name := include "eoforge-common.fullname" . -}}
-{{- if .Values.kserve.clusterServingRuntime }}{{ .Release.Namespace }}-{{ $name }}{{ else }}{{ $name }}{{ end -}}
-{{- end -}}
-
-{{- define "eoforge-common.servingRuntime" -}}
-{{- $service := include "eoforge-common.service" . | fromYaml -}}
-apiVersion: serving.kserve.io/v1alpha1
-kind: {{ ternary "ClusterServingRuntime" "ServingRuntime" .Values.kserve.clusterServingRuntime }}
-metadata:
-  name: {{ include "eoforge-common.runtimeName" . }}
-  {{- if not .Values.kserve.clusterServingRuntime }}
-  namespace: {{ .Release.Namespace }}
-  {{- end }}
-  labels: {{- include "eoforge-common.labels" . | nindent 4 }}
-spec:
-  annotations:
-    prometheus.kserve.io/port: {{ .Values.ports.rest | quote }}
-    prometheus.kserve.io/path: /metrics
-  multiModel: false
-  protocolVersions: [grpc-v2, v2]
-  supportedModelFormats:
-    - {name: {{ $service.modelFormat }}, version: "1", autoSelect: false}
-  containers:
-    - {{- include "eoforge-common.container" . | nindent 6 }}
-{{- end -}}
-
+{{/*
+The container stands in the predictor itself. A predictor that names a model without a storageUri is a multi-model server
+to KServe: its webhook puts an agent into each pod that fetches models, and that agent wants an HTTP readiness probe.
+*/}}
 {{- define "eoforge-common.inferenceService" -}}
 {{- $service := include "eoforge-common.service" . | fromYaml -}}
 {{- $scaler := dict "none" "none" "hpa" "hpa" "keda" "external" -}}
@@ -91,7 +66,10 @@ metadata:
 spec:
   predictor:
     labels: {{- include "eoforge-common.podLabels" . | nindent 6 }}
-    annotations: {{- include "eoforge-common.podAnnotations" . | nindent 6 }}
+    annotations:
+      prometheus.kserve.io/port: {{ .Values.ports.rest | quote }}
+      prometheus.kserve.io/path: /metrics
+      {{- include "eoforge-common.podAnnotations" . | nindent 6 }}
     {{- if $service.single }}
     minReplicas: 1
     maxReplicas: 1
@@ -110,8 +88,6 @@ spec:
     deploymentStrategy: {type: RollingUpdate, rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
     {{- end }}
     {{- include "eoforge-common.podSettings" . | nindent 4 }}
-    model:
-      modelFormat: {name: {{ $service.modelFormat }}, version: "1"}
-      protocolVersion: grpc-v2
-      runtime: {{ include "eoforge-common.runtimeName" . }}
+    containers:
+      - {{- include "eoforge-common.container" . | nindent 8 }}
 {{- end -}}

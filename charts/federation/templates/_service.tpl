@@ -1,7 +1,6 @@
 {{/* What eoforge-common must know about this service. One pod: two coordinators would only wait for each other's lease. */}}
 {{- define "federation.service" -}}
 module: services.federation
-modelFormat: eoforge-federation
 apis: [eoforge.api.federation.v1.FederationService, eoforge.api.federation.v1.SiloService]
 rpc: ListRuns
 uriSetting: federationUri

@@ -1,7 +1,6 @@
 {{/* What eoforge-common must know about this service. */}}
 {{- define "retrieval.service" -}}
 module: services.retrieval
-modelFormat: eoforge-retrieval
 apis: [eoforge.api.retrieval.v1.RetrievalService]
 rpc: ListIndexes
 uriSetting: codesUri
