@@ -1,4 +1,4 @@
-"""Configs: presets, a file, ``key=value`` overrides, all checked against the types of one frozen dataclass."""
+"""Configs from a preset, a file and ``key=value`` overrides, checked against the types of a frozen dataclass."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MAX_CONFIG_BYTES = 1 << 20
 
 
 class Presets(Protocol):
-    """A frozen dataclass whose class methods name its presets; its ``__post_init__`` checks ranges."""
+    """A frozen dataclass with a class method per preset; its ``__post_init__`` checks ranges."""
 
     @classmethod
     def tiny(cls) -> Any:
-        """Trains on a CPU in minutes."""
+        """Small settings that train on a CPU in minutes."""
 
     @classmethod
     def paper(cls) -> Any:
-        """The published setting, or our reconstruction of it."""
+        """The published settings, or a reconstruction of them."""
 
 
 PRESETS: tuple[str, ...] = ("tiny", "paper")
@@ -34,13 +34,13 @@ ConfigT = TypeVar("ConfigT", bound=Presets)
 def build_config(
     config_type: type[ConfigT], preset: str, overrides: Mapping[str, str], file: str | None = None
 ) -> ConfigT:
-    """The preset with values from ``file`` (TOML, JSON or YAML) and then ``overrides`` put in.
+    """The preset, changed by the values of ``file`` (TOML, JSON or YAML) and then by ``overrides``.
 
     Args:
         config_type: The method's config class.
         preset: "tiny" or "paper".
         overrides: Field name -> text; sequences are comma-separated.
-        file: Path of a file that holds field names and values at its top level.
+        file: Path of a file with field names and values at its top level.
 
     Raises:
         UsageError: The preset or a field is unknown, or a value has the wrong type or is out of range.
@@ -59,10 +59,10 @@ def build_config(
 
 
 def parse(kind: Any, text: str, where: str) -> Any:
-    """Text of a ``key=value`` override to a value of type ``kind``.
+    """The value of type ``kind`` of the text of a ``key=value`` override.
 
     Raises:
-        UsageError: The text is no such value.
+        UsageError: The text is not a value of that type.
     """
     kind, optional = _strip_optional(kind)
     if optional and text.strip().lower() in ("none", "null", ""):
@@ -86,7 +86,7 @@ def convert(kind: Any, value: Any, where: str) -> Any:
     """A value from a file or a bundle, checked to be of type ``kind`` (lists become tuples, integers floats).
 
     Raises:
-        UsageError: It is of another type.
+        UsageError: The value is of another type.
     """
     kind, optional = _strip_optional(kind)
     if value is None and optional:
@@ -98,13 +98,13 @@ def convert(kind: Any, value: Any, where: str) -> Any:
             return value
     elif kind is float and type(value) in (int, float):
         return float(value)
-    elif type(value) is kind:  # not isinstance: True is an int to Python, but no number of epochs
+    elif type(value) is kind:  # not isinstance: True is an int in Python
         return value
     raise UsageError(f"{where} must be {_describe(kind)}; got {value!r}")
 
 
 def from_dict(config_type: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """The config that ``dataclasses.asdict`` took apart (what a bundle keeps).
+    """The config of a dict from ``dataclasses.asdict``, the form in bundles.
 
     Raises:
         UsageError: A field is unknown, missing, or of the wrong type.
@@ -114,7 +114,9 @@ def from_dict(config_type: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     try:
         return config_type(**fields)
     except TypeError as error:
-        raise UsageError(f"{config_type.__name__} cannot be made from {', '.join(sorted(values))}: {error}") from error
+        raise UsageError(
+            f"expected all settings of {config_type.__name__}; got {', '.join(sorted(values))}: {error}"
+        ) from error
 
 
 def _require_field(config_type: type[Any], hints: Mapping[str, Any], key: str) -> Any:
@@ -142,7 +144,7 @@ def _describe(kind: Any) -> str:
 def _read_file(file: str) -> dict[str, Any]:
     path = Path(file)
     if not path.is_file():
-        raise UsageError(f"there is no config file {file}")
+        raise UsageError(f"no config file {file}")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise UsageError(f"config file {file} has {path.stat().st_size} bytes; at most {MAX_CONFIG_BYTES} are read")
     text = path.read_text(encoding="utf-8")
@@ -152,7 +154,7 @@ def _read_file(file: str) -> dict[str, Any]:
         elif path.suffix == ".json":
             values = json.loads(text)
         elif path.suffix in (".yaml", ".yml"):
-            import yaml  # not among the base dependencies; every extra that trains brings it
+            import yaml  # part of every extra that trains, not of the base
 
             try:
                 values = yaml.safe_load(text)
@@ -163,5 +165,5 @@ def _read_file(file: str) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"config file {file} cannot be read: {error}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"config file {file} must hold settings by name; got {type(values).__name__}")
+        raise UsageError(f"config file {file} must have settings by name; got {type(values).__name__}")
     return {str(k): v for k, v in values.items()}

@@ -1,6 +1,6 @@
-"""What every op shares: when a tensor goes through the Triton kernel, and how arguments are refused.
+"""Helpers of all kernels: dispatch between the Triton kernel and the PyTorch branch, and checks of arguments.
 
-A CUDA tensor always goes through the kernel. A CPU tensor does so only in a process started with ``TRITON_INTERPRET=1``
+A CUDA tensor always takes the kernel. A CPU tensor does so only in a process started with ``TRITON_INTERPRET=1``
 (Triton then runs kernels as NumPy programs); otherwise it takes the plain PyTorch branch in the body of the op.
 """
 
@@ -14,24 +14,24 @@ import triton
 from torch import Tensor
 
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
-"""Whether ``@triton.jit`` made interpreted functions in this process (decided once, when triton was imported)."""
+"""Whether ``@triton.jit`` functions are interpreted in this process (set when triton is imported)."""
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 """The floating-point types every numeric kernel is compiled for."""
 
 
 def through_kernel(tensor: Tensor) -> bool:
-    """Whether work on ``tensor`` is done by a Triton kernel rather than by the PyTorch branch."""
+    """Whether ``tensor`` takes the Triton kernel instead of the PyTorch branch."""
     return tensor.is_cuda or INTERPRETED
 
 
 def full_precision(tensor: Tensor) -> torch.autocast:
-    """Switches autocast off in a PyTorch branch: it would round the products that the op promises in float32."""
+    """A context without autocast, for a PyTorch branch whose products are specified as float32."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
 def wrap_triton(kernel: Any) -> Any:
-    """``torch.library.wrap_triton``, but an interpreted function goes as it is (torch before 2.14 refuses it)."""
+    """``torch.library.wrap_triton`` of a compiled kernel; an interpreted one, which torch < 2.14 refuses, as it is."""
     return kernel if INTERPRETED else torch.library.wrap_triton(kernel)
 
 
@@ -41,12 +41,12 @@ def cdiv(a: int, b: int) -> int:
 
 
 def next_power_of_2(n: int) -> int:
-    """The least power of two that is at least ``n`` (and at least 1)."""
+    """The smallest power of two that is at least ``n`` and at least 1."""
     return 1 << max(n - 1, 0).bit_length()
 
 
 def require_dtype(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype]) -> None:
-    """Refuses a tensor of another type.
+    """Checks the dtype of an argument.
 
     Raises:
         TypeError: ``tensor.dtype`` is not one of ``dtypes``.
@@ -57,7 +57,7 @@ def require_dtype(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype]) -> N
 
 
 def require_shape(name: str, tensor: Tensor, shape: Sequence[int | None], legend: str) -> None:
-    """Refuses a tensor of another shape.
+    """Checks the shape of an argument.
 
     Args:
         name: The argument's name.
@@ -75,7 +75,7 @@ def require_shape(name: str, tensor: Tensor, shape: Sequence[int | None], legend
 
 
 def require_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Refuses two tensors that live on different devices.
+    """Checks that two arguments are on one device.
 
     Raises:
         ValueError: The devices differ.

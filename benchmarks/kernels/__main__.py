@@ -29,7 +29,7 @@ NOT_MEASURED = (
 
 
 def run_case(case: Case, device: torch.device, bandwidth: float | None) -> dict[str, Any]:
-    """Gate, then time ours and every rival; ratios come from this one run."""
+    """Rows of one case: correctness check, then times of the kernel and of every alternative in the same run."""
     case.gate()
     ours = measure(case.ours, device)
     row: dict[str, Any] = {"case": case.name, "us": asdict(ours), "useful_bytes": case.useful_bytes, "rivals_us": {}}
@@ -41,12 +41,14 @@ def run_case(case: Case, device: torch.device, bandwidth: float | None) -> dict[
         row["tflop_per_s"] = case.flops / ours.p50 / 1e6
     rivals = dict(case.rivals)
     if "eager" in rivals and device.type == "cuda":
-        torch.compiler.reset()  # the last case's shapes would make this one's code general, and slower
+        torch.compiler.reset()  # shapes of earlier cases would make the compiled code dynamic, and slower
         rivals["torch.compile"] = torch.compile(rivals["eager"], dynamic=False)
     for name, call in rivals.items():
         try:
             row["rivals_us"][name] = measure(call, device).p50
-        except RuntimeError as error:  # a rival that does not fit or cannot be captured is a result, too
+        except (
+            RuntimeError
+        ) as error:  # a failure (memory, graph capture) is a result too
             row["rivals_us"][name] = None
             print(f"{case.name}: {name} fails: {str(error).splitlines()[0]}", file=sys.stderr)
     return row
@@ -70,7 +72,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Runs the cases; 1 if a gate failed."""
+    """Command line; 1 if a correctness check failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", choices=sorted(ALL_CASES), action="append", help="an op; may be repeated")

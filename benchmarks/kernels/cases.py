@@ -1,4 +1,4 @@
-"""What is measured: each case builds its inputs on a device and offers ours, its rivals and a correctness gate."""
+"""Benchmark cases of the kernels: inputs on a device, the kernel, alternatives, and a correctness check."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def hamming_case(n_codes: int, n_queries: int, k: int) -> Builder:
 
         def gate() -> None:
             part = slice(0, min(rows, 20_000))
-            some = queries[:GATE_QUERIES]  # as many as take the tensor-core scan, where the case has them
+            some = queries[:GATE_QUERIES]  # enough for the tensor-core scan, if the case has as many
             got = hamming_topk(some, codes[part], k)
             want = hamming_topk_reference(some, codes[part], k)
             same(got[0], want[0])
@@ -98,7 +98,7 @@ def hamming_case(n_codes: int, n_queries: int, k: int) -> Builder:
 
 
 def signs_of(codes: Tensor) -> Tensor:
-    """Codes as +-1 in half precision, what a search in plain PyTorch multiplies; made in parts, to fit on a device."""
+    """Codes as +-1 in half precision, for a search by products in plain PyTorch; converted in parts to limit memory."""
     dtype = torch.float32 if codes.device.type == "cpu" else torch.float16
     signs = torch.empty((len(codes), codes.shape[1] * 8), dtype=dtype, device=codes.device)
     for some, part in zip(codes.split(SIGN_ROWS), signs.split(SIGN_ROWS), strict=True):

@@ -17,7 +17,7 @@ TEMPERATURE = 0.07
 
 
 def gradient(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The gradients, which is what a training step wants of a loss."""
+    """The gradients of a loss, as in a training step."""
     return torch.autograd.grad(loss, inputs)
 
 
@@ -117,7 +117,7 @@ def pairwise_case(rows: int, others: int, dtype: torch.dtype, form: Form = "corr
 
 
 def short(dtype: torch.dtype) -> str:
-    """The name that tables use."""
+    """Name of a dtype in tables."""
     return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
 
 

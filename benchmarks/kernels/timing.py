@@ -10,7 +10,7 @@ import torch
 
 REPEATS = 50
 FLUSH_BYTES = 256 * 2**20
-"""Written between replays, so that nothing of the last one is left in a 50 MB L2 cache."""
+"""Bytes written between replays, which evict the previous one from a 50 MB L2 cache."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Timing:
 
 
 def quantiles(times: list[float]) -> tuple[float, float, float]:
-    """The 20th, 50th and 80th percentile."""
+    """The 20th, 50th and 80th percentiles."""
     p20, p50, p80 = torch.tensor(times).quantile(torch.tensor([0.2, 0.5, 0.8])).tolist()
     return p20, p50, p80
 
 
 def measure(call: Callable[[], object], device: torch.device) -> Timing:
-    """Times ``call``: on CUDA as a replayed graph, on the CPU by the clock."""
+    """Times of ``call``: on CUDA as a replayed graph, on the CPU by the clock."""
     rounds = 3 if device.type == "cpu" else 10
     for _ in range(rounds):
         call()

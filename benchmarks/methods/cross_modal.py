@@ -32,7 +32,7 @@ _ROWS = 128
 
 
 def synthetic_table(uri: str, patches: int) -> TableRef:
-    """Writes ``patches`` synthetic pairs; ingestion has benchmarks of its own."""
+    """A table of ``patches`` synthetic pairs, written without ingestion."""
     pairs = list(synthetic_pairs(patches, ARCHIVE_SEED))
     batches = [record_batch(pairs[i : i + _ROWS]) for i in range(0, patches, _ROWS)]
     return TableRef(uri, lance.write_dataset(pa.Table.from_batches(batches), uri).version)
@@ -70,7 +70,7 @@ def run(patches: int, seeds: int, method: str, overrides: dict[str, str]) -> dic
 
 
 def main() -> None:
-    """Runs it and prints every number."""
+    """Command line: prints and writes all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patches", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)

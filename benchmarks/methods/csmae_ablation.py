@@ -1,4 +1,4 @@
-"""What the contrast between sensors (MIM) brings to CSMAE: SECD with it, without it, and untrained, on one table.
+"""Ablation of the contrast between sensors (MIM) in CSMAE: SECD with and without it, and untrained, on one table.
 
 Every system is trained on the table's train split and asked across sensors, validation patches as queries and test
 patches as archive; the exact partner is looked for within the test split. Figures are means of both directions.
@@ -29,14 +29,14 @@ ACROSS = ("s1_to_s2", "s2_to_s1")
 
 
 def row(system: str, seed: int, measured: Evaluation, of: str) -> dict[str, Any]:
-    """One system's figures, each the mean of both directions."""
+    """Figures of one system, means of both directions."""
     by_direction = measured.measures[of]
     figures = {name: sum(by_direction[d][name] for d in ACROSS) / len(ACROSS) for name in MEASURES}
     return {"system": system, "seed": seed, **{name: round(value, 4) for name, value in figures.items()}}
 
 
 def ablate(data: TableRef, work: str, preset: str, seeds: int, overrides: dict[str, str]) -> list[dict[str, Any]]:
-    """Trains and measures every arm with every seed."""
+    """Rows of all variants and seeds, each trained and measured."""
     method = get_method("csmae")
     rows = []
     for seed in range(seeds):
@@ -53,7 +53,7 @@ def ablate(data: TableRef, work: str, preset: str, seeds: int, overrides: dict[s
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown: least, mean and greatest over seeds."""
+    """The rows as Markdown: mean, minimum and maximum over seeds."""
     lines = [f"| system | {' | '.join(MEASURES)} |", "| --- " * (1 + len(MEASURES)) + "|"]
     for system in dict.fromkeys(r["system"] for r in rows):
         cells = []

@@ -40,13 +40,13 @@ PATHS = {"plain": False, "sharing": True}
 GRAPH = "sharing, compiled blocks, whole-step CUDA graph"
 GATE_PAIRS = 2
 LOSS_BOUND, GRADIENT_BOUND = 1e-5, 1e-4
-"""Of the gate: relative difference of the loss, and of each gradient relative to its greatest element."""
+"""Tolerances of the check: relative difference of the loss, and of each gradient relative to its largest element."""
 
 Images = dict[str, Pixels]
 
 
 def random_images(settings: Settings, pairs: int, device: torch.device) -> Images:
-    """Noise on native grids where the size allows: the time of a step does not depend on what the pixels show."""
+    """Noise on native grids if the size allows; the time of a step does not depend on the pixels."""
     generator = torch.Generator().manual_seed(0)
     images = {}
     for modality, bands in settings.bands.items():
@@ -65,7 +65,7 @@ def random_images(settings: Settings, pairs: int, device: torch.device) -> Image
 
 
 def gate(settings: Settings, device: torch.device) -> None:
-    """Raises AssertionError where the two paths differ."""
+    """Raises AssertionError if the two paths differ."""
     torch.manual_seed(0)
     network = Csmae(settings).to(device)
     images = random_images(settings, GATE_PAIRS, device)
@@ -74,7 +74,7 @@ def gate(settings: Settings, device: torch.device) -> None:
     for sharing in PATHS.values():
         network.settings = dataclasses.replace(settings, sharing=sharing)
         network.zero_grad()
-        # cuDNN would run the plain path's convolution in TF32, three digits, unless told otherwise.
+        # By default cuDNN computes the plain path's convolution in TF32, with three digits.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             loss = objective(network, images, masks)["loss"]
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -143,7 +143,7 @@ def measure(
     """Median pairs per second, the spread, and the peak of device memory (None on a CPU)."""
     cuda = device.type == "cuda"
     if cuda:
-        gc.collect()  # the last case's network and graph
+        gc.collect()  # frees network and graph of the previous case
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     step, images = make_step(settings, device, pairs, graph), random_images(settings, pairs, device)
@@ -157,7 +157,7 @@ def measure(
 
 
 def measure_from_lance(settings: Settings, device: torch.device, pairs: int, data: str) -> dict[str, Any]:
-    """Pairs per second of one epoch that reads and steps, by the fastest path of the device."""
+    """Pairs per second of one epoch with reading, by the fastest path of the device."""
     from eoforge.data.loading.loader import PatchLoader
 
     grids = {
@@ -179,7 +179,7 @@ def measure_from_lance(settings: Settings, device: torch.device, pairs: int, dat
 
 
 def main() -> int:
-    """Command line; 1 if a gate failed."""
+    """Command line; 1 if a check failed."""
     parser = argparse.ArgumentParser(description="Pairs per second of a CSMAE training step.")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--vit", choices=sorted(VITS), default="base")

@@ -23,7 +23,7 @@ ROUNDS = {"rounds": "10", "local_epochs": "1"}
 
 
 def run(patches: int, scenarios: tuple[str, ...], overrides: dict[str, str]) -> dict[str, Any]:
-    """Every figure of both."""
+    """Figures of both commands."""
     settings = {**ROUNDS, **overrides}
     with tempfile.TemporaryDirectory() as folder:
         table = synthetic_table(str(Path(folder) / "patches.lance"), patches)
@@ -36,7 +36,7 @@ def run(patches: int, scenarios: tuple[str, ...], overrides: dict[str, str]) -> 
 
 
 def main() -> None:
-    """Runs it and prints every number."""
+    """Command line: prints and writes all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patches", type=int, default=2000)
     parser.add_argument("--scenarios", default="ds2", help="ds1,ds2 takes twice as long")

@@ -1,14 +1,14 @@
-"""What RS-JCIF claims, over several seeds: search from the latent, gradient manipulation, bits at equal PSNR.
+"""The claims of RS-JCIF over several seeds: search from the latent, gradient combination, bits at equal PSNR.
 
 Per seed: the codec alone (stage 1), then from it a joint run by PCGrad, one by the plain sum, the sum once more with
-its batches in another order (the control: what chance alone does), and a network of the same shape trained for codes
-alone. All are measured on the same held-out patches of one synthetic archive.
+its batches in another order (the control, which differs by chance only), and a network of the same shape trained for
+codes alone. All are measured on the same held-out patches of one synthetic archive.
 
-1. Codes from the latent find as much (within one mAP point) as decoding and hashing with a network of its own, in a
+1. The mAP of codes from the latent is that of decoding and hashing with a separate network (within one point), in a
    fraction of the time per query.
 2. PCGrad is not worse than the sum at either task: the paired 95 % interval of its differences in mAP reaches zero or
-   lies above, that of its bits at equal error reaches zero or lies below. The interval is Student's, from the spread of
-   the differences between seeds and, where it ran, of the control's differences around zero.
+   is above, that of its bits at equal error reaches zero or is below. The interval is Student's, from the spread of the
+   differences between seeds and, with a control, of the control's differences around zero.
 3. At equal PSNR the joint codec's whole streams (header, name, georeference, hash code, checksum) have fewer bits than
    JPEG2000's bare codestreams (their own headers, nothing else).
 
@@ -34,8 +34,8 @@ from scipy import stats  # type: ignore[import-untyped]  # scipy ships no types
 from benchmarks.methods.cross_modal import synthetic_table
 from eoforge.bundle import Bundle
 from eoforge.codec.learned.model import Codec
+from eoforge.methods.evaluation.codec_baselines import bits_ratio
 from eoforge.methods.evaluation.retrieval import GALLERY_SPLIT, QUERY_SPLIT
-from eoforge.methods.rs_jcif.baselines import bits_ratio
 from eoforge.methods.rs_jcif.config import Config
 from eoforge.methods.rs_jcif.evaluate import ladder, measure_baselines
 from eoforge.methods.rs_jcif.method import METHOD, load_codec
@@ -45,7 +45,7 @@ from eoforge.methods.rs_jcif.split import Split, read_split
 from eoforge.storage.addresses import TableRef
 
 MAP_TOLERANCE = 0.01
-"""The issue's one mAP point, for the first claim."""
+"""Allowed difference in mAP of the first claim."""
 CONTROL_SEED = 1000
 CONFIDENCE = 0.95
 Ladders = dict[str, list[dict[str, float]]]
@@ -53,7 +53,7 @@ Ladders = dict[str, list[dict[str, float]]]
 
 @dataclass(frozen=True)
 class Held:
-    """The held-out patches that all runs are measured on."""
+    """Held-out patches of all measurements."""
 
     queries: Split
     gallery: Split
@@ -61,7 +61,7 @@ class Held:
 
 
 def joint_figures(bundle: Bundle, held: Held, config: Config) -> dict[str, Any]:
-    """Rate and distortion of a joint run, and its mAP at every other quality and on average."""
+    """Rate and distortion of a joint run, and its mAP at every second quality and on average."""
     codec, modalities = load_codec(bundle, "cpu"), tuple(config.bands)
     steps = range(config.steps)
     by_quality = []
@@ -80,7 +80,7 @@ def joint_figures(bundle: Bundle, held: Held, config: Config) -> dict[str, Any]:
 
 
 def run_seed(table: TableRef, folder: str, config: Config, held: Held, *, control: bool) -> dict[str, Any]:
-    """Everything of one seed: ``separate``, ``sum``, ``pcgrad``, maybe ``control``, and the ``paths`` of a query."""
+    """Figures of one seed: ``separate``, ``sum``, ``pcgrad``, optionally ``control``, and the query ``paths``."""
     first = METHOD.compress_first(table, folder, config)
     plain = replace(config, rule="sum")
     configs = {"pcgrad": replace(config, rule="pcgrad"), "sum": plain}
@@ -105,10 +105,10 @@ def interval(differences: Sequence[float], control: Sequence[float]) -> tuple[fl
 
     Args:
         differences: One per seed.
-        control: Differences between runs that differ by chance alone: their mean is zero, so each tells of the spread.
+        control: Differences between runs that differ by chance only: their mean is zero, and each adds to the spread.
 
     Returns:
-        Its ends; infinite where nothing tells of the spread.
+        Its ends; infinite without any information on the spread.
     """
     found = np.asarray(differences)
     freedom = len(found) - 1 + len(control)
@@ -120,20 +120,20 @@ def interval(differences: Sequence[float], control: Sequence[float]) -> tuple[fl
 
 
 def log_bits(ours: Ladders, theirs: Ladders, modality: str) -> float:
-    """Logarithm of our bits over theirs at equal error."""
+    """Logarithm of the ratio of bits of two codecs at equal error."""
     other = [{"bpppb": p["bpppb"], "mse": p["rmse"] ** 2} for p in theirs[modality]]
     return math.log(bits_ratio(ours[modality], other) or math.inf)
 
 
 def verdict(rows: list[dict[str, Any]], baselines: dict[str, Any]) -> dict[str, Any]:
-    """The three claims in numbers, and whether they hold."""
+    """Figures of the three claims, and whether they hold."""
     return {**latent_search(rows), **against_sum(rows, list(baselines)), **against_codecs(rows, baselines)}
 
 
 def latent_search(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first claim."""
+    """Figures of the first claim."""
     latent, separate, again = (
-        [r["paths"][way] for r in rows] for way in ("from_latent", "decode_then_separate", "decode_then_encode")
+        [r["paths"][path] for r in rows] for path in ("from_latent", "decode_then_separate", "decode_then_encode")
     )
     pairs = list(zip(latent, separate, again, strict=True))
     lost = [a["map@10"] - b["map@10"] for a, b, _ in pairs]
@@ -147,7 +147,7 @@ def latent_search(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def against_sum(rows: list[dict[str, Any]], modalities: list[str]) -> dict[str, Any]:
-    """The second claim."""
+    """Figures of the second claim."""
     held = [r for r in rows if "control" in r]
     gain = [r["pcgrad"]["map"] - r["sum"]["map"] for r in rows]
     chance = [r["control"]["map"] - r["sum"]["map"] for r in held]
@@ -167,7 +167,7 @@ def against_sum(rows: list[dict[str, Any]], modalities: list[str]) -> dict[str, 
 
 
 def against_codecs(rows: list[dict[str, Any]], baselines: dict[str, Any]) -> dict[str, Any]:
-    """The third claim, and the other codecs beside it."""
+    """Figures of the third claim, and of the other codecs."""
     out: dict[str, Any] = {}
     for m, measured in baselines.items():
         for name in ("jpeg2000", "jpeg2000-klt", "jpeg-xl"):
@@ -180,7 +180,7 @@ def against_codecs(rows: list[dict[str, Any]], baselines: dict[str, Any]) -> dic
 
 
 def page_of(row: dict[str, Any], baselines: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """One seed as the report takes it."""
+    """Figures of one seed in the form of the report."""
     return {
         "facts": {"bundle": row["bundle"], "seed": row["seed"], "rule": "pcgrad", **facts},
         "ladder": row["pcgrad"]["ladder"],
@@ -192,21 +192,21 @@ def page_of(row: dict[str, Any], baselines: dict[str, Any], facts: dict[str, Any
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patches", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rated", type=int, default=24, help="patches on which bits and errors are measured")
     parser.add_argument("--control", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--runs", help="folder of the archive and its runs; a repeated call goes on where one ended")
-    parser.add_argument("--report", type=Path, help="HTML page; its figures as JSON beside it")
+    parser.add_argument("--runs", help="folder of the archive and its runs; a repeated call continues there")
+    parser.add_argument("--report", type=Path, help="HTML page; the figures are written as JSON next to it")
     parser.add_argument("--out", type=Path)
     parser.add_argument("settings", nargs="*", metavar="key=value")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Runs it and prints every number."""
+    """Command line: prints and writes all figures."""
     given = arguments()
     started = time.monotonic()
     overrides = dict(setting.split("=", 1) for setting in given.settings)

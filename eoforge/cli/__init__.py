@@ -104,9 +104,9 @@ def evaluate(
     out: Annotated[str | None, typer.Option(help="Folder for metrics.json and report.html.")] = None,
     json: Json = False,
 ) -> None:
-    """Evaluate a bundle: retrieval in four directions against random codes and the untrained network."""
+    """Evaluate a bundle by its tasks: retrieval, labels and compression, with baselines."""
     from eoforge.bundle import load_bundle
-    from eoforge.methods.evaluation.retrieval import evaluate as run
+    from eoforge.methods.evaluation.run import evaluate as run
     from eoforge.storage.addresses import TableRef
 
     output.emit(run(load_bundle(bundle), TableRef.parse(data), k=k, out=out), title="evaluation")

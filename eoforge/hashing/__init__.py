@@ -1,1 +1,1 @@
-"""Binary codes: how bits are packed, and the head that learns them."""
+"""Binary codes: their lengths, their packing, and the head that learns them."""

@@ -1,20 +1,16 @@
-"""The hash head: features to K logits whose signs are the code."""
+"""The hash head: an MLP from features to K logits whose signs are the code."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from eoforge.data.tables.schema import MAX_CODE_BITS
-from eoforge.errors import UsageError
-
-MIN_CODE_BITS = 16
-_BITS_STEP = 8
+from eoforge.hashing.lengths import require_code_bits
 
 
 class HashHead(nn.Module):
-    """Linear -> GELU -> Linear, as the hash heads of DA4DTE (*confirmed*) before their tanh.
+    """An MLP, Linear -> GELU -> Linear: the hash heads of DA4DTE (*confirmed*) before their tanh.
 
-    Tanh keeps the sign, so encoding leaves it out; training takes it in ``kernels.hash_head`` with all that follows.
+    Tanh keeps the sign, so encoding omits it; in training ``kernels.hash_head`` applies it.
 
     Args:
         features: Channels D of the input ``[B, D]``.
@@ -27,10 +23,7 @@ class HashHead(nn.Module):
 
     def __init__(self, features: int, bits: int, hidden: int | None = None) -> None:
         super().__init__()
-        if bits % _BITS_STEP or not MIN_CODE_BITS <= bits <= MAX_CODE_BITS:
-            raise UsageError(
-                f"bits must be a multiple of {_BITS_STEP} between {MIN_CODE_BITS} and {MAX_CODE_BITS}; got {bits}"
-            )
+        require_code_bits(bits)
         hidden = hidden or features
         self.layers = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, bits))
 

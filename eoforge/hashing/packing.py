@@ -1,7 +1,7 @@
-"""Bits to bytes and back, the same in NumPy and torch.
+"""Packing of the signs of logits into codes, the same in NumPy and torch.
 
-Bit k of a code is ``logit_k > 0`` (an exact zero gives 0). It lives in bit ``k % 8`` of byte ``k // 8``: little-endian,
-what ``np.packbits(bitorder="little")`` writes.
+Bit k of a code is ``logit_k > 0`` (an exact zero gives 0). It is bit ``k % 8`` of byte ``k // 8``: little-endian, as
+``np.packbits(bitorder="little")`` writes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import numpy.typing as npt
 import torch
 
 from eoforge.errors import UsageError
-
-BITS_PER_BYTE = 8
+from eoforge.hashing.lengths import BITS_PER_BYTE
 
 
 def _require_bytes(bits: int) -> int:
@@ -24,7 +23,7 @@ def _require_bytes(bits: int) -> int:
 
 
 def pack(logits: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Packs the signs of ``logits [N, K]`` into codes ``[N, K // 8]``.
+    """Codes ``[N, K // 8]`` of ``logits [N, K]``.
 
     Raises:
         UsageError: K is no multiple of 8.
@@ -33,13 +32,8 @@ def pack(logits: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.packbits(logits > 0, axis=-1, bitorder="little")
 
 
-def unpack(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Codes ``[N, K // 8]`` to bits ``[N, K]`` of 0 and 1."""
-    return np.unpackbits(codes, axis=-1, bitorder="little")
-
-
 def pack_torch(logits: torch.Tensor) -> torch.Tensor:
-    """:func:`pack` on the device of ``logits [..., K]``; returns ``uint8 [..., K // 8]``.
+    """Codes ``uint8 [..., K // 8]`` of ``logits [..., K]``, on their device; see :func:`pack`.
 
     Raises:
         UsageError: K is no multiple of 8.
@@ -47,11 +41,5 @@ def pack_torch(logits: torch.Tensor) -> torch.Tensor:
     size = _require_bytes(logits.shape[-1])
     bits = (logits > 0).to(torch.uint8).reshape(*logits.shape[:-1], size, BITS_PER_BYTE)
     weights = torch.tensor([1 << k for k in range(BITS_PER_BYTE)], dtype=torch.uint8, device=logits.device)
-    # The sum of distinct powers of two below 256 fits uint8; sum() would widen it to int64 by itself.
+    # The sum of distinct powers of two below 256 fits uint8; by default sum() widens it to int64.
     return (bits * weights).sum(dim=-1, dtype=torch.uint8)
-
-
-def unpack_torch(codes: torch.Tensor) -> torch.Tensor:
-    """:func:`unpack` on the device of ``codes [..., K // 8]``; returns ``uint8 [..., K]``."""
-    shifts = torch.arange(BITS_PER_BYTE, dtype=torch.uint8, device=codes.device)
-    return ((codes[..., None] >> shifts) & 1).reshape(*codes.shape[:-1], codes.shape[-1] * BITS_PER_BYTE)

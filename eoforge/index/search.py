@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.data.tables.schema import MAX_CODE_BITS
 from eoforge.errors import LimitExceeded, UsageError
+from eoforge.hashing.lengths import MAX_CODE_BITS
 
 if TYPE_CHECKING:
     import torch

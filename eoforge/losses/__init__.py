@@ -1,1 +1,1 @@
-"""Training objectives that more than one method needs."""
+"""Training objectives that methods share."""

@@ -1,8 +1,8 @@
-"""Losses between the two sensors' features of the same patches.
+"""Contrastive losses between the features of two sensors for the same patches.
 
 Shape legend: B patches, D feature channels. Row i of both inputs belongs to the same patch. All losses are computed in
-float32 whatever the inputs' type: in bf16 a similarity of 0.9 has two decimal digits. The matrices of pairs live in
-``kernels.nt_xent`` only, and there a tile at a time.
+float32, also for inputs in bf16, where a similarity of 0.9 has two decimal digits. Only ``kernels.nt_xent`` computes
+matrices of pairs, one tile at a time.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def nt_xent(first_BD: Tensor, second_BD: Tensor, temperature: float) -> Tensor:
 
 
 def _supported(features_BD: Tensor) -> Tensor:
-    """Features in a type that the ops take: float64 as float32."""
+    """Features in a dtype of the kernels: float64 becomes float32."""
     return features_BD.float() if features_BD.dtype == torch.float64 else features_BD
 
 
 def modal_discrepancy(first_BD: Tensor, second_BD: Tensor) -> Tensor:
-    """``(1 / B) sum_i log(1 + exp(cos(e1_i, e2_i)))``: large where the two sensors' features point the same way.
+    """Modal discrepancy ``(1 / B) sum_i log(1 + exp(cos(e1_i, e2_i)))``, large for parallel features.
 
     *Confirmed* for the authors' port. The objective subtracts it.
 
@@ -67,9 +67,9 @@ def modal_discrepancy(first_BD: Tensor, second_BD: Tensor) -> Tensor:
 
 
 def intra_modal_similarity(first_BD: Tensor, second_BD: Tensor) -> Tensor:
-    """``1/2 sum_s (1 / B) sum_i cos(e_s,i , e_s,nn(i))``: similarity of each patch to its nearest neighbour per sensor.
+    """Mean similarity of patches to their nearest neighbours, ``1/2 sum_s (1 / B) sum_i cos(e_s,i , e_s,nn(i))``.
 
-    *Confirmed* for the authors' port. The neighbour is chosen without gradient; both ends of the cosine carry it.
+    *Confirmed* for the authors' port. The choice of the neighbour has no gradient; both features of the cosine have.
 
     Raises:
         UsageError: The shapes differ, or there are fewer than two patches.

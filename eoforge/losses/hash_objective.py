@@ -1,8 +1,8 @@
 """The objective of hash heads on two sensors' features (DA4DTE, *confirmed*).
 
-Its sums grow with the batch, so their weights hold for one batch size only. The means are *ours*: the same terms
+The sums of DA4DTE grow with the batch, so a weight holds for one batch size only. The means are *ours*: the same terms
 divided by their number, so that a weight holds for every batch size and code length. Balance over samples (each bit set
-in half of the patches, what the entropy of a code needs) is *ours* too. ``kernels.hash_head`` states the terms.
+in half of the patches, which maximises its entropy) is *ours* too. ``kernels.hash_head`` defines the terms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kernels.hash_head import hash_head
 
 
 class HashWeights(Protocol):
-    """The settings it reads, by the names that methods' configs give them."""
+    """Settings of the objective, by their names in methods' configs."""
 
     @property
     def hash_temperature(self) -> float: ...
@@ -31,13 +31,13 @@ class HashWeights(Protocol):
 
 
 def hash_objective(logits: tuple[Tensor, Tensor], config: HashWeights) -> dict[str, Tensor]:
-    """NT-Xent between the sensors' outputs, quantisation, and bit balance; their sum is ``hash``.
+    """Terms of the objective: NT-Xent between the sensors' outputs, quantisation, bit balance, and ``hash``, their sum.
 
     Args:
         logits: Of both sensors for the same patches, ``[B, K]`` each; outputs are their tanh.
         config: Weights.
     """
-    # Float32 also under autocast: outputs near -1 and 1 differ from them by less than bf16 can say.
+    # Float32 also under autocast: bf16 cannot resolve outputs near -1 and 1.
     head = hash_head(logits[0].float(), logits[1].float(), reduction=config.hash_reduction)
     contrast = nt_xent(head.codes[0], head.codes[1], config.hash_temperature)
     balance = head.balance_bits if config.balance_over == "bits" else head.balance_samples

@@ -1,4 +1,4 @@
-"""The codecs of run bundles, for whoever compresses: the command line, the pipelines, the services."""
+"""Codecs of run bundles, for the command line, the pipelines and the services."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def open_coder(bundle_uris: Sequence[str], device: str | None = None) -> Coder:
-    """The codecs of some bundles, the first being the default; without any, bounded errors are left.
+    """A coder with the codecs of bundles, the first as the default; without bundles it codes with bounded errors only.
 
     Raises:
         NotFound: A bundle does not exist.
-        BundleError: A bundle is damaged, or holds no codec.
+        BundleError: A bundle is damaged or has no codec.
     """
     from eoforge.codec.coder import Coder
     from eoforge.methods.rs_jcif.method import load_codec
@@ -27,11 +27,11 @@ def open_coder(bundle_uris: Sequence[str], device: str | None = None) -> Coder:
 
 
 def open_archiver(bundle_uri: str, device: str | None = None) -> tuple[Coder, Encoder]:
-    """What makes the streams of a table, and the codes by which they are found.
+    """Coder and encoder of a bundle: the streams of a table, and the codes that index them.
 
     Raises:
         NotFound: The bundle does not exist.
-        BundleError: It is damaged, or holds a codec whose codes were never trained.
+        BundleError: It is damaged, or its codec has no trained hash module.
     """
     from eoforge.methods import METHODS, get_method
 
@@ -39,16 +39,16 @@ def open_archiver(bundle_uri: str, device: str | None = None) -> tuple[Coder, En
     method = str(bundle.config["method"])
     if method not in METHODS:
         raise BundleError(
-            f"{bundle_uri} is a bundle of {method!r}: a codec before its codes were trained. A table of streams is "
-            "searched by code: name the bundle of the whole run (`eoforge train rs_jcif` goes on from this one), or "
-            "compress files, which need none"
+            f"{bundle_uri} is a bundle of {method!r}, a codec without trained codes; a table of streams is searched by "
+            "code. Name the bundle of the whole run (`eoforge train rs_jcif` continues from this one), or compress "
+            "files, which need no codes"
         )
     encoder = get_method(method).load(bundle, device)
     return coder_of(encoder), encoder
 
 
 def coder_of(encoder: Encoder) -> Coder:
-    """The codec of a loaded model, if it has one: what makes and reads the streams of an archive that it indexes."""
+    """A coder with the codec of a loaded model, or without one if the model has none."""
     from eoforge.codec.coder import Coder
     from eoforge.codec.learned.model import Codec
 

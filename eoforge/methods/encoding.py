@@ -1,4 +1,4 @@
-"""From a bundle to codes: the encoder that every hashing method on two sensors shares."""
+"""The encoder of hashing methods, and the checks of a bundle when its model is loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from eoforge.nn.build import choose_device
 
 
 class HashNetwork(Protocol):
-    """A module that turns one sensor's images into hash logits and embeddings."""
+    """A module from images of one sensor to hash logits and embeddings."""
 
     def encode(self, image_BCSS: Tensor, modality: str) -> tuple[Tensor, Tensor]:
         """Logits ``[B, K]`` and unit embeddings ``[B, D]``."""
@@ -31,15 +31,15 @@ class HashNetwork(Protocol):
 class HashEncoder:
     """Codes and embeddings of patches; see :class:`eoforge.index.encoder.Encoder`.
 
-    A patch's code does not depend on the rest of its batch, but for bits whose logit lies within rounding of zero.
+    A patch's code does not depend on the rest of its batch, except for bits whose logit is zero within rounding.
     Arithmetic is float32 on every device.
 
     Args:
         network: In evaluation mode, on ``device``.
-        prepare: Per modality, the way from stored pixels to the network's input.
+        prepare: Per modality, the transform from stored pixels to the network's input.
         bits: Code length K.
         embedding_dim: Embedding length D.
-        device: Where ``network`` and ``prepare`` are.
+        device: Device of ``network`` and ``prepare``.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ def hash_encoder(
     """The encoder of a bundle whose network is a :class:`HashNetwork`.
 
     Args:
-        bundle: Where bands, normalisation and interpolation are written.
-        network: With its weights in it.
-        bands: What the network was built for.
+        bundle: Its config gives bands, normalisation and interpolation.
+        network: The network with its weights.
+        bands: The bands per modality that the network was built for.
         size: Side of its input, in pixels.
-        facts: ``bits``, ``embedding_dim`` and ``interpolation`` as the settings say them.
-        device: Where to run; None for CUDA where there is one.
+        facts: ``bits``, ``embedding_dim`` and ``interpolation`` that follow from the settings.
+        device: Torch device; None for CUDA if available.
 
     Raises:
-        BundleError: The bundle says something else.
+        BundleError: The config of the bundle has other bands or facts.
     """
     require_facts(bundle, facts)
     where = choose_device(device)
@@ -99,7 +99,7 @@ def hash_encoder(
 
 
 def require_rasters(batch: PatchBatch, bands: tuple[str, ...]) -> None:
-    """Checks that ``batch`` holds what ``bands`` are read from, on their native grids.
+    """Checks that ``batch`` has the tensors of ``bands`` on their native grids.
 
     Raises:
         DataRefused: A tensor is absent or has another shape or type.
@@ -108,7 +108,7 @@ def require_rasters(batch: PatchBatch, bands: tuple[str, ...]) -> None:
         tensor = getattr(batch, group.column)
         if tensor is None:
             raise DataRefused(
-                f"bands {', '.join(group.bands)} ({group.column}) are needed; the batch does not hold them"
+                f"bands {', '.join(group.bands)} ({group.column}) are needed; the batch does not have them"
             )
         expected = (len(batch), *group.shape)
         if tuple(tensor.shape) != expected or tensor.dtype != getattr(torch, group.dtype):
@@ -119,10 +119,10 @@ def require_rasters(batch: PatchBatch, bands: tuple[str, ...]) -> None:
 
 
 def normalisation(bundle: Bundle, bands: tuple[str, ...]) -> tuple[list[float], list[float]]:
-    """Means and standard deviations of ``bands``, in their order, as the bundle names them.
+    """Means and standard deviations of ``bands``, in their order, from the bundle.
 
     Raises:
-        BundleError: A band is missing, or a value is no finite number, or a deviation is not positive.
+        BundleError: A band is missing, a value is not finite, or a deviation is not positive.
     """
     table: Any = bundle.config["normalisation"]
     means, deviations = [], []
@@ -137,7 +137,7 @@ def normalisation(bundle: Bundle, bands: tuple[str, ...]) -> tuple[list[float], 
 
 
 def bands_of(bundle: Bundle, expected: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """The bundle's bands per modality, which must be those (and in the order) that its network was built for.
+    """The bundle's bands per modality, checked to be those of its network in the same order.
 
     Raises:
         BundleError: They differ.
@@ -145,12 +145,12 @@ def bands_of(bundle: Bundle, expected: Mapping[str, tuple[str, ...]]) -> dict[st
     stored: Any = bundle.config["bands"]
     if not isinstance(stored, dict) or {m: list(b) for m, b in expected.items()} != stored:
         named = {m: list(b) for m, b in expected.items()}
-        raise BundleError(f"{bundle.uri}: its network reads bands {named}, but config.json orders them {stored}")
+        raise BundleError(f"{bundle.uri}: its network reads bands {named}, but config.json names {stored}")
     return {m: require_bands(tuple(stored[m]), m) for m in MODALITIES if m in stored}
 
 
 def prepares(bundle: Bundle, bands: Mapping[str, tuple[str, ...]], size: int) -> dict[str, Prepare]:
-    """One :class:`Prepare` per modality, from the bundle's normalisation and interpolation."""
+    """Transforms to the network's input per modality, from the bundle's normalisation and interpolation."""
     return {
         modality: Prepare(names, *normalisation(bundle, names), size=size, interpolation=bundle.config["interpolation"])
         for modality, names in bands.items()
@@ -161,7 +161,7 @@ def require_method(bundle: Bundle, method: str) -> None:
     """Checks that ``bundle`` is a trained model of ``method``.
 
     Raises:
-        BundleError: It is not.
+        BundleError: It is a bundle of another method.
     """
     require_keys(bundle)
     if bundle.config["method"] != method:
@@ -172,19 +172,19 @@ def settings_of(bundle: Bundle, kind: type[ConfigT], method: str) -> ConfigT:
     """The settings that the bundle was trained with.
 
     Raises:
-        BundleError: They are none of ``method``.
+        BundleError: They do not fit the settings of ``method``.
     """
     try:
         return from_dict(kind, bundle.config["config"])
     except (UsageError, AttributeError) as error:
-        raise BundleError(f"{bundle.uri}: its settings are none of {method}: {error}") from error
+        raise BundleError(f"{bundle.uri}: its settings do not fit {method}: {error}") from error
 
 
 def require_facts(bundle: Bundle, facts: Mapping[str, Any]) -> None:
-    """Checks that what config.json says to all readers follows from the settings beside it.
+    """Checks that the facts of config.json agree with its settings.
 
     Raises:
-        BundleError: It does not.
+        BundleError: A fact differs.
     """
     for key, value in facts.items():
         if bundle.config[key] != value:
@@ -192,7 +192,7 @@ def require_facts(bundle: Bundle, facts: Mapping[str, Any]) -> None:
 
 
 def load_weights(network: nn.Module, bundle: Bundle) -> None:
-    """Puts the bundle's weights into ``network``.
+    """Loads the bundle's weights into ``network``.
 
     Raises:
         BundleError: Names or shapes differ.

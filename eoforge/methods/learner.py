@@ -1,6 +1,6 @@
-"""What a method brings to the trainer, and the settings that every training run has.
+"""Interface of a method to the trainer, and the settings of every training run.
 
-Free of Lightning: services load trained models without it.
+It does not import Lightning: services load trained models without it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from eoforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from eoforge.data.loading.loader import PatchBatch  # brings Lance, which a config does not need
+    from eoforge.data.loading.loader import PatchBatch  # imports Lance, which a config does not need
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings that every training run has.
+    """Settings of every training run.
 
     Attributes:
-        seed: Of every random number.
+        seed: Seed of all random numbers.
         epochs: Passes over the training split.
         batch_size: Patches per batch over all ranks together.
         accumulate: Batches per optimiser step. Negatives and neighbours come from one batch, not from all of them.
@@ -33,8 +33,8 @@ class TrainConfig:
         weight_decay: Decoupled, as in AdamW; with 0 this is Adam.
         beta2: Decay of the optimiser's squared gradients.
         patience: Stop after this many epochs without a better validation score; None never stops early.
-        validation_patches: At most this many patches of the validation split are scored after each epoch.
-        checkpoint_steps: Optimiser steps between checkpoints; one is written after each epoch in any case.
+        validation_patches: Limit of the patches of the validation split that are scored after each epoch.
+        checkpoint_steps: Optimiser steps between checkpoints; every epoch ends with one too.
         workers: Loader processes per rank; 0 reads in the training process.
     """
 
@@ -52,7 +52,7 @@ class TrainConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        """Checks what types cannot say.
+        """Checks of ranges.
 
         Raises:
             UsageError: A value is out of range.
@@ -78,16 +78,16 @@ class TrainConfig:
 
 
 class Learner(nn.Module, ABC):
-    """What a method brings: its network, its loss and its score."""
+    """A method's network, loss and validation score."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups of parameters for the optimiser; ``scale``, where given, multiplies the learning rate of its group."""
+        """Groups of parameters for the optimiser; the optional ``scale`` multiplies the learning rate of its group."""
         return [{"params": list(self.parameters())}]
 
     @abstractmethod
     def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
-        """Scalars by name; ``loss`` is minimised, all are logged. The same on every rank if features are gathered."""
+        """Loss terms by name: ``loss`` is minimised, all are logged. Equal on all ranks if features are gathered."""
 
     @abstractmethod
     def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
-        """Validation figures by name; ``score`` decides which epoch is best (higher is better). No gradient."""
+        """Validation figures by name; the epoch of highest ``score`` is kept. Called without gradients."""

@@ -1,4 +1,4 @@
-"""What methods that learn from pairs of the same place share: mirroring, and how often partners find each other."""
+"""Training on pairs of the same place: random mirroring, and recall of the partner as a validation score."""
 
 from __future__ import annotations
 
@@ -21,40 +21,43 @@ DIRECTIONS = (("s1", "s2"), ("s2", "s1"))
 
 
 def random_flips(batch: PatchBatch, seed: int, epoch: int) -> Tensor:
-    """uint8 ``[B]`` for :class:`~eoforge.data.loading.prepare.Prepare`, by patch and epoch.
+    """Random flips, uint8 ``[B]`` for :class:`~eoforge.data.loading.prepare.Prepare`, as a function of patch and epoch.
 
-    So a patch is mirrored alike in whatever rank or batch it falls. Both sensors are to flip alike, since where things
-    lie is part of what the two images have in common.
+    The flip of a patch does not depend on its rank or batch. Both sensors take the same flips: the positions of objects
+    are common to the two images.
     """
     bits = [derive_seed("flip", seed, epoch, patch_id) & 3 for patch_id in batch.patch_id]
     return torch.tensor(bits, dtype=torch.uint8, device=batch.label_mask.device)
 
 
 def code_recall(codes: dict[str, Tensor]) -> dict[str, float]:
-    """Share of patches whose partner of the other sensor is among the ten nearest codes, both ways and their mean.
+    """Recall of partners: the share of patches whose partner is among the ten nearest codes of the other sensor.
 
     Args:
         codes: Sensor -> packed codes ``[N, K/8]`` of the same N patches.
+
+    Returns:
+        The recall of each direction, and ``score``, their mean.
     """
     packed = {modality: rows.cpu().numpy() for modality, rows in codes.items()}
     found = {
-        (asking, answering): HammingIndex(packed[answering]).search(packed[asking], SCORE_HITS)[1]
-        for asking, answering in DIRECTIONS
+        (source, target): HammingIndex(packed[target]).search(packed[source], SCORE_HITS)[1]
+        for source, target in DIRECTIONS
     }
     return _figures({pair: partner_recall(rows, np.arange(len(rows))) for pair, rows in found.items()})
 
 
 def feature_recall(features: dict[str, Tensor]) -> dict[str, float]:
-    """:func:`code_recall` by the cosine of features ``[N, D]``."""
+    """Recall of partners by the cosine of features ``[N, D]``; see :func:`code_recall`."""
     unit = {modality: functional.normalize(rows.float(), dim=1) for modality, rows in features.items()}
     figures = {}
-    for asking, answering in DIRECTIONS:
-        cosine_NN = unit[asking] @ unit[answering].T
+    for source, target in DIRECTIONS:
+        cosine_NN = unit[source] @ unit[target].T
         rows = cosine_NN.topk(min(SCORE_HITS, len(cosine_NN)), dim=1).indices.cpu().numpy()
-        figures[asking, answering] = partner_recall(rows, np.arange(len(rows)))
+        figures[source, target] = partner_recall(rows, np.arange(len(rows)))
     return _figures(figures)
 
 
 def _figures(recalls: dict[tuple[str, str], float]) -> dict[str, float]:
-    named = {f"recall@{SCORE_HITS}_{asking}_to_{answering}": value for (asking, answering), value in recalls.items()}
+    named = {f"recall@{SCORE_HITS}_{source}_to_{target}": value for (source, target), value in recalls.items()}
     return {**named, "score": sum(named.values()) / len(named)}

@@ -1,4 +1,4 @@
-"""A whole training run, from a table to a bundle: what every method's ``train`` does around its own network."""
+"""A training run from a table to a bundle, common to all methods that train in one place."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Normalisation = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a method adds to a run.
+    """A method's part of a training run.
 
     Attributes:
-        method: Its name.
+        method: Name of the method.
         bands: Per modality, in channel order.
-        learner: Builds the learner, with initial weights that depend on the seed alone.
-        network: The part of the learner whose weights the bundle keeps.
+        learner: Builds the learner, with initial weights that depend on the seed only.
+        network: The part of the learner whose weights go into the bundle.
         facts: Further keys of ``config.json`` (bits, embedding length, interpolation, ...).
-        card: The model card's opening: what the model is and what for. Markdown.
-        training_loader: Makes the training batches, called as :class:`PatchLoader` is.
+        card: First paragraph of the model card, in Markdown: what the model is and what it is for.
+        training_loader: Loader of the training batches, with the signature of :class:`PatchLoader`.
     """
 
     method: str
@@ -50,18 +50,18 @@ class Recipe:
 
 
 def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, resume: bool = True) -> Bundle:
-    """Trains, or goes on training, and writes the bundle; a run that was finished before returns its bundle.
+    """The bundle of a training run, which continues from its last checkpoint; a finished run returns its bundle.
 
-    Under ``torchrun`` every rank calls this and gets the same bundle; ``out`` must be one place for all.
+    Under ``torchrun`` every rank calls this and gets the same bundle; ``out`` must be the same place for all ranks.
 
     Raises:
         NotFound: There is no such table or version.
-        UsageError: The batch cannot be shared by the ranks, or the training split is too small.
+        UsageError: The batch size is no multiple of the ranks, or the training split is too small.
     """
     world = World.from_env()
     if config.batch_size % world.size:
         raise UsageError(f"batch_size must be a multiple of the {world.size} ranks; got {config.batch_size}")
-    with _joined(world):
+    with _process_group(world):
         data = _pinned(data, world)
         files = RunFiles(normalise(out), run_name(recipe.method, asdict(config), data))
         if resume and (bundle := _finished(files)) is not None:
@@ -70,7 +70,7 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
             files.clear()
         start = files.resume() if resume else (State(), None)
 
-        from eoforge.methods.training import fit  # brings Lightning: seconds, which a wrong call need not wait for
+        from eoforge.methods.training import fit  # imports Lightning, which takes seconds; a wrong call fails before
 
         statistics = band_statistics(data)
         names = [band for group in recipe.bands.values() for band in group]
@@ -86,7 +86,7 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
         found = _finished(files)
     if found is None:
         raise NotFound(
-            f"rank 0 wrote no bundle that rank {world.rank} can see; {out} must be the same place for all ranks"
+            f"rank {world.rank} does not find the bundle that rank 0 wrote; {out} must be the same place for all ranks"
         )
     return found
 
@@ -98,7 +98,7 @@ def _finished(files: RunFiles) -> Bundle | None:
     try:
         return load_bundle(uri)
     except NotFound:
-        return None  # it was deleted since: train again
+        return None  # deleted after the run: train again
 
 
 def _loaders(
@@ -115,11 +115,11 @@ def _loaders(
         workers=config.workers,
         drop_last=True,
     )
-    # Every rank scores the same patches: cheaper than agreeing on who has how many.
+    # Every rank scores the same patches: this needs no exchange between ranks.
     try:
         validation = PatchLoader(data, batch_size=config.batch_size, filter=PatchFilter(splits=("validation",)))
     except NotFound:
-        return training, None  # a small table may have no such patches; then the last epoch counts as the best
+        return training, None  # a small table may have no such patches; the last epoch is the best one then
     return training, validation
 
 
@@ -175,14 +175,14 @@ def _card(recipe: Recipe, facts: Mapping[str, Any], metrics: Mapping[str, Any]) 
         f"by code revision `{facts['code_revision']}`.\n\n"
         f"## Input\n\nBands in this order, on their native grids, normalised as `config.json` says:\n\n{bands}\n\n"
         f"## Figures\n\nOf the best epoch; `validation_...` on the `validation` split of the same table version. "
-        f"They say nothing about other archives.\n\n| figure | value |\n| --- | --- |\n{rows}\n\n"
+        f"They do not hold for other archives.\n\n| figure | value |\n| --- | --- |\n{rows}\n\n"
         f"## Settings\n\n| setting | value |\n| --- | --- |\n{settings}\n"
     )
 
 
 @contextmanager
-def _joined(world: World) -> Iterator[None]:
-    """Makes the ranks known to each other while the block runs; Lightning finds the group and uses it."""
+def _process_group(world: World) -> Iterator[None]:
+    """A process group of all ranks while the block runs; Lightning uses it."""
     if world.size == 1 or distributed.is_initialized():
         yield
         return
@@ -196,7 +196,7 @@ def _joined(world: World) -> Iterator[None]:
 
 
 def _pinned(data: TableRef, world: World) -> TableRef:
-    """``data`` with a version, the same on all ranks even if the table grows while they start."""
+    """``data`` at a version that is equal on all ranks, even if the table grows while they start."""
     version = torch.tensor(data.version or open_table(data).version)
     if world.size > 1:
         distributed.broadcast(version, src=0)

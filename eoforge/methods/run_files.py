@@ -1,15 +1,15 @@
-"""What a training run keeps while it runs: checkpoints and logs, on a local path or S3.
+"""Checkpoints and logs of a training run, on a local path or S3.
 
 ::
 
-    <out>/checkpoints/<method>-<run id>/last.ckpt   everything needed to go on; replaced as a whole
+    <out>/checkpoints/<method>-<run id>/last.ckpt   state, weights and optimiser; replaced atomically
                                         best.ckpt   weights of the best epoch so far
-                                        done.json   names the bundle once it exists
-    <out>/logs/<method>-<run id>/curve.csv          every step's losses
+                                        done.json   URI of the bundle of a finished run
+    <out>/logs/<method>-<run id>/curve.csv          losses of every step
                                  events.*           the same for TensorBoard
 
-The run id is a digest of method, config and table version: the same command finds its own checkpoints, another never
-does. Files hold plain tensors and numbers and are read with ``weights_only=True``.
+The run id is a digest of method, config and table version: the same command finds its own checkpoints and no others.
+Files hold plain tensors and numbers and are read with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Curve:
         self.steps.append(dict(row))
 
     def end_epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Adds the means of the epoch's steps, with the validation ``figures`` as ``validation_...``."""
+        """Adds a row: means over the epoch's steps, and the validation ``figures`` as ``validation_...``."""
         rows = [row for row in self.steps if row["epoch"] == epoch]
         means = {n: sum(row[n] for row in rows) / len(rows) for n in rows[0] if n not in ("epoch", "batch", "lr")}
         validation = {f"validation_{name}": value for name, value in figures.items()}
         self.epochs.append({"epoch": epoch, "step": len(self.steps), **means, **validation})
 
     def csv(self) -> bytes:
-        """The steps as CSV."""
+        """The rows of the steps as CSV."""
         text = io.StringIO()
         if self.steps:
             writer = csv.DictWriter(text, fieldnames=list(self.steps[0]), lineterminator="\n")
@@ -66,17 +66,17 @@ class Curve:
 
 @dataclass
 class State:
-    """How far a run is: the next batch, what came so far, and the best epoch.
+    """Progress of a run: the next batch, the curve so far, and the best epoch.
 
     Attributes:
         epoch: Epoch of the next batch.
-        number: Its number within the epoch.
+        number: Number of that batch within the epoch.
         curve: Losses so far.
         best_score: Best validation score so far; None before the first or without validation.
-        best_epoch: Its epoch.
+        best_epoch: Epoch of that score.
         stopped: Whether patience ran out.
         seconds: Time in steps and validation so far.
-        optimizer: State of the optimiser, until the optimiser has taken it over.
+        optimizer: State of the optimiser until it is loaded, then None.
     """
 
     epoch: int = 0
@@ -90,7 +90,7 @@ class State:
 
 
 def run_name(method: str, config: Mapping[str, Any], table: TableRef) -> str:
-    """``<method>-<digest>``, equal for equal method, config and table version."""
+    """Name of a run, ``<method>-<digest>``: equal for equal method, config and table version."""
     text = json.dumps([method, config, table.uri, table.version], sort_keys=True)
     return f"{method}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -106,22 +106,22 @@ class RunFiles:
         self._written = 0
 
     def clear(self) -> None:
-        """Forgets everything that this run left behind."""
+        """Deletes all files of this run."""
         for store in (self._checkpoints, self._logs):
             for key in list(store.list()):
                 store.delete(key)
 
     def finished(self) -> str | None:
-        """URI of the bundle, if the run came to its end."""
+        """URI of the bundle of a finished run, else None."""
         return str(json.loads(self._checkpoints.get(DONE))["bundle"]) if self._checkpoints.exists(DONE) else None
 
     def finish(self, bundle_uri: str) -> None:
-        """Marks the run as done; its optimiser state is of no use any more."""
+        """Marks the run as finished and deletes its last checkpoint."""
         self._checkpoints.put(DONE, (json.dumps({"bundle": bundle_uri}) + "\n").encode())
         self._checkpoints.delete(LAST)
 
     def save(self, state: State, weights: Mapping[str, Tensor], optimizer: dict[str, Any]) -> None:
-        """Writes ``last.ckpt`` and the logs. A reader sees the old file or the new one."""
+        """Writes ``last.ckpt`` and the logs; each file is replaced atomically."""
         fields = {k: v for k, v in vars(state).items() if k not in ("curve", "optimizer")}
         curve = {"steps": state.curve.steps, "epochs": state.curve.epochs}
         self._put(LAST, {"state": fields, "curve": curve, "weights": dict(weights), "optimizer": optimizer})
@@ -129,11 +129,11 @@ class RunFiles:
         self._log_events(state.curve)
 
     def save_best(self, weights: Mapping[str, Tensor]) -> None:
-        """Writes ``best.ckpt``; it must come before the ``last.ckpt`` that calls it best."""
+        """Writes ``best.ckpt``; call it before :meth:`save` writes the state that names this epoch as the best."""
         self._put(BEST, dict(weights))
 
     def resume(self) -> tuple[State, dict[str, Tensor] | None]:
-        """The state to go on from and the weights that belong to it; the beginning if there is no checkpoint."""
+        """State and weights of the last checkpoint; a fresh state and None if there is none."""
         try:
             saved = self._get(LAST)
         except NotFound:
@@ -148,8 +148,8 @@ class RunFiles:
 
     @contextmanager
     def tensorboard(self, curve: Curve) -> Iterator[None]:
-        """Writes TensorBoard events while the block runs; steps beyond ``curve`` of a killed attempt are purged."""
-        from torch.utils.tensorboard import SummaryWriter  # only the rank that writes needs it
+        """TensorBoard events of the block; steps beyond ``curve``, from a killed attempt, are purged."""
+        from torch.utils.tensorboard import SummaryWriter  # imported by the writing rank only
 
         self._written = len(curve.steps)
         with tempfile.TemporaryDirectory() as scratch:
@@ -192,5 +192,5 @@ class RunFiles:
             raise DataRefused(f"{where} has {size} bytes; at most {MAX_CHECKPOINT_BYTES} are read")
         try:
             return torch.load(io.BytesIO(self._checkpoints.get(key)), map_location="cpu", weights_only=True)
-        except Exception as error:  # a torn file, or one that holds more than tensors: torch names a class for each
+        except Exception as error:  # torch has a class for each way a file can be wrong
             raise DataRefused(f"{where} is damaged: {error}. Remove it, or train with resume off") from error

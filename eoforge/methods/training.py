@@ -1,9 +1,9 @@
-"""Training on pytorch-lightning, the same for every method: any number of ranks, and exact resume.
+"""The training loop of every method, on pytorch-lightning: any number of ranks, and exact resume.
 
-Lightning brings devices, precision, DDP and accumulation. The position in the data stays ours: the run is one stream
-of (epoch, number, batch), a checkpoint names the next position, and everything else (learning rate, random numbers,
-order of patches) is a function of the position. So a run that was killed anywhere and resumed makes the same steps as
-one that was not, also on another number of ranks (then equal but for rounding).
+Lightning provides devices, precision, DDP and accumulation. The position in the data is kept here: the run is one
+stream of (epoch, number, batch), a checkpoint names the next position, and everything else (learning rate, random
+numbers, order of patches) is a function of the position. So a run that was killed and resumed makes the same steps as
+one that was not; on another number of ranks they are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from eoforge.progress import Tracker, track
 
 
 class Slot(NamedTuple):
-    """A batch and its place in the run."""
+    """A batch and its position in the run."""
 
     epoch: int
     number: int
@@ -41,7 +41,7 @@ class Slot(NamedTuple):
 
 
 class _Stream:
-    """All batches of the run from a position on; Lightning sees it as one long epoch."""
+    """The batches of the run from a position to the end, for Lightning a single epoch."""
 
     def __init__(self, loader: PatchLoader, epochs: int, per_epoch: int, state: State) -> None:
         self.loader, self.epochs, self.per_epoch, self.state = loader, epochs, per_epoch, state
@@ -51,8 +51,8 @@ class _Stream:
         for epoch in range(self.state.epoch, self.epochs):
             self.loader.set_epoch(epoch)
             if first:
-                # The run's name already pins what the loader's state would check, but for the number of ranks; a step
-                # holds the same patches for any number of them, so only the position counts.
+                # The run's name fixes everything that the loader's state checks except the number of ranks, and a step
+                # holds the same patches for any number of ranks: only the position matters.
                 self.loader.load_state_dict({**self.loader.state_dict(), "epoch": epoch, "batches": first})
             for number, batch in enumerate(self.loader, start=first):
                 if number >= self.per_epoch:
@@ -62,7 +62,7 @@ class _Stream:
 
 
 class _Engine(pl.LightningModule):
-    """Steps, schedule, seeds, validation, checkpoints."""
+    """Lightning module of a run: steps, schedule, seeds, validation, checkpoints."""
 
     def __init__(
         self,
@@ -89,11 +89,11 @@ class _Engine(pl.LightningModule):
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             betas=(0.9, config.beta2),
-            fused=True,  # a few launches a step on a GPU, not several for each parameter
+            fused=True,  # on a GPU a few launches per step instead of several per parameter
         )
         if self.run.optimizer is not None:
             optimizer.load_state_dict(self.run.optimizer)
-            self.run.optimizer = None  # the optimiser owns it now; a second copy would only cost memory
+            self.run.optimizer = None  # frees the second copy
         return optimizer
 
     def transfer_batch_to_device(self, batch: Slot, device: torch.device, dataloader_idx: int) -> Slot:
@@ -118,18 +118,18 @@ class _Engine(pl.LightningModule):
         self.tracker.advance()
         done = batch.number + 1
         if done % self.config.accumulate:
-            return  # gradients under way are in no checkpoint: a resumed run starts at a whole optimiser step
+            return  # a checkpoint has no partial gradients: a resumed run starts at a whole optimiser step
         step = done // self.config.accumulate
         ended = done == self.per_epoch
         if ended or step % self.config.checkpoint_steps == 0:
-            self._settle(batch)
+            self._record_losses(batch)
             self.run.epoch, self.run.number = (batch.epoch + 1, 0) if ended else (batch.epoch, done)
             if ended:
                 self._end_epoch(batch.epoch)
             self._save()
 
-    def _settle(self, slot: Slot) -> None:
-        """Moves the losses since the last call from the device into the curve; one transfer instead of one a step."""
+    def _record_losses(self, slot: Slot) -> None:
+        """Adds the losses since the last call to the curve, by one transfer from the device instead of one per step."""
         names = list(self.pending[0])
         rows = torch.stack([torch.stack([terms[n].float() for n in names]) for terms in self.pending]).tolist()
         for offset, row in enumerate(rows, start=slot.number + 1 - len(rows)):
@@ -151,7 +151,7 @@ class _Engine(pl.LightningModule):
             with torch.no_grad():
                 figures = self.learner.score(self._validation_batches())
             self.learner.train()
-            # Equal on all ranks already, but for rounding; all must take the same decision.
+            # Ranks may differ by rounding, but all must take the same decision.
             figures["score"] = float(self.trainer.strategy.broadcast(torch.tensor(figures["score"])))
             better = self.run.best_score is None or figures["score"] > self.run.best_score
         self.run.curve.end_epoch(epoch, figures)
@@ -183,13 +183,13 @@ class _Engine(pl.LightningModule):
 
 @dataclass(frozen=True)
 class Fitted:
-    """The outcome of :func:`fit`: the best epoch's weights, the curve and how long the steps took.
+    """Result of :func:`fit`.
 
     Attributes:
         weights: State of the learner after the best epoch.
-        curve: Per step and per epoch.
+        curve: Losses per step and figures per epoch.
         best_epoch: Number of that epoch.
-        seconds: Training time over all attempts; lost work of killed ones excluded.
+        seconds: Training time over all attempts, without the lost work of killed ones.
         stopped_early: Whether patience ran out.
     """
 
@@ -209,21 +209,21 @@ def fit(
     world: World,
     start: tuple[State, dict[str, Tensor] | None],
 ) -> Fitted:
-    """Trains from ``start`` to the end.
+    """The outcome of training ``learner`` from ``start`` to the end of the schedule.
 
     Args:
-        learner: With initial weights that are equal on all ranks.
+        learner: Its initial weights are equal on all ranks.
         training: Batches of this rank (``batch_size // world.size`` patches each), ``drop_last=True``.
         validation: The whole validation split, on every rank; None if there is none.
         config: Settings.
-        files: Where checkpoints and logs go.
-        world: This process among its peers.
-        start: State and weights of the run's last checkpoint, or a fresh state and None for ``learner``'s own weights.
+        files: Checkpoints and logs of the run.
+        world: Rank and size of the process group.
+        start: State and weights of the last checkpoint, or a fresh state and None to keep the learner's weights.
 
     Raises:
         UsageError: The training split holds fewer patches than one optimiser step needs.
         EoforgeError: The loss became NaN or infinite.
-        KeyboardInterrupt: Ctrl-C; the run goes on from its last checkpoint when it is started again.
+        KeyboardInterrupt: Ctrl-C; a later call continues from the last checkpoint.
     """
     per_epoch = len(training) // config.accumulate * config.accumulate
     if per_epoch == 0:
@@ -237,36 +237,38 @@ def fit(
     if state.epoch < config.epochs and not state.stopped:
         left = config.epochs * per_epoch - state.epoch * per_epoch - state.number
         with ExitStack() as stack:
-            # Lightning advertises its other features and cannot know that our stream has no length on purpose.
+            # Lightning logs hints about its other features, and warns that the stream has no length.
             logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             tracker = stack.enter_context(track("training", left)) if world.rank == 0 else _Silent()
             stack.enter_context(files.tensorboard(state.curve) if world.rank == 0 else ExitStack())
             engine = _Engine(learner, validation, config, per_epoch, state, files, world, tracker)
-            stack.enter_context(_interruptible())
+            stack.enter_context(_keyboard_interrupt())
             _trainer(config, world).fit(engine, _Stream(training, config.epochs, per_epoch, state))
     if world.size > 1:
-        distributed.barrier()  # rank 0 may still be writing what the others read next
+        distributed.barrier()  # rank 0 may not have written yet what the others read next
     return Fitted(files.best(), state.curve, state.best_epoch, state.seconds, state.stopped)
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C stays Ctrl-C: Lightning ends the whole process by ``exit(1)``, a notebook's too, and ignores it after."""
+def _keyboard_interrupt() -> Iterator[None]:
+    """Ctrl-C as ``KeyboardInterrupt``: Lightning ends the process by ``exit(1)`` and ignores further signals."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as end:
         if not isinstance(end.__context__, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, before)  # Lightning got a Ctrl-C, so this is the thread that may do it
+        signal.signal(signal.SIGINT, before)  # Lightning handles signals in the main thread, so this is it
         raise KeyboardInterrupt from end
 
 
 class _Silent:
+    """Tracker of ranks above 0, which show no progress."""
+
     def advance(self, steps: int = 1) -> None:
-        """Ranks beyond the first show no progress."""
+        """Does nothing."""
 
 
 def _trainer(config: TrainConfig, world: World) -> pl.Trainer:

@@ -1,1 +1,1 @@
-"""Measures of how well methods do."""
+"""Measures of retrieval, of multi-label classification and of binary codes."""

@@ -1,4 +1,4 @@
-"""Statistics of binary codes: whether the bits carry information, each and together."""
+"""Statistics of binary codes: balance, correlation and entropy of their bits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class BitStatistics:
-    """Of N codes with K bits.
+    """Statistics of N codes with K bits.
 
     Attributes:
         ones: ``[K]`` share of ones per bit; 0.5 is balanced.
-        correlation: ``[K, K]`` Pearson correlation of the bits; a constant bit correlates with nothing (0).
-        bit_entropy: Mean entropy of a single bit, in bits; 1 is the most.
+        correlation: ``[K, K]`` Pearson correlation of the bits; 0 for a constant bit.
+        bit_entropy: Mean entropy of a single bit, in bits; at most 1.
         code_entropy: Entropy of whole codes, in bits; at most min(K, log2 N).
         distinct: Number of different codes.
     """
@@ -27,7 +27,7 @@ class BitStatistics:
     distinct: int
 
     def summary(self) -> dict[str, float]:
-        """The figures in one number each; correlations are means and maxima of absolute values off the diagonal."""
+        """Scalar summary; correlations are means and maxima of absolute values off the diagonal."""
         off = np.abs(self.correlation[~np.eye(len(self.ones), dtype=bool)])
         return {
             "balance_mean_abs_deviation": float(np.abs(self.ones - 0.5).mean()),
@@ -43,12 +43,12 @@ class BitStatistics:
 def bit_statistics(codes: npt.NDArray[np.uint8], chunk: int = 65_536) -> BitStatistics:
     """Statistics of packed codes ``[N, K/8]``, N at least 1, in memory bounded by ``chunk`` unpacked rows."""
     bits = 8 * codes.shape[1]
-    together = np.zeros((bits, bits))  # how often two bits are one in the same code; exact in float64
+    joint = np.zeros((bits, bits))  # number of codes with both bits set; exact in float64
     for start in range(0, len(codes), chunk):
         block = np.unpackbits(codes[start : start + chunk], axis=1, bitorder="little").astype(np.float32)
-        together += block.T @ block
-    ones = np.diag(together) / len(codes)
-    covariance = together / len(codes) - np.outer(ones, ones)
+        joint += block.T @ block
+    ones = np.diag(joint) / len(codes)
+    covariance = joint / len(codes) - np.outer(ones, ones)
     deviation = np.sqrt(ones * (1 - ones))
     scale = np.outer(deviation, deviation)
     correlation = np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 0)

@@ -1,11 +1,11 @@
-"""Measures of a ranked multi-label retrieval, from label masks alone.
+"""Measures of ranked multi-label retrieval, from label masks.
 
 A label set is a 32-bit mask and ``|.|`` a popcount. Shapes: Q queries, N archive rows, k results; ``query_Q`` and
 ``archive_N`` are uint32 masks, ``hits_Qk`` the masks of the results in rank order. Ratios of 0/0 count as 0, so a query
-without labels, or one that nothing in the archive can answer, lowers a mean instead of disappearing from it.
+without labels, or one without relevant rows in the archive, lowers a mean and is not excluded from it.
 
-Two things differ silently between papers, so both are always computed: F1 from the averaged precision and recall
-(CSMAE) or averaged over pairs (the JEPA line), and average precision over what was relevant in the top k (HasanBank,
+Papers differ in two definitions without saying so; both of each are computed: F1 from the averaged precision and recall
+(CSMAE) or averaged over pairs (the JEPA line), and average precision over the relevant results in the top k (HasanBank,
 IBM, DUCH) or over min(k, relevant in the archive).
 """
 
@@ -26,7 +26,7 @@ JACCARD_THRESHOLD = 0.5
 
 
 class Relevance(StrEnum):
-    """When a result counts as relevant; with 19 classes ``SHARED`` saturates."""
+    """Criterion of relevance of a result; with 19 classes ``SHARED`` saturates."""
 
     SHARED = "shared"
     """At least one label in common."""
@@ -37,7 +37,7 @@ class Relevance(StrEnum):
 
 
 class Denominator(StrEnum):
-    """What average precision divides by."""
+    """Divisor of average precision."""
 
     RETRIEVED = "retrieved"
     """The relevant results within the top k."""
@@ -52,12 +52,12 @@ def ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
 
 
 def shared_labels(query: Masks, other: Masks) -> npt.NDArray[np.int64]:
-    """|q∩r| of masks that broadcast."""
+    """Number of shared labels |q∩r| of masks that broadcast."""
     return np.bitwise_count(query & other).astype(np.int64)
 
 
 def relevant(query: Masks, other: Masks, relevance: Relevance) -> npt.NDArray[np.bool_]:
-    """Whether ``other`` answers ``query``, for masks that broadcast."""
+    """Relevance of ``other`` to ``query``, for masks that broadcast."""
     if relevance is Relevance.EXACT:
         return query == other
     if relevance is Relevance.SHARED:
@@ -68,7 +68,7 @@ def relevant(query: Masks, other: Masks, relevance: Relevance) -> npt.NDArray[np
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Means over all queries and their k results."""
+    """Precision, recall and both F1: means over all queries and their k results."""
 
     precision: float
     recall: float
@@ -77,12 +77,12 @@ class PrecisionRecall:
 
 
 def harmonic(precision: float, recall: float) -> float:
-    """2PR / (P + R), 0 if both are 0."""
+    """Harmonic mean 2PR / (P + R), 0 if both are 0."""
     return float(ratio(2 * precision * recall, precision + recall))
 
 
 def precision_recall(query_Q: Masks, hits_Qk: Masks) -> PrecisionRecall:
-    """P@k = |q∩r|/|r|, R@k = |q∩r|/|q| and both F1 over k = ``hits_Qk.shape[1]`` results.
+    """Precision |q∩r|/|r|, recall |q∩r|/|q| and both F1 over k = ``hits_Qk.shape[1]`` results.
 
     Source: evaluation of the released code of CSMAE (arXiv 2401.07782); ``mean_f1`` as in X-JEPA and REJEPA.
     """
@@ -99,12 +99,12 @@ def pair_measures(query: Masks, other: Masks) -> tuple[Floats, Floats, Floats]:
 
 
 def average_cumulative_gain(query_Q: Masks, hits_Qk: Masks) -> float:
-    """ACG@k: the mean number of shared labels."""
+    """Average cumulative gain ACG@k, the mean number of shared labels."""
     return _mean(shared_labels(query_Q[:, None], hits_Qk))
 
 
 def weighted_average_precision(query_Q: Masks, hits_Qk: Masks) -> float:
-    """WAP@k: ACG at each relevant rank, averaged over the relevant ranks (HasanBank/CBIR)."""
+    """Weighted average precision WAP@k: ACG at each relevant rank, averaged over these ranks (HasanBank/CBIR)."""
     gain_Qk = shared_labels(query_Q[:, None], hits_Qk)
     relevant_Qk = gain_Qk > 0
     acg_Qk = np.cumsum(gain_Qk, axis=1) / np.arange(1, hits_Qk.shape[1] + 1)
@@ -112,13 +112,13 @@ def weighted_average_precision(query_Q: Masks, hits_Qk: Masks) -> float:
 
 
 def ndcg(query_Q: Masks, hits_Qk: Masks, archive_N: Masks) -> float:
-    """NDCG@k with gain 2^|q∩r| - 1, the ideal order taken over the whole archive."""
+    """Normalised DCG@k with gain 2^|q∩r| - 1; the ideal order is that of the whole archive."""
     gain_Qk = np.exp2(shared_labels(query_Q[:, None], hits_Qk)) - 1
     return _mean(ratio(gain_Qk @ discounts(hits_Qk.shape[1]), ideal_dcg(query_Q, archive_N, hits_Qk.shape[1])))
 
 
 def discounts(k: int) -> Floats:
-    """1 / log2(rank + 1) of ranks 1..k."""
+    """Discounts 1 / log2(rank + 1) of ranks 1..k."""
     return 1 / np.log2(np.arange(2, k + 2, dtype=np.float64))
 
 
@@ -128,15 +128,15 @@ def ideal_dcg(query_Q: Masks, archive_N: Masks, k: int) -> Floats:
     below_k = np.concatenate([[0.0], np.cumsum(discounts(k))])  # below_k[i]: the discounts of the first i ranks
     out = np.zeros(len(per_query))
     for i, mask in enumerate(per_query):
-        have = np.bincount(shared_labels(mask, masks_M), weights=counts_M)
-        from_top = np.minimum(np.cumsum(have[::-1]), k).astype(np.int64)
-        gains = np.exp2(np.arange(len(have)))[::-1] - 1
+        rows_by_gain = np.bincount(shared_labels(mask, masks_M), weights=counts_M)
+        from_top = np.minimum(np.cumsum(rows_by_gain[::-1]), k).astype(np.int64)
+        gains = np.exp2(np.arange(len(rows_by_gain)))[::-1] - 1
         out[i] = gains @ np.diff(below_k[from_top], prepend=0.0)
     return out[inverse_Q]
 
 
 def relevant_in_archive(query_Q: Masks, archive_N: Masks, relevance: Relevance) -> npt.NDArray[np.int64]:
-    """Number of archive rows that answer each query ``[Q]``."""
+    """Number of relevant archive rows of each query ``[Q]``."""
     per_query, inverse_Q, masks_M, counts_M = _distinct(query_Q, archive_N)
     counts = [int(counts_M[relevant(mask, masks_M, relevance)].sum()) for mask in per_query]
     return np.asarray(counts, dtype=np.int64)[inverse_Q]
@@ -145,7 +145,7 @@ def relevant_in_archive(query_Q: Masks, archive_N: Masks, relevance: Relevance) 
 def mean_average_precision(
     query_Q: Masks, hits_Qk: Masks, archive_N: Masks, relevance: Relevance, denominator: Denominator
 ) -> float:
-    """mAP@k of one relevance and one denominator; see the module's head."""
+    """Mean average precision mAP@k for one relevance and one denominator; see the module docstring."""
     relevant_Qk = relevant(query_Q[:, None], hits_Qk, relevance)
     k = hits_Qk.shape[1]
     precision_Qk = np.cumsum(relevant_Qk, axis=1) / np.arange(1, k + 1)
@@ -157,12 +157,12 @@ def mean_average_precision(
 
 
 def partner_recall(rows_Qk: npt.NDArray[np.int64], partner_Q: npt.NDArray[np.int64]) -> float:
-    """Share of queries whose one true partner (its archive row) is among their k results."""
+    """Share of queries whose partner, given by its archive row, is among their k results."""
     return _mean((rows_Qk == partner_Q[:, None]).any(axis=1))
 
 
 def retrieval_measures(query_Q: Masks, hits_Qk: Masks, archive_N: Masks, cutoffs: tuple[int, ...]) -> dict[str, float]:
-    """Every measure at every cutoff, by name: ``precision@10``, ``map_jaccard50_archive@10``, ...
+    """All measures at all cutoffs by name: ``precision@10``, ``map_jaccard50_archive@10``, ...
 
     Raises:
         UsageError: There are fewer results per query than the largest cutoff although the archive has as many rows.
@@ -189,9 +189,9 @@ def _mean(values: npt.NDArray[np.bool_ | np.integer | np.floating]) -> float:
 
 
 def _distinct(query_Q: Masks, archive_N: Masks) -> tuple[Masks, npt.NDArray[np.intp], Masks, npt.NDArray[np.int64]]:
-    """Distinct query masks, each query's place among them, distinct archive masks, how often each occurs.
+    """Distinct query masks, each query's index among them, distinct archive masks, how often each occurs.
 
-    Half a million patches share a few thousand label sets, so work over pairs of sets replaces work over pairs of rows.
+    Half a million patches have a few thousand label sets: pairs of sets are far fewer than pairs of rows.
     """
     per_query, inverse_Q = np.unique(query_Q, return_inverse=True)
     masks_M, counts_M = np.unique(archive_N, return_counts=True)

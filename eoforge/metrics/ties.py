@@ -1,8 +1,8 @@
-"""Expected measures when ties are broken at random, and what a radius lookup finds.
+"""Tie-aware measures: expectations over random orders of ties, and precision within a Hamming radius.
 
-Codes of K bits know K + 1 distances, so the top k usually ends inside a large group of equal distances, and any value
-taken from one order of it is partly chance. The expectation over all orders has a closed form: every rank inside a
-group gets the group's average. Source: McSherry and Najork, "Computing information retrieval performance measures
+Codes of K bits have K + 1 distinct distances, so the top k usually ends inside a large group of equal distances, and a
+value from one order of the group is partly random. The expectation over all orders has a closed form: every rank inside
+a group has the group's average. Source: McSherry and Najork, "Computing information retrieval performance measures
 efficiently in the presence of tied scores", ECIR 2008; for hashing: He et al., CVPR 2018.
 
 Shapes: q queries of one block, N archive rows, K bits, k ranks.
@@ -46,7 +46,7 @@ def hamming_distances(queries: Codes, codes: Codes) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class TieGroups:
-    """Rows grouped by distance, per query of a block.
+    """Rows grouped by distance, for each query of a block.
 
     Attributes:
         distances: ``[q, N]``.
@@ -72,14 +72,14 @@ class TieGroups:
         return _per_group(self.distances, self.sizes.shape[1], gains)
 
     def expected(self, gains: npt.NDArray[np.generic]) -> Floats:
-        """Expected gain at each rank, ``[q, k]``: the average of the group that the rank falls into."""
+        """Expected gain at each rank, ``[q, k]``: the average of the group of the rank."""
         return np.take_along_axis(ratio(self.sums(gains), self.sizes), self.rank_group, axis=1)
 
     def expected_ap_sum(self, relevant_qN: npt.NDArray[np.bool_]) -> Floats:
         """Expected sum of precision over relevant ranks ``[q]``: average precision before its division.
 
-        At the j-th rank of a group with n rows, r of them relevant, after N' rows with R' relevant, a relevant row
-        stands with probability r/n, and then (j - 1)(r - 1)/(n - 1) of the group's others are expected before it.
+        At the j-th rank of a group with n rows, r of them relevant, after N' rows with R' relevant, the row is
+        relevant with probability r/n, and then (j - 1)(r - 1)/(n - 1) of the group's others are expected before it.
         """
         relevant_sums = self.sums(relevant_qN)
 
@@ -103,10 +103,10 @@ class TieGroups:
 
 
 def tie_aware_measures(query_codes: Codes, query_Q: Masks, codes: Codes, archive_N: Masks, k: int) -> dict[str, float]:
-    """Expected P, R, both F1, ACG, NDCG and mAP (denominator: archive) at ``k``, and P within radius 2.
+    """Expected precision, recall, both F1, ACG, NDCG and mAP (denominator: archive) at ``k``; precision in radius 2.
 
-    F1 of means is taken from the expected means; mAP over the retrieved has a random denominator and no closed form.
-    A query with nothing within the radius counts as precision 0 there, as the hashing literature does.
+    F1 of means uses the expected means; mAP over the retrieved has a random denominator and no closed form. A query
+    without rows in the radius has precision 0, as in the hashing literature.
 
     Args:
         query_codes: ``[Q, K/8]``; time grows with Q times N.

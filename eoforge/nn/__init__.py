@@ -1,1 +1,1 @@
-"""Networks that more than one method builds on."""
+"""Networks and training utilities that methods share."""

@@ -7,7 +7,7 @@ federated bundles hold, have no prefix.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +81,8 @@ BACKBONES: tuple[str, ...] = (
     "vit_small_patch15",
 )
 """Names of :func:`build_backbone`: ``tiny`` normalises by groups, ``tiny_bn`` by batches; ``resnet50`` and the three
-mixers are those of the sister study of FL-RS (arXiv 2405.15405); ``vit_small_patch15`` is another name of ``vit_small``,
-which bundles of SS-CM-RSIR hold."""
+mixers are those of the sister study of FL-RS (arXiv 2405.15405); ``vit_small_patch15`` is the name of ``vit_small`` in
+bundles of SS-CM-RSIR."""
 
 
 def require_backbone(name: str) -> None:
@@ -144,7 +144,7 @@ def _timm_model(name: str, channels: int, size: int) -> nn.Module:
             mlp_ratio=(_MIXER_RATIO * tokens / _MIXER_WIDTH, _MIXER_RATIO),
         )
     names = {"resnet50": "resnet50", "convmixer": "convmixer_768_32", "poolformer": "poolformer_s12"}
-    sizes = {} if name in names else {"img_size": size, "patch_size": VIT_PATCH}
+    sizes: dict[str, Any] = {} if name in names else {"img_size": size, "patch_size": VIT_PATCH}
     model: nn.Module = timm.create_model(
         names.get(name, "vit_small_patch16_224"), pretrained=False, in_chans=channels, num_classes=0, **sizes
     )

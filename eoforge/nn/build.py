@@ -1,4 +1,4 @@
-"""Networks with reproducible initial weights, and the device they run on."""
+"""Construction of networks with reproducible initial weights, and the choice of a device."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def seeded(build: Callable[[], ModuleT], seed: int) -> ModuleT:
-    """Builds a network whose initial weights depend on ``seed`` alone; torch's own generator stays as it was."""
+    """A network from ``build`` whose initial weights depend on ``seed`` only; torch's generator is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("weights", seed))
         return build()
 
 
 def choose_device(device: str | None) -> torch.device:
-    """``device``, or CUDA where there is one."""
+    """The device named ``device``; if None, CUDA if available, else the CPU."""
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

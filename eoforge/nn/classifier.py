@@ -118,7 +118,7 @@ class Classifier(Network):
     def predict(self, images: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[B, L]`` from the images of the one sensor."""
         (image_BCSS,) = images.values()
-        return self(image_BCSS)  # type: ignore[no-any-return]  # torch leaves calls of modules untyped
+        return self.forward(image_BCSS)
 
     def encode(self, image_BCSS: Tensor, modality: str) -> tuple[Tensor, Tensor]:
         """Hash logits ``[B, K]`` and unit embeddings ``[B, D]``; ``modality`` is not read."""

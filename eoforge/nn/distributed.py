@@ -1,4 +1,4 @@
-"""What training needs to know of its ranks: who it is, and all ranks' features in one tensor."""
+"""Ranks of distributed training, and a differentiable gather of their features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eoforge.errors import UsageError
 
 @dataclass(frozen=True)
 class World:
-    """The place of this process among its peers, as ``torchrun`` tells it.
+    """Rank and size of the process group, as ``torchrun`` sets them.
 
     Attributes:
         rank: Number of this process, 0 for the one that writes files.
@@ -30,7 +30,7 @@ class World:
 
     @classmethod
     def from_env(cls) -> World:
-        """Reads ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK`` and ``LOCAL_WORLD_SIZE``; one process if they are absent.
+        """Ranks by ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK`` and ``LOCAL_WORLD_SIZE``; one process if they are absent.
 
         Raises:
             UsageError: They contradict each other.
@@ -65,11 +65,11 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """All ranks' ``rows [B, ...]`` as ``[B * world, ...]`` in the order of ranks, with gradients.
+    """The ``rows [B, ...]`` of all ranks as ``[B * world, ...]``, in the order of ranks and with gradients.
 
     The gradient of a row is summed over the ranks' losses. When each rank computes the same loss from the gathered
-    rows, DDP's mean over ranks then gives the gradient that one process with the whole batch would compute.
-    The identity in a single process.
+    rows, DDP's mean over ranks then gives the gradient that one process with the whole batch would compute. In a single
+    process this is the identity.
     """
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return rows

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ProjectionHead(nn.Module):
-    """Linear -> ReLU -> Linear, ``[B, D] -> [B, P]`` (*confirmed* for the predecessor of SS-CM-RSIR).
+    """An MLP, Linear -> ReLU -> Linear, ``[B, D] -> [B, P]`` (*confirmed* for the predecessor of SS-CM-RSIR).
 
     Args:
         features: Channels D of the input.

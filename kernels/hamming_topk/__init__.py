@@ -13,12 +13,12 @@ from kernels.pack_bits import pack_bits
 __all__ = ["MAX_K", "NO_DISTANCE", "hamming_topk", "hamming_topk_reference", "merge_topk"]
 
 MAX_K = 1024
-"""Most neighbours one call returns: the last sort runs inside one program."""
+"""Limit of k: the last sort is inside one program."""
 MAX_BITS = 512
 
 
 def hamming_topk(queries: Tensor, codes: Tensor, k: int, allow: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Finds for every query the k codes of least Hamming distance, ties by lower row.
+    """The k codes of least Hamming distance for every query, ties by lower row.
 
     Exact and deterministic; the same integers on CPU and GPU. Nothing synchronises with the host, and the workspace
     depends on sizes only, so a call can be captured in a CUDA graph.
@@ -32,7 +32,7 @@ def hamming_topk(queries: Tensor, codes: Tensor, k: int, allow: Tensor | None = 
 
     Returns:
         ``(distances int32 [Q, k'], rows int64 [Q, k'])`` with ``k' = min(k, N)``. Where fewer than k' rows are allowed,
-        the places left over hold row -1 and distance :data:`NO_DISTANCE`: only the device knows how many are allowed.
+        the remaining entries have row -1 and distance :data:`NO_DISTANCE`: the host does not know how many are allowed.
 
     Raises:
         TypeError: Another dtype.
@@ -55,7 +55,7 @@ def hamming_topk(queries: Tensor, codes: Tensor, k: int, allow: Tensor | None = 
 
 
 def merge_topk(distances: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Merges the results of archive shards.
+    """The k nearest codes of all shards of an archive, from the results of each.
 
     Args:
         distances: int32 ``[S, Q, k']`` of S shards.

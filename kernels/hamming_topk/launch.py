@@ -1,4 +1,4 @@
-"""How a search is cut into launches: a pure function of the sizes, then the launches themselves."""
+"""Launches of a Hamming search: a plan, which is a pure function of the sizes, and its execution."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from kernels.hamming_topk.kernel import (
 )
 
 FEW_QUERIES = 16
-"""Below this the popcount scan is used. Chosen by arithmetic (popcount rate against int8 dot rate), not measured."""
+"""Number of queries below which the popcount scan is used, from the rates of popcount and int8 dot; not measured."""
 WORKSPACE = 256 * 2**20
-"""Bytes of workspace a search may take; queries beyond are done in slabs."""
+"""Limit of the workspace in bytes; more queries are searched in slabs."""
 TILE_UNITS = 8192
-"""Units a program holds in registers: 32 a thread with 8 warps."""
+"""Units in registers of a program: 32 per thread with 8 warps."""
 RECOUNTS = 1024
-"""Up to this many counts of a chunk each program of the select counts for itself: about eight for each of an H100's
-multiprocessors. Arithmetic, not measured; a single query over 1.1 M codes takes five launches instead of seven."""
+"""Number of counts of a chunk up to which each program of the select counts by itself: about eight per
+multiprocessor of an H100. Calculated, not measured; a query over 1.1 M codes has five launches instead of seven."""
 BYTE_BITS = 253
-"""Up to this K a distance, the value "no code" (K + 1) and the bin after it fit in one byte."""
+"""Largest K for which a distance, the value "no code" (K + 1) and the bin after it fit in one byte."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cut of one search.
+    """Plan of one search.
 
     Attributes:
         many: Tensor-core scan instead of popcounts.
@@ -53,7 +53,7 @@ class Plan:
 
 
 def make_plan(n_queries: int, n_codes: int, k: int, n_bytes: int, unit_bytes: int) -> Plan:
-    """Chooses groups so that their number, and k of them, both stay small next to the archive."""
+    """The plan of a search; the number of groups, and k groups, are both small compared with the archive."""
     many = n_queries >= FEW_QUERIES
     widest = max(TILE_UNITS // next_power_of_2(n_bytes // unit_bytes), 32)
     block = min(1024, widest)
@@ -111,7 +111,7 @@ def _search_slab(
     units = n_bytes // unit_bytes
     unit_queries = queries.view(torch.int32) if unit_bytes == 4 else queries
     unit_codes = codes.view(torch.int32) if unit_bytes == 4 else codes
-    bitmap = codes if allow is None else allow  # never read where nothing filters; a pointer must come all the same
+    bitmap = codes if allow is None else allow  # not read without a filter, but the argument needs a pointer
     common = {"NONE": bits + 1, "UNITS": units, "UNITS_P2": next_power_of_2(units), "GROUP": plan.group}
     filtered = allow is not None
     warps = 4 if plan.block * next_power_of_2(units) <= TILE_UNITS // 2 else 8
@@ -160,7 +160,7 @@ def _least(values: Tensor, k: int, bits: int, chunk: int) -> Tensor:
     slots = torch.empty((n_queries, k), dtype=torch.int32, device=values.device)
     grid = (n_queries, n_chunks)
     counted = n_queries * n_chunks**2 > RECOUNTS
-    counts = slots  # never read where chunks are counted in place; a pointer must come all the same
+    counts = slots  # not read if chunks are counted in place, but the argument needs a pointer
     if counted:
         counts = torch.empty((n_queries, n_chunks, bins), dtype=torch.int32, device=values.device)
         wrap_triton(histogram_kernel)[grid](values, counts, n_values, n_chunks, BINS=bins, CHUNK=chunk, num_warps=4)

@@ -1,4 +1,4 @@
-"""Exact Hamming search in plain PyTorch: the obvious one for tests, and a memory-bounded one for CPU tensors."""
+"""Exact Hamming search in plain PyTorch: a direct one for tests, and a memory-bounded one for CPU tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from kernels.pack_bits.reference import unpack_bits_reference
 
 NO_DISTANCE = 2**31 - 1
-"""Distance of a place that no allowed code fills (its row is -1)."""
+"""Distance of an entry without an allowed code (its row is -1)."""
 CHUNK_ELEMENTS = 2**21
 """Distances held at once on the CPU: 16 MB of int64."""
 
@@ -41,7 +41,7 @@ def hamming_topk_cpu(queries: Tensor, codes: Tensor, k: int, allow: Tensor | Non
         if allow is not None:
             allowed = (allow[rows >> 3] >> (rows & 7).to(torch.uint8)) & 1
             distance.masked_fill_(allowed == 0, NO_DISTANCE)
-        # Distance above row in one integer: keys are distinct, so no order is left to chance.
+        # Distance and row in one integer: keys are distinct, so the order is unique.
         keys = torch.cat([best, (distance << 32) | rows], dim=1)
         best = keys.topk(min(k, keys.shape[1]), dim=1, largest=False, sorted=False).values
     best = best.sort(dim=1).values
@@ -56,7 +56,7 @@ def _words(codes: Tensor) -> Tensor:
 
 
 def _popcount(v: Tensor) -> Tensor:
-    """Set bits of int64 lanes (the masks clear what the arithmetic shifts drag in)."""
+    """Set bits of int64 lanes (the masks clear sign bits of the arithmetic shifts)."""
     v = v - ((v >> 1) & 0x5555555555555555)
     v = (v & 0x3333333333333333) + ((v >> 2) & 0x3333333333333333)
     v = (v + (v >> 4)) & 0x0F0F0F0F0F0F0F0F

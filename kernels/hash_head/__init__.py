@@ -25,15 +25,15 @@ __all__ = ["HashOutputs", "hash_head", "hash_head_reference"]
 
 MAX_BITS = 1024
 TILE = 4096
-"""Logits of one sensor that a program of eight warps holds at once: 16 a thread."""
+"""Logits of one sensor in registers of a program of eight warps: 16 per thread."""
 PROGRAMS = 264
-"""Most programs of the forward pass (two for each of an H100's 132 multiprocessors); they share the rows."""
+"""Limit of the programs of the forward pass (two per multiprocessor of an H100), which share the rows."""
 STAGES = 3
 TERMS = 3
 
 
 class HashOutputs(NamedTuple):
-    """What a hash head gives.
+    """Outputs of a hash head.
 
     Attributes:
         codes: Per sensor ``tanh(logits)`` [B, K] in the dtype of the logits.
@@ -53,7 +53,7 @@ class HashOutputs(NamedTuple):
 def hash_head(first: Tensor, second: Tensor | None = None, *, reduction: Literal["sum", "mean"] = "sum") -> HashOutputs:
     """Outputs, packed codes and the three regularisers of one or two sensors' logits; differentiable in the logits.
 
-    With two sensors both are pulled to one code, the sign of their mean output; with one, each output to its own sign.
+    With two sensors the target of both is one code, the sign of their mean output; with one it is its own sign.
     The sign of zero is -1, as the bit of zero is 0. All sums are in float32.
 
     Args:
@@ -64,7 +64,7 @@ def hash_head(first: Tensor, second: Tensor | None = None, *, reduction: Literal
 
     Raises:
         TypeError: Another dtype, or two.
-        ValueError: Shapes or devices do not fit, K is no such number, or an unknown reduction.
+        ValueError: Shapes or devices do not fit, K is out of range, or the reduction is unknown.
     """
     require_dtype("hash_head(first)", first, FLOATS)
     require_shape("hash_head(first)", first, (None, None), "[B, K]")
@@ -152,7 +152,7 @@ def _hash_head_backward(
         return outputs[0], _second_of(outputs)
     shape = _shape(bits, len(logits))
     inputs = [x.contiguous() for x in logits]
-    # A gradient that was not given is never read; a pointer must come all the same.
+    # An absent gradient is not read, but the argument needs a pointer.
     given = [inputs[0] if g is None else g.contiguous() for g in (grad_a, grad_b)]
     quantisation, over_bits, over_samples = scales_of(len(logits), rows, bits, mean)
     with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped

@@ -28,12 +28,12 @@ def hash_head_reference(logits: Sequence[Tensor], mean: bool) -> tuple[list[Tens
 
 
 def joint_sign(logits: Sequence[Tensor]) -> Tensor:
-    """bool [B, K]: where the sensors' outputs sum to more than 0, decided on the logits, as tanh is odd and rises."""
+    """bool [B, K]: where the sensors' outputs sum to more than 0, by the logits, as tanh is odd and increasing."""
     return logits[0] > 0 if len(logits) == 1 else logits[0].float() > -logits[1].float()
 
 
 def scales_of(sensors: int, rows: int, bits: int, mean: bool) -> tuple[float, float, float]:
-    """What each term's sum is multiplied with; means are over sensors for quantisation, per sensor for balance."""
+    """Factors of the terms' sums; means are over sensors for quantisation, per sensor for balance."""
     if not mean or rows * bits == 0:
         return (1.0, 1.0, 1.0)
     return (1.0 / (sensors * rows * bits), 1.0 / (rows * bits**2), 1.0 / (bits * rows**2))

@@ -133,7 +133,7 @@ def _masked_mse(
             ids if flip is None else flip, ids, sums, residual, ids.shape[1], ids.stride(0), residual_scale,
             **shape, PIXEL_MAJOR=pixel_major, NORM_PIX=norm_pix, EPS=EPS,
         )  # fmt: skip
-    # One partial sum a token, added up in PyTorch's fixed order: no atomics, the same bits on every run.
+    # One partial sum per token, added by PyTorch in a fixed order: no atomics, so runs are identical.
     return sums.sum() / pred.numel(), residual
 
 

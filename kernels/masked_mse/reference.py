@@ -25,7 +25,7 @@ def masked_target(
 ) -> Tensor:
     """float32 ``[B, M, C p p]``: the patches to predict, each standardised under ``norm_pix`` (unbiased variance)."""
     target = patch_gather_reference(sources, ids, where, norm, flip, size, patch, pixel_major)
-    if norm_pix and target.numel():  # nothing has no variance, and torch warns of it
+    if norm_pix and target.numel():  # torch warns about the variance of an empty tensor
         centred = target - target.mean(-1, keepdim=True)
         target = centred / (target.var(-1, keepdim=True) + EPS) ** 0.5
     return target

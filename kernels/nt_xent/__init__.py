@@ -1,4 +1,4 @@
-"""Contrast between pairs (NT-Xent) and similarity to nearest neighbours, without a matrix of pairs in memory."""
+"""NT-Xent (contrast between pairs) and similarity to nearest neighbours, without a matrix of pairs in memory."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _check_rows(op: str, features: Tensor) -> None:
 
 
 def tiles(dim: int, dtype: torch.dtype) -> dict[str, int]:
-    """Tile sizes of products of rows, and warps; greater tiles spill, compiled ahead of time for sm_80 or sm_90."""
+    """Tile sizes of products of rows, and warps; larger tiles spill when compiled for sm_80 or sm_90."""
     rows, step, width, warps = {
         torch.bfloat16: (64, 64, 128, 8),
         torch.float32: (64, 32, 64, 8),

@@ -1,4 +1,4 @@
-"""Contrast between pairs, and similarity to nearest neighbours, in plain PyTorch with every matrix of pairs."""
+"""NT-Xent and similarity to nearest neighbours in plain PyTorch, with matrices of pairs."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def nearest_neighbours_reference(features: Tensor) -> Tensor:
 
 
 def neighbour_similarity_reference(features: Tensor, neighbours: Tensor) -> Tensor:
-    """Mean cosine of every row of ``features`` [N, D] to the row ``neighbours`` [N] names; both ends carry gradient."""
-    # Indexing rows would do, but its gradient adds to rows that several share in an order that no one fixes. Every
-    # entry of the similarity matrix is picked at most once, and the matrix product has a fixed order.
+    """Mean cosine of every row of ``features`` [N, D] to the row ``neighbours`` [N] names; both have gradients."""
+    # The gradient of indexing rows adds to shared rows in an undefined order. Every entry of the similarity matrix is
+    # selected at most once, and the matrix product has a fixed order.
     z_ND = functional.normalize(features.float(), dim=1)
     with full_precision(z_ND):
         return (z_ND @ z_ND.T).gather(1, neighbours.long()[:, None]).mean()

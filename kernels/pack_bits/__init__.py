@@ -1,4 +1,4 @@
-"""Binary codes: sign + pack eight to a byte, and back."""
+"""Packing of signs into binary codes, eight bits per byte, and unpacking."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKABLE = (*FLOATS, torch.float64, torch.int8, torch.bool)
 
 
 def pack_bits(x: Tensor) -> Tensor:
-    """Packs the signs of ``x``: bit k of a row is 1 exactly where ``x[n, k] > 0``.
+    """Codes of the signs of ``x``: bit k of a row is 1 exactly where ``x[n, k] > 0``.
 
     Zero, negative zero and NaN give 0, on every device. Bit k is bit ``k % 8`` of byte ``k // 8``, so the result equals
     ``np.packbits(x > 0, axis=1, bitorder="little")``. No gradient flows (the sign has none).
@@ -39,7 +39,7 @@ def pack_bits(x: Tensor) -> Tensor:
 
 
 def unpack_bits(codes: Tensor) -> Tensor:
-    """Unpacks codes into zeros and ones; the inverse of :func:`pack_bits` on 0/1 input.
+    """Bits of codes as zeros and ones; the inverse of :func:`pack_bits` on 0/1 input.
 
     Args:
         codes: uint8 ``[N, K/8]``.

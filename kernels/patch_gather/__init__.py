@@ -1,4 +1,4 @@
-"""Visible patches straight from native-grid bands: upsample, normalise, flip, cut and keep in one pass."""
+"""Gather of visible patches from native-grid bands, with upsampling, normalisation and flips in one pass."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def patch_gather(
     dtype: torch.dtype = torch.float32,
     pixel_major: bool = False,
 ) -> Tensor:
-    """Gathers the tokens ``ids`` of images whose bands lie on up to three grids.
+    """Tokens ``ids`` of images whose bands are on up to three grids.
 
     Every output channel is ``(value - mean) / std`` of one channel of one source; a source with side S counts as
     upsampled to ``size`` by repeating pixels (nearest). Only pixels of kept tokens are read. No gradient flows.

@@ -1,4 +1,4 @@
-"""Images on their native grids, and the table that says which channel comes from where."""
+"""Images on native grids, and the table of sources of their channels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ChannelTable:
         std: Sequence[float],
         device: torch.device | str = "cpu",
     ) -> ChannelTable:
-        """Makes the table from Python numbers.
+        """The table of Python numbers.
 
         Raises:
             ValueError: The lengths differ, or a std is not positive.
@@ -52,7 +52,7 @@ class ChannelTable:
 def check_sources(
     op: str, sources: Sequence[Tensor], ids: Tensor, table: ChannelTable, flip: Tensor | None, size: int, patch: int
 ) -> None:
-    """Refuses images, ids and tables that do not fit together.
+    """Checks that images, ids and table fit together.
 
     Raises:
         TypeError: A dtype is wrong, or the sources' dtypes differ.

@@ -1,4 +1,4 @@
-"""Random patch masks that depend on nothing but (seed, step, sample, token, sensor)."""
+"""Random patch masks as a function of (seed, step, sample, token, sensor)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kernels.random_mask.reference import random_mask_reference
 __all__ = ["MAX_TOKENS", "Mask", "mask_state", "random_mask", "random_mask_reference"]
 
 MAX_TOKENS = 256
-"""Ids are bytes and the sort key keeps eight bits for them."""
+"""Limit of the tokens: ids are bytes, with eight bits of the sort key."""
 MODES = ("identical", "disjoint", "independent")
 
 
@@ -61,7 +61,7 @@ def random_mask(
     mode: Literal["identical", "disjoint", "independent"] = "identical",
     keep_b: int | None = None,
 ) -> tuple[Mask, Mask]:
-    """Draws masks for two sensors that see the same ``tokens`` places.
+    """Masks of two sensors over the same ``tokens`` positions.
 
     The noise of token t of sample b is the first word of Philox-4x32-10 with key = seed and counter
     (t, b, sensor, step); its 23 high bits are sorted, ties by token. CPU and GPU draw the same masks, for any batch.
@@ -94,7 +94,7 @@ def random_mask(
             raise ValueError(f"random_mask({name}): expected 0 to {tokens} (tokens); got {value}")
     if mode == "disjoint" and keep + keep_b > tokens:
         raise ValueError(f"random_mask: disjoint masks need keep + keep_b <= {tokens}; got {keep} + {keep_b}")
-    # Identical permutations with two different keeps are drawn twice: only the bit mask differs, and it is rare.
+    # Identical permutations with different keeps are drawn twice; this is rare, and only the bit mask differs.
     if mode == "identical" and keep == keep_b:
         ids, ranks, bits = _random_mask(state, batch, tokens, keep, keep, mode)[:3]
         mask = Mask(ids, ranks, bits, keep)
@@ -107,7 +107,7 @@ def random_mask(
 
 @torch.library.triton_op("eoforge::random_mask", mutates_args={})
 def _random_mask(state: Tensor, batch: int, tokens: int, keep_a: int, keep_b: int, mode: str) -> list[Tensor]:
-    """Under ``identical`` the second sensor's outputs are empty: the first one's serve both."""
+    """Outputs of both sensors; under ``identical`` those of the second are empty, as the first ones hold for both."""
     if not through_kernel(state):
         out = random_mask_reference(state, batch, tokens, keep_a, keep_b, mode)
         return out if mode != "identical" else [*out[:3], *(t.new_empty(0) for t in out[3:])]

@@ -32,10 +32,10 @@ MAX_BITS = 512
 WHOLE_BITS = 128
 HOPPER = 9
 PROGRAMS = 132
-"""Programs that are wanted at least; few rows against a long bank share it in parts."""
+"""Lower limit of programs; for few rows and a long bank, the bank is split into parts."""
 MAX_PARTS = 64
 MIN_SPAN = 4
-"""Least tiles of others in a part."""
+"""Lower limit of tiles of others in a part."""
 
 
 def soft_pairwise(
@@ -48,7 +48,7 @@ def soft_pairwise(
     alpha: float = ALPHA,
     gamma: float = GAMMA,
 ) -> Tensor:
-    """Mean over all pairs of a loss that asks codes to be as alike as their labels are.
+    """Pairwise loss of codes whose target similarities are those of label sets, mean over all pairs.
 
     Label similarity ``s_ij = |y_i & y_j| / sqrt(|y_i| |y_j|)``, 0 for a row without labels; ``t_ij = <u_i, u_j>``,
     ``Theta = alpha t``:
@@ -57,8 +57,8 @@ def soft_pairwise(
     - soft pairs: "corrected" ``gamma (t + K - 2 s K)^2``, "published" ``gamma (Theta + K - 2 s K)^2``;
     - "cosine", for every pair: ``(cos(u_i, u_j) - s_ij)^2``.
 
-    Without a bank the pairs are all B x B of the batch, each row with itself included, and both ends carry gradient.
-    With one they are B x N; the bank carries none. Memory is O(B K), also in the backward pass.
+    Without a bank the pairs are all B x B of the batch, each row with itself included, and both have gradients. With
+    a bank they are B x N, and it has none. Memory is O(B K), also in the backward pass.
 
     Args:
         codes: Outputs u ``[B, K]``, K a multiple of 8 up to 512; float32, bfloat16 or float16.
@@ -74,7 +74,7 @@ def soft_pairwise(
 
     Raises:
         TypeError: A dtype is wrong.
-        ValueError: Shapes or devices do not fit, K is no such number, or an unknown form.
+        ValueError: Shapes or devices do not fit, K is out of range, or the form is unknown.
     """
     require_dtype("soft_pairwise(codes)", codes, FLOATS)
     require_shape("soft_pairwise(codes)", codes, (None, None), "[B, K]")
@@ -102,7 +102,7 @@ def _check_masks(name: str, masks: Tensor, codes: Tensor) -> None:
 
 
 def tiling(bits: int, dtype: torch.dtype, form: str, hopper: bool) -> dict[str, Any]:
-    """Tiles, precision of float32 products, warps and stages: what does not spill, compiled for sm_80 and sm_90.
+    """Tiles, precision of float32 products, warps and stages that do not spill when compiled for sm_80 and sm_90.
 
     Up to ``WHOLE_BITS`` a code is one tile. Three bfloat16 products then stand for a float32 one: Hopper's tensor cores
     cannot multiply a tf32 tile that lies the other way round.
@@ -113,7 +113,7 @@ def tiling(bits: int, dtype: torch.dtype, form: str, hopper: bool) -> dict[str, 
     rows, warps, stages = (64 if hopper else 32, 4, 3) if dtype == torch.bfloat16 else (128 if wide else 32, 8, 2)
     width = max(next_power_of_2(bits), 16)
     blocks = {"BLOCK_M": rows, "BLOCK_N": 32, "BLOCK_D": width, "BLOCK_F": width}
-    # The interpreter knows no bf16x3; its products are those of float32.
+    # The interpreter has no bf16x3; its products are float32.
     return {**blocks, "PRECISION": "ieee" if INTERPRETED else "bf16x3", "num_warps": warps, "num_stages": stages}
 
 
@@ -130,7 +130,7 @@ def _soft_pairwise(
     """The mean loss, and its gradient float32 [B, K] where the upstream gradient is 1."""
     others, other_masks = (codes, masks) if bank is None or bank_masks is None else (bank, bank_masks)
     n_rows, n_others, bits = codes.shape[0], others.shape[0], codes.shape[1]
-    # In the batch every pair stands twice in the sum, once with each of its rows in front.
+    # In the batch the sum has every pair twice, in both orders.
     scale = (2.0 if bank is None else 1.0) / max(n_rows * n_others, 1)
     if not through_kernel(codes):
         with full_precision(codes):
@@ -149,7 +149,7 @@ def _soft_pairwise(
     u = codes.contiguous()
     v = u if bank is None else others.contiguous()
     with torch.cuda.device_of(u):  # type: ignore[no-untyped-call]  # torch leaves its __init__ untyped
-        # Only the cosine form reads lengths; a pointer must come all the same.
+        # Only the cosine form reads lengths, but the argument needs a pointer.
         inverse = inverse_norms(u) if form == "cosine" else losses
         other_inverse = inverse if bank is None or form != "cosine" else inverse_norms(v)
         wrap_triton(soft_pairwise_kernel)[(row_blocks, parts, cdiv(bits, shape["BLOCK_F"]))](
@@ -157,7 +157,7 @@ def _soft_pairwise(
             n_rows, n_others, span, alpha, gamma,
             K=bits, FORM=FORMS.index(form), **shape,
         )  # fmt: skip
-    # Parts are added by PyTorch in its fixed order: no atomics, the same bits on every run.
+    # PyTorch adds the parts in a fixed order: no atomics, so runs are identical.
     return losses.sum() / (n_rows * n_others), grads.sum(0) * scale
 
 

@@ -1,4 +1,4 @@
-"""Soft pairwise similarity losses in plain PyTorch: the obvious one for tests, and a memory-bounded one for CPUs."""
+"""Soft pairwise similarity losses in plain PyTorch: a direct one for tests, and a memory-bounded one for CPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 ALIKE, UNLIKE = 0.99, 0.01
-"""Pairs beyond these similarities are hard: simply alike, or simply not."""
+"""Similarities from which on, or down to which, a pair is hard."""
 LABELS = 32
 PART_ELEMENTS = 2**22
 """Pairs held at once on the CPU: 16 MB of float32."""

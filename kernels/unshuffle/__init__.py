@@ -1,4 +1,4 @@
-"""Visible tokens + mask token + position -> decoder input, with gradients and without int64 index tensors."""
+"""Decoder input from visible tokens, mask token and positions, with gradients and without int64 index tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["unshuffle", "unshuffle_reference"]
 
 
 def unshuffle(x: Tensor, ranks: Tensor, mask_token: Tensor, pos: Tensor, prefix: int = 0) -> Tensor:
-    """Lays visible tokens at their places, the mask token everywhere else, and adds the position embedding.
+    """Visible tokens at their positions and mask tokens elsewhere, plus the position embedding.
 
     ``out[b, p + t] = (ranks[b, t] < keep ? x[b, p + ranks[b, t]] : mask_token) + pos[p + t]`` with ``p = prefix``;
     the first ``prefix`` tokens (CLS) keep their places. Sums are in float32, results in the dtype of ``x``. It is

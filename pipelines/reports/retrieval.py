@@ -33,7 +33,7 @@ def evaluate_bundle(bundle_uri: str, table: str, version: str, k: int) -> Evalua
         version: Its version; empty for the newest.
         k: Cut-off.
     """
-    from eoforge.methods.evaluation.retrieval import evaluate
+    from eoforge.methods.evaluation.run import evaluate
 
     bundle = load_bundle(bundle_uri)
     ref = TableRef(table, int(version) if version else None)

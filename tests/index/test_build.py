@@ -6,7 +6,7 @@ import lance
 import numpy as np
 import pytest
 
-from eoforge.data.tables.schema import MAX_CODE_BITS
+from eoforge.hashing.lengths import MAX_CODE_BITS
 from eoforge.errors import BundleError, DataRefused, NotFound, StoreError, UsageError
 from eoforge.index.build import build_index, commit_index, encode_shards, plan_index
 from eoforge.index.info import IndexInfo

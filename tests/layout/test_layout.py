@@ -69,7 +69,7 @@ def test_methods_dict_names_all_ten_and_matches_the_folders() -> None:
     from eoforge.methods import METHODS
 
     assert set(METHODS) == TEN_METHODS
-    built = {name for name, target in METHODS.items() if target is not None}
+    built = {name for name, entry in METHODS.items() if entry.path is not None}
     assert built == {p.name for p in folders("eoforge/methods")}
 
 

@@ -98,6 +98,6 @@ def test_methods_are_found_by_name() -> None:
     assert get_method("ss_cm_rsir").config("paper", {}) == Config.paper()
     with pytest.raises(UsageError, match="unknown method 'resnet'; the ten methods are reben"):
         get_method("resnet")
-    planned = next(name for name, path in METHODS.items() if path is None)
+    planned = next(name for name, entry in METHODS.items() if entry.path is None)
     with pytest.raises(UsageError, match="not built yet"):
         get_method(planned)

@@ -304,7 +304,7 @@ def test_twelve_bands_and_any_order() -> None:
     [
         ({"patch": 9}, "patch must divide size"),
         ({"patch": 2}, "at most 256 patches"),
-        ({"mask_ratio": 1.0}, "mask_ratio must leave and hide"),
+        ({"mask_ratio": 1.0}, "mask_ratio must mask at least one"),
         ({"shared_depth": 5}, "shared_depth must lie in 1..4"),
         ({"decoder_width": 30}, "multiple of 4 x decoder_heads"),
         ({"umr_weight": 0.0, "cmr_weight": 0.0}, "umr_weight or cmr_weight must be positive"),

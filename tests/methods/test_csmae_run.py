@@ -16,7 +16,6 @@ from torch.nn import functional
 from eoforge.bundle import Bundle, load_bundle
 from eoforge.data.loading.loader import PatchLoader
 from eoforge.errors import BundleError, DataRefused, NotFound, UsageError
-from eoforge.hashing.packing import unpack
 from eoforge.index.build import build_index
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.methods import get_method, training
@@ -63,7 +62,7 @@ def test_a_bundle_round_trip(bundle: Bundle, table: TableRef) -> None:
         assert (codes.shape, embeddings.shape) == ((16, 2), (16, 96))
         assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
         assert np.array_equal(codes, second.encode(batch, modality)[0])
-        assert unpack(codes).any(axis=0).sum() > 8  # not one code for all
+        assert np.unpackbits(codes, axis=1).any(axis=0).sum() > 8  # not one code for all
 
 
 def test_the_encoder_is_that_of_the_pretraining_and_stays_frozen(bundle: Bundle, home: str) -> None:

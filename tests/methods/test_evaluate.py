@@ -1,4 +1,4 @@
-"""Evaluation and its report, with an encoder whose right answers are known."""
+"""Evaluation of retrieval and its report, with an encoder whose correct results are known."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.data.tables.commit import create_table
 from eoforge.data.tables.schema import PATCHES
 from eoforge.errors import UsageError
-from eoforge.methods.evaluation import retrieval as module
-from eoforge.methods.evaluation.report import retrieval_report_html
-from eoforge.methods.evaluation.retrieval import RANDOM, TRAINED, UNTRAINED, evaluate, measure
+from eoforge.methods import METHODS, MethodEntry, Task
+from eoforge.methods.evaluation.retrieval import RANDOM, TRAINED, UNTRAINED, measure
+from eoforge.methods.evaluation.retrieval_report import retrieval_report_html
+from eoforge.methods.evaluation.run import evaluate
 from eoforge.metrics.retrieval import retrieval_measures
 from eoforge.storage.addresses import TableRef
 
 
 class LabelEncoder:
-    """Codes hold the label mask seven times, so that equal labels meet, and a hash of the name; sensors agree fully."""
+    """Codes of the label mask, seven times, and a hash of the name: equal labels are near, and both sensors agree."""
 
     bits, embedding_dim, modalities, device = 256, 256, ("s1", "s2"), "cpu"
 
@@ -44,12 +45,17 @@ class ConstantEncoder(LabelEncoder):
         return np.zeros_like(codes), floats
 
 
-class FakeMethod:
+class KnownMethod:
+    """A method whose trained encoder reads labels and whose untrained encoder gives one code to all patches."""
+
     def load(self, bundle, device=None):
         return LabelEncoder()
 
     def untrained(self, bundle, seed, device=None):
         return ConstantEncoder()
+
+
+KNOWN = KnownMethod()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,8 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def bundle(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "get_method", lambda name: FakeMethod())
+    entry = MethodEntry((Task.ENCODE,), "tests.methods.test_evaluate:KNOWN")
+    monkeypatch.setitem(METHODS, "<b>mine</b>", entry)
     history = [{"epoch": i, "step": i, "loss": 3.0 - i, "validation_loss": 4.0 - i} for i in range(3)]
     config = {"method": "<b>mine</b>", "seed": 0}
     weights = {"w": torch.zeros(1)}

@@ -23,7 +23,7 @@ from eoforge.federated.training.checkpoint import Checkpoint
 from eoforge.federated.training.data import normalisation_of
 from eoforge.federated.training.setup import silo_trainer
 from eoforge.federated.training.specs import first_model
-from eoforge.methods.evaluation.retrieval import evaluate
+from eoforge.methods.evaluation.run import evaluate
 from eoforge.methods.fl_rs.compare import QUALITY
 from eoforge.methods.fl_rs.method import METHOD
 from eoforge.storage.addresses import open_table

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from eoforge.data.bands import S1_10M, S2_10M
-from eoforge.methods.rs_jcif import baselines
-from eoforge.methods.rs_jcif.fidelity import Fidelity, Rasters, ms_ssim, psnr, spectral_angle
+from eoforge.methods.evaluation import codec_baselines as baselines
+from eoforge.methods.evaluation.fidelity import Fidelity, Rasters, ms_ssim, psnr, spectral_angle
 
 
 @pytest.fixture(scope="module")

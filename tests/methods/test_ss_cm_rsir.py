@@ -15,7 +15,7 @@ from eoforge.bundle import Bundle, load_bundle, write_bundle
 from eoforge.config import from_dict
 from eoforge.data.loading.loader import PatchBatch, PatchLoader
 from eoforge.errors import BundleError, DataRefused, UsageError
-from eoforge.hashing.packing import pack_torch, unpack
+from eoforge.hashing.packing import pack_torch
 from eoforge.index.search import HammingIndex
 from eoforge.methods import get_method
 from eoforge.methods.pairs import random_flips
@@ -177,7 +177,7 @@ def test_codes_do_not_depend_on_the_batch(table, trained: Bundle) -> None:
         for size in (5, 1):
             assert np.allclose(whole[size][1], whole[16][1], atol=1e-5)
             # A logit within rounding of zero may fall on either side: none or next to none of 64 x 64 bits.
-            assert (unpack(whole[size][0]) != unpack(whole[16][0])).sum() <= 2
+            assert (np.unpackbits(whole[size][0]) != np.unpackbits(whole[16][0])).sum() <= 2
 
 
 def test_batches_that_do_not_fit_are_refused(table, trained: Bundle, batch: PatchBatch) -> None:

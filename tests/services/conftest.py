@@ -10,7 +10,7 @@ import pytest
 
 from eoforge.client.federation import FederationClient
 from eoforge.logs import configure_logs
-from eoforge.methods import METHODS
+from eoforge.methods import METHODS, MethodEntry, Task
 from services._runtime.server import Server
 from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
@@ -22,7 +22,7 @@ from tests.services.support import Running, running
 @pytest.fixture(scope="module", autouse=True)  # not the session's: other folders' tests may follow in this process
 def projection_method() -> Iterator[None]:
     """Lets bundles of the tests name the tests' method."""
-    METHODS[METHOD] = "tests.services.retrieval.world:PROJECTION"
+    METHODS[METHOD] = MethodEntry((Task.ENCODE,), "tests.services.retrieval.world:PROJECTION")
     yield
     del METHODS[METHOD]
 

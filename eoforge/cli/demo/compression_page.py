@@ -130,7 +130,7 @@ def _jpeg2000(shown: PatchBatch) -> list[tuple[float, float]]:
     """PSNR and bits of JPEG2000 at its best on the same patches, PSNR rising."""
     from eoforge.codec.learned.rate import REFLECTANCE_PEAK
     from eoforge.data.bands import GROUPS, S1_10M
-    from eoforge.methods.rs_jcif.baselines import lossy_codecs, lossy_curve
+    from eoforge.methods.evaluation.codec_baselines import lossy_codecs, lossy_curve
 
     rasters = {g.column: getattr(shown, g.column).numpy() for g in GROUPS if g is not S1_10M}
     points = [p for p in lossy_curve(lossy_codecs()["jpeg2000"], rasters) if p.squared_error]

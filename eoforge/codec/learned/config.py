@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from eoforge.data.bands import GROUP_OF, S1_BANDS, S2_BANDS, require_bands
-from eoforge.data.tables.schema import MAX_CODE_BITS
 from eoforge.errors import UsageError
+from eoforge.hashing.lengths import require_code_bits
 
 QUALITY_FRACTIONS = 16
 """Quality is a multiple of 1/16: the streams' gains are tables of whole numbers, one row per multiple."""
@@ -71,8 +71,7 @@ class CodecConfig:
                 f"a codec needs a mean and a positive std for each of its {count} bands; "
                 f"got {len(self.mean)} and {len(self.std)}. CodecConfig.for_bands takes them from a normalisation"
             )
-        if self.bits % 8 or not 16 <= self.bits <= MAX_CODE_BITS:
-            raise UsageError(f"bits must be a multiple of 8 between 16 and {MAX_CODE_BITS}; got {self.bits}")
+        require_code_bits(self.bits)
         if self.steps < 8 or not 1 <= self.stages <= 4 or self.kernel % 2 == 0:
             raise UsageError(
                 f"expected at least 8 steps, 1 to 4 stages and an odd kernel; "

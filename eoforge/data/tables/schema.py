@@ -13,11 +13,10 @@ import pyarrow as pa
 
 from eoforge.data.bands import GROUPS, S2_10M
 from eoforge.errors import DataRefused, UsageError
+from eoforge.hashing.lengths import MAX_CODE_BITS
 
 PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 """Field metadata that lets Lance detect two writers of the same key."""
-
-MAX_CODE_BITS = 512
 
 
 def _key(name: str, dtype: pa.DataType) -> pa.Field:

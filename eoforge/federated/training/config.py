@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from eoforge.data.tables.schema import MAX_CODE_BITS
 from eoforge.errors import UsageError
 from eoforge.federated.strategies.base import Averaging
 from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.training.local import LocalSettings
 from eoforge.federated.training.scenarios import SCENARIOS, STUDY_COUNTRIES, STUDY_MONTHS
+from eoforge.hashing.lengths import require_code_bits
 from eoforge.nn.backbones import BACKBONES
 
 
@@ -87,8 +87,7 @@ class FederatedConfig(ABC):
             )
         if any(not 1 <= month <= 12 for month in self.months):
             raise UsageError(f"months must be in 1..12; got {', '.join(map(str, self.months))}")
-        if self.bits % 8 or not 16 <= self.bits <= MAX_CODE_BITS:
-            raise UsageError(f"bits must be a multiple of 8 between 16 and {MAX_CODE_BITS}; got {self.bits}")
+        require_code_bits(self.bits)
 
     @property
     @abstractmethod

@@ -1,6 +1,6 @@
-"""Settings of CSMAE: of one training step, of pre-training, and of the whole run that ends in codes.
+"""Settings of CSMAE: of a training step, of pre-training, and of a whole run.
 
-Imports torch and NumPy only: the benchmark of a step runs on machines that have no Lance.
+The imports are torch and NumPy only: the benchmark of a step runs on machines without Lance.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.errors import UsageError
+from eoforge.hashing.lengths import require_code_bits
 from eoforge.methods.learner import TrainConfig
 
 VITS: dict[str, tuple[int, int, int]] = {
@@ -20,15 +21,14 @@ VITS: dict[str, tuple[int, int, int]] = {
     "base": (768, 12, 12),
     "large": (1024, 16, 24),
 }
-"""Encoder -> (width, heads, depth). All but ``micro`` (*ours*, for CPUs) are the released code's."""
+"""Encoder -> (width, heads, depth). ``micro`` is *ours*, for CPUs; the others are those of the released code."""
 
 MAX_TOKENS = 256
-MIN_BITS, BITS_STEP = 16, 8
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a training step computes.
+    """Settings of a training step.
 
     Attributes:
         variant: Encoder and decoder, each (C)ommon to the sensors or (S)ensor-specific.
@@ -41,18 +41,18 @@ class Settings:
         decoder_width: Channels of the decoder.
         decoder_depth: Its blocks.
         decoder_heads: Its attention heads.
-        feature: What stands for an image: "gap", the normed mean of its patch tokens, or "cls".
-        mask_ratio: Share of patches that the first sensor hides.
+        feature: Feature of an image: "gap", the normed mean of its patch tokens, or "cls".
+        mask_ratio: Share of masked patches of the first sensor.
         masking: How the second sensor's mask follows from the first's.
-        reconstruction: Where the tokens of one sensor are laid to predict the other; see ``masking.py``.
+        reconstruction: Positions of the tokens of one sensor when they predict the other; see ``masking.py``.
         norm_pix: Standardise every target patch by its own mean and deviation.
-        umr_weight: Of the reconstruction of each sensor from itself.
-        cmr_weight: Of the reconstruction of each sensor from the other.
-        mim_weight: Of the contrast between the sensors' features.
-        mde_weight: Of the discrepancy term, which is subtracted.
-        temperature: Of the contrast.
-        sharing: Embed visible patches only, predict masked ones only, run a trunk once for all that it decodes;
-            False takes the plain path, with the same losses and gradients but for rounding.
+        umr_weight: Weight of the reconstruction of each sensor from itself.
+        cmr_weight: Weight of the reconstruction of each sensor from the other.
+        mim_weight: Weight of the contrast between the sensors' features.
+        mde_weight: Weight of the discrepancy term, which is subtracted.
+        temperature: Temperature of the contrast.
+        sharing: Whether to embed visible patches only, predict masked ones only, and run a trunk once for all its
+            decodes; the plain path (False) has the same losses and gradients up to rounding.
     """
 
     variant: Literal["cecd", "cesd", "secd", "sesd"] = "secd"
@@ -78,7 +78,7 @@ class Settings:
     sharing: bool = True
 
     def __post_init__(self) -> None:
-        """Checks what types cannot say.
+        """Checks of ranges.
 
         Raises:
             UsageError: A value is out of range, or two values do not fit.
@@ -91,7 +91,7 @@ class Settings:
             )
         if not 1 <= self.keep["s1"] < self.tokens:
             raise UsageError(
-                f"mask_ratio must leave and hide at least one of {self.tokens} patches; got {self.mask_ratio}"
+                f"mask_ratio must mask at least one of {self.tokens} patches and not all; got {self.mask_ratio}"
             )
         if not 1 <= self.shared_depth <= VITS[self.vit][2]:
             raise UsageError(f"shared_depth must lie in 1..{VITS[self.vit][2]} for {self.vit}; got {self.shared_depth}")
@@ -109,17 +109,17 @@ class Settings:
 
     @property
     def bands(self) -> dict[str, tuple[str, ...]]:
-        """Per sensor, in channel order."""
+        """Bands per sensor, in channel order."""
         return {"s1": self.s1_bands, "s2": self.s2_bands}
 
     @property
     def tokens(self) -> int:
-        """Patches L of an image."""
+        """Number of patches L of an image."""
         return (self.size // self.patch) ** 2
 
     @property
     def keep(self) -> dict[str, int]:
-        """Visible patches per sensor; under disjoint masking the second sees exactly what the first does not."""
+        """Number of visible patches per sensor; under disjoint masking they are complementary."""
         first = int(self.tokens * (1 - self.mask_ratio))
         return {"s1": first, "s2": self.tokens - first if self.masking == "disjoint" else first}
 
@@ -142,10 +142,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Pretraining(TrainConfig, Settings):
-    """Settings of masked pre-training; those of :class:`~eoforge.methods.learner.TrainConfig` hold for this stage.
+    """Settings of masked pre-training; those of :class:`~eoforge.methods.learner.TrainConfig` are those of this stage.
 
     Attributes:
-        interpolation: How 20 and 60 m bands come to ``size``.
+        interpolation: Resampling of all bands to ``size``.
         flips: Whether to mirror patches at random, both sensors alike.
         released: Path of a checkpoint of the released code to start from; empty starts from random weights.
     """
@@ -155,7 +155,7 @@ class Pretraining(TrainConfig, Settings):
     released: str = ""
 
     def __post_init__(self) -> None:
-        """As the bases'."""
+        """Checks of the bases."""
         TrainConfig.__post_init__(self)
         Settings.__post_init__(self)
 
@@ -170,12 +170,12 @@ class Config(Pretraining):
         hash_epochs: Passes over the cached features.
         hash_batch_size: Patches per step of the heads, over all ranks together.
         hash_learning_rate: Peak of the heads' schedule.
-        hash_temperature: Of the contrast between the sensors' hash outputs.
-        quantisation_weight: Of the pull of hash outputs towards -1 and 1.
-        balance_weight: Of the bit balance.
+        hash_temperature: Temperature of the contrast between the sensors' hash outputs.
+        quantisation_weight: Weight of the quantisation term (hash outputs towards -1 and 1).
+        balance_weight: Weight of the bit balance.
         balance_over: "bits" balances each code, "samples" balances each bit.
         hash_reduction: "mean" (weights hold for every batch size) or "sum" (the released code's).
-        standardise: Take the features' mean and deviation over the training split out before the heads.
+        standardise: Whether to standardise features over the training split before the heads.
     """
 
     bits: int = 128
@@ -191,21 +191,16 @@ class Config(Pretraining):
     standardise: bool = True
 
     def __post_init__(self) -> None:
-        """As the bases', and the heads' own."""
+        """Checks of the bases, and ranges of the heads' settings."""
         super().__post_init__()
-        from eoforge.data.tables.schema import MAX_CODE_BITS  # brings pyarrow, which a training step does not need
-
-        if self.bits % BITS_STEP or not MIN_BITS <= self.bits <= MAX_CODE_BITS:
-            raise UsageError(
-                f"bits must be a multiple of {BITS_STEP} between {MIN_BITS} and {MAX_CODE_BITS}; got {self.bits}"
-            )
+        require_code_bits(self.bits)
         self._require_positive("hash_hidden", "hash_epochs", "hash_batch_size", "hash_learning_rate")
         self._require_positive("hash_temperature")
         self._require_not_negative("quantisation_weight", "balance_weight")
 
     @classmethod
     def tiny(cls) -> Config:
-        """Trains on 1,000 pairs in a few minutes on two CPU cores."""
+        """Settings that train on 1,000 pairs in a few minutes on two CPU cores."""
         return cls(
             epochs=20,
             batch_size=64,
@@ -215,7 +210,7 @@ class Config(Pretraining):
             beta2=0.95,
             size=60,
             patch=10,
-            interpolation="bilinear",  # from 120 to 60 this is the mean of 2 x 2 pixels: speckle shrinks, none is lost
+            interpolation="bilinear",  # from 120 to 60 this is the mean of 2 x 2 pixels, which reduces speckle
             vit="micro",
             decoder_width=64,
             decoder_depth=1,
@@ -249,11 +244,11 @@ class Config(Pretraining):
         )
 
     def pretraining(self) -> Pretraining:
-        """The first stage alone: runs that differ in their heads only share it."""
+        """Settings of the first stage, which runs with equal ones share."""
         return Pretraining(**_fields(self, Pretraining))
 
     def heads(self, pretrained: str) -> HashStage:
-        """The second stage, on the encoder of the bundle with the id ``pretrained``."""
+        """Settings of the second stage on the encoder of the bundle with the id ``pretrained``."""
         values = _fields(self, Config) | {
             "epochs": self.hash_epochs,
             "batch_size": self.hash_batch_size,
@@ -266,10 +261,10 @@ class Config(Pretraining):
 
 @dataclass(frozen=True)
 class HashStage(Config):
-    """The second stage: ``Config`` with the heads' schedule as the run's own.
+    """Settings of the second stage: ``Config`` with the heads' schedule as that of the run.
 
     Attributes:
-        pretrained: Id of the pre-training bundle: another encoder is another run.
+        pretrained: Id of the pre-training bundle; it is part of the run's identity.
     """
 
     pretrained: str = ""

@@ -1,6 +1,6 @@
-"""Hash heads on the frozen encoder: the network that serves, and how its heads learn from cached features.
+"""Hash heads on the frozen encoder: the network for serving, and training of the heads on cached features.
 
-DA4DTE, the authors' deployment, runs the frozen encoder again in every epoch (*confirmed*). Its features cannot change,
+DA4DTE, the authors' deployment, runs the frozen encoder again in every epoch (*confirmed*). The features do not change,
 so here they are computed once, in the table's order, and the heads' epochs read no pixels.
 """
 
@@ -34,7 +34,7 @@ MIN_SCALE = 1e-6
 
 
 class Head(nn.Module):
-    """One sensor's way from features ``[B, D]`` to hash outputs; centre and scale are those of the training split."""
+    """Hash head of one sensor on features standardised by centre and scale of the training split."""
 
     centre: Tensor
     scale: Tensor
@@ -46,18 +46,18 @@ class Head(nn.Module):
         self.hash = HashHead(config.width, config.bits, config.hash_hidden)
 
     def standardise_by(self, features_ND: Tensor) -> None:
-        """Takes centre and scale from the features of the training split."""
+        """Sets centre and scale from the features of the training split."""
         self.centre.copy_(features_ND.mean(dim=0))
         self.scale.copy_(features_ND.std(dim=0, correction=0).clamp_min(MIN_SCALE))
 
     def logits(self, features_BD: Tensor) -> Tensor:
-        """``[B, K]``; bit k of the code is ``logit_k > 0``."""
+        """Hash logits ``[B, K]``; bit k of the code is ``logit_k > 0``."""
         logits_BK: Tensor = self.hash((features_BD - self.centre) / self.scale)
         return logits_BK
 
 
 class CsmaeHash(nn.Module):
-    """Encoder and one head per sensor: what indexing and retrieval load."""
+    """Encoder and one head per sensor, the network for indexing and retrieval."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -77,19 +77,19 @@ class CsmaeHash(nn.Module):
 
 
 class NameLoader(PatchLoader):
-    """A loader whose batches hold names and labels only."""
+    """A loader whose batches have names and labels only."""
 
     def _read(self, rows: npt.NDArray[np.int64]) -> PatchBatch:
         return read_rows(self._dataset, rows, (), reference_map=False)
 
 
 class HashLearner(Learner):
-    """Trains the heads of ``network`` on features of the training split.
+    """Training of the heads of ``network`` on features of the training split.
 
     Args:
-        network: With the pre-trained encoder in it.
-        prepare: Sensor -> the way from stored pixels to the encoder's input.
-        data: The table, at its version.
+        network: Network with the pre-trained encoder.
+        prepare: Sensor -> transform from stored pixels to the encoder's input.
+        data: Patches table at a version.
         config: Settings.
     """
 
@@ -135,8 +135,8 @@ class HashLearner(Learner):
         return {"loss": terms.pop("hash"), **terms}
 
     def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
-        """Recall of the same place's patch of the other sensor among the ten nearest codes."""
-        if self._validation is None:  # the encoder is frozen: later epochs leave the batches unread
+        """Recall of the partner of the other sensor among the ten nearest codes."""
+        if self._validation is None:  # the encoder is frozen, so later epochs do not read the batches
             parts = [self._features_of(batch) for batch in batches]
             self._validation = {m: torch.cat([part[m] for part in parts]) for m in MODALITIES}
         return code_recall({m: pack_torch(self.network.head(m).logits(f)) for m, f in self._validation.items()})

@@ -1,10 +1,10 @@
-"""Weights of the released code's checkpoints, by name, into our network.
+"""Import of checkpoints of the released code: translation of names and shapes of weights.
 
 *Confirmed* by reading the released modules (jakhac/CSMAE): every name and shape below, the order of blocks, and that
 ``decoder_s1_to_s2`` predicts Sentinel-2 from either sensor. *Inferred*: that published files are what Lightning writes
-(``state_dict`` at the top, ``backbone.`` in front of the encoder) or the encoder alone; no such file was at hand.
+(``state_dict`` at the top, ``backbone.`` in front of the encoder) or the encoder alone; no such file was available.
 
-What a checkpoint does not hold: the normalisation its authors used. Give bands in the order of ``Config.paper()``.
+A checkpoint has no normalisation. Its bands are in the order of ``Config.paper()``.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ POSITION_BOUND = 1e-5
 
 
 def load_released(network: Csmae, path: str) -> bool:
-    """Puts a released checkpoint into ``network``.
+    """Loads a released checkpoint into ``network``.
 
     Returns:
-        Whether the decoders came with it; otherwise they stay as they are.
+        Whether the checkpoint has decoders; without them those of ``network`` are unchanged.
 
     Raises:
-        NotFound: There is no such file.
-        DataRefused: It is too large, damaged, holds more than tensors and plain values, or belongs to other settings.
+        NotFound: The file does not exist.
+        DataRefused: It is too large or damaged, has more than tensors and plain values, or has other settings.
     """
     file = Path(path)
     if not file.is_file():
-        raise NotFound(f"there is no checkpoint {path}")
+        raise NotFound(f"no checkpoint {path}")
     if file.stat().st_size > MAX_BYTES:
         raise DataRefused(f"{path} has {file.stat().st_size} bytes; at most {MAX_BYTES} are read")
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch names a class for each way a file can be wrong
+    except Exception as error:  # torch has a class for each way a file can be wrong
         raise DataRefused(
-            f"{path} cannot be read as plain tensors: {error}. Where you trust it, load it with the software that "
+            f"{path} cannot be read as plain tensors: {error}. If you trust the file, load it with the software that "
             "wrote it and save its state_dict alone"
         ) from error
     state = saved.get("state_dict", saved) if isinstance(saved, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise DataRefused(f"{path} holds no state_dict of tensors")
+        raise DataRefused(f"expected a state_dict of tensors in {path}")
     weights = convert(state, network.settings)
     complete = any(name.startswith("decoders.") for name in weights)
     own = network.state_dict()
@@ -71,7 +71,7 @@ def load_released(network: Csmae, path: str) -> bool:
 
 
 def convert(state: Mapping[str, Tensor], settings: Settings) -> dict[str, Tensor]:
-    """Released names and shapes to those of :class:`~eoforge.methods.csmae.model.Csmae`.
+    """Weights with the names and shapes of :class:`~eoforge.methods.csmae.model.Csmae`, from released ones.
 
     Raises:
         DataRefused: A name is unknown, or position embeddings are not the fixed ones.
@@ -100,7 +100,7 @@ def _translate(name: str, settings: Settings) -> str:
         target = _PREDICTORS.get(part) if decoder == "decoder" else _DECODERS[decoder]
         if target is not None and part.startswith("decoder_pred"):
             return f"{prefix}.heads.{target}.{leaf}"
-        raise DataRefused(f"a released checkpoint has no weight {name!r}")
+        raise DataRefused(f"unknown weight {name!r}: no released checkpoint has it")
     specific, shared = settings.depths
     rules = (
         (r"patch_embed\.proj\.(\w+)", r"embed.s1.\1"),
@@ -116,7 +116,7 @@ def _translate(name: str, settings: Settings) -> str:
     for pattern, ours in rules:
         if match := re.fullmatch(pattern, name.removeprefix("backbone.")):
             return "encoder." + match.expand(ours)
-    raise DataRefused(f"a released checkpoint has no weight {name!r}")
+    raise DataRefused(f"unknown weight {name!r}: no released checkpoint has it")
 
 
 def _require_positions(name: str, tensor: Tensor, width: int, settings: Settings) -> None:

@@ -1,13 +1,13 @@
-"""The objective of CSMAE, by the plain path and by the sharing path.
+"""The objective of CSMAE, computed by a plain path and by a sharing path.
 
-Both compute, for sensors a and b, prediction p(b<-a) and the 0/1 mask M of the places that count::
+Both compute, for sensors a and b, prediction p(b<-a) and the 0/1 mask M of the patches in the loss::
 
-    MSE(p, P) = sum_t M_t mean_c (p_tc - P_tc)^2 / sum_t M_t        over batch and places
+    MSE(p, P) = sum_t M_t mean_c (p_tc - P_tc)^2 / sum_t M_t        over batch and patches
     UMR = MSE(p(1<-1)) + MSE(p(2<-2))      CMR = MSE(p(2<-1)) + MSE(p(1<-2))
     MIM = NT-Xent(f1, f2; t)               MDE = -mean_i log(1 + exp cos(f1_i, f2_i))
     L = w_umr UMR + w_cmr CMR + w_mim MIM + w_mde MDE
 
-*Confirmed* (released code), but for the sign and call of MDE, which there raises (*ours*: as it is meant).
+*Confirmed* (released code), except the sign and call of MDE, which fails there (*ours*: the intended term).
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from kernels.random_mask import Mask
 NORM_PIX_EPS = 1e-6
 
 Decodes = dict[tuple[str, str], Tensor]
-"""(source, target) -> the decode's mean square error."""
+"""(source, target) -> mean square error of the decode."""
 KeyT = TypeVar("KeyT")
 
 
 def objective(network: Csmae, images: Mapping[str, Tensor | Pixels], masks: dict[str, Mask]) -> dict[str, Tensor]:
-    """All terms of the loss by name; ``loss`` is what is minimised. Terms of weight 0 are not computed.
+    """All terms of the loss by name; ``loss`` is the objective. Terms of weight 0 are not computed.
 
     Args:
-        network: Brings the settings.
-        images: Sensor -> images of the same patches, row by row: float32 ``[B, C, S, S]``, or on their native grids.
-        masks: Sensor -> its mask, from :func:`~eoforge.methods.csmae.masking.draw_masks`.
+        network: Network with its settings.
+        images: Sensor -> images of the same patches in the same order: float32 ``[B, C, S, S]``, or native grids.
+        masks: Sensor -> mask, from :func:`~eoforge.methods.csmae.masking.draw_masks`.
     """
     settings = network.settings
     path = _sharing if settings.sharing else _plain
@@ -80,24 +80,24 @@ def _wanted(settings: Settings) -> list[tuple[str, str]]:
 def _plain(
     network: Csmae, pixels: dict[str, Pixels], masks: dict[str, Mask], wanted: list[tuple[str, str]]
 ) -> tuple[dict[str, Tensor], Decodes]:
-    """As the formulas read: embed everything, decode every pair by itself, predict every place."""
+    """Plain path, as the formulas read: embed all patches, decode every pair separately, predict every patch."""
     encoder, settings = network.encoder, network.settings
     images = {modality: p.dense(settings.size) for modality, p in pixels.items()}
     tokens = {}
     for modality, image in images.items():
-        everything = encoder.embed_all(image, modality)
+        embedded = encoder.embed_all(image, modality)
         index = masks[modality].visible.long()[..., None].expand(-1, -1, settings.width)
-        tokens[modality] = encoder.shared(encoder.specific_stage(everything.gather(1, index), modality))
+        tokens[modality] = encoder.shared(encoder.specific_stage(embedded.gather(1, index), modality))
     errors = {}
     for source, target in wanted:
-        how = layout(masks, source, target, settings)
-        predicted_BLP = network.decoder(target)(tokens[source], how, target)
-        errors[source, target] = plain_mse(predicted_BLP, images[target], how, settings)
+        positions = layout(masks, source, target, settings)
+        predicted_BLP = network.decoder(target)(tokens[source], positions, target)
+        errors[source, target] = plain_mse(predicted_BLP, images[target], positions, settings)
     return {m: encoder.pool(t) for m, t in tokens.items()}, errors
 
 
-def plain_mse(predicted_BLP: Tensor, image_BCSS: Tensor, how: Layout, settings: Settings) -> Tensor:
-    """The masked error of all predicted patches, patch values in the order (row, column, band)."""
+def plain_mse(predicted_BLP: Tensor, image_BCSS: Tensor, positions: Layout, settings: Settings) -> Tensor:
+    """Masked mean square error of predicted patches, values of a patch in the order (row, column, band)."""
     batch, channels, size, _ = image_BCSS.shape
     patch, across = settings.patch, size // settings.patch
     cut = image_BCSS.reshape(batch, channels, across, patch, across, patch)
@@ -105,7 +105,7 @@ def plain_mse(predicted_BLP: Tensor, image_BCSS: Tensor, how: Layout, settings: 
     if settings.norm_pix:
         centred = target_BLP - target_BLP.mean(dim=-1, keepdim=True)
         target_BLP = centred / (target_BLP.var(dim=-1, keepdim=True) + NORM_PIX_EPS).sqrt()
-    counts_BL = torch.zeros_like(target_BLP[..., 0]).scatter(1, how.places.long(), 1.0)
+    counts_BL = torch.zeros_like(target_BLP[..., 0]).scatter(1, positions.places.long(), 1.0)
     error_BL = (predicted_BLP.float() - target_BLP).square().mean(dim=-1)
     return (error_BL * counts_BL).sum() / counts_BL.sum()
 
@@ -113,11 +113,11 @@ def plain_mse(predicted_BLP: Tensor, image_BCSS: Tensor, how: Layout, settings: 
 def _sharing(
     network: Csmae, pixels: dict[str, Pixels], masks: dict[str, Mask], wanted: list[tuple[str, str]]
 ) -> tuple[dict[str, Tensor], Decodes]:
-    """The same numbers with less work; exact, as every saving leaves out what no loss reads.
+    """Sharing path: equal to the plain path, without the computations that no loss reads.
 
-    Only visible patches are embedded. Both sensors pass the shared stage in one call. Decodes by one trunk that lay the
-    same source out alike share its pass (under a common decoder and disjoint reconstruction UMR and CMR do), and the
-    passes of a trunk are one call. Heads see the places that count, and the targets are read in place.
+    Only visible patches are embedded. The shared stage runs once for both sensors. Decodes of one trunk with the same
+    source and layout share its pass (UMR and CMR under a common decoder and disjoint reconstruction), and all passes of
+    a trunk are one call. Heads predict only patches in the loss, and targets are read in place.
     """
     encoder, settings = network.encoder, network.settings
     staged = {}
@@ -127,19 +127,19 @@ def _sharing(
     tokens = _in_one_call(encoder.shared, staged)
     errors: Decodes = {}
     for decoder in {id(d): d for d in map(network.decoder, MODALITIES)}.values():
-        mine = [(source, target) for source, target in wanted if target in decoder.heads]
-        layouts = {pair: layout(masks, *pair, settings) for pair in mine}
-        embedded = {source: decoder.embed(tokens[source]) for source in dict.fromkeys(s for s, _ in mine)}
-        passes = {(source, id(layouts[source, target].ranks)): (source, target) for source, target in mine}
+        pairs = [(source, target) for source, target in wanted if target in decoder.heads]
+        layouts = {pair: layout(masks, *pair, settings) for pair in pairs}
+        embedded = {source: decoder.embed(tokens[source]) for source in dict.fromkeys(s for s, _ in pairs)}
+        passes = {(source, id(layouts[source, target].ranks)): (source, target) for source, target in pairs}
         laid = {key: decoder.lay_out(embedded[pair[0]], layouts[pair].ranks) for key, pair in passes.items()}
         hidden = _in_one_call(decoder.trunk, laid)
-        for source, target in mine:
-            how, images = layouts[source, target], pixels[target]
-            predicted_BMP = decoder.predict_places(hidden[source, id(how.ranks)], how.places, target)
+        for source, target in pairs:
+            positions, images = layouts[source, target], pixels[target]
+            predicted_BMP = decoder.predict_places(hidden[source, id(positions.ranks)], positions.places, target)
             errors[source, target] = masked_mse(
                 predicted_BMP,
                 images.sources,
-                how.places,
+                positions.places,
                 images.table,
                 size=settings.size,
                 patch=settings.patch,
@@ -151,7 +151,7 @@ def _sharing(
 
 
 def _in_one_call(stage: nn.Module, inputs: dict[KeyT, Tensor]) -> dict[KeyT, Tensor]:
-    """``stage`` of every input ``[B, T, D]``; of all at once where their shapes agree."""
+    """Outputs of ``stage`` for inputs ``[B, T, D]``, by one call if their shapes agree."""
     if len({x.shape for x in inputs.values()}) > 1:
         return {key: stage(x) for key, x in inputs.items()}
     outputs = stage(torch.cat(list(inputs.values()))).chunk(len(inputs))

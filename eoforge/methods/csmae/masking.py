@@ -1,13 +1,13 @@
-"""Which patches each sensor shows, where the decoder lays their tokens, and where the loss looks.
+"""Masks of both sensors, positions of tokens in the decoder, and patches in the loss.
 
 With a the source and b the target of a decode (*confirmed*, released code):
 
 ========================  =====================  =====================
-case                      tokens of a are laid   loss positions
+case                      positions of tokens    patches in the loss
 ========================  =====================  =====================
-a = b                     where they were        masked in a
-reconstruction disjoint   where they were        masked in a
-reconstruction identical  at b's visible places  masked in b
+a = b                     their own              masked in a
+reconstruction disjoint   their own              masked in a
+reconstruction identical  those visible in b     masked in b
 identical, masks too      in reversed order      visible in a
 ========================  =====================  =====================
 """
@@ -29,11 +29,11 @@ _MODES: dict[str, Literal["identical", "disjoint", "independent"]] = {
 
 
 class Layout(NamedTuple):
-    """Of one decode.
+    """Layout of one decode.
 
     Attributes:
-        ranks: uint8 ``[B, L]``: place t receives source token ``ranks[b, t]``, or the mask token if there is none.
-        places: uint8 ``[B, M]``: the places that are predicted and compared.
+        ranks: uint8 ``[B, L]``: position t has the source token ``ranks[b, t]``, or the mask token if there is none.
+        places: uint8 ``[B, M]``: positions of the patches that are predicted and compared.
     """
 
     ranks: Tensor
@@ -41,7 +41,7 @@ class Layout(NamedTuple):
 
 
 def draw_masks(state: Tensor, batch: int, settings: Settings) -> dict[str, Mask]:
-    """Masks of both sensors, a function of ``state`` (:func:`kernels.random_mask.mask_state`) and ``settings``.
+    """Masks of both sensors, as a function of ``state`` (:func:`kernels.random_mask.mask_state`) and ``settings``.
 
     Args:
         state: int64 ``[2]``, (seed, step), on the device of the images.
@@ -55,10 +55,10 @@ def draw_masks(state: Tensor, batch: int, settings: Settings) -> dict[str, Mask]
 
 
 def layout(masks: dict[str, Mask], source: str, target: str, settings: Settings) -> Layout:
-    """Where the tokens of ``source`` go to predict ``target``, and which places count."""
-    shown = masks[source]
+    """Layout of the tokens of ``source`` that predict ``target``."""
+    own = masks[source]
     if source == target or settings.reconstruction == "disjoint":
-        return Layout(shown.ranks, shown.masked)
+        return Layout(own.ranks, own.masked)
     if settings.masking == "identical":
-        return Layout(settings.tokens - 1 - shown.ranks, shown.visible)
+        return Layout(settings.tokens - 1 - own.ranks, own.visible)
     return Layout(masks[target].ranks, masks[target].masked)

@@ -1,4 +1,4 @@
-"""CSMAE for the command line, the pipelines and the services: pre-training, then hash heads, then one bundle."""
+"""The method object of CSMAE: pre-training, training of hash heads, loading."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _PRETRAINING_CARD = (
 
 
 class PretrainingLearner(Learner):
-    """The autoencoder with the way from batches to it."""
+    """Pre-training of the autoencoder."""
 
     def __init__(self, config: Pretraining, normalisation: Normalisation) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class PretrainingLearner(Learner):
     def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
         flip = random_flips(batch, self.config.seed, epoch) if self.config.flips else None
         device = batch.label_mask.device
-        # The trainer seeds torch's generator by (seed, epoch, batch, rank), so this draw is a function of them.
+        # The trainer seeds torch's generator by (seed, epoch, batch, rank), which determine this draw.
         state = mask_state(int(torch.randint(2**62, ())), device=device)
         if device.type == "cuda" and self.config.sharing:
             return self._on_gpu(self._pixels(batch, flip), state)
@@ -69,7 +69,7 @@ class PretrainingLearner(Learner):
         return objective(self.network, images, draw_masks(state, len(batch), self.config))
 
     def _pixels(self, batch: PatchBatch, flip: Tensor | None) -> dict[str, Pixels]:
-        """Native grids where the ops can upsample as asked, prepared images elsewhere."""
+        """Native grids if the kernels can upsample to the input, else prepared images."""
         pixels = {}
         for modality, bands in self.config.bands.items():
             if NativeGrids.can(bands, self.config.size, self.config.interpolation):
@@ -82,17 +82,17 @@ class PretrainingLearner(Learner):
         return pixels
 
     def _on_gpu(self, pixels: dict[str, Pixels], state: Tensor) -> dict[str, Tensor]:
-        """Compiled blocks from the first step on; on one GPU the step is recorded, too."""
+        """The objective with compiled blocks; on a single GPU the step is also recorded as a CUDA graph."""
         if self._recorded is None:
             compile_blocks(self.network)
             self._recorded = RecordedObjective(self.network)
-        if World.from_env().size > 1:  # features are gathered from other ranks, which no graph should wait for
+        if World.from_env().size > 1:  # a graph cannot gather features from other ranks
             pairs = pixels["s1"].sources[0].shape[0]
             return objective(self.network, pixels, draw_masks(state, pairs, self.config))
         return self._recorded(pixels, state)
 
     def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
-        """Recall of the same place's patch of the other sensor among the ten nearest features."""
+        """Recall of the partner of the other sensor among the ten nearest features."""
         parts: dict[str, list[Tensor]] = {modality: [] for modality in MODALITIES}
         for batch in batches:
             for modality, prepare in self.prepare.items():
@@ -109,7 +109,7 @@ def _prepares(config: Pretraining, normalisation: Normalisation) -> dict[str, Pr
 
 
 def _scales(bands: Sequence[str], normalisation: Normalisation) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each band."""
+    """Means and standard deviations of ``bands``."""
     return [normalisation[band][0] for band in bands], [normalisation[band][1] for band in bands]
 
 
@@ -132,7 +132,7 @@ class CsmaeMethod:
             bands=config.bands,
             learner=lambda normalisation: self._hash_learner(pretrained, table, config, normalisation),
             network=lambda learner: cast("HashLearner", learner).network,
-            # The stage's own config is an internal matter: the bundle keeps the one that the user gave.
+            # The bundle keeps the user's config; the stage's config is internal.
             facts=lambda _: {"config": asdict(config), **_facts(config), "pretraining": pretrained.id},
             card=_CARD,
             training_loader=NameLoader,
@@ -140,9 +140,9 @@ class CsmaeMethod:
         return train_run(recipe, table, out, config.heads(pretrained.id), resume=resume)
 
     def pretrain(self, data: TableRef, out: str, config: Config, *, resume: bool = True) -> Bundle:
-        """The first stage: a bundle of encoder and decoders below ``out/pretraining``.
+        """The bundle of the first stage, encoder and decoders, below ``out/pretraining``.
 
-        Configs that differ in their hash heads only share it: the second of them finds it finished.
+        Runs whose configs differ only in their hash heads share this bundle.
         """
         first = config.pretraining()
         recipe = Recipe(

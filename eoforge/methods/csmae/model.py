@@ -1,6 +1,6 @@
 """The networks of CSMAE.
 
-Shape legend: B patch pairs, C bands, S pixels, L patch places, V visible ones, M predicted ones, T tokens, D encoder
+Shape legend: B pairs, C bands, S pixels, L patches of an image, V visible ones, M predicted ones, T tokens, D encoder
 width, E decoder width, P = C * patch^2 values of a patch::
 
     s1 [B,C1,S,S] -> embed_s1 -> +pos, keep V -> [cls_s1;] -> specific_s1 \\
@@ -9,11 +9,11 @@ width, E decoder width, P = C * patch^2 values of a patch::
                 (specific stages are empty in CE variants)                       +-> mean -> norm -> feature [B,D]
                                                                                  v
     decoder (one, or in SD variants one per target):
-        embed [B,1+V,E] -> lay out over L places, mask token elsewhere, +pos -> blocks -> norm -> head_s1 [B,M,P1]
+        embed [B,1+V,E] -> L positions, mask token elsewhere, +pos -> blocks -> norm -> head_s1 [B,M,P1]
                                                                                                -> head_s2 [B,M,P2]
 
-Encoders, order of operations and initial weights are *confirmed* (released code). At inference every patch is visible:
-nothing is drawn, sorted or shuffled.
+Encoders, order of operations and initial weights are *confirmed* (released code). At inference every patch is visible,
+without masks or shuffling.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ INIT_STD = 0.02
 
 
 class Encoder(nn.Module):
-    """Both sensors' way from images to tokens and features."""
+    """Encoder of both sensors, from images to tokens and features."""
 
     pos: Tensor
 
@@ -58,7 +58,7 @@ class Encoder(nn.Module):
             {m: _stage(width, heads, specific, norm) if specific else nn.Identity() for m in MODALITIES}
         )
         self.shared = _stage(width, heads, shared, norm)
-        # The class token has been normed already; a mean of normed tokens has not the scale of one.
+        # The class token is normed already; the mean of normed tokens has another scale.
         self.feature_norm = norm(width) if settings.feature == "gap" else nn.Identity()
         for modality in MODALITIES:
             embed = self.embed[modality]
@@ -70,16 +70,16 @@ class Encoder(nn.Module):
             self.feature_norm.requires_grad_(False)  # no loss reaches it then, and DDP wants every gradient
 
     def embed_all(self, image_BCSS: Tensor, modality: str) -> Tensor:
-        """All patches as tokens with their positions, ``[B, L, D]``."""
+        """Tokens of all patches with position embeddings, ``[B, L, D]``."""
         tokens_BDSS: Tensor = self.embed[modality](image_BCSS)
         return tokens_BDSS.flatten(2).transpose(1, 2) + self.pos[1:]
 
     def embed_visible(self, images: Tensor | Pixels, modality: str, visible_BV: Tensor) -> Tensor:
-        """The patches ``visible_BV`` (uint8) alone as tokens with their positions, ``[B, V, D]``."""
+        """Tokens of the patches ``visible_BV`` (uint8) with position embeddings, ``[B, V, D]``."""
         embed = self.embed[modality]
         assert isinstance(embed, nn.Conv2d)
         pixels, device = Pixels.of(images), visible_BV.device.type
-        # Under autocast the product casts its operand; gathered in that type, it is written once and half as wide.
+        # Under autocast the product casts its operand; gathering in that dtype writes half as many bytes, once.
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         patches_BVP = patch_gather(
             pixels.sources, visible_BV, pixels.table, size=self.size, patch=self.patch, flip=pixels.flip, dtype=dtype
@@ -88,7 +88,7 @@ class Encoder(nn.Module):
         return tokens_BVD + self.pos[1:][visible_BV.long()]
 
     def specific_stage(self, tokens_BVD: Tensor, modality: str) -> Tensor:
-        """Class token in front, then the sensor's own blocks: ``[B, 1 + V, D]``."""
+        """Output of the sensor-specific blocks for class token and tokens, ``[B, 1 + V, D]``."""
         cls = (self.cls[modality] + self.pos[:1]).expand(tokens_BVD.shape[0], -1, -1)
         staged: Tensor = self.specific[modality](torch.cat([cls, tokens_BVD], dim=1))
         return staged
@@ -100,7 +100,7 @@ class Encoder(nn.Module):
         return feature_BD
 
     def features(self, image_BCSS: Tensor, modality: str) -> Tensor:
-        """Feature ``[B, D]`` of whole images of one sensor, whatever the masking was in training."""
+        """Features ``[B, D]`` of whole images of one sensor."""
         return self.pool(self.shared(self.specific_stage(self.embed_all(image_BCSS, modality), modality)))
 
 
@@ -123,17 +123,17 @@ class Decoder(nn.Module):
         self.apply(_initialise)
 
     def lay_out(self, embedded_BTE: Tensor, ranks_BL: Tensor) -> Tensor:
-        """Embedded source tokens ``[B, 1 + V, E]`` at their places, the mask token elsewhere: ``[B, 1 + L, E]``."""
+        """Source tokens ``[B, 1 + V, E]`` at their positions, mask tokens elsewhere: ``[B, 1 + L, E]``."""
         return unshuffle(embedded_BTE, ranks_BL, self.mask_token, self.pos, prefix=1)
 
     def predict_places(self, hidden_BTE: Tensor, places_BM: Tensor, target: str) -> Tensor:
-        """Predicted patches ``[B, M, P]`` of the places (uint8) from the trunk's output ``[B, 1 + L, E]``."""
+        """Predicted patches ``[B, M, P]`` at the positions (uint8), from the trunk's output ``[B, 1 + L, E]``."""
         index = (places_BM.long() + 1)[..., None].expand(-1, -1, hidden_BTE.shape[2])
         predicted: Tensor = self.heads[target](self.norm(hidden_BTE.gather(1, index)))
         return predicted
 
     def forward(self, tokens_BTD: Tensor, layout: Layout, target: str) -> Tensor:
-        """The plain path: all predicted patches ``[B, L, P]`` of ``target`` from a source's tokens."""
+        """All predicted patches ``[B, L, P]`` of ``target`` from a source's tokens (plain path)."""
         x_BTE = self.embed(tokens_BTD)
         batch, places = layout.ranks.shape
         filler = self.mask_token.to(x_BTE.dtype).expand(batch, places + 1 - x_BTE.shape[1], -1)
@@ -145,7 +145,7 @@ class Decoder(nn.Module):
 
 
 class Csmae(nn.Module):
-    """Encoder and decoders; the objective in ``loss.py`` runs them."""
+    """Encoder and decoders of the autoencoder; ``loss.py`` has the objective."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Csmae(nn.Module):
 def position_embedding(width: int, across: int) -> Tensor:
     """Fixed sines and cosines of column (first half of the channels) and row: ``[1 + across^2, width]``.
 
-    The class token's is zero. *Confirmed* (released code, after MAE).
+    That of the class token is zero. *Confirmed* (released code, after MAE).
     """
     frequency = 1.0 / 10_000 ** (np.arange(width // 4) / (width / 4))
     angle = np.arange(across)[:, None] * frequency
@@ -175,7 +175,7 @@ def position_embedding(width: int, across: int) -> Tensor:
 
 
 def _blocks(width: int, heads: int, depth: int, norm: partial[nn.LayerNorm]) -> nn.Sequential:
-    norm_layer = cast("type[nn.Module]", norm)  # timm calls it, as it does everywhere, but asks for a class
+    norm_layer = cast("type[nn.Module]", norm)  # timm calls it but declares a class
     return nn.Sequential(*[Block(width, heads, MLP_RATIO, qkv_bias=True, norm_layer=norm_layer) for _ in range(depth)])
 
 

@@ -1,7 +1,7 @@
-"""Images as the step reads them: prepared, or on the native grids they are stored on.
+"""Inputs of a training step: prepared images, or the native grids of storage.
 
-Native grids leave upsampling, normalising and mirroring to the ops that gather patches and compare with them: nothing
-of the size of an image is written, and only pixels of patches that count are read.
+With native grids, the kernels that gather and compare patches also upsample, normalise and mirror: no whole image is
+written, and only pixels of patches in the loss are read.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from kernels.patch_gather import ChannelTable
 from kernels.patch_gather.reference import normalised_images
 
 if TYPE_CHECKING:
-    from eoforge.data.loading.batch import PatchBatch  # brings Lance, which a training step does not need
+    from eoforge.data.loading.batch import PatchBatch  # imports Lance, which a training step does not need
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """One sensor's images.
+    """Images of one sensor.
 
     Attributes:
         sources: Tensors ``[B, C_i, S_i, S_i]``, one for each grid.
-        table: Which channel comes from where, and its normalisation.
-        flip: uint8 ``[B]``: bit 0 mirrors left-right, bit 1 top-bottom; None mirrors nothing.
+        table: Source and normalisation of each channel.
+        flip: uint8 ``[B]``: bit 0 mirrors left-right, bit 1 top-bottom; None for no flips.
     """
 
     sources: list[Tensor]
@@ -38,7 +38,7 @@ class Pixels:
 
     @staticmethod
     def of(images: Tensor | Pixels) -> Pixels:
-        """Prepared images ``[B, C, S, S]`` as they are; pixels stay what they are."""
+        """Pixels of prepared images ``[B, C, S, S]``; an instance of this class is returned unchanged."""
         if isinstance(images, Pixels):
             return images
         channels, device = images.shape[1], images.device
@@ -48,11 +48,11 @@ class Pixels:
         return Pixels([images], ChannelTable(where, torch.stack([torch.zeros_like(ones), ones], dim=1)))
 
     def dense(self, size: int) -> Tensor:
-        """float32 ``[B, C, size, size]``: upsampled, normalised and mirrored."""
+        """Images float32 ``[B, C, size, size]``, upsampled, normalised and mirrored."""
         return normalised_images(self.sources, self.table.where, self.table.norm, self.flip, size)
 
     def clone(self) -> Pixels:
-        """The same pixels in memory of their own."""
+        """A copy of the pixels."""
         return Pixels(
             [source.clone() for source in self.sources],
             ChannelTable(self.table.where.clone(), self.table.norm.clone()),
@@ -60,21 +60,21 @@ class Pixels:
         )
 
     def copy_(self, other: Pixels) -> None:
-        """Takes over the pixels of ``other``, which come from the same bands."""
-        for mine, theirs in zip(self.sources, other.sources, strict=True):
-            mine.copy_(theirs, non_blocking=True)
+        """Copies the pixels of ``other``, which are of the same bands, into this memory."""
+        for target, source in zip(self.sources, other.sources, strict=True):
+            target.copy_(source, non_blocking=True)
         if self.flip is not None and other.flip is not None:
             self.flip.copy_(other.flip, non_blocking=True)
 
     def fits(self, other: Pixels) -> bool:
-        """Whether :meth:`copy_` can take ``other``."""
+        """Whether :meth:`copy_` accepts ``other``."""
         mine, theirs = ([(s.shape, s.dtype, s.device) for s in p.sources] for p in (self, other))
         return mine == theirs and (self.flip is None) == (other.flip is None)
 
 
 @dataclass(frozen=True)
 class NativeGrids:
-    """Where the bands of one sensor lie in a stored batch, and their normalisation on the device.
+    """Columns of the bands of one sensor in a stored batch, and their normalisation on the device.
 
     Attributes:
         columns: Columns of the batch, one for each grid.
@@ -88,21 +88,21 @@ class NativeGrids:
     def build(
         bands: Sequence[str], mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu"
     ) -> NativeGrids:
-        """Of ``bands`` in channel order; build it once, as it copies to the device."""
+        """Grids of ``bands`` in channel order; this copies to the device, so call it once."""
         columns = tuple(dict.fromkeys(GROUP_OF[band].column for band in bands))
         where = [(columns.index(GROUP_OF[band].column), GROUP_OF[band].bands.index(band)) for band in bands]
         return NativeGrids(columns, ChannelTable.build(where, mean, std, device))
 
     @staticmethod
     def can(bands: Sequence[str], size: int, interpolation: str) -> bool:
-        """Whether the ops upsample these bands to ``size`` as asked: by repeating pixels a whole number of times."""
+        """Whether the kernels can upsample these bands to ``size``: by repeating pixels a whole number of times."""
         return interpolation == "nearest" and all(size % GROUP_OF[band].size == 0 for band in bands)
 
     def pixels(self, batch: PatchBatch, flip: Tensor | None) -> Pixels:
-        """The batch's stored bands, mirrored as ``flip`` says when they are read.
+        """Pixels of the batch's stored bands, with the flips that reading applies.
 
         Raises:
-            UsageError: The batch does not hold one of the grids.
+            UsageError: The batch lacks one of the grids.
         """
         sources = [getattr(batch, column) for column in self.columns]
         if any(source is None for source in sources):

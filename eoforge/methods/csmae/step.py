@@ -1,7 +1,7 @@
-"""The training step as a GPU runs it fastest: compiled blocks, and one CUDA graph of the forward and backward pass.
+"""The training step on a GPU: compiled blocks, and one CUDA graph of the forward and backward pass.
 
-Run eagerly, a step of a thousand small kernels waits for Python. A graph is launched once for all of them; the trainer,
-which owns the optimiser, sees an ordinary loss whose gradients happen to be there already.
+An eager step of a thousand small kernels is limited by Python. A graph is one launch for all of them; the trainer,
+which has the optimiser, gets an ordinary loss whose gradients are computed already.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from eoforge.methods.csmae.model import Csmae
 from eoforge.methods.csmae.pixels import Pixels
 
 WARM_UP = 3
-"""Runs before a capture: kernels are compiled and libraries make their handles in them."""
+"""Runs before a capture, in which kernels are compiled and libraries create their handles."""
 
 Run = Callable[[], None]
 
 
 def compile_blocks(network: Csmae, backend: str = "inductor") -> None:
-    """Compiles every transformer block in place; names of weights stay. Blocks of one width share their code."""
+    """Compiles every transformer block in place, without renaming weights. Blocks of one width share their code."""
     for module in network.modules():
         if isinstance(module, Block):
             module.compile(backend=backend, dynamic=False)
 
 
 def cuda_graph(run: Run) -> Run:
-    """Captures ``run``, which reads and writes the same memory each time, and returns its replay."""
+    """The replay of a captured ``run``, which reads and writes the same memory each time."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -46,14 +46,14 @@ def cuda_graph(run: Run) -> Run:
 
 
 class RecordedObjective:
-    """The objective with its gradients, recorded at the first call and replayed at all others.
+    """The objective with its gradients, recorded at the first call and replayed at later ones.
 
-    Inputs are copied to memory of its own. What it returns holds until the next call; ``loss`` carries the gradients of
-    all parameters, which autograd scales and hands on as if it had run the backward pass itself.
+    Inputs are copied to fixed memory. Results are valid until the next call; the backward pass of ``loss`` returns the
+    recorded gradients of all parameters.
 
     Args:
-        network: Its parameters must stay where they are (optimisers and ``load_state_dict`` write in place).
-        record: Makes a replay of a run; :func:`cuda_graph`, or in tests the run itself.
+        network: Its parameters must keep their memory (optimisers and ``load_state_dict`` write in place).
+        record: Returns the replay of a run: :func:`cuda_graph`, or in tests the run itself.
     """
 
     def __init__(self, network: Csmae, record: Callable[[Run], Run] = cuda_graph) -> None:
@@ -69,15 +69,15 @@ class RecordedObjective:
         """All terms by name, as :func:`~eoforge.methods.csmae.loss.objective` gives them.
 
         Args:
-            images: Sensor -> its images.
-            state: int64 ``[2]``, of the masks, see :func:`~eoforge.methods.csmae.masking.draw_masks`.
+            images: Sensor -> images.
+            state: int64 ``[2]``, state of the masks, see :func:`~eoforge.methods.csmae.masking.draw_masks`.
         """
         fits = self._replay is not None and all(self._inputs[m].fits(p) for m, p in images.items())
         if fits and self._state is not None:
             self._state.copy_(state)
             for modality, pixels in images.items():
                 self._inputs[modality].copy_(pixels)
-        else:  # the first batch, or another size: what was recorded is of no use any more
+        else:  # the first batch, or one of another size, needs a new recording
             self._inputs = {modality: pixels.clone() for modality, pixels in images.items()}
             self._state = state.clone()
             self._replay = self.record(self._run)
@@ -91,7 +91,7 @@ class RecordedObjective:
         assert self._state is not None
         batch = next(iter(self._inputs.values())).sources[0].shape[0]
         device = self._state.device.type
-        # Weights cast before the capture would be stale at every replay, so casts are not kept.
+        # Cached casts of weights would be stale at every replay.
         dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, dtype, enabled=torch.is_autocast_enabled(device), cache_enabled=False):
             self._terms = objective(self.network, self._inputs, draw_masks(self._state, batch, self.network.settings))
@@ -99,7 +99,7 @@ class RecordedObjective:
 
 
 class _Replayed(torch.autograd.Function):
-    """A loss whose gradients were computed with it."""
+    """A loss whose gradients are computed already."""
 
     @staticmethod
     def forward(ctx: Any, recorded: RecordedObjective, loss: Tensor, *parameters: Tensor) -> Tensor:
@@ -108,5 +108,5 @@ class _Replayed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # One call for all: each in a launch of its own would take as long as the optimiser.
+        # One call for all parameters: a launch for each takes as long as the optimiser.
         return None, None, *torch._foreach_mul(ctx.recorded.gradients, grads[0])

@@ -1,18 +1,16 @@
-"""Evaluation of a bundle that encodes: retrieval within and across sensors, next to what chance and no training give.
+"""Evaluation of a bundle that encodes: retrieval within and across sensors, with an untrained and a random baseline.
 
 Queries come from the validation split and the gallery is the test split (the protocol of CSMAE's released code), so a
-query is never in the gallery; reBEN's splits are apart geographically. The exact-partner recall asks within the test
-split: the radar patch for its optical partner and the other way round. Three systems are measured alike: the trained
-codes, the same network with fresh weights, and random codes; the trained float embeddings stand beside them, to show
-what the binarisation costs.
+query is never in the gallery; reBEN's splits are geographically separate. The exact-partner recall queries the test
+split by itself: radar patches for their optical partners, and optical patches for their radar partners. Three systems
+have the same measures: the trained codes, the same network with initial weights, and random codes. Those of the trained
+float embeddings show the loss by binarisation.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import lance
@@ -28,8 +26,7 @@ from eoforge.metrics.bits import BitStatistics, bit_statistics
 from eoforge.metrics.retrieval import partner_recall, retrieval_measures
 from eoforge.metrics.ties import tie_aware_measures, tie_aware_partner_recall
 from eoforge.progress import track
-from eoforge.storage.addresses import TableRef, normalise, open_table
-from eoforge.storage.objects import ObjectStore
+from eoforge.storage.addresses import TableRef, open_table
 
 if TYPE_CHECKING:
     from eoforge.bundle import Bundle
@@ -38,10 +35,8 @@ if TYPE_CHECKING:
 QUERY_SPLIT, GALLERY_SPLIT = "validation", "test"
 TRAINED, EMBEDDING, UNTRAINED, RANDOM = "trained", "trained_embedding", "untrained", "random"
 CUTOFFS = (5, 10, 20)
-MORE: dict[str, str] = {"rs_jcif": "eoforge.methods.rs_jcif.evaluate:evaluate_codec"}
-"""Method whose evaluation says more than retrieval -> what measures that, and writes it beside the rest."""
 TIE_AWARE_QUERIES = 2_048
-"""Queries, spread evenly, that tie-aware expectations are taken over: their time grows with queries times gallery."""
+"""Number of evenly spread queries of the tie-aware measures, whose time grows with queries times gallery."""
 
 _METADATA = ("patch_id", "split", "country", "labels", "label_mask")
 _EMBEDDING_BLOCK = 1 << 24  # similarities in memory at once
@@ -51,7 +46,8 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Features:
-    """All evaluated patches in one modality through one system: codes ``[N, K/8]`` and, if kept, floats ``[N, D]``."""
+    """Outputs of one system for all evaluated patches of one modality: codes ``[N, K/8]``, optionally embeddings
+    ``[N, D]``."""
 
     codes: npt.NDArray[np.uint8]
     embeddings: npt.NDArray[np.float32] | None = None
@@ -59,17 +55,17 @@ class Features:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that was measured.
+    """Result of an evaluation of retrieval.
 
     Attributes:
-        facts: What was evaluated on what.
+        facts: Bundle, table, splits and counts.
         measures: System -> direction ("s1_to_s2") -> measure -> value.
         bits: Modality -> statistics of the trained codes of the gallery.
         patches: The table, at its version.
-        rows: Its rows that took part, ascending.
+        rows: The evaluated rows of the table, ascending.
         metadata: ``patch_id, split, country, labels, label_mask`` of those rows.
         features: Modality -> trained codes and embeddings of those rows.
-        history: What the training run logged per epoch, from the bundle.
+        history: Figures of the training run per epoch, from the bundle.
     """
 
     facts: dict[str, Any]
@@ -107,54 +103,29 @@ class Evaluation:
         return {"facts": self.facts, "measures": self.measures, "bits": bits}
 
 
-def evaluate(
-    bundle: Bundle, data: TableRef, *, k: int = 10, out: str | None = None, device: str | None = None
-) -> dict[str, Any]:
-    """Evaluates a bundle; with ``out`` writes ``metrics.json`` and ``report.html`` there.
+def measure(bundle: Bundle, data: TableRef, *, k: int = 10, device: str | None = None) -> Evaluation:
+    """Measures of every system in every direction, from encodings of both splits.
 
     Args:
-        bundle: A bundle of any method that encodes.
+        bundle: A bundle of a method that encodes.
         data: Patches; without a version the newest is taken and named.
-        k: Cut-off of the headline figures; 5, 10 and 20 are measured too.
-        out: Folder or ``s3://`` prefix; not the bundle's own, which is sealed.
+        k: Cut-off of the headline figures.
         device: Torch device of the encoder.
 
-    Returns:
-        Facts, headline figures and, with ``out``, where the files are; flat.
-
     Raises:
-        UsageError: A split is empty, or ``out`` is the bundle itself.
+        UsageError: A split is empty.
     """
-    if out is not None and normalise(out) == bundle.uri:
-        raise UsageError(f"a bundle is sealed: write the evaluation elsewhere than {bundle.uri}")
-    measured = measure(bundle, data, k=k, device=device)
-    result = {**measured.facts, **measured.headline()}
-    if (more := MORE.get(bundle.config["method"])) is not None:
-        module, _, name = more.partition(":")
-        result |= getattr(import_module(module), name)(bundle, measured.patches, out, device)
-    if out is not None:
-        from eoforge.methods.evaluation.report import retrieval_report_html
-
-        store = ObjectStore(out)
-        store.put("metrics.json", (json.dumps(measured.as_json(), indent=2, sort_keys=True) + "\n").encode())
-        store.put("report.html", retrieval_report_html(measured).encode())
-        result["out"] = store.root
-    return result
-
-
-def measure(bundle: Bundle, data: TableRef, *, k: int = 10, device: str | None = None) -> Evaluation:
-    """Encodes both splits with all systems and measures every direction; see :func:`evaluate`."""
     patches = open_table(data)
-    everything = patches.to_table(columns=list(_METADATA)).combine_chunks()
-    split = np.asarray(everything.column("split").to_pylist())
+    table = patches.to_table(columns=list(_METADATA)).combine_chunks()
+    split = np.asarray(table.column("split").to_pylist())
     rows = np.flatnonzero((split == QUERY_SPLIT) | (split == GALLERY_SPLIT))
     queries, gallery = (np.flatnonzero(split[rows] == name) for name in (QUERY_SPLIT, GALLERY_SPLIT))
     if not len(queries) or not len(gallery):
         raise UsageError(
-            f"evaluation asks {QUERY_SPLIT} patches of {GALLERY_SPLIT} patches; {data} has {len(queries)} and "
+            f"retrieval needs patches of the splits {QUERY_SPLIT} and {GALLERY_SPLIT}; {data} has {len(queries)} and "
             f"{len(gallery)} of them"
         )
-    metadata = everything.take(rows)
+    metadata = table.take(rows)
     method = get_method(bundle.config["method"])
     seed = int(bundle.config["seed"])
     trained = _encode("trained", patches, rows, method.load(bundle, device), keep_embeddings=True)
@@ -165,9 +136,9 @@ def measure(bundle: Bundle, data: TableRef, *, k: int = 10, device: str | None =
     }
     cutoffs = tuple(sorted({*CUTOFFS, k}))
     masks = metadata.column("label_mask").to_numpy()
-    task = _Task(masks, queries, gallery, cutoffs, k)
-    measures = {name: dict(task.by_codes(features)) for name, features in systems.items()}
-    measures[EMBEDDING] = dict(task.by_embeddings(trained))
+    comparison = _Comparison(masks, queries, gallery, cutoffs, k)
+    measures = {name: dict(comparison.by_codes(features)) for name, features in systems.items()}
+    measures[EMBEDDING] = dict(comparison.by_embeddings(trained))
     facts = {
         "method": bundle.config["method"],
         "bundle": bundle.uri,
@@ -217,8 +188,8 @@ def _random_codes(shape: tuple[int, ...], seed: int, modality: int) -> npt.NDArr
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What is asked of every system: label masks of all evaluated rows, and which of them ask and answer."""
+class _Comparison:
+    """Inputs of the measures that all systems share: label masks of the evaluated rows, queries, gallery, cut-offs."""
 
     masks: npt.NDArray[np.uint32]
     queries: Rows
@@ -227,32 +198,32 @@ class _Task:
     k: int
 
     def by_codes(self, features: dict[str, Features]) -> Iterator[tuple[str, dict[str, float]]]:
-        """Direction and measures, for codes in the order (distance, row)."""
+        """Direction and measures of codes, results in the order (distance, row)."""
         sample = np.unique(np.linspace(0, len(self.queries) - 1, TIE_AWARE_QUERIES).astype(np.int64))
         partners = np.unique(np.linspace(0, len(self.gallery) - 1, TIE_AWARE_QUERIES).astype(np.int64))
         for source, target in _directions(features):
-            asking, answering = features[source].codes, features[target].codes[self.gallery]
-            index = HammingIndex(answering)
-            found = index.search(asking[self.queries], self.cutoffs[-1])[1]
+            query, gallery = features[source].codes, features[target].codes[self.gallery]
+            index = HammingIndex(gallery)
+            found = index.search(query[self.queries], self.cutoffs[-1])[1]
             out = self._measures(found)
             some = self.queries[sample]
-            expected = tie_aware_measures(asking[some], self.masks[some], answering, self.masks[self.gallery], self.k)
+            expected = tie_aware_measures(query[some], self.masks[some], gallery, self.masks[self.gallery], self.k)
             out |= {f"tie_aware_{name}": value for name, value in expected.items()}
             if source != target:
-                same_place = asking[self.gallery]
+                same_place = query[self.gallery]
                 found = index.search(same_place, self.k)[1]
                 out[f"partner_recall@{self.k}"] = partner_recall(found, np.arange(len(self.gallery)))
-                expected_recall = tie_aware_partner_recall(same_place[partners], answering, partners, self.k)
+                expected_recall = tie_aware_partner_recall(same_place[partners], gallery, partners, self.k)
                 out[f"tie_aware_partner_recall@{self.k}"] = expected_recall
             yield f"{source}_to_{target}", out
 
     def by_embeddings(self, features: dict[str, Features]) -> Iterator[tuple[str, dict[str, float]]]:
-        """Direction and measures, for floats by cosine similarity."""
+        """Direction and measures of embeddings, by cosine similarity."""
         for source, target in _directions(features):
-            asking, answering = _unit(features[source]), _unit(features[target])[self.gallery]
-            out = self._measures(_nearest(answering, asking[self.queries], self.cutoffs[-1]))
+            query, gallery = _unit(features[source]), _unit(features[target])[self.gallery]
+            out = self._measures(_nearest(gallery, query[self.queries], self.cutoffs[-1]))
             if source != target:
-                found = _nearest(answering, asking[self.gallery], self.k)
+                found = _nearest(gallery, query[self.gallery], self.k)
                 out[f"partner_recall@{self.k}"] = partner_recall(found, np.arange(len(self.gallery)))
             yield f"{source}_to_{target}", out
 
@@ -269,7 +240,7 @@ def _directions(features: dict[str, Features]) -> Iterator[tuple[str, str]]:
 
 def _unit(features: Features) -> npt.NDArray[np.float32]:
     if features.embeddings is None:
-        raise UsageError("these features were made without embeddings")
+        raise UsageError("expected features with embeddings; these were encoded without")
     length = np.linalg.norm(features.embeddings, axis=1, keepdims=True)
     return features.embeddings / np.maximum(length, np.finfo(np.float32).tiny)
 

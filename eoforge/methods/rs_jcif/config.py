@@ -1,4 +1,4 @@
-"""Settings of RS-JCIF: the codec, the hash objective, and the two stages of a run."""
+"""Settings of RS-JCIF: codec, hash objective, and the two stages of a run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Similarity = Literal["labels", "teacher", "partner"]
 
 @dataclass(frozen=True)
 class Compression(TrainConfig):
-    """The first stage, the codec alone. ``TrainConfig``'s settings are those of this stage.
+    """Settings of the first stage, the codec alone, with those of ``TrainConfig`` for this stage.
 
     Attributes:
         s1_bands: Radar bands; empty for an optical codec.
         s2_bands: Optical bands; empty for a radar codec.
         channels: Width of the codec's transforms.
-        latent: Channels M of the latent that is stored and hashed.
+        latent: Channels M of the latent, which is stored and hashed.
         hyper: Channels of the hyper-latent.
         stages: Halvings between the 20 m grid and the latent.
         kernel: Side of the transforms' convolutions.
@@ -36,12 +36,12 @@ class Compression(TrainConfig):
         hash_hidden: Width of the hash module.
         steps: Quality steps of the one model, at least 8.
         lambda_min: Weight of distortion against rate at quality 0.
-        lambda_max: The same at the highest quality; a geometric ladder lies between.
-        transform_rate: Learning rate of the non-linear paths of analysis and synthesis over that of entropy model and
-            hash module.
-        linear_rate: The same for their linear paths, which start from principal components.
-        crop: Side in 10 m pixels of the window that each training step sees, a multiple of 12; 72 is whole blocks of
-            the tiny preset, at little more than a third of the cost of 120.
+        lambda_max: The same at the highest quality; steps between them are geometric.
+        transform_rate: Learning rate of the non-linear paths of analysis and synthesis, relative to that of entropy
+            model and hash module.
+        linear_rate: The same for their linear paths, whose initial weights are principal components.
+        crop: Side in 10 m pixels of the window of a training step, a multiple of 12; 72 is a whole number of blocks of
+            the tiny preset and costs little more than a third of 120.
         flips: Whether to mirror patches at random, both sensors alike.
     """
 
@@ -63,7 +63,7 @@ class Compression(TrainConfig):
     flips: bool = True
 
     def __post_init__(self) -> None:
-        """Checks what types cannot say.
+        """Checks of ranges.
 
         Raises:
             UsageError: A value is out of range.
@@ -81,22 +81,22 @@ class Compression(TrainConfig):
 
     @property
     def all_bands(self) -> dict[str, tuple[str, ...]]:
-        """Sensor -> its bands, maybe none."""
+        """Sensor -> bands, possibly none."""
         return {"s1": self.s1_bands, "s2": self.s2_bands}
 
     @property
     def bands(self) -> dict[str, tuple[str, ...]]:
-        """Sensor -> its bands, in the order of ``MODALITIES``; sensors without any left out."""
+        """Sensor -> bands, in the order of ``MODALITIES``, without sensors that have no bands."""
         return {modality: self.all_bands[modality] for modality in MODALITIES if self.all_bands[modality]}
 
     def codec(self, normalisation: Mapping[str, tuple[float, float]]) -> CodecConfig:
-        """The codec that these settings describe.
+        """Config of the codec of these settings.
 
         Args:
             normalisation: Band -> (mean, standard deviation).
 
         Raises:
-            UsageError: The codec refuses a value.
+            UsageError: A value is out of the codec's range.
         """
         names = {field.name for field in dataclasses.fields(CodecConfig)} & {f.name for f in dataclasses.fields(self)}
         values = {name: getattr(self, name) for name in names - {"s1_bands", "s2_bands"}}
@@ -112,23 +112,23 @@ class Config(Compression):
         joint_epochs: Passes of the second stage.
         joint_batch_size: Patches per step of the second stage, over all ranks together.
         joint_learning_rate: Peak of the second stage's schedule.
-        rule: How the two tasks' gradients become one step on the analysis, which both shape; see ``gradients``.
-        fixed_weight: Of the hash task under ``rule=fixed``.
-        hash_weight: Of the hash loss under every rule: brings both tasks' gradients on the shared weights to one
-            length.
-        code_quality: Quality step at which ``encode`` quantises for codes of the index; a stream's own code is
-            that of its own quality. None takes the middle step.
+        rule: Combination of the two tasks' gradients on the analysis transform; see ``gradients``.
+        fixed_weight: Weight of the hash task under ``rule=fixed``.
+        hash_weight: Weight of the hash loss under every rule; it makes both tasks' gradients on the shared weights
+            about equally long.
+        code_quality: Quality step of the codes that ``encode`` makes for an index (the code in a stream is that of the
+            stream's quality); None for the middle step.
         similarity: Target of the pairwise loss: label sets ("labels"), features of a self-supervised bundle
-            ("teacher"), or nothing but which patches show the same place ("partner", by contrast).
+            ("teacher"), or the identity of places ("partner", a contrastive loss).
         teacher: URI of a bundle of a method that encodes both sensors, for ``similarity=teacher``.
-        partner_temperature: Of the contrast of ``similarity=partner``.
-        pair_form: "corrected", "published" or "cosine"; see ``pairwise.soft_pairwise``.
-        pair_weight: Of the pairwise loss.
-        classification_weight: Of the class loss; label-free modes have none.
-        quantisation_weight: Of the pull of outputs towards -1 and 1.
-        bit_balance_weight: Of as many set as unset bits in each code.
-        sample_balance_weight: Of each bit set in half of the patches.
-        bank: Rows of the memory bank that a batch is compared with too; 0 has none.
+        partner_temperature: Temperature of the contrast of ``similarity=partner``.
+        pair_form: "corrected", "published" or "cosine"; see ``pairwise.soft_pairwise_to``.
+        pair_weight: Weight of the pairwise loss.
+        classification_weight: Weight of the class loss; label-free modes have none.
+        quantisation_weight: Weight of the quantisation term (outputs towards -1 and 1).
+        bit_balance_weight: Weight of the balance over the bits of each code.
+        sample_balance_weight: Weight of the balance of each bit over patches.
+        bank: Rows of the memory bank of the pairwise loss; 0 for none.
     """
 
     joint_epochs: int = 30
@@ -150,7 +150,7 @@ class Config(Compression):
     bank: int = 0
 
     def __post_init__(self) -> None:
-        """As the base's, and the second stage's own."""
+        """Checks of the base, and ranges of the second stage's settings."""
         super().__post_init__()
         self._require_positive("joint_epochs", "joint_batch_size", "joint_learning_rate", "fixed_weight", "hash_weight")
         self._require_positive("partner_temperature")
@@ -160,7 +160,7 @@ class Config(Compression):
             raise UsageError(f"rule must be one of {', '.join(RULES)}; got {self.rule!r}")
         if (self.similarity == "teacher") != bool(self.teacher):
             raise UsageError(
-                f"similarity=teacher and teacher=BUNDLE go together; got {self.similarity!r} and {self.teacher!r}"
+                f"similarity=teacher needs teacher=BUNDLE, only it does; got {self.similarity!r} and {self.teacher!r}"
             )
         if self.similarity == "partner" and len(self.bands) < len(MODALITIES):
             raise UsageError("similarity=partner compares two sensors; name bands of both")
@@ -169,12 +169,12 @@ class Config(Compression):
 
     @property
     def quality(self) -> float:
-        """Quality step of the index's codes."""
+        """Quality step of codes for an index."""
         return (self.steps - 1) // 2 if self.code_quality is None else self.code_quality
 
     @classmethod
     def tiny(cls) -> Config:
-        """Trains on 400 pairs in about a minute on two idle CPU cores."""
+        """Settings that train on 400 pairs in about a minute on two idle CPU cores."""
         return cls(
             epochs=4,
             batch_size=16,
@@ -190,22 +190,22 @@ class Config(Compression):
             hash_hidden=128,
             crop=72,
             joint_epochs=8,
-            hash_weight=8.0,  # both tasks' gradients on the shared weights are about as long then
+            hash_weight=8.0,  # makes both tasks' gradients on the shared weights about equally long
             joint_batch_size=32,
             joint_learning_rate=3e-3,
         )
 
     @classmethod
     def paper(cls) -> Config:
-        """N = 128, M = 192, Adam 1e-4 (*ours*: CompressAI's habits; the paper's own numbers are unread)."""
+        """N = 128, M = 192, Adam 1e-4 (*ours*, after CompressAI; the settings of the paper were not read)."""
         return cls(epochs=100, batch_size=16, learning_rate=1e-4)
 
     def compression(self) -> Compression:
-        """The first stage alone: runs that differ in the second only share it."""
+        """Settings of the first stage, which runs with equal ones share."""
         return Compression(**_fields(self, Compression))
 
     def joint(self, first: str, tasks: Tasks = "both") -> JointStage:
-        """The second stage, on the codec of the bundle with the id ``first``."""
+        """Settings of the second stage on the codec of the bundle with the id ``first``."""
         values = _fields(self, Config) | {
             "epochs": self.joint_epochs,
             "batch_size": self.joint_batch_size,
@@ -222,12 +222,11 @@ Tasks = Literal["both", "hash"]
 
 @dataclass(frozen=True)
 class JointStage(Config):
-    """The second stage: ``Config`` with its schedule as the run's own.
+    """Settings of the second stage: ``Config`` with the second schedule as that of the run.
 
     Attributes:
-        first: Id of the first stage's bundle: another codec is another run.
-        tasks: "both", or "hash" for the baseline that leaves compression to the first stage's codec and trains a
-            network of the same shape for codes alone.
+        first: Id of the first stage's bundle; it is part of the run's identity.
+        tasks: "both", or "hash" for the baseline: a network of the same shape that is trained for codes alone.
     """
 
     first: str = ""

@@ -1,8 +1,9 @@
-"""What a codec that can be searched is worth: rate and distortion, retrieval at every rate, and the ways of a query.
+"""Evaluation of a codec with hash codes: rate and distortion, retrieval at every rate, and time per query.
 
-Everything is measured on real streams. Rates count whole streams: header, name, georeference, payload, hash code and
-checksum; ``payload_bpppb`` stands beside them for comparison with codecs whose files say less. bpp is bits per 10 m
-pixel, bpppb bits per stored sample (80,000 of a patch for Sentinel-2: bands count on their native grids).
+All figures come from streams that were written and read back. Rates count whole streams: header, name, georeference,
+payload, hash code and checksum; ``payload_bpppb`` counts the payload alone, for comparison with codecs without that
+metadata. bpp is bits per 10 m pixel, bpppb bits per stored sample (80,000 of a patch for Sentinel-2: bands count on
+their native grids).
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from eoforge.codec.learned.model import Codec
 from eoforge.codec.raster import Raster
 from eoforge.data.bands import GROUPS
 from eoforge.geo.footprint import PATCH_METRES
+from eoforge.methods.evaluation import codec_baselines
+from eoforge.methods.evaluation.fidelity import Fidelity, Rasters
 from eoforge.methods.evaluation.retrieval import GALLERY_SPLIT, QUERY_SPLIT
-from eoforge.methods.rs_jcif import baselines
-from eoforge.methods.rs_jcif.fidelity import Fidelity, Rasters
-from eoforge.methods.rs_jcif.method import load_codec
 from eoforge.methods.rs_jcif.paths import coder_of, codes_of, maps, query_paths
+from eoforge.methods.rs_jcif.report import compression_html
 from eoforge.methods.rs_jcif.split import BATCH, Split, read_split
 from eoforge.progress import track
 from eoforge.storage.addresses import TableRef, open_table
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
     from eoforge.bundle import Bundle
 
 RATE_PATCHES = 16
-"""Patches of the gallery split on which rate and distortion are measured: the baselines take a second or more each."""
+"""Patches of the gallery split for rate and distortion; the baselines take a second or more per patch."""
 _PIXELS = (PATCH_METRES // 10) ** 2
 
 
 def ladder(codec: Codec, split: Split, modality: str, qualities: Sequence[float]) -> list[dict[str, float]]:
-    """Rate and fidelity at each quality, from streams that were written and read back."""
+    """Rate and fidelity of a codec at each quality, from streams that were written and read back."""
     originals, rows = split.rasters(modality), []
     for quality in qualities:
         fidelity = Fidelity(modality)
@@ -62,37 +63,39 @@ def ladder(codec: Codec, split: Split, modality: str, qualities: Sequence[float]
 
 
 def _columns(rasters: Sequence[Raster]) -> Rasters:
-    """Rasters as columns of the table; only whole groups of bands are measured."""
+    """Rasters as columns of the table, complete groups of bands only."""
     bands = rasters[0].bands
     whole = [group for group in GROUPS if set(group.bands) <= set(bands)]
     return {g.column: np.stack([np.stack([r.bands[b] for b in g.bands]) for r in rasters]) for g in whole}
 
 
 def measure_baselines(gallery: Split, training: Split, modality: str) -> dict[str, Any]:
-    """Curves of every lossy codec and bits per sample of the lossless ones, on the same patches."""
+    """Curves of the lossy baselines and bits per sample of the lossless ones, on the same patches."""
     rasters = gallery.pixels(modality)
     samples = sum(pixels.size for pixels in rasters.values())
     curves = {
-        name: baselines.lossy_curve(codec, rasters)
-        for name, codec in baselines.lossy_codecs(training.pixels(modality)).items()
+        name: codec_baselines.lossy_curve(codec, rasters)
+        for name, codec in codec_baselines.lossy_codecs(training.pixels(modality)).items()
         if not (codec.colour_only and modality == "s1")
     }
-    lossless = {name: baselines.lossless_bits(name, rasters) / samples for name in ("zstd", "jpeg-xl")}
-    return {"curves": baselines.as_rows(curves), "lossless_bpppb": lossless}
+    lossless = {name: codec_baselines.lossless_bits(name, rasters) / samples for name in ("zstd", "jpeg-xl")}
+    return {"curves": codec_baselines.as_rows(curves), "lossless_bpppb": lossless}
 
 
 def evaluate_codec(
-    bundle: Bundle, data: TableRef, out: str | None, device: str | None = None, patches: int = RATE_PATCHES
+    bundle: Bundle, codec: Codec, data: TableRef, out: str | None, patches: int = RATE_PATCHES
 ) -> dict[str, Any]:
-    """All of the above for one bundle; with ``out`` writes ``compression.json`` and ``compression.html`` there.
+    """Headline figures of a codec, flat; with ``out`` also ``compression.json`` and ``compression.html`` there.
 
-    Returns:
-        Headline figures, flat.
+    Args:
+        bundle: Where the codec comes from.
+        codec: Its codec, ready to compress.
+        data: Patches; without a version the newest is taken and named.
+        out: Folder or ``s3://`` prefix.
+        patches: Patches of the gallery split for rate and distortion.
     """
-    measured = measure_codec(bundle, data, device, patches)
+    measured = measure_codec(bundle, codec, data, patches)
     if out is not None:
-        from eoforge.methods.rs_jcif.report import compression_html
-
         store = ObjectStore(out)
         store.put("compression.json", (json.dumps(measured, indent=2, sort_keys=True) + "\n").encode())
         store.put("compression.html", compression_html([measured]).encode())
@@ -106,9 +109,8 @@ def evaluate_codec(
     }
 
 
-def measure_codec(bundle: Bundle, data: TableRef, device: str | None, patches: int) -> dict[str, Any]:
-    """What :func:`evaluate_codec` writes as JSON."""
-    codec = load_codec(bundle, device)
+def measure_codec(bundle: Bundle, codec: Codec, data: TableRef, patches: int) -> dict[str, Any]:
+    """The content of ``compression.json``; see :func:`evaluate_codec`."""
     pinned = TableRef(data.uri, open_table(data).version)
     queries, gallery = read_split(pinned, QUERY_SPLIT), read_split(pinned, GALLERY_SPLIT)
     rated, training = read_split(pinned, GALLERY_SPLIT, patches), read_split(pinned, "train", patches)

@@ -1,12 +1,12 @@
-"""Two tasks on shared weights: how their gradients become one step.
+"""Combination of the gradients of two tasks on shared weights.
 
-Shared are the weights that both losses reach (the codec's analysis); private ones get their own plain gradient. Every
-rule here is a pair of scalars ``g = a g1 + b g2`` that follows from three dot products, so nothing is ever copied,
-flattened or projected tensor by tensor: one reduction over the list of shared tensors, one axpy.
+Shared weights are those in both losses (the codec's analysis); private weights have the gradient of their task. Every
+rule is a pair of scalars ``g = a g1 + b g2`` computed from three dot products: one reduction over the list of shared
+tensors and one axpy, without copies or projections per tensor.
 
-The rule is applied to the whole of each network's shared weights, never layer by layer, and to each sensor's network
-on its own: networks of two sensors share nothing, and in one dot product the sensor with the longer gradients (the
-optical one, five times) would decide for the other (the README has the measurement).
+The rule is applied to all shared weights of a sensor's network together, and to each sensor's network separately: the
+networks share no weights, and in a common dot product the sensor with longer gradients (the optical one, five times)
+dominates (the README has the measurement).
 
 With ``d11 = g1.g1``, ``d12 = g1.g2``, ``d22 = g2.g2``:
 
@@ -19,8 +19,8 @@ pcgrad    1, 1 if d12 >= 0, else 1 - d12 / d11, 1 - d12 / d22                   
 mgda      clip((d22 - d12) / (d11 - 2 d12 + d22), 0, 1), 1 - a                        *confirmed*
 ========  ==========================================================================  ================================
 
-PCGrad: each gradient loses its part against the *original* other one, then both are added (Yu et al. 2020). MGDA: the
-point of least length between the two (Désidéri 2012; closed form of Sener and Koltun 2018).
+PCGrad: from each gradient its component against the *original* other one is removed, then both are added (Yu et al.
+2020). MGDA: the shortest convex combination of the two (Désidéri 2012; closed form of Sener and Koltun 2018).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Gradients = Sequence[Tensor]
 
 
 def dot_products(first: Gradients, second: Gradients) -> Tensor:
-    """``(g1.g1, g1.g2, g2.g2)`` over two lists of tensors of equal shapes, float64 ``[3]`` on their device.
+    """Dot products ``(g1.g1, g1.g2, g2.g2)`` of two lists of tensors of equal shapes, float64 ``[3]`` on their device.
 
-    Dots of one tensor run in float32, their sum over tensors in float64 and in the order of the list.
+    Each tensor's products are in float32, their sum over tensors in float64 and in the order of the list.
     """
     rows = [
         torch.stack([a @ a, a @ b, b @ b])
@@ -51,12 +51,12 @@ def dot_products(first: Gradients, second: Gradients) -> Tensor:
 
 
 def coefficients(dots_3: Tensor, rule: Rule, weight: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The scalars ``a, b`` of ``rule``, on the device of ``dots_3``: nothing waits for the accelerator.
+    """The scalars ``a, b`` of ``rule``, on the device of ``dots_3`` without synchronisation.
 
     Args:
         dots_3: From :func:`dot_products`.
         rule: One of ``RULES``.
-        weight: b of "fixed".
+        weight: The scalar b of "fixed".
 
     Raises:
         UsageError: The rule is unknown.
@@ -65,7 +65,7 @@ def coefficients(dots_3: Tensor, rule: Rule, weight: float = 1.0) -> tuple[Tenso
     one = torch.ones_like(first)
     if rule in ("sum", "fixed"):
         return one, one * (weight if rule == "fixed" else 1.0)
-    tiny = torch.finfo(first.dtype).tiny  # a zero gradient conflicts with nothing, and 0 / tiny is 0
+    tiny = torch.finfo(first.dtype).tiny  # a zero gradient has no conflict, and 0 / tiny is 0
     if rule == "pcgrad":
         conflict = cross.clamp(max=0)
         return 1 - conflict / first.clamp(min=tiny), 1 - conflict / second.clamp(min=tiny)
@@ -83,33 +83,33 @@ def joint_loss(
     rule: Rule,
     weight: float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """A scalar whose backward pass deposits the combined gradients, for any trainer that calls ``backward``.
+    """A scalar whose backward pass gives the combined gradients, for any trainer that calls ``backward``.
 
-    Both losses are differentiated here, once each; the backward pass of what is returned only hands the results over,
-    so accumulation, gradient hooks and DDP see ordinary gradients. With several ranks the shared gradients are
-    averaged before the rule is applied: all ranks agree on it, as one process with the whole batch would.
+    This call differentiates both losses once; the backward pass of the returned scalar only returns the results, so
+    accumulation, gradient hooks and DDP have ordinary gradients. With several ranks the shared gradients are averaged
+    before the rule is applied, so all ranks use the coefficients of the whole batch.
 
     Args:
         first: Loss of the first task (compression).
         second: Loss of the second task (hashing).
-        shared: Network -> its weights that both losses reach; each network gets coefficients of its own.
-        private: Weights that only the first, only the second reaches.
+        shared: Network -> its weights in both losses; each network has its own coefficients.
+        private: Weights of the first loss only, and of the second only.
         rule: One of ``RULES``.
-        weight: Of the second task under "fixed", on private weights too.
+        weight: Weight of the second task under "fixed", also on private weights.
 
     Returns:
-        The scalar (its value is the plain or weighted sum) and, to be logged, each network's cosine between the
-        gradients and its coefficients.
+        The scalar (its value is the plain or weighted sum), and for the logs the cosine of the gradients and the
+        coefficients of each network.
 
     Raises:
         UsageError: The rule is unknown.
     """
     value = first.detach() + (weight if rule == "fixed" else 1.0) * second.detach()
     both = [tensor for tensors in shared.values() for tensor in tensors]
-    ours = _gradients(first, [*both, *private[0]], retain_graph=True)
-    theirs = _gradients(second, [*both, *private[1]], retain_graph=False)
+    first_gradients = _gradients(first, [*both, *private[0]], retain_graph=True)
+    second_gradients = _gradients(second, [*both, *private[1]], retain_graph=False)
     count = len(both)
-    first_shared, second_shared = _averaged(ours[:count]), _averaged(theirs[:count])
+    first_shared, second_shared = _averaged(first_gradients[:count]), _averaged(second_gradients[:count])
     figures: dict[str, Tensor] = {}
     start = 0
     for network, tensors in shared.items():
@@ -117,15 +117,15 @@ def joint_loss(
         found = _combine(first_shared[part], second_shared[part], rule, weight)
         figures |= {f"{name}_{network}": value for name, value in found.items()}
         start = part.stop
-    second_private = theirs[count:]
+    second_private = second_gradients[count:]
     if rule == "fixed" and second_private:
         torch._foreach_mul_(second_private, weight)
-    deposited = [*first_shared, *ours[count:], *second_private]
-    return _Deposit.apply(value, deposited, *both, *private[0], *private[1]), figures
+    gradients = [*first_shared, *first_gradients[count:], *second_private]
+    return _KnownGradients.apply(value, gradients, *both, *private[0], *private[1]), figures
 
 
 def _combine(first: list[Tensor], second: list[Tensor], rule: Rule, weight: float) -> dict[str, Tensor]:
-    """Turns ``first`` into ``a first + b second`` in place; the cosine between them before, and the coefficients."""
+    """Sets ``first`` to ``a first + b second`` in place; returns their cosine before, and the coefficients."""
     dots_3 = dot_products(first, second)
     a, b = coefficients(dots_3, rule, weight)
     torch._foreach_mul_(first, a.to(first[0].dtype))
@@ -148,8 +148,8 @@ def _averaged(gradients: list[Tensor]) -> list[Tensor]:
     return gradients
 
 
-class _Deposit(torch.autograd.Function):
-    """The identity on a value that depends on nothing; backwards, gradients that are known already."""
+class _KnownGradients(torch.autograd.Function):
+    """A value without a graph whose backward pass returns given gradients."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *weights: Tensor) -> Tensor:
@@ -158,6 +158,6 @@ class _Deposit(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, []  # scaled in place: good for one backward pass
+        gradients, ctx.gradients = ctx.gradients, []  # scaled in place, so valid for one backward pass
         torch._foreach_mul_(gradients, upstream[0])
         return (None, None, *gradients)

@@ -1,7 +1,7 @@
-"""How both stages learn: the codec alone, then codec and hash together, on the shared trainer.
+"""Training of both stages: the codec alone, then codec and hash module jointly.
 
-Quality is drawn anew for every patch of every step, so that one model learns the whole ladder of rates, and codes are
-learned from latents of every rate.
+The quality is random for every patch of every step: one model learns all rates, and codes are learned from latents of
+all rates.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from eoforge.nn.build import seeded
 from eoforge.nn.distributed import gather_rows
 
 _SIDE = PATCH_METRES // 10
-_SCORE_HITS = 11  # the query itself and ten others
+_SCORE_HITS = 11  # the query and ten others
 
 
 class Teacher(Protocol):
-    """What gives the label-free target: a trained encoder's features."""
+    """An encoder whose features are the label-free target."""
 
     def encode(
         self, batch: PatchBatch, modality: str
@@ -48,11 +48,11 @@ class Teacher(Protocol):
 
 
 def rate_distortion(codec: Codec, batch: PatchBatch, quality_B: Tensor, modality: str) -> Rates:
-    """``L = R + lambda(q) D`` of one sensor, mean over patches.
+    """The loss ``L = R + lambda(q) D`` of one sensor, mean over patches.
 
-    R in bits per 10 m pixel; D the mean squared error over all samples of the sensor, in units of its mean variance,
-    the same weight for every sample of every band: what PSNR over the sensor measures. ``L = R + lambda 255^2 MSE`` of
-    CompressAI (*confirmed* there) with another unit (*ours*).
+    R is in bits per 10 m pixel; D is the mean squared error over all samples of the sensor in units of its mean
+    variance, with equal weights of all samples, as in PSNR over the sensor. It is ``L = R + lambda 255^2 MSE`` of
+    CompressAI (*confirmed*) in another unit (*ours*).
     """
     branch, grids, config = codec.branch(modality), codec.grids(batch, modality), codec.config
     side = max(pixels.shape[-1] * factor_of(band) for band, pixels in grids.items())
@@ -83,24 +83,24 @@ class Rates:
 
 
 class CompressionLearner(Learner):
-    """The first stage.
+    """Training of the first stage.
 
     Args:
         config: Settings.
-        codec: With its initial weights.
+        codec: Codec with initial weights.
     """
 
     def __init__(self, config: Compression, codec: Codec) -> None:
         super().__init__()
         self.config, self.codec = config, codec
         for name, parameter in codec.named_parameters():
-            # The hash module learns nothing here, and DDP wants to know.
+            # The hash module has no gradient in this stage, which DDP must know.
             parameter.requires_grad_(".hash." not in name)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Three rates: what starts from nothing, the transforms' corrections, and the principal components themselves.
+        """Groups of three learning rates: randomly initialised weights, non-linear paths, and linear paths.
 
-        At the highest quality a relative error of 1e-3 in the linear path costs bits, so there large steps only harm.
+        At the highest quality a relative error of 1e-3 in the linear path costs bits, so its steps are small.
         """
         rates: dict[str, tuple[list[nn.Parameter], float]] = {
             ".linear.": ([], self.config.linear_rate),
@@ -122,12 +122,11 @@ class CompressionLearner(Learner):
         return {"loss": total, **terms}
 
     def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
-        """The negative loss over the whole ladder of qualities."""
-        sums = [self._scored(batch)[0] for batch in batches]
-        return _means(sums)
+        """The negative loss over all qualities, as ``score``, with rates and errors."""
+        return _means([self._scored(batch)[0] for batch in batches])
 
     def _drawn(self, batch: PatchBatch, epoch: int) -> tuple[PatchBatch, Tensor]:
-        """A window of the batch, mirrored, and a quality for each patch; the trainer has seeded torch for this step."""
+        """A random window of the batch, flipped at random, and a random quality per patch; torch is seeded per step."""
         if self.config.flips:
             batch = mirrored(batch, random_flips(batch, self.config.seed, epoch))
         places = (_SIDE - self.config.crop) // ALIGNMENT + 1
@@ -137,7 +136,7 @@ class CompressionLearner(Learner):
         return batch, (torch.rand(len(batch)) * (self.config.steps - 1)).to(device)
 
     def _scored(self, batch: PatchBatch) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Figures and hash logits of a batch whose patches take the qualities in turn."""
+        """Figures and hash logits of a batch with qualities spread evenly over its patches."""
         device = batch.label_mask.device
         quality_B = torch.linspace(0, self.config.steps - 1, len(batch), device=device)
         figures, logits, total = {"patches": float(len(batch))}, {}, 0.0
@@ -150,18 +149,18 @@ class CompressionLearner(Learner):
 
 
 class JointLearner(CompressionLearner):
-    """The second stage.
+    """Training of the second stage.
 
     Args:
         config: Settings.
-        codec: From the first stage.
-        teacher: For ``similarity=teacher``; one per run, on the training device.
+        codec: Codec of the first stage.
+        teacher: Encoder for ``similarity=teacher``, on the training device.
     """
 
     def __init__(self, config: JointStage, codec: Codec, teacher: Teacher | None = None) -> None:
         super().__init__(config, codec)
         self.stage = config
-        self._teacher = (teacher,)  # in a tuple, so that its weights are no part of this module's
+        self._teacher = (teacher,)  # in a tuple, so that its weights are not registered in this module
         self.classifier = seeded(lambda: nn.Linear(config.bits, len(CLASSES)), config.seed)
         labelled = config.similarity == "labels"
         self.classifier.requires_grad_(labelled)
@@ -175,7 +174,7 @@ class JointLearner(CompressionLearner):
         self.bank = MemoryBank(config.bank, config.bits, key) if config.bank else None
 
     def weights(self) -> tuple[dict[str, list[nn.Parameter]], tuple[list[nn.Parameter], list[nn.Parameter]]]:
-        """Those that both tasks reach, by sensor; those of compression alone and those of hashing alone."""
+        """Weights shared by both tasks, by sensor; weights of compression alone and of hashing alone."""
         shared: dict[str, list[nn.Parameter]] = {modality: [] for modality in self.stage.bands}
         compression, hashing = [], list(self.classifier.parameters())
         for modality in self.stage.bands:
@@ -223,7 +222,7 @@ class JointLearner(CompressionLearner):
         return hash_terms(logits, classes, keys, self.bank if self.training else None, self.stage)
 
     def _keys(self, batch: PatchBatch, gather: Callable[[Tensor], Tensor] = gather_rows) -> Keys:
-        """What says how alike patches are, of all ranks' patches; a teacher sees them as they are, not mirrored."""
+        """Targets of the pairwise loss for the patches of all ranks; a teacher encodes them without flips."""
         masks = gather(batch.label_mask)
         (teacher,) = self._teacher
         if self.stage.similarity != "teacher" or teacher is None:
@@ -233,12 +232,12 @@ class JointLearner(CompressionLearner):
         return Keys(masks, torch.stack([gather(f) for f in features]))
 
     def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
-        """The negative sum of both losses; beside it rates, errors, and what the codes find among themselves."""
+        """The negative sum of both losses, as ``score``, with rates, errors and the retrieval of the codes."""
         figures, masks = [], []
         codes: dict[str, list[Tensor]] = {modality: [] for modality in self.stage.bands}
         for batch in batches:
             row, logits = self._scored(batch)
-            # Every rank scores the same patches: gathering them would only repeat them.
+            # Every rank scores the same patches, so nothing is gathered.
             hashing = float(self._hash_terms(logits, self._keys(batch, lambda rows: rows))["hash"])
             rate = 0.0 if self.stage.tasks == "hash" else row["score"]
             figures.append({**row, "score": rate - self.stage.hash_weight * hashing})
@@ -255,7 +254,7 @@ class JointLearner(CompressionLearner):
 
 
 def _own_map(codes: Tensor, masks: Tensor) -> float:
-    """mAP@10 at Jaccard >= 0.5 of codes among each other; a code does not find itself."""
+    """mAP@10 at Jaccard >= 0.5 of codes among themselves, without the query in its results."""
     packed, labels = codes.numpy(), masks.numpy().astype(np.uint32)
     hits = HammingIndex(packed).search(packed, _SCORE_HITS)[1]
     own = np.arange(len(packed))[:, None]

@@ -1,4 +1,4 @@
-"""The hash objective of RS-JCIF on codes of one or two sensors; the codec's own objective is ``eoforge.codec``'s.
+"""The hash objective of RS-JCIF for codes of one or two sensors.
 
 Shape legend: B patches of this rank, N of all ranks, K bits, C classes, S sensors.
 """
@@ -16,16 +16,17 @@ from eoforge.data.labels import CLASSES
 from eoforge.losses.contrastive import nt_xent
 from eoforge.methods.rs_jcif.config import Config
 from eoforge.methods.rs_jcif.pairwise import MemoryBank, soft_pairwise_to
+from eoforge.metrics.multilabel import labels_of_masks
 from kernels.hash_head import hash_head
 from kernels.soft_pairwise import soft_pairwise
 
 
 class Keys(NamedTuple):
-    """What says how alike patches are to be: one of the two, for every patch.
+    """Keys from which the target similarities of patches follow.
 
     Attributes:
         masks: int64 label masks ``[N]``.
-        features: Unit features of the teacher ``[S, N, D]``, or None.
+        features: Unit features of the teacher ``[S, N, D]``, or None to use the masks.
     """
 
     masks: Tensor
@@ -35,17 +36,17 @@ class Keys(NamedTuple):
 def hash_terms(
     logits: Mapping[str, Tensor], classes_SNC: Tensor | None, keys: Keys, bank: MemoryBank | None, config: Config
 ) -> dict[str, Tensor]:
-    """``L_hash = L_pair + w_q L_q + w_b L_b + w_s L_s + w_c L_cls`` and its terms; the sum is ``hash``.
+    """Terms of ``L_hash = L_pair + w_q L_q + w_b L_b + w_s L_s + w_c L_cls``, with the sum as ``hash``.
 
-    Outputs are ``h = tanh(logits)``. Every sensor's outputs are rows of one pairwise loss, so a radar and an optical
-    code of like patches are drawn together as two optical ones are: that makes codes comparable across sensors.
+    Outputs are ``h = tanh(logits)``. The outputs of all sensors are rows of one pairwise loss, which makes codes
+    comparable across sensors.
 
     Args:
         logits: Sensor -> ``[N, K]`` of the same N patches.
-        classes_SNC: Class logits that follow from the outputs, or None (label-free).
+        classes_SNC: Class logits computed from the outputs, or None (label-free).
         keys: Targets of the pairwise loss.
-        bank: Earlier outputs to compare with too, or None; this batch is put into it.
-        config: Weights, and where the targets come from.
+        bank: Memory bank of earlier outputs, to which this batch is added, or None.
+        config: Weights and kind of the targets.
     """
     sensors = list(logits.values())
     head = hash_head(sensors[0].float(), *(x.float() for x in sensors[1:]), reduction="mean")
@@ -73,14 +74,13 @@ def hash_terms(
 
 
 def classification(logits_SNC: Tensor, masks_N: Tensor) -> Tensor:
-    """Binary cross entropy over classes, mean over sensors, patches and classes."""
-    places = torch.arange(len(CLASSES), device=masks_N.device)
-    labels_NC = ((masks_N[:, None] >> places) & 1).float()
+    """Binary cross entropy, mean over sensors, patches and classes."""
+    labels_NC = labels_of_masks(masks_N, len(CLASSES))
     return functional.binary_cross_entropy_with_logits(logits_SNC.float(), labels_NC.expand_as(logits_SNC))
 
 
 def _pairwise(outputs_RK: Tensor, keys: Keys, sensors: int, bank: MemoryBank | None, config: Config) -> Tensor:
-    """Mean over the pairs of this batch and, where there is a bank, over those with its rows as well."""
+    """Pairwise loss, mean over the pairs of this batch and of its rows with those of the bank."""
     keys_R = keys.masks.repeat(sensors) if keys.features is None else keys.features.flatten(0, 1)
     if keys.features is None:
         loss = soft_pairwise(outputs_RK, keys_R, form=config.pair_form)
@@ -89,7 +89,7 @@ def _pairwise(outputs_RK: Tensor, keys: Keys, sensors: int, bank: MemoryBank | N
         patches = len(keys_R) // sensors
         places = torch.arange(len(keys_R), device=keys_R.device)
         same = places[:, None] % patches == places[None, :] % patches
-        similarity = similarity.masked_fill(same, 1.0)  # the same place is alike, whatever a teacher thinks
+        similarity = similarity.masked_fill(same, 1.0)  # patches of the same place have similarity 1
         loss = soft_pairwise_to(outputs_RK, outputs_RK, similarity, config.pair_form)
     if bank is None:
         return loss
@@ -105,5 +105,5 @@ def _pairwise(outputs_RK: Tensor, keys: Keys, sensors: int, bank: MemoryBank | N
 
 
 def teacher_similarity(first_RD: Tensor, second_ND: Tensor) -> Tensor:
-    """``max(0, cos)`` of a self-supervised method's features ``[R, N]``: the target without labels (*ours*)."""
+    """Target similarities without labels (*ours*): ``max(0, cos)`` of self-supervised features, ``[R, N]``."""
     return (functional.normalize(first_RD, dim=1) @ functional.normalize(second_ND, dim=1).T).clamp(min=0)

@@ -1,4 +1,4 @@
-"""RS-JCIF for the command line, the pipelines and the services: the codec, then codec and hash, then one bundle."""
+"""The method object of RS-JCIF: training of the codec, joint training of codec and hash module, loading."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from eoforge.errors import BundleError, UsageError
 from eoforge.index.encoder import Encoder
 from eoforge.methods import encoding, get_method
 from eoforge.methods.rs_jcif.config import Compression, Config, Tasks
+from eoforge.methods.rs_jcif.evaluate import evaluate_codec
 from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, Teacher
 from eoforge.methods.rs_jcif.model import LatentEncoder
 from eoforge.methods.run import Normalisation, Recipe, train_run
@@ -24,12 +25,12 @@ COMPRESSION = "rs_jcif-compression"
 _START_PATCHES = 128
 _CARD = (
     "Joint compression and indexing (RS-JCIF): a learned codec for Sentinel-1 and Sentinel-2 patches whose quantised "
-    "latent also gives binary codes, so that an archive of streams is searched without decoding. Codes of both sensors "
-    "are comparable by Hamming distance. `compression` in `config.json` names the bundle of the first stage."
+    "latent also gives binary codes, so that an archive of streams can be searched without decoding. Codes of both "
+    "sensors are comparable by Hamming distance. `compression` in `config.json` names the bundle of the first stage."
 )
 _COMPRESSION_CARD = (
-    "A learned codec for Sentinel-1 and Sentinel-2 patches, before its hash module: the first stage of an `rs_jcif` "
-    "run. It compresses; its codes mean nothing."
+    "A learned codec for Sentinel-1 and Sentinel-2 patches: the first stage of an `rs_jcif` run. Its hash module is "
+    "not trained, so its codes cannot be searched."
 )
 
 
@@ -48,9 +49,9 @@ class RsJcifMethod:
         return self.join(self.compress_first(data, out, config, resume=resume), out, config, resume=resume)
 
     def compress_first(self, data: TableRef, out: str, config: Config, *, resume: bool = True) -> Bundle:
-        """The first stage: a bundle of the codec below ``out/compression``.
+        """The bundle of the first stage, the codec alone, below ``out/compression``.
 
-        Configs that differ in the second stage only share it: the second of them finds it finished.
+        Runs whose configs differ only in the second stage share this bundle.
         """
         first = config.compression()
         pinned = TableRef(data.uri, data.version or open_table(data).version)
@@ -65,13 +66,13 @@ class RsJcifMethod:
         return train_run(recipe, pinned, join(out, "compression"), first, resume=resume)
 
     def join(self, first: Bundle, out: str, config: Config, tasks: Tasks = "both", *, resume: bool = True) -> Bundle:
-        """The second stage, from the bundle of the first.
+        """The bundle of the second stage, trained from that of the first.
 
         Args:
             first: From :meth:`compress_first`.
             out: Folder or ``s3://`` prefix of runs.
             config: Settings of the whole run.
-            tasks: "hash" trains for codes alone, the baseline that the joint run is compared with.
+            tasks: "both", or "hash" for codes alone, the baseline of the joint run.
             resume: As for :meth:`train`.
         """
         table = TableRef(first.config["patches"]["uri"], first.config["patches"]["version"])
@@ -89,7 +90,7 @@ class RsJcifMethod:
             bands=config.bands,
             learner=learner,
             network=lambda learner: _ready(cast("JointLearner", learner).codec),
-            # The stage's own config is an internal matter: the bundle keeps the one that the user gave.
+            # The bundle keeps the user's config; the stage's config is internal.
             facts=lambda _: {"config": asdict(config), **_facts(config), "compression": first.id, "tasks": tasks},
             card=_CARD,
         )
@@ -98,6 +99,11 @@ class RsJcifMethod:
     def load(self, bundle: Bundle, device: str | None = None) -> Encoder:
         encoding.require_method(bundle, self.name)
         return LatentEncoder(load_codec(bundle, device), _config(bundle).quality, choose_device(device))
+
+    def evaluate_codec(
+        self, bundle: Bundle, data: TableRef, out: str | None, device: str | None = None
+    ) -> dict[str, Any]:
+        return evaluate_codec(bundle, load_codec(bundle, device), data, out)
 
     def untrained(self, bundle: Bundle, seed: int | None = None, device: str | None = None) -> Encoder:
         encoding.require_method(bundle, self.name)
@@ -114,7 +120,7 @@ def load_codec(bundle: Bundle, device: str | None = None) -> Codec:
         BundleError: The bundle is of another method, or its weights, bands or shapes do not fit.
     """
     if bundle.config.get("method") not in (RsJcifMethod.name, COMPRESSION):
-        raise BundleError(f"{bundle.uri} is a bundle of {bundle.config.get('method')!r}; it holds no codec")
+        raise BundleError(f"expected a bundle of a codec; {bundle.uri} is a bundle of {bundle.config.get('method')!r}")
     encoding.require_method(bundle, bundle.config["method"])
     codec = _empty(bundle, _config(bundle), None)
     encoding.load_weights(codec, bundle)
@@ -142,7 +148,7 @@ def _normalisation(bundle: Bundle) -> Normalisation:
 
 
 def _fresh(config: Compression, normalisation: Normalisation, table: TableRef) -> Codec:
-    """A codec that starts from the principal components of patches of the training split."""
+    """A codec whose initial transforms are the principal components of patches of the training split."""
     codec = Codec(config.codec(normalisation))
     loader = PatchLoader(
         table,
@@ -157,7 +163,7 @@ def _fresh(config: Compression, normalisation: Normalisation, table: TableRef) -
 
 
 def _ready(codec: Codec) -> Codec:
-    """With the integer tables that follow from the trained floats: a bundle holds both."""
+    """The codec with the integer tables of its trained floats; a bundle holds both."""
     codec.update()
     return codec
 

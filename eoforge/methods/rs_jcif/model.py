@@ -1,4 +1,4 @@
-"""The network of RS-JCIF: the portable codec of ``eoforge.codec``, whose latent is stored, searched and decoded.
+"""The model of RS-JCIF: the codec of ``eoforge.codec``, whose latent is stored, searched and decoded.
 
 Shape legend: B patches, M latent channels, h x w latent grid, K bits, q quality. Per sensor::
 
@@ -12,12 +12,12 @@ Shape legend: B patches, M latent channels, h x w latent grid, K bits, q quality
               '---- g = a g1 + b g2, by the rule in ``gradients``: pcgrad, mgda, sum, fixed
 
     archive:  pixels --compress--> stream (payload + code) --.
-    queries:  (a) stream --decompress--> pixels --encode--> code     the usual way
-              (b) stream --entropy decoding--> y_hat --> code        no synthesis, no pixels
-              (c) stream --header--> code                            nothing but a read
+    queries:  (a) stream --decompress--> pixels --encode--> code     conventional
+              (b) stream --entropy decoding--> y_hat --> code        without synthesis
+              (c) stream --header--> code                            without decoding
 
-Both sensors have transforms, entropy model and hash module of their own; what ties them is the pairwise loss, in which
-codes of both are rows of one matrix. Only g_a and the gains see both tasks.
+Each sensor has its own transforms, entropy model and hash module; the pairwise loss, in which codes of both are rows of
+one matrix, couples them. Only g_a and the gains have gradients of both tasks.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _SIDE = PATCH_METRES // 10
 
 
 class LatentEncoder:
-    """Codes and embeddings from the quantised latent; see :class:`eoforge.index.encoder.Encoder`.
+    """Encoder of codes and embeddings from the quantised latent; see :class:`eoforge.index.encoder.Encoder`.
 
-    The code is that of a stream of the same patch at the same quality: logits come from the exact integer path. The
-    embedding is ``tanh`` of the logits at length 1, so cosine similarity shows what the signs alone lose.
+    The code equals that in a stream of the same patch at the same quality: logits come from the exact integer path. The
+    embedding is ``tanh`` of the logits at length 1; its cosine similarity shows the loss by binarisation.
 
     Args:
-        codec: Trained, in evaluation mode, with its integer tables.
-        quality: Step at which latents are quantised.
-        device: Where the codec is.
+        codec: Trained codec in evaluation mode, with its integer tables.
+        quality: Quality step of the quantisation.
+        device: Device of the codec.
     """
 
     def __init__(self, codec: Codec, quality: float, device: torch.device) -> None:

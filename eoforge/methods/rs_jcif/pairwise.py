@@ -1,10 +1,10 @@
-"""The pairwise loss towards given similarities, and the memory bank of both pairwise losses.
+"""The pairwise loss for a given matrix of similarities, and the memory bank of pairwise losses.
 
-``kernels.soft_pairwise`` computes similarities from label masks pair by pair; where a teacher's features say who is
-alike, they come as a matrix, and the loss is this one.
+``kernels.soft_pairwise`` computes similarities from label masks pair by pair; similarities from features of a teacher
+are a matrix, for which this loss is.
 
-Shape legend: B rows of this batch, N rows that they are compared with (the batch, or a memory bank), K bits. ``u`` are
-hash outputs in (-1, 1).
+Shape legend: B rows of this batch, N rows of the comparison (the batch, or a memory bank), K bits. ``u`` are hash
+outputs in (-1, 1).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from eoforge.errors import UsageError
 from kernels.soft_pairwise import ALPHA, FORMS, GAMMA, Form
 
 ALIKE, UNLIKE = 0.99, 0.01
-"""Pairs at or beyond these similarities are hard: simply alike, or simply not."""
+"""Similarities from which on, or down to which, a pair is hard."""
 
 
 def soft_pairwise_to(u_BK: Tensor, others_NK: Tensor, similarity_BN: Tensor, form: Form = "corrected") -> Tensor:
-    """:func:`kernels.soft_pairwise.soft_pairwise` towards any targets, mean over all pairs.
+    """Pairwise loss for any targets, mean over all pairs; see :func:`kernels.soft_pairwise.soft_pairwise`.
 
     With ``t_ij = <u_i, u_j>``, ``Theta = alpha t``, alpha = 0.5, gamma = 0.1:
 
@@ -32,8 +32,8 @@ def soft_pairwise_to(u_BK: Tensor, others_NK: Tensor, similarity_BN: Tensor, for
     - "cosine" (*confirmed*, HasanBank): ``(cos(u_i, u_j) - s_ij)^2`` for every pair.
 
     Args:
-        u_BK: Outputs that learn.
-        others_NK: What they are compared with.
+        u_BK: Outputs with gradient.
+        others_NK: Outputs of the comparison.
         similarity_BN: Targets in [0, 1].
         form: One of ``FORMS``.
 
@@ -55,16 +55,16 @@ def soft_pairwise_to(u_BK: Tensor, others_NK: Tensor, similarity_BN: Tensor, for
     product_BN = u_BK @ others_NK.T
     theta_BN = ALPHA * product_BN
     hard_BN = functional.softplus(-theta_BN.abs()) + theta_BN.clamp(min=0) - s_BN * theta_BN
-    reached_BN = product_BN if form == "corrected" else theta_BN
-    soft_BN = GAMMA * (reached_BN + bits - 2 * s_BN * bits).square()
+    estimate_BN = product_BN if form == "corrected" else theta_BN
+    soft_BN = GAMMA * (estimate_BN + bits - 2 * s_BN * bits).square()
     return torch.where((s_BN >= ALIKE) | (s_BN <= UNLIKE), hard_BN, soft_BN).mean()
 
 
 class MemoryBank(nn.Module):
-    """The last ``rows`` outputs and their keys (label masks or teacher features), oldest overwritten first.
+    """A ring buffer of the last ``rows`` outputs and their keys (label masks or teacher features).
 
-    IDHN keeps one row for every training patch; a ring of that length is the same but for rows of the epoch under way.
-    The rows are buffers: a checkpoint holds them, so a resumed run compares with what it would have compared with.
+    IDHN keeps one row for every training patch; a ring of that length differs only during an epoch. The rows are
+    buffers of the module and so part of a checkpoint.
     """
 
     codes: Tensor
@@ -75,7 +75,7 @@ class MemoryBank(nn.Module):
         """Args:
         rows: Length of the ring.
         bits: Code length K.
-        key: An example of a key ``[...]``: gives shape and type.
+        key: An example of a key ``[...]``, for shape and dtype.
         """
         super().__init__()
         self.register_buffer("codes", torch.zeros(rows, bits))
@@ -83,13 +83,13 @@ class MemoryBank(nn.Module):
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """Outputs and keys put in so far."""
+        """The outputs and keys in the ring."""
         held = min(int(self.filled), len(self.codes))
         return self.codes[:held], self.keys[:held]
 
     @torch.no_grad()
     def put(self, codes_BK: Tensor, keys_B: Tensor) -> None:
-        """Adds a batch; of one that is longer than the ring, its last rows."""
+        """Adds a batch; if it is longer than the ring, its last rows."""
         capacity = len(self.codes)
         start = int(self.filled)
         places = torch.arange(start, start + len(codes_BK), device=self.codes.device)[-capacity:] % capacity

@@ -1,4 +1,4 @@
-"""The ways from a stored stream to a code, what each costs, and what is found with the codes."""
+"""Query paths from a stored stream to a code: their time per query and the mAP of their codes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ MAP_AT = 10
 TIMED_QUERIES = 32
 
 
-def maps(ask: dict[str, Codes], answer: dict[str, Codes], queries: Split, gallery: Split) -> dict[str, float]:
+def maps(query: dict[str, Codes], stored: dict[str, Codes], queries: Split, gallery: Split) -> dict[str, float]:
     """mAP@10 at Jaccard >= 0.5 over min(10, relevant in the gallery), by direction."""
     masks, archive = queries.masks, gallery.masks
     out = {}
-    for source, asking in ask.items():
-        for target, answering in answer.items():
-            hits = HammingIndex(answering).search(asking, min(MAP_AT, len(answering)))[1]
+    for source, codes in query.items():
+        for target, indexed in stored.items():
+            hits = HammingIndex(indexed).search(codes, min(MAP_AT, len(indexed)))[1]
             out[f"{source}_to_{target}"] = mean_average_precision(
                 masks, archive[hits], archive, Relevance.JACCARD, Denominator.ARCHIVE
             )
@@ -43,7 +43,7 @@ def codes_of(coder: Coder, split: Split, modalities: Sequence[str]) -> dict[str,
 
 
 def coder_of(codec: Codec, quality: float) -> Coder:
-    """Patches to codes through the latent, without a stream."""
+    """A function from patches to codes by the latent, without a stream."""
     encoder = LatentEncoder(codec, quality, next(codec.parameters()).device)
     return lambda batch, modality: encoder.encode(batch, modality)[0]
 
@@ -51,18 +51,18 @@ def coder_of(codec: Codec, quality: float) -> Coder:
 def query_paths(
     codec: Codec, queries: Split, gallery: Split, quality: float, separate: Codec | None = None
 ) -> dict[str, dict[str, float]]:
-    """The ways from a stored stream to a code, timed, and what is found with the codes; mean over directions.
+    """Time per query and mAP of each path from a stored stream to a code; mAP is a mean over directions.
 
-    - ``decode_then_encode``: decode all pixels, encode them again with this codec;
-    - ``decode_then_separate`` (with ``separate``): decode all pixels, hash them with a network of their own;
+    - ``decode_then_encode``: decode all pixels, encode them with the same codec;
+    - ``decode_then_separate`` (with ``separate``): decode all pixels, hash them with a separate network;
     - ``from_latent``: entropy decoding and the hash module;
-    - ``stored``: read the code that the stream carries.
+    - ``stored``: read the code in the stream.
 
     Args:
-        codec: Made the streams.
-        queries: Ask; the streams of the first ``TIMED_QUERIES`` are also timed, one at a time, as a query comes.
-        gallery: Answers, by the codes of the same path.
-        quality: Of all streams.
+        codec: Codec of the streams.
+        queries: Query patches; the first ``TIMED_QUERIES`` streams are timed, one at a time.
+        gallery: Patches that are searched, by codes of the same path.
+        quality: Quality of all streams.
         separate: A network trained for codes alone.
     """
     modalities = tuple(codec.config.bands)
@@ -72,29 +72,29 @@ def query_paths(
         for m in modalities
     }
     own = coder_of(codec, quality)
-    ways: dict[str, Callable[[list[bytes], str], Codes]] = {
+    paths: dict[str, Callable[[list[bytes], str], Codes]] = {
         "decode_then_encode": lambda s, m: own(_batch(codec.decompress(s)), m),
         "from_latent": codec.hash_stream,
         "stored": lambda s, m: np.concatenate([stored_codes(one, LIMITS)[m] for one in s]),
     }
     if separate is not None:
         other = coder_of(separate, separate.config.steps - 1)
-        ways["decode_then_separate"] = lambda s, m: other(_batch(codec.decompress(s)), m)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+        paths["decode_then_separate"] = lambda s, m: other(_batch(codec.decompress(s)), m)
+    seconds: dict[str, list[float]] = {name: [] for name in paths}
     for m in modalities:
         for stream in streams["queries", m][:TIMED_QUERIES]:
-            for name, way in ways.items():  # all ways of one stream in turn: a busy machine slows them alike
+            for name, path in paths.items():  # all paths of one stream in turn: a busy machine slows them alike
                 start = time.perf_counter()
-                way([stream], m)
+                path([stream], m)
                 seconds[name].append(time.perf_counter() - start)
     out = {}
-    for name, way in ways.items():
-        ask: dict[str, Codes] = {}
-        answer: dict[str, Codes] = {}
+    for name, path in paths.items():
+        query: dict[str, Codes] = {}
+        stored: dict[str, Codes] = {}
         for m in modalities:
-            for codes, held in ((ask, streams["queries", m]), (answer, streams["gallery", m])):
-                codes[m] = np.concatenate([way(held[i : i + BATCH], m) for i in range(0, len(held), BATCH)])
-        found = maps(ask, answer, queries, gallery)
+            for codes, held in ((query, streams["queries", m]), (stored, streams["gallery", m])):
+                codes[m] = np.concatenate([path(held[i : i + BATCH], m) for i in range(0, len(held), BATCH)])
+        found = maps(query, stored, queries, gallery)
         out[name] = {
             "milliseconds_per_query": 1e3 * float(np.median(seconds[name])),
             f"map@{MAP_AT}": float(np.mean(list(found.values()))),
@@ -104,7 +104,7 @@ def query_paths(
 
 
 def _batch(rasters: Sequence[Raster]) -> PatchBatch:
-    """Decoded rasters as a batch; a band that the codec does not have reads as zero and is not used."""
+    """Decoded rasters as a batch; bands that the codec does not have are zero and are not read."""
     columns: dict[str, Any] = {}
     for group in GROUPS:
         if set(group.bands) & set(rasters[0].bands):

@@ -1,31 +1,31 @@
-"""The compression report: rate against distortion and against mAP, the ways of a query, every figure in a table."""
+"""The report of a codec with hash codes: rate against distortion and mAP, time per query, tables of all figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eoforge.methods.rs_jcif.baselines import bits_ratio
-from eoforge.methods.rs_jcif.fidelity import PEAKS
+from eoforge.methods.evaluation.charts import SENSOR, chart
+from eoforge.methods.evaluation.codec_baselines import bits_ratio
+from eoforge.methods.evaluation.fidelity import PEAKS
 from eoforge.report import Html, concat, element, figure, page, section, table, tiles
 
-SENSOR = {"s1": "radar", "s2": "optical"}
 PATHS = {
-    "decode_then_separate": "decode, then a network trained for codes alone",
-    "decode_then_encode": "decode, then encode again",
+    "decode_then_separate": "decode, then encode with a network trained for codes only",
+    "decode_then_encode": "decode, then encode",
     "from_latent": "entropy decoding, then the hash module",
     "stored": "read the code in the stream",
 }
 SYSTEMS = {
-    "separate": "codec and hash network apart",
-    "sum": "joint, gradients added as they are",
+    "separate": "codec and hash network trained separately",
+    "sum": "joint, plain sum of gradients",
     "pcgrad": "joint, PCGrad",
 }
 _COLOURS = ("#0b6e99", "#e2932f", "#1a7f4b", "#b3412f", "#5b6875", "#7a4fa3")
 _NOTE_RATE = (
-    "Bits per stored sample of whole streams: header, name, georeference and hash code included (dotted: payload "
-    "alone). The other codecs are drawn at their best: every band group of every patch at the setting that an ideal "
-    "allocation of bits would choose, without names or georeference."
+    "Bits per stored sample of whole streams, with header, name, georeference and hash code (dotted: payload alone). "
+    "The curves of the other codecs are bounds: every band group of every patch has the setting that an ideal "
+    "allocation of bits chooses, and names and georeference are not counted."
 )
 
 
@@ -33,15 +33,15 @@ def compression_html(runs: Sequence[Mapping[str, Any]], verdict: Mapping[str, An
     """The page of one or more measured bundles.
 
     Args:
-        runs: From ``evaluate.measure_codec``; curves show the first, tables all of them. ``systems``, where a run has
-            them, are codecs that were trained otherwise on the same patches: name -> mAP and ladder.
-        verdict: Claims and whether they held, for a page over several seeds.
+        runs: From ``evaluate.measure_codec``; curves show the first, tables all of them. The optional key
+            ``systems`` holds codecs of other trainings on the same patches: name -> mAP and ladder.
+        verdict: Claim -> result, for a page over several seeds.
     """
     first = runs[0]
     facts = first["facts"]
     parts: list[object] = [tiles(_headline(first))]
     if verdict is not None:
-        parts.append(section("What was claimed", table(("claim", "value"), [(k, str(v)) for k, v in verdict.items()])))
+        parts.append(section("Claims", table(("claim", "value"), [(k, str(v)) for k, v in verdict.items()])))
     parts += [_rate_distortion(first, modality) for modality in first["ladder"]]
     parts += [_rate_map(first), _systems(runs), _paths(runs)]
     parts += [_bands(first, modality) for modality in first["ladder"]]
@@ -50,7 +50,7 @@ def compression_html(runs: Sequence[Mapping[str, Any]], verdict: Mapping[str, An
         f"{facts['bits']} bits per code, {len(runs)} run(s)."
     )
     footer = f"Bundle {facts['bundle']} on {facts['patches']}; seed {facts['seed']}, gradient rule {facts['rule']}."
-    return page("Compression that can be searched", lead, parts, footer)
+    return page("Compression with hash codes", lead, parts, footer)
 
 
 def _headline(run: Mapping[str, Any]) -> dict[str, str]:
@@ -62,23 +62,11 @@ def _headline(run: Mapping[str, Any]) -> dict[str, str]:
             f"{row[f'psnr_{peak}']:.1f}"
         )
     fast, usual = run["paths"]["from_latent"], run["paths"]["decode_then_encode"]
-    out["ms a query from the latent (decoding first: " + f"{usual['milliseconds_per_query']:.1f})"] = (
+    out["ms per query from the latent (decoding first: " + f"{usual['milliseconds_per_query']:.1f})"] = (
         f"{fast['milliseconds_per_query']:.1f}"
     )
     out[f"mAP@10 from the latent (decoding first: {usual['map@10']:.3f})"] = f"{fast['map@10']:.3f}"
     return out
-
-
-def _axes(width: float = 6.8, height: float = 3.8) -> tuple[Any, Any]:
-    """A figure without pyplot's global state: reports are also made in server threads."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(drawing)
-    axes = drawing.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return drawing, axes
 
 
 def _rate_distortion(run: Mapping[str, Any], modality: str) -> Html:
@@ -86,15 +74,15 @@ def _rate_distortion(run: Mapping[str, Any], modality: str) -> Html:
 
     peak = PEAKS[modality][0]
     rows, others = run["ladder"][modality], run["baselines"][modality]
-    drawing, axes = _axes()
+    drawing, (axes,) = chart(1, (6.8, 3.8))
     key = f"psnr_{peak:.0f}"
     quality = [row[key] for row in rows]
-    axes.plot([row["bpppb"] for row in rows], quality, "o-", color=_COLOURS[0], label="ours", linewidth=2)
+    axes.plot([row["bpppb"] for row in rows], quality, "o-", color=_COLOURS[0], label="RS-JCIF", linewidth=2)
     axes.plot([row["payload_bpppb"] for row in rows], quality, ":", color=_COLOURS[0])
     if "systems" in run:
         alone = run["systems"]["separate"]["ladder"][modality]
         points = [row["bpppb"] for row in alone], [row[key] for row in alone]
-        axes.plot(*points, "--", color=_COLOURS[0], label="the codec alone", linewidth=1)
+        axes.plot(*points, "--", color=_COLOURS[0], label="codec trained separately", linewidth=1)
     for colour, (name, curve) in zip(_COLOURS[1:], others["curves"].items(), strict=False):
         decibels = [10 * np.log10(peak**2 / max(p["mse"], 1e-12)) for p in curve]
         label = f"{name} (B02-B04)" if name in ("avif", "webp") else name
@@ -112,24 +100,24 @@ def _rate_distortion(run: Mapping[str, Any], modality: str) -> Html:
 
 
 def _rate_map(run: Mapping[str, Any]) -> Html:
-    drawing, axes = _axes()
+    drawing, (axes,) = chart(1, (6.8, 3.8))
     directions = [name for name in run["map_by_quality"][0] if name != "quality"]
     for colour, direction in zip(_COLOURS, directions, strict=False):
         source, _, target = direction.partition("_to_")
         bpp = {row["quality"]: row["bpp"] for row in run["ladder"][source]}
         rate = [bpp[row["quality"]] for row in run["map_by_quality"]]
         values = [row[direction] for row in run["map_by_quality"]]
-        axes.plot(rate, values, "o-", color=colour, label=f"{SENSOR[source]} asks, {SENSOR[target]} answers")
+        axes.plot(rate, values, "o-", color=colour, label=f"{SENSOR[source]} query, {SENSOR[target]} gallery")
     axes.set_xscale("log")
-    axes.set_xlabel("bits per 10 m pixel of the asking sensor's stream")
+    axes.set_xlabel("bits per 10 m pixel of the query's stream")
     axes.set_ylabel("mAP@10, Jaccard ≥ 0.5")
     axes.legend(frameon=False, fontsize=8)
-    caption = "Codes from the latent at each quality; validation patches ask, test patches of the same quality answer."
+    caption = "Codes from the latent at each quality; queries from the validation split, gallery from the test split."
     return section("Rate and retrieval", figure(drawing, caption))
 
 
 def _systems(runs: Sequence[Mapping[str, Any]]) -> Html:
-    """How training together compares with training apart; nothing for runs that know but themselves."""
+    """The comparison of joint and separate training; empty where no run has the key ``systems``."""
     rows = []
     for run in runs:
         for name, system in run.get("systems", {}).items():
@@ -138,10 +126,8 @@ def _systems(runs: Sequence[Mapping[str, Any]]) -> Html:
     if not rows:
         return concat([])
     header = ("system", "seed", "mAP@10", *(f"{SENSOR[m]}: bits over JPEG2000" for m in runs[0]["ladder"]))
-    note = (
-        "Bits of whole streams over those of bare JPEG2000 codestreams, at equal error; geometric mean over qualities."
-    )
-    return section("Together or apart", table(header, rows), element("p", note, class_="soft"))
+    note = "Bits of whole streams over those of JPEG2000 codestreams, at equal error; geometric mean over qualities."
+    return section("Joint and separate training", table(header, rows), element("p", note, class_="soft"))
 
 
 def _paths(runs: Sequence[Mapping[str, Any]]) -> Html:
@@ -151,12 +137,10 @@ def _paths(runs: Sequence[Mapping[str, Any]]) -> Html:
             if name in run["paths"]:
                 row = run["paths"][name]
                 rows.append((label, run["facts"]["seed"], row["milliseconds_per_query"], row["map@10"]))
-    note = (
-        "From a stored stream to its code, one stream at a time (median); searching the codes costs the same for all."
-    )
+    note = "Time from a stored stream to its code, one stream at a time (median); the search costs the same for all."
     return section(
-        "The ways of a query",
-        table(("way", "seed", "ms per query", "mAP@10"), rows),
+        "Query paths",
+        table(("path", "seed", "ms per query", "mAP@10"), rows),
         element("p", note, class_="soft"),
     )
 

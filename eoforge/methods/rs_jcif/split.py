@@ -1,4 +1,4 @@
-"""Patches of one split in memory, as codecs, baselines and searches take them."""
+"""Patches of one split in memory, as inputs of codecs, baselines and searches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eoforge.codec.raster import Raster, from_batch
 from eoforge.data.bands import GROUPS
 from eoforge.data.loading.batch import PatchBatch, PatchFilter
 from eoforge.data.loading.loader import PatchLoader
-from eoforge.methods.rs_jcif.fidelity import Rasters
+from eoforge.methods.evaluation.fidelity import Rasters
 from eoforge.storage.addresses import TableRef
 
 BATCH = 32
@@ -24,7 +24,7 @@ Coder = Callable[[PatchBatch, str], Codes]
 
 @dataclass(frozen=True)
 class Split:
-    """Patches of one split in memory, a batch at a time."""
+    """Patches of one split in memory, in batches."""
 
     batches: list[PatchBatch]
 
@@ -34,7 +34,7 @@ class Split:
         return np.concatenate([b.label_mask.numpy() for b in self.batches]).astype(np.uint32)
 
     def rasters(self, modality: str) -> list[Raster]:
-        """Every patch as the codec takes it."""
+        """Every patch as a raster for the codec."""
         return [raster for batch in self.batches for raster in from_batch(batch, (modality,))]
 
     def pixels(self, modality: str) -> Rasters:

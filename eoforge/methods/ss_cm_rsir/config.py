@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
-from eoforge.data.tables.schema import MAX_CODE_BITS
-from eoforge.errors import UsageError
+from eoforge.hashing.lengths import require_code_bits
 from eoforge.methods.learner import TrainConfig
-from eoforge.nn.backbones import BACKBONES
+from eoforge.nn.backbones import require_backbone
 
 
 @dataclass(frozen=True)
@@ -20,24 +19,25 @@ class Config(TrainConfig):
         s1_bands: Radar bands in channel order.
         s2_bands: Optical bands in channel order.
         size: Side of the network's input in pixels.
-        interpolation: How 20 and 60 m bands come to that size.
+        interpolation: Resampling of all bands to that size.
         flips: Whether to mirror patches at random, both sensors alike.
-        backbone: One of ``BACKBONES``, once per sensor.
+        backbone: One of ``eoforge.nn.backbones.BACKBONES``, once per sensor.
         width: First width of the tiny backbone.
         projection: Length P of the projections that the inter-modal loss compares.
         bits: Code length K, a multiple of 8 in 16..512.
         hash_hidden: Hidden width of the hash heads.
-        temperature: Of the inter-modal loss on projections.
-        hash_temperature: Of the inter-modal loss on hash outputs.
-        ramp_start: Where the weights alpha and beta start; they grow exponentially to their maxima in the last epoch.
+        temperature: Temperature of the inter-modal loss on projections.
+        hash_temperature: Temperature of the inter-modal loss on hash outputs.
+        ramp_start: Initial value of alpha and beta, which grow exponentially to their maxima in the last epoch.
         similarity_weight: Maximum of alpha, the weight of the intra-modal similarity.
         discrepancy_weight: Maximum of beta, the weight of the modal discrepancy.
-        port_sign: Add alpha times the intra-modal similarity, as the authors' port does, instead of subtracting it.
-        quantisation_weight: Of the pull of hash outputs towards -1 and 1.
-        balance_weight: Of the bit balance.
+        port_sign: Whether to add alpha times the intra-modal similarity, as the authors' port does, instead of
+            subtracting it.
+        quantisation_weight: Weight of the quantisation term (hash outputs towards -1 and 1).
+        balance_weight: Weight of the bit balance.
         balance_over: "bits" balances each code, "samples" balances each bit.
         hash_reduction: "mean" (weights hold for every batch size) or "sum" (the released code's).
-        detach_hash: Keep the hash loss from reaching the encoders, as heads on a frozen encoder would.
+        detach_hash: Whether the hash loss has no gradient into the encoders, as with heads on a frozen encoder.
     """
 
     s1_bands: tuple[str, ...] = S1_BANDS
@@ -63,7 +63,7 @@ class Config(TrainConfig):
     detach_hash: bool = False
 
     def __post_init__(self) -> None:
-        """Checks what types cannot say.
+        """Checks of ranges.
 
         Raises:
             UsageError: A value is out of range.
@@ -71,10 +71,8 @@ class Config(TrainConfig):
         super().__post_init__()
         require_bands(self.s1_bands, "s1")
         require_bands(self.s2_bands, "s2")
-        if self.backbone not in BACKBONES:
-            raise UsageError(f"backbone must be one of {', '.join(BACKBONES)}; got {self.backbone!r}")
-        if self.bits % 8 or not 16 <= self.bits <= MAX_CODE_BITS:
-            raise UsageError(f"bits must be a multiple of 8 between 16 and {MAX_CODE_BITS}; got {self.bits}")
+        require_backbone(self.backbone)
+        require_code_bits(self.bits)
         self._require_positive(
             "size", "width", "projection", "hash_hidden", "temperature", "hash_temperature", "ramp_start"
         )
@@ -82,14 +80,14 @@ class Config(TrainConfig):
 
     @classmethod
     def tiny(cls) -> Config:
-        """Trains on 1,000 pairs in one to two minutes on two CPU cores."""
+        """Settings that train on 1,000 pairs in one to two minutes on two CPU cores."""
         return cls(
             epochs=20,
             batch_size=128,
             learning_rate=2e-3,
             weight_decay=1e-4,
             size=60,
-            interpolation="bilinear",  # from 120 to 60 this is the mean of 2 x 2 pixels: speckle shrinks, none is lost
+            interpolation="bilinear",  # from 120 to 60 this is the mean of 2 x 2 pixels, which reduces speckle
             backbone="tiny",
             hash_hidden=256,
             temperature=0.2,
@@ -98,5 +96,5 @@ class Config(TrainConfig):
 
     @classmethod
     def paper(cls) -> Config:
-        """Two ResNet-50, batch 256, 100 epochs, Adam 1e-3: the predecessor's setting; the paper itself is unread."""
+        """Two ResNet-50, batch 256, 100 epochs, Adam 1e-3: the settings of the predecessor; the paper was not read."""
         return cls(epochs=100, batch_size=256, learning_rate=1e-3, weight_decay=0.0)

@@ -1,4 +1,4 @@
-"""The objective of SS-CM-RSIR, and the hash objective that rides along."""
+"""The objective of SS-CM-RSIR, and the hash objective added to it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from eoforge.methods.ss_cm_rsir.model import Outputs
 
 
 def ramp(epoch: int, epochs: int, start: float) -> float:
-    """``exp(linspace(ln start, ln 1, epochs))[epoch]`` (*confirmed*: port): a warm start for neighbours."""
+    """Weight of an epoch, ``exp(linspace(ln start, ln 1, epochs))[epoch]`` (*confirmed*: port)."""
     if epochs == 1:
         return 1.0
     return math.exp(math.log(start) * (1 - min(epoch, epochs - 1) / (epochs - 1)))
 
 
 def objective(outputs: Outputs, epoch: int, config: Config) -> dict[str, Tensor]:
-    """All terms of the loss by name; ``loss`` is what is minimised.
+    """All terms of the loss by name; ``loss`` is the objective.
 
-    ``L = L_MIM - beta L_MDE - alpha L_MSP + L_hash``. The authors' port adds alpha L_MSP, which pushes neighbours apart
-    against the abstract's words; ``port_sign`` gives that.
+    ``L = L_MIM - beta L_MDE - alpha L_MSP + L_hash``. The authors' port adds alpha L_MSP, which separates
+    neighbours, in contradiction to the abstract; ``port_sign`` selects that.
 
     Args:
-        outputs: Of all ranks' patches.
-        epoch: Number of the epoch, from 0: sets alpha and beta.
+        outputs: Outputs for the patches of all ranks.
+        epoch: Number of the epoch from 0; alpha and beta depend on it.
         config: Weights and temperatures.
     """
     weight = ramp(epoch, config.epochs, config.ramp_start)

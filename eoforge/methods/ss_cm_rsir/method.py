@@ -1,4 +1,4 @@
-"""SS-CM-RSIR for the command line, the pipelines and the services."""
+"""The method object of SS-CM-RSIR: training and loading."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CARD = (
 
 
 class _Learner(Learner):
-    """The network with the way from batches to it."""
+    """Training of the network."""
 
     def __init__(self, config: Config, normalisation: Normalisation) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class _Learner(Learner):
         return objective(outputs, epoch, self.config)
 
     def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
-        """Recall of the same place's patch of the other sensor among the ten nearest codes, both ways."""
+        """Recall of the partner of the other sensor among the ten nearest codes, in both directions."""
         codes: dict[str, list[Tensor]] = {"s1": [], "s2": []}
         for batch in batches:
             for modality, prepare in (("s1", self.prepare_s1), ("s2", self.prepare_s2)):

@@ -9,7 +9,7 @@ Shape legend: B patches of this rank, N patches of all ranks, C bands, S pixels,
 
     code = (h > 0) packed; embedding = e scaled to length 1. Nothing is shared between the sensors.
 
-Features are gathered before the norm: so every rank sees the statistics and the negatives of the whole batch.
+Features are gathered before the norm, so every rank has the statistics and the negatives of the whole batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from eoforge.nn.heads import ProjectionHead
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the losses compare, (s1, s2) each: features ``[N, D]``, projections ``[N, P]``, hash logits ``[N, K]``."""
+    """Inputs of the losses, (s1, s2) each: features ``[N, D]``, projections ``[N, P]``, hash logits ``[N, K]``."""
 
     features: tuple[Tensor, Tensor]
     projections: tuple[Tensor, Tensor]
@@ -37,10 +37,10 @@ class Outputs:
 
 
 class Branch(nn.Module):
-    """One sensor's encoder, feature norm and heads.
+    """Encoder, feature norm and heads of one sensor.
 
-    The norm takes each feature's mean and scale over the batch out (*ours*). Pooled activations share a large common
-    part; without the norm all cosines start near 1 and the first ten epochs of a small run learn nothing.
+    The norm standardises each feature over the batch (*ours*). Pooled activations share a large common part; without
+    the norm all cosines start near 1 and the first ten epochs of a small run learn nothing.
     """
 
     def __init__(self, channels: int, config: Config) -> None:
@@ -58,7 +58,7 @@ class Branch(nn.Module):
 
 
 class SsCmRsir(nn.Module):
-    """Two branches."""
+    """The network: a branch per sensor."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class SsCmRsir(nn.Module):
         return branch
 
     def forward(self, s1_BCSS: Tensor, s2_BCSS: Tensor) -> Outputs:
-        """Both sensors' images ``[B, C, S, S]`` of the same patches, row by row."""
+        """Outputs for images ``[B, C, S, S]`` of both sensors of the same patches, in the same order."""
         branches = (self.branch("s1"), self.branch("s2"))
         first, second = (b.features(x) for b, x in zip(branches, (s1_BCSS, s2_BCSS), strict=True))
         features = (first, second)

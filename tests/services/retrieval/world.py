@@ -82,6 +82,9 @@ class ProjectionMethod:
         bundle.weights()
         return self.encoder
 
+    def untrained(self, bundle: Bundle, seed: int | None = None, device: str | None = None) -> Projection:
+        return self.encoder
+
 
 PROJECTION = ProjectionMethod()
 

@@ -1,10 +1,10 @@
-"""The codecs that everyone has, on the same patches: JPEG2000, JPEG-XL, AVIF, WebP, zstd, through imagecodecs.
+"""Rate and distortion of standard codecs on patches: JPEG2000, JPEG-XL, AVIF, WebP, zstd, by imagecodecs.
 
-Each is given its best case. A lossy codec encodes every band group of every patch at each of its settings, and then,
-for each slope lambda, every group of every patch takes the setting that minimises ``squared error + lambda * bits``:
-what an encoder would do that shared its bits between bands and patches without loss. JPEG2000 codes a group as the
-components of one raw codestream (no boxes), once as stored and once after a KLT between the group's bands, whose matrix
-comes from the training split and costs no bits. What is reported is a bound that a user of these codecs seldom reaches.
+Every figure is a best case, a bound that a user of these codecs seldom reaches. A lossy codec encodes every band group
+of every patch at each of its settings; then, for each slope lambda, every group of every patch takes the setting that
+minimises ``squared error + lambda * bits`` (Lagrangian allocation of bits over bands and patches). JPEG2000 codes a
+group as the components of one raw codestream (no boxes), once as stored and once after a KLT between the group's bands,
+whose matrix comes from the training split and is not counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.data.bands import S1_10M, S2_10M, BandGroup
-from eoforge.methods.rs_jcif.fidelity import Rasters, groups_of
+from eoforge.methods.evaluation.fidelity import Rasters, groups_of
 
 Pixels = npt.NDArray[np.generic]
 Encode = Callable[[npt.NDArray[np.uint16], float], list[bytes]]
@@ -24,7 +24,7 @@ Decode = Callable[[list[bytes]], npt.NDArray[np.integer]]
 
 SLOPES = tuple(float(v) for v in np.logspace(-2, 6, 33))
 S1_OFFSET, S1_STEP = -60.0, 0.001
-"""Radar is stored as float32 dB, which none of these codecs takes: they get it in steps of 0.001 dB above -60 dB."""
+"""Quantisation of radar (float32 dB, which none of these codecs accepts): steps of 0.001 dB above -60 dB."""
 _U16, _U12, _U8 = 65_535, 4_095, 255
 _COLOURS = 3
 _REFLECTANCE_TOP = 10_000
@@ -34,18 +34,18 @@ _COMMENT, _START_OF_TILE = b"\xff\x64", b"\xff\x90"  # markers of ISO/IEC 15444-
 
 @dataclass(frozen=True)
 class LossyCodec:
-    """One codec: how a group ``[C, H, W]`` of uint16 becomes bytes at a setting, and the way back."""
+    """One codec: encoder of a group ``[C, H, W]`` of uint16 at a setting, and its decoder."""
 
     encode: Encode
     decode: Decode
     settings: tuple[float, ...]
     colour_only: bool = False
-    """Whether it is given B02, B03 and B04 alone: a codec for photographs."""
+    """Whether the codec is for photographs and encodes B02, B03 and B04 only."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Of a sensor's patches together: bits and squared error per stored sample over ``samples`` samples."""
+    """A point of a curve: bits and squared error of all patches of a sensor, summed over ``samples`` stored samples."""
 
     bits: float
     squared_error: float
@@ -54,20 +54,20 @@ class Point:
 
 
 def to_uint16(values: Pixels, group: BandGroup) -> npt.NDArray[np.uint16]:
-    """What a codec for integers is given: reflectance as it is, radar in steps of ``S1_STEP``."""
+    """Samples as a codec for integers takes them: reflectance unchanged, radar in steps of ``S1_STEP``."""
     if group is not S1_10M:
         return values.astype(np.uint16)
     return np.clip(np.rint((values.astype(np.float64) - S1_OFFSET) / S1_STEP), 0, _U16).astype(np.uint16)
 
 
 def from_uint16(values: npt.NDArray[np.integer], group: BandGroup) -> npt.NDArray[np.float64]:
-    """The stored unit again."""
+    """Samples in the stored unit, from :func:`to_uint16`."""
     out = values.astype(np.float64)
     return out * S1_STEP + S1_OFFSET if group is S1_10M else out
 
 
 def lossy_curve(codec: LossyCodec, rasters: Rasters) -> list[Point]:
-    """Rate and distortion of a codec over patches, one point per slope, fewest bits last; see the module's head."""
+    """Rate and distortion of a codec over patches, one point per slope, fewest bits last; see the module docstring."""
     bits_parts, error_parts, samples, patches = [], [], 0, 0
     for group in [S2_10M] if codec.colour_only else groups_of(rasters):
         stored = rasters[group.column][:, : _COLOURS if codec.colour_only else None]
@@ -75,9 +75,9 @@ def lossy_curve(codec: LossyCodec, rasters: Rasters) -> list[Point]:
         bits = np.zeros((len(stored), len(codec.settings)))
         error = np.zeros_like(bits)
         for row, patch in enumerate(stored):
-            given = to_uint16(patch, group)
+            samples_CHW = to_uint16(patch, group)
             for column, setting in enumerate(codec.settings):
-                streams = codec.encode(given, setting)
+                streams = codec.encode(samples_CHW, setting)
                 back = from_uint16(codec.decode(streams), group)
                 bits[row, column] = 8 * sum(map(len, streams))
                 error[row, column] = np.square(back - patch.astype(np.float64)).sum()
@@ -98,8 +98,8 @@ def lossy_curve(codec: LossyCodec, rasters: Rasters) -> list[Point]:
 def lossless_bits(name: str, rasters: Rasters) -> float:
     """Bits of all patches of a sensor under "zstd" (level 19 on planes of low and high bytes) or "jpeg-xl".
 
-    Radar is float32 and is compressed as it lies in memory by zstd; JPEG-XL gets it in steps of ``S1_STEP``, so there
-    it is lossless for those steps only.
+    zstd compresses the float32 bytes of radar; JPEG-XL takes radar in steps of ``S1_STEP`` and is lossless for those
+    steps only.
     """
     import imagecodecs
 
@@ -116,7 +116,7 @@ def lossless_bits(name: str, rasters: Rasters) -> float:
 
 
 def lossy_codecs(training: Rasters | None = None) -> dict[str, LossyCodec]:
-    """Every lossy baseline by name; with ``training`` patches (for its matrices) also JPEG2000 after a KLT."""
+    """Lossy baselines by name; with ``training`` patches, from which its matrices come, also JPEG2000 after a KLT."""
     codecs = {
         "jpeg2000": LossyCodec(_jpeg2000, _jpeg2000_back, tuple(float(v) for v in range(40, 96, 3))),
         "jpeg-xl": LossyCodec(_jpeg_xl, _jpeg_xl_back, (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)),
@@ -137,7 +137,7 @@ def _jpeg2000(group_CHW: npt.NDArray[np.uint16], psnr_65535: float) -> list[byte
             group_CHW, int(psnr_65535), codecformat="j2k", planar=True, reversible=False, mct=False
         )
     )
-    # The encoder's advertisement (a COM segment in the main header) is no part of the image.
+    # A COM segment in the main header names the encoder; it is not part of the image.
     start = stream.find(_COMMENT, 0, stream.find(_START_OF_TILE))
     if start >= 0:
         end = start + 2 + int.from_bytes(stream[start + 2 : start + 4], "big")
@@ -153,24 +153,24 @@ def _jpeg2000_back(streams: list[bytes]) -> npt.NDArray[np.integer]:
 
 
 def _klt_jpeg2000(training: Rasters) -> tuple[Encode, Decode]:
-    """JPEG2000 of each group's bands turned into their principal components (orthonormal: errors keep their size)."""
-    turns: dict[int, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+    """JPEG2000 of the principal components of each group's bands (orthonormal, so squared errors are preserved)."""
+    bases: dict[int, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
     for group in groups_of(training):
         values = from_uint16(to_uint16(training[group.column], group), group)
         if group is S1_10M:
             values = (values - S1_OFFSET) / S1_STEP
         rows = np.moveaxis(values, 1, -1).reshape(-1, len(group.bands))
-        # Groups are told apart by their number of bands, which radar (2) shares with the 60 m group only.
-        turns[_kind(len(group.bands), group.size)] = (rows.mean(axis=0), np.linalg.eigh(np.cov(rows.T))[1][:, ::-1])
+        # The number of bands and the size identify a group.
+        bases[_kind(len(group.bands), group.size)] = (rows.mean(axis=0), np.linalg.eigh(np.cov(rows.T))[1][:, ::-1])
 
     def encode(group_CHW: npt.NDArray[np.uint16], psnr_65535: float) -> list[bytes]:
-        centre, basis = turns[_kind(*group_CHW.shape[:2])]
+        centre, basis = bases[_kind(*group_CHW.shape[:2])]
         turned = np.einsum("chw,ck->khw", group_CHW - centre[:, None, None], basis) + _KLT_OFFSET
         return _jpeg2000(np.clip(np.rint(turned), 0, _U16).astype(np.uint16), psnr_65535)
 
     def decode(streams: list[bytes]) -> npt.NDArray[np.integer]:
         turned = _jpeg2000_back(streams).astype(np.float64) - _KLT_OFFSET
-        centre, basis = turns[_kind(*turned.shape[:2])]
+        centre, basis = bases[_kind(*turned.shape[:2])]
         back = np.einsum("khw,ck->chw", turned, basis) + centre[:, None, None]
         return np.clip(np.rint(back), 0, _U16).astype(np.int64)
 
@@ -198,7 +198,7 @@ def _scaled(group_CHW: npt.NDArray[np.uint16], top: int) -> npt.NDArray[np.float
 
 
 def _avif(colours_3HW: npt.NDArray[np.uint16], level: float) -> list[bytes]:
-    """12 bits per sample up to a reflectance of 1; what is brighter is cut off."""
+    """AVIF at 12 bits per sample; reflectances above 1 are clipped."""
     import imagecodecs
 
     image_HW3 = np.moveaxis(_scaled(colours_3HW, _U12), 0, -1).astype(np.uint16)
@@ -213,7 +213,7 @@ def _avif_back(streams: list[bytes]) -> npt.NDArray[np.integer]:
 
 
 def _webp(colours_3HW: npt.NDArray[np.uint16], level: float) -> list[bytes]:
-    """8 bits per sample up to a reflectance of 1."""
+    """WebP at 8 bits per sample; reflectances above 1 are clipped."""
     import imagecodecs
 
     image_HW3 = np.ascontiguousarray(np.moveaxis(_scaled(colours_3HW, _U8), 0, -1).astype(np.uint8))
@@ -230,16 +230,16 @@ def _webp_back(streams: list[bytes]) -> npt.NDArray[np.integer]:
 def bits_ratio(
     ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, float]], key: str = "bpppb"
 ) -> float | None:
-    """Geometric mean, over our points within their range, of our bits over theirs at the same mean squared error.
+    """Ratio of bits of two codecs at equal mean squared error: the geometric mean over the points of the first one.
 
     Args:
-        ours: Rows of ``evaluate.ladder``.
+        ours: Rows of ``rs_jcif.evaluate.ladder``.
         theirs: Rows of :func:`as_rows`; logarithms of bits are interpolated linearly over that of the error, that is
             over PSNR.
-        key: "bpppb" counts whole streams of ours, "payload_bpppb" their entropy code alone.
+        key: "bpppb" counts whole streams, "payload_bpppb" the entropy code alone.
 
     Returns:
-        None if no point of ours lies within their range.
+        None if no point of ``ours`` lies within the range of ``theirs``.
     """
     errors = np.log([max(p["mse"], 1e-12) for p in theirs])
     order = np.argsort(errors)
@@ -253,7 +253,7 @@ def bits_ratio(
 
 
 def as_rows(curves: Mapping[str, list[Point]]) -> dict[str, list[dict[str, float]]]:
-    """Curves as JSON: bits per stored sample and mean squared error."""
+    """Curves for JSON: bits per stored sample and mean squared error."""
     return {
         name: [{"bpppb": p.bits / p.samples, "mse": p.squared_error / p.samples} for p in curve]
         for name, curve in curves.items()

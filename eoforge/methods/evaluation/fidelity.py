@@ -1,6 +1,6 @@
-"""How near decoded patches are to the originals: PSNR, MS-SSIM and spectral angle, per band and overall.
+"""Fidelity of decoded patches: PSNR, MS-SSIM and spectral angle, per band and overall.
 
-Everything is measured on the native grids and in stored units (reflectance x 10,000; dB). "Overall" pools squared
+All measures are taken on the native grids and in stored units (reflectance x 10,000; dB). "Overall" pools squared
 errors over all samples of a sensor before the logarithm, so a 10 m band counts with as many samples as it has. PSNR
 depends on its peak (10,000 and 65,535 differ by 16.3 dB), so every key names it.
 """
@@ -26,7 +26,7 @@ Rasters = Mapping[str, npt.NDArray[np.generic]]
 
 
 def groups_of(rasters: Rasters) -> list[BandGroup]:
-    """The band groups that are there, in table order."""
+    """The band groups of ``rasters``, in table order."""
     return [group for group in GROUPS if group.column in rasters]
 
 
@@ -36,7 +36,7 @@ def psnr(squared_error: float, samples: int, peak: float) -> float:
 
 
 class Fidelity:
-    """Sums over batches of patches of one sensor."""
+    """Accumulated fidelity of batches of patches of one sensor."""
 
     def __init__(self, modality: str) -> None:
         self.peaks = PEAKS[modality]
@@ -47,7 +47,7 @@ class Fidelity:
         self._angle = 0.0
 
     def add(self, original: Rasters, decoded: Rasters) -> None:
-        """Adds patches; both hold the same columns and shapes."""
+        """Adds a batch; both have the same columns and shapes."""
         groups = groups_of(original)
         for group in groups:
             x, y = (np.asarray(r[group.column], dtype=np.float64) for r in (original, decoded))
@@ -56,7 +56,7 @@ class Fidelity:
                 self._error[band] = self._error.get(band, 0.0) + float(np.square(x[:, i] - y[:, i]).sum())
                 self._samples[band] = self._samples.get(band, 0) + x[:, i].size
                 self._ssim[band] = self._ssim.get(band, 0.0) + float(similarity[:, i].sum())
-        if groups != [S1_10M]:  # an angle between two numbers in dB means nothing
+        if groups != [S1_10M]:  # an angle between decibels has no meaning
             self._angle += spectral_angle(original, decoded)
         self.patches += len(original[groups[0].column])
 
@@ -66,7 +66,7 @@ class Fidelity:
         return sum(self._samples.values())
 
     def summary(self) -> dict[str, float]:
-        """``psnr_10000``, ``psnr_10000_B02``, ``ms_ssim``, ``spectral_angle_degrees``, ``rmse`` and so on."""
+        """Measures by name: ``psnr_10000``, ``psnr_10000_B02``, ``ms_ssim``, ``spectral_angle_degrees``, ``rmse``."""
         error, samples = sum(self._error.values()), self.samples
         out = {f"psnr_{peak:.0f}": psnr(error, samples, peak) for peak in self.peaks}
         out["rmse"] = float(np.sqrt(error / samples))
@@ -80,11 +80,11 @@ class Fidelity:
 
 
 def ms_ssim(x_BCHW: npt.NDArray[np.float64], y_BCHW: npt.NDArray[np.float64], peak: float) -> npt.NDArray[np.float64]:
-    """MS-SSIM ``[B, C]`` with as many of the five scales as the window leaves room for, their weights renormalised.
+    """MS-SSIM ``[B, C]`` over as many of the five scales as the image size allows, their weights renormalised.
 
-    120 pixels hold four scales, 60 three, 20 one. Window: Gaussian, 11 pixels, deviation 1.5; only places where it lies
-    inside the image count. torchmetrics gives the same means but for the border (its two-dimensional windows take
-    seconds a patch).
+    120 pixels hold four scales, 60 three, 20 one. Window: Gaussian, 11 pixels, deviation 1.5; only positions where
+    it lies inside the image count. Means of torchmetrics are equal except at the border (its two-dimensional windows
+    take seconds per patch).
 
     Args:
         x_BCHW: Originals.
@@ -95,7 +95,7 @@ def ms_ssim(x_BCHW: npt.NDArray[np.float64], y_BCHW: npt.NDArray[np.float64], pe
     scales = max(n for n in range(1, len(_SSIM_SCALES) + 1) if side >> (n - 1) >= _SSIM_WINDOW)
     weights = np.asarray(_SSIM_SCALES[:scales]) / sum(_SSIM_SCALES[:scales])
     out = np.ones(x_BCHW.shape[:2])
-    offset = min(0.0, float(x_BCHW.min()))  # decibels start below 0, the formula's means must not
+    offset = min(0.0, float(x_BCHW.min()))  # the formula needs means that are not negative; decibels are
     x, y = x_BCHW - offset, y_BCHW - offset
     for scale, weight in enumerate(weights):
         luminance, contrast = _ssim_terms(x, y, peak)

@@ -1,18 +1,18 @@
-"""The retrieval report: what an evaluation measured, with pictures, as one self-contained page."""
+"""The report of an evaluation of retrieval: figures, answered queries with pictures, training curve and bits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from eoforge.data.labels import names_of
 from eoforge.data.loading.plot import rgb, s1_composite, thumbnail_png
 from eoforge.data.tables.schema import tensor_column
 from eoforge.index.search import HammingIndex
+from eoforge.methods.evaluation.charts import COLOURS, SENSOR, chart
 from eoforge.methods.evaluation.retrieval import (
     EMBEDDING,
     GALLERY_SPLIT,
@@ -26,7 +26,6 @@ from eoforge.metrics.bits import BitStatistics
 from eoforge.report import Html, concat, element, figure, image, page, section, table, tiles
 from eoforge.storage.addresses import open_table
 
-SENSOR = {"s1": "radar", "s2": "optical"}
 SYSTEM = {
     TRAINED: "trained codes",
     EMBEDDING: "trained embeddings",
@@ -36,7 +35,6 @@ SYSTEM = {
 EXAMPLES, PARTNER_EXAMPLES, EXAMPLE_HITS = 3, 2, 6
 """Per direction: queries from the query split, queries whose partner is in the gallery, and hits of each."""
 
-_COLOURS = {"accent": "#0b6e99", "warm": "#e2932f", "soft": "#5b6875", "line": "#dfe5ea"}
 _EXPECTED = "tie_aware_"
 
 
@@ -51,10 +49,14 @@ class _Example:
     distances: list[int]
 
 
-def retrieval_report_html(measured: Evaluation) -> str:
+def retrieval_report_html(measured: Evaluation, sections: Sequence[Html] = ()) -> str:
     """The page of an evaluation: headline figures, answered queries, all measures, training curve, bit statistics.
 
-    Reads the rasters of the patches that it shows, and nothing else.
+    Only the rasters of the shown patches are read.
+
+    Args:
+        measured: The evaluation.
+        sections: Sections of the bundle's other tasks, put at the end.
     """
     facts = measured.facts
     cross = [_example_section(measured, source, target) for source, target in _directions(measured, same=False)]
@@ -73,6 +75,7 @@ def retrieval_report_html(measured: Evaluation) -> str:
             _all_measures(measured),
             _training(measured.history),
             *(_bits(modality, statistics) for modality, statistics in measured.bits.items()),
+            *sections,
         ],
         footer,
     )
@@ -121,12 +124,13 @@ def _comparison(measured: Evaluation) -> Html:
         for system in SYSTEM
     ]
     note = (
-        f"Partner recall asks within the {GALLERY_SPLIT} split for the same place seen by the other sensor; all other "
-        f"columns ask with {QUERY_SPLIT} patches in the {GALLERY_SPLIT} split. mAP divides by min(k, relevant in the "
-        "gallery). One shared label is easily had among 19 classes, so that column says little."
+        f"Partner recall: queries and gallery are the {GALLERY_SPLIT} split, and the result is the same place seen by "
+        f"the other sensor. All other columns: {QUERY_SPLIT} patches as queries, the {GALLERY_SPLIT} split as gallery. "
+        "mAP divides by min(k, relevant in the gallery). Most pairs of patches share one of 19 labels, so that column "
+        "separates systems least."
     )
     return section(
-        "Against no training and against chance", table(("direction", "system", *columns.values()), rows), _p(note)
+        "Comparison with untrained and random codes", table(("direction", "system", *columns.values()), rows), _p(note)
     )
 
 
@@ -144,8 +148,8 @@ def _all_measures(measured: Evaluation) -> Html:
         ]
         parts += [element("h3", title), table(("measure", *map(_arrow, directions)), rows)]
     note = (
-        "Codes have few distances and therefore many ties; the second table does not depend on how they are broken. "
-        "The difference between the two is what the order of rows contributes."
+        "Codes have few distinct distances and therefore many ties; the second table does not depend on their order. "
+        "The difference between the two tables is the effect of the order of rows."
     )
     return section("All measures of the trained codes", *parts, _p(note))
 
@@ -154,15 +158,15 @@ def _example_section(measured: Evaluation, source: str, target: str) -> Html:
     examples = list(_examples(measured, source, target))
     pictures = _pictures(measured, examples)
     legend = (
-        "Blue: the query. Green: the same place seen by the other sensor. Red: no label in common. The number is the "
-        "Hamming distance; labels that the query has too are green."
+        "Blue: the query. Green: the same place seen by the other sensor. Red: no common label. The number is the "
+        "Hamming distance; labels of the query are green."
     )
     rows = concat(_example_row(measured, example, pictures) for example in examples)
-    return section(f"{SENSOR[source]} asks, {SENSOR[target]} answers".capitalize(), _p(legend), rows)
+    return section(f"{SENSOR[source]} query, {SENSOR[target]} results".capitalize(), _p(legend), rows)
 
 
 def _examples(measured: Evaluation, source: str, target: str) -> Iterator[_Example]:
-    """Queries spread evenly over each split: chosen by position, not by how well they went."""
+    """Queries spread evenly over each split: their choice does not depend on their results."""
     gallery = measured.of_split(GALLERY_SPLIT)
     index = HammingIndex(measured.features[target].codes[gallery])
     for split, count in ((QUERY_SPLIT, EXAMPLES), (GALLERY_SPLIT, PARTNER_EXAMPLES)):
@@ -174,7 +178,7 @@ def _examples(measured: Evaluation, source: str, target: str) -> Iterator[_Examp
 
 
 def _pictures(measured: Evaluation, examples: list[_Example]) -> dict[tuple[int, str], bytes]:
-    """PNG per (position, modality) that the examples show."""
+    """PNG by (position, modality) of all patches of the examples."""
     wanted = {(e.query, e.source) for e in examples} | {(hit, e.target) for e in examples for hit in e.hits}
     patches = open_table(measured.patches)
     out = {}
@@ -219,13 +223,13 @@ def _card(png: bytes, patch: dict[str, Any], kind: str, caption: str, wanted: se
 def _training(history: list[dict[str, Any]]) -> Html:
     if not history:
         return section("Training", _p("The bundle records no history of its training."))
-    drawing, axes = _axes(1, (6.4, 2.8))
+    drawing, axes = chart(1, (6.4, 2.8))
     # Federated runs count rounds.
     unit = "epoch" if "epoch" in history[0] else "round"
     epochs = [row.get(unit, number) for number, row in enumerate(history)]
     for name, label, colour in (("loss", "training", "accent"), ("validation_loss", "validation", "warm")):
         if all(name in row for row in history):
-            axes[0].plot(epochs, [row[name] for row in history], color=_COLOURS[colour], label=label, linewidth=1.8)
+            axes[0].plot(epochs, [row[name] for row in history], color=COLOURS[colour], label=label, linewidth=1.8)
     axes[0].set_xlabel(unit)
     axes[0].set_ylabel("loss")
     axes[0].legend(frameon=False)
@@ -233,9 +237,9 @@ def _training(history: list[dict[str, Any]]) -> Html:
 
 
 def _bits(modality: str, statistics: BitStatistics) -> Html:
-    drawing, (balance, correlation) = _axes(2, (9.2, 3.0))
-    balance.bar(range(len(statistics.ones)), statistics.ones, width=1.0, color=_COLOURS["accent"])
-    balance.axhline(0.5, color=_COLOURS["warm"], linewidth=1.2)
+    drawing, (balance, correlation) = chart(2, (9.2, 3.0))
+    balance.bar(range(len(statistics.ones)), statistics.ones, width=1.0, color=COLOURS["accent"])
+    balance.axhline(0.5, color=COLOURS["warm"], linewidth=1.2)
     balance.set_ylim(0, 1)
     balance.set_xlabel("bit")
     balance.set_ylabel("share of ones")
@@ -246,21 +250,6 @@ def _bits(modality: str, statistics: BitStatistics) -> Html:
     rows = [(name.replace("_", " "), value) for name, value in statistics.summary().items()]
     title = f"Bits of the {SENSOR[modality]} codes ({GALLERY_SPLIT} split)"
     return section(title, figure(drawing, caption), table(("figure", "value"), rows))
-
-
-def _axes(count: int, size: tuple[float, float]) -> tuple[Any, npt.NDArray[Any]]:
-    """A figure without pyplot's global state: reports are also made in server threads."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(drawing)
-    axes = np.asarray(drawing.subplots(1, count, squeeze=False)[0])
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-        one.spines[["left", "bottom"]].set_color(_COLOURS["line"])
-        one.tick_params(colors=_COLOURS["soft"], labelsize=8)
-    return drawing, axes
 
 
 def _p(text: str) -> Html:

@@ -1,0 +1,116 @@
+"""Evaluation of a classifier on a table, with a network whose logits follow from the stored pixels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from eoforge.bundle import Bundle, write_bundle
+from eoforge.data.labels import CLASSES
+from eoforge.data.loading.batch import PatchFilter
+from eoforge.data.loading.loader import PatchLoader
+from eoforge.errors import EoforgeError, UsageError
+from eoforge.methods import METHODS, MethodEntry, Task, federated_methods, get_method
+from eoforge.methods.evaluation.run import evaluate
+from eoforge.metrics.multilabel import labels_of_masks, multilabel_measures
+from eoforge.nn.classifier import Network
+from eoforge.storage.addresses import TableRef
+
+BANDS = {"s1": ("VV", "VH"), "s2": ("B02", "B03", "B04", "B08")}
+NORMALISATION = {band: [-12.0, 4.0] if band.startswith("V") else [1500.0, 900.0] for b in BANDS.values() for band in b}
+
+
+def weights(sensor: str) -> Tensor:
+    return torch.randn(len(BANDS[sensor]), len(CLASSES), generator=torch.Generator().manual_seed(len(sensor + sensor)))
+
+
+class BandMeans(Network):
+    """Logits as fixed combinations of the means of bands, summed over sensors."""
+
+    def represent(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {sensor: image.mean(dim=(2, 3)) for sensor, image in images.items()}
+
+    def classify(self, representation: dict[str, Tensor]) -> Tensor:
+        return torch.stack([means @ weights(sensor) for sensor, means in representation.items()]).sum(dim=0)
+
+
+class BandMeansMethod:
+    """A method that classifies and does nothing else."""
+
+    def classifier(self, bundle: Bundle, device: str | None = None) -> Network:
+        return BandMeans()
+
+
+METHOD = BandMeansMethod()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    entry = MethodEntry((Task.CLASSIFY,), "tests.methods.test_evaluate_labels:METHOD")
+    monkeypatch.setitem(METHODS, "band_means", entry)
+    config: dict[str, Any] = {
+        "method": "band_means",
+        "config": {"size": 120},
+        "bands": {sensor: list(names) for sensor, names in BANDS.items()},
+        "normalisation": NORMALISATION,
+        "interpolation": "nearest",
+    }
+    return write_bundle(str(tmp_path / "runs"), weights={"w": torch.zeros(1)}, config=config, metrics={}, readme="")
+
+
+def test_labels_are_measured_by_sensor_and_together(bundle: Bundle, table: TableRef, tmp_path: Path) -> None:
+    out = tmp_path / "evaluation"
+    result = evaluate(bundle, table, out=str(out), device="cpu")
+    (batch,) = PatchLoader(table, batch_size=1000, filter=PatchFilter(splits=("test",)))
+    assert batch.s1 is not None
+    assert batch.s2_10m is not None
+    labels = labels_of_masks(batch.label_mask, len(CLASSES))
+    logits = {}
+    for sensor, pixels in (("s1", batch.s1), ("s2", batch.s2_10m)):
+        scale = np.array([NORMALISATION[band] for band in BANDS[sensor]])
+        means = (pixels.numpy().astype(np.float64).mean(axis=(2, 3)) - scale[:, 0]) / scale[:, 1]
+        logits[sensor] = torch.from_numpy(means).float() @ weights(sensor)
+    logits["both"] = logits["s1"] + logits["s2"]
+    written = json.loads((out / "metrics.json").read_text())["labels"]
+    assert written["patches"] == len(batch)
+    for source, expected in logits.items():
+        measures = multilabel_measures(expected.sigmoid(), labels)
+        for name, value in measures.averages.items():
+            assert result[f"label_{name}_{source}"] == pytest.approx(value, abs=1e-5)
+        classes = written["inputs"][source]["classes"]
+        assert [row["label"] for row in classes] == list(CLASSES)
+        assert [row["patches"] for row in classes] == labels.sum(dim=0).tolist()
+    assert result["label_map_macro_s1"] != result["label_map_macro_s2"] != result["label_map_macro_both"]
+    page = (out / "report.html").read_text()
+    for words in ("Every class, radar", "Every class, optical", "Every class, both sensors", "AUROC weighted"):
+        assert words in page
+
+
+def test_tasks_without_an_evaluation_are_refused(
+    bundle: Bundle, table: TableRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "band_means", MethodEntry((Task.SEGMENT,), METHODS["band_means"].path))
+    with pytest.raises(UsageError, match="bundles of band_means can segment"):
+        evaluate(bundle, table)
+
+
+def test_a_method_object_that_lacks_a_function_of_its_tasks_is_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = (Task.CLASSIFY, Task.ENCODE, Task.COMPRESS)
+    monkeypatch.setitem(METHODS, "band_means", MethodEntry(tasks, METHODS["band_means"].path))
+    with pytest.raises(EoforgeError, match="lacks load, untrained, evaluate_codec"):
+        get_method("band_means")
+
+
+def test_every_built_method_offers_what_its_tasks_need() -> None:
+    for name, entry in METHODS.items():
+        if entry.path is not None:
+            assert get_method(name).name == name
+    assert federated_methods() == ("fl_rs", "mm_fl")
