@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from eoforge import bundle as bundles
-from eoforge.bundle import Bundle, load_bundle, write_bundle
+from eoforge.bundle import (
+    Bundle,
+    code_revision,
+    format,
+    load_bundle,
+    model_card,
+    store_bundle,
+    write_bundle,
+)
 from eoforge.errors import BundleError, ConflictError, LimitExceeded, NotFound, UsageError
 
 WEIGHTS = {"a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3), "b": torch.tensor([7], dtype=torch.int64)}
@@ -133,7 +141,7 @@ def test_a_manifest_that_lies_is_refused(tmp_path: Path, change: Any, says: str)
 
 def test_limits_hold_before_anything_is_written_or_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = write(tmp_path)
-    monkeypatch.setattr(bundles, "MAX_FILE_BYTES", 4)
+    monkeypatch.setattr(format, "MAX_FILE_BYTES", 4)
     with pytest.raises(LimitExceeded):
         write(tmp_path, name="large")
     assert not (tmp_path / "large").exists()
@@ -164,4 +172,40 @@ def test_the_training_version_is_tagged(tmp_path: Path) -> None:
 
 
 def test_code_revision_names_the_commit() -> None:
-    assert bundles.code_revision() not in ("", "unknown")
+    assert code_revision() not in ("", "unknown")
+
+
+def test_a_bundle_from_parts_is_the_bundle_from_tensors(tmp_path: Path) -> None:
+    """Both writers are one: the coordinator of a federation copies weights that it never holds as a whole."""
+    written = write(tmp_path / "tensors")
+    data = written.read("weights.safetensors")
+    reads: list[int] = []
+
+    def parts() -> Iterator[bytes]:
+        reads.append(0)
+        for start in range(0, len(data), 7):
+            yield data[start : start + 7]
+
+    stored = store_bundle(str(tmp_path / "parts"), parts, written.config, written.metrics, "# m\n")
+    assert load_bundle(stored).id == written.id
+    assert len(reads) == 2
+    with pytest.raises(UsageError, match="plain name"):
+        store_bundle(str(tmp_path), parts, {}, {}, "", "../run")
+
+
+def test_a_model_card_has_the_sections_that_have_content() -> None:
+    card = model_card(
+        "m", "Purpose.", measured="Of nothing.", figures={"loss": 0.123456, "history": [1]}, silos={"a": 3}
+    )
+    assert card == (
+        "# m\n\nPurpose.\n\n## Figures\n\nOf nothing. They say nothing about other archives.\n\n"
+        "| figure | value |\n| --- | --- |\n| loss | 0.1235 |\n\n"
+        "## Silos\n\n| silo | patches |\n| --- | --- |\n| a | 3 |\n"
+    )
+    full = model_card(
+        "m", "", measured="", figures={}, trained_on="`t`", bands={"s1": ["VV", "VH"]}, settings={"seed": 0}
+    )
+    assert f"Trained on `t` by code revision `{code_revision()}`." in full
+    assert "- s1: VV, VH\n" in full
+    assert full.endswith("## Settings\n\n| setting | value |\n| --- | --- |\n| seed | 0 |\n")
+    assert "## Figures" not in full

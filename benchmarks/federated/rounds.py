@@ -1,4 +1,4 @@
-"""What a round costs beside training: ``python -m benchmarks.federated.rounds --megabytes 10 100 200 --silos 2 4``.
+"""Cost of a round without training: ``python -m benchmarks.federated.rounds --megabytes 10 100 200 --silos 2 4``.
 
 Zero-work silos over loopback with mutual TLS: each is a process that downloads the model, drops it, and answers with a
 file. The coordinator is a process of its own. Measured:
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.federated.world import Coordinator, certificates, idle_silo, options, write_model
+from benchmarks.federated.processes import CoordinatorProcess, certificates, idle_silo, options, write_model
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client.federation import FederationClient
 from eoforge.logs import configure_logs
@@ -36,35 +36,35 @@ from eoforge.storage.tensorfile import CHUNK_BYTES
 
 WARM_UP = 1
 DEADLINE_S = 60
-"""Of a round; and a second per megabyte."""
+"""Deadline of a round; one second per megabyte is added."""
 
 
 def measure(
     megabytes: int, silos: int, rounds: int = 3, port: int = 0, wire: Callable[[], int | None] = lambda: None
 ) -> dict[str, Any]:
-    """The figures of one size.
+    """Figures of one size.
 
     Args:
-        megabytes: Of the model.
-        silos: How many.
-        rounds: Timed rounds.
-        port: Of the coordinator; any free one if 0.
-        wire: Reads how many bytes went over that port so far, if anything counts them.
+        megabytes: Size of the model.
+        silos: Number of silos.
+        rounds: Number of timed rounds.
+        port: Port of the coordinator; 0 for any free one.
+        wire: Number of bytes on that port so far, or None without a counter.
     """
     with tempfile.TemporaryDirectory(dir=os.environ.get("EOFORGE_BENCH_FOLDER")) as temporary:
         folder = Path(temporary)
         names = [f"silo-{i:02d}" for i in range(silos)]
         tls = certificates(folder, names)
         size = write_model(folder, megabytes)
-        coordinator = Coordinator(folder, tls, port)
+        coordinator = CoordinatorProcess(folder, tls, port)
         idle = coordinator.memory.now()
         last = WARM_UP + rounds + 1
         context = multiprocessing.get_context("spawn")
-        go, after_cut = context.Event(), context.Value("q", 0)
+        release, resent = context.Event(), context.Value("q", 0)
         workers = []
         for number, name in enumerate(names):
             plan = (WARM_UP if number == 0 else 0, last if number >= silos // 2 else 0)
-            arguments = (coordinator.target, tls, name, str(folder / "update"), *plan, go, after_cut)
+            arguments = (coordinator.target, tls, name, str(folder / "update"), *plan, release, resent)
             workers.append(context.Process(target=idle_silo, args=arguments, daemon=True))
             workers[-1].start()
         try:
@@ -75,7 +75,7 @@ def measure(
                 model = client.put_model(str(folder / "model"))
                 spec = pb.RunSpec(method="none", strategy="fedavg", policy=policy, initial_model=model)
                 client.create_run(spec, "bench")
-                seen = _watch(client, coordinator, tls, last, silos // 2, go, wire)
+                seen = _watch(client, coordinator, tls, last, silos // 2, release, wire)
                 done = client.run("bench")
             if done.status != pb.RUN_STATUS_FINISHED:
                 raise SystemExit(f"{megabytes} MB x {silos}: {pb.RunStatus.Name(done.status)}, {done.failure}")
@@ -92,7 +92,7 @@ def measure(
                 "server_peak_beyond_idle_mb": round((seen["peak"] - idle) / 1e6),
                 "resume_seconds_after_kill": round(seen["resumed"], 2),
                 "updates_kept": f"{seen['kept']}/{silos // 2}",
-                "sent_after_cut_over_model": round(after_cut.value / size, 4),
+                "sent_after_cut_over_model": round(resent.value / size, 4),
                 "payload_over_ideal": round(seen["payload"] / ideal, 4),
                 "wire_over_ideal": round(seen["wire"] / ideal, 4) if seen["wire"] else None,
                 "chunk_bytes": CHUNK_BYTES,
@@ -106,14 +106,14 @@ def measure(
 
 def _watch(
     client: FederationClient,
-    coordinator: Coordinator,
+    coordinator: CoordinatorProcess,
     tls: Path,
     last: int,
     half: int,
-    go: Any,
+    release: Any,
     wire: Callable[[], int | None],
 ) -> dict[str, Any]:
-    """Follows the run to its end, and kills the coordinator once ``half`` of the last round's updates are in."""
+    """Follows the run to its end, and kills the coordinator after ``half`` of the last round's updates."""
     seen: dict[str, Any] = {"seconds": [], "kept": 0}
     opened, accepted = 0.0, 0
     for event in client.watch("bench"):
@@ -129,7 +129,7 @@ def _watch(
                 coordinator.start()
                 seen["kept"] = len(client.run("bench").round.accepted)
                 seen["resumed"] = time.monotonic() - killed
-                go.set()
+                release.set()
         elif kind == "reduced" and WARM_UP < number < last:
             seen["seconds"].append(time.monotonic() - opened)
     return seen

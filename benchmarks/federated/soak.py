@@ -1,7 +1,7 @@
-"""Many rounds with random kills: ``python -m benchmarks.federated.soak --rounds 200 --silos 8``, or 20 to try it.
+"""Soak with random kills: ``python -m benchmarks.federated.soak --rounds 200 --silos 8``, or 20 for a trial.
 
 The coordinator and the silos are processes; one of them is killed every few rounds and started again. Every silo
-writes down each answer that was acknowledged. At the end, and with an exit status of 1 otherwise:
+records each acknowledged answer. Checked at the end, with exit status 1 for a failure:
 
 - every acknowledged update is in the sealed set of its round, or counted later as a late one;
 - the run has finished with all its rounds, and no update was accepted twice;
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.federated.world import Coordinator, certificates, options
+from benchmarks.federated.processes import CoordinatorProcess, certificates, options
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client.federation import FederationClient
 from eoforge.client.silo import SiloClient
@@ -42,15 +42,15 @@ MODEL_MB = 4 * ELEMENTS / 1e6
 COORDINATORS = 0.2
 """Share of the coordinator among the kills."""
 LONGEST_PAUSE_S = 1.0
-"""From the end of a round to a kill: somewhere in the next one."""
+"""Longest time from the end of a round to a kill, which falls into the next round."""
 SETTLED_S = 3.0
-"""A coordinator younger than this is still reading what it did before."""
+"""Time for which a restarted coordinator still loads its state; its memory is not sampled."""
 MORE_MEMORY_MB, MORE_DISK_MB = 40.0, 40.0
 """Growth after the first quarter that does not count as a leak: journal, allocator, a round more or less on disk."""
 
 
-class Small:
-    """Trains nothing for a moment."""
+class ConstantTrainer:
+    """Trainer that returns constant deltas."""
 
     def train(self, task: Task, state: Any) -> LocalResult:
         deltas = {n.replace("model/", "delta/"): np.full(t.shape, 1e-3, t.dtype) for n, t in task.tensors.items()}
@@ -60,8 +60,8 @@ class Small:
         return {}
 
 
-class Recorded(SiloClient):
-    """Writes down what the coordinator has acknowledged, before the silo acts on it."""
+class RecordingClient(SiloClient):
+    """Client that records every acknowledgement before the silo acts on it."""
 
     notes: Path
 
@@ -75,31 +75,33 @@ class Recorded(SiloClient):
 
 
 def silo(target: str, tls: Path, name: str, folder: Path) -> None:
-    """One silo, as it runs in production."""
+    """Process of one silo, as in production."""
     configure_logs(as_json=True, level=logging.ERROR)
-    with Recorded(target, **options(tls, name)) as client:
+    with RecordingClient(target, **options(tls, name)) as client:
         client.notes = folder / f"{name}.acknowledged"
-        Silo(client, lambda _: Small(), folder / name, samples=1).run(until_end_of="soak")
+        Silo(client, lambda _: ConstantTrainer(), folder / name, samples=1).run(until_end_of="soak")
 
 
-class Chaos(threading.Thread):
-    """Kills somebody in the middle of every few rounds and starts it again; measures after every round.
+class RandomKills(threading.Thread):
+    """Random kills of processes, one every few rounds, each with a restart; samples memory after every round.
 
-    It waits for rounds, not for seconds: on a slow machine silos would else be killed faster than they can start.
+    Kills are counted in rounds, not in seconds: on a slow machine silos would else be killed before they have started.
     """
 
-    def __init__(self, coordinator: Coordinator, begin: Any, names: list[str], per_kill: int, seed: int) -> None:
+    def __init__(
+        self, coordinator: CoordinatorProcess, start_silo: Any, names: list[str], per_kill: int, seed: int
+    ) -> None:
         super().__init__(daemon=True)
-        self.kills: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self.memory: list[float] = []
-        self.running = {name: begin(name) for name in names}
-        self._coordinator, self._begin, self._names = coordinator, begin, names
+        self.running = {name: start_silo(name) for name in names}
+        self._coordinator, self._start_silo, self._names = coordinator, start_silo, names
         self._per_kill, self._chance, self._born = per_kill, random.Random(seed), time.monotonic()
         self._rounds = threading.Semaphore(0)
         self._over = False
 
     def round_closed(self) -> None:
-        """Told by whoever watches the run."""
+        """Counts a round that was closed."""
         if time.monotonic() - self._born > SETTLED_S:
             self.memory.append(self._coordinator.memory.now() / 1e6)
         self._rounds.release()
@@ -118,32 +120,32 @@ class Chaos(threading.Thread):
             self._coordinator.kill()
             self._coordinator.start()
             self._born = time.monotonic()
-            self.kills["coordinator"] += 1
+            self.counts["coordinator"] += 1
             return
         name = self._chance.choice(self._names)
         self.running[name].kill()
         self.running[name].join()
-        self.running[name] = self._begin(name)
-        self.kills["silo"] += 1
+        self.running[name] = self._start_silo(name)
+        self.counts["silo"] += 1
 
     def stop(self) -> None:
-        """Ends the killing; silos go on."""
+        """Ends the kills; silos continue."""
         self._over = True
         self._rounds.release(2 * self._per_kill)
         self.join()
 
 
 def soak(rounds: int, silos: int, per_kill: int, seed: int) -> dict[str, Any]:
-    """Runs it and returns what was found; ``lost`` and ``wrong`` are empty if all went well."""
+    """Runs the soak and returns its figures; ``lost`` and ``wrong`` are empty without a failure."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("EOFORGE_BENCH_FOLDER")) as temporary:
         folder = Path(temporary)
         names = [f"silo-{i:02d}" for i in range(silos)]
         tls = certificates(folder, names)
         write_file(folder / "model", {"w": np.zeros(ELEMENTS, np.float32)})
-        coordinator = Coordinator(folder, tls)
+        coordinator = CoordinatorProcess(folder, tls)
         context = multiprocessing.get_context("spawn")
 
-        def begin(name: str) -> Any:
+        def start_silo(name: str) -> Any:
             process = context.Process(target=silo, args=(coordinator.target, tls, name, folder), daemon=True)
             process.start()
             return process
@@ -151,7 +153,7 @@ def soak(rounds: int, silos: int, per_kill: int, seed: int) -> dict[str, Any]:
         disk: list[float] = []
         history: list[pb.RoundSummary] = []  # by events: GetRun has the last hundred rounds
         accepted: Counter[tuple[str, int]] = Counter()
-        chaos = Chaos(coordinator, begin, names, per_kill, seed)
+        kills = RandomKills(coordinator, start_silo, names, per_kill, seed)
         try:
             with FederationClient(coordinator.target, **options(tls, "bench")) as client:
                 policy = pb.RoundPolicy(rounds=rounds, min_silos=silos, selection=pb.SELECTION_ALL)
@@ -159,22 +161,22 @@ def soak(rounds: int, silos: int, per_kill: int, seed: int) -> dict[str, Any]:
                 spec.initial_model.CopyFrom(client.put_model(str(folder / "model")))
                 client.create_run(spec, "soak")
                 begun = time.monotonic()
-                chaos.start()
+                kills.start()
                 for event in client.watch("soak"):
                     kind = event.WhichOneof("event")
                     if kind == "accepted":
                         accepted[event.accepted.silo, event.accepted.round] += 1
                     elif kind == "round_closed":
-                        chaos.round_closed()
+                        kills.round_closed()
                         history.append(event.round_closed.summary)
                         disk.append(_megabytes(folder / "store") - (len(disk) + 1) * MODEL_MB)
-                        _tell(len(disk), rounds, time.monotonic() - begun, disk[-1], chaos)
+                        _print_progress(len(disk), rounds, time.monotonic() - begun, disk[-1], kills)
                 seconds = time.monotonic() - begun
                 run = client.run("soak")
         finally:
-            if chaos.is_alive():
-                chaos.stop()
-            for process in chaos.running.values():
+            if kills.is_alive():
+                kills.stop()
+            for process in kills.running.values():
                 process.kill()
             coordinator.stop()
         acknowledged = {name: _notes(folder / f"{name}.acknowledged") for name in names}
@@ -183,19 +185,19 @@ def soak(rounds: int, silos: int, per_kill: int, seed: int) -> dict[str, Any]:
             "status": pb.RunStatus.Name(run.status),
             "acknowledged": sum(map(len, acknowledged.values())),
             "sealed": sum(len(s.silos) for s in history),
-            "kills": dict(chaos.kills),
-            "memory_mb": _quarters(chaos.memory),
+            "kills": dict(kills.counts),
+            "memory_mb": _quarters(kills.memory),
             "disk_beyond_models_mb": _quarters(disk),
             "seconds": round(seconds, 1),
             "load": round(os.getloadavg()[0], 1),
-            "lost": _lost(history, acknowledged),
+            "lost": _lost_updates(history, acknowledged),
         }
         twice = [key for key, count in accepted.items() if count > 1]
-        return figures | {"wrong": _wrong(figures, rounds, twice, _unheard(history, acknowledged))}
+        return figures | {"wrong": _problems(figures, rounds, twice, _unacknowledged(history, acknowledged))}
 
 
-def _lost(history: list[pb.RoundSummary], acknowledged: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Updates that were acknowledged as counting and are in no sealed set."""
+def _lost_updates(history: list[pb.RoundSummary], acknowledged: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Updates that were acknowledged and are in no sealed set."""
     sealed = {summary.number: set(summary.silos) for summary in history}
     late = {(silo, number) for summary in history for silo, number in summary.late.items()}
     return [
@@ -208,14 +210,14 @@ def _lost(history: list[pb.RoundSummary], acknowledged: dict[str, list[dict[str,
     ]
 
 
-def _wrong(figures: dict[str, Any], rounds: int, twice: list[Any], unheard: list[str]) -> list[str]:
+def _problems(figures: dict[str, Any], rounds: int, twice: list[Any], unacknowledged: list[str]) -> list[str]:
     found = []
     if figures["status"] != "RUN_STATUS_FINISHED" or figures["rounds"] != rounds:
         found.append(f"{figures['rounds']} of {rounds} rounds, {figures['status']}")
     if twice:
         found.append(f"accepted twice: {twice[:3]}")
-    if unheard:
-        found.append(f"counted, but its silo never heard of it: {unheard[:3]}")
+    if unacknowledged:
+        found.append(f"counted without an acknowledgement: {unacknowledged[:3]}")
     for name, more in (("memory_mb", MORE_MEMORY_MB), ("disk_beyond_models_mb", MORE_DISK_MB)):
         first, *_, last = figures[name]
         if last > first + more:
@@ -223,18 +225,18 @@ def _wrong(figures: dict[str, Any], rounds: int, twice: list[Any], unheard: list
     return found
 
 
-def _unheard(history: list[pb.RoundSummary], acknowledged: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _unacknowledged(history: list[pb.RoundSummary], acknowledged: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Updates in sealed sets that were not acknowledged.
 
-    A silo may die between the acknowledgement and its note: then it answers again and notes that, unless the run ended.
+    A silo may die between an acknowledgement and its record: then it answers again, unless the run has ended.
     """
-    heard = {(name, note["round"]) for name, notes in acknowledged.items() for note in notes}
+    acknowledged_pairs = {(name, note["round"]) for name, notes in acknowledged.items() for note in notes}
     pairs = ((name, summary.number) for summary in history[:-1] for name in summary.silos)
-    return [f"{name}, round {number}" for name, number in pairs if (name, number) not in heard]
+    return [f"{name}, round {number}" for name, number in pairs if (name, number) not in acknowledged_pairs]
 
 
 def _quarters(values: list[float]) -> list[float]:
-    """Medians of the second, third and fourth quarter: the first one fills caches."""
+    """Medians of the second, third and fourth quarter; the first quarter fills caches."""
     quarter = max(1, len(values) // 4)
     parts = [values[i * quarter : (i + 1) * quarter] or values[-1:] for i in (1, 2, 3)]
     return [round(statistics.median(part), 1) for part in parts if part]
@@ -254,9 +256,9 @@ def _notes(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _tell(done: int, rounds: int, seconds: float, disk: float, chaos: Chaos) -> None:
+def _print_progress(done: int, rounds: int, seconds: float, disk: float, kills: RandomKills) -> None:
     if done % max(1, rounds // 10) == 0:
-        memory = chaos.memory[-1] if chaos.memory else 0
+        memory = kills.memory[-1] if kills.memory else 0
         print(
             f"round {done}: {seconds:.0f} s, {disk:.0f} MB on disk beyond models, {memory:.0f} MB in memory", flush=True
         )

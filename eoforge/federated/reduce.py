@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.errors import UsageError
-from eoforge.federated.store.objects import Objects, StoredFile
+from eoforge.federated.store.chunk_store import ChunkStore, StoredFile
 from eoforge.federated.strategy import Add, Output, Reduction, Source, name_of, split_name
 from eoforge.storage.tensorfile import Array, Layout, Specs
 
@@ -102,7 +102,7 @@ def write_reduction(
     reduction: Reduction,
     state: Mapping[str, StoredFile],
     source: Source,
-    objects: Objects,
+    objects: ChunkStore,
     pool: ThreadPoolExecutor,
     combiner: Combiner = weighted_sum,
 ) -> dict[str, str]:

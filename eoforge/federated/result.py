@@ -1,50 +1,31 @@
-"""A finished run as an ordinary run bundle, written without holding the model in memory."""
+"""Bundle of a finished federated run, written without the model in memory."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.bundle import CARD, CONFIG, FORMAT, MANIFEST, METRICS, WEIGHTS, code_revision
-from eoforge.errors import ConflictError
-from eoforge.federated.store.objects import Objects
-from eoforge.storage.addresses import join, normalise
-from eoforge.storage.objects import ObjectStore
+from eoforge.bundle import code_revision, model_card, store_bundle
+from eoforge.federated.store.chunk_store import ChunkStore
 
 
-def write_result(objects: Objects, run: pb.Run, parent_uri: str) -> str:
-    """Writes the bundle of a run's newest model and returns its URI; the same run gives the same bytes.
+def write_result(store: ChunkStore, run: pb.Run, parent_uri: str) -> str:
+    """Writes the bundle of a run's newest model and returns its URI; equal runs give equal bytes.
 
     Raises:
-        ConflictError: Another bundle lies where this run's belongs.
+        ConflictError: A different bundle has the name of the run already.
+        LimitExceeded: The model is larger than the weights of a bundle may be.
     """
-    uri = join(normalise(parent_uri), run.run_id)
-    store = ObjectStore(uri)
-    model = objects.manifest(run.objects["model"])
-    files = {CONFIG: _json(_config(run)), METRICS: _json(_metrics(run)), CARD: _card(run).encode()}
-    entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
-    weights = hashlib.sha256()
-    for part in _chunks(objects, model):
-        weights.update(part)
-    entries[WEIGHTS] = {"sha256": weights.hexdigest(), "bytes": model.length}
-    manifest = _json({"format": FORMAT, "files": entries})
-    if not store.exists(MANIFEST):
-        store.put_stream(WEIGHTS, _chunks(objects, model))
-        for name, data in files.items():
-            store.put(name, data)
-        store.put_if_absent(MANIFEST, manifest)
-    if store.get(MANIFEST) != manifest:
-        raise ConflictError(f"{uri} already holds another bundle; remove it or set EOFORGE_BUNDLES_URI elsewhere")
-    return uri
+    model = store.manifest(run.objects["model"])
 
+    def weights() -> Iterator[bytes]:
+        return (store.chunk(digest) for digest in model.chunks)
 
-def _chunks(objects: Objects, manifest: pb.Manifest) -> Iterator[bytes]:
-    return (objects.chunk(digest) for digest in manifest.chunks)
+    # No table is tagged: ``patches`` comes from an operator's message, which must not make the coordinator open it.
+    return store_bundle(parent_uri, weights, _config(run), _metrics(run), _card(run), run.run_id)
 
 
 def _config(run: pb.Run) -> dict[str, Any]:
@@ -86,21 +67,16 @@ def _metrics(run: pb.Run) -> dict[str, Any]:
 
 def _card(run: pb.Run) -> str:
     spec, last = run.spec, dict(run.history[-1].evaluation) if run.history else {}
-    figures = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(last.items()))
-    lines = [
-        f"# {spec.method}, learned by federation",
-        "",
-        f"Run `{run.run_id}`: {len(run.history)} rounds of {spec.strategy}, from silos that kept their data.",
-    ]
+    opening = f"Run `{run.run_id}`: {len(run.history)} rounds of {spec.strategy}, from silos that kept their data."
     if run.epsilon:
-        lines.append(f"Differential privacy of silos: epsilon {run.epsilon:.4g}.")
-    if figures:
-        lines += ["", "| metric, last evaluation by the silos | value |", "| --- | --- |", figures]
-    return "\n".join(lines) + "\n"
+        opening += f"\nDifferential privacy of silos: epsilon {run.epsilon:.4g}."
+    figures = {name: f"{value:.6g}" for name, value in sorted(last.items())}
+    measured = "Of the last evaluation by the silos."
+    return model_card(f"{spec.method}, learned by federation", opening, measured=measured, figures=figures)
 
 
 def plain(struct: Any) -> dict[str, Any]:
-    """A protobuf Struct as JSON values; whole numbers become integers again, which Struct does not know."""
+    """JSON values of a protobuf Struct; whole numbers become integers again, which a Struct does not have."""
     value = _integers(json_format.MessageToDict(struct))
     return dict(value)
 
@@ -113,7 +89,3 @@ def _integers(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed, nn
 
-from eoforge.bundle import Bundle, code_revision, load_bundle, write_bundle
+from eoforge.bundle import Bundle, code_revision, load_bundle, model_card, write_bundle
 from eoforge.data.loading.loader import PatchFilter, PatchLoader
 from eoforge.data.tables.statistics import band_statistics
 from eoforge.errors import NotFound, UsageError
@@ -158,26 +158,17 @@ def _write(
         "history": fitted.curve.epochs,
     }
     weights = recipe.network(learner).state_dict()
-    readme = _card(recipe, facts, metrics)
+    readme = model_card(
+        recipe.method,
+        recipe.card,
+        trained_on=f"the `train` split of `{data.uri}` at version {data.version}",
+        bands=recipe.bands,
+        measured="Of the best epoch; `validation_...` on the `validation` split of the same table version.",
+        figures=metrics,
+        settings=asdict(config),
+    )
     extra = {CURVE: fitted.curve.csv()}
     return write_bundle(out, weights=weights, config=facts, metrics=metrics, readme=readme, extra_files=extra)
-
-
-def _card(recipe: Recipe, facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    patches = facts["patches"]
-    scalars = {k: v for k, v in metrics.items() if isinstance(v, int | float | str)}
-    rows = "\n".join(f"| {k} | {round(v, 4) if isinstance(v, float) else v} |" for k, v in scalars.items())
-    bands = "\n".join(f"- {modality}: {', '.join(names)}" for modality, names in facts["bands"].items())
-    settings = "\n".join(f"| {k} | {v} |" for k, v in facts["config"].items())
-    return (
-        f"# {recipe.method}\n\n{recipe.card}\n\n"
-        f"Trained on the `train` split of `{patches['uri']}` at version {patches['version']} "
-        f"by code revision `{facts['code_revision']}`.\n\n"
-        f"## Input\n\nBands in this order, on their native grids, normalised as `config.json` says:\n\n{bands}\n\n"
-        f"## Figures\n\nOf the best epoch; `validation_...` on the `validation` split of the same table version. "
-        f"They do not hold for other archives.\n\n| figure | value |\n| --- | --- |\n{rows}\n\n"
-        f"## Settings\n\n| setting | value |\n| --- | --- |\n{settings}\n"
-    )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One run in the coordinator that acts for it: every change is an event, stored before anyone hears of it."""
+"""Actor of one run: every change is an event, stored before any caller is told of it."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ import structlog
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import EoforgeError, LeaseLost, StoreError
 from eoforge.federated.result import plain
-from eoforge.federated.run import rounds
 from eoforge.federated.run.journal import Journal
+from eoforge.federated.run.rounds import steps
+from eoforge.federated.run.rounds.opening import silo_info, silo_infos
+from eoforge.federated.run.rounds.tasks import RoundView
 from eoforge.federated.run.state import ended
-from eoforge.federated.store.run_files import Offer, RunFiles
+from eoforge.federated.store.run_files import DownloadSet, RunFiles
 from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import Strategy
-from services.federation import steps, telemetry
+from services.federation import telemetry
 from services.federation.catalogue import Catalogue
-from services.federation.offers import Offers, info_of
+from services.federation.download_sets import DownloadSets
 from services.federation.signals import Signal
-from services.federation.tasks import Standing
 from services.federation.work import Work
 
 RETRY_SECONDS = 2.0
-"""Pause after the store could not be reached."""
+"""Pause before the next attempt while the store cannot be reached."""
 
 log = structlog.get_logger("run")
 
 
-class Surroundings(Protocol):
-    """What an actor needs of the coordinator around it."""
+class ActorContext(Protocol):
+    """Parts of the coordinator that an actor uses."""
 
     instance: str
     bundles_uri: str
@@ -42,70 +43,70 @@ class Surroundings(Protocol):
     io: ThreadPoolExecutor
     catalogue: Catalogue
 
-    def there(self, spec: pb.RunSpec) -> tuple[list[pb.Member], list[pb.Member]]:
-        """All silos of a run, and those of them that are connected."""
+    def eligible_silos(self, spec: pb.RunSpec) -> tuple[list[pb.Member], list[pb.Member]]:
+        """Members of a run, and those of them that are connected."""
 
-    def lost(self, run_id: str) -> None:
-        """Another coordinator acts for the run now."""
+    def lease_lost(self, run_id: str) -> None:
+        """Removes the actor of a run that another coordinator has taken."""
 
 
 class RunActor:
-    """Moves one run forward.
+    """Single writer of one run: applies answers and advances the run.
 
     Args:
-        hub: The coordinator around it.
-        journal: The run's journal; the lease must be held.
-        files: The run's files.
+        context: The coordinator.
+        journal: Journal of the run; the lease must be held.
+        files: Files of the run.
     """
 
-    def __init__(self, hub: Surroundings, journal: Journal, files: RunFiles) -> None:
-        self._hub, self._journal, self.files = hub, journal, files
+    def __init__(self, context: ActorContext, journal: Journal, files: RunFiles) -> None:
+        self._context, self._journal, self.files = context, journal, files
         self.strategy: Strategy = make_strategy(journal.run.spec.strategy, plain(journal.run.spec.strategy_options))
-        self._long = Work(files, self.strategy, hub.bundles_uri, hub.retain_rounds)
+        self._long = Work(files, self.strategy, context.bundles_uri, context.retain_rounds)
         self._lock = asyncio.Lock()
         self._work: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._offers, self._offering = Offers(files, self.strategy), asyncio.Lock()
+        self._download_sets, self._building = DownloadSets(files, self.strategy), asyncio.Lock()
         self._changed = time.monotonic()
         self._delivered: tuple[int, float] = (0, 0.0)
-        self._standing: Standing | None = None
+        self._round_view: RoundView | None = None
         self._cleaned = False
         self._stopped = False
 
     @property
     def run(self) -> pb.Run:
-        """The run's state."""
+        """State of the run."""
         return self._journal.run
 
-    def standing(self) -> Standing:
-        """Who did what in the open round."""
-        if self._standing is None or self._standing.sequence != self.run.sequence:
-            self._standing = Standing(self.run)
-        return self._standing
+    def round_view(self) -> RoundView:
+        """View of the current round, built once per event."""
+        if self._round_view is None or self._round_view.sequence != self.run.sequence:
+            self._round_view = RoundView(self.run)
+        return self._round_view
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is being done for the run."""
+        """Whether no work is in progress for the run."""
         return self._work is None and not self._lock.locked()
 
     def seconds_since_event(self) -> float:
-        """Time since the run last changed here."""
+        """Time since the last event of the run in this process."""
         return time.monotonic() - self._changed
 
-    def told(self, number: int) -> None:
-        """A silo has its task of this round."""
+    def record_delivery(self, number: int) -> None:
+        """Records the time at which a silo received its training task of a round."""
         self._delivered = (number, time.time())
 
     async def write(self, actor: str, allowed: Callable[[pb.Run], bool] = lambda _: True, **event: Any) -> bool:
-        """Appends an event and lets the run move on.
+        """Appends an event and schedules the next step of the run.
 
         Args:
-            actor: Who caused it.
-            allowed: Checked with the run locked; nothing is written if it says no.
-            **event: The one event.
+            actor: Silo, operator or coordinator that caused the event.
+            allowed: Condition on the locked run; the event is dropped if it is false.
+            **event: The event, as one keyword of :class:`RunEvent`.
 
         Returns:
-            Whether it was written.
+            Whether the event was written.
 
         Raises:
             LeaseLost: Another coordinator acts for the run.
@@ -118,37 +119,37 @@ class RunActor:
             try:
                 await self._append(actor, **event)
             except LeaseLost:
-                self._lose()  # or this coordinator would go on refusing whatever the run's silos send
+                self._release()  # else this coordinator would refuse every further answer of the run's silos
                 raise
-        self.poke()
+        self.schedule_advance()
         return True
 
-    def poke(self) -> None:
-        """Moves the run on as far as it goes, in the background."""
+    def schedule_advance(self) -> None:
+        """Schedules all steps that are due, in the background."""
         if not self._stopped:
             task = asyncio.get_running_loop().create_task(self._advance())
             task.add_done_callback(_report)
 
     def stop(self) -> None:
-        """Ends all activity; the run stays as it is for whoever takes it."""
+        """Ends all activity without a change of the run, which another coordinator may take."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
         if self._work is not None:
             self._work.cancel()
 
-    async def offer(self, silo: str) -> Offer:
-        """What the silo downloads in the current state of the run."""
-        # Under a lock of its own, so that what several silos want alike is cut once.
-        async with self._offering:
-            return cast(Offer, await self._in_thread(self._offers.of, self._copy(), silo))
+    async def download_set(self, silo: str) -> DownloadSet:
+        """Files that the silo downloads in the current state of the run."""
+        # A lock of its own: files that are equal for several silos are written once.
+        async with self._building:
+            return cast(DownloadSet, await self._in_thread(self._download_sets.of, self._copy(), silo))
 
     def scalars(self, silo: str) -> dict[str, float]:
-        """Numbers that the strategy gives to a silo."""
-        return dict(self.strategy.task_scalars(info_of(self.run, silo), rounds.infos(self.run.round)))
+        """Numbers of a silo's task that the strategy defines."""
+        return dict(self.strategy.task_scalars(silo_info(self.run, silo), silo_infos(self.run.round.members)))
 
     async def _advance(self) -> None:
-        structlog.contextvars.clear_contextvars()  # this is no part of the call that caused it
+        structlog.contextvars.clear_contextvars()  # the step is no part of the call that caused it
         try:
             async with self._lock:
                 while not self._stopped and self._work is None and await self._step():
@@ -157,15 +158,15 @@ class RunActor:
             await self._handle(error)
 
     async def _step(self) -> bool:
-        """One transition, if one is due; the lock is held."""
+        """Takes one step if one is due; the lock is held."""
         run = self.run
-        step = steps.next_step(run, lambda: self._hub.there(run.spec), self.strategy.closed, time.time())
+        step = steps.next_step(run, lambda: self._context.eligible_silos(run.spec), self.strategy.closed, time.time())
         if step.event is not None:
             opened = step.event.get("round_opened")
             if opened is not None and opened.number == 1:
                 await self._in_thread(self._long.begin, self._copy(), opened)
             sealing, started = "sealed" in step.event, time.time()
-            await self._append(self._hub.instance, **step.event)
+            await self._append(self._context.instance, **step.event)
             if sealing:
                 self._record_sealed(started)
             return True
@@ -178,7 +179,7 @@ class RunActor:
             self._cleaned = True
             self._start(self._clean_up())
         elif step.wake_in is not None:
-            self._poke_in(step.wake_in)
+            self._schedule_advance_in(step.wake_in)
         return False
 
     def _record_sealed(self, started: float) -> None:
@@ -197,7 +198,7 @@ class RunActor:
         async with self._lock:
             if ended(self.run):
                 return
-            await self._append(self._hub.instance, reduced=reduced)
+            await self._append(self._context.instance, reduced=reduced)
         telemetry.phase(self.run, "reduce", started, done)
         telemetry.phase(self.run, "publish", done, time.time())
         telemetry.ROUNDS.inc()
@@ -212,7 +213,7 @@ class RunActor:
                 return
             if self.run.round.evaluators:
                 telemetry.phase(self.run, "evaluate", since, now)
-            await self._append(self._hub.instance, round_closed=pb.RoundClosed(summary=summary))
+            await self._append(self._context.instance, round_closed=pb.RoundClosed(summary=summary))
             telemetry.STRAGGLERS.inc(len(summary.stragglers))
             await self._in_thread(self._journal.snapshot)
         await self._clean_up()
@@ -221,51 +222,55 @@ class RunActor:
         changed = await self._in_thread(self._long.finish, self._copy())
         async with self._lock:
             if not ended(self.run):
-                await self._append(self._hub.instance, status_changed=changed)
+                await self._append(self._context.instance, status_changed=changed)
                 await self._in_thread(self._journal.snapshot)
 
     async def _clean_up(self) -> None:
         run = self._copy()
         await self._in_thread(self._long.clean_up, run)
         if ended(run):
-            await self._in_thread(self._hub.catalogue.close, run.run_id)
+            await self._in_thread(self._context.catalogue.close, run.run_id)
 
     async def _fail(self, reason: str) -> None:
         failed = pb.StatusChanged(status=pb.RUN_STATUS_FAILED, reason=reason)
-        await self._append(self._hub.instance, status_changed=failed)
+        await self._append(self._context.instance, status_changed=failed)
         await self._in_thread(self._journal.snapshot)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs ``work`` beside the lock, so that the run can be asked and cancelled meanwhile."""
+        """Starts ``work`` without the lock, so that the run can be read and cancelled meanwhile."""
 
         async def guarded() -> None:
-            moved = True
+            advance = True
             try:
                 await work
             except Exception as error:
-                moved = await self._handle(error)
+                advance = await self._handle(error)
             finally:
                 self._work = None
-            if moved:
-                self.poke()
+            if advance:
+                self.schedule_advance()
 
         self._work = asyncio.get_running_loop().create_task(guarded())
         self._work.add_done_callback(_report)
 
     async def _handle(self, error: Exception) -> bool:
-        """Draws the consequence of an error; whether the run may move on at once."""
+        """Handles an error of a step.
+
+        Returns:
+            Whether the run may advance at once.
+        """
         if isinstance(error, LeaseLost):
-            self._lose()
+            self._release()
             return False
         if isinstance(error, StoreError):
-            log.warning("store unreachable, will try again", run=self.run.run_id, error=str(error))
+            log.warning("store unreachable, retry scheduled", run=self.run.run_id, error=str(error))
             self._cleaned = False
-            self._poke_in(RETRY_SECONDS)
+            self._schedule_advance_in(RETRY_SECONDS)
             return False
         reason = str(error)
         if not isinstance(error, EoforgeError):
             log.error("a run failed", run=self.run.run_id, exc_info=error)
-            reason = "the coordinator failed; its log says why"
+            reason = "the coordinator failed; see its log"
         try:
             async with self._lock:
                 if not ended(self.run):
@@ -278,29 +283,29 @@ class RunActor:
         written: pb.RunEvent = await self._in_thread(self._journal.append, pb.RunEvent(**event), actor)
         log.info("event", run=self.run.run_id, sequence=written.sequence, kind=next(iter(event)), actor=actor)
         self._changed = time.monotonic()
-        self._hub.signal.notify()
+        self._context.signal.notify()
         return written
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._hub.io, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._context.io, function, *arguments)
 
     def _copy(self) -> pb.Run:
-        """The run's state for a thread, while it goes on changing here."""
+        """Copy of the run's state for a thread, while events go on changing it here."""
         run = pb.Run()
         run.CopyFrom(self.run)
         return run
 
-    def _lose(self) -> None:
+    def _release(self) -> None:
         self.stop()
-        self._hub.lost(self.run.run_id)
+        self._context.lease_lost(self.run.run_id)
 
-    def _poke_in(self, seconds: float) -> None:
+    def _schedule_advance_in(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if not self._stopped:
-            self._timer = asyncio.get_running_loop().call_later(max(seconds, 0.01), self.poke)
+            self._timer = asyncio.get_running_loop().call_later(max(seconds, 0.01), self.schedule_advance)
 
 
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
-        log.error("a run's step failed", exc_info=task.exception())
+        log.error("a step of a run failed", exc_info=task.exception())

@@ -1,4 +1,4 @@
-"""Which runs there are, and which of them have ended: names on the store, so that nobody reads every journal."""
+"""Catalogue of runs, and of those that have ended, so that a start need not read every journal."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ log = structlog.get_logger("coordinator")
 
 
 class Catalogue:
-    """Names of runs below ``index/`` in the order of their creation; of those that are over, and cleaned, ``ended/``.
+    """Names of runs below ``index/`` in the order of their creation; ended and cleaned runs below ``ended/``.
 
     Args:
-        store: The coordinator's store.
+        store: Store of the coordinators.
     """
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
     def add(self, run_id: str) -> None:
-        """Names a run, before it is made: what is not named would never be found."""
+        """Adds the name of a run before its journal begins: a run without a name would never be found."""
         self._store.put(f"index/{time.time_ns():020d}.{run_id}", b"")
 
     def names(self) -> list[str]:
@@ -35,25 +35,25 @@ class Catalogue:
         return list(dict.fromkeys(names))
 
     def close(self, run_id: str) -> None:
-        """Notes that a run has ended and nothing is left to do for it."""
+        """Marks a run that has ended and is cleaned up."""
         self._store.put(f"ended/{run_id}", b"")
 
     def open(self, known: Collection[str]) -> list[Journal]:
-        """Journals of runs that somebody must act for, but those that are ``known``.
+        """Journals of all runs that need an actor, except the ``known`` ones.
 
-        One that has ended is among them until it is closed: whoever ended it may have died before it deleted the run's
-        secret and what silos sent.
+        An ended run is among them until it is closed: its coordinator may have died before it deleted the secret and
+        the updates of the run.
         """
-        over = {key.removeprefix("ended/") for key in self._store.list("ended")}
+        closed = {key.removeprefix("ended/") for key in self._store.list("ended")}
         found = []
         for run_id in self.names():
-            if run_id in known or run_id in over:
+            if run_id in known or run_id in closed:
                 continue
             journal = Journal(self._store, run_id)
             try:
                 journal.load()
             except NotFound:
-                continue  # its creation was cut short
+                continue  # a run whose creation was interrupted
             except (EoforgeError, json_format.ParseError):
                 log.exception("a run's journal cannot be read; the others go on", run=run_id)
                 continue

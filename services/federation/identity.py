@@ -1,4 +1,4 @@
-"""Who may do what: operators steer runs, silos answer tasks, and neither can be the other by saying so.
+"""Identities and permissions of callers: operators control runs, silos answer tasks.
 
 A certificate names its holder in a URI: ``spiffe://eoforge/silo/ID`` or ``spiffe://eoforge/operator/ID`` (what
 ``eoforge federate ca issue`` and cert-manager write). A token names its holder in ``sub`` and grants
@@ -30,7 +30,7 @@ Context = grpc.aio.ServicerContext
 
 
 class Identities:
-    """Tells silos and operators apart.
+    """Identities of callers, as silos or operators.
 
     Args:
         revoked_file: Certificate revocation list (PEM), read again when it changes; None for none.
@@ -42,11 +42,11 @@ class Identities:
         self._revoked: x509.CertificateRevocationList | None = None
 
     def silo(self, context: Context[Any, Any]) -> str:
-        """The id of the calling silo.
+        """Id of the calling silo.
 
         Raises:
             PermissionDenied: The caller is no silo.
-            Unauthenticated: Its certificate was revoked.
+            Unauthenticated: The certificate was revoked.
         """
         caller = CALLER.get()
         if caller.way == "certificate":
@@ -61,11 +61,11 @@ class Identities:
         return _plain(named)
 
     def operator(self) -> str:
-        """The name of the calling operator.
+        """Name of the calling operator.
 
         Raises:
             PermissionDenied: The caller is no operator.
-            Unauthenticated: Its certificate was revoked.
+            Unauthenticated: The certificate was revoked.
         """
         caller = CALLER.get()
         if caller.way == "certificate":
@@ -77,7 +77,7 @@ class Identities:
         return "operator"
 
     def _from_certificate(self, caller: Caller, role: str) -> str:
-        if not caller.certificate:  # REST does not say whose certificate it verified
+        if not caller.certificate:  # REST does not pass the verified certificate on
             raise PermissionDenied("a certificate names its holder over gRPC only; ask there")
         self._refuse_revoked(_serial(caller.certificate))
         prefix = f"{TRUST_DOMAIN}{role}/"
@@ -95,14 +95,14 @@ class Identities:
                 self._revoked = x509.load_pem_x509_crl(self._revoked_file.read_bytes())
                 self._stamp = stamp
         except (OSError, ValueError) as error:
-            # No UsageError: the caller did nothing wrong, and must not read our paths. Nobody gets in meanwhile.
+            # No UsageError: the caller did nothing wrong, and must not see paths. All callers are refused meanwhile.
             raise EoforgeError(f"cannot read EOFORGE_REVOKED_FILE {self._revoked_file}: {error}") from error
         if self._revoked is not None and self._revoked.get_revoked_certificate_by_serial_number(serial) is not None:
             raise Unauthenticated("this certificate was revoked; ask the operator for a new one")
 
 
-def may_steer(operator: str, run: pb.Run) -> bool:
-    """Whether an operator may see and steer a run."""
+def may_control(operator: str, run: pb.Run) -> bool:
+    """Whether an operator may see and control a run."""
     return operator == run.creator or operator in run.spec.operators or ANYONE in run.spec.operators
 
 

@@ -1,4 +1,4 @@
-"""Open Inference Protocol V2: where runs are, for dashboards and gateways that speak nothing else."""
+"""Open Inference Protocol V2: states of runs, for dashboards and gateways without the typed API."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from kserve import InferOutput, InferRequest, InferResponse, Model
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import LimitExceeded, UsageError
 from services._runtime.errors import PermissionDenied
-from services.federation.hub import Hub
-from services.federation.identity import Identities, may_steer
+from services.federation.coordinator import Coordinator
+from services.federation.identity import Identities, may_control
 
 NAME = "eoforge-federation-runs"
 MAX_RUNS = 100
 
 
 class RunsModel(Model):
-    """Names of runs to their state, round and number of rounds; who may not see a run cannot ask for it."""
+    """Model that maps names of runs to status, round, number of rounds and bundle, for permitted operators."""
 
-    def __init__(self, hub: Hub, identities: Identities) -> None:
+    def __init__(self, coordinator: Coordinator, identities: Identities) -> None:
         super().__init__(NAME)
-        self._hub, self._identities = hub, identities
+        self._coordinator, self._identities = coordinator, identities
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ class RunsModel(Model):
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
     ) -> InferResponse:
-        """The state of each run.
+        """State of each run.
 
         Raises:
             UsageError: The input is missing.
@@ -54,8 +54,8 @@ class RunsModel(Model):
         if len(names) > MAX_RUNS:
             raise LimitExceeded(f"a request may name {MAX_RUNS} runs; got {len(names)}")
         operator = self._identities.operator()
-        runs = [await self._hub.read(name) for name in names]
-        if not all(may_steer(operator, run) for run in runs):
+        runs = [await self._coordinator.read(name) for name in names]
+        if not all(may_control(operator, run) for run in runs):
             raise PermissionDenied("one of the runs belongs to others")
         columns: dict[str, np.ndarray[Any, Any]] = {
             "status": np.array([pb.RunStatus.Name(r.status).removeprefix("RUN_STATUS_") for r in runs], dtype=object),

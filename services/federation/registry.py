@@ -1,4 +1,4 @@
-"""The silos that a coordinator knows, and which of them are there."""
+"""Registry of silos: registrations on the store, connections and heartbeats in memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import LimitExceeded, NotFound
-from eoforge.federated.run import rounds
+from eoforge.federated.run.rounds import opening
 from eoforge.storage.objects import ObjectStore
 from services._runtime.errors import Overloaded
 from services.federation.telemetry import CONNECTED
 
 SILENT_HEARTBEATS = 4
-"""A silo that missed this many heartbeats is not selected."""
+"""Number of missed heartbeats after which a silo is not selected."""
 MAX_STREAMS = 4
-"""Streams of tasks of one silo: one, and some that it lost and that are not known to be dead yet."""
+"""Task streams of one silo: one in use, and lost ones that the server has not detected yet."""
 RETRY_SECONDS = 1.0
 MAX_ACTIVITY = 200
 
@@ -26,27 +26,27 @@ log = structlog.get_logger("coordinator")
 
 
 class Registry:
-    """What silos said of themselves, on the store, and when they were heard, here.
+    """Registered silos, and those of them that are connected.
 
     Args:
-        store: The coordinator's store.
-        heartbeat_seconds: How often a silo must be heard.
-        most: Most silos that may register.
-        changed: Called when other silos are there than before.
+        store: Store of the coordinator.
+        heartbeat_seconds: Interval of heartbeats.
+        limit: Largest number of registered silos.
+        changed: Called when the set of connected silos changes.
 
     Attributes:
         known: Registered silos by id.
     """
 
-    def __init__(self, store: ObjectStore, heartbeat_seconds: float, most: int, changed: Callable[[], None]) -> None:
-        self._store, self._silence, self._most = store, SILENT_HEARTBEATS * heartbeat_seconds, most
+    def __init__(self, store: ObjectStore, heartbeat_seconds: float, limit: int, changed: Callable[[], None]) -> None:
+        self._store, self._silence, self._limit = store, SILENT_HEARTBEATS * heartbeat_seconds, limit
         self._changed = changed
         self.known: dict[str, pb.Silo] = {}
         self._streams: dict[str, int] = {}
-        self._heard: dict[str, float] = {}
+        self._last_heartbeat: dict[str, float] = {}
 
     def load(self) -> dict[str, pb.Silo]:
-        """The silos that are registered on the store; blocks. What cannot be read comes again with its silo."""
+        """Registrations on the store, without unreadable ones, whose silos register again; blocks."""
         found: dict[str, pb.Silo] = {}
         for key in list(self._store.list("silos")):
             try:
@@ -58,63 +58,63 @@ class Registry:
         return found
 
     def check_room(self, silo_id: str) -> None:
-        """Refuses one silo too many.
+        """Refuses a new silo beyond the limit.
 
         Raises:
-            LimitExceeded: There are too many.
+            LimitExceeded: The limit is reached.
         """
-        if silo_id not in self.known and len(self.known) >= self._most:
-            raise LimitExceeded(f"{self._most} silos are registered; no more are taken")
+        if silo_id not in self.known and len(self.known) >= self._limit:
+            raise LimitExceeded(f"the limit of {self._limit} registered silos is reached")
 
-    def store(self, silo: pb.Silo) -> None:
-        """Writes what a silo says of itself; blocks."""
+    def save(self, silo: pb.Silo) -> None:
+        """Writes a registration to the store; blocks."""
         silo.last_seen.GetCurrentTime()
         self._store.put(f"silos/{silo.silo_id}.json", json_format.MessageToJson(silo).encode())
 
-    def remove(self, silo_id: str) -> None:
-        """Forgets a silo on the store; blocks."""
+    def delete(self, silo_id: str) -> None:
+        """Deletes a registration from the store; blocks."""
         self._store.delete(f"silos/{silo_id}.json")
 
-    def enter(self, silo: pb.Silo) -> None:
-        """A silo is registered from now on."""
+    def add(self, silo: pb.Silo) -> None:
+        """Adds a silo to the known ones."""
         self.known[silo.silo_id] = silo
-        self.hear(silo.silo_id)
+        self.record_heartbeat(silo.silo_id)
 
-    def leave(self, silo_id: str) -> None:
-        """A silo is registered no more."""
+    def discard(self, silo_id: str) -> None:
+        """Removes a silo from the known ones."""
         self.known.pop(silo_id, None)
-        self._heard.pop(silo_id, None)
+        self._last_heartbeat.pop(silo_id, None)
         self._changed()
 
-    def hear(self, silo_id: str, activity: str = "", progress: float = 0.0) -> None:
-        """A silo showed that it lives."""
+    def record_heartbeat(self, silo_id: str, activity: str = "", progress: float = 0.0) -> None:
+        """Records a sign of life of a silo, and its activity."""
         silo = self.known.get(silo_id)
         if silo is not None:
-            self._heard[silo_id] = time.monotonic()
+            self._last_heartbeat[silo_id] = time.monotonic()
             silo.last_seen.GetCurrentTime()
             silo.activity, silo.progress = activity[:MAX_ACTIVITY] if activity.isprintable() else "", progress
 
-    def connect(self, silo_id: str, change: int) -> None:
-        """A stream of tasks opened (+1) or closed (-1).
+    def count_stream(self, silo_id: str, change: int) -> None:
+        """Counts a task stream that opened (+1) or closed (-1).
 
         Raises:
-            Overloaded: The silo has too many.
+            Overloaded: The silo has too many streams.
         """
         count = self._streams.get(silo_id, 0) + change
         if count > MAX_STREAMS:
-            raise Overloaded(f"{MAX_STREAMS} streams of tasks are open for {silo_id} already", RETRY_SECONDS)
+            raise Overloaded(f"{MAX_STREAMS} task streams of {silo_id} are open already", RETRY_SECONDS)
         self._streams[silo_id] = count
         if not count:
             del self._streams[silo_id]
         CONNECTED.set(len(self._streams))
-        self.hear(silo_id)
+        self.record_heartbeat(silo_id)
         self._changed()
 
     def connected(self, silo_id: str) -> bool:
-        """Whether a silo watches for tasks and was heard lately."""
-        return silo_id in self._streams and time.monotonic() - self._heard.get(silo_id, -1e9) < self._silence
+        """Whether a silo has an open task stream and a recent heartbeat."""
+        return silo_id in self._streams and time.monotonic() - self._last_heartbeat.get(silo_id, -1e9) < self._silence
 
-    def there(self, spec: pb.RunSpec) -> tuple[list[pb.Member], list[pb.Member]]:
-        """All silos of a run, and those of them that are connected."""
-        members = rounds.members(spec, self.known.values())
+    def eligible_silos(self, spec: pb.RunSpec) -> tuple[list[pb.Member], list[pb.Member]]:
+        """Members of a run, and those of them that are connected."""
+        members = opening.members(spec, self.known.values())
         return members, [m for m in members if self.connected(m.silo)]

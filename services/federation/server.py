@@ -1,4 +1,4 @@
-"""Puts the federation service together."""
+"""Assembly of the federation service."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from eoforge.logs import configure_logs
 from eoforge.storage.memory import bound_arenas
 from services._runtime.server import Server, Service
 from services._runtime.telemetry import configure_traces
-from services.federation.hub import Hub
+from services.federation.coordinator import Coordinator
 from services.federation.identity import Identities
 from services.federation.servicer import FederationServicer
 from services.federation.settings import FederationSettings
-from services.federation.silo_servicer import SiloServicer
+from services.federation.silos.servicer import SiloServicer
 from services.federation.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -35,19 +35,22 @@ def build(settings: FederationSettings) -> Server:
         UsageError: The settings contradict each other or expose the service.
     """
     settings.require_consistent()
-    hub = Hub(settings)
+    coordinator = Coordinator(settings)
     identities = Identities(settings.revoked_file)
-    uploads = Uploads(hub.in_thread, settings.max_uploads)
+    uploads = Uploads(coordinator.in_thread, settings.max_uploads)
 
     def register(server: grpc.aio.Server) -> None:
-        operators, silos = FederationServicer(hub, identities, uploads), SiloServicer(hub, identities, uploads)
+        operators, silos = (
+            FederationServicer(coordinator, identities, uploads),
+            SiloServicer(coordinator, identities, uploads),
+        )
         federation_pb2_grpc.add_FederationServiceServicer_to_server(operators, server)  # type: ignore[no-untyped-call]  # generated
         federation_pb2_grpc.add_SiloServiceServicer_to_server(silos, server)  # type: ignore[no-untyped-call]  # generated
 
     def models() -> Sequence[Model]:
         from services.federation.kserve import RunsModel  # brings KServe
 
-        return [RunsModel(hub, identities)]
+        return [RunsModel(coordinator, identities)]
 
     service = Service(
         name=OPERATORS,
@@ -56,13 +59,13 @@ def build(settings: FederationSettings) -> Server:
         register=register,
         models=models,
         inference_on_demand=True,
-        start=hub.start,
-        stop=hub.stop,
-        drain=hub.drain,
+        start=coordinator.start,
+        stop=coordinator.stop,
+        drain=coordinator.drain,
         certificate_port=settings.silo_port,
     )
     server = Server(settings, service)
-    hub.report = server.report
+    coordinator.report = server.report
     return server
 
 
@@ -73,7 +76,7 @@ def run(settings: FederationSettings) -> None:
         UsageError: The settings contradict each other or expose the service, or a port is taken.
         StoreError: The store cannot be reached.
     """
-    bound_arenas()  # chunks come and go on many threads, and each arena would keep the most it ever held
+    bound_arenas()  # many threads allocate chunks, and every arena would keep its peak
     configure_logs(as_json=True, level=getattr(logging, settings.log_level.upper()))
     configure_traces(settings, "federation")
 

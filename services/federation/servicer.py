@@ -1,4 +1,4 @@
-"""The operators' API."""
+"""Servicer of ``FederationService``: models, runs and silos, for operators."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from eoforge.federated.store.run_files import RunFiles
 from eoforge.federated.strategies.registry import make_strategy
 from eoforge.storage.chunks import check_manifest, digest_of
 from services._runtime.errors import PermissionDenied
+from services.federation.coordinator import Coordinator
 from services.federation.estimate import estimate
-from services.federation.hub import Hub
-from services.federation.identity import Identities, may_steer
+from services.federation.identity import Identities, may_control
 from services.federation.telemetry import BYTES
-from services.federation.uploads import Uploads, pieces
+from services.federation.uploads import Uploads, chunks_of
 
 DEFAULT_PAGE, MAX_PAGE = 50, 1000
 MAX_HISTORY, MAX_HISTORY_BYTES = 100, 1 << 20
@@ -37,25 +37,27 @@ Context = grpc.aio.ServicerContext
 
 
 class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
-    """Answers the calls of ``FederationService``; raised errors become statuses in the runtime's interceptor.
+    """Answers the calls of ``FederationService``; the runtime's interceptor turns errors into statuses.
 
     Args:
-        hub: The coordinator.
-        identities: Says which operator calls.
-        uploads: Receives chunks.
+        coordinator: Runs and silos of this process.
+        identities: Identities of callers.
+        uploads: Receiver of chunks.
     """
 
-    def __init__(self, hub: Hub, identities: Identities, uploads: Uploads) -> None:
-        self._hub, self._identities, self._uploads = hub, identities, uploads
-        self._objects = hub.models
+    def __init__(self, coordinator: Coordinator, identities: Identities, uploads: Uploads) -> None:
+        self._coordinator, self._identities, self._uploads = coordinator, identities, uploads
+        self._models = coordinator.models
 
     async def PrepareModel(
         self, request: pb.PrepareModelRequest, context: Context[Any, Any]
     ) -> pb.PrepareModelResponse:
         """See the proto."""
         self._identities.operator()
-        check_manifest(request.manifest, self._hub.settings.max_model_bytes)
-        return pb.PrepareModelResponse(missing=await self._hub.in_thread(self._objects.missing, request.manifest))
+        check_manifest(request.manifest, self._coordinator.settings.max_model_bytes)
+        return pb.PrepareModelResponse(
+            missing=await self._coordinator.in_thread(self._models.missing, request.manifest)
+        )
 
     async def PutModel(
         self, requests: AsyncIterator[pb.PutModelRequest], context: Context[Any, Any]
@@ -65,11 +67,11 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         first = await anext(requests, None)
         if first is None or not first.HasField("manifest"):
             raise UsageError("the first message of a model must hold its manifest")
-        check_manifest(first.manifest, self._hub.settings.max_model_bytes)
+        check_manifest(first.manifest, self._coordinator.settings.max_model_bytes)
         manifest = pb.Manifest.FromString(first.manifest.SerializeToString())
-        chunks = pieces(first, requests)
+        chunks = chunks_of(first, requests)
         del first
-        stored = await self._uploads.receive(self._objects, manifest, digest_of(manifest), chunks, None)
+        stored = await self._uploads.receive(self._models, manifest, digest_of(manifest), chunks, None)
         return pb.PutModelResponse(stored=stored)
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context[Any, Any]) -> pb.CreateRunResponse:
@@ -80,17 +82,17 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             raise UsageError(f"a run_id has 1 to 64 letters, digits, '.', '_' or '-'; got {run_id!r:.80}")
         spec = request.spec
         strategy = make_strategy(spec.strategy, plain(spec.strategy_options))
-        check_manifest(spec.initial_model, self._hub.settings.max_model_bytes)
-        missing = await self._hub.in_thread(self._objects.missing, spec.initial_model)
+        check_manifest(spec.initial_model, self._coordinator.settings.max_model_bytes)
+        missing = await self._coordinator.in_thread(self._models.missing, spec.initial_model)
         if missing or not spec.initial_model.chunks:
             raise WrongState(f"{len(missing)} chunks of the initial model are missing; send them with PutModel first")
-        digest = await self._hub.in_thread(self._objects.put_manifest, spec.initial_model)
-        model = await self._hub.in_thread(self._objects.open, digest)
+        digest = await self._coordinator.in_thread(self._models.put_manifest, spec.initial_model)
+        model = await self._coordinator.in_thread(self._models.open, digest)
         if not model.specs:
             raise DataRefused("the initial model holds no tensors")
         check_spec(spec, strategy, model.specs)
-        run = await self._hub.create(run_id, spec, digest, operator)
-        self._hub.audit.note(operator, "create", run_id)
+        run = await self._coordinator.create(run_id, spec, digest, operator)
+        self._coordinator.audit.note(operator, "create", run_id)
         return pb.CreateRunResponse(run=_page(run)[0])
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context[Any, Any]) -> pb.GetRunResponse:
@@ -101,7 +103,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context[Any, Any]) -> pb.ListRunsResponse:
         """See the proto."""
         operator = self._identities.operator()
-        names = await self._hub.in_thread(self._hub.catalogue.names)
+        names = await self._coordinator.in_thread(self._coordinator.catalogue.names)
         start = _after(request.page_token, names)
         size = _page_size(request.page_size)
         found: list[pb.Run] = []
@@ -109,10 +111,10 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             if len(found) == size:
                 return pb.ListRunsResponse(runs=found, next_page_token=_token(names[position - 1]))
             try:
-                run = await self._hub.read(names[position])
+                run = await self._coordinator.read(names[position])
             except NotFound:
-                continue  # its creation was cut short
-            if may_steer(operator, run) and request.status in (pb.RUN_STATUS_UNSPECIFIED, run.status):
+                continue  # a run whose creation was interrupted
+            if may_control(operator, run) and request.status in (pb.RUN_STATUS_UNSPECIFIED, run.status):
                 short = pb.Run()
                 short.CopyFrom(run)
                 for field in ("spec", "history", "round"):
@@ -138,23 +140,23 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     async def WatchRun(
         self, request: pb.WatchRunRequest, context: Context[Any, Any]
     ) -> AsyncIterator[pb.WatchRunResponse]:
-        """See the proto. Sleeps until something changes; nothing here polls."""
+        """See the proto. Waits for changes without polling."""
         await self._run(request.run_id)
-        journal, after = Journal(self._hub.store, request.run_id), request.after
-        while not self._hub.draining:
-            wake = self._hub.signal.current()
-            for event in await self._hub.in_thread(_events, journal, after):
+        journal, after = Journal(self._coordinator.store, request.run_id), request.after
+        while not self._coordinator.draining:
+            change = self._coordinator.signal.current()
+            for event in await self._coordinator.in_thread(_events, journal, after):
                 self._identities.operator()  # a certificate may have been revoked since
                 after = event.sequence
                 yield pb.WatchRunResponse(event=event)
-            run = await self._hub.read(request.run_id)
+            run = await self._coordinator.read(request.run_id)
             if ended(run):
                 if after >= run.sequence:
                     return
                 continue
-            self._hub.actor(run)  # events of a run in other hands would be missed here
+            self._coordinator.actor(run)  # events of a run of another coordinator raise no signal here
             if after >= run.sequence:
-                await wake.wait()
+                await change.wait()
 
     async def GetModel(
         self, request: pb.GetModelRequest, context: Context[Any, Any]
@@ -162,26 +164,26 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         """See the proto."""
         run = await self._run(request.run_id)
         number, digest = _wanted_object(run, request)
-        objects = RunFiles(self._hub.store, run.run_id, self._hub.compute).objects
-        manifest = await self._hub.in_thread(objects.manifest, digest)
+        chunks = RunFiles(self._coordinator.store, run.run_id, self._coordinator.compute).chunks
+        manifest = await self._coordinator.in_thread(chunks.manifest, digest)
         yield pb.GetModelResponse(manifest=manifest, round=number)
         for index, chunk in enumerate(manifest.chunks):
-            data = await self._hub.in_thread(objects.chunk, chunk)
+            data = await self._coordinator.in_thread(chunks.chunk, chunk)
             BYTES.labels("down").inc(len(data))
             yield with_chunk(pb.GetModelResponse(), index, data)
 
     async def ListSilos(self, request: pb.ListSilosRequest, context: Context[Any, Any]) -> pb.ListSilosResponse:
         """See the proto."""
         self._identities.operator()
-        self._hub.require_lead()  # silos are known where they connect: elsewhere the list would be empty, or old
-        names = sorted(self._hub.silos.known)
+        self._coordinator.require_lead()  # other coordinators know no silos, or only former ones
+        names = sorted(self._coordinator.silos.known)
         start, size = _after(request.page_token, names), _page_size(request.page_size)
         page = names[start : start + size]
         silos = []
         for name in page:
             silo = pb.Silo()
-            silo.CopyFrom(self._hub.silos.known[name])
-            silo.connected = self._hub.silos.connected(name)
+            silo.CopyFrom(self._coordinator.silos.known[name])
+            silo.connected = self._coordinator.silos.connected(name)
             silos.append(silo)
         more = start + size < len(names)
         return pb.ListSilosResponse(silos=silos, next_page_token=_token(page[-1]) if more else "")
@@ -190,14 +192,14 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         """See the proto."""
         self._identities.operator()
         if not request.silos:
-            self._hub.require_lead()  # the estimate counts the silos that are registered
-        return await self._hub.in_thread(estimate, self._hub, request)
+            self._coordinator.require_lead()  # the estimate counts the silos that are registered
+        return await self._coordinator.in_thread(estimate, self._coordinator, request)
 
     async def _run(self, run_id: str) -> pb.Run:
         operator = self._identities.operator()
-        run = await self._hub.read(run_id)
-        if not may_steer(operator, run):
-            self._hub.audit.note(operator, "read", run_id, "denied")
+        run = await self._coordinator.read(run_id)
+        if not may_control(operator, run):
+            self._coordinator.audit.note(operator, "read", run_id, "denied")
             raise PermissionDenied(f"run {run_id} belongs to others; its creator can add you to spec.operators")
         return run
 
@@ -210,11 +212,11 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             return _page(run)[0]
         if ended(run):
             raise WrongState(f"run {run_id} has ended: {pb.RunStatus.Name(run.status)}")
-        actor = self._hub.actor(run)
+        actor = self._coordinator.actor(run)
         changed = pb.StatusChanged(status=status, reason=reason or f"by {operator}")
         if not await actor.write(operator, lambda now: not ended(now), status_changed=changed):
             raise WrongState(f"run {run_id} has ended: {pb.RunStatus.Name(actor.run.status)}")
-        self._hub.audit.note(operator, name.removeprefix("RUN_STATUS_").lower(), run_id)
+        self._coordinator.audit.note(operator, name.removeprefix("RUN_STATUS_").lower(), run_id)
         return _page(actor.run)[0]
 
 
@@ -241,7 +243,7 @@ def _wanted_object(run: pb.Run, request: pb.GetModelRequest) -> tuple[int, str]:
 
 
 def _page(run: pb.Run, before: int = 0) -> tuple[pb.Run, bool]:
-    """A run with a part of its history, and whether there is more before that: runs grow, and messages must not."""
+    """A run with one page of its history, and whether earlier rounds remain: messages have a size limit."""
     page: list[pb.RoundSummary] = []
     size = 0
     for summary in reversed(run.history):

@@ -36,7 +36,7 @@ class FederationSettings(RuntimeSettings):
     lease_seconds: float = Field(
         15.0, gt=0, description="A coordinator silent for this long loses the lead, and all runs, to another one."
     )
-    heartbeat_seconds: float = Field(10.0, gt=0, description="How often a silo must be heard; told to it.")
+    heartbeat_seconds: float = Field(10.0, gt=0, description="Interval at which silos must send heartbeats.")
     retain_rounds: int = Field(2, ge=1, description="Rounds whose updates are kept after they were reduced.")
     upload_seconds: float = Field(
         86400.0, gt=0, description="An initial model is deleted so long after its upload; runs keep their own."

@@ -1,4 +1,4 @@
-"""Waking everyone who waits for a change."""
+"""Signal of changes for all waiting streams."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import asyncio
 
 
 class Signal:
-    """Wakes all waiters at once. Take :meth:`current` before looking at what may change: then nothing is missed."""
+    """Event that wakes all waiters at once.
+
+    A waiter takes :meth:`current` before it reads the state, so that it misses no change.
+    """
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def current(self) -> asyncio.Event:
-        """Set at the next change."""
+        """Event that the next change sets."""
         return self._event
 
     def notify(self) -> None:
-        """Something changed."""
+        """Wakes all waiters."""
         self._event.set()
         self._event = asyncio.Event()

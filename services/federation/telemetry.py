@@ -1,4 +1,4 @@
-"""Metrics and spans of the federation service, besides those of every service."""
+"""Metrics and spans of the federation service, in addition to those of every service."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from services._runtime.telemetry import TRACER
 
 PHASES = ("deliver", "collect", "seal", "reduce", "publish", "evaluate")
-"""Of a round. Deliver: from its opening until the last silo has its task. Collect: from its opening until the set of
-updates is sealed. Seal and publish: until the event is stored by which the set, or the model, is there for all."""
+"""Phases of a round.
+
+Deliver: from its opening until the last silo has its task. Collect: from its opening until the set of updates is
+sealed. Seal and publish: until the event is stored by which the set, or the model, is visible to all.
+"""
 
 PHASE_SECONDS = Histogram(
     "eoforge_federation_phase_seconds",
@@ -37,7 +40,7 @@ def phase(run: pb.Run, name: str, start: float, end: float) -> None:
     The spans of a round make one trace, whichever coordinator records them: its id is drawn from run and round.
 
     Args:
-        run: The run.
+        run: State of the run.
         name: One of :data:`PHASES`.
         start: Seconds since the epoch.
         end: Seconds since the epoch.

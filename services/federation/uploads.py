@@ -1,4 +1,4 @@
-"""Chunks on their way to the store: each is checked and stored before the next message of its stream is asked for."""
+"""Receiver of chunks: each is checked and stored before the next message of its stream is read."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from typing import Any
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
 from eoforge.federated.checks import ChunkFacts, chunk_facts
-from eoforge.federated.store.objects import Objects
+from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.storage.tensorfile import Layout, chunk_span
 from services._runtime.errors import Overloaded
 from services.federation.telemetry import BYTES
 
 STORING = 8
-"""Chunks that are being stored at the same time, over all streams: enough for the threads and the disk, and memory does
-not grow with the silos that send."""
+"""Chunks that are stored at the same time, over all streams: memory does not grow with the number of silos."""
 MAX_STREAMS = 4
-"""Streams of one silo at the same time: one, and some that it lost and that are not known to be dead yet."""
+"""Streams of one silo: one in use, and lost ones that the server has not detected yet."""
 MAX_REMEMBERED = 1024
 RETRY_SECONDS = 1.0
 
 Run = Callable[..., Any]
 
 
-async def pieces(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[tuple[int, bytes]]:
-    """Position and bytes of each chunk of a stream; no message outlives the step that takes its bytes.
+async def chunks_of(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[tuple[int, bytes]]:
+    """Position and bytes of each chunk of a stream; a message is freed as soon as its bytes are copied.
 
     Args:
-        first: The stream's first message, which may come without a chunk; its caller should let go of it.
-        rest: The others.
+        first: First message, which may lack a chunk; the caller should drop its own reference.
+        rest: Further messages.
     """
     message = first if first.HasField("chunk") else await anext(rest, None)
     del first
@@ -46,8 +45,8 @@ async def pieces(first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[tuple[in
 
 
 @dataclass
-class _Seen:
-    """What is remembered of an update while it arrives."""
+class _PartialFacts:
+    """Facts on the chunks of an update that have arrived."""
 
     name: tuple[str, str]
     layout: Layout
@@ -55,44 +54,44 @@ class _Seen:
 
 
 class Uploads:
-    """Receives chunks, within a bound over all silos.
+    """Receiver of chunks, with a limit over all silos.
 
     Args:
-        in_thread: Runs what blocks.
-        most: Streams at the same time.
+        in_thread: Runs a blocking function on a thread.
+        limit: Largest number of streams at the same time.
     """
 
-    def __init__(self, in_thread: Run, most: int) -> None:
-        self._in_thread, self._most, self._active = in_thread, most, 0
+    def __init__(self, in_thread: Run, limit: int) -> None:
+        self._in_thread, self._limit, self._active = in_thread, limit, 0
         self._streams: Counter[str] = Counter()
         self._storing = asyncio.Semaphore(STORING)
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()  # one a silo: what it sends may have a long header
+        self._seen: OrderedDict[str, _PartialFacts] = OrderedDict()  # one per silo, because headers may be long
 
     async def receive(
         self,
-        objects: Objects,
+        objects: ChunkStore,
         manifest: pb.Manifest,
         digest: str,
         chunks: AsyncIterator[tuple[int, bytes]],
         squares: bool | None,
     ) -> int:
-        """Stores the chunks of one stream and returns how many there were; all are stored when it returns.
+        """Stores the chunks of one stream and returns their number; all are stored when the call returns.
 
         Args:
-            objects: Where they go.
-            manifest: What they must be.
-            digest: Of the manifest.
-            chunks: The stream, see :func:`pieces`.
-            squares: Whether the norm will be needed; None if the elements are not to be looked at.
+            objects: Target of the chunks.
+            manifest: Expected chunks.
+            digest: Digest of the manifest.
+            chunks: Stream of chunks, see :func:`chunks_of`.
+            squares: Whether the norm is needed; None for chunks whose elements are not inspected.
 
         Raises:
-            Overloaded: Too many uploads run, over all or for this silo.
-            DataRefused: A chunk is not what the manifest names.
+            Overloaded: Too many uploads run, in total or for this silo.
+            DataRefused: The digest of a chunk differs from the manifest.
             LimitExceeded: A chunk is longer than chunks are.
         """
-        if self._active >= self._most:
-            raise Overloaded(f"{self._most} uploads run already", RETRY_SECONDS)
-        silo = objects.prefix if squares is None else _silo(objects)  # in whatever runs and rounds
+        if self._active >= self._limit:
+            raise Overloaded(f"{self._limit} uploads run already", RETRY_SECONDS)
+        silo = objects.prefix if squares is None else _silo(objects)  # over all runs and rounds
         if squares is not None and self._streams[silo] >= MAX_STREAMS:
             raise Overloaded(f"{MAX_STREAMS} uploads of this silo run already", RETRY_SECONDS)
         self._active += 1
@@ -113,25 +112,25 @@ class Uploads:
                 work = self._in_thread(self._store, objects, manifest, digest, index, data, squares)
                 running.add(task := asyncio.ensure_future(work))
                 task.add_done_callback(lambda _: self._storing.release())
-                del data  # or the next wait would hold a chunk of every stream
+                del data  # else every waiting stream would hold a chunk
                 stored += 1
             await asyncio.gather(*running)
         finally:
             self._active -= 1
             self._streams[silo] -= 1
-            self._streams += Counter()  # drops those that are 0
+            self._streams += Counter()  # drops zero counts
             if running:
                 await asyncio.wait(running)
         return stored
 
-    def facts(self, objects: Objects, manifest: pb.Manifest, digest: str, squares: bool) -> list[ChunkFacts]:
-        """What is known of each chunk; what arrived before a restart is read and looked at now.
+    def facts(self, objects: ChunkStore, manifest: pb.Manifest, digest: str, squares: bool) -> list[ChunkFacts]:
+        """Facts on each chunk; chunks that arrived before a restart are read and inspected now.
 
         Raises:
-            DataRefused: It is no safetensors file.
+            DataRefused: The update is no safetensors file.
             NotFound: A chunk is missing.
         """
-        seen = self._look(objects, manifest, digest, None)
+        seen = self._facts_for(objects, manifest, digest, None)
         facts = []
         for index, chunk in enumerate(manifest.chunks):
             if index not in seen.facts:
@@ -139,14 +138,14 @@ class Uploads:
             facts.append(seen.facts[index])
         return facts
 
-    def forget(self, objects: Objects, digest: str) -> None:
-        """Drops what is remembered of an update that was judged."""
+    def forget(self, objects: ChunkStore, digest: str) -> None:
+        """Drops the facts on an update that has its verdict."""
         seen = self._seen.get(_silo(objects))
         if seen is not None and seen.name == (objects.prefix, digest):
             self._seen.pop(_silo(objects), None)
 
     def _store(
-        self, objects: Objects, manifest: pb.Manifest, digest: str, index: int, data: bytes, squares: bool | None
+        self, objects: ChunkStore, manifest: pb.Manifest, digest: str, index: int, data: bytes, squares: bool | None
     ) -> None:
         expected = manifest.chunks[index]
         if hashlib.sha256(data).digest() != expected:
@@ -156,18 +155,18 @@ class Uploads:
         if squares is None:
             return
         try:
-            seen = self._look(objects, manifest, digest, data if index == 0 else None)
+            seen = self._facts_for(objects, manifest, digest, data if index == 0 else None)
         except (NotFound, DataRefused, LimitExceeded):
-            return  # looked at again, and answered for, when the update is handed in
+            return  # inspected again, with an answer to the silo, when the update is submitted
         seen.facts[index] = chunk_facts(seen.layout, index, data, squares)
 
-    def _look(self, objects: Objects, manifest: pb.Manifest, digest: str, first: bytes | None) -> _Seen:
+    def _facts_for(self, objects: ChunkStore, manifest: pb.Manifest, digest: str, first: bytes | None) -> _PartialFacts:
         name = (objects.prefix, digest)
         seen = self._seen.get(_silo(objects))
         if seen is None or seen.name != name:
             start = objects.chunk(manifest.chunks[0]) if first is None else first
-            made = _Seen(name, Layout.parse(start, manifest.length))
-            seen = self._seen.get(_silo(objects))  # another chunk's thread may have been faster
+            made = _PartialFacts(name, Layout.parse(start, manifest.length))
+            seen = self._seen.get(_silo(objects))  # the thread of another chunk may have been faster
             if seen is None or seen.name != name:
                 self._seen[_silo(objects)] = seen = made
             while len(self._seen) > MAX_REMEMBERED:
@@ -175,6 +174,6 @@ class Uploads:
         return seen
 
 
-def _silo(objects: Objects) -> str:
-    """The silo whose uploads lie there: the last folder."""
+def _silo(objects: ChunkStore) -> str:
+    """Silo of an upload folder: the last part of its prefix."""
     return objects.prefix.rsplit("/", 1)[-1]

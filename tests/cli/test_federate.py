@@ -20,7 +20,7 @@ from eoforge.client.federation import FederationClient
 from eoforge.data.records import record_batch
 from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.storage.tensorfile import read_file
-from tests.services.federation.world import Hand, begin, deltas, server_for
+from tests.services.federation.helpers import ManualSilo, deltas, server_for, start_run
 from tests.services.support import Running, running
 
 SMALL = ["rounds=1", "local_epochs=1", "width=8", "size=20", "bits=16", "batch_size=16"]
@@ -131,14 +131,14 @@ def test_what_silos_write_is_text_to_whoever_watches(
 ) -> None:
     """Markup that closes what was never opened would end the command, and control characters rule the terminal."""
     with FederationClient(served.target) as client:
-        hands = [Hand(served.target, tmp_path) for _ in range(2)]
-        run = begin(client, hands, tmp_path, policy={"rounds": 1, "quorum": 1})
-        hands[0].send(run, 1, deltas(), metrics={"[/loss]": 1.0})
-        hands[1].client.answer(run, 1, failure=pb.FailureAnswer(reason="no disk\x1b[2J"))
+        silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
+        run = start_run(client, silos, tmp_path, policy={"rounds": 1, "quorum": 1})
+        silos[0].send(run, 1, deltas(), metrics={"[/loss]": 1.0})
+        silos[1].client.answer(run, 1, failure=pb.FailureAnswer(reason="no disk\x1b[2J"))
     assert main(["federate", "watch", run, "--server", served.target]) == 0
     printed = " ".join(capsys.readouterr().err.split())
     assert "[/loss] 1" in printed
-    assert f"{hands[1].name}: no disk?[2J" in printed
+    assert f"{silos[1].name}: no disk?[2J" in printed
 
 
 @pytest.mark.parametrize("args", [["list"], ["watch", "first"], ["cancel", "first"], ["list", "--silos"]])

@@ -1,4 +1,4 @@
-"""What the soak and the comparison with peers conclude from what they saw: a lost update must never pass unseen."""
+"""Conclusions of the soak and of the comparison with peers: a lost update must be reported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.federated.peers.flare import _seconds
-from benchmarks.federated.soak import _lost, _unheard, _wrong
+from benchmarks.federated.soak import _lost_updates, _problems, _unacknowledged
 from eoforge.api.federation.v1 import federation_pb2 as pb
 
 GOOD = {
@@ -29,15 +29,15 @@ def rounds(*silos: str) -> list[pb.RoundSummary]:
 
 def test_an_acknowledged_update_that_is_in_no_sealed_set_is_lost() -> None:
     finished = rounds("ab", "a", "ab")
-    assert _lost(finished, {"a": accepted(1, 2, 3), "b": accepted(1, 2, 3)}) == ["b, round 2: VERDICT_ACCEPTED"]
+    assert _lost_updates(finished, {"a": accepted(1, 2, 3), "b": accepted(1, 2, 3)}) == ["b, round 2: VERDICT_ACCEPTED"]
     finished[2].late["b"] = 2  # it came late and counted in round 3
-    assert not _lost(finished, {"a": accepted(1, 2, 3), "b": accepted(1, 2, 3)})
+    assert not _lost_updates(finished, {"a": accepted(1, 2, 3), "b": accepted(1, 2, 3)})
     refused = {"b": [{"round": 2, "verdict": "VERDICT_REFUSED"}]}
-    assert not _lost(finished, refused)
+    assert not _lost_updates(finished, refused)
 
 
 def test_an_update_that_counted_without_an_acknowledgement_is_named() -> None:
-    assert _unheard(rounds("ab", "ab"), {"a": accepted(1, 2), "b": []}) == ["b, round 1"]
+    assert _unacknowledged(rounds("ab", "ab"), {"a": accepted(1, 2), "b": []}) == ["b, round 1"]
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def test_an_update_that_counted_without_an_acknowledgement_is_named() -> None:
     ],
 )
 def test_a_soak_that_did_not_hold_says_what(change: dict[str, Any], says: str) -> None:
-    assert not _wrong(GOOD, 3, [], [])
-    (found,) = _wrong({**GOOD, **change}, 3, [], [])
+    assert not _problems(GOOD, 3, [], [])
+    (found,) = _problems({**GOOD, **change}, 3, [], [])
     assert says in found
-    assert _wrong(GOOD, 3, [("a", 1)], []) == ["accepted twice: [('a', 1)]"]
+    assert _problems(GOOD, 3, [("a", 1)], []) == ["accepted twice: [('a', 1)]"]
 
 
 def test_rounds_of_flare_are_read_off_its_log() -> None:

@@ -16,8 +16,8 @@ from eoforge.errors import DataRefused, NotFound
 from eoforge.federated.privacy.dp import NoisySum, clip_factors, epsilon_after
 from eoforge.federated.reduce import Part, StoredSource, Term, combine, weighted_sum, write_reduction
 from eoforge.federated.robust import CentreCombiner, SelectedSum, median, multi_krum, slices, trimmed_mean
-from eoforge.federated.store import objects as objects_module
-from eoforge.federated.store.objects import Objects
+from eoforge.federated.store import chunk_store
+from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.federated.strategy import Add, Output, Reduction
 from eoforge.storage.chunks import check_manifest, manifest_of
 from eoforge.storage.objects import ObjectStore
@@ -78,16 +78,16 @@ def test_stored_files_give_the_same_bits_with_any_chunk_size_and_thread_count(
     memory = source_of(3)
     results = []
     for chunk, threads in ((4 << 20, 1), (256, 3)):
-        for module in ("federated.store.objects", "storage.tensorfile"):
+        for module in ("federated.store.chunk_store", "storage.tensorfile"):
             monkeypatch.setattr(f"eoforge.{module}.CHUNK_BYTES", chunk)
         store = ObjectStore(str(tmp_path / str(chunk)))
         with ThreadPoolExecutor(threads) as pool:
-            here = Objects(store, "objects")
+            here = ChunkStore(store, "objects")
             values = {"w": memory.old, "kept": np.arange(7)}
             model = here.open(here.write(Layout.of(specs), lambda w, v=values: [v[n][a:b] for n, a, b in w], pool))
             updates = {}
             for silo, array in memory.updates.items():
-                folder = Objects(store, silo)
+                folder = ChunkStore(store, silo)
                 layout = Layout.of({"delta/w": TensorSpec((SIZE,))})
                 updates[silo] = folder.open(folder.write(layout, lambda w, x=array: [x[a:b] for _, a, b in w], pool))
             state = {"model": model}
@@ -116,7 +116,7 @@ def test_noise_makes_no_variance_negative(name: str, expected: float) -> None:
 
 
 def test_objects_name_their_bytes(tmp_path: Path) -> None:
-    here = Objects(ObjectStore(str(tmp_path)), "objects")
+    here = ChunkStore(ObjectStore(str(tmp_path)), "objects")
     manifest = manifest_of([b"abc"], 3)
     assert here.missing(manifest) == [0]
     here.put_chunk(manifest.chunks[0], b"abc")
@@ -126,7 +126,7 @@ def test_objects_name_their_bytes(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         here.manifest("0" * 64)
     with pytest.raises(DataRefused):
-        check_manifest(type(manifest)(length=objects_module.CHUNK_BYTES + 1, chunks=list(manifest.chunks)), 1 << 40)
+        check_manifest(type(manifest)(length=chunk_store.CHUNK_BYTES + 1, chunks=list(manifest.chunks)), 1 << 40)
 
 
 def terms(shares: Mapping[str, float]) -> list[Term]:

@@ -139,13 +139,13 @@ def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path) -> None:
 def test_the_simulation_gives_the_services_bits(tmp_path: Path) -> None:
     """The same round through stored files, in slices and over several threads, as the coordinator reduces it."""
     from eoforge.federated.reduce import StoredSource, write_reduction
-    from eoforge.federated.store.objects import Objects
+    from eoforge.federated.store.chunk_store import ChunkStore
     from eoforge.federated.strategy import RoundInfo, UpdateInfo, split_name
 
     for name in ("fedavg", "scaffold", "fednova", "feddc", "feddyn", "fedbn", "pfedla"):
         federation = NetworkFederation(name)
         federation.round()  # a first round, so that all state differs from zero
-        objects = Objects(ObjectStore(str(tmp_path / name)), "objects")
+        objects = ChunkStore(ObjectStore(str(tmp_path / name)), "objects")
         files = _store(objects, federation.state.tensors, federation.state.specs)
         updates, infos = {}, []
         for silo in federation.silos:

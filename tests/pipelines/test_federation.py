@@ -18,7 +18,7 @@ from eoforge.methods.federated_launch import trainers
 from eoforge.storage.addresses import TableRef
 from pipelines.federation import federate
 from pipelines.lineage import write_bundle_lineage
-from tests.services.federation.world import server_for
+from tests.services.federation.helpers import server_for
 from tests.services.support import running
 
 OVERRIDES = {"rounds": "2", "local_epochs": "1", "width": "8", "size": "20"}

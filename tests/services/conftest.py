@@ -14,7 +14,7 @@ from eoforge.methods import METHODS, MethodEntry, Task
 from services._runtime.server import Server
 from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
-from tests.services.federation import world as federation_world
+from tests.services.federation import helpers as federation
 from tests.services.retrieval.world import METHOD, World, make_world
 from tests.services.support import Running, running
 
@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A coordinator of federations, one for all tests of a file."""
-    with running(federation_world.server_for(tmp_path_factory.mktemp("store"), max_runs=50)) as run:
+    with running(federation.server_for(tmp_path_factory.mktemp("store"), max_runs=50)) as run:
         yield run
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.federated.peers import flare, flower
-from benchmarks.federated.peers.common import PORT, Failed, Wire
+from benchmarks.federated.peers.common import PORT, ByteCounter, Failed
 from eoforge.logs import configure_logs
 
 PEERS = {"flower": ("flwr", flower.measure), "flare": ("nvflare", flare.measure)}
@@ -41,7 +41,7 @@ def case(system: str, python: Path | None, megabytes: int, silos: int, rounds: i
     if system == "ours":
         from benchmarks.federated.rounds import measure
 
-        found = measure(megabytes, silos, rounds, PORT, Wire())
+        found = measure(megabytes, silos, rounds, PORT, ByteCounter())
         kept = {"resumed": True, "status": f"{found['updates_kept']} updates kept", "round": "finished"}
         return kept if crash else {name: found[name] for name in MEASURES}
     assert python is not None

@@ -1,4 +1,4 @@
-"""What the drivers of both peers share: processes, waiting, and bytes on the wire."""
+"""Shared parts of the drivers of both peers: processes, waiting, and a byte counter."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ WAIT_S = 600.0
 
 
 class Failed(Exception):
-    """A peer did not do what it was asked to; the message is for the table."""
+    """Failure of a peer; the message is for the table."""
 
 
-class Wire:
-    """Counts bytes over one TCP port by the kernel's packet filter, in a network of this process alone."""
+class ByteCounter:
+    """Counter of bytes over one TCP port, by the kernel's packet filter in a network namespace of this process."""
 
     def __init__(self, port: int = PORT, address: str = "") -> None:
         toward, away = (f"ip daddr {address}", f"ip saddr {address}") if address else ("", "")
@@ -40,7 +40,7 @@ class Wire:
         )
 
     def __call__(self) -> int | None:
-        """Bytes so far, both ways; None where nothing counts."""
+        """Bytes so far in both directions; None without a counter."""
         if not self._counts:
             return None
         listed = subprocess.run(["nft", "-j", "list", "table", "inet", "bench"], capture_output=True, check=True)
@@ -56,17 +56,17 @@ class Processes:
         self.started: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, command: Sequence[str], cwd: Path | None = None) -> None:
-        """Starts or restarts ``name``; what it prints is added to ``<name>.log``."""
+        """Starts or restarts ``name``; its output is added to ``<name>.log``."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.started[name] = subprocess.Popen(
                 command, env=self.environment, cwd=cwd, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     def run(self, command: Sequence[str], timeout: float = 90.0) -> str:
-        """Runs a command to its end and returns what it printed.
+        """Runs a command to its end and returns its output.
 
         Raises:
-            Failed: It did not succeed.
+            Failed: The command failed.
         """
         done = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
@@ -85,21 +85,21 @@ class Processes:
         self.started[name].wait()
 
     def stop(self) -> None:
-        """Kills everything."""
+        """Kills all processes."""
         for name in self.started:
             self.kill(name)
 
     def log(self, name: str) -> str:
-        """What a process has printed."""
+        """Output of a process."""
         path = self.folder / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
 
 def wait_for(reached: Callable[[], Any], what: str, seconds: float = WAIT_S) -> Any:
-    """Returns what ``reached`` gives once it is true.
+    """Result of ``reached`` as soon as it is true.
 
     Raises:
-        Failed: It was not in time.
+        Failed: The time has passed.
     """
     end = time.monotonic() + seconds
     while time.monotonic() < end:

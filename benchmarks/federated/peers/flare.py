@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.federated.peers.common import Failed, Processes, Wire, wait_for
-from benchmarks.federated.world import TENSOR_ELEMENTS, Memory, layers_of
+from benchmarks.federated.peers.common import ByteCounter, Failed, Processes, wait_for
+from benchmarks.federated.processes import TENSOR_ELEMENTS, MemorySampler, layers_of
 
 APP = Path(__file__).with_name("flare_app")
 WARM_UP, GIVEN_UP_S = 1, 60.0
@@ -29,7 +29,7 @@ def measure(python: Path, folder: Path, megabytes: int, silos: int, rounds: int,
     processes = Processes(folder, environment | {"PYTHONUNBUFFERED": "1"})
     processes.run([str(python.parent / "nvflare"), "poc", "prepare", "-n", str(silos), "--force"])
     kits = folder / "poc" / "example_project" / "prod_00"
-    wire = Wire()
+    wire = ByteCounter()
     elements = layers_of(megabytes) * TENSOR_ELEMENTS
     total = rounds + WARM_UP
 
@@ -46,7 +46,7 @@ def measure(python: Path, folder: Path, megabytes: int, silos: int, rounds: int,
     try:
         processes.start("server", node("server", "server"), kits / "server")
         time.sleep(5)
-        memory = Memory(lambda: processes.started["server"].pid)
+        memory = MemorySampler(lambda: processes.started["server"].pid)
         sites = [f"site-{i + 1}" for i in range(silos)]
         for site in sites:
             processes.start(site, node("client", site), kits / site)

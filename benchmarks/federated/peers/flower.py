@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.federated.peers.common import PORT, SILO_ADDRESS, Failed, Processes, Wire, wait_for
-from benchmarks.federated.world import TENSOR_ELEMENTS, Memory, layers_of
+from benchmarks.federated.peers.common import PORT, SILO_ADDRESS, ByteCounter, Failed, Processes, wait_for
+from benchmarks.federated.processes import TENSOR_ELEMENTS, MemorySampler, layers_of
 from eoforge.federated.ca import Authority
 
 APP = Path(__file__).with_name("flower_app")
@@ -38,12 +38,12 @@ def measure(python: Path, folder: Path, megabytes: int, silos: int, rounds: int,
     server += ["--host", "0.0.0.0", "--port", str(PORT)]  # silos come in by another address
     if crash:
         server += ["--database", str(folder / "state.db")]
-    wire = Wire(address=SILO_ADDRESS)
+    wire = ByteCounter(address=SILO_ADDRESS)
     total = rounds + WARM_UP
     try:
         processes.start("superlink", server)
         wait_for(lambda: "running on" in processes.log("superlink"), "SuperLink", 90)
-        memory = Memory(lambda: processes.started["superlink"].pid)
+        memory = MemorySampler(lambda: processes.started["superlink"].pid)
         for i in range(silos):
             node = [str(bin_ / "flower-supernode"), "--root-certificates", str(tls / "ca.pem"), *pair]
             node += ["--superlink", f"{SILO_ADDRESS}:{PORT}", "--port", str(9100 + i)]

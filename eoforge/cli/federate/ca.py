@@ -19,7 +19,7 @@ DEFAULT_FOLDER = Path("federation-ca")
 
 @ca_app.command("init")
 def init(folder: Folder = DEFAULT_FOLDER, json: Json = False) -> None:
-    """Make an authority. Keep its ca.key safe: who has it is everyone."""
+    """Make an authority. Keep its ca.key secret: its holder can pose as any silo or operator."""
     from eoforge.federated.ca import Authority
 
     authority = Authority.create(folder)

@@ -1,41 +1,35 @@
-"""``eoforge federate``: start and watch runs, take part as a silo."""
+"""``eoforge federate``: commands for operators of runs and for silos."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from eoforge.cli import output
 from eoforge.cli.federate.ca import ca_app
+from eoforge.cli.federate.connection import Connection, with_connection
 from eoforge.cli.federate.show import brief, line, status_name
 from eoforge.cli.output import Json
 from eoforge.errors import EoforgeError, UsageError
 
 if TYPE_CHECKING:
     from eoforge.api.federation.v1 import federation_pb2 as pb
-    from eoforge.client.federation import FederationClient
 
 federate_app = typer.Typer(help="Federated learning: silos keep their data, only updates travel.", no_args_is_help=True)
 federate_app.add_typer(ca_app, name="ca")
 
-Server = Annotated[
-    str, typer.Option(help="HOST:PORT of the coordinator; of several: HOST:PORT,HOST:PORT.", envvar="EOFORGE_SERVER")
-]
-Ca = Annotated[Path | None, typer.Option(help="CA certificate; turns TLS on.")]
-Cert = Annotated[Path | None, typer.Option(help="Own certificate, for mutual TLS.")]
-Key = Annotated[Path | None, typer.Option(help="Own private key, for mutual TLS.")]
-Token = Annotated[str | None, typer.Option(help="Bearer token.", envvar="EOFORGE_TOKEN")]
 RunId = Annotated[str, typer.Argument(help="Name of the run.")]
-DEFAULT_SERVER = "127.0.0.1:8081"
+NO_OPTIONS = Connection()
 APPEARS_SECONDS = 600.0
 
 
 @federate_app.command("run")
+@with_connection
 def run(
     method: Annotated[str, typer.Argument(help="Method that silos train: fl_rs or mm_fl.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Configuration overrides, key=value.")] = None,
@@ -54,11 +48,7 @@ def run(
     evaluate_every: Annotated[int | None, typer.Option(min=0, help="Silos evaluate every N rounds; 0: never.")] = None,
     silo: Annotated[list[str] | None, typer.Option(help="Only these silos (repeat).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost and stop.")] = False,
-    server: Server = DEFAULT_SERVER,
-    ca: Ca = None,
-    cert: Cert = None,
-    key: Key = None,
-    token: Token = None,
+    connection: Connection = NO_OPTIONS,
     json: Json = False,
 ) -> None:
     """Start a run. Watch it with `eoforge federate watch`."""
@@ -80,7 +70,7 @@ def run(
     if evaluate_every is not None:
         spec.policy.evaluate_every = evaluate_every
     spec.silos.extend(silo or [])
-    with _client(server, ca, cert, key, token) as client:
+    with connection.operator() as client:
         upload_model(client, spec, model, roles)
         if dry_run:
             estimate = client.estimate(pb.EstimateRunRequest(spec=spec))
@@ -90,19 +80,16 @@ def run(
 
 
 @federate_app.command("watch")
+@with_connection
 def watch(
     run_id: RunId,
-    server: Server = DEFAULT_SERVER,
-    ca: Ca = None,
-    cert: Cert = None,
-    key: Key = None,
-    token: Token = None,
+    connection: Connection = NO_OPTIONS,
     json: Json = False,
 ) -> None:
     """Follow a run until it ends: one line an event."""
     from google.protobuf import json_format
 
-    with _client(server, ca, cert, key, token) as client:
+    with connection.operator() as client:
         for event in client.watch(run_id):
             if json:
                 print(json_module.dumps(json_format.MessageToDict(event, preserving_proto_field_name=True)), flush=True)
@@ -117,17 +104,14 @@ def watch(
 
 
 @federate_app.command("list")
+@with_connection
 def list_runs(
     silos: Annotated[bool, typer.Option("--silos", help="List silos instead of runs.")] = False,
-    server: Server = DEFAULT_SERVER,
-    ca: Ca = None,
-    cert: Cert = None,
-    key: Key = None,
-    token: Token = None,
+    connection: Connection = NO_OPTIONS,
     json: Json = False,
 ) -> None:
     """List runs, or silos."""
-    with _client(server, ca, cert, key, token) as client:
+    with connection.operator() as client:
         if silos:
             rows = [
                 {
@@ -146,56 +130,48 @@ def list_runs(
 
 
 @federate_app.command("cancel")
+@with_connection
 def cancel(
     run_id: RunId,
     reason: Annotated[str, typer.Option(help="Why, for the journal.")] = "",
-    server: Server = DEFAULT_SERVER,
-    ca: Ca = None,
-    cert: Cert = None,
-    key: Key = None,
-    token: Token = None,
+    connection: Connection = NO_OPTIONS,
     json: Json = False,
 ) -> None:
     """End a run for good; its models stay readable."""
-    with _client(server, ca, cert, key, token) as client:
+    with connection.operator() as client:
         output.emit(brief(client.cancel(run_id, reason)), title="run")
 
 
 @federate_app.command("pause")
+@with_connection
 def pause(
     run_id: RunId,
     resume: Annotated[bool, typer.Option("--resume", help="End the pause instead.")] = False,
-    server: Server = DEFAULT_SERVER,
-    ca: Ca = None,
-    cert: Cert = None,
-    key: Key = None,
-    token: Token = None,
+    connection: Connection = NO_OPTIONS,
     json: Json = False,
 ) -> None:
     """Open no further round, or go on with --resume."""
-    with _client(server, ca, cert, key, token) as client:
+    with connection.operator() as client:
         output.emit(brief(client.resume(run_id) if resume else client.pause(run_id)), title="run")
 
 
 @federate_app.command("model")
+@with_connection
 def model(
     run_id: RunId,
     out: Annotated[Path, typer.Argument(help="safetensors file to write.")],
     round_: Annotated[int, typer.Option("--round", min=0, help="After this round; 0: the newest.")] = 0,
-    server: Server = DEFAULT_SERVER,
-    ca: Ca = None,
-    cert: Cert = None,
-    key: Key = None,
-    token: Token = None,
+    connection: Connection = NO_OPTIONS,
     json: Json = False,
 ) -> None:
     """Fetch the model of any round."""
-    with _client(server, ca, cert, key, token) as client:
+    with connection.operator() as client:
         number = client.get_model(run_id, str(out), round=round_)
     output.emit({"run": run_id, "round": number, "file": str(out), "bytes": out.stat().st_size}, title="model")
 
 
 @federate_app.command("silo")
+@with_connection
 def silo_command(
     data: Annotated[str, typer.Option(help="TABLE or TABLE@VERSION with this silo's patches.")],
     state: Annotated[Path, typer.Option(help="Folder for this silo's state; keep it over restarts.")],
@@ -206,11 +182,7 @@ def silo_command(
         float, typer.Option(min=1.0, help="Seconds to wait for that run to be created.")
     ] = APPEARS_SECONDS,
     device: Annotated[str | None, typer.Option(help="Torch device.")] = None,
-    server: Server = DEFAULT_SERVER,
-    ca: Ca = None,
-    cert: Cert = None,
-    key: Key = None,
-    token: Token = None,
+    connection: Connection = NO_OPTIONS,
     json: Json = False,
 ) -> None:
     """Take part: train beside this table whenever a run asks to."""
@@ -222,8 +194,7 @@ def silo_command(
     from eoforge.storage.addresses import TableRef
 
     table = TableRef.parse(data)
-    options = _options(ca, cert, key, token)
-    with SiloClient(server, silo_id=name, **options) as client:
+    with SiloClient(connection.server, silo_id=name, **connection.credentials()) as client:
         silo = Silo(
             client,
             lambda task: trainers(task, table, client.silo_id, device, modality or ["s1", "s2"]),
@@ -252,17 +223,6 @@ def demo(
     from eoforge.cli.federate.demo import run_federated_demo
 
     output.emit(run_federated_demo(out, patches=patches, rounds=rounds, seed=seed), title="federated demo")
-
-
-def _client(server: str, ca: Path | None, cert: Path | None, key: Path | None, token: str | None) -> FederationClient:
-    from eoforge.client.federation import FederationClient
-
-    return FederationClient(server, **_options(ca, cert, key, token))
-
-
-def _options(ca: Path | None, cert: Path | None, key: Path | None, token: str | None) -> dict[str, Any]:
-    paths = {"ca_file": ca, "cert_file": cert, "key_file": key}
-    return {**{k: str(v) for k, v in paths.items() if v is not None}, "token": token}
 
 
 def _merge_policy(spec: pb.RunSpec, path: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The federated demo's report: what the model learned, who took part, and what the accidents cost."""
+"""Report of the federated demo: learning curves, silos, and the cost of the kills."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from eoforge.federated.report import CURVES, sections
 
 if TYPE_CHECKING:
     from eoforge.api.federation.v1 import federation_pb2 as pb
-    from eoforge.cli.federate.demo import Story
+    from eoforge.cli.federate.timeline import Timeline
 
 
-def write_report(out: Path, run: pb.Run, story: Story, seconds: dict[str, float]) -> dict[str, Any]:
+def write_report(out: Path, run: pb.Run, timeline: Timeline, seconds: dict[str, float]) -> dict[str, Any]:
     """Writes ``report.html`` and ``report.json``.
 
     Args:
         out: Folder.
         run: The finished run.
-        story: What happened on the way.
-        seconds: Wall time per stage.
+        timeline: Record of the demo.
+        seconds: Wall time by stage.
 
     Returns:
         The figures of ``report.json``, flat.
@@ -33,23 +33,24 @@ def write_report(out: Path, run: pb.Run, story: Story, seconds: dict[str, float]
         "report": str(out / "report.html"),
         "bundle": run.bundle_uri,
         "rounds": len(history),
-        "silos": len(story.patches),
-        "updates": sum(story.updates.values()),
-        "kept_after_kill": len(story.kept),
-        "resume_seconds": story.resume_seconds,
+        "silos": len(timeline.patches),
+        "updates": sum(timeline.updates.values()),
+        "kept_after_kill": len(timeline.kept),
+        "resume_seconds": timeline.resume_seconds,
         "megabytes_up": round(sum(s.bytes_up for s in history) / 1e6, 2),
         **{f"{name}_first_round": round(first[name], 4) for name in CURVES if name in first},
         **{f"{name}_last_round": round(last[name], 4) for name in CURVES if name in last},
         **{f"seconds_{name.partition(':')[0].replace(' ', '_')}": value for name, value in seconds.items()},
     }
-    (out / "report.html").write_text(_page(figures, history, story))
+    (out / "report.html").write_text(_page(figures, history, timeline))
     (out / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures
 
 
-def _page(figures: dict[str, Any], history: Sequence[pb.RoundSummary], story: Story) -> str:
+def _page(figures: dict[str, Any], history: Sequence[pb.RoundSummary], timeline: Timeline) -> str:
     silos = report.table(
-        ("silo", "training patches", "accepted updates"), [(s, n, story.updates[s]) for s, n in story.patches.items()]
+        ("silo", "training patches", "accepted updates"),
+        [(s, n, timeline.updates[s]) for s, n in timeline.patches.items()],
     )
     return report.page(
         "eoforge federated demo",
@@ -65,7 +66,7 @@ def _page(figures: dict[str, Any], history: Sequence[pb.RoundSummary], story: St
             ),
             *sections(history),
             report.section("Silos", silos),
-            report.section("What happened", report.table(("second", "event"), story.events)),
+            report.section("What happened", report.table(("second", "event"), timeline.events)),
         ],
         footer=f"Synthetic archives; mutual TLS on loopback. The result is a run bundle: {figures['bundle']}",
     )

@@ -1,4 +1,4 @@
-"""Runs and their events as people read them."""
+"""Text of runs and events for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def brief(run: pb.Run) -> dict[str, Any]:
-    """A run as one row."""
+    """One row for a run."""
     return {
         "run": run.run_id,
         "status": status_name(run.status),
@@ -25,14 +25,14 @@ def brief(run: pb.Run) -> dict[str, Any]:
 
 
 def status_name(number: Any) -> str:
-    """``finished`` for ``RUN_STATUS_FINISHED``."""
+    """Short name of a status: ``finished`` for ``RUN_STATUS_FINISHED``."""
     from eoforge.api.federation.v1 import federation_pb2 as pb
 
     return pb.RunStatus.Name(number).removeprefix("RUN_STATUS_").lower()
 
 
 def line(event: pb.RunEvent) -> str:
-    """An event as one line; silos wrote some of it, and it must not steer a terminal."""
+    """One line for an event, without control characters, which silos could send."""
     kind = str(event.WhichOneof("event"))
     text = f"{event.at.ToDatetime():%H:%M:%S} {event.sequence:5d} {kind:<16} {_content(event, kind)}"
     return "".join(character if character.isprintable() else "?" for character in text)

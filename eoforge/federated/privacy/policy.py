@@ -12,7 +12,7 @@ from eoforge.federated.privacy.dp import NoisySum, epsilon_after
 from eoforge.federated.privacy.silo_masks import update_bound
 from eoforge.federated.reduce import Combiner, StoredSource, weighted_sum
 from eoforge.federated.robust import CentreCombiner, SelectedSum, median, multi_krum, trimmed_mean
-from eoforge.federated.run.rounds import survivors_needed
+from eoforge.federated.run.rounds.sealing import survivors_needed
 from eoforge.federated.run.spec import DEFAULT_DELTA, DEFAULT_FRACTION_BITS
 from eoforge.federated.store.run_files import RunFiles
 

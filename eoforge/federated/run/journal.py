@@ -1,8 +1,7 @@
-"""A run's journal: one object per event, each created by conditional PUT, so that every position has one writer.
+"""Journal of a run: one object per event, each created by conditional PUT, so that every position has one writer.
 
-That is all the coordination there is. A coordinator takes a run by writing a lease event; whoever held the run before
-finds the next position taken when it wants to write, and stops. No clock decides who is right, only who may try: see
-:mod:`eoforge.federated.run.leader`.
+No other coordination exists. A coordinator takes a run by writing a lease event; the holder before it finds the next
+position taken, and stops. Clocks decide only who may try: see :mod:`eoforge.federated.run.leader`.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from eoforge.federated.run.state import apply
 from eoforge.storage.objects import ObjectStore
 
 MAX_EVENT_BYTES = 16 << 20
-"""Longest event that is written, so that none is ever too long to be read."""
+"""Largest event that is written, so that every event can be read."""
 _SNAPSHOTS_KEPT = 2
 
 
 class Journal:
-    """The journal of one run, and the state that its events make.
+    """Journal of one run, and the state after its events.
 
     Args:
-        store: The coordinator's store.
-        run_id: Which run.
+        store: Store of the coordinators.
+        run_id: Id of the run.
 
     Attributes:
-        run: State after the last event that was read or written here.
+        run: State after the last event that was read or written.
     """
 
     def __init__(self, store: ObjectStore, run_id: str) -> None:
@@ -40,7 +39,7 @@ class Journal:
         """Reads the newest snapshot and every event after it.
 
         Raises:
-            NotFound: There is no such run.
+            NotFound: The run does not exist.
         """
         if not self.run.sequence:
             snapshots = list(self._store.list(f"{self._root}/snapshots"))
@@ -53,37 +52,37 @@ class Journal:
         return self.run
 
     def append(self, event: pb.RunEvent, actor: str) -> pb.RunEvent:
-        """Writes the next event; it is stored when this returns.
+        """Writes the next event, which is stored when the call returns.
 
         Raises:
-            LeaseLost: Somebody else wrote it; nothing was changed.
-            LimitExceeded: It is too long; nothing was changed.
+            LeaseLost: Another coordinator has written that position; nothing was changed.
+            LimitExceeded: The event is too large; nothing was changed.
         """
         event.sequence, event.actor = self.run.sequence + 1, actor
         event.term = event.term or self.run.term
         event.at.GetCurrentTime()
         data = json_format.MessageToJson(event, indent=None).encode()
         if len(data) > MAX_EVENT_BYTES:
-            raise LimitExceeded(f"an event of a run may have {MAX_EVENT_BYTES} bytes; this one has {len(data)}")
+            raise LimitExceeded(f"an event of a run may have {MAX_EVENT_BYTES} bytes; got {len(data)}")
         key = self._key(event.sequence)
-        # An object store that repeats a PUT whose answer was lost finds our own event there.
+        # An object store that repeats a PUT after a lost answer finds the event of the first attempt.
         if not self._store.put_if_absent(key, data) and self._store.get(key, MAX_EVENT_BYTES) != data:
             raise LeaseLost("another coordinator has taken this run")
         apply(self.run, event)
         return event
 
     def take(self, holder: str) -> pb.RunEvent:
-        """Takes the run for ``holder``; from now on the holder before cannot write.
+        """Takes the run for ``holder``, after which the former holder cannot write.
 
         Raises:
-            LeaseLost: Yet another coordinator was faster.
+            LeaseLost: Another coordinator was faster.
         """
         self.load()
         event = pb.RunEvent(term=self.run.term + 1, lease_taken=pb.LeaseTaken(holder=holder))
         return self.append(event, holder)
 
     def snapshot(self) -> None:
-        """Stores the state, so that loading need not read every event; equal states give equal bytes."""
+        """Stores the state, so that :meth:`load` need not read every event; equal states give equal bytes."""
         folder = f"{self._root}/snapshots"
         data = json_format.MessageToJson(self.run, indent=None, sort_keys=True).encode()
         self._store.put(f"{folder}/{self.run.sequence:012d}.json", data)

@@ -1,4 +1,4 @@
-"""What may be asked of a run: everything that does not compose is refused before it begins, with the reason."""
+"""Validation of run specs: options that do not compose are refused before the run begins, with the reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import UsageError
 from eoforge.federated.privacy.dp import epsilon_after
 from eoforge.federated.strategy import DELTA, RoundInfo, SiloInfo, Strategy, UpdateInfo, split_name
-from eoforge.storage.tensorfile import CHUNK_BYTES, Array, Specs
+from eoforge.storage.tensorfile import Array, Specs
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SILO_ID = RUN_ID
@@ -18,19 +18,19 @@ MAX_ROUNDS = 100_000
 DEFAULT_DELTA = 1e-5
 DEFAULT_FRACTION_BITS = 24
 MIN_MASKED_SILOS = 3
-"""Silos that agree on masks: of one the sum is its update, of two each knows the other's."""
+"""Smallest number of silos that agree on masks: of two, each knows the other's update from the sum."""
 
 
 def check_spec(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> None:
-    """Refuses a run that could not do what it says.
+    """Refuses a run whose options contradict each other.
 
     Args:
-        spec: The run.
-        strategy: Its strategy.
-        model: Tensors of its initial model.
+        spec: Spec of the run.
+        strategy: Strategy of the run.
+        model: Shape, dtype and role of each tensor of the initial model.
 
     Raises:
-        UsageError: With everything that is wrong.
+        UsageError: All contradictions, in one message.
     """
     problems = [*_policy(spec.policy), *_privacy(spec, strategy), *_probe(spec, strategy, model)]
     if not spec.method:
@@ -45,24 +45,8 @@ def check_spec(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> None:
 
 
 def threshold_of(asked: int, silos: int) -> int:
-    """Silos that must survive: what was asked for, else two thirds rounded up, and always more than half."""
+    """Number of silos that must survive: as asked, else two thirds rounded up; always more than half."""
     return max(asked or math.ceil(2 * silos / 3), silos // 2 + 1)
-
-
-def largest_state(strategy: Strategy, model: Specs, silos: int) -> int:
-    """Bytes of all server tensors of a run with ``silos`` silos."""
-    members = tuple(SiloInfo(f"silo-{i:05d}", 1) for i in range(max(silos, 1)))
-    started = strategy.start(model, members)
-    return sum(s.nbytes for s in model.values()) + sum(s.spec.nbytes for s in started.values())
-
-
-def server_memory(threads: int, uploads: int) -> int:
-    """Bytes that a coordinator needs at most beside its own code: chunks in flight, whatever the model and the silos.
-
-    A computing thread holds a chunk of output, its float64 sum, one product and two chunks read; a transfer holds the
-    message, its bytes and gRPC's copy.
-    """
-    return threads * 8 * CHUNK_BYTES + uploads * 4 * CHUNK_BYTES
 
 
 def _policy(policy: pb.RoundPolicy) -> Iterator[str]:
@@ -149,7 +133,7 @@ def _secure(spec: pb.RunSpec, strategy: Strategy) -> Iterator[str]:
 
 
 def _probe(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> Iterator[str]:
-    """Asks the strategy about two made-up silos of different size: what it says must fit the run."""
+    """Problems of the strategy with two sample silos of different size."""
     silos = tuple(SiloInfo(f"silo-{i}", n) for i, n in enumerate((10, 30)))
     state = {f"model/{name}": tensor for name, tensor in model.items()}
     try:
@@ -183,11 +167,11 @@ def _probe(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> Iterator[str]:
 
 
 def _bounds(privacy: pb.PrivacyPolicy, strategy: Strategy, info: RoundInfo, state: Specs) -> Iterator[str]:
-    """Whether clipping, noise and robust centres bound all that one silo changes."""
+    """Problems with the bound of clipping, noise and robust centres on what one silo changes."""
     option = "differential privacy" if privacy.dp else "robust aggregation"
     try:
         outputs = strategy.reduction(info, state, NoSource()).outputs
-    except UsageError:  # it needs numbers beside tensors, which nothing clips
+    except UsageError:  # the strategy needs numbers beside tensors, which are not clipped
         yield f"{option} bounds what one silo changes; with {strategy.name} a number that it reports changes the step"
         return
     if not privacy.dp:
@@ -200,7 +184,7 @@ def _bounds(privacy: pb.PrivacyPolicy, strategy: Strategy, info: RoundInfo, stat
 
 
 class NoSource:
-    """A source for strategies that read no elements."""
+    """Source for strategies that read no elements; every read is an error."""
 
     def update(self, silo: str, name: str, start: int, stop: int) -> Array:
         raise UsageError("this needs a strategy of sums only; this one reads updates")

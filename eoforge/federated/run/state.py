@@ -1,4 +1,4 @@
-"""What a run is after its events: a fold over the journal, the same for whoever reads it."""
+"""State of a run: a fold over the events of its journal."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ ENDED = frozenset({pb.RUN_STATUS_FINISHED, pb.RUN_STATUS_FAILED, pb.RUN_STATUS_C
 
 
 def ended(run: pb.Run) -> bool:
-    """Whether nothing can happen to the run any more."""
+    """Whether a run is finished, failed or cancelled."""
     return run.status in ENDED
 
 
 def answered(run: pb.Run) -> set[str]:
-    """Silos that need not be waited for in the open round."""
+    """Silos of the current round that have answered or dropped out."""
     done = {a.silo for a in run.round.accepted} | {r.silo for r in run.round.refused}
     return done | set(run.round.dropped)
 
 
 def apply(run: pb.Run, event: pb.RunEvent) -> None:
-    """Changes ``run`` as ``event`` says.
+    """Applies ``event`` to ``run``.
 
     Raises:
         ValueError: The event is not the next one.
@@ -29,7 +29,7 @@ def apply(run: pb.Run, event: pb.RunEvent) -> None:
     kind = event.WhichOneof("event")
     if kind is not None:
         _FOLDS[kind](run, event)
-    run.sequence = event.sequence  # last: who sees it sees what the event did
+    run.sequence = event.sequence  # last: a reader of the number sees the effect of the event
 
 
 def _created(run: pb.Run, event: pb.RunEvent) -> None:
@@ -120,7 +120,7 @@ def _unmasked(run: pb.Run, event: pb.RunEvent) -> None:
 
 def _phase_changed(run: pb.Run, event: pb.RunEvent) -> None:
     run.round.phase = event.phase_changed.phase
-    run.round.opened_at.CopyFrom(event.at)  # each phase has the deadline to itself
+    run.round.opened_at.CopyFrom(event.at)  # each phase has the full deadline
     if event.phase_changed.silos:
         run.round.selected[:] = event.phase_changed.silos
         run.round.wanted = min(run.round.wanted, len(run.round.selected))

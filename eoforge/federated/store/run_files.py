@@ -1,4 +1,4 @@
-"""The files of one run: what silos download, what they upload, and what a round makes of it."""
+"""Files of one run: models, download sets, updates, and the reduction of a round."""
 
 from __future__ import annotations
 
@@ -13,57 +13,60 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import UsageError
 from eoforge.federated.reduce import Combiner, StoredSource, write_reduction
 from eoforge.federated.run.journal import Journal
-from eoforge.federated.run.rounds import infos
-from eoforge.federated.store.objects import Objects, StoredFile
+from eoforge.federated.run.rounds.opening import silo_infos
+from eoforge.federated.store.chunk_store import ChunkStore, StoredFile
 from eoforge.federated.strategy import Reduction, RoundInfo, SiloInfo, Start, Strategy, UpdateInfo, name_of, split_name
 from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import Array, Layout, Specs
 
 SECRET_BYTES = 32
 
-Offer = dict[str, tuple[Objects, str]]
-"""What a silo downloads: group -> where it is, and its digest."""
+DownloadSet = dict[str, tuple[ChunkStore, str]]
+"""Files that a silo downloads: group -> chunk store and digest of the file."""
 
 
 class RunFiles:
     """Files of one run on the coordinator's store.
 
-    Models and the strategy's state lie together under ``objects``; a round's uploads and what was cut to size for its
-    silos lie in the round's own folder, which is deleted some rounds later.
+    Models and the state of the strategy lie below ``objects/``. Uploads and download sets of a round lie in the folder
+    of the round, which is deleted some rounds later.
 
     Args:
-        store: The coordinator's store.
-        run_id: Which run.
-        pool: Where chunks are computed.
+        store: Store of the coordinators.
+        run_id: Id of the run.
+        pool: Threads that compute chunks.
+
+    Attributes:
+        chunks: Models and the state of the strategy.
     """
 
     def __init__(self, store: ObjectStore, run_id: str, pool: ThreadPoolExecutor) -> None:
         self._store, self._run_id, self._pool = store, run_id, pool
-        self.objects = Objects(store, f"runs/{run_id}/objects")
+        self.chunks = ChunkStore(store, f"runs/{run_id}/objects")
 
     def secret(self) -> bytes:
-        """The run's secret, 32 random bytes: made once, at its creation, and never given out."""
+        """Secret of the run: 32 random bytes, created with the run, never sent."""
         self._store.put_if_absent(f"runs/{self._run_id}/secret", secrets.token_bytes(SECRET_BYTES))
         return self._store.get(f"runs/{self._run_id}/secret")
 
-    def forget_secret(self) -> None:
-        """Deletes it when no round will be reduced again: whoever had it could take the noise off every model."""
+    def delete_secret(self) -> None:
+        """Deletes the secret, which allows to remove the noise from every model, after the last reduction."""
         self._store.delete(f"runs/{self._run_id}/secret")
 
-    def update(self, number: int, silo: str) -> Objects:
-        """Where a silo's upload of a round lies."""
-        return Objects(self._store, f"{self._round(number)}/{silo}")
+    def update(self, number: int, silo: str) -> ChunkStore:
+        """Upload of a silo in a round."""
+        return ChunkStore(self._store, f"{self._round(number)}/{silo}")
 
     def put_once(self, number: int, name: str, data: bytes) -> bool:
-        """Stores a small file of a round; False if there is another one of that name, which stays."""
+        """Stores a small file of a round; False if a different file has that name, which stays."""
         key = f"{self._round(number)}/{name}"
         return self._store.put_if_absent(key, data) or self._store.get(key) == data
 
     def get(self, number: int, name: str) -> bytes:
-        """A small file of a round.
+        """Content of a small file of a round.
 
         Raises:
-            NotFound: There is none of that name.
+            NotFound: No file has that name.
         """
         return self._store.get(f"{self._round(number)}/{name}")
 
@@ -74,26 +77,26 @@ class RunFiles:
                 self._store.delete(key)
 
     def collect(self, run: pb.Run) -> int:
-        """Deletes objects that nothing names: neither the run's state nor a model that stays readable.
+        """Deletes files that are neither named by the run's state nor models that stay readable.
 
-        For whoever acts for the run, between its rounds: a reduction under way has files that no event names yet. A
-        coordinator that was held up in here, until another one took the run, deletes nothing of what that one made.
+        To be called between rounds by the coordinator that acts for the run: a reduction in progress has files that no
+        event names yet. A coordinator that is delayed here until another one has taken the run deletes nothing.
 
         Returns:
-            Number of deleted files.
+            Number of deleted objects.
         """
         kept = list(run.history)[-run.spec.keep_models :]
         named = {run.initial_model, *run.objects.values(), *(summary.model for summary in kept)}
-        later = Journal(self._store, run.run_id).events
-        return self.objects.keep(named, lambda: all(event.term == run.term for event in later(run.sequence)))
+        journal = Journal(self._store, run.run_id)
+        return self.chunks.keep(named, lambda: all(event.term == run.term for event in journal.events(run.sequence)))
 
     def state(self, run: pb.Run) -> dict[str, StoredFile]:
-        """Server tensors by group."""
-        return {group: self.objects.open(digest) for group, digest in sorted(run.objects.items())}
+        """Files of server tensors by group."""
+        return {group: self.chunks.open(digest) for group, digest in sorted(run.objects.items())}
 
     def begin(self, run: pb.Run, strategy: Strategy, silos: Sequence[SiloInfo]) -> dict[str, str]:
-        """Stores what the strategy starts with besides the model; group -> digest."""
-        model = self.objects.open(run.objects["model"])
+        """Stores the initial state of the strategy besides the model; returns digests by group."""
+        model = self.chunks.open(run.objects["model"])
         started = strategy.start(model.specs, silos)
         groups: dict[str, dict[str, Start]] = {}
         for name, start in started.items():
@@ -106,46 +109,46 @@ class RunFiles:
                 return [_first(tensors[name], model, start, stop) for name, start, stop in wanted]
 
             layout = Layout.of({name: start.spec for name, start in tensors.items()})
-            written[group] = self.objects.write(layout, fill, self._pool)
+            written[group] = self.chunks.write(layout, fill, self._pool)
         return written
 
-    def offer(self, run: pb.Run, strategy: Strategy, silo: SiloInfo, made: dict[object, str]) -> Offer:
-        """What ``silo`` downloads in the current round; groups that it wants whole are offered as they are.
+    def download_set(self, run: pb.Run, strategy: Strategy, silo: SiloInfo, written: dict[object, str]) -> DownloadSet:
+        """Files that ``silo`` downloads in the current round; a group that is needed whole is not copied.
 
         Args:
-            run: The run.
-            strategy: Says what goes down.
-            silo: To whom.
-            made: Remembers, over the silos of a round, what was cut to size already.
+            run: State of the run.
+            strategy: Strategy of the run, which selects the tensors.
+            silo: Receiver.
+            written: Cache of files that were written for other silos of the round; extended here.
         """
         state = self.state(run)
         wanted: dict[str, dict[str, str]] = {}
         for name, source in strategy.download(silo, full_specs(state)).items():
             group, tensor = split_name(name)
             wanted.setdefault(group, {})[tensor] = source
-        offer: Offer = {}
+        files: DownloadSet = {}
         for group, tensors in sorted(wanted.items()):
             whole = _whole_group(tensors, state)
             if whole is not None:
-                offer[group] = (self.objects, run.objects[whole])
+                files[group] = (self.chunks, run.objects[whole])
                 continue
-            folder = Objects(self._store, f"{self._round(run.round.number)}/_down")
+            folder = ChunkStore(self._store, f"{self._round(run.round.number)}/_down")
             key = (run.round.number, frozenset(run.objects.items()), frozenset(tensors.items()))
-            if key not in made:
-                made[key] = self._cut(folder, tensors, state)
-            offer[group] = (folder, made[key])
-        return offer
+            if key not in written:
+                written[key] = self._write_part(folder, tensors, state)
+            files[group] = (folder, written[key])
+        return files
 
     def reduce(self, run: pb.Run, strategy: Strategy, combiner: Combiner) -> dict[str, str]:
-        """Reduces the sealed round; the same sealed set gives the same bytes.
+        """Reduces the sealed round; equal sealed sets give equal bytes.
 
         Args:
-            run: The run, with a sealed round.
-            strategy: Says what is computed.
-            combiner: The plain sum, or what replaces it.
+            run: State of the run, with a sealed round.
+            strategy: Strategy of the run.
+            combiner: The weighted sum, or its replacement.
 
         Returns:
-            All objects by group, changed or not.
+            Digests of all groups, changed or not.
         """
         round_ = run.round
         state = self.state(run)
@@ -153,7 +156,7 @@ class RunFiles:
         updates = {s: self.update(accepted[s].round, s).open(accepted[s].digest) for s in round_.sealed}
         info = RoundInfo(
             round_.number - 1,
-            infos(round_),
+            silo_infos(round_.members),
             tuple(
                 UpdateInfo(s, a.samples, a.steps, frozenset(updates[s].specs), dict(a.scalars))
                 for s in round_.sealed
@@ -165,10 +168,10 @@ class RunFiles:
         discount = run.spec.policy.late_discount
         late = {s: discount ** (round_.number - accepted[s].round) for s in round_.sealed}
         reduction = _discounted(reduction, late)
-        written = write_reduction(reduction, state, source, self.objects, self._pool, combiner)
+        written = write_reduction(reduction, state, source, self.chunks, self._pool, combiner)
         return {**dict(run.objects), **written}
 
-    def _cut(self, folder: Objects, tensors: Mapping[str, str], state: Mapping[str, StoredFile]) -> str:
+    def _write_part(self, folder: ChunkStore, tensors: Mapping[str, str], state: Mapping[str, StoredFile]) -> str:
         source = StoredSource({}, state)
         specs = full_specs(state)
 
@@ -198,17 +201,17 @@ def _first(start: Start, model: StoredFile, first: int, last: int) -> Array:
 
 
 def _whole_group(tensors: Mapping[str, str], state: Mapping[str, StoredFile]) -> str | None:
-    """The one group that ``tensors`` are all travelling tensors of, under their own names, or None."""
+    """The group whose transferred tensors are exactly ``tensors``, under their own names, or None."""
     groups = {split_name(source)[0] for source in tensors.values()}
     if len(groups) != 1 or any(split_name(source)[1] != tensor for tensor, source in tensors.items()):
         return None
     (group,) = groups
-    travelling = {name for name, spec in state[group].specs.items() if spec.role != "counter"}
-    return group if travelling == tensors.keys() else None
+    transferred = {name for name, spec in state[group].specs.items() if spec.role != "counter"}
+    return group if transferred == tensors.keys() else None
 
 
 def _discounted(reduction: Reduction, factors: Mapping[str, float]) -> Reduction:
-    """Late updates count less, and the others so much more that their shares add up to what they did."""
+    """Reduction in which late updates count less, with the sum of all shares unchanged."""
     if all(f == 1.0 for f in factors.values()):
         return reduction
     outputs = []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eoforge.bundle import Bundle, code_revision, write_bundle
+from eoforge.bundle import Bundle, code_revision, model_card, write_bundle
 from eoforge.federated.training.config import FederatedConfig
 from eoforge.federated.training.data import Normalisation
 from eoforge.federated.training.simulation import Simulated
@@ -66,18 +66,13 @@ def network_facts(config: FederatedConfig, embedding_dim: int, normalisation: No
 
 
 def _card(method: str, config: FederatedConfig, metrics: dict[str, Any], run: Simulated, table: TableRef) -> str:
-    scalars = {k: v for k, v in metrics.items() if isinstance(v, int | float | str)}
-    figures = "\n".join(f"| {k} | {round(v, 4) if isinstance(v, float) else v} |" for k, v in scalars.items())
-    silos = "\n".join(f"| {silo.id} | {silo.examples} |" for silo in run.silos)
-    settings = "\n".join(f"| {k} | {v} |" for k, v in config.as_dict().items())
-    inputs = "\n".join(f"- {sensor}: {', '.join(names)}" for sensor, names in config.sensor_bands.items())
-    return (
-        f"# {method}\n\n{_CARD.format(silos=len(run.silos))}\n\n"
-        f"Trained on the `train` split of `{table.uri}` at version {table.version} by code revision "
-        f"`{code_revision()}`.\n\n"
-        f"## Input\n\nBands in this order, on their native grids, normalised as `config.json` says:\n\n{inputs}\n\n"
-        f"## Figures\n\n`validation_...` and `test_...` are of those splits of the same places. They say nothing about "
-        f"other archives.\n\n| figure | value |\n| --- | --- |\n{figures}\n\n"
-        f"## Silos\n\n| silo | patches |\n| --- | --- |\n{silos}\n\n"
-        f"## Settings\n\n| setting | value |\n| --- | --- |\n{settings}\n"
+    return model_card(
+        method,
+        _CARD.format(silos=len(run.silos)),
+        trained_on=f"the `train` split of `{table.uri}` at version {table.version}",
+        bands=config.sensor_bands,
+        measured="`validation_...` and `test_...` are of those splits of the same countries and months.",
+        figures=metrics,
+        silos={silo.id: silo.examples for silo in run.silos},
+        settings=config.as_dict(),
     )

@@ -1,4 +1,4 @@
-"""What a journal does when the store or a writer misbehaves."""
+"""Journal with a store that repeats writes, and with oversized events."""
 
 from __future__ import annotations
 

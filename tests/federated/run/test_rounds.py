@@ -9,7 +9,9 @@ import pytest
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import NotFound
 from eoforge.federated.run.journal import Journal
-from eoforge.federated.run.rounds import averaged, choose, has_quorum, target_reached, verdict
+from eoforge.federated.run.rounds.opening import select
+from eoforge.federated.run.rounds.sealing import decide, has_quorum
+from eoforge.federated.run.rounds.steps import averaged, target_reached
 from eoforge.federated.run.state import apply
 from eoforge.storage.objects import ObjectStore
 
@@ -42,14 +44,14 @@ def open_round(selected: str, accepted: str, wanted: int | None = None, **policy
         (open_round("abc", "a", quorum=1, deadline={"seconds": 5}), 5.1, "seal"),
     ],
 )
-def test_verdicts(run: pb.Run, seconds: float, expected: str) -> None:
-    assert verdict(run, seconds) == expected
+def test_decisions(run: pb.Run, seconds: float, expected: str) -> None:
+    assert decide(run, seconds) == expected
 
 
 def test_a_round_that_nobody_can_save_fails() -> None:
     run = open_round("abc", "a")
     run.round.dropped.extend("bc")
-    assert verdict(run, 1.0) == "fail"
+    assert decide(run, 1.0) == "fail"
 
 
 @pytest.mark.parametrize(("accepted", "expected"), [("ab", "wait"), ("abc", "seal")])
@@ -59,7 +61,7 @@ def test_a_masked_round_is_never_sealed_with_two(accepted: str, expected: str) -
     run.spec.privacy.secure_aggregation, run.spec.privacy.threshold = True, 2
     for name in "abc":
         run.round.mask_keys[name].CopyFrom(pb.MaskKeys())
-    assert verdict(run, 1.0) == expected
+    assert decide(run, 1.0) == expected
 
 
 def test_a_quorum_by_modality_counts_silos_with_both() -> None:
@@ -71,17 +73,17 @@ def test_a_quorum_by_modality_counts_silos_with_both() -> None:
 
 
 def test_selection_is_drawn_from_seed_and_round() -> None:
-    there = [member(f"s{i}", samples=1 + 1000 * (i == 3)) for i in range(10)]
+    connected = [member(f"s{i}", samples=1 + 1000 * (i == 3)) for i in range(10)]
     policy = pb.RoundPolicy(min_silos=2, selection=pb.SELECTION_FRACTION, fraction=0.3, over_selection=0.5)
     spec = pb.RunSpec(policy=policy, seed=7)
-    first = choose(spec, 1, there)
+    first = select(spec, 1, connected)
     assert first is not None
     assert (len(first.silos), first.wanted) == (5, 3)
-    assert choose(spec, 1, there) == first
-    assert any(choose(spec, n, there) != first for n in range(2, 6))
+    assert select(spec, 1, connected) == first
+    assert any(select(spec, n, connected) != first for n in range(2, 6))
     spec.policy.selection = pb.SELECTION_WEIGHTED
-    assert all("s3" in choose(spec, n, there).silos for n in range(1, 9))  # type: ignore[union-attr]
-    assert choose(spec, 1, there[:1]) is None
+    assert all("s3" in select(spec, n, connected).silos for n in range(1, 9))  # type: ignore[union-attr]
+    assert select(spec, 1, connected[:1]) is None
 
 
 def test_metrics_are_averaged_by_samples_over_those_who_measured_them() -> None:

@@ -1,4 +1,4 @@
-"""What does not compose is refused before a run begins."""
+"""Combinations of options that are refused before a run begins."""
 
 from __future__ import annotations
 

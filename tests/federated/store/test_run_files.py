@@ -1,4 +1,4 @@
-"""What silos are offered follows the run's objects."""
+"""Download sets follow the objects of the run; cleaning deletes only files that are not needed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_what_was_cut_before_the_round_was_reduced_is_not_offered_after(tmp_path
         files = RunFiles(ObjectStore(str(tmp_path)), "r", pool)
         layout = Layout.of({name: TensorSpec((2,)) for name in ("a", "b")})
         run, seen = pb.Run(round=pb.Round(number=1)), []
-        made: dict[object, str] = {}
+        written: dict[object, str] = {}
         for value in (1.0, 2.0):
 
             def fill(wanted: Sequence[tuple[str, int, int]], value: float = value) -> list[Array]:
                 return [np.full(stop - start, value, np.float32) for _, start, stop in wanted]
 
-            run.objects["model"] = files.objects.write(layout, fill, pool)
-            objects, digest = files.offer(run, Half(), SiloInfo("s", 1), made)["model"]
+            run.objects["model"] = files.chunks.write(layout, fill, pool)
+            objects, digest = files.download_set(run, Half(), SiloInfo("s", 1), written)["model"]
             seen.append(float(objects.open(digest).read("a", 0, 1)[0]))
     assert seen == [1.0, 2.0]
 
@@ -56,7 +56,7 @@ def test_a_coordinator_held_up_while_it_cleans_deletes_nothing_of_its_successor(
 
         def model(value: float) -> str:
             layout = Layout.of({"a": TensorSpec((2,))})
-            return files.objects.write(layout, lambda _: [np.full(2, value, np.float32)], pool)
+            return files.chunks.write(layout, lambda _: [np.full(2, value, np.float32)], pool)
 
         journal.append(pb.RunEvent(created=pb.Created(run_id="r", model=model(0.0))), "alice")
         journal.take("one")
@@ -70,4 +70,4 @@ def test_a_coordinator_held_up_while_it_cleans_deletes_nothing_of_its_successor(
             other.append(pb.RunEvent(dropped=pb.Dropped(silo="a")), "a")  # of the same term: nobody else acts
         digest = model(1.0)
         assert files.collect(before) == (0 if kept else 2)
-    assert (digest in files.objects.announced()) == kept
+    assert (digest in files.chunks.announced()) == kept

@@ -1,4 +1,4 @@
-"""One run in the coordinator, without the network: leases that are lost, journals cut short, too few who agree."""
+"""Actor and coordinator without the network: lost leases, interrupted journals, too few silos."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import EoforgeError, LeaseLost
 from eoforge.federated.run.journal import Journal
-from eoforge.federated.store.objects import Objects
+from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.storage.objects import ObjectStore
 from services._runtime.errors import describe
-from services.federation.hub import Hub
+from services.federation.coordinator import Coordinator
 from services.federation.identity import Identities
 from services.federation.telemetry import RUNS
-from tests.services.federation.world import settings_for
+from tests.services.federation.helpers import settings_for
 
 
 def created(run_id: str, **spec: Any) -> pb.RunEvent:
@@ -25,14 +25,14 @@ def created(run_id: str, **spec: Any) -> pb.RunEvent:
     return pb.RunEvent(created=pb.Created(run_id=run_id, spec=pb.RunSpec(strategy="fedavg", policy=policy, **spec)))
 
 
-def with_hub(folder: Path, use: Any) -> None:
+def with_coordinator(folder: Path, use: Any) -> None:
     async def main() -> None:
-        hub = Hub(settings_for(folder))
-        await hub.start()
+        coordinator = Coordinator(settings_for(folder))
+        await coordinator.start()
         try:
-            await use(hub)
+            await use(coordinator)
         finally:
-            await hub.stop()
+            await coordinator.stop()
 
     asyncio.run(main())
 
@@ -43,18 +43,18 @@ def test_whoever_cannot_write_steps_down_and_takes_the_run_again_when_it_is_free
     Journal(store, "run").append(created("run"), "alice")
     store.put("index/1.run", b"")
 
-    async def use(hub: Hub) -> None:
-        mine = hub.actors["run"]
+    async def use(coordinator: Coordinator) -> None:
+        mine = coordinator.actors["run"]
         other = Journal(store, "run")
         other.take("two")
         with pytest.raises(LeaseLost):
             await mine.write("a", dropped=pb.Dropped(silo="a"))
-        assert "run" not in hub.actors
+        assert "run" not in coordinator.actors
         other.take("one")  # as after a PUT whose answer was lost: the newest event is ours again
-        await hub._take_free()
-        assert await hub.actors["run"].write("a", dropped=pb.Dropped(silo="a"))
+        await coordinator._take_runs()
+        assert await coordinator.actors["run"].write("a", dropped=pb.Dropped(silo="a"))
 
-    with_hub(tmp_path, use)
+    with_coordinator(tmp_path, use)
 
 
 def test_one_unreadable_run_or_silo_does_not_keep_a_coordinator_from_starting(tmp_path: Path) -> None:
@@ -67,23 +67,23 @@ def test_one_unreadable_run_or_silo_does_not_keep_a_coordinator_from_starting(tm
     store.put("silos/a.json", b"")
     store.put("silos/b.json", b'{"siloId": "b"}')
 
-    async def use(hub: Hub) -> None:
-        assert sorted(hub.actors) == ["good"]
-        assert sorted(hub.silos.known) == ["b"]
+    async def use(coordinator: Coordinator) -> None:
+        assert sorted(coordinator.actors) == ["good"]
+        assert sorted(coordinator.silos.known) == ["b"]
 
-    with_hub(tmp_path, use)
+    with_coordinator(tmp_path, use)
 
 
 def test_what_a_coordinator_died_over_after_a_runs_end_is_cleaned_by_the_next(tmp_path: Path) -> None:
     store = ObjectStore(str(tmp_path))
     journal, event = Journal(store, "run"), created("run")
-    event.created.model = Objects(store, "runs/run/objects").put_manifest(pb.Manifest())
+    event.created.model = ChunkStore(store, "runs/run/objects").put_manifest(pb.Manifest())
     journal.append(event, "alice")
     journal.append(pb.RunEvent(status_changed=pb.StatusChanged(status=pb.RUN_STATUS_CANCELLED)), "alice")
     for key in ("index/1.run", "runs/run/secret", "runs/run/rounds/000000/a/chunks/00"):
         store.put(key, b"")
 
-    async def use(hub: Hub) -> None:
+    async def use(coordinator: Coordinator) -> None:
         async with asyncio.timeout(60):
             while not store.exists("ended/run"):
                 await asyncio.sleep(0.01)
@@ -91,17 +91,17 @@ def test_what_a_coordinator_died_over_after_a_runs_end_is_cleaned_by_the_next(tm
         assert not list(store.list("runs/run/rounds"))
         assert RUNS._value.get() == 0
 
-    with_hub(tmp_path, use)
+    with_coordinator(tmp_path, use)
 
-    async def closed(hub: Hub) -> None:
-        assert not hub.actors, "an ended run is acted for once"
+    async def closed(coordinator: Coordinator) -> None:
+        assert not coordinator.actors, "an ended run is acted for once"
 
-    with_hub(tmp_path, closed)
+    with_coordinator(tmp_path, closed)
 
 
-@pytest.mark.parametrize(("gone", "expected"), [([], pb.RUN_STATUS_RUNNING), (["b"], pb.RUN_STATUS_FAILED)])
+@pytest.mark.parametrize(("dropped", "expected"), [([], pb.RUN_STATUS_RUNNING), (["b"], pb.RUN_STATUS_FAILED)])
 def test_a_masked_round_fails_when_too_few_are_left_to_remove_the_masks(
-    tmp_path: Path, gone: list[str], expected: int
+    tmp_path: Path, dropped: list[str], expected: int
 ) -> None:
     store = ObjectStore(str(tmp_path))
     journal = Journal(store, "run")
@@ -112,14 +112,14 @@ def test_a_masked_round_fails_when_too_few_are_left_to_remove_the_masks(
     for name in opened.selected:
         journal.append(pb.RunEvent(keys_advertised=pb.KeysAdvertised(silo=name)), name)
     journal.append(pb.RunEvent(sealed=pb.Sealed(silos=["a", "b"])), "one")
-    for name in gone:
+    for name in dropped:
         journal.append(pb.RunEvent(dropped=pb.Dropped(silo=name)), name)
 
-    async def use(hub: Hub) -> None:
-        await hub.actors["run"]._advance()
-        assert hub.actors["run"].run.status == expected
+    async def use(coordinator: Coordinator) -> None:
+        await coordinator.actors["run"]._advance()
+        assert coordinator.actors["run"].run.status == expected
 
-    with_hub(tmp_path, use)
+    with_coordinator(tmp_path, use)
 
 
 @pytest.mark.parametrize("agreed", [["a"], ["a", "b"]])
@@ -137,13 +137,13 @@ def test_nobody_masks_among_fewer_than_three(tmp_path: Path, agreed: list[str]) 
     for name in agreed:
         journal.append(pb.RunEvent(keys_advertised=pb.KeysAdvertised(silo=name)), name)
 
-    async def use(hub: Hub) -> None:
-        await hub.actors["run"]._advance()
-        run = hub.actors["run"].run
+    async def use(coordinator: Coordinator) -> None:
+        await coordinator.actors["run"]._advance()
+        run = coordinator.actors["run"].run
         assert run.status == pb.RUN_STATUS_FAILED
         assert f"{len(agreed)} of 3 silos" in run.failure
 
-    with_hub(tmp_path, use)
+    with_coordinator(tmp_path, use)
 
 
 @pytest.mark.parametrize(("strategy", "expected"), [("fedavg", ["a", "b"]), ("pfedla", ["a"])])
@@ -158,16 +158,16 @@ def test_a_silo_that_enrols_during_a_run_joins_where_it_can(tmp_path: Path, stra
     journal.append(pb.RunEvent(round_opened=opened), "one")
     journal.append(pb.RunEvent(round_closed=pb.RoundClosed(summary=pb.RoundSummary(number=1))), "one")
 
-    async def use(hub: Hub) -> None:
+    async def use(coordinator: Coordinator) -> None:
         for name in ("a", "b"):
-            await hub.register(pb.Silo(silo_id=name, samples=3))
-            hub.silos._streams[name] = 1
-        await hub.actors["run"]._advance()
-        round_ = hub.actors["run"].run.round
+            await coordinator.register(pb.Silo(silo_id=name, samples=3))
+            coordinator.silos._streams[name] = 1
+        await coordinator.actors["run"]._advance()
+        round_ = coordinator.actors["run"].run.round
         assert (round_.number, list(round_.selected)) == (2, expected)
         assert [member.silo for member in round_.members] == expected
 
-    with_hub(tmp_path, use)
+    with_coordinator(tmp_path, use)
 
 
 def test_a_broken_revocation_list_lets_nobody_in_and_names_no_path(tmp_path: Path) -> None:

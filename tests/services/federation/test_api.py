@@ -1,4 +1,4 @@
-"""Every declared error provoked, names and limits, pages, certificates from issue to revocation."""
+"""API of the service: declared errors, limits, pages, and certificates from issue to revocation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from scripts.settings_table import table
 from services._runtime.errors import CATALOGUE
 from services.federation import servicer
 from tests.federated.quadratic import SHAPES, spec, write_model
-from tests.services.federation.world import Hand, begin, deltas, server_for
+from tests.services.federation.helpers import ManualSilo, deltas, server_for, start_run
 from tests.services.support import Running, Signer, details, running
 
 ROOT = Path(__file__).parents[3]
@@ -33,9 +33,9 @@ ROOT = Path(__file__).parents[3]
 def test_a_silo_cannot_make_the_store_hold_what_it_likes(
     served: Running, client: FederationClient, tmp_path: Path
 ) -> None:
-    hand = Hand(served.target, tmp_path)
-    run = begin(client, [hand], tmp_path)
-    announce = hand.client.stub.PrepareUpdate
+    silo = ManualSilo(served.target, tmp_path)
+    run = start_run(client, [silo], tmp_path)
+    announce = silo.client.stub.PrepareUpdate
 
     def request(number: int) -> pb.PrepareUpdateRequest:
         return pb.PrepareUpdateRequest(
@@ -43,26 +43,25 @@ def test_a_silo_cannot_make_the_store_hold_what_it_likes(
         )
 
     for number in range(8):
-        hand.client._call(announce, request(number))
+        silo.client._call(announce, request(number))
     with pytest.raises(RemoteError) as caught:
-        hand.client._call(announce, request(8))
+        silo.client._call(announce, request(8))
     assert caught.value.remote_reason == "LIMIT_EXCEEDED"
-    hand.client._call(announce, request(0))  # what it announced before it may announce again
+    silo.client._call(announce, request(0))  # what it announced before it may announce again
     client.cancel(run)
 
 
 def test_names_from_messages_are_names_and_answers_say_nothing_of_the_store(
     served: Running, client: FederationClient, tmp_path: Path
 ) -> None:
-    hand = Hand(served.target, tmp_path)
-    run = begin(client, [hand], tmp_path)
-    silo, operator = hand.client, client
+    silo = ManualSilo(served.target, tmp_path)
+    run = start_run(client, [silo], tmp_path)
     calls = {
-        "INVALID_ARGUMENT": lambda: silo.answer(run, 1, update=pb.UpdateAnswer(digest="../x", samples=1)),
-        "NOT_FOUND": lambda: silo._call(
-            silo.stub.PutUpdate, iter([pb.PutUpdateRequest(run_id=run, round=1, digest="0" * 64)])
+        "INVALID_ARGUMENT": lambda: silo.client.answer(run, 1, update=pb.UpdateAnswer(digest="../x", samples=1)),
+        "NOT_FOUND": lambda: silo.client._call(
+            silo.client.stub.PutUpdate, iter([pb.PutUpdateRequest(run_id=run, round=1, digest="0" * 64)])
         ),
-        "NOT_FOUND ": lambda: operator.run("../x"),
+        "NOT_FOUND ": lambda: client.run("../x"),
     }
     for reason, provoke in calls.items():
         with pytest.raises(RemoteError) as caught:
@@ -74,18 +73,18 @@ def test_names_from_messages_are_names_and_answers_say_nothing_of_the_store(
 
 
 def test_pause_opens_no_round_and_cancel_ends_it(served: Running, client: FederationClient, tmp_path: Path) -> None:
-    hand = Hand(served.target, tmp_path)
-    run = begin(client, [hand], tmp_path)
+    silo = ManualSilo(served.target, tmp_path)
+    run = start_run(client, [silo], tmp_path)
     client.pause(run, "maintenance")
-    hand.send(run, 1, deltas())
+    silo.send(run, 1, deltas())
     for event in client.watch(run):
         if event.WhichOneof("event") == "round_closed":
             break
     assert (client.run(run).status, client.run(run).round.number) == (pb.RUN_STATUS_PAUSED, 1)
     client.resume(run)
-    assert next(hand.tasks).round == 2
+    assert next(silo.tasks).round == 2
     assert client.cancel(run, "enough").status == pb.RUN_STATUS_CANCELLED
-    assert next(hand.tasks).kind == pb.TASK_KIND_END
+    assert next(silo.tasks).kind == pb.TASK_KIND_END
     with pytest.raises(RemoteError) as caught:
         client.pause(run)
     assert caught.value.remote_reason == "WRONG_STATE"
@@ -99,7 +98,7 @@ def test_runs_and_silos_come_in_pages(served: Running, client: FederationClient,
     assert [r.run_id for r in page.runs] == names[:0:-1]
     rest = client._call(client.stub.ListRuns, pb.ListRunsRequest(page_size=2, page_token=page.next_page_token))
     assert rest.runs[0].run_id == names[0]
-    Hand(served.target, tmp_path), Hand(served.target, tmp_path)
+    ManualSilo(served.target, tmp_path), ManualSilo(served.target, tmp_path)
     first = client._call(client.stub.ListSilos, pb.ListSilosRequest(page_size=1))
     assert len(first.silos) == 1
     assert len(list(client.silos())) > 1
@@ -124,35 +123,34 @@ def test_creating_the_same_run_twice_gives_the_same_run(client: FederationClient
     assert caught.value.remote_reason == "CONFLICT"
 
 
-def _many(client: FederationClient, hand: Hand, run: str) -> dict[str, Any]:
-    silo, operator = hand.client, client
+def _many(client: FederationClient, silo: ManualSilo, run: str) -> dict[str, Any]:
     return {
-        "NOT_FOUND": lambda: operator.run("no-such-run"),
-        "INVALID_ARGUMENT": lambda: operator._call(operator.stub.ListRuns, pb.ListRunsRequest(page_token="x")),
-        "LIMIT_EXCEEDED": lambda: operator._call(operator.stub.ListRuns, pb.ListRunsRequest(page_size=5000)),
-        "WRONG_STATE": lambda: silo.answer(run, 1, update=pb.UpdateAnswer(digest=hand_digest(hand, run))),
-        "DATA_REFUSED": lambda: operator._call(
-            operator.stub.PrepareModel, pb.PrepareModelRequest(manifest=pb.Manifest(length=5, chunks=[b"short"]))
+        "NOT_FOUND": lambda: client.run("no-such-run"),
+        "INVALID_ARGUMENT": lambda: client._call(client.stub.ListRuns, pb.ListRunsRequest(page_token="x")),
+        "LIMIT_EXCEEDED": lambda: client._call(client.stub.ListRuns, pb.ListRunsRequest(page_size=5000)),
+        "WRONG_STATE": lambda: silo.client.answer(run, 1, update=pb.UpdateAnswer(digest=announced_digest(silo, run))),
+        "DATA_REFUSED": lambda: client._call(
+            client.stub.PrepareModel, pb.PrepareModelRequest(manifest=pb.Manifest(length=5, chunks=[b"short"]))
         ),
-        "PERMISSION_DENIED": lambda: SiloClient(silo._target, attempts=1).register(samples=1),
+        "PERMISSION_DENIED": lambda: SiloClient(silo.client._target, attempts=1).register(samples=1),
     }
 
 
-def hand_digest(hand: Hand, run: str) -> str:
+def announced_digest(silo: ManualSilo, run: str) -> str:
     """Announces an update without sending it."""
-    path = hand.folder / "announced"
+    path = silo.folder / "announced"
     write_file(path, deltas(7.0))
     manifest = file_manifest(str(path))
     request = pb.PrepareUpdateRequest(run_id=run, round=1, manifest=manifest)
-    assert hand.client._call(hand.client.stub.PrepareUpdate, request).missing == [0]
+    assert silo.client._call(silo.client.stub.PrepareUpdate, request).missing == [0]
     return digest_of(manifest)
 
 
 def test_declared_errors(served: Running, client: FederationClient, tmp_path: Path) -> None:
     """CONFLICT, NOT_LEADER: their own tests. QUOTA_EXCEEDED, INTERNAL, ...: the runtime's, whose code this is."""
-    hand = Hand(served.target, tmp_path)
-    run = begin(client, [hand], tmp_path)
-    for reason, provoke in _many(client, hand, run).items():
+    silo = ManualSilo(served.target, tmp_path)
+    run = start_run(client, [silo], tmp_path)
+    for reason, provoke in _many(client, silo, run).items():
         with pytest.raises(RemoteError) as caught:
             provoke()
         assert caught.value.remote_reason == reason, caught.value
@@ -272,13 +270,13 @@ def test_the_coordinator_starts_without_what_it_may_never_need() -> None:
 def test_a_client_puts_the_pages_of_a_history_together(
     served: Running, client: FederationClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hand = Hand(served.target, tmp_path)
-    run = begin(client, [hand], tmp_path, policy={"rounds": 5})
+    silo = ManualSilo(served.target, tmp_path)
+    run = start_run(client, [silo], tmp_path, policy={"rounds": 5})
     monkeypatch.setattr(servicer, "MAX_HISTORY", 2)
     for number in range(1, 6):
-        hand.send(run, number, deltas())
+        silo.send(run, number, deltas())
         if number < 5:
-            assert next(hand.tasks).round == number + 1
+            assert next(silo.tasks).round == number + 1
     list(client.watch(run))
     assert [summary.number for summary in client.run(run).history] == [1, 2, 3, 4, 5]
 

@@ -1,4 +1,4 @@
-"""What lies on the disk: flushed before it is acknowledged, and gone when nothing names it any more."""
+"""Files on the disk: flushed before the acknowledgement, deleted when they are not needed any more."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client.base import RemoteError
 from eoforge.client.federation import FederationClient
 from eoforge.errors import NotFound, StoreError
-from eoforge.federated.store.objects import Objects
+from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import read_file
 from tests.federated.quadratic import spec, write_model
-from tests.services.federation.world import Hand, begin, deltas, server_for, silos, wait_for
+from tests.services.federation.helpers import ManualSilo, deltas, server_for, silo_threads, start_run, wait_for
 from tests.services.support import running
 
 
@@ -42,10 +42,10 @@ def files(folder: Path) -> set[str]:
 def test_an_update_and_its_event_are_flushed_when_they_are_acknowledged(tmp_path: Path, flushed: set[str]) -> None:
     store = tmp_path / "store"
     with running(server_for(store, flush=True)) as served, FederationClient(served.target) as client:
-        hands = [Hand(served.target, tmp_path) for _ in range(2)]
-        run = begin(client, hands, tmp_path)
-        assert hands[0].send(run, 1, deltas()).verdict == pb.VERDICT_ACCEPTED
-        update = store / "runs" / run / "rounds/000001" / hands[0].name
+        silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
+        run = start_run(client, silos, tmp_path)
+        assert silos[0].send(run, 1, deltas()).verdict == pb.VERDICT_ACCEPTED
+        update = store / "runs" / run / "rounds/000001" / silos[0].name
         written = files(update) | files(store / "runs" / run / "journal") | files(store / "runs" / run / "objects")
         assert written <= flushed
         folders = {parent for path in written for parent in Path(path).parents if parent.is_relative_to(store)}
@@ -88,7 +88,7 @@ def test_models_that_nobody_can_ask_for_are_deleted(tmp_path: Path) -> None:
     store = tmp_path / "store"
     with (
         running(server_for(store)) as served,
-        silos(served.target, tmp_path / "silos", ["a", "b"]),
+        silo_threads(served.target, tmp_path / "silos", ["a", "b"]),
         FederationClient(served.target) as client,
     ):
         wanted = spec(client.put_model(write_model(tmp_path / "model")), policy={"rounds": 5})
@@ -113,7 +113,7 @@ def client_initial(store: Path) -> str:
 
 
 def test_what_is_kept_keeps_the_chunks_that_it_shares(tmp_path: Path) -> None:
-    objects = Objects(ObjectStore(str(tmp_path)), "o")
+    objects = ChunkStore(ObjectStore(str(tmp_path)), "o")
 
     def put(*parts: bytes) -> str:
         import hashlib
@@ -137,8 +137,8 @@ def test_uploaded_models_expire_and_a_run_keeps_its_own(tmp_path: Path) -> None:
         model = client.put_model(write_model(tmp_path / "model"))
         run = client.create_run(spec(model, silos=["nobody"])).run_id
         assert files(store / "uploads")
-        assert Objects(ObjectStore(str(store)), "uploads").expire(3600.0) == 0
-        assert Objects(ObjectStore(str(store)), "uploads").expire(-1.0) == 2
+        assert ChunkStore(ObjectStore(str(store)), "uploads").expire(3600.0) == 0
+        assert ChunkStore(ObjectStore(str(store)), "uploads").expire(-1.0) == 2
         client.get_model(run, str(tmp_path / "got"), initial=True)
         assert all(np.all(t == 0) for t in read_file(tmp_path / "got").values())
         with pytest.raises(RemoteError, match="PutModel") as caught:

@@ -1,4 +1,4 @@
-"""What kills and cuts may cost: nothing that was acknowledged."""
+"""Kills and lost connections: no acknowledged update is lost."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from eoforge.storage.chunks import digest_of, file_chunks, file_manifest
 from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import CHUNK_BYTES, write_file
 from tests.federated.quadratic import Quadratic, spec, write_model
-from tests.services.federation.world import Runner, server_for, silos, wait_for
+from tests.services.federation.helpers import SiloThread, coordinator_of, server_for, silo_threads, wait_for
 from tests.services.support import running, until
 
 READY_S = 120.0
 
 
-class Coordinator:
-    """The service as a process of its own, on a port that stays the same over restarts."""
+class CoordinatorProcess:
+    """Process of the service, on one port over all restarts."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
-        # Bound but not listening: the service may take the port, and while it is down nobody is given it by chance.
+        # Bound but not listening: the service may take the port, and no other process gets it during a restart.
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.bind(("127.0.0.1", 0))
@@ -66,7 +66,7 @@ class Coordinator:
         for line in self.process.stderr:
             assert time.monotonic() < end, "not ready in time"
             if '"event": "serving"' in line:
-                # Nobody reads on: the pipe must not fill up.
+                # The pipe is drained, or it would fill up and block the service.
                 subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
                 return f"127.0.0.1:{self._environment['EOFORGE_PORT']}"
         raise AssertionError(f"the service ended with {self.process.wait()}")
@@ -83,8 +83,8 @@ class Coordinator:
 
 
 @contextmanager
-def coordinator(folder: Path, **environment: str) -> Iterator[Coordinator]:
-    with closing(Coordinator(folder, **environment)) as made:
+def coordinator_process(folder: Path, **environment: str) -> Iterator[CoordinatorProcess]:
+    with closing(CoordinatorProcess(folder, **environment)) as made:
         yield made
 
 
@@ -109,23 +109,23 @@ def test_killed_in_the_middle_of_a_round_it_goes_on_and_the_model_is_bit_equal(t
     policy = {"rounds": 2, "min_silos": 3}
     with (
         running(server_for(tmp_path / "calm")) as served,
-        silos(served.target, tmp_path / "calm-silos", ["a", "b", "c"]),
+        silo_threads(served.target, tmp_path / "calm-silos", ["a", "b", "c"]),
         FederationClient(served.target) as client,
     ):
         client.create_run(spec(client.put_model(model_path), policy=policy), "calm")
         wait_for(client, "calm", is_kind("status_changed"))
         calm = [summary.model for summary in client.run("calm").history]
 
-    with coordinator(tmp_path / "store") as service:
+    with coordinator_process(tmp_path / "store") as service:
         target = service.start()
         gate = threading.Event()
         held = Quadratic(before=lambda task: gate.wait(READY_S) and None)
         folder = tmp_path / "silos"
         with (
             FederationClient(target, attempts=40) as client,
-            silos(target, folder, ["a", "b"], attempts=40) as quick,
+            silo_threads(target, folder, ["a", "b"], attempts=40) as quick,
         ):
-            slow = Runner(target, "c", folder, held, attempts=40)
+            slow = SiloThread(target, "c", folder, held, attempts=40)
             client.create_run(spec(client.put_model(model_path), policy=policy), "shaken")
             seen = 0
             for event in client.watch("shaken"):
@@ -153,7 +153,7 @@ def test_a_sealed_round_that_was_not_reduced_is_reduced_after_the_restart(tmp_pa
     store = tmp_path / "store"
     with (
         running(server_for(store)) as served,
-        silos(served.target, tmp_path / "silos", ["a", "b"]),
+        silo_threads(served.target, tmp_path / "silos", ["a", "b"]),
         FederationClient(served.target) as client,
     ):
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
@@ -198,8 +198,7 @@ def test_a_second_coordinator_takes_over_and_the_first_steps_down(tmp_path: Path
     ):
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
         client.create_run(spec(model), "moved")
-        hub = one.server.service.start.__self__  # type: ignore[attr-defined]  # the bound method's hub
-        hub._tasks[0].cancel()
+        coordinator_of(one)._tasks[0].cancel()
         with (
             running(server_for(store, instance="two", lease_seconds=0.6)) as two,
             FederationClient(two.target) as other,
@@ -262,7 +261,7 @@ def test_the_store_holds_what_was_acknowledged(tmp_path: Path) -> None:
     """Every accepted update's bytes hash to its digest on the store at the moment of the acknowledgement."""
     with (
         running(server_for(tmp_path / "store")) as served,
-        silos(served.target, tmp_path / "silos", ["a", "b"]),
+        silo_threads(served.target, tmp_path / "silos", ["a", "b"]),
         FederationClient(served.target) as client,
     ):
         model = client.put_model(write_model(tmp_path / "model.safetensors"))

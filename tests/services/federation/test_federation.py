@@ -14,7 +14,7 @@ from eoforge.client.federation import FederationClient
 from eoforge.federated.strategy import LocalResult, Task
 from eoforge.storage.tensorfile import Array, read_file
 from tests.federated.quadratic import RATE, SHAPES, STEPS, centre, spec, write_model
-from tests.services.federation.world import Runner, server_for, silos
+from tests.services.federation.helpers import SiloThread, server_for, silo_threads
 from tests.services.support import Running, running
 
 
@@ -26,7 +26,7 @@ def served(store_uri: str) -> Iterator[Running]:
 
 
 def test_a_run_gives_the_average_and_ends_as_a_bundle(served: Running, tmp_path: Path) -> None:
-    with FederationClient(served.target) as client, silos(served.target, tmp_path, ["a", "b", "c"]):
+    with FederationClient(served.target) as client, silo_threads(served.target, tmp_path, ["a", "b", "c"]):
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
         run = client.create_run(spec(model, policy={"rounds": 3, "min_silos": 3, "evaluate_every": 1}), "first")
         events = list(client.watch(run.run_id))
@@ -71,7 +71,7 @@ def test_each_tensor_is_averaged_over_the_silos_that_hold_its_sensor(tmp_path: P
     with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
         trainers = {"a": OneSensor(1.0), "b": OneSensor(3.0), "c": OneSensor(8.0)}
         holds = {"a": "s1", "b": "s1", "c": "s2"}
-        made = [Runner(served.target, n, tmp_path, t, modalities=[holds[n]]) for n, t in trainers.items()]
+        made = [SiloThread(served.target, n, tmp_path, t, modalities=[holds[n]]) for n, t in trainers.items()]
         model = client.put_model(write_model(tmp_path / "model.safetensors", SENSORS))
         for silos_of, name in ((["a", "b", "c"], "both"), (["a", "b"], "radar")):
             policy = {"rounds": 1, "min_silos": len(silos_of)}
@@ -89,12 +89,12 @@ def test_each_tensor_is_averaged_over_the_silos_that_hold_its_sensor(tmp_path: P
 
 def test_a_quorum_by_modality_is_waited_for(tmp_path: Path) -> None:
     with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
-        radar = [Runner(served.target, n, tmp_path, OneSensor(1.0), modalities=["s1"]) for n in "ab"]
+        radar = [SiloThread(served.target, n, tmp_path, OneSensor(1.0), modalities=["s1"]) for n in "ab"]
         model = client.put_model(write_model(tmp_path / "model.safetensors", SENSORS))
         policy = {"rounds": 1, "min_silos": 2, "modality_quorum": {"s2": 1}}
         client.create_run(spec(model, strategy="mm_fl", policy=policy), "waits")
         assert client.run("waits").round.number == 0  # two silos are there, but none with S2
-        optical = Runner(served.target, "c", tmp_path, OneSensor(1.0), modalities=["s2"])
+        optical = SiloThread(served.target, "c", tmp_path, OneSensor(1.0), modalities=["s2"])
         list(client.watch("waits"))
         assert list(client.run("waits").history[0].silos) == ["a", "b", "c"]
         for runner in (*radar, optical):

@@ -1,4 +1,4 @@
-"""Whole methods on the real coordinator: the model is that of the simulation, bit for bit."""
+"""Whole methods on a real coordinator: the model equals that of the simulation, bit for bit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from eoforge.methods import get_method
 from eoforge.methods.federated_launch import prepare, strategy_of, trainers, training_patches, upload_model
 from eoforge.storage.addresses import TableRef
 from eoforge.storage.tensorfile import read_file
-from tests.services.federation.world import server_for
+from tests.services.federation.helpers import server_for
 from tests.services.support import running
 
 SMALL = {"rounds": "3", "local_epochs": "1", "width": "8", "size": "20", "bits": "16", "batch_size": "16"}

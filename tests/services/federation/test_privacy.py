@@ -1,4 +1,4 @@
-"""Privacy and robustness end to end, and what does not compose."""
+"""Privacy and robustness end to end, and refused combinations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eoforge.federated.strategy import LocalResult, Task
 from eoforge.methods.federated_launch import strategy_of
 from eoforge.storage.tensorfile import Array, read_file
 from tests.federated.quadratic import SHAPES, Quadratic, centre, spec, write_model
-from tests.services.federation.world import Runner
+from tests.services.federation.helpers import SiloThread, coordinator_of
 from tests.services.support import Running, until
 
 PULL = 1 - 0.75**2
@@ -38,7 +38,7 @@ class Fixed(Quadratic):
 
 def play(served: Running, folder: Path, name: str, trainers: Mapping[str, Any], **changes: Any) -> tuple[pb.Run, Any]:
     """Runs one run with these silos and returns it with its model."""
-    runners = [Runner(served.target, silo, folder, t, strategies=strategy_of) for silo, t in trainers.items()]
+    runners = [SiloThread(served.target, silo, folder, t, strategies=strategy_of) for silo, t in trainers.items()]
     try:
         with FederationClient(served.target) as client:
             model = client.put_model(write_model(folder / "model.safetensors"))
@@ -109,7 +109,7 @@ def test_dp_at_the_server_clips_and_reports_epsilon(served: Running, tmp_path: P
     assert norm == pytest.approx(1.0, abs=0.01)
     assert len(np.unique(np.concatenate([t.reshape(-1) for t in got.values()]))) == elements  # there is noise
     assert run.epsilon > 1e3
-    secret = Path(served.server.service.start.__self__.store.root, "runs/dp/secret")  # type: ignore[attr-defined]
+    secret = Path(coordinator_of(served).store.root, "runs/dp/secret")
     until(lambda: not secret.exists())  # nobody who reads the store later can take the noise off
 
 

@@ -1,4 +1,4 @@
-"""Every rule of a round: what counts, what is set aside, what comes too late."""
+"""Rules of a round: accepted, refused and late updates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client.base import RemoteError
 from eoforge.client.federation import FederationClient
+from eoforge.federated.run.rounds import steps
 from eoforge.storage.chunks import digest_of, file_manifest
 from eoforge.storage.tensorfile import read_file
-from services.federation import steps
 from tests.federated.quadratic import spec, write_model
-from tests.services.federation.world import NAMES, Hand, begin, deltas
+from tests.services.federation.helpers import SILO_NAMES, ManualSilo, deltas, start_run
 from tests.services.support import Running
 
 
@@ -48,9 +48,9 @@ def late_in_round_1(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_a_bad_update_is_set_aside_and_the_silo_is_told(
     served: Running, client: FederationClient, tmp_path: Path, tensors: Any, answer: Any, reason: str
 ) -> None:
-    bad = Hand(served.target, tmp_path)
+    bad = ManualSilo(served.target, tmp_path)
     bound = pb.DataContract(max_update_norm=1e3)
-    run = begin(client, [bad], tmp_path, data=bound, policy={"rounds": 1})
+    run = start_run(client, [bad], tmp_path, data=bound, policy={"rounds": 1})
     told = bad.send(run, 1, deltas(**tensors), **answer)
     assert told.verdict == pb.VERDICT_REFUSED
     assert reason in told.reason
@@ -62,51 +62,51 @@ def test_a_bad_update_is_set_aside_and_the_silo_is_told(
 
 
 def test_the_round_goes_on_without_a_bad_update(served: Running, client: FederationClient, tmp_path: Path) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(3)]
-    run = begin(client, hands, tmp_path, policy={"rounds": 1, "quorum": 2})
-    assert hands[0].send(run, 1, deltas(np.nan)).verdict == pb.VERDICT_REFUSED
-    for hand in hands[1:]:
-        assert hand.send(run, 1, deltas(3.0)).verdict == pb.VERDICT_ACCEPTED
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(3)]
+    run = start_run(client, silos, tmp_path, policy={"rounds": 1, "quorum": 2})
+    assert silos[0].send(run, 1, deltas(np.nan)).verdict == pb.VERDICT_REFUSED
+    for silo in silos[1:]:
+        assert silo.send(run, 1, deltas(3.0)).verdict == pb.VERDICT_ACCEPTED
     list(client.watch(run))
-    assert client.run(run).history[0].stragglers == [hands[0].name]
+    assert client.run(run).history[0].stragglers == [silos[0].name]
     client.get_model(run, str(tmp_path / "got"))
     assert all(np.all(t == 3.0) for t in read_file(tmp_path / "got").values())
 
 
 def test_one_answer_counts_and_a_repeat_is_harmless(served: Running, client: FederationClient, tmp_path: Path) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(2)]
-    run = begin(client, hands, tmp_path)
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
+    run = start_run(client, silos, tmp_path)
     for _ in range(2):
-        assert hands[0].send(run, 1, deltas(1.0)).verdict == pb.VERDICT_ACCEPTED
-    assert hands[0].send(run, 1, deltas(2.0)).verdict == pb.VERDICT_DROPPED
+        assert silos[0].send(run, 1, deltas(1.0)).verdict == pb.VERDICT_ACCEPTED
+    assert silos[0].send(run, 1, deltas(2.0)).verdict == pb.VERDICT_DROPPED
     assert len(client.run(run).round.accepted) == 1
 
 
 def test_the_deadline_seals_with_a_quorum_and_late_updates_are_dropped(
     served: Running, client: FederationClient, tmp_path: Path
 ) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(2)]
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
     policy = {"quorum": 1, "deadline": {"seconds": 1}, "late": pb.LATE_POLICY_DROP}
-    run = begin(client, hands, tmp_path, policy=policy)
-    hands[0].send(run, 1, deltas())
+    run = start_run(client, silos, tmp_path, policy=policy)
+    silos[0].send(run, 1, deltas())
     for event in client.watch(run):
         if event.WhichOneof("event") == "sealed":
-            assert list(event.sealed.silos) == [hands[0].name]
+            assert list(event.sealed.silos) == [silos[0].name]
             break
     with pytest.raises(RemoteError, match="sealed without it"):
-        hands[1].send(run, 1, deltas())
-    assert next(hands[1].tasks).kind in (pb.TASK_KIND_ABANDON, pb.TASK_KIND_TRAIN)
+        silos[1].send(run, 1, deltas())
+    assert next(silos[1].tasks).kind in (pb.TASK_KIND_ABANDON, pb.TASK_KIND_TRAIN)
 
 
 def test_late_updates_count_less_where_they_are_folded_in(
     served: Running, client: FederationClient, tmp_path: Path, late_in_round_1: dict[str, Any]
 ) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(2)]
-    run = begin(client, hands, tmp_path, policy=late_in_round_1)
-    hands[0].send(run, 1, deltas(0.0))
-    assert next(hands[0].tasks).round == 2
-    assert hands[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
-    hands[0].send(run, 2, deltas(0.0))
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
+    run = start_run(client, silos, tmp_path, policy=late_in_round_1)
+    silos[0].send(run, 1, deltas(0.0))
+    assert next(silos[0].tasks).round == 2
+    assert silos[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
+    silos[0].send(run, 2, deltas(0.0))
     list(client.watch(run))
     client.get_model(run, str(tmp_path / "got"))
     # Weights 1 and 0.5: (0 * 1 + 3 * 0.5) / 1.5.
@@ -116,15 +116,15 @@ def test_late_updates_count_less_where_they_are_folded_in(
 def test_a_late_update_counts_for_the_round_it_was_trained_in_and_once(
     served: Running, client: FederationClient, tmp_path: Path, late_in_round_1: dict[str, Any]
 ) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(2)]
-    run = begin(client, hands, tmp_path, policy={"rounds": 3, **late_in_round_1})
-    hands[0].send(run, 1, deltas(0.0))
-    assert next(hands[0].tasks).round == 2
-    assert hands[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
-    hands[0].send(run, 2, deltas(0.0))
-    assert next(hands[0].tasks).round == 3
-    digest = digest_of(file_manifest(str(tmp_path / f"{hands[1].name}.safetensors")))
-    again = [hands[1].client.answer(run, n, update=pb.UpdateAnswer(digest=digest, samples=5)) for n in (1, 2)]
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
+    run = start_run(client, silos, tmp_path, policy={"rounds": 3, **late_in_round_1})
+    silos[0].send(run, 1, deltas(0.0))
+    assert next(silos[0].tasks).round == 2
+    assert silos[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
+    silos[0].send(run, 2, deltas(0.0))
+    assert next(silos[0].tasks).round == 3
+    digest = digest_of(file_manifest(str(tmp_path / f"{silos[1].name}.safetensors")))
+    again = [silos[1].client.answer(run, n, update=pb.UpdateAnswer(digest=digest, samples=5)) for n in (1, 2)]
     assert [a.verdict for a in again] == [pb.VERDICT_ACCEPTED, pb.VERDICT_DROPPED]
     client.cancel(run)
 
@@ -132,13 +132,13 @@ def test_a_late_update_counts_for_the_round_it_was_trained_in_and_once(
 def test_a_silo_that_was_not_asked_cannot_fold_an_update_in(
     served: Running, client: FederationClient, tmp_path: Path
 ) -> None:
-    hand, newcomer = Hand(served.target, tmp_path), next(NAMES)
+    silo, newcomer = ManualSilo(served.target, tmp_path), next(SILO_NAMES)
     policy = {"min_silos": 1, "rounds": 2, "late": pb.LATE_POLICY_FOLD, "late_discount": 0.5}
     model = client.put_model(write_model(tmp_path / "model.safetensors"))
-    run = client.create_run(spec(model, policy=policy, silos=[hand.name, newcomer])).run_id
-    assert next(hand.tasks).round == 1
-    late = Hand(served.target, tmp_path, name=newcomer)  # it joins while round 1 goes on without it
-    hand.send(run, 1, deltas())
+    run = client.create_run(spec(model, policy=policy, silos=[silo.name, newcomer])).run_id
+    assert next(silo.tasks).round == 1
+    late = ManualSilo(served.target, tmp_path, name=newcomer)  # it joins while round 1 goes on without it
+    silo.send(run, 1, deltas())
     assert next(late.tasks).round == 2
     with pytest.raises(RemoteError, match="did not ask"):
         late.send(run, 1, deltas(5.0))
@@ -146,9 +146,9 @@ def test_a_silo_that_was_not_asked_cannot_fold_an_update_in(
 
 
 def test_the_same_bad_update_is_set_aside_once(served: Running, client: FederationClient, tmp_path: Path) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(2)]
-    run = begin(client, hands, tmp_path)
-    first, second = (hands[0].send(run, 1, deltas(np.nan)) for _ in range(2))
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
+    run = start_run(client, silos, tmp_path)
+    first, second = (silos[0].send(run, 1, deltas(np.nan)) for _ in range(2))
     assert first == second
     assert len(client.run(run).round.refused) == 1
     client.cancel(run)
@@ -158,68 +158,68 @@ def test_a_late_update_that_finds_no_open_round_counts_in_the_next_one(
     served: Running, client: FederationClient, tmp_path: Path
 ) -> None:
     """The round is sealed by the first update and waits for evaluations when the second one comes."""
-    hands = [Hand(served.target, tmp_path) for _ in range(2)]
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
     policy = {
         "min_silos": 1, "selection": pb.SELECTION_FRACTION, "fraction": 0.5, "over_selection": 1.0,
         "late": pb.LATE_POLICY_FOLD, "late_discount": 0.5, "evaluate_every": 1,
     }  # fmt: skip
-    run = begin(client, hands, tmp_path, policy=policy)
-    hands[0].send(run, 1, deltas(0.0))
+    run = start_run(client, silos, tmp_path, policy=policy)
+    silos[0].send(run, 1, deltas(0.0))
     for event in client.watch(run):
         if event.WhichOneof("event") == "reduced":
             break
-    assert hands[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
-    assert hands[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_ACCEPTED  # again: it is known
-    assert [a.silo for a in client.run(run).waiting] == [hands[1].name]
+    assert silos[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_FOLDED
+    assert silos[1].send(run, 1, deltas(3.0)).verdict == pb.VERDICT_ACCEPTED  # again: it is known
+    assert [a.silo for a in client.run(run).waiting] == [silos[1].name]
     for number in (1, 2):  # the second round is sealed as soon as it opens
-        for hand in hands:
-            while (task := next(hand.tasks)).kind != pb.TASK_KIND_EVALUATE:
+        for silo in silos:
+            while (task := next(silo.tasks)).kind != pb.TASK_KIND_EVALUATE:
                 pass
             assert task.round == number
-            hand.client.answer(run, number, evaluation=pb.EvaluationAnswer(samples=1, metrics={}))
+            silo.client.answer(run, number, evaluation=pb.EvaluationAnswer(samples=1, metrics={}))
     list(client.watch(run))
     done = client.run(run)
     assert not done.waiting
-    assert dict(done.history[1].late) == {hands[1].name: 1}
+    assert dict(done.history[1].late) == {silos[1].name: 1}
     client.get_model(run, str(tmp_path / "got"))
     assert all(np.allclose(t, 3.0) for t in read_file(tmp_path / "got").values())
 
 
 @pytest.mark.parametrize(
-    ("contract", "most"),
+    ("contract", "limit"),
     [({"max_samples": 4}, 4), ({"max_sample_ratio": 2.0}, 20), ({"max_samples": 7, "max_sample_ratio": 2.0}, 7)],
 )
 def test_a_silo_does_not_claim_more_weight_than_the_run_allows(
-    served: Running, client: FederationClient, tmp_path: Path, contract: Any, most: int
+    served: Running, client: FederationClient, tmp_path: Path, contract: Any, limit: int
 ) -> None:
-    hands = [Hand(served.target, tmp_path, samples=n) for n in (10, 10, 1 << 60)]
-    run = begin(client, hands, tmp_path, data=pb.DataContract(**contract))
-    told = hands[2].send(run, 1, deltas(), samples=most + 1)
+    silos = [ManualSilo(served.target, tmp_path, samples=n) for n in (10, 10, 1 << 60)]
+    run = start_run(client, silos, tmp_path, data=pb.DataContract(**contract))
+    told = silos[2].send(run, 1, deltas(), samples=limit + 1)
     assert told.verdict == pb.VERDICT_REFUSED
-    assert f"1 to {most} " in told.reason
+    assert f"1 to {limit} " in told.reason
     assert "max_samples" in told.reason
-    assert hands[2].send(run, 1, deltas(2.0), samples=most).verdict == pb.VERDICT_ACCEPTED
-    with pytest.raises(RemoteError, match=f"may claim {most} samples"):  # or it alone would say when the target is met
-        hands[2].client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=most + 1))
+    assert silos[2].send(run, 1, deltas(2.0), samples=limit).verdict == pb.VERDICT_ACCEPTED
+    with pytest.raises(RemoteError, match=f"may claim {limit} samples"):  # or it alone would say when the target is met
+        silos[2].client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=limit + 1))
     client.cancel(run)
 
 
 def test_a_missed_quorum_waits_for_silos_that_were_not_asked_yet(
     served: Running, client: FederationClient, tmp_path: Path
 ) -> None:
-    hands = [Hand(served.target, tmp_path) for _ in range(2)]
-    newcomer = next(NAMES)
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
+    newcomer = next(SILO_NAMES)
     model = client.put_model(write_model(tmp_path / "model.safetensors"))
     policy = {"rounds": 1, "missed_quorum": pb.MISSED_QUORUM_WAIT}
-    run = client.create_run(spec(model, policy=policy, silos=[*(h.name for h in hands), newcomer])).run_id
-    for hand in hands:
-        assert next(hand.tasks).kind == pb.TASK_KIND_TRAIN
-    hands[0].send(run, 1, deltas(1.0))
-    assert hands[1].send(run, 1, deltas(np.nan)).verdict == pb.VERDICT_REFUSED
+    run = client.create_run(spec(model, policy=policy, silos=[*(silo.name for silo in silos), newcomer])).run_id
+    for silo in silos:
+        assert next(silo.tasks).kind == pb.TASK_KIND_TRAIN
+    silos[0].send(run, 1, deltas(1.0))
+    assert silos[1].send(run, 1, deltas(np.nan)).verdict == pb.VERDICT_REFUSED
     assert client.run(run).status == pb.RUN_STATUS_RUNNING
-    late = Hand(served.target, tmp_path, name=newcomer)
+    late = ManualSilo(served.target, tmp_path, name=newcomer)
     assert next(late.tasks).round == 1
     late.send(run, 1, deltas(3.0))
     list(client.watch(run))
     done = client.run(run)
-    assert (done.status, list(done.history[0].silos)) == (pb.RUN_STATUS_FINISHED, sorted([hands[0].name, newcomer]))
+    assert (done.status, list(done.history[0].silos)) == (pb.RUN_STATUS_FINISHED, sorted([silos[0].name, newcomer]))

@@ -1,4 +1,4 @@
-"""What a silo keeps over its own death: its state, its trained update, and one answer a round."""
+"""Restarts of a silo: its state, its trained update, and one answer per round."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from eoforge.federated.silo.silo import Silo
 from eoforge.federated.strategy import LocalResult, Task
 from eoforge.storage.tensorfile import Array, read_file
 from tests.federated.quadratic import Quadratic, spec, write_model
-from tests.services.federation.world import JOIN_S, Runner, server_for, wait_connected
+from tests.services.federation.helpers import JOIN_S, SiloThread, server_for, wait_connected
 from tests.services.support import running
 
 
@@ -46,14 +46,14 @@ def test_a_silo_killed_after_training_neither_trains_again_nor_loses_its_state(
 
     monkeypatch.setattr(*where, once)
     with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
-        other = Runner(served.target, "b", tmp_path)
-        first = Runner(served.target, "a", tmp_path)
+        other = SiloThread(served.target, "b", tmp_path)
+        first = SiloThread(served.target, "a", tmp_path)
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
         client.create_run(spec(model, policy={"rounds": 3}), "run")
         first.thread.join(JOIN_S)
         assert isinstance(first.error, Killed)
         first.silo._client.close()
-        again = Runner(served.target, "a", tmp_path, until="run")
+        again = SiloThread(served.target, "a", tmp_path, until="run")
         assert again.join() == pb.RUN_STATUS_FINISHED
         other.silo.stop()
         assert [list(s.silos) for s in client.run("run").history] == [["a", "b"]] * 3
@@ -80,7 +80,7 @@ def test_a_silo_that_cannot_train_says_so_and_serves_the_next_run(
 
     failed: list[int] = []
     with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
-        runner = Runner(served.target, "a", tmp_path, Quadratic(before=fail))
+        runner = SiloThread(served.target, "a", tmp_path, Quadratic(before=fail))
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
         policy = {"rounds": 1, "min_silos": 1}
         client.create_run(spec(model, policy=policy), "bad")
@@ -101,7 +101,7 @@ def test_a_silo_that_sends_what_nobody_takes_says_so(tmp_path: Path) -> None:
             return LocalResult({"delta/x": np.zeros(3 << 20, np.float32)}, 10, 1)
 
     with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
-        runner = Runner(served.target, "a", tmp_path, Large(), until="run")
+        runner = SiloThread(served.target, "a", tmp_path, Large(), until="run")
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
         client.create_run(spec(model, policy={"min_silos": 1}), "run")
         assert runner.join() == pb.RUN_STATUS_FAILED
@@ -119,7 +119,7 @@ def test_a_silo_outlives_a_failure_that_nobody_waits_for(tmp_path: Path) -> None
 
     failed: list[int] = []
     with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
-        runner = Runner(served.target, "a", tmp_path, Quadratic(before=fail_late), until="next")
+        runner = SiloThread(served.target, "a", tmp_path, Quadratic(before=fail_late), until="next")
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
         client.create_run(spec(model, policy={"min_silos": 1}), "gone")
         list(client.watch("gone"))
@@ -174,7 +174,7 @@ def test_a_silo_stops_training_when_the_run_is_cancelled(tmp_path: Path) -> None
             time.sleep(0.01)
 
     with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
-        runner = Runner(served.target, "a", tmp_path, Quadratic(before=for_ever), until="run")
+        runner = SiloThread(served.target, "a", tmp_path, Quadratic(before=for_ever), until="run")
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
         client.create_run(spec(model, policy={"min_silos": 1}), "run")
         assert training.wait(JOIN_S)
@@ -191,8 +191,8 @@ def test_a_silo_stops_training_when_its_round_goes_on_without_it(tmp_path: Path)
 
     policy = {"min_silos": 1, "selection": pb.SELECTION_FRACTION, "fraction": 0.5, "over_selection": 1.0}
     with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
-        slow = Runner(served.target, "slow", tmp_path, Quadratic(before=slow_at_first), until="run")
-        quick = Runner(served.target, "quick", tmp_path, until="run")
+        slow = SiloThread(served.target, "slow", tmp_path, Quadratic(before=slow_at_first), until="run")
+        quick = SiloThread(served.target, "quick", tmp_path, until="run")
         wait_connected(client, 2)
         model = client.put_model(write_model(tmp_path / "model.safetensors"))
         client.create_run(spec(model, policy=policy), "run")
@@ -206,10 +206,10 @@ def test_a_silo_hears_of_an_end_that_was_long_ago_and_of_a_run_that_never_was(tm
         client.create_run(spec(model, silos=["somebody else"]), "over")
         client.cancel("over")
     with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
-        assert Runner(served.target, "a", tmp_path, until="over").join() == pb.RUN_STATUS_CANCELLED
+        assert SiloThread(served.target, "a", tmp_path, until="over").join() == pb.RUN_STATUS_CANCELLED
         with pytest.raises(RemoteNotFound, match="no run 'never'"):
-            Runner(served.target, "b", tmp_path, until="never", within=0.2).join()
-        patient = Runner(served.target, "c", tmp_path, until="soon", within=JOIN_S)
+            SiloThread(served.target, "b", tmp_path, until="never", within=0.2).join()
+        patient = SiloThread(served.target, "c", tmp_path, until="soon", within=JOIN_S)
         wait_connected(client, 1)
         client.create_run(spec(model, silos=["somebody else"]), "soon")
         client.cancel("soon")

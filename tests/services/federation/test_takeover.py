@@ -1,4 +1,4 @@
-"""Two coordinators on one store: when the one that leads cannot show it any more, all others go to the second."""
+"""Takeover between two coordinators on one store."""
 
 from __future__ import annotations
 
@@ -15,25 +15,20 @@ from eoforge.client.base import RemoteError
 from eoforge.client.federation import FederationClient
 from eoforge.client.silo import SiloClient
 from eoforge.errors import StoreError
-from services.federation.hub import Hub
 from tests.federated.quadratic import Quadratic, spec, write_model
-from tests.services.federation.world import JOIN_S, Runner, server_for, wait_for
+from tests.services.federation.helpers import JOIN_S, SiloThread, coordinator_of, server_for, wait_for
 from tests.services.support import Running, running
 
 LEASE = {"lease_seconds": 1.0}
 
 
-def hub_of(served: Running) -> Hub:
-    return served.server.service.start.__self__  # type: ignore[attr-defined,no-any-return]  # the bound method's hub
+def stop_renewals(served: Running) -> None:
+    """Makes every renewal of the lead fail, as if the store were down."""
 
-
-def silence(served: Running) -> None:
-    """The store no longer answers the coordinator's sign of life."""
-
-    def beat() -> bool:
+    def renew() -> bool:
         raise StoreError("no answer")
 
-    hub_of(served)._leadership.beat = beat  # type: ignore[method-assign]
+    coordinator_of(served)._leadership.renew = renew  # type: ignore[method-assign]
 
 
 def health(served: Running) -> tuple[bool, ...]:
@@ -54,13 +49,13 @@ def test_silos_and_operators_follow_the_lead_by_themselves(tmp_path: Path) -> No
     ):
         both = f"{one.target},{two.target}"
         runners = [
-            Runner(both, "a", tmp_path, until="moved", attempts=40),
-            Runner(both, "b", tmp_path, held, until="moved", attempts=40),
+            SiloThread(both, "a", tmp_path, until="moved", attempts=40),
+            SiloThread(both, "b", tmp_path, held, until="moved", attempts=40),
         ]
         with FederationClient(both, attempts=40) as client:
             client.create_run(spec(client.put_model(write_model(tmp_path / "model"))), "moved")
             wait_for(client, "moved", lambda event: event.WhichOneof("event") == "accepted")
-            silence(one)
+            stop_renewals(one)
             wait_for(client, "moved", lambda event: event.lease_taken.holder == "two")
             gate.set()
             assert [runner.join() for runner in runners] == [pb.RUN_STATUS_FINISHED] * 2

@@ -1,4 +1,4 @@
-"""What operators see of a round: its phases as metrics and spans, bytes, stragglers, epsilon; and who did what."""
+"""Telemetry of a round and the audit log: phases, bytes, stragglers, epsilon, entries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eoforge.errors import StoreError
 from eoforge.storage.objects import ObjectStore
 from services.federation import telemetry
 from services.federation.audit import Audit
-from tests.services.federation.world import Hand, begin, deltas, server_for
+from tests.services.federation.helpers import ManualSilo, deltas, server_for, start_run
 from tests.services.support import running
 
 
@@ -47,19 +47,19 @@ def test_a_round_leaves_its_phases_bytes_stragglers_and_epsilon(
     monkeypatch.setattr(telemetry, "TRACER", provider.get_tracer("test"))
     before = all_metrics()
     with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
-        hands = [Hand(served.target, tmp_path) for _ in range(2)]
-        run = begin(
-            client, hands, tmp_path,
+        silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
+        run = start_run(
+            client, silos, tmp_path,
             policy={"rounds": 1, "min_silos": 1, "selection": pb.SELECTION_FRACTION, "fraction": 0.5,
                     "over_selection": 1.0, "evaluate_every": 1},
             privacy={"dp": pb.DP_MODE_SERVER, "clip_norm": 1.0, "noise_multiplier": 1.0},
             options={"weighting": "uniform"},
         )  # fmt: skip
-        hands[0].send(run, 1, deltas())
-        for hand in hands:
-            while next(hand.tasks).kind != pb.TASK_KIND_EVALUATE:
+        silos[0].send(run, 1, deltas())
+        for silo in silos:
+            while next(silo.tasks).kind != pb.TASK_KIND_EVALUATE:
                 pass
-            hand.client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=1))
+            silo.client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=1))
         list(client.watch(run))
         done = client.run(run)
         client.get_model(run, str(tmp_path / "got"))

@@ -1,4 +1,4 @@
-"""What one silo may take of the coordinator while it uploads."""
+"""Limits of uploads, per silo and in total."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.federated.store.objects import Objects
+from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.storage.chunks import digest_of, file_manifest
 from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import CHUNK_BYTES, write_file
 from services._runtime.errors import Overloaded
-from services.federation.uploads import MAX_STREAMS, STORING, Uploads, pieces
+from services.federation.uploads import MAX_STREAMS, STORING, Uploads, chunks_of
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -35,7 +35,7 @@ def test_one_silo_does_not_take_all_places(tmp_path: Path) -> None:
                 yield 0, b""
 
         def begin(silo: str, run: int = 0) -> asyncio.Task[int]:
-            objects = Objects(store, f"runs/r{run}/rounds/000001/{silo}")
+            objects = ChunkStore(store, f"runs/r{run}/rounds/000001/{silo}")
             return asyncio.create_task(uploads.receive(objects, pb.Manifest(), "0" * 64, slow(), False))
 
         held = [begin("greedy", run) for run in range(MAX_STREAMS)]  # one who takes part in many runs is still one
@@ -52,11 +52,11 @@ def test_one_silo_does_not_take_all_places(tmp_path: Path) -> None:
 def test_however_many_silos_send_few_chunks_are_in_memory(tmp_path: Path) -> None:
     async def main() -> None:
         store, full, gate = ObjectStore(str(tmp_path)), asyncio.Event(), asyncio.Event()
-        now, most = 0, 0
+        now, peak = 0, 0
 
         async def held(*_: Any) -> None:
-            nonlocal now, most
-            now, most = now + 1, max(most, now + 1)
+            nonlocal now, peak
+            now, peak = now + 1, max(peak, now + 1)
             if now == STORING:
                 full.set()
             await gate.wait()
@@ -70,10 +70,10 @@ def test_however_many_silos_send_few_chunks_are_in_memory(tmp_path: Path) -> Non
         streams = [
             asyncio.create_task(
                 uploads.receive(
-                    Objects(store, f"runs/r/rounds/000001/s{silo}"),
+                    ChunkStore(store, f"runs/r/rounds/000001/s{silo}"),
                     sent,
                     digest_of(sent),
-                    pieces(pb.PutUpdateRequest(), messages(2)),
+                    chunks_of(pb.PutUpdateRequest(), messages(2)),
                     False,
                 )
             )
@@ -83,7 +83,7 @@ def test_however_many_silos_send_few_chunks_are_in_memory(tmp_path: Path) -> Non
             await full.wait()
         gate.set()
         assert await asyncio.gather(*streams) == [2] * STORING
-        assert most == STORING
+        assert peak == STORING
 
     asyncio.run(main())
 
@@ -91,7 +91,7 @@ def test_however_many_silos_send_few_chunks_are_in_memory(tmp_path: Path) -> Non
 def test_of_what_a_silo_sends_only_the_newest_is_remembered(tmp_path: Path) -> None:
     async def main() -> None:
         uploads, store = Uploads(in_thread, 64), ObjectStore(str(tmp_path / "store"))
-        objects = Objects(store, "runs/r/rounds/000001/a")
+        objects = ChunkStore(store, "runs/r/rounds/000001/a")
         for value in range(3):
             path = tmp_path / "update"
             write_file(path, {"delta/w": np.full(4, value, np.float32)})

@@ -1,35 +1,36 @@
-"""What a silo that has something to do is told."""
+"""Task messages for silos."""
 
 from __future__ import annotations
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.federated.run.rounds.sealing import quorum
+from eoforge.federated.run.rounds.tasks import NOTICES, TaskKey
 from eoforge.nn.seeds import derive_seed
-from services.federation import masking
 from services.federation.actor import RunActor
-from services.federation.hub import Hub
-from services.federation.tasks import TOLD, Due
+from services.federation.coordinator import Coordinator
+from services.federation.silos import masking
 
 
-async def assignment(hub: Hub, actor: RunActor, silo: str, now: Due) -> pb.Task:
-    """The task that ``now`` names, with all that the silo needs for it."""
+async def assignment(coordinator: Coordinator, actor: RunActor, silo: str, key: TaskKey) -> pb.Task:
+    """Task message with all that the silo needs for the task."""
     run = actor.run
-    task = pb.Task(kind=now.kind, run_id=run.run_id, round=now.round, status=run.status, created_at=run.created_at)
-    if now.kind in TOLD:
+    task = pb.Task(kind=key.kind, run_id=run.run_id, round=key.round, status=run.status, created_at=run.created_at)
+    if key.kind in NOTICES:
         return task
     spec = run.spec
-    for group, (objects, digest) in (await actor.offer(silo)).items():
-        manifest = await hub.in_thread(objects.manifest, digest)
+    for group, (chunks, digest) in (await actor.download_set(silo)).items():
+        manifest = await coordinator.in_thread(chunks.manifest, digest)
         task.objects.append(pb.TaskObject(name=group, digest=digest, manifest=manifest))
     task.method, task.strategy = spec.method, spec.strategy
     task.config.CopyFrom(spec.config)
     task.strategy_options.CopyFrom(spec.strategy_options)
     task.privacy.CopyFrom(spec.privacy)
     task.data.CopyFrom(spec.data)
-    task.seed = derive_seed(spec.seed, "silo", silo, now.round)
+    task.seed = derive_seed(spec.seed, "silo", silo, key.round)
     task.selected = len(run.round.selected)
-    task.quorum = spec.policy.quorum or spec.policy.min_silos
+    task.quorum = quorum(spec)
     if spec.privacy.secure_aggregation:
-        await hub.in_thread(masking.fill, task, run, silo, actor.files)
+        await coordinator.in_thread(masking.fill, task, run, silo, actor.files)
     for name, value in actor.scalars(silo).items():
         task.scalars[name] = value
     if spec.policy.HasField("deadline"):

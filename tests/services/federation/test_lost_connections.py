@@ -1,4 +1,4 @@
-"""Callers that vanish without a word, and certificates that change while a silo waits."""
+"""Connections that are lost without a FIN, and certificates that change while a silo waits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from eoforge.client.silo import SiloClient
 from eoforge.federated.ca import Authority
 from services._runtime import server as runtime
 from tests.federated.quadratic import spec, write_model
-from tests.services.federation.test_takeover import hub_of
-from tests.services.federation.world import Runner, server_for
+from tests.services.federation.helpers import SiloThread, coordinator_of, server_for
 from tests.services.support import running, until
 
 
-class Cable:
-    """Carries bytes to a port until it is cut: then both ends stay open, and nothing arrives any more."""
+class Proxy:
+    """TCP proxy; after :meth:`cut` both connections stay open and drop all bytes."""
 
     def __init__(self, target: str) -> None:
         self._host, _, port = target.partition(":")
@@ -54,21 +53,21 @@ class Cable:
             return  # closed at the end of the test
 
 
-def test_streams_of_a_silo_that_was_cut_off_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_of_a_disconnected_silo_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a silo behind a bad line has all the streams that it may have, dead ones, and is kept out for two hours."""
     monkeypatch.setattr(runtime, "KEEPALIVE_MS", 200)
     monkeypatch.setattr(runtime, "KEEPALIVE_TIMEOUT_MS", 200)
     with running(server_for(tmp_path / "store")) as served:
-        cable = Cable(served.target)
-        with SiloClient(cable.target, silo_id="a") as client:
+        proxy = Proxy(served.target)
+        with SiloClient(proxy.target, silo_id="a") as client:
             client.register(samples=1)
             tasks = client.tasks()
-            streams = hub_of(served).silos._streams
+            streams = coordinator_of(served).silos._streams
             until(lambda: streams.get("a") == 1)
-            cable.cut()
+            proxy.cut()
             until(lambda: not streams, 8.0)
             tasks.close()  # type: ignore[attr-defined]  # a generator; it holds the stream until here
-        cable.close()
+        proxy.close()
 
 
 def test_a_certificate_that_comes_while_the_silo_waits_is_used(tmp_path: Path) -> None:
@@ -80,7 +79,7 @@ def test_a_certificate_that_comes_while_the_silo_waits_is_used(tmp_path: Path) -
     files = {"tls_cert_file": server.certificate, "tls_key_file": server.key, "tls_client_ca_file": server.ca}
     with running(server_for(tmp_path / "store", **files)) as served:
         mine = {"ca_file": server.ca, "cert_file": old.certificate, "key_file": old.key}
-        runner = Runner(served.target, "a", tmp_path, until="run", attempts=1, **mine)
+        runner = SiloThread(served.target, "a", tmp_path, until="run", attempts=1, **mine)
         refused = runner.silo._client._channel
         until(lambda: runner.silo._client._channel is not refused)
         for source, target in ((new.certificate, old.certificate), (new.key, old.key)):

@@ -1,7 +1,7 @@
-"""Content-addressed storage of models and updates: chunks named by their SHA-256, manifests that list them.
+"""Content-addressed storage of models and updates: chunks named by their SHA-256, and manifests that list them.
 
-Chunks are written before the manifest that names them, and under a name that only their bytes can have: a crash leaves
-chunks that a later attempt finds again, and writing twice is harmless.
+Chunks are written before the manifest that names them, so a crash leaves only chunks, which a later attempt finds
+again. Writing the same content twice is harmless.
 """
 
 from __future__ import annotations
@@ -23,37 +23,36 @@ from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import CHUNK_BYTES, Array, Layout, Specs, chunk_count, chunk_span
 
 CACHED_CHUNKS = 2
-"""Chunks that a thread keeps while it reads: enough for many small tensors in a row, few enough to count."""
+"""Chunks that a thread caches: enough to read many small tensors in a row."""
 CACHED_BELOW_BYTES = 1 << 20
-"""Larger reads take exactly their bytes from the store instead of going through the cache."""
+"""Larger reads take exactly their bytes from the store, without the cache."""
 MAX_MANIFEST_BYTES = 64 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
-Fill = Callable[[str, int, int], Array]
-"""Elements ``[start, stop)`` of a tensor, flat."""
-FillMany = Callable[[Sequence[tuple[str, int, int]]], Sequence[Array]]
+Fill = Callable[[Sequence[tuple[str, int, int]]], Sequence[Array]]
+"""Flat elements ``[start, stop)`` of each named tensor."""
 
 
-class Objects:
-    """Objects below one prefix of a store.
+class ChunkStore:
+    """Chunks and manifests below one prefix of an object store.
 
     Args:
-        store: Where.
-        prefix: Folder inside it.
+        store: Object store.
+        prefix: Folder inside the store.
     """
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self._store, self.prefix = store, prefix.strip("/")
 
     def put_chunk(self, digest: bytes, data: bytes | memoryview) -> None:
-        """Stores a chunk whose digest was checked."""
+        """Stores a chunk; the caller has checked its digest."""
         self._store.put(self._chunk(digest), data)  # type: ignore[arg-type]  # obstore takes any buffer
 
     def chunk(self, digest: bytes) -> bytes:
-        """A chunk's bytes.
+        """Bytes of a chunk.
 
         Raises:
-            NotFound: It is not stored.
+            NotFound: The chunk is not stored.
         """
         return self._store.get(self._chunk(digest), CHUNK_BYTES)
 
@@ -61,16 +60,16 @@ class Objects:
         """Bytes ``start .. end - 1`` of a chunk.
 
         Raises:
-            NotFound: It is not stored.
+            NotFound: The chunk is not stored.
         """
         return self._store.get_range(self._chunk(digest), start, end)
 
     def missing(self, manifest: pb.Manifest) -> list[int]:
-        """Positions of chunks that are not stored: one listing for many chunks, one question each for few."""
+        """Positions of the chunks that are not stored."""
         if len(manifest.chunks) <= CACHED_CHUNKS:
             return [i for i, c in enumerate(manifest.chunks) if not self._store.exists(self._chunk(c))]
-        there = {key.rsplit("/", 1)[-1] for key in self._store.list(f"{self.prefix}/chunks")}
-        return [i for i, c in enumerate(manifest.chunks) if c.hex() not in there]
+        stored = {key.rsplit("/", 1)[-1] for key in self._store.list(f"{self.prefix}/chunks")}
+        return [i for i, c in enumerate(manifest.chunks) if c.hex() not in stored]
 
     def put_manifest(self, manifest: pb.Manifest) -> str:
         """Stores a manifest and returns its digest."""
@@ -79,13 +78,13 @@ class Objects:
         return digest
 
     def manifest(self, digest: str) -> pb.Manifest:
-        """The manifest of that digest.
+        """Manifest with a digest.
 
         Raises:
-            NotFound: It is not stored.
-            UsageError: This is no digest.
+            NotFound: The manifest is not stored.
+            UsageError: The text is no digest.
         """
-        if not _DIGEST.fullmatch(digest):  # it comes from messages, and becomes part of a path
+        if not _DIGEST.fullmatch(digest):  # it comes from a message and becomes part of a path
             raise UsageError(f"a digest has 64 hexadecimal digits; got {digest!r:.80}")
         try:
             return pb.Manifest.FromString(self._store.get(f"{self.prefix}/manifests/{digest}", MAX_MANIFEST_BYTES))
@@ -97,21 +96,24 @@ class Objects:
         return {key.rsplit("/", 1)[-1] for key in self._store.list(f"{self.prefix}/manifests")}
 
     def open(self, digest: str) -> StoredFile:
-        """A stored file for reading.
+        """Reader of a stored file.
 
         Raises:
-            NotFound: It is not stored.
-            DataRefused: It is no safetensors file.
+            NotFound: The file is not stored.
+            DataRefused: The content is no safetensors file.
         """
         return StoredFile(self, self.manifest(digest))
 
-    def write(self, layout: Layout, fill: FillMany, pool: ThreadPoolExecutor) -> str:
-        """Builds a file chunk by chunk on ``pool`` and stores it; the bytes depend on ``layout`` and ``fill`` alone.
+    def write(self, layout: Layout, fill: Fill, pool: ThreadPoolExecutor) -> str:
+        """Writes a file chunk by chunk; its bytes depend on ``layout`` and ``fill`` alone.
 
         Args:
-            layout: Its layout.
-            fill: Gives the parts of tensors that make one chunk; called for several chunks at the same time.
-            pool: Where chunks are computed; memory grows with its threads and with nothing else.
+            layout: Layout of the file.
+            fill: Gives the elements of one chunk; called for several chunks at the same time.
+            pool: Threads that compute chunks; memory grows with their number only.
+
+        Returns:
+            Digest of the manifest.
         """
 
         def build(index: int) -> bytes:
@@ -132,8 +134,8 @@ class Objects:
         digests = list(pool.map(build, range(chunk_count(layout.length))))
         return self.put_manifest(pb.Manifest(length=layout.length, chunks=digests))
 
-    def adopt(self, source: Objects, manifest: pb.Manifest) -> str:
-        """Takes over an object of the same store from other objects; returns its digest.
+    def copy_from(self, source: ChunkStore, manifest: pb.Manifest) -> str:
+        """Copies a file from another prefix of the same store; returns its digest.
 
         Raises:
             NotFound: A chunk is not stored there.
@@ -142,54 +144,54 @@ class Objects:
             self._store.copy(source._chunk(chunk), self._chunk(chunk))
         return self.put_manifest(manifest)
 
-    def keep(self, digests: Collection[str], still: Callable[[], bool] = lambda: True) -> int:
-        """Deletes every object that is not among ``digests``, and chunks that none of these names.
+    def keep(self, digests: Collection[str], confirm: Callable[[], bool] = lambda: True) -> int:
+        """Deletes every file that is not among ``digests``, and every chunk that no kept manifest names.
 
-        Nobody may be writing objects meanwhile.
+        No other file may be written meanwhile.
 
         Args:
-            digests: Of what stays.
-            still: Asked when it is known what would go: whether ``digests`` are still all that stays.
+            digests: Files to keep.
+            confirm: Called before the deletion; if false, ``digests`` is outdated and nothing is deleted.
 
         Returns:
-            Number of deleted files.
+            Number of deleted objects.
         """
         chunks = {chunk.hex() for digest in digests for chunk in self.manifest(digest).chunks}
-        gone = [key for key in self._store.list(f"{self.prefix}/manifests") if key.rsplit("/", 1)[-1] not in digests]
-        gone += [key for key in self._store.list(f"{self.prefix}/chunks") if key.rsplit("/", 1)[-1] not in chunks]
-        if not still():
+        unused = [key for key in self._store.list(f"{self.prefix}/manifests") if key.rsplit("/", 1)[-1] not in digests]
+        unused += [key for key in self._store.list(f"{self.prefix}/chunks") if key.rsplit("/", 1)[-1] not in chunks]
+        if not confirm():
             return 0
-        for key in gone:  # manifests first: a crash must not leave one without its chunks
+        for key in unused:  # manifests first: a crash must not leave a manifest without its chunks
             self._store.delete(key)
-        return len(gone)
+        return len(unused)
 
     def expire(self, seconds: float) -> int:
-        """Deletes files that were written longer ago; returns how many.
+        """Deletes objects that were written more than ``seconds`` ago; returns their number.
 
-        What arrives meanwhile is new. Whoever counted on an old chunk finds it missing, and sends it again.
+        An upload that counts on an expired chunk finds it missing, and sends it again.
         """
-        gone = [key for key, age in self._store.ages(self.prefix) if age > seconds]
-        for key in gone:
+        expired = [key for key, age in self._store.ages(self.prefix) if age > seconds]
+        for key in expired:
             self._store.delete(key)
-        return len(gone)
+        return len(expired)
 
     def _chunk(self, digest: bytes) -> str:
         return f"{self.prefix}/chunks/{digest.hex()}"
 
 
 class StoredFile:
-    """Reads slices of a stored file's tensors.
+    """Reader of slices of a stored file's tensors.
 
     Attributes:
-        manifest: Its manifest.
-        layout: Where its tensors lie.
+        manifest: Manifest of the file.
+        layout: Layout of the file.
     """
 
-    def __init__(self, objects: Objects, manifest: pb.Manifest) -> None:
+    def __init__(self, chunks: ChunkStore, manifest: pb.Manifest) -> None:
         if not manifest.chunks:
-            raise DataRefused("expected a safetensors file; this one is empty")
-        self._objects, self.manifest = objects, manifest
-        self.layout = Layout.parse(objects.chunk(manifest.chunks[0]), manifest.length)
+            raise DataRefused("expected a safetensors file; got an empty file")
+        self._chunks, self.manifest = chunks, manifest
+        self.layout = Layout.parse(chunks.chunk(manifest.chunks[0]), manifest.length)
 
     @property
     def specs(self) -> Specs:
@@ -197,10 +199,10 @@ class StoredFile:
         return self.layout.specs
 
     def read(self, name: str, start: int, stop: int) -> Array:
-        """Elements ``[start, stop)`` of a tensor, flat; may be read-only.
+        """Elements ``[start, stop)`` of a tensor, flat; the array may be read-only.
 
         Raises:
-            NotFound: There is no such tensor, or a chunk is not stored.
+            NotFound: The file holds no such tensor, or a chunk is not stored.
         """
         spec = self.layout.specs.get(name)
         if spec is None:
@@ -214,9 +216,9 @@ class StoredFile:
             begin = first - index * CHUNK_BYTES
             end = min(last - index * CHUNK_BYTES, CHUNK_BYTES)
             if end - begin < CACHED_BELOW_BYTES:
-                data = memoryview(_CACHE.get(self._objects, self.manifest.chunks[index]))[begin:end]
+                data = memoryview(_CACHE.get(self._chunks, self.manifest.chunks[index]))[begin:end]
             else:
-                data = memoryview(self._objects.chunk_range(self.manifest.chunks[index], begin, end))
+                data = memoryview(self._chunks.chunk_range(self.manifest.chunks[index], begin, end))
             parts.append(np.frombuffer(data, dtype))
             first = index * CHUNK_BYTES + end
         if len(parts) == 1:
@@ -225,18 +227,18 @@ class StoredFile:
 
 
 class _ChunkCache(threading.local):
-    """The chunks that this thread read last, over all files: silo after silo is read, so memory knows no silo count."""
+    """Chunks that this thread read last, over all files: memory does not grow with the number of silos."""
 
     def __init__(self) -> None:
         self._chunks: OrderedDict[tuple[str, bytes], Any] = OrderedDict()
 
-    def get(self, objects: Objects, digest: bytes) -> Any:
-        key = (objects.prefix, digest)
+    def get(self, store: ChunkStore, digest: bytes) -> Any:
+        key = (store.prefix, digest)
         data = self._chunks.pop(key, None)
         if data is None:
             while len(self._chunks) >= CACHED_CHUNKS:
                 self._chunks.popitem(last=False)
-            data = objects.chunk(digest)
+            data = store.chunk(digest)
         self._chunks[key] = data
         return data
 

@@ -1,4 +1,4 @@
-"""A running federation: a real server, and silos in threads."""
+"""Helpers of the federation tests: settings of a real server, silos in threads, and manual silos."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from eoforge.federated.silo.silo import Silo
 from eoforge.storage.chunks import digest_of, file_manifest
 from eoforge.storage.tensorfile import write_file
 from services._runtime.server import Server
+from services.federation.coordinator import Coordinator
 from services.federation.server import build
 from services.federation.settings import FederationSettings
 from tests.federated.quadratic import SHAPES, Quadratic, spec, write_model
-from tests.services.support import until
+from tests.services.support import Running, until
 
 JOIN_S = 60.0
 
@@ -33,20 +34,26 @@ def settings_for(folder: Path | str, **values: Any) -> FederationSettings:
         "rest_port": 0,
         "drain_notice_seconds": 0.0,
         "drain_seconds": 5.0,
-        "lease_seconds": 60.0,  # nobody else is there to lead, and a busy machine is no lost lead
+        "lease_seconds": 60.0,  # no other coordinator exists, and a busy machine must not lose the lead
         "instance": "one",
         "log_level": "warning",
-        "flush": False,  # a test of its own shows what it does; here it would only cost time
+        "flush": False,  # covered by test_disk.py; slow elsewhere
     }
     return FederationSettings(**(defaults | values))
 
 
 def server_for(folder: Path | str, **values: Any) -> Callable[[], Server]:
+    """Maker of a server, for ``running``."""
     return lambda: build(settings_for(folder, **values))
 
 
-class Runner:
-    """A silo in a thread."""
+def coordinator_of(served: Running) -> Coordinator:
+    """Coordinator inside a running server."""
+    return served.server.service.start.__self__  # type: ignore[attr-defined,no-any-return]  # bound method
+
+
+class SiloThread:
+    """Silo in a thread."""
 
     def __init__(self, target: str, name: str, folder: Path, trainer: Any = None, **options: Any) -> None:
         self.trainer = trainer or Quadratic()
@@ -74,19 +81,19 @@ class Runner:
 
 
 @contextmanager
-def silos(target: str, folder: Path, names: list[str], **options: Any) -> Iterator[dict[str, Runner]]:
-    made = {name: Runner(target, name, folder, **options) for name in names}
+def silo_threads(target: str, folder: Path, names: list[str], **options: Any) -> Iterator[dict[str, SiloThread]]:
+    made = {name: SiloThread(target, name, folder, **options) for name in names}
     try:
         yield made
     finally:
-        for runner in made.values():
-            runner.silo.stop()
-        for runner in made.values():
-            runner.thread.join(JOIN_S)
+        for silo in made.values():
+            silo.silo.stop()
+        for silo in made.values():
+            silo.thread.join(JOIN_S)
 
 
 def wait_for(client: FederationClient, run_id: str, until: Callable[[pb.RunEvent], bool]) -> pb.RunEvent:
-    """The first event that fulfils a condition; by the stream, so without polling."""
+    """First event that fulfils a condition."""
     for event in client.watch(run_id):
         if until(event):
             return event
@@ -94,20 +101,20 @@ def wait_for(client: FederationClient, run_id: str, until: Callable[[pb.RunEvent
 
 
 def wait_connected(client: FederationClient, silos: int) -> None:
-    """Waits until so many silos are there; nothing streams that, so this asks."""
+    """Waits until at least ``silos`` silos are connected, by polling."""
     until(lambda: sum(silo.connected for silo in client.silos()) >= silos)
 
 
-NAMES = (f"x{i}" for i in itertools.count())
+SILO_NAMES = (f"x{i}" for i in itertools.count())
 
 
-class Hand:
-    """A silo moved by hand."""
+class ManualSilo:
+    """Registered silo whose tasks and answers a test handles itself."""
 
     def __init__(
         self, target: str, folder: Path, samples: int = 10, modalities: tuple[str, ...] = ("s2",), name: str = ""
     ) -> None:
-        self.name, self.folder = name or next(NAMES), folder
+        self.name, self.folder = name or next(SILO_NAMES), folder
         self.client = SiloClient(target, silo_id=self.name, attempts=2)
         self.client.register(samples=samples, modalities=modalities)
         self.tasks = self.client.tasks()
@@ -126,11 +133,11 @@ def deltas(value: float = 1.0, **changes: Any) -> dict[str, Any]:
     return {f"delta/{n}": np.full(s, value, np.float32) for n, s in SHAPES.items()} | changes
 
 
-def begin(client: FederationClient, hands: list[Hand], tmp_path: Path, **changes: Any) -> str:
-    """Creates a run for these silos and takes their first tasks."""
+def start_run(client: FederationClient, silos: list[ManualSilo], tmp_path: Path, **changes: Any) -> str:
+    """Creates a run for the silos and receives their first tasks."""
     model = client.put_model(write_model(tmp_path / "model.safetensors"))
-    policy = {"rounds": 2, "min_silos": len(hands)} | changes.pop("policy", {})
-    run = client.create_run(spec(model, policy=policy, silos=[h.name for h in hands], **changes))
-    for hand in hands:
-        assert next(hand.tasks).kind == pb.TASK_KIND_TRAIN
+    policy = {"rounds": 2, "min_silos": len(silos)} | changes.pop("policy", {})
+    run = client.create_run(spec(model, policy=policy, silos=[silo.name for silo in silos], **changes))
+    for silo in silos:
+        assert next(silo.tasks).kind == pb.TASK_KIND_TRAIN
     return run.run_id

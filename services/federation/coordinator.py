@@ -1,11 +1,11 @@
-"""The coordinator: its runs, the silos it knows, and whether it leads or stands by."""
+"""Coordinator: its runs, its silos, and its leadership."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +17,7 @@ from eoforge.federated.run.journal import Journal
 from eoforge.federated.run.leader import Leadership
 from eoforge.federated.run.spec import RUN_ID
 from eoforge.federated.run.state import ended
-from eoforge.federated.store.objects import Objects
+from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.federated.store.run_files import RunFiles
 from eoforge.storage.addresses import join
 from eoforge.storage.objects import ObjectStore
@@ -31,18 +31,18 @@ from services.federation.telemetry import LEADS, LEASES_LOST, RUNS
 
 COMPUTE_THREADS = 2
 EXPIRE_EVERY_SECONDS = 3600.0
-_BEATS_PER_LEASE = 3
+_RENEWALS_PER_LEASE = 3
 ENDED_SECONDS = 600.0
-"""How long silos that come back are told that a run has ended."""
+"""Time for which the actor of an ended run stays, so that silos that reconnect learn of the end."""
 
 log = structlog.get_logger("coordinator")
 
 
-class Hub:
-    """Everything that outlives a call.
+class Coordinator:
+    """State of the service that outlives a call.
 
     Args:
-        settings: All settings.
+        settings: Settings of the service.
     """
 
     def __init__(self, settings: FederationSettings) -> None:
@@ -50,31 +50,31 @@ class Hub:
         self.retain_rounds = settings.retain_rounds
         self.bundles_uri = settings.bundles_uri or join(settings.federation_uri, "bundles")
         self.store = ObjectStore(settings.federation_uri, durable=settings.flush)
-        self.models = Objects(self.store, "uploads")
+        self.models = ChunkStore(self.store, "uploads")
         self.signal = Signal()
         self.io = ThreadPoolExecutor(settings.workers, "io")
         self.compute = ThreadPoolExecutor(COMPUTE_THREADS, "compute")
         self.audit, self.catalogue = Audit(self.store), Catalogue(self.store)
         self.actors: dict[str, RunActor] = {}
-        self.silos = Registry(self.store, settings.heartbeat_seconds, settings.max_silos, self._poke_all)
+        self.silos = Registry(self.store, settings.heartbeat_seconds, settings.max_silos, self._schedule_all)
         self.draining = False
-        self.report: Callable[[bool], Awaitable[None]] = _to_nobody
+        self.report: Callable[[bool], Awaitable[None]] = _ignore_report
         self._leadership = Leadership(self.store, self.instance, settings.lease_seconds)
         self._leading, self._expire_at = False, 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Takes the lead if nobody else has it, and with it all unfinished runs; goes on looking after it.
+        """Takes the lead if it is free, and with it all unfinished runs; keeps renewing it.
 
         Raises:
             StoreError: The store cannot be reached.
         """
-        await self.in_thread(self._leadership.beat)
+        await self.in_thread(self._leadership.renew)
         await self._renew()
         self._tasks.append(asyncio.create_task(self._keep_lead()))
 
     async def stop(self) -> None:
-        """Lets go; another coordinator can take the lead at once."""
+        """Releases the lead, which another coordinator can take at once."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -83,55 +83,56 @@ class Hub:
         try:
             await self.in_thread(self._leadership.release)
         except EoforgeError as error:
-            log.warning("cannot give the lead away; it runs out by itself", error=str(error))
+            log.warning("cannot release the lead; it expires", error=str(error))
         await asyncio.to_thread(self.audit.close)
         self.io.shutdown(wait=True, cancel_futures=True)
         self.compute.shutdown(wait=True, cancel_futures=True)
 
     def drain(self) -> None:
-        """Ends streams that have no end of their own."""
+        """Ends the streams of tasks and events."""
         self.draining = True
         self.signal.notify()
 
     async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Runs what blocks."""
+        """Result of a blocking function, run on a thread."""
         return await asyncio.get_running_loop().run_in_executor(self.io, function, *arguments)
 
     # Runs
 
     async def create(self, run_id: str, spec: pb.RunSpec, model: str, creator: str) -> pb.Run:
-        """Creates a run and acts for it; repeating the same is harmless.
+        """Creates a run and its actor; a repeated call returns the same run.
 
         Raises:
+            LeaseLost: Another coordinator leads.
             ConflictError: Another run has that name.
-            LimitExceeded: There are too many unfinished runs.
+            LimitExceeded: Too many runs are unfinished.
         """
         self.require_lead()
         if run_id in self.actors:
-            return _same(self.actors[run_id].run, spec, creator)
-        if self._unfinished_here() >= self.settings.max_runs:
+            return _require_same(self.actors[run_id].run, spec, creator)
+        if self._unfinished() >= self.settings.max_runs:
             raise LimitExceeded(f"{self.settings.max_runs} runs are unfinished; end some before creating more")
         try:
-            return _same(await self.in_thread(Journal(self.store, run_id).load), spec, creator)
+            return _require_same(await self.in_thread(Journal(self.store, run_id).load), spec, creator)
         except NotFound:
-            pass  # the name is free: the run is made below
+            pass  # the name is free: the run is created below
         journal, files = Journal(self.store, run_id), RunFiles(self.store, run_id, self.compute)
-        await self.in_thread(files.objects.adopt, self.models, spec.initial_model)
+        await self.in_thread(files.chunks.copy_from, self.models, spec.initial_model)
         await self.in_thread(self.catalogue.add, run_id)
         created = pb.RunEvent(created=pb.Created(run_id=run_id, spec=spec, model=model))
         try:
             await self.in_thread(journal.append, created, creator)
         except LeaseLost:
-            return _same(await self.in_thread(Journal(self.store, run_id).load), spec, creator)
+            return _require_same(await self.in_thread(Journal(self.store, run_id).load), spec, creator)
         await self.in_thread(files.secret)
-        await self._act(journal)
+        await self._start_actor(journal)
         return journal.run
 
     async def read(self, run_id: str) -> pb.Run:
-        """The state of any run.
+        """State of any run.
 
         Raises:
-            NotFound: There is none of that name.
+            NotFound: No run has that name.
         """
         if run_id in self.actors:
             return self.actors[run_id].run
@@ -140,90 +141,90 @@ class Hub:
         return await self.in_thread(Journal(self.store, run_id).load)
 
     def actor(self, run: pb.Run) -> RunActor:
-        """The actor of an unfinished run.
+        """Actor of an unfinished run.
 
         Raises:
-            LeaseLost: Another coordinator acts for it.
+            LeaseLost: Another coordinator acts for the run.
         """
         if run.run_id not in self.actors:
-            raise LeaseLost(f"run {run.run_id} is in the hands of coordinator {run.holder}; connect anew")
+            raise LeaseLost(f"coordinator {run.holder} acts for run {run.run_id}; connect anew")
         return self.actors[run.run_id]
 
     def require_lead(self) -> None:
-        """For calls that only the coordinator that acts can answer.
+        """Refuses a call that only the leading coordinator can answer.
 
         Raises:
-            LeaseLost: This one stands by, or cannot tell any more that it leads.
+            LeaseLost: This coordinator stands by, or its lead has expired.
         """
         if not self._leading:
             holder = self._leadership.holder
             raise LeaseLost(f"this coordinator stands by; {holder or 'no other one'} acts: connect anew")
 
-    def lost(self, run_id: str) -> None:
-        """Another coordinator acts for the run now."""
+    def lease_lost(self, run_id: str) -> None:
+        """Removes the actor of a run that another coordinator has taken."""
         if self.actors.pop(run_id, None) is not None:
             log.warning("lease lost", run=run_id)
             LEASES_LOST.inc()
-            self._count()
+            self._update_gauge()
             self.signal.notify()
 
     # Silos
 
     async def register(self, silo: pb.Silo) -> None:
-        """Remembers what a silo says of itself.
+        """Registers a silo.
 
         Raises:
-            LeaseLost: Another coordinator acts.
-            LimitExceeded: There are too many silos.
+            LeaseLost: Another coordinator leads.
+            LimitExceeded: Too many silos are registered.
         """
         self.require_lead()
         self.silos.check_room(silo.silo_id)
-        await self.in_thread(self.silos.store, silo)
-        self.silos.enter(silo)
+        await self.in_thread(self.silos.save, silo)
+        self.silos.add(silo)
 
-    async def forget(self, silo_id: str) -> None:
+    async def unregister(self, silo_id: str) -> None:
         """Removes a silo that left.
 
         Raises:
-            LeaseLost: Another coordinator acts.
+            LeaseLost: Another coordinator leads.
         """
         self.require_lead()
-        await self.in_thread(self.silos.remove, silo_id)
-        self.silos.leave(silo_id)
+        await self.in_thread(self.silos.delete, silo_id)
+        self.silos.discard(silo_id)
 
-    def there(self, spec: pb.RunSpec) -> tuple[list[pb.Member], list[pb.Member]]:
-        """All silos of a run, and those of them that are connected."""
-        return self.silos.there(spec)
+    def eligible_silos(self, spec: pb.RunSpec) -> tuple[list[pb.Member], list[pb.Member]]:
+        """Members of a run, and those of them that are connected."""
+        return self.silos.eligible_silos(spec)
 
     # The lead
 
     async def _keep_lead(self) -> None:
-        """Renews it well within its time, and steps down when that fails, even while the store does not answer."""
-        period = self.settings.lease_seconds / _BEATS_PER_LEASE
+        """Renews the lead several times per lease, and steps down when it expires, even while the store hangs."""
+        period = self.settings.lease_seconds / _RENEWALS_PER_LEASE
         renewal: asyncio.Task[None] | None = None
         while True:
             await asyncio.sleep(period)
             renewal = renewal or asyncio.create_task(self._renew())
             done, _ = await asyncio.wait({renewal}, timeout=period)
             renewal = None if done else renewal
-            if self._leading and not self._leadership.leads():
+            if self._leading and not self._leadership.is_valid():
                 await self._step_down()
 
     async def _renew(self) -> None:
         try:
-            if not await self.in_thread(self._leadership.beat):
+            if not await self.in_thread(self._leadership.renew):
                 return
             if not self._leading:
                 await self._take_lead()
-            await self._take_free()
-            self._settle()
-            await self._expire()
+            await self._take_runs()
+            self._release_ended()
+            await self._expire_uploads()
         except EoforgeError as error:
             log.warning("cannot renew the lead", error=str(error))
         except Exception:
-            log.exception("cannot renew the lead")  # and goes on: without it every run would be lost
+            log.exception("cannot renew the lead")  # the loop must go on, or every run would be lost
 
-    async def _expire(self) -> None:
+    async def _expire_uploads(self) -> None:
         if time.monotonic() >= self._expire_at:
             self._expire_at = time.monotonic() + min(self.settings.upload_seconds, EXPIRE_EVERY_SECONDS)
             await self.in_thread(self.models.expire, self.settings.upload_seconds)
@@ -236,62 +237,62 @@ class Hub:
         log.info("leading", instance=self.instance)
 
     async def _step_down(self) -> None:
-        """Another coordinator acts, or may: nobody must wait here for what happens there."""
+        """Stops all actors: another coordinator acts, or may act, for their runs."""
         log.warning("lead lost", holder=self._leadership.holder)
         self._leading = False
         LEADS.set(0)
         for run_id, actor in list(self.actors.items()):
             actor.stop()
-            self.lost(run_id)
+            self.lease_lost(run_id)
         self.signal.notify()
         await self.report(False)
 
-    async def _take_free(self) -> None:
+    async def _take_runs(self) -> None:
         for journal in await self.in_thread(self.catalogue.open, frozenset(self.actors)):
             try:
-                await self._act(journal)
+                await self._start_actor(journal)
             except LeaseLost:
                 continue  # another coordinator was faster
 
-    async def _act(self, journal: Journal) -> None:
+    async def _start_actor(self, journal: Journal) -> None:
         await self.in_thread(journal.take, self.instance)
         run = journal.run
         actor = RunActor(self, journal, RunFiles(self.store, run.run_id, self.compute))
         self.actors[run.run_id] = actor
-        self._count()
+        self._update_gauge()
         log.info("acting for run", run=run.run_id, term=run.term, round=run.round.number)
-        actor.poke()
+        actor.schedule_advance()
         self.signal.notify()
 
-    def _settle(self) -> None:
-        """Lets go of runs that have ended, once their silos have had time to hear of it."""
+    def _release_ended(self) -> None:
+        """Stops the actors of runs that ended :data:`ENDED_SECONDS` ago."""
         for run_id, actor in list(self.actors.items()):
             if ended(actor.run) and actor.idle and actor.seconds_since_event() > ENDED_SECONDS:
                 actor.stop()
                 del self.actors[run_id]
-        self._count()
+        self._update_gauge()
 
-    def _count(self) -> None:
+    def _update_gauge(self) -> None:
         RUNS.set(sum(actor.run.status == pb.RUN_STATUS_RUNNING for actor in self.actors.values()))
 
-    def _unfinished_here(self) -> int:
+    def _unfinished(self) -> int:
         return sum(not ended(actor.run) for actor in self.actors.values())
 
-    def _poke_all(self) -> None:
+    def _schedule_all(self) -> None:
         for actor in self.actors.values():
-            actor.poke()
+            actor.schedule_advance()
         self.signal.notify()
 
-    def acting(self) -> Iterator[RunActor]:
-        """Actors of all runs that this coordinator acts for."""
-        return iter(list(self.actors.values()))
+    def all_actors(self) -> list[RunActor]:
+        """Actors of all runs, as a copy: the set may change while a caller waits."""
+        return list(self.actors.values())
 
 
-async def _to_nobody(answered: bool) -> None:
-    """Before a server listens, nobody asks whether this coordinator acts."""
+async def _ignore_report(leads: bool) -> None:
+    """Report of the lead before a server listens: nothing."""
 
 
-def _same(run: pb.Run, spec: pb.RunSpec, creator: str) -> pb.Run:
+def _require_same(run: pb.Run, spec: pb.RunSpec, creator: str) -> pb.Run:
     if run.spec != spec or run.creator != creator:
         raise ConflictError(f"another run is called {run.run_id}; choose another run_id")
     return run

@@ -1,4 +1,4 @@
-"""Secure aggregation between the coordinator and one silo: what a task carries, and what an answer must look like."""
+"""Secure aggregation between the coordinator and one silo: contents of tasks, checks and storage of answers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from typing import Any
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused
 from eoforge.federated.privacy.secagg import KEY_BYTES, SHARE_BYTES
-from eoforge.federated.run.rounds import survivors_needed
+from eoforge.federated.run.rounds.sealing import survivors_needed
 from eoforge.federated.store.run_files import RunFiles
 
 TASKS = {"keys": pb.TASK_KIND_KEYS, "shares": pb.TASK_KIND_SHARES, "unmask": pb.TASK_KIND_UNMASK}
 MAX_CIPHERTEXT = 1024
 
 
-def answered(round_: pb.Round, kind: str) -> set[str]:
-    """Silos whose answer of that kind is stored."""
-    return set({"keys": round_.mask_keys, "shares": round_.shared, "unmask": round_.unmasked}[kind])
-
-
 def event(silo: str, kind: str, request: pb.AnswerRequest) -> dict[str, Any]:
-    """The event that an answer becomes."""
+    """Event of an answer."""
     if kind == "keys":
         return {"keys_advertised": pb.KeysAdvertised(silo=silo, keys=request.keys)}
     if kind == "shares":
@@ -29,10 +24,10 @@ def event(silo: str, kind: str, request: pb.AnswerRequest) -> dict[str, Any]:
 
 
 def check(round_: pb.Round, silo: str, kind: str, request: pb.AnswerRequest) -> None:
-    """Refuses answers that could not be used.
+    """Refuses an answer that could not be used.
 
     Raises:
-        DataRefused: With what was expected.
+        DataRefused: Lengths, senders or recipients are not the expected ones.
     """
     if kind == "keys":
         if len(request.keys.share_key) != KEY_BYTES or len(request.keys.mask_key) != KEY_BYTES:
@@ -52,22 +47,22 @@ def check(round_: pb.Round, silo: str, kind: str, request: pb.AnswerRequest) -> 
 
 
 def store(round_: pb.Round, silo: str, kind: str, request: pb.AnswerRequest, files: RunFiles) -> None:
-    """Keeps what does not fit into an event; the first answer of a silo stays.
+    """Stores the part of an answer that its event does not hold; the first answer of a silo stays.
 
     Raises:
-        DataRefused: It has given another one.
+        DataRefused: The silo has given another answer.
     """
     if kind == "keys":
-        return  # they are in the event
+        return  # the event holds them
     data = getattr(request, kind).SerializeToString(deterministic=True)
     if not files.put_once(round_.number, f"_{kind}/{silo}", data):
         raise DataRefused(f"{silo} has answered with other {kind} in this round already; the first answer stays")
 
 
 def fill(task: pb.Task, run: pb.Run, silo: str, files: RunFiles) -> None:
-    """Adds what a silo needs to mask and unmask."""
+    """Adds keys, shares and the threshold to a task."""
     if task.kind == pb.TASK_KIND_KEYS:
-        return  # nothing is agreed yet; and to look up a key in a protobuf map would put it there
+        return  # no keys are agreed yet; and reading a missing key of a protobuf map would insert it
     round_ = run.round
     task.threshold = survivors_needed(run)
     for name in round_.mask_keys if task.kind in (pb.TASK_KIND_SHARES, pb.TASK_KIND_UNMASK) else round_.selected:

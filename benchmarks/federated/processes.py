@@ -1,4 +1,4 @@
-"""What benchmarks of federation share: a coordinator with TLS as a process, silos that do no work, memory over time."""
+"""Processes of the federation benchmarks: a coordinator with TLS, silos without work, a memory sampler."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from eoforge.logs import configure_logs
 from eoforge.storage.chunks import check_chunk, digest_of, file_chunks, file_manifest
 from eoforge.storage.tensorfile import write_file
 
-AWAY_S = 0.02
-"""Pause of a silo while the coordinator is down: short, because what follows is measured."""
+RETRY_S = 0.02
+"""Pause of a silo while the coordinator is down: short, because the recovery is measured."""
 TENSOR_ELEMENTS = 5 << 20 >> 2
 """Elements of one tensor: 5 MB of float32, as Flower cuts its own."""
 CUT_AT = 0.9
 """Share of an update after which a connection is cut."""
 
 
-class Memory:
-    """Resident memory of a process and its children, sampled until :meth:`stop`.
+class MemorySampler:
+    """Sampler of the resident memory of a process and its children, until :meth:`stop`.
 
     Args:
-        process: Says which process it is now: it changes when a server is killed and started again.
+        process: Current process id, which changes with every restart of a server.
     """
 
     def __init__(self, process: Callable[[], int]) -> None:
@@ -51,7 +51,7 @@ class Memory:
         threading.Thread(target=self._sample, daemon=True).start()
 
     def now(self) -> int:
-        """Bytes, all processes together; 0 where there is none."""
+        """Bytes of all processes together; 0 without a process."""
         try:
             root = psutil.Process(self._process())
             return sum(p.memory_info().rss for p in (root, *root.children(recursive=True)))
@@ -67,8 +67,8 @@ class Memory:
             self.peak = max(self.peak, self.now())
 
 
-class Coordinator:
-    """The service as a process, with mutual TLS."""
+class CoordinatorProcess:
+    """Process of the federation service, with mutual TLS."""
 
     def __init__(self, folder: Path, tls: Path, port: int = 0) -> None:
         self._environment = {
@@ -83,10 +83,10 @@ class Coordinator:
             "EOFORGE_TLS_CLIENT_CA_FILE": str(tls / "ca.pem"),
         }
         self.target = self.start()
-        self.memory = Memory(lambda: self.process.pid)
+        self.memory = MemorySampler(lambda: self.process.pid)
 
     def start(self) -> str:
-        """Starts it, on the port that it had before; returns its address."""
+        """Starts the process, on the same port as before; returns its address."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "services.federation"], env=self._environment, stderr=subprocess.PIPE, text=True
         )
@@ -102,7 +102,7 @@ class Coordinator:
         raise SystemExit(f"the coordinator ended with {self.process.wait()}: {''.join(lines[-3:])}")
 
     def payload_bytes(self, tls: Path) -> float:
-        """Bytes of chunks that went through this process, both ways, by its own metrics."""
+        """Bytes of chunks in both directions, by the metrics of the process."""
         context = ssl.create_default_context(cafile=str(tls / "ca.pem"))
         context.load_cert_chain(str(tls / "bench.pem"), str(tls / "bench.key"))
         with urllib.request.urlopen(f"https://127.0.0.1:{self.rest_port}/metrics", context=context) as answer:
@@ -115,13 +115,13 @@ class Coordinator:
         self.process.wait()
 
     def stop(self) -> None:
-        """Ends it for good."""
+        """Ends process and sampler."""
         self.memory.stop()
         self.kill()
 
 
 def certificates(folder: Path, silos: list[str]) -> Path:
-    """Folder with what coordinator, operator ``bench`` and silos need for TLS."""
+    """Folder with keys and certificates of coordinator, operator ``bench`` and silos."""
     tls = folder / "tls"
     authority = Authority.create(folder / "ca")
     authority.issue("server", "coordinator", tls, hosts=["127.0.0.1"])
@@ -142,12 +142,12 @@ def options(tls: Path, name: str) -> dict[str, Any]:
 
 
 def layers_of(megabytes: int) -> int:
-    """Tensors of 5 MB that make up a model of at least that size."""
+    """Number of 5 MB tensors of a model of at least that size."""
     return math.ceil(megabytes * 1_000_000 / (4 * TENSOR_ELEMENTS))
 
 
 def write_model(folder: Path, megabytes: int) -> int:
-    """Writes ``model`` and a random ``update`` of about that size in tensors of 5 MB; bytes of the model's file."""
+    """Writes ``model`` and a random ``update`` in tensors of 5 MB; returns the size of the model in bytes."""
     names = [f"layer-{i:04d}" for i in range(layers_of(megabytes))]
     rng = np.random.default_rng(0)
     write_file(folder / "model", {n: np.zeros(TENSOR_ELEMENTS, np.float32) for n in names})
@@ -156,21 +156,21 @@ def write_model(folder: Path, megabytes: int) -> int:
 
 
 def idle_silo(
-    target: str, tls: Path, name: str, update: str, cut_in: int, held_in: int, go: Any, after_cut: Any
+    target: str, tls: Path, name: str, update: str, cut_in: int, held_in: int, release: Any, resent: Any
 ) -> None:
-    """A silo that does no work: downloads the model, drops it, and answers with a file.
+    """Silo without work: downloads the model, drops it, and answers with a file.
 
     Args:
-        target: The coordinator.
-        tls: Where certificates are.
-        name: Its id.
-        update: The file.
-        cut_in: Round in which its connection is cut at 90 % of the upload; 0 for none.
-        held_in: Round in which it waits with its answer until ``go`` is set; 0 for none.
-        go: An event.
-        after_cut: Gets the bytes that it sent after the cut.
+        target: Address of the coordinator.
+        tls: Folder of certificates.
+        name: Id of the silo.
+        update: File to send.
+        cut_in: Round in which the connection is cut at 90 % of the upload; 0 for none.
+        held_in: Round in which the answer waits until ``release`` is set; 0 for none.
+        release: Event that ends the wait.
+        resent: Receives the number of bytes sent after the cut.
     """
-    configure_logs(as_json=True, level=logging.ERROR)  # retries while the coordinator is down are what is measured
+    configure_logs(as_json=True, level=logging.ERROR)  # retries while the coordinator is down are expected
     manifest = file_manifest(update)
     digest = digest_of(manifest)
     with SiloClient(target, **options(tls, name)) as client:
@@ -189,19 +189,19 @@ def idle_silo(
                         for message in client.stub.Download(request, metadata=client._metadata):
                             check_chunk(item.manifest, message.chunk)
                     if task.round == held_in:
-                        go.wait()
-                    if task.round == cut_in and not after_cut.value:
-                        after_cut.value = _cut(client, task, update, manifest)
+                        release.wait()
+                    if task.round == cut_in and not resent.value:
+                        resent.value = _cut(client, task, update, manifest)
                     client.upload(task.run_id, task.round, update, manifest, digest)
                     client.answer(task.run_id, task.round, update=pb.UpdateAnswer(digest=digest, samples=1, steps=1))
             except (RemoteError, grpc.RpcError) as error:
                 if not transient(error):
-                    raise  # a silo that is refused must end the measurement, not spin unseen
-                time.sleep(AWAY_S)
+                    raise  # a refused silo must end the measurement, not retry for ever
+                time.sleep(RETRY_S)
 
 
 def _cut(client: SiloClient, task: pb.Task, path: str, manifest: pb.Manifest) -> int:
-    """Uploads 90 % and hangs up; bytes that the coordinator says are missing then."""
+    """Uploads 90 % and cuts the connection; returns the bytes that the coordinator reports missing."""
     announced = pb.PrepareUpdateRequest(run_id=task.run_id, round=task.round, manifest=manifest)
     client.stub.PrepareUpdate(announced, metadata=client._metadata)
 

@@ -1,0 +1,172 @@
+"""Reader of run bundles, which checks every byte against the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eoforge.bundle.format import (
+    CONFIG,
+    FORMAT,
+    MANIFEST,
+    MAX_FILES,
+    MAX_MANIFEST_BYTES,
+    METRICS,
+    PLAIN_NAME,
+    REQUIRED_CONFIG,
+    REQUIRED_FILES,
+    SHA256,
+    WEIGHTS,
+    size_limit,
+)
+from eoforge.errors import BundleError, NotFound
+from eoforge.storage.addresses import join, normalise
+from eoforge.storage.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Bundle whose bytes agree with its manifest.
+
+    Attributes:
+        uri: Folder of the bundle.
+        id: sha256 of ``manifest.json``, 64 hex digits.
+        config: Content of ``config.json``.
+        metrics: Content of ``metrics.json``.
+        files: Name -> (sha256, bytes) of every file.
+    """
+
+    uri: str
+    id: str
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    files: dict[str, tuple[str, int]] = field(repr=False)
+
+    @property
+    def short_id(self) -> str:
+        """First 16 hex digits of the id, as in tags and file names."""
+        return self.id[:16]
+
+    def read(self, name: str) -> bytes:
+        """Bytes of one file, checked against the manifest.
+
+        Raises:
+            NotFound: The manifest names no such file.
+            BundleError: The bytes do not have the size or sha256 that the manifest names.
+        """
+        if name not in self.files:
+            raise NotFound(f"bundle {self.uri} holds {', '.join(sorted(self.files))}; there is no {name!r}")
+        return _read_checked(ObjectStore(self.uri), name, *self.files[name])
+
+    def weights(self) -> dict[str, Tensor]:
+        """All tensors by name, on the CPU.
+
+        Raises:
+            BundleError: The file changed since the bundle was loaded, or is no safetensors file.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            return load(self.read(WEIGHTS))
+        except SafetensorError as error:
+            raise BundleError(f"{join(self.uri, WEIGHTS)} is no valid safetensors file: {error}") from error
+
+
+def load_bundle(uri: str) -> Bundle:
+    """Opens a bundle and checks every byte of it.
+
+    Raises:
+        NotFound: The folder has no ``manifest.json``, or does not exist.
+        BundleError: A file is missing, unknown to the manifest, too large, or differs from its sha256.
+    """
+    uri = normalise(uri)
+    store = _existing(uri)
+    size = store.size(MANIFEST)
+    if size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{join(uri, MANIFEST)} has {size} bytes; at most {MAX_MANIFEST_BYTES} are read")
+    raw = store.get(MANIFEST)
+    files = _parse_manifest(uri, raw)
+    unknown = sorted(set(store.list()) - set(files) - {MANIFEST})
+    if unknown:
+        raise BundleError(f"{uri} holds files that its manifest does not name: {', '.join(unknown[:5])}. Remove them")
+    contents: dict[str, Any] = {}
+    for name, (sha256, length) in files.items():
+        data = _read_checked(store, name, sha256, length)
+        if name in (CONFIG, METRICS):
+            contents[name] = _parse_object(join(uri, name), data)
+    return Bundle(uri, hashlib.sha256(raw).hexdigest(), contents[CONFIG], contents[METRICS], files)
+
+
+def require_keys(bundle: Bundle) -> None:
+    """Checks that ``config.json`` holds all keys that encoding with the model needs.
+
+    Raises:
+        BundleError: Keys are missing.
+    """
+    missing = [key for key in REQUIRED_CONFIG if key not in bundle.config]
+    if missing:
+        raise BundleError(f"{join(bundle.uri, CONFIG)} lacks {', '.join(missing)}: it is no trained model of eoforge")
+
+
+def _existing(uri: str) -> ObjectStore:
+    # A local ObjectStore creates its root; a search for a bundle must leave no empty folders.
+    if "://" in uri or (Path(uri) / MANIFEST).is_file():
+        store = ObjectStore(uri)
+        if store.exists(MANIFEST):
+            return store
+    raise NotFound(f"no bundle at {uri}: expected {MANIFEST}, which is written last, when training has ended")
+
+
+def _parse_object(where: str, data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BundleError(f"{where} must hold a JSON object; got {type(value).__name__}")
+    return value
+
+
+def _parse_manifest(uri: str, raw: bytes) -> dict[str, tuple[str, int]]:
+    where = join(uri, MANIFEST)
+    manifest = _parse_object(where, raw)
+    if manifest.get("format") != FORMAT:
+        raise BundleError(f"{where} has format {manifest.get('format')!r}; this eoforge reads format {FORMAT}")
+    entries = manifest.get("files")
+    if not isinstance(entries, dict) or len(entries) > MAX_FILES:
+        raise BundleError(f"{where} must name at most {MAX_FILES} files")
+    files: dict[str, tuple[str, int]] = {}
+    for name, entry in entries.items():
+        sha256, length = (entry.get("sha256"), entry.get("bytes")) if isinstance(entry, dict) else (None, None)
+        if not (
+            PLAIN_NAME.fullmatch(name) and isinstance(sha256, str) and SHA256.fullmatch(sha256) and type(length) is int
+        ):
+            raise BundleError(f"{where}: expected a plain file name with sha256 and bytes; got {name!r}: {entry!r}")
+        if not 0 <= length <= size_limit(name):
+            raise BundleError(f"{where}: {name} claims {length} bytes; at most {size_limit(name)} are read")
+        files[name] = (sha256, length)
+    missing = [name for name in REQUIRED_FILES if name not in files]
+    if missing:
+        raise BundleError(f"{where} does not name {', '.join(missing)}")
+    return files
+
+
+def _read_checked(store: ObjectStore, name: str, sha256: str, length: int) -> bytes:
+    where = join(store.root, name)
+    try:
+        size = store.size(name)
+        if size != length:  # before reading: an oversized file must not fill the memory
+            raise BundleError(f"{where} has {size} bytes; its manifest says {length}. The bundle is damaged")
+        data = store.get(name)
+    except NotFound as error:
+        raise BundleError(f"{where} is missing although the manifest names it. The bundle is damaged") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise BundleError(f"{where} does not have the sha256 that its manifest names. The bundle is damaged")
+    return data

@@ -1,0 +1,1 @@
+"""The silo-facing half of the federation service."""
