@@ -71,7 +71,7 @@ def _card(method: str, config: FederatedConfig, metrics: dict[str, Any], run: Si
         _CARD.format(silos=len(run.silos)),
         trained_on=f"the `train` split of `{table.uri}` at version {table.version}",
         bands=config.sensor_bands,
-        measured="`validation_...` and `test_...` are of those splits of the same places.",
+        measured="`validation_...` and `test_...` are of those splits of the same countries and months.",
         figures=metrics,
         silos={silo.id: silo.examples for silo in run.silos},
         settings=config.as_dict(),
