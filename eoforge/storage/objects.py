@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import datetime as dt
 import io
 import os
@@ -141,13 +142,7 @@ class ObjectStore:
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys below ``prefix``, in lexicographic order."""
-        try:
-            found = [str(meta["path"]) for page in obstore.list(self._opened(), prefix or None) for meta in page]
-        except NotFound:
-            return
-        except Exception as error:
-            raise StoreError(f"cannot list {join(self.root, prefix)}: {plain(error)}") from error
-        yield from sorted(found)
+        yield from sorted(str(meta["path"]) for meta in self._entries(prefix))
 
     def has_any(self, prefix: str) -> bool:
         """Whether an object exists below ``prefix``, by one request."""
@@ -173,13 +168,7 @@ class ObjectStore:
     def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
         """Keys below ``prefix`` with their age in seconds, by the clocks of store and caller."""
         now = dt.datetime.now(dt.UTC)
-        try:
-            found = [meta for page in obstore.list(self._opened(), prefix) for meta in page]
-        except NotFound:
-            return
-        except Exception as error:
-            raise StoreError(f"cannot list {join(self.root, prefix)}: {plain(error)}") from error
-        for meta in found:
+        for meta in self._entries(prefix):
             yield str(meta["path"]), (now - meta["last_modified"]).total_seconds()
 
     def delete(self, key: str) -> None:
@@ -240,6 +229,14 @@ class ObjectStore:
         if len(self._flushed) >= _FOLDERS_REMEMBERED:
             self._flushed.clear()
         self._flushed.add(path.parent)
+
+    def _entries(self, prefix: str) -> builtins.list[Any]:
+        try:
+            return [meta for page in obstore.list(self._opened(), prefix or None) for meta in page]
+        except NotFound:
+            return []
+        except Exception as error:
+            raise StoreError(f"cannot list {join(self.root, prefix)}: {plain(error)}") from error
 
     def _call(self, function: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         store = self._opened(create=function in (obstore.put, obstore.copy))

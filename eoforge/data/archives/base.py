@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
 
 from eoforge.data.archives.geotiff import BandRaster, read_geotiff
 from eoforge.data.archives.layout import ALL_FILES, EXTENSIONS, MAIN_FILE, MAX_FILE_BYTES, MAX_METADATA_BYTES, path_of
@@ -20,11 +19,17 @@ _S3_THREADS = 32
 _S3_PATCHES_AHEAD = 8
 
 
-class Archive(Protocol):
-    """Source of patch pairs and their metadata."""
+class Archive(ABC):
+    """Source of patch pairs and their metadata.
 
-    uri: str
+    Attributes:
+        uri: Address of the archive.
+    """
 
+    def __init__(self, uri: str) -> None:
+        self.uri = normalise(uri)
+
+    @abstractmethod
     def metadata(self) -> MetadataRows:
         """All metadata rows in patch_id order; repeated ids are kept and marked.
 
@@ -34,16 +39,19 @@ class Archive(Protocol):
         """
 
     def prepare(self) -> None:
-        """Prepares shared files once, before several processes read the archive."""
+        """Prepares shared files once, before several processes read the archive; by default there are none."""
+        return
 
     def release(self) -> None:
-        """Deletes large temporary copies; the next reader makes them again."""
+        """Deletes large temporary copies, which the next reader makes again; by default there are none."""
+        return
 
+    @abstractmethod
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
         """Reads and validates patches, one result per row in the order of ``rows``, in bounded memory."""
 
 
-class FileArchive(ABC):
+class FileArchive(Archive):
     """Archive of official raster files; a subclass implements the access to one file.
 
     Attributes:
@@ -53,7 +61,7 @@ class FileArchive(ABC):
     remote = False
 
     def __init__(self, uri: str) -> None:
-        self.uri = normalise(uri)
+        super().__init__(uri)
         # An archive uses one extension: starting with the last one found saves a failing look-up per file.
         self._extensions: tuple[str, ...] = EXTENSIONS
 
@@ -69,14 +77,6 @@ class FileArchive(ABC):
     def metadata(self) -> MetadataRows:
         """See :class:`Archive`."""
         return read_metadata(lambda name: self.fetch(name, MAX_METADATA_BYTES), self.uri)
-
-    @abstractmethod
-    def prepare(self) -> None:
-        """See :class:`Archive`."""
-
-    @abstractmethod
-    def release(self) -> None:
-        """See :class:`Archive`."""
 
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
         """See :class:`Archive`."""

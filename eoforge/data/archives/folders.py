@@ -10,12 +10,6 @@ from eoforge.storage.objects import ObjectStore
 class DirectoryArchive(FileArchive):
     """An archive in a local folder."""
 
-    def prepare(self) -> None:
-        """Nothing to do."""
-
-    def release(self) -> None:
-        """Nothing to do."""
-
     def fetch(self, path: str, limit: int = MAX_FILE_BYTES) -> bytes | None:
         """See :class:`eoforge.data.archives.base.FileArchive`."""
         return read_file(f"{self.uri}/{path}", limit)
@@ -29,12 +23,6 @@ class S3Archive(FileArchive):
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
         self._store = ObjectStore(self.uri)
-
-    def prepare(self) -> None:
-        """Nothing to do."""
-
-    def release(self) -> None:
-        """Nothing to do."""
 
     def fetch(self, path: str, limit: int = MAX_FILE_BYTES) -> bytes | None:
         """See :class:`eoforge.data.archives.base.FileArchive`."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from eoforge.data.archives.base import Archive
 from eoforge.data.archives.geotiff import BandRaster
 from eoforge.data.archives.layout import MAIN_FILE, MAX_FILE_BYTES, MAX_METADATA_BYTES, REFERENCE_MAP, read_file
 from eoforge.data.archives.metadata import MetadataRows, read_metadata
@@ -22,7 +23,6 @@ from eoforge.data.archives.validate import read_patch
 from eoforge.data.bands import GROUP_OF, S1_BANDS, S2_10M
 from eoforge.data.records import PatchMeta, ReadResult
 from eoforge.errors import DataRefused, NotFound
-from eoforge.storage.addresses import normalise
 
 _DATA_FILE = "data.mdb"
 
@@ -37,11 +37,11 @@ def find_lmdb(path: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-class LmdbArchive:
+class LmdbArchive(Archive):
     """Archive in a rico-hdl LMDB, with the official metadata beside it."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = normalise(uri)
+        super().__init__(uri)
         folder = find_lmdb(Path(self.uri))
         if folder is None:
             raise NotFound(f"no LMDB at {self.uri}: expected {_DATA_FILE} in that folder or in one subfolder")
@@ -59,12 +59,6 @@ class LmdbArchive:
             raise NotFound(
                 f"an LMDB holds no labels: put the official {MAIN_FILE} into {self._folder} or {self._folder.parent}"
             ) from error
-
-    def prepare(self) -> None:
-        """Nothing to do."""
-
-    def release(self) -> None:
-        """Nothing to do."""
 
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
         """See :class:`eoforge.data.archives.base.Archive`.
