@@ -21,9 +21,14 @@ from eoforge.errors import BundleError, DataRefused
 LADDER = TableSet(gaussian_frequencies())
 
 
+def sigma_of(index: int) -> float:
+    """Standard deviation of table ``index``."""
+    return float(SIGMA_MIN * SIGMA_RATIO**index)
+
+
 def test_tables_are_gaussians() -> None:
     for index in range(0, SCALES, 7):
-        table, sigma = gaussian_frequencies()[index], float(SIGMA_MIN * SIGMA_RATIO**index)
+        table, sigma = gaussian_frequencies()[index], sigma_of(index)
         reach = len(table) // 2 - 1
         values = np.arange(-reach, reach + 1)
         mass = norm.cdf((values + 0.5) / sigma) - norm.cdf((values - 0.5) / sigma)
@@ -64,10 +69,10 @@ def test_any_value_by_any_table(symbols: list[tuple[int, int]]) -> None:
 def test_symbols_cost_what_theory_says() -> None:
     rng = np.random.default_rng(0)
     index = 35
-    values = np.rint(rng.normal(0, float(SIGMA_MIN * SIGMA_RATIO**index), 20_000)).astype(np.int64)
+    values = np.rint(rng.normal(0, sigma_of(index), 20_000)).astype(np.int64)
     coder = Encoder()
     coder.put(values, LADDER, np.full(len(values), index))
-    entropy = np.log2(float(SIGMA_MIN * SIGMA_RATIO**index) * np.sqrt(2 * np.pi * np.e))
+    entropy = np.log2(sigma_of(index) * np.sqrt(2 * np.pi * np.e))
     assert 8 * len(coder.finish()) / len(values) == pytest.approx(entropy, rel=0.01)
 
 
@@ -92,9 +97,9 @@ def test_the_float_likelihood_is_the_table() -> None:
         scale_index(
             torch.tensor(
                 [
-                    float(SIGMA_MIN * SIGMA_RATIO**5),
-                    float(SIGMA_MIN * SIGMA_RATIO**20),
-                    float(SIGMA_MIN * SIGMA_RATIO**40),
+                    sigma_of(5),
+                    sigma_of(20),
+                    sigma_of(40),
                 ]
             )
         ),
