@@ -1,4 +1,4 @@
-"""Tables, rANS, exact layers: whole numbers that agree everywhere."""
+"""Tables, rANS, exact layers: integers equal on every machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_tables_are_gaussians() -> None:
         assert table.sum() < 1 << 24
 
 
-def test_tables_are_these_numbers() -> None:
+def test_tables_have_a_fixed_hash() -> None:
     """Streams outlive releases: a change of one frequency makes every older stream unreadable."""
     digest = hashlib.sha256()
     for table in (*gaussian_frequencies(), *mixture_frequencies()):
@@ -44,7 +44,7 @@ def test_tables_are_these_numbers() -> None:
     assert digest.hexdigest()[:16] == "bd79723bc295dd9f"
 
 
-def test_a_stream_is_these_bytes() -> None:
+def test_a_stream_has_fixed_bytes() -> None:
     """As above, for the coder: constriction is pinned, and this says why."""
     coder = Encoder()
     coder.put(np.array([0, -3, 600, 7, 0]), LADDER, np.array([3, 40, 20, 40, 3]))
@@ -53,7 +53,7 @@ def test_a_stream_is_these_bytes() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(-MAX_VALUE, MAX_VALUE) | st.integers(-20, 20), st.integers(0, SCALES - 1))))
-def test_any_value_by_any_table(symbols: list[tuple[int, int]]) -> None:
+def test_any_value_round_trips_by_any_table(symbols: list[tuple[int, int]]) -> None:
     values = np.array([value for value, _ in symbols], dtype=np.int64)
     indices = np.array([index for _, index in symbols], dtype=np.int64)
     coder = Encoder()
@@ -66,7 +66,7 @@ def test_any_value_by_any_table(symbols: list[tuple[int, int]]) -> None:
     decoder.finish()
 
 
-def test_symbols_cost_what_theory_says() -> None:
+def test_symbols_cost_their_entropy() -> None:
     rng = np.random.default_rng(0)
     index = 35
     values = np.rint(rng.normal(0, sigma_of(index), 20_000)).astype(np.int64)
@@ -86,7 +86,7 @@ def test_left_over_bits_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("data", [b"abc", bytes(4), b"abcd" + bytes(4)])
-def test_words_that_rans_never_writes(data: bytes) -> None:
+def test_invalid_words_are_refused(data: bytes) -> None:
     with pytest.raises(DataRefused):
         Decoder(data)
 
@@ -138,7 +138,7 @@ def test_exact_layers_are_exact() -> None:
     np.testing.assert_array_equal(exact(x).numpy(), expected)
 
 
-def test_exact_layers_follow_their_float_twins() -> None:
+def test_exact_layers_approximate_float_layers() -> None:
     torch.manual_seed(0)
     decoder, twin = HyperDecoder(6, 5), ExactHyperDecoder(6, 5)
     nn.init.normal_(decoder.last.weight, std=0.1)
