@@ -1,4 +1,4 @@
-"""Hostile streams: mutated, truncated, spliced and foreign bytes must end in one of our errors, and soon.
+"""Fuzzing of the decoder: mutated, truncated, spliced and foreign bytes must end in an error of eoforge, in time.
 
 Seeds are small streams of every kind (learned, bounded, tiled, both sensors). A mutation flips bits, overwrites runs,
 cuts, inserts, or writes extreme numbers into the header; half of the mutants get a checksum that fits, so that they
@@ -52,7 +52,7 @@ def small_raster(rng: np.random.Generator, bands: tuple[str, ...], shape: tuple[
 
 
 def small_codec() -> Codec:
-    """Untrained, but complete: fast enough to be attacked often."""
+    """Untrained codec with integer tables, small enough for many mutants."""
     config = CodecConfig(channels=4, latent=8, hyper=4, kernel=3, bits=16, hash_hidden=4)
     codec = Codec(config)
     codec.update()
@@ -60,7 +60,7 @@ def small_codec() -> Codec:
 
 
 def seeds(codec: Codec, rng: np.random.Generator) -> list[bytes]:
-    """Streams that are whole."""
+    """Valid streams."""
     optical = small_raster(rng, ("B02", "B05", "B01"), (13, 11))
     whole = small_raster(rng, ("B04", "B11", "VV"), (12, 12))
     wide = small_raster(rng, ("B03",), (MIN_TILE + 12, 18))
@@ -105,7 +105,7 @@ def mutate(stream: bytes, other: bytes, rng: np.random.Generator) -> bytes:
 
 
 def verdict(codec: Codec, stream: bytes) -> str:
-    """What becomes of a stream: ``decoded``, or the name of our error.
+    """Result of decoding a stream: ``decoded``, or the name of an error of eoforge.
 
     Raises:
         Exception: Anything that is not our error, which is a bug.
@@ -124,7 +124,7 @@ def verdict(codec: Codec, stream: bytes) -> str:
 
 
 def run(streams: int, seed: int) -> dict[str, Any]:
-    """Attacks with that many mutants.
+    """Fuzzing with a number of mutants.
 
     Raises:
         SystemExit: One took too long, or the process grew.

@@ -1,4 +1,4 @@
-"""Sizes with a guaranteed bound: ours against lossless JPEG-XL, JPEG2000 and zstd on the same pixels, and the times.
+"""Sizes and times of bounded streams against lossless JPEG-XL, JPEG2000 and zstd on the same pixels.
 
 Every stream of ours is decoded and compared with its promise. Radar bands are float32, which JPEG-XL takes too.
 
@@ -25,12 +25,12 @@ _RADAR_PEERS = ("jpegxl_effort_7", "jpegxl_effort_9", "zstd_19", "zstd_19_shuffl
 
 
 def worst(first: Raster, second: Raster) -> float:
-    """Largest difference of a sample."""
+    """Maximum error of a sample."""
     return max(float(np.abs(p.astype(float) - second.bands[b].astype(float)).max()) for b, p in first.bands.items())
 
 
 def ours(patches: list[Raster], error: float) -> dict[str, float]:
-    """Bytes a patch, seconds a patch, and the worst sample.
+    """Bytes per patch, seconds per patch, and maximum error.
 
     Raises:
         SystemExit: The promise is broken.

@@ -27,7 +27,7 @@ _GROUND = 4
 
 
 def peak_of(*command: str) -> dict[str, Any]:
-    """Runs a command to its end: its greatest resident set, its seconds, and what it printed last.
+    """Peak resident set, seconds and last line of output of a command.
 
     Raises:
         SystemExit: It failed.

@@ -1,4 +1,4 @@
-"""Peers of the codec, each band coded on its own as GDAL's drivers do, and their settings for a given PSNR."""
+"""Reference codecs, each band coded separately as in GDAL drivers, and their settings for a given PSNR."""
 
 from __future__ import annotations
 
@@ -101,4 +101,4 @@ LOSSLESS: dict[str, Callable[[Raster], int]] = {
         lambda p: len(imagecodecs.zstd_encode(bytes(imagecodecs.byteshuffle_encode(p, delta=True)), level=19))
     ),
 }
-"""Bytes of a raster without loss; JPEG2000 takes whole numbers only."""
+"""Lossless bytes of a raster; JPEG2000 supports integers only."""

@@ -1,4 +1,4 @@
-"""What the cases of the codec measure on: synthetic patches, and real ones where the shared samples are."""
+"""Samples of the codec benchmarks: synthetic patches, and real patches where available."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pairs_of(kind: str, count: int) -> list[PatchPair]:
 
 
 def kinds() -> tuple[str, ...]:
-    """The kinds there are on this machine."""
+    """Kinds available on this machine."""
     return ("synthetic", "real") if (REAL / "reben-sample-24").is_dir() else ("synthetic",)
 
 
@@ -85,7 +85,7 @@ def untrained_bundle(
 
 
 def best_seconds(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Least seconds of each way over ``rounds`` turns, after one turn to warm up."""
+    """Minimum seconds of each function over ``rounds`` rounds, after one warm-up round."""
     best = dict.fromkeys(ways, float("inf"))
     for turn in range(rounds + 1):
         for name, way in ways.items():

@@ -48,7 +48,7 @@ def in_batches(way: Any, items: list[Any], size: int) -> list[Any]:
 
 
 def entropy_coding(codec: Codec, coded: list[bytes]) -> dict[str, Any]:
-    """What rANS alone does for these streams: the same symbols by the same tables, without any network."""
+    """Time of rANS alone for these streams: the same symbols by the same tables, without the network."""
     jobs = []
     for stream in coded:
         container = unpack(stream)

@@ -1,4 +1,4 @@
-"""How calls to a service are timed: alone, and by several clients at once."""
+"""Timing of calls to a service: one client, and several concurrent clients."""
 
 from __future__ import annotations
 

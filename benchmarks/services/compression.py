@@ -1,4 +1,4 @@
-"""What the compression service costs over the bare call, and how many patches it takes: ``--out FILE``.
+"""Overhead of the compression service over the library call, and its throughput: ``--out FILE``.
 
 A service with one codec runs in a process of its own over loopback; client and server share the machine's cores. The
 bare call is the same codec in the client's process, same run, one thread each. Patches are Sentinel-2, all twelve

@@ -1,4 +1,4 @@
-"""What the service costs over the bare index call, and how many searches it answers: ``--out FILE``.
+"""Overhead of the retrieval service over the index call, and its throughput: ``--out FILE``.
 
 An index of the archive's full size (549,488 patches, random codes) is served by a process of its own over loopback;
 client and server share the machine's cores. The bare call is the same search in the client's process, same run.
@@ -75,7 +75,7 @@ def serve(patches: int, ready: Any) -> None:
     held = snapshot(patches)
 
     class Fixed(IndexHolder):
-        """Serves what it is given; encoder and patches are not asked for by searches with patch ids."""
+        """Index holder of a given index; searches by patch id need neither encoder nor patches."""
 
         async def start(self) -> None:
             nothing: Any = None

@@ -1,4 +1,4 @@
-"""What a stranger types: each mistake is named in one line, by the exit code of its kind, and nothing is made."""
+"""Invalid input of the command line: one line per mistake, the exit code of its kind, no files."""
 
 from __future__ import annotations
 
@@ -50,14 +50,12 @@ def test_a_malformed_call_is_one_line_of_json(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_people_get_their_usage_errors_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_are_formatted_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["synth", "x", "--patches", "0"]) == 2
     assert "Usage:" in capsys.readouterr().err
 
 
-def test_a_machine_that_refuses_is_named_without_a_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_operating_system_error_has_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.touch()
     for command in (["synth", file], ["demo", "--out", file]):
@@ -74,7 +72,7 @@ def test_the_demo_refuses_a_wrong_archive_before_it_makes_anything(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_table_is_not_strewn_among_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_is_not_written_among_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = write_archive(tmp_path / "archive", [make_pair(3, 4)])
     before = sorted(archive.rglob("*"))
     (tmp_path / "file").touch()
@@ -94,7 +92,7 @@ def test_names_with_spaces_and_at_signs_are_names(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("flags", [["--json"], []])
-def test_an_interrupted_command_says_what_goes_on(
+def test_an_interrupted_command_says_what_resumes(
     flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:

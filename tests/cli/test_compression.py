@@ -55,7 +55,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str
     return code, json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["message"]
 
 
-def test_one_file_there_and_back(
+def test_round_trip_of_one_file(
     pairs: tuple[PatchPair, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raster = from_pair(pairs[0])
@@ -92,7 +92,7 @@ def test_a_folder_in_the_official_layout(bundle: Bundle, tmp_path: Path, capsys:
                     assert error < given.read(1).std(), "that would be no picture of the original"
 
 
-def test_a_table_becomes_streams_and_comes_back(
+def test_round_trip_of_a_table(
     table: str, bundle: Bundle, pairs: tuple[PatchPair, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     streams = tmp_path / "streams.lance"
@@ -124,7 +124,7 @@ def test_a_codec_without_trained_codes_compresses_files_but_no_table(
     assert not (tmp_path / "out.lance").exists(), "nothing was created before the bundle was looked at"
 
 
-def test_a_large_raster_goes_there_and_back_in_tiles(
+def test_round_trip_of_a_large_raster_in_tiles(
     pairs: tuple[PatchPair, ...], bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Bands of three grids, 600 pixels at 10 m: read by windows, no seam at the tile's border, place and names kept."""
@@ -157,7 +157,7 @@ def test_a_large_raster_goes_there_and_back_in_tiles(
                 assert error.std() < scene.bands[band].std()
 
 
-def test_what_is_refused_says_what_to_do(
+def test_refusals_name_a_remedy(
     pairs: tuple[PatchPair, ...], table: str, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raster = from_pair(pairs[0])
@@ -185,7 +185,7 @@ def test_what_is_refused_says_what_to_do(
         assert (found, text in message) == (code, True), (args, found, message)
 
 
-def test_a_file_that_is_being_written_is_not_taken_for_atomic_path(
+def test_an_unfinished_file_is_not_visible(
     pairs: tuple[PatchPair, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, streams = tmp_path / "tiffs", tmp_path / "streams"

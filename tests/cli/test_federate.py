@@ -120,13 +120,13 @@ def test_a_run_from_start_to_model(served: Running, cli: Cli, table: str, tmp_pa
         (["run", "fl_rs", "--statistics", "TABLE", "--policy", "nowhere.json"], "INVALID_ARGUMENT", "nowhere.json"),
     ],
 )
-def test_refusals_say_what_is_wrong(cli: Cli, table: str, args: list[str], reason: str, named: str) -> None:
+def test_refusals_name_the_fault(cli: Cli, table: str, args: list[str], reason: str, named: str) -> None:
     error = cli.refused(*(table if word == "TABLE" else word for word in args))
     assert error["reason"] == reason
     assert named in error["message"]
 
 
-def test_what_silos_write_is_text_to_whoever_watches(
+def test_text_of_silos_is_escaped_in_events(
     served: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Markup that closes what was never opened would end the command, and control characters rule the terminal."""

@@ -1,4 +1,4 @@
-"""One small codec, trained for a moment and made exact, for all tests of the folder."""
+"""Fixtures: one small codec, trained for five steps, with integer tables; synthetic patches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promise of ``max_error``: no sample is further off, for any input, whatever threads do."""
+"""Guarantee of ``max_error``: no sample exceeds it, for any input and number of threads."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_tiles_keep_the_bound() -> None:
 
 
 @pytest.mark.parametrize("error", [-1, math.nan, math.inf, 40_000])
-def test_bounds_that_are_none(error: float, pairs: list[PatchPair]) -> None:
+def test_invalid_bounds_are_refused(error: float, pairs: list[PatchPair]) -> None:
     with pytest.raises(UsageError, match="max_error"):
         compress_bounded(from_pair(pairs[0], ("s2",)), error)
 

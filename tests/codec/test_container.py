@@ -1,4 +1,4 @@
-"""The stream format: what goes in comes out, and nothing else gets in."""
+"""Stream format: round trips, and refusal of everything else."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def resealed(stream: bytes) -> bytes:
     quality=st.integers(0, 112).map(lambda q: q / 16),
     payload=st.binary(max_size=50),
 )
-def test_everything_travels(bands, shape, name, crs, transform, quality, payload) -> None:
+def test_header_and_payload_round_trip(bands, shape, name, crs, transform, quality, payload) -> None:
     place = None if crs is None else Georeference(crs, transform)
     order = tuple(band for band in BAND_ORDER if band in bands)
     header = Header(Kind.LEARNED, order, shape, name, place, quality=quality, code_bytes=2, codes=3)
@@ -65,7 +65,7 @@ def test_everything_travels(bands, shape, name, crs, transform, quality, payload
     assert bytes(container.codes) == b"abcdef"
 
 
-def test_bounds_of_both_sensors_travel() -> None:
+def test_bounds_of_both_sensors_round_trip() -> None:
     bounds = (("s1", 0.25), ("s2", 7.0))
     header = Header(Kind.BOUNDED, ("B02", "VV"), (12, 12), max_error=bounds)
     found = inspect(pack(header, b""))
@@ -78,7 +78,7 @@ def test_the_header_is_small() -> None:
 
 
 @given(st.data())
-def test_every_changed_byte_is_noticed(data: st.DataObject) -> None:
+def test_every_changed_byte_is_detected(data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(STREAM) - 1))
     value = data.draw(st.integers(1, 255))
     damaged = bytearray(STREAM)
@@ -88,7 +88,7 @@ def test_every_changed_byte_is_noticed(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("length", range(len(STREAM)))
-def test_every_truncation_is_noticed(length: int) -> None:
+def test_every_truncation_is_detected(length: int) -> None:
     with pytest.raises(DataRefused):
         unpack(STREAM[:length])
 
@@ -99,12 +99,12 @@ def test_more_bytes_than_announced_are_refused() -> None:
 
 
 @pytest.mark.parametrize("foreign", [b"", b"II*\0" + bytes(200), b"EOFC", b"\x89PNG\r\n\x1a\n" + bytes(200)])
-def test_foreign_files_are_named_as_such(foreign: bytes) -> None:
+def test_foreign_files_are_refused(foreign: bytes) -> None:
     with pytest.raises(DataRefused, match="no stream of eoforge"):
         inspect(foreign)
 
 
-def test_a_later_format_says_what_to_use() -> None:
+def test_a_later_format_names_a_remedy() -> None:
     with pytest.raises(DataRefused, match="format 9"):
         inspect(resealed(STREAM[:4] + b"\x09\x00" + STREAM[6:]))
 
@@ -134,7 +134,7 @@ def test_claims_are_checked_before_anything_is_allocated(
         tracemalloc.stop()
 
 
-def test_limits_are_the_callers() -> None:
+def test_callers_choose_the_limits() -> None:
     with pytest.raises(LimitExceeded, match="120 x 118"):
         inspect(STREAM, Limits(max_pixels=10_000))
     assert inspect(STREAM, LIMITS).shape == (120, 118)

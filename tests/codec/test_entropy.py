@@ -1,4 +1,4 @@
-"""Tables, rANS, exact layers: whole numbers that agree everywhere."""
+"""Tables, rANS, exact layers: integers equal on every machine."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ from eoforge.errors import BundleError, DataRefused
 LADDER = TableSet(gaussian_frequencies())
 
 
+def sigma_of(index: int) -> float:
+    """Standard deviation of table ``index``."""
+    return float(SIGMA_MIN * SIGMA_RATIO**index)
+
+
 def test_tables_are_gaussians() -> None:
     for index in range(0, SCALES, 7):
-        table, sigma = gaussian_frequencies()[index], float(SIGMA_MIN * SIGMA_RATIO**index)
+        table, sigma = gaussian_frequencies()[index], sigma_of(index)
         reach = len(table) // 2 - 1
         values = np.arange(-reach, reach + 1)
         mass = norm.cdf((values + 0.5) / sigma) - norm.cdf((values - 0.5) / sigma)
@@ -31,7 +36,7 @@ def test_tables_are_gaussians() -> None:
         assert table.sum() < 1 << 24
 
 
-def test_tables_are_these_numbers() -> None:
+def test_tables_have_a_fixed_hash() -> None:
     """Streams outlive releases: a change of one frequency makes every older stream unreadable."""
     digest = hashlib.sha256()
     for table in (*gaussian_frequencies(), *mixture_frequencies()):
@@ -39,7 +44,7 @@ def test_tables_are_these_numbers() -> None:
     assert digest.hexdigest()[:16] == "bd79723bc295dd9f"
 
 
-def test_a_stream_is_these_bytes() -> None:
+def test_a_stream_has_fixed_bytes() -> None:
     """As above, for the coder: constriction is pinned, and this says why."""
     coder = Encoder()
     coder.put(np.array([0, -3, 600, 7, 0]), LADDER, np.array([3, 40, 20, 40, 3]))
@@ -48,7 +53,7 @@ def test_a_stream_is_these_bytes() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(-MAX_VALUE, MAX_VALUE) | st.integers(-20, 20), st.integers(0, SCALES - 1))))
-def test_any_value_by_any_table(symbols: list[tuple[int, int]]) -> None:
+def test_any_value_round_trips_by_any_table(symbols: list[tuple[int, int]]) -> None:
     values = np.array([value for value, _ in symbols], dtype=np.int64)
     indices = np.array([index for _, index in symbols], dtype=np.int64)
     coder = Encoder()
@@ -61,13 +66,13 @@ def test_any_value_by_any_table(symbols: list[tuple[int, int]]) -> None:
     decoder.finish()
 
 
-def test_symbols_cost_what_theory_says() -> None:
+def test_symbols_cost_their_entropy() -> None:
     rng = np.random.default_rng(0)
     index = 35
-    values = np.rint(rng.normal(0, float(SIGMA_MIN * SIGMA_RATIO**index), 20_000)).astype(np.int64)
+    values = np.rint(rng.normal(0, sigma_of(index), 20_000)).astype(np.int64)
     coder = Encoder()
     coder.put(values, LADDER, np.full(len(values), index))
-    entropy = np.log2(float(SIGMA_MIN * SIGMA_RATIO**index) * np.sqrt(2 * np.pi * np.e))
+    entropy = np.log2(sigma_of(index) * np.sqrt(2 * np.pi * np.e))
     assert 8 * len(coder.finish()) / len(values) == pytest.approx(entropy, rel=0.01)
 
 
@@ -81,7 +86,7 @@ def test_left_over_bits_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("data", [b"abc", bytes(4), b"abcd" + bytes(4)])
-def test_words_that_rans_never_writes(data: bytes) -> None:
+def test_invalid_words_are_refused(data: bytes) -> None:
     with pytest.raises(DataRefused):
         Decoder(data)
 
@@ -92,9 +97,9 @@ def test_the_float_likelihood_is_the_table() -> None:
         scale_index(
             torch.tensor(
                 [
-                    float(SIGMA_MIN * SIGMA_RATIO**5),
-                    float(SIGMA_MIN * SIGMA_RATIO**20),
-                    float(SIGMA_MIN * SIGMA_RATIO**40),
+                    sigma_of(5),
+                    sigma_of(20),
+                    sigma_of(40),
                 ]
             )
         ),
@@ -133,7 +138,7 @@ def test_exact_layers_are_exact() -> None:
     np.testing.assert_array_equal(exact(x).numpy(), expected)
 
 
-def test_exact_layers_follow_their_float_twins() -> None:
+def test_exact_layers_approximate_float_layers() -> None:
     torch.manual_seed(0)
     decoder, twin = HyperDecoder(6, 5), ExactHyperDecoder(6, 5)
     nn.init.normal_(decoder.last.weight, std=0.1)

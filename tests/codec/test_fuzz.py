@@ -1,4 +1,4 @@
-"""A short attack of every run; ``benchmarks/codec/fuzz.py`` is the long one, with 200,000 mutants."""
+"""Short fuzzing of the decoder; ``benchmarks/codec/fuzz.py`` runs 200,000 mutants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def target() -> tuple[Codec, list[bytes]]:
     return codec, fuzz.seeds(codec, np.random.default_rng(0))
 
 
-def test_seeds_are_whole_and_of_every_kind(target: tuple[Codec, list[bytes]]) -> None:
+def test_seeds_are_valid_and_of_every_kind(target: tuple[Codec, list[bytes]]) -> None:
     codec, seeds = target
     assert [fuzz.verdict(codec, seed) for seed in seeds] == ["decoded"] * len(seeds)
     headers = [inspect(seed) for seed in seeds]

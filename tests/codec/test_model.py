@@ -1,4 +1,4 @@
-"""The learned codec: what training needs, its bands, its shapes, its rates, its transforms."""
+"""Learned codec: training, bands, shapes, rates, transforms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from eoforge.errors import UsageError
 from .conftest import SMALL, batch_of, train
 
 
-def test_forward_gives_what_training_needs(codec: Codec, pairs: list[PatchPair]) -> None:
+def test_forward_output_shapes(codec: Codec, pairs: list[PatchPair]) -> None:
     batch = batch_of(pairs[:2])
     out = codec(batch, torch.tensor([1.0, 6.5]), "s2")
     assert set(out.x_hat) == set(S2_BANDS)
@@ -51,7 +51,7 @@ def test_no_symbol_is_spent_on_padding_beyond_whole_blocks(codec: Codec, shape: 
     assert {band: image.shape[1:] for band, image in pixels.items()} == {b: g.shape[1:] for b, g in grids.items()}
 
 
-def test_training_lowers_the_loss_and_reaches_every_weight(pairs: list[PatchPair]) -> None:
+def test_training_lowers_the_loss_and_changes_every_weight(pairs: list[PatchPair]) -> None:
     codec = Codec(
         dataclasses.replace(SMALL, s1_bands=("VV",), mean=(*SMALL.mean[:12], -12.0), std=(*SMALL.std[:12], 5.0))
     )
@@ -96,7 +96,7 @@ def test_likelihoods_are_the_size_of_the_stream(codec: Codec, pairs: list[PatchP
     assert 8 * inspect(stream).payload_bytes == pytest.approx(bits, rel=0.03)
 
 
-def test_codes_tell_patches_apart(codec: Codec, optical: list[Raster]) -> None:
+def test_codes_differ_between_patches(codec: Codec, optical: list[Raster]) -> None:
     codes = codec.hash_stream(codec.compress(optical, 6))
     assert len({code.tobytes() for code in codes}) > 1
     assert 0 < np.unpackbits(codes).mean() < 1
@@ -150,7 +150,7 @@ def test_backscatter_stays_decibels(codec: Codec, both: list[Raster]) -> None:
     assert decoded.bands["VH"].mean() == pytest.approx(both[0].bands["VH"].mean(), abs=0.5)
 
 
-def test_targets_pick_the_step(codec: Codec, optical: list[Raster]) -> None:
+def test_targets_select_the_quality(codec: Codec, optical: list[Raster]) -> None:
     raster = optical[0]
     sizes = {q: bits_per_pixel(codec.compress([raster], q)[0], raster.shape) for q in (2.0, 2.0625)}
     fits = codec.compress([raster], target_bpp=sum(sizes.values()) / 2)[0]
@@ -180,7 +180,7 @@ def test_without_update_nothing_is_coded(optical: list[Raster]) -> None:
         Codec(SMALL).compress(optical[:1], 3)
 
 
-def test_a_sensor_it_does_not_have(pairs: list[PatchPair]) -> None:
+def test_an_absent_sensor_is_refused(pairs: list[PatchPair]) -> None:
     codec = Codec(dataclasses.replace(SMALL, s1_bands=(), mean=SMALL.mean[:12], std=SMALL.std[:12]))
     with pytest.raises(UsageError, match="no bands of s1"):
         codec(batch_of(pairs[:1]), torch.tensor([1.0]), "s1")
@@ -189,7 +189,7 @@ def test_a_sensor_it_does_not_have(pairs: list[PatchPair]) -> None:
 @pytest.mark.parametrize(
     "change", [{"bits": 12}, {"steps": 4}, {"kernel": 4}, {"mean": (1.0,)}, {"lambda_min": 0.0}, {"s2_bands": ("B13",)}]
 )
-def test_settings_out_of_range(change: dict[str, object]) -> None:
+def test_settings_out_of_range_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         dataclasses.replace(CodecConfig.tiny(), **change)
 

@@ -1,4 +1,4 @@
-"""Streams of the learned codec: everyone decodes them alike, and what is damaged is refused."""
+"""Streams of the learned codec: equal decoding everywhere, refusal of damage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from eoforge.errors import BundleError, DataRefused
 from .conftest import SMALL
 
 
-def test_georeference_name_and_code_travel(codec: Codec, both: list[Raster]) -> None:
+def test_georeference_name_and_code_round_trip(codec: Codec, both: list[Raster]) -> None:
     stream = codec.compress(both[:1], 3)[0]
     decoded, header = codec.decompress([stream])[0], inspect(stream)
     assert decoded.georeference == both[0].georeference
@@ -111,7 +111,7 @@ def test_streams_cross_between_cpu_and_gpu(codec: Codec, both: list[Raster]) -> 
 
 
 @pytest.mark.parametrize("quality", [-0.5, 7.5, 3.03])
-def test_a_quality_that_no_step_has_is_damage(codec: Codec, optical: list[Raster], quality: float) -> None:
+def test_an_invalid_quality_is_refused(codec: Codec, optical: list[Raster], quality: float) -> None:
     container = unpack(codec.compress(optical[:1], 3)[0])
     header = dataclasses.replace(container.header, quality=quality)
     with pytest.raises(DataRefused, match="multiple of 1/16"):
@@ -130,7 +130,7 @@ def test_a_stream_of_another_bundle_is_refused(codec: Codec, optical: list[Raste
         codec.decompress([pack(header, bytes(container.payload), bytes(container.codes))])
 
 
-def test_damage_below_the_checksum_is_noticed(codec: Codec, optical: list[Raster]) -> None:
+def test_damage_below_the_checksum_is_detected(codec: Codec, optical: list[Raster]) -> None:
     """A payload that was changed and sealed again still ends in an error, because the coder is not empty."""
     stream = codec.compress(optical[:1], 5)[0]
     container = unpack(stream)

@@ -1,4 +1,4 @@
-"""Large rasters: windows cover, borders do not show, memory holds a row of tiles."""
+"""Large rasters: windows cover the raster, no seams, memory of one row of tiles."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_an_unfinished_file_is_no_stream(codec: Codec) -> None:
         inspect(file.getvalue())
 
 
-def test_targets_are_met_by_windows(codec: Codec) -> None:
+def test_targets_are_met_with_windows(codec: Codec) -> None:
     raster = Raster({"B05": np.tile(scene(60, 60).bands["B11"], (10, 10))})
     assert tiles.is_tiled(raster.shape)
     [stream] = codec.compress([raster], target_psnr=35.0)
@@ -171,13 +171,13 @@ def test_each_tile_has_its_code(codec: Codec) -> None:
         codec.hash_stream([stream])
 
 
-def test_large_rasters_are_tiled_unasked(codec: Codec) -> None:
+def test_large_rasters_are_tiled_by_default(codec: Codec) -> None:
     raster = Raster({"B05": np.full((300, 300), 800, dtype=np.uint16)})
     for stream in (codec.compress([raster], 1)[0], bounded.compress_bounded(raster, 0)):
         assert inspect(stream).tile == tiles.TILE
 
 
-def test_a_table_of_lengths_that_lies_is_refused() -> None:
+def test_an_inconsistent_table_of_lengths_is_refused() -> None:
     joined = tiles.LENGTH.pack(3) + tiles.LENGTH.pack(4) + b"abcdefg"
     assert [bytes(p) for p in tiles.split(memoryview(joined), 2)] == [b"abc", b"defg"]
     for damaged, count in ((joined[:-1], 2), (joined, 3), (b"", 1)):
@@ -185,6 +185,6 @@ def test_a_table_of_lengths_that_lies_is_refused() -> None:
             tiles.split(memoryview(damaged), count)
 
 
-def test_windows_start_where_the_grids_meet() -> None:
+def test_windows_start_on_all_grids() -> None:
     with pytest.raises(UsageError, match="multiples of 6"):
         scene(30, 30).window(4, 0, 12, 12)

@@ -53,7 +53,7 @@ def place(raster: Raster) -> Any:
     return raster.georeference.crs, raster.georeference.transform
 
 
-def test_a_stream_is_that_of_the_bare_codec(client: CompressionClient, world: CompressionWorld) -> None:
+def test_a_stream_equals_that_of_the_codec(client: CompressionClient, world: CompressionWorld) -> None:
     raster = world.raster(0)
     codec = world.codecs.coder.named()
     for quality in (0.0, 2.5, 7.0):
@@ -69,7 +69,7 @@ def test_a_stream_is_that_of_the_bare_codec(client: CompressionClient, world: Co
         assert (back.patch_id, back.place) == (raster.patch_id, place(raster))
 
 
-def test_codes_travel_and_are_computed_anew_without_pixels(client: CompressionClient, world: CompressionWorld) -> None:
+def test_codes_are_stored_and_recomputed_without_pixels(client: CompressionClient, world: CompressionWorld) -> None:
     raster = world.raster(1)
     made = client.compress(raster.bands, quality=3)
     assert set(made.codes) == {("s1", 0), ("s2", 0)}
@@ -136,7 +136,7 @@ def geotiff(bands: dict[str, Any], *, names: bool = True) -> bytes:
         return bytes(memory.read())
 
 
-def test_targets_pick_the_step(client: CompressionClient, world: CompressionWorld) -> None:
+def test_targets_select_the_quality(client: CompressionClient, world: CompressionWorld) -> None:
     raster = world.raster(5)
     optical = raster.only("s2")
     low = client.compress(optical.bands, quality=1).info.bits_per_pixel
@@ -232,7 +232,7 @@ def compress_request(*bands: pb.Band, **values: Any) -> pb.CompressRequest:
     return pb.CompressRequest(raster=pb.Raster(bands=pb.BandRaster(bands=bands)), **values)
 
 
-def test_what_is_refused(stub: Any, world: CompressionWorld) -> None:
+def test_refusals_and_their_reasons(stub: Any, world: CompressionWorld) -> None:
     lossless = pb.Rate(max_error=pb.MaxError())
     stream = world.codecs.coder.named().compress([world.raster(0)], 3)[0]
     bounded = stub.Compress(compress_request(band(), rate=lossless), timeout=60).stream
@@ -283,7 +283,7 @@ def tiff_request(content: bytes, patch_id: str = "") -> pb.CompressRequest:
     return pb.CompressRequest(raster=pb.Raster(geotiff=pb.GeoTiffRaster(files=[file], patch_id=patch_id)))
 
 
-def test_what_the_client_refuses_itself(client: CompressionClient, world: CompressionWorld) -> None:
+def test_refusals_by_the_client(client: CompressionClient, world: CompressionWorld) -> None:
     with pytest.raises(UsageError, match="exactly one"):
         client.compress()
     with pytest.raises(UsageError, match="at most one"):

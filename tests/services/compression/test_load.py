@@ -64,7 +64,7 @@ def dropped(why: str) -> float:
 
 
 @pytest.mark.parametrize("rate", [{}, BOUNDED])
-def test_full_queues_say_when_to_come_back(world: CompressionWorld, held: Held, rate: dict[str, Any]) -> None:
+def test_full_queues_answer_with_retry_info(world: CompressionWorld, held: Held, rate: dict[str, Any]) -> None:
     limits = {"codec_queue": 4, "codec_batch": 2, "stream_window": 4, "codec_workers": 1, "codec_worker_queue": 4}
     with running(compression_server(world, **limits)) as run, grpc.insecure_channel(run.target) as channel:
         stub = compression_pb2_grpc.CompressionServiceStub(channel)
@@ -124,7 +124,7 @@ def test_expired_and_cancelled_patches_are_never_compressed(world: CompressionWo
         assert dropped("cancelled") + dropped("deadline") == before + 2
 
 
-def test_the_server_has_a_deadline_of_its_own(world: CompressionWorld, held: Held) -> None:
+def test_the_server_enforces_its_own_deadline(world: CompressionWorld, held: Held) -> None:
     with running(compression_server(world, max_call_seconds=0.1)) as run, grpc.insecure_channel(run.target) as channel:
         stub = compression_pb2_grpc.CompressionServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
@@ -161,7 +161,7 @@ def test_mutual_tls(world: CompressionWorld, tmp_path: Path) -> None:
             stranger.codecs()
 
 
-def test_a_bug_of_ours_keeps_its_words(world: CompressionWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_errors_do_not_leak(world: CompressionWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> Any:
         raise RuntimeError("/secret/path")
 

@@ -44,7 +44,7 @@ def columns(world: CompressionWorld, modality: str, patches: int = 2) -> dict[st
 
 
 @pytest.mark.parametrize("modality", ["s1", "s2"])
-def test_there_and_back_by_grpc(stub: Any, world: CompressionWorld, modality: str) -> None:
+def test_round_trip_by_grpc(stub: Any, world: CompressionWorld, modality: str) -> None:
     given = columns(world, modality)
     made = outputs(stub.ModelInfer(request(f"{NAME}-compress-{modality}", given | {"quality": f32(3)}), timeout=60))
     expected = world.codecs.coder.named().compress([world.raster(i).only(modality) for i in range(2)], 3)
@@ -77,7 +77,7 @@ def test_lossless_by_rest(server: Running, world: CompressionWorld) -> None:
     np.testing.assert_array_equal(np.array(back[0]["data"], np.float32).reshape(image.shape), image)
 
 
-def test_what_is_refused(stub: Any, world: CompressionWorld) -> None:
+def test_refusals_and_their_reasons(stub: Any, world: CompressionWorld) -> None:
     good = columns(world, "s2")
     part = world.codecs.coder.named().compress([world.raster(0).window(0, 0, 60, 60)], 3)
     radar = world.codecs.coder.named().compress([world.raster(0).only("s1")], 3)
@@ -108,7 +108,7 @@ def objects(streams: list[bytes]) -> Any:
     return out
 
 
-def test_metadata_says_what_they_take(stub: Any) -> None:
+def test_metadata_of_inputs(stub: Any) -> None:
     found = stub.ModelMetadata(oip_pb2.ModelMetadataRequest(name=f"{NAME}-compress-s2"), timeout=60)
     assert [(t.name, t.datatype) for t in found.inputs][:2] == [("s2_10m", "UINT16"), ("s2_20m", "UINT16")]
     assert [t.name for t in found.outputs] == ["stream", "code"]

@@ -1,4 +1,4 @@
-"""What the service says about itself agrees with what it does: README, API reference, settings."""
+"""README, API reference and settings agree with the code."""
 
 from __future__ import annotations
 

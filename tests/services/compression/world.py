@@ -1,4 +1,4 @@
-"""Patches and a real codec for the compression service's tests: as training starts it, with its exact tables made."""
+"""Fixtures of the compression tests: patches, and a real untrained codec with integer tables."""
 
 from __future__ import annotations
 

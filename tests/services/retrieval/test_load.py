@@ -35,7 +35,7 @@ def dropped(why: str) -> float:
     return METRICS.dropped.labels(why)._value.get()
 
 
-def test_a_full_queue_says_when_to_come_back(world: World) -> None:
+def test_a_full_queue_answers_with_retry_info(world: World) -> None:
     limits = {"encode_queue": 4, "encode_batch": 2, "max_images": 4}
     with running(server_for(world, **limits)) as run, grpc.insecure_channel(run.target) as channel:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
@@ -174,7 +174,7 @@ def test_hot_swap_under_load_fails_no_call(tmp_path: Path) -> None:
         assert (hits[0].patch_id, hits[0].distance) == (added, 0)
 
 
-def test_a_page_token_of_an_older_version_says_so(tmp_path: Path) -> None:
+def test_a_page_token_of_an_older_version_is_refused(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     holder: list[IndexHolder] = []
 
@@ -196,7 +196,7 @@ def test_a_page_token_of_an_older_version_says_so(tmp_path: Path) -> None:
         assert details(caught.value)["reason"] == "INDEX_CHANGED"
 
 
-def test_an_index_that_cannot_be_loaded_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_index_stays_if_the_new_one_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world(tmp_path)
     with running(server_for(world, poll_seconds=0.05)) as run, RetrievalClient(run.target, attempts=1) as client:
         failed = state.SWAPS.labels("failed")._value.get

@@ -1,4 +1,4 @@
-"""What a search is refused for: each fault provoked once over a real server, with its reason."""
+"""Refusals of a search: each fault once over a real server, with its reason."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_and_why(stub: Any, name: str) -> None:
+def test_refusals_and_their_reasons(stub: Any, name: str) -> None:
     fields, reason = REFUSED[name]
     with pytest.raises(grpc.RpcError) as caught:
         stub.Search(pb.SearchRequest(**(SEARCH | fields)), timeout=60)

@@ -1,4 +1,4 @@
-"""The typed API over a real server: four ways to ask, both directions, filters, pages, streams, pictures."""
+"""Typed API over a real server: four kinds of query, both directions, filters, pages, streams, thumbnails."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def geotiff(world: World, patch_id: str, modality: str, *, names: bool = True) -
 
 
 @pytest.mark.parametrize(("source", "target"), DIRECTIONS)
-def test_four_ways_give_the_bare_index_call(
+def test_four_kinds_of_query_equal_the_index_call(
     client: RetrievalClient, snapshot: IndexSnapshot, world: World, source: str, target: str
 ) -> None:
     patch_id = world.pairs[5].meta.patch_id
@@ -93,7 +93,7 @@ def test_one_file_per_band_is_the_official_layout(client: RetrievalClient, world
     assert (hits[0].patch_id, hits[0].distance) == (pair.meta.patch_id, 0)
 
 
-def test_hits_say_what_the_archive_says(client: RetrievalClient, world: World, snapshot: IndexSnapshot) -> None:
+def test_hits_have_the_metadata_of_the_archive(client: RetrievalClient, world: World, snapshot: IndexSnapshot) -> None:
     for hit in client.search(patch_id=world.pairs[0].meta.patch_id, source="s1", target="s2", k=FIRST):
         meta = world.pair(hit.patch_id).meta
         row = snapshot.metadata.slice(snapshot.row_of(hit.patch_id, "s2"), 1).to_pylist()[0]
@@ -103,7 +103,7 @@ def test_hits_say_what_the_archive_says(client: RetrievalClient, world: World, s
         assert hit.thumbnail_png == b""
 
 
-def test_filters_are_those_of_the_index(client: RetrievalClient, world: World, snapshot: IndexSnapshot) -> None:
+def test_filters_equal_those_of_the_index(client: RetrievalClient, world: World, snapshot: IndexSnapshot) -> None:
     rows = snapshot.metadata.to_pylist()
     some = rows[3]
     middle = sorted(r["acquired_s2"] for r in rows)[len(rows) // 2]
@@ -135,7 +135,7 @@ def test_filters_are_those_of_the_index(client: RetrievalClient, world: World, s
     assert len(sizes) > 3, "the cases restrict nothing: the test would pass without filters"
 
 
-def test_pages_make_one_ranking(stub: Any, world: World, snapshot: IndexSnapshot) -> None:
+def test_pages_form_one_ranking(stub: Any, world: World, snapshot: IndexSnapshot) -> None:
     code = snapshot.code_of(world.pairs[1].meta.patch_id, "s1")
     request = pb.SearchRequest(code=code.tobytes(), target_modality=pb.MODALITY_S2, page_size=9)
     found: list[tuple[int, str]] = []
@@ -237,7 +237,7 @@ def test_thumbnails_of_hits_are_their_own(client: RetrievalClient, world: World)
         assert hit.thumbnail_png == client.get_patch(hit.patch_id, thumbnails=True).s1_thumbnail_png
 
 
-def test_indexes_say_what_is_served(client: RetrievalClient, world: World, snapshot: IndexSnapshot) -> None:
+def test_indexes_describe_the_served_index(client: RetrievalClient, world: World, snapshot: IndexSnapshot) -> None:
     (index,) = client.indexes()
     assert (index.version, index.bits, index.bundle_id) == (snapshot.version, BITS, world.bundle.id)
     assert index.patches == {"s1": FIRST, "s2": FIRST}
@@ -245,7 +245,7 @@ def test_indexes_say_what_is_served(client: RetrievalClient, world: World, snaps
     assert index.patches_version == snapshot.info.patches.version
 
 
-def test_the_client_says_which_kind_of_error(client: RetrievalClient, world: World) -> None:
+def test_the_client_raises_the_kind_of_error(client: RetrievalClient, world: World) -> None:
     with pytest.raises(RemoteNotFound, match="no such patch") as caught:
         client.get_patch("no such patch")
     assert isinstance(caught.value, NotFound)
@@ -259,7 +259,7 @@ def test_the_client_says_which_kind_of_error(client: RetrievalClient, world: Wor
         SearchFilter(acquired_from=datetime(2018, 1, 1))
 
 
-def test_nobody_there_is_an_error_that_says_so() -> None:
+def test_an_unreachable_server_is_an_error() -> None:
     with RetrievalClient("127.0.0.1:1", attempts=2, timeout=60) as client, pytest.raises(RemoteError) as caught:
         client.indexes()
     assert caught.value.code == "UNAVAILABLE"

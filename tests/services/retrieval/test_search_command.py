@@ -41,7 +41,9 @@ def test_times_limit_the_hits(server: Running, world: World, capsys: pytest.Capt
     assert len(found(capsys, server, *patch, "--since", f"{day:%Y-%m-%d}")) == sum(time >= day for time in times)
 
 
-def test_filters_that_match_nothing_say_so(server: Running, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_filters_without_a_match_print_a_hint(
+    server: Running, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     query = ("--patch-id", world.pairs[0].meta.patch_id, "--country", "Atlantis")
     assert found(capsys, server, *query) == []
     assert main(["search", "--server", server.target, *query]) == 0

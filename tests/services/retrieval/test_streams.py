@@ -113,7 +113,7 @@ def test_pixels_are_decoded_on_demand(client: RetrievalClient, world: StreamWorl
     assert all(Image.open(BytesIO(hit.thumbnail_png)).size == (120, 120) for hit in hits)
 
 
-def test_without_pixels_and_streams_there_is_nothing_to_show(world: StreamWorld) -> None:
+def test_without_pixels_and_streams_thumbnails_are_not_found(world: StreamWorld) -> None:
     codes = open_table(str(world.folder / "codes.lance"))
     codes.update_schema_metadata({"eoforge.patches_version": str(open_table(world.patches).version)})
     with world.serve(codes.uri) as run, RetrievalClient(run.target, attempts=1) as client:

@@ -1,7 +1,7 @@
-"""A small archive with an index over it: real tables and a real bundle; the model is a fixed random projection.
+"""Fixtures of the retrieval tests: a small archive with an index; real tables and bundle, a fixed projection as model.
 
-The projection stands where a trained network would, so that tests are fast, can make encoding stand still, and get
-the same codes for any batch size.
+The projection replaces a trained network, so that tests are fast, can block the encoder, and get equal codes for any
+batch size.
 """
 
 from __future__ import annotations
