@@ -1,4 +1,4 @@
-"""``eoforge federate``: commands for operators of runs and for silos."""
+"""``eoforge federate``: start and watch runs, take part as a silo."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from rich.markup import escape
 
 from eoforge.cli import output
 from eoforge.cli.federate.ca import ca_app
-from eoforge.cli.federate.connection import Connection, with_connection
 from eoforge.cli.federate.show import brief, line, status_name
+from eoforge.cli.options import Connection, expand, parse_overrides
 from eoforge.cli.output import Json
 from eoforge.errors import EoforgeError, UsageError
 
 if TYPE_CHECKING:
     from eoforge.api.federation.v1 import federation_pb2 as pb
+    from eoforge.client.federation import FederationClient
 
 federate_app = typer.Typer(help="Federated learning: silos keep their data, only updates travel.", no_args_is_help=True)
 federate_app.add_typer(ca_app, name="ca")
 
 RunId = Annotated[str, typer.Argument(help="Name of the run.")]
-NO_OPTIONS = Connection()
 APPEARS_SECONDS = 600.0
 
 
 @federate_app.command("run")
-@with_connection
+@expand
 def run(
     method: Annotated[str, typer.Argument(help="Method that silos train: fl_rs or mm_fl.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Configuration overrides, key=value.")] = None,
@@ -48,15 +48,17 @@ def run(
     evaluate_every: Annotated[int | None, typer.Option(min=0, help="Silos evaluate every N rounds; 0: never.")] = None,
     silo: Annotated[list[str] | None, typer.Option(help="Only these silos (repeat).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost and stop.")] = False,
-    connection: Connection = NO_OPTIONS,
+    *,
+    connection: Connection,
     json: Json = False,
 ) -> None:
     """Start a run. Watch it with `eoforge federate watch`."""
     from eoforge.api.federation.v1 import federation_pb2 as pb
     from eoforge.methods.federated_launch import prepare, upload_model
 
-    pairs = dict(_pair(text) for text in overrides or [])
-    spec, model, roles = prepare(method, preset, pairs, str(config) if config else None, statistics)
+    spec, model, roles = prepare(
+        method, preset, parse_overrides(overrides), str(config) if config else None, statistics
+    )
     _merge_policy(spec, policy)
     if rounds is not None:
         spec.policy.rounds = rounds
@@ -70,7 +72,7 @@ def run(
     if evaluate_every is not None:
         spec.policy.evaluate_every = evaluate_every
     spec.silos.extend(silo or [])
-    with connection.operator() as client:
+    with _client(connection) as client:
         upload_model(client, spec, model, roles)
         if dry_run:
             estimate = client.estimate(pb.EstimateRunRequest(spec=spec))
@@ -80,16 +82,17 @@ def run(
 
 
 @federate_app.command("watch")
-@with_connection
+@expand
 def watch(
     run_id: RunId,
-    connection: Connection = NO_OPTIONS,
+    *,
+    connection: Connection,
     json: Json = False,
 ) -> None:
     """Follow a run until it ends: one line an event."""
     from google.protobuf import json_format
 
-    with connection.operator() as client:
+    with _client(connection) as client:
         for event in client.watch(run_id):
             if json:
                 print(json_module.dumps(json_format.MessageToDict(event, preserving_proto_field_name=True)), flush=True)
@@ -104,14 +107,15 @@ def watch(
 
 
 @federate_app.command("list")
-@with_connection
+@expand
 def list_runs(
     silos: Annotated[bool, typer.Option("--silos", help="List silos instead of runs.")] = False,
-    connection: Connection = NO_OPTIONS,
+    *,
+    connection: Connection,
     json: Json = False,
 ) -> None:
     """List runs, or silos."""
-    with connection.operator() as client:
+    with _client(connection) as client:
         if silos:
             rows = [
                 {
@@ -130,48 +134,51 @@ def list_runs(
 
 
 @federate_app.command("cancel")
-@with_connection
+@expand
 def cancel(
     run_id: RunId,
     reason: Annotated[str, typer.Option(help="Why, for the journal.")] = "",
-    connection: Connection = NO_OPTIONS,
+    *,
+    connection: Connection,
     json: Json = False,
 ) -> None:
     """End a run for good; its models stay readable."""
-    with connection.operator() as client:
+    with _client(connection) as client:
         output.emit(brief(client.cancel(run_id, reason)), title="run")
 
 
 @federate_app.command("pause")
-@with_connection
+@expand
 def pause(
     run_id: RunId,
     resume: Annotated[bool, typer.Option("--resume", help="End the pause instead.")] = False,
-    connection: Connection = NO_OPTIONS,
+    *,
+    connection: Connection,
     json: Json = False,
 ) -> None:
     """Open no further round, or go on with --resume."""
-    with connection.operator() as client:
+    with _client(connection) as client:
         output.emit(brief(client.resume(run_id) if resume else client.pause(run_id)), title="run")
 
 
 @federate_app.command("model")
-@with_connection
+@expand
 def model(
     run_id: RunId,
     out: Annotated[Path, typer.Argument(help="safetensors file to write.")],
     round_: Annotated[int, typer.Option("--round", min=0, help="After this round; 0: the newest.")] = 0,
-    connection: Connection = NO_OPTIONS,
+    *,
+    connection: Connection,
     json: Json = False,
 ) -> None:
     """Fetch the model of any round."""
-    with connection.operator() as client:
+    with _client(connection) as client:
         number = client.get_model(run_id, str(out), round=round_)
     output.emit({"run": run_id, "round": number, "file": str(out), "bytes": out.stat().st_size}, title="model")
 
 
 @federate_app.command("silo")
-@with_connection
+@expand
 def silo_command(
     data: Annotated[str, typer.Option(help="TABLE or TABLE@VERSION with this silo's patches.")],
     state: Annotated[Path, typer.Option(help="Folder for this silo's state; keep it over restarts.")],
@@ -182,7 +189,8 @@ def silo_command(
         float, typer.Option(min=1.0, help="Seconds to wait for that run to be created.")
     ] = APPEARS_SECONDS,
     device: Annotated[str | None, typer.Option(help="Torch device.")] = None,
-    connection: Connection = NO_OPTIONS,
+    *,
+    connection: Connection,
     json: Json = False,
 ) -> None:
     """Take part: train beside this table whenever a run asks to."""
@@ -193,7 +201,7 @@ def silo_command(
     from eoforge.storage.addresses import TableRef
 
     table = TableRef.parse(data)
-    with SiloClient(connection.server, silo_id=name, **connection.credentials()) as client:
+    with SiloClient(connection.server, silo_id=name, **connection.arguments()) as client:
         silo = Silo(
             client,
             lambda task: trainers(task, table, client.silo_id, device, modality or ["s1", "s2"]),
@@ -211,6 +219,7 @@ def silo_command(
 
 
 @federate_app.command("demo")
+@expand
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo-federated"),
     patches: Annotated[int, typer.Option(min=60, help="Size of each silo's synthetic archive.")] = 240,
@@ -224,6 +233,12 @@ def demo(
     output.emit(run_federated_demo(out, patches=patches, rounds=rounds, seed=seed), title="federated demo")
 
 
+def _client(connection: Connection) -> FederationClient:
+    from eoforge.client.federation import FederationClient
+
+    return FederationClient(connection.server, **connection.arguments())
+
+
 def _merge_policy(spec: pb.RunSpec, path: Path | None) -> None:
     from google.protobuf import json_format
 
@@ -233,10 +248,3 @@ def _merge_policy(spec: pb.RunSpec, path: Path | None) -> None:
         json_format.Parse(path.read_text(), spec)
     except (OSError, json_format.ParseError) as error:
         raise UsageError(f"{path} is no part of a RunSpec in JSON: {error}") from error
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UsageError(f"expected configuration overrides as key=value; got {text!r}")
-    return key.strip(), value
