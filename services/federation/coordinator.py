@@ -192,10 +192,6 @@ class Coordinator:
         await self.in_thread(self.silos.delete, silo_id)
         self.silos.discard(silo_id)
 
-    def eligible_silos(self, spec: pb.RunSpec) -> tuple[list[pb.Member], list[pb.Member]]:
-        """Members of a run, and those of them that are connected."""
-        return self.silos.eligible_silos(spec)
-
     # The lead
 
     async def _keep_lead(self) -> None:
