@@ -234,7 +234,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": released_state(network, settings)}, path)
     with pytest.raises(DataRefused, match=r"other settings than secd, micro: \d+ weights differ"):
         load_released(Csmae(Settings(**SMALL)), str(path))
-    with pytest.raises(DataRefused, match=r"no weight 'backbone\.blocks_s3\.0\.norm1\.weight'"):
+    with pytest.raises(DataRefused, match=r"unknown weight 'backbone\.blocks_s3\.0\.norm1\.weight'"):
         convert({"backbone.blocks_s3.0.norm1.weight": torch.zeros(1)}, settings)
     with pytest.raises(DataRefused, match="not the fixed position embedding"):
         convert({"backbone.pos_embed": torch.zeros(1, 17, 96)}, settings)
