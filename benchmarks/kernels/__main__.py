@@ -46,9 +46,7 @@ def run_case(case: Case, device: torch.device, bandwidth: float | None) -> dict[
     for name, call in rivals.items():
         try:
             row["rivals_us"][name] = measure(call, device).p50
-        except (
-            RuntimeError
-        ) as error:  # a failure (memory, graph capture) is a result too
+        except RuntimeError as error:  # a failure (memory, graph capture) is a result too
             row["rivals_us"][name] = None
             print(f"{case.name}: {name} fails: {str(error).splitlines()[0]}", file=sys.stderr)
     return row

@@ -6,8 +6,8 @@ import lance
 import numpy as np
 import pytest
 
-from eoforge.hashing.lengths import MAX_CODE_BITS
 from eoforge.errors import BundleError, DataRefused, NotFound, StoreError, UsageError
+from eoforge.hashing.lengths import MAX_CODE_BITS
 from eoforge.index.build import build_index, commit_index, encode_shards, plan_index
 from eoforge.index.info import IndexInfo
 from eoforge.storage.addresses import TableRef, join, open_table
