@@ -1,4 +1,4 @@
-"""CSMAE from a table to codes: two stages, one bundle, exact resume, service through index and evaluation; importer."""
+"""CSMAE from a table to codes: two stages, one bundle, exact resume, index and evaluation, import of checkpoints."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def weights_of(uri: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("steps", [3, 11])  # in the second epoch of pre-training, and among the heads' steps
-def test_a_run_that_dies_and_resumes_is_the_uninterrupted_one(
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(
     bundle: Bundle, table: TableRef, runs: str, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     done = 0
@@ -112,7 +112,7 @@ def test_a_run_that_dies_and_resumes_is_the_uninterrupted_one(
         step(self, *args)
         done += 1
         if done == steps:
-            raise KeyboardInterrupt  # goes past every handler of errors
+            raise KeyboardInterrupt  # no error handler catches it
 
     with monkeypatch.context() as patched:
         patched.setattr(training._Engine, "on_train_batch_end", dying)
@@ -149,7 +149,7 @@ def test_the_untrained_network_has_the_bundles_shape(bundle: Bundle, table: Tabl
     assert not np.array_equal(trained.encode(batch, "s2")[0], fresh.encode(batch, "s2")[0])
 
 
-def test_ten_steps_make_this_curve() -> None:
+def test_golden_curve_of_ten_steps() -> None:
     settings = Settings(**SMALL)
     torch.manual_seed(0)
     network = Csmae(settings)
@@ -210,7 +210,7 @@ def released_state(network: Csmae, settings: Settings) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("variant", ["cecd", "sesd"])
-def test_released_checkpoints_come_in(variant: str, tmp_path: Path) -> None:
+def test_released_checkpoints_are_imported(variant: str, tmp_path: Path) -> None:
     settings = Settings(**SMALL, variant=variant)
     source, target = Csmae(settings), Csmae(settings)
     state = released_state(source, settings)
@@ -226,7 +226,7 @@ def test_released_checkpoints_come_in(variant: str, tmp_path: Path) -> None:
     assert torch.equal(fresh.encoder.features(image, "s2"), source.encoder.features(image, "s2"))
 
 
-def test_checkpoints_that_do_not_fit_say_why(tmp_path: Path) -> None:
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     settings = Settings(**SMALL, variant="cecd")
     network, path = Csmae(settings), tmp_path / "released.ckpt"
     with pytest.raises(NotFound, match="no checkpoint"):
@@ -234,7 +234,7 @@ def test_checkpoints_that_do_not_fit_say_why(tmp_path: Path) -> None:
     torch.save({"state_dict": released_state(network, settings)}, path)
     with pytest.raises(DataRefused, match=r"other settings than secd, micro: \d+ weights differ"):
         load_released(Csmae(Settings(**SMALL)), str(path))
-    with pytest.raises(DataRefused, match=r"no weight 'backbone\.blocks_s3\.0\.norm1\.weight'"):
+    with pytest.raises(DataRefused, match=r"unknown weight 'backbone\.blocks_s3\.0\.norm1\.weight'"):
         convert({"backbone.blocks_s3.0.norm1.weight": torch.zeros(1)}, settings)
     with pytest.raises(DataRefused, match="not the fixed position embedding"):
         convert({"backbone.pos_embed": torch.zeros(1, 17, 96)}, settings)

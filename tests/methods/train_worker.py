@@ -1,4 +1,4 @@
-"""Trains in a process of its own, to be killed or as one of several ranks: TABLE OUT [--die-after N] key=value ..."""
+"""A training process, to be killed or as one of several ranks: TABLE OUT [--die-after N] key=value ..."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def main(table: str, out: str, *rest: str) -> None:
         done = 0
         step = training._Engine.on_train_batch_end
 
-        def dying(self, *args: object) -> None:
+        def killed_step(self, *args: object) -> None:
             nonlocal done
             step(self, *args)
             done += 1
             if done == die_after:
-                os.kill(os.getpid(), signal.SIGKILL)  # what the kernel does to a pod out of memory: no handler runs
+                os.kill(os.getpid(), signal.SIGKILL)  # as for a pod out of memory: no handler runs
 
-        training._Engine.on_train_batch_end = dying
+        training._Engine.on_train_batch_end = killed_step
     method = get_method("ss_cm_rsir")
     overrides = dict(pair.split("=", 1) for pair in rest)
     uri = method.train(TableRef.parse(table), out, method.config("tiny", overrides)).uri
-    sys.stdout.write(f"bundle: {uri}\n")  # one write: unbuffered, those of two ranks would run into each other
+    sys.stdout.write(f"bundle: {uri}\n")  # one write, so that lines of two ranks do not mix
 
 
 if __name__ == "__main__":
