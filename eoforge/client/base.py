@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -132,6 +132,15 @@ class ServiceClient:
             for attempt in stamina.retry_context(on=retry_wait, attempts=self._attempts, wait_initial=_FIRST_WAIT_S):
                 with attempt:
                     return method(request, timeout=self._timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise self._translate(error) from error
+
+    def _answers(self, method: Callable[..., Any], requests: Any, timeout: float | None) -> Iterator[tuple[str, Any]]:
+        """Correlation id and result, or :class:`RemoteError`, of each answer of a stream."""
+        try:
+            for answer in method(requests, timeout=timeout, metadata=self._metadata):
+                failed = answer.WhichOneof("outcome") == "error"
+                yield answer.correlation_id, stream_error(answer.error) if failed else answer.result
         except grpc.RpcError as error:
             raise self._translate(error) from error
 
