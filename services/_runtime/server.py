@@ -19,6 +19,7 @@ from eoforge.errors import UsageError
 from eoforge.storage.memory import bound_arenas, return_large_blocks
 from services._runtime import rest
 from services._runtime.auth import Authenticator
+from services._runtime.files import ReloadedFiles, TlsFiles, tls_files
 from services._runtime.inference import OpenInference
 from services._runtime.interceptor import CallInterceptor, Reception
 from services._runtime.quota import Quota
@@ -111,6 +112,7 @@ class Server:
         """
         settings, service = self.settings, self.service
         settings.require_consistent()
+        files = tls_files(settings)
         bound_arenas()  # messages come and go on many threads, and each arena would keep the most it ever held
         return_large_blocks()
         authenticator = Authenticator(settings, either=service.certificate_port is not None)
@@ -160,16 +162,16 @@ class Server:
         if settings.reflection:
             reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         second = service.certificate_port
-        self.port = _bind(server, settings.host, settings.port, _credentials(settings, mutual=second is None))
+        self.port = _bind(server, settings.host, settings.port, _credentials(files, mutual=second is None))
         if second is not None:
-            self.certificate_port = _bind(server, settings.host, second, _credentials(settings, mutual=True))
+            self.certificate_port = _bind(server, settings.host, second, _credentials(files, mutual=True))
         self._grpc.append(server)
         if settings.health_port is not None:
             probes = grpc.aio.server(options=PROBE_OPTIONS, maximum_concurrent_rpcs=MAX_PROBES)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
             self.health_port = _bind(probes, settings.host, settings.health_port, None)
             self._grpc.append(probes)
-        await self._start_rest(inference, authenticator, quota, reception)
+        await self._start_rest(inference, authenticator, quota, reception, files)
         for started in self._grpc:
             await started.start()
         for name in ("", OIP_SERVICE):
@@ -214,13 +216,18 @@ class Server:
         await self.stop()
 
     async def _start_rest(
-        self, inference: OpenInference, authenticator: Authenticator, quota: Quota, reception: Reception
+        self,
+        inference: OpenInference,
+        authenticator: Authenticator,
+        quota: Quota,
+        reception: Reception,
+        files: ReloadedFiles[TlsFiles] | None,
     ) -> None:
         app = rest.application()
         if not self.service.inference_on_demand:
             await inference.mount(app)
         guard = Guard(app, self.settings, inference, authenticator, quota, reception, lambda: self._draining)
-        self._rest = rest.server(self.settings, guard)
+        self._rest = rest.server(self.settings, guard, files)
         try:
             listener = rest.listen(self.settings)
         except OSError as error:
@@ -231,45 +238,28 @@ class Server:
             await asyncio.sleep(0.01)
 
 
-def _credentials(settings: RuntimeSettings, mutual: bool) -> grpc.ServerCredentials | None:
-    """TLS, mutual if there is a client CA and ``mutual``; None for plaintext.
+def _credentials(files: ReloadedFiles[TlsFiles] | None, mutual: bool) -> grpc.ServerCredentials | None:
+    """TLS credentials, mutual if there is a client CA and ``mutual``; None for plaintext.
 
-    Files that change are read again for new connections, so certificates and CAs rotate without a restart.
-
-    Raises:
-        UsageError: A file cannot be read.
+    gRPC asks for the files at each new connection, so certificates and CAs rotate without a restart.
     """
-    if settings.tls_cert_file is None or settings.tls_key_file is None:
+    if files is None:
         return None
-    files = [settings.tls_key_file, settings.tls_cert_file]
-    demands = mutual and settings.tls_client_ca_file is not None
-    if mutual and settings.tls_client_ca_file is not None:
-        files.append(settings.tls_client_ca_file)
+    used = [files.value]
 
-    def read() -> tuple[bytes, ...]:
-        return tuple(path.read_bytes() for path in files)
-
-    def configuration(contents: tuple[bytes, ...]) -> grpc.ServerCertificateConfiguration:
-        key, certificate, *ca = contents
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], ca[0] if ca else None)
-
-    try:
-        known = [read()]
-    except OSError as error:
-        raise UsageError(f"cannot read a TLS file: {error}") from error
+    def configuration(tls: TlsFiles) -> grpc.ServerCertificateConfiguration:
+        ca = tls.client_ca if mutual else None
+        return grpc.ssl_server_certificate_configuration([(tls.key, tls.certificate)], ca)
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
-        try:
-            now = read()
-        except OSError as error:  # in the middle of a rotation: the old ones still serve
-            log.warning("cannot read a TLS file", error=str(error))
+        now = files.value
+        if now is used[0]:
             return None
-        if now == known[0]:
-            return None
-        known[0] = now
+        used[0] = now
         return configuration(now)
 
-    first = configuration(known[0])
+    demands = mutual and used[0].client_ca is not None
+    first = configuration(used[0])
     return grpc.dynamic_ssl_server_credentials(first, changed, demands)  # type: ignore[arg-type]  # None: unchanged
 
 
