@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from eoforge.errors import UsageError
 from eoforge.storage.memory import bound_arenas, return_large_blocks
 from services._runtime import rest
-from services._runtime.auth import Authenticator
+from services._runtime.auth import Authenticator, Caller
 from services._runtime.files import ReloadedFiles, TlsFiles, tls_files
 from services._runtime.inference import OpenInference
 from services._runtime.interceptor import CallInterceptor, Reception
@@ -45,6 +45,8 @@ PROBE_OPTIONS = (
     ("grpc.compression_enabled_algorithms_bitset", 1),
 )
 SWITCH_SECONDS = 0.001
+ADMISSION_SECONDS = 1.0
+"""Time between two checks of the callers of open calls."""
 INFER = f"/{OIP_SERVICE}/ModelInfer"
 
 log = structlog.get_logger("server")
@@ -66,6 +68,8 @@ class Service:
         stop: Called when the last call has ended.
         drain: Called when the service is told to end, so that streams without an end of their own can finish.
         certificate_port: A second gRPC port with mutual TLS; the first one then asks for no certificate.
+        admit: Check of a caller at the start of a gRPC call and every second while the call is open; raises for a
+            caller that is not admitted, such as one with a revoked certificate.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Service:
     inference_on_demand: bool = False
     further: tuple[str, ...] = ()
     reports: bool = False
+    admit: Callable[[Caller], None] | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -103,6 +108,7 @@ class Server:
     _draining: bool = False
     _grpc: list[grpc.aio.Server] = field(default_factory=list)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _admission: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Opens the ports; returns when calls are answered.
@@ -150,11 +156,8 @@ class Server:
             ("grpc.http2.min_ping_interval_without_data_ms", 5000),
             ("grpc.http2.max_ping_strikes", 0),
         ]
-        server = grpc.aio.server(
-            futures.ThreadPoolExecutor(MIGRATION_THREADS),
-            interceptors=(CallInterceptor(authenticator, quota, reception, settings.max_call_seconds),),
-            options=options,
-        )
+        calls = CallInterceptor(authenticator, quota, reception, settings.max_call_seconds, service.admit)
+        server = grpc.aio.server(futures.ThreadPoolExecutor(MIGRATION_THREADS), interceptors=(calls,), options=options)
         server.add_generic_rpc_handlers((inference.rpc_handler(),))
         service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -178,6 +181,8 @@ class Server:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if not service.reports:
             await self.report(True)
+        if service.admit is not None:
+            self._admission = asyncio.create_task(_readmit(calls))
         log.info("serving", host=settings.host, port=self.port, rest_port=self.rest_port, tls=settings.tls)
         if settings.insecure:
             log.warning("EOFORGE_INSECURE is set: the network must keep strangers and eavesdroppers out")
@@ -203,6 +208,8 @@ class Server:
         await asyncio.sleep(self.settings.drain_notice_seconds)
         self._rest.should_exit = True
         await asyncio.gather(*(server.stop(self.settings.drain_seconds) for server in self._grpc), *self._tasks)
+        if self._admission is not None:
+            self._admission.cancel()
         await self.service.stop()
         log.info("stopped")
 
@@ -236,6 +243,12 @@ class Server:
         self._tasks.append(asyncio.create_task(self._rest.serve(sockets=[listener])))
         while not self._rest.started:
             await asyncio.sleep(0.01)
+
+
+async def _readmit(calls: CallInterceptor) -> None:
+    while True:
+        await asyncio.sleep(ADMISSION_SECONDS)
+        calls.readmit()
 
 
 def _credentials(files: ReloadedFiles[TlsFiles] | None, mutual: bool) -> grpc.ServerCredentials | None:
