@@ -109,13 +109,22 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
-_FOREIGN = {
-    "kserve.errors.InvalidInput": "INVALID_ARGUMENT",
-    "kserve.errors.ModelNotFound": "NOT_FOUND",
-    "obstore.exceptions.BaseError": "STORE_UNAVAILABLE",
-    "builtins.OSError": "STORE_UNAVAILABLE",
+_FOREIGN: dict[str, tuple[str, str | None]] = {
+    "kserve.errors.InvalidInput": ("INVALID_ARGUMENT", "expected an inference request of Open Inference Protocol V2"),
+    "kserve.errors.ModelNotFound": ("NOT_FOUND", "there is no such model; GET /v2/models lists the models"),
+    "kserve.errors.ModelNotReady": ("OVERLOADED", "the model is not ready; try again later"),
+    "kserve.errors.ServerNotReady": ("OVERLOADED", "the service is not ready; try again later"),
+    "fastapi.exceptions.RequestValidationError": ("INVALID_ARGUMENT", "the path, query or body has another form"),
+    "google.protobuf.message.DecodeError": ("INVALID_ARGUMENT", "the bytes are no message of this call"),
+    "obstore.exceptions.BaseError": ("STORE_UNAVAILABLE", None),
+    "builtins.OSError": ("STORE_UNAVAILABLE", None),
 }
-"""By class name. Nothing but stores reads and writes files while a call is answered, and Lance raises OSError."""
+"""Class names of other packages -> reason and words, because their own words quote requests.
+
+Only stores read and write files while a call is answered, and Lance raises OSError.
+"""
+MAX_MESSAGE_CHARS = 1000
+"""Longest message of an answer; gRPC sends messages as headers, whose size is limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,19 +168,24 @@ def describe(error: BaseException, request_id: str) -> Problem:
         error = DeadlineExceeded("the deadline passed before the work was done; allow more time or ask for less")
     elif isinstance(error, NotImplementedError):
         error = Unimplemented("this service does not offer that call")
-    reason = _foreign(error) or (error.reason if isinstance(error, EoforgeError) else "INTERNAL")
+    reason, words = _foreign(error) or (error.reason if isinstance(error, EoforgeError) else "INTERNAL", None)
     if reason not in CATALOGUE:
         reason = "INTERNAL"
     entry = CATALOGUE[reason]
-    message = str(error) if entry.fixed is None else f"{entry.fixed} (request id {request_id})"
+    message = _printable(words or str(error)) if entry.fixed is None else f"{entry.fixed} (request id {request_id})"
     return Problem(reason, entry, message, request_id, getattr(error, "retry_after", None))
 
 
-def _foreign(error: BaseException) -> str | None:
-    """The reason of an error of KServe's; by its name, because a service need not have loaded KServe."""
-    return next(
-        (_FOREIGN[n] for n in (f"{k.__module__}.{k.__name__}" for k in type(error).__mro__) if n in _FOREIGN), None
-    )
+def _foreign(error: BaseException) -> tuple[str, str | None] | None:
+    """Reason and words of an error of another package; by class name, because a service need not have loaded it."""
+    names = (f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__)
+    return next((_FOREIGN[name] for name in names if name in _FOREIGN), None)
+
+
+def _printable(message: str) -> str:
+    """A message of bounded length without control characters."""
+    shown = "".join(char if char.isprintable() else " " for char in message[:MAX_MESSAGE_CHARS])
+    return shown if len(message) <= MAX_MESSAGE_CHARS else f"{shown} ..."
 
 
 def report(problem: Problem, error: BaseException) -> None:

@@ -28,7 +28,7 @@ log = structlog.get_logger("access")
 
 def application() -> FastAPI:
     """The application, without KServe's endpoints; :class:`services._runtime.rest_guard.Guard` stands before it."""
-    app = FastAPI(title="eoforge", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="eoforge", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
 
     @app.get("/metrics")
     async def metrics() -> Response:

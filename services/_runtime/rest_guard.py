@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import structlog
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eoforge.errors import LimitExceeded, UsageError
+from eoforge.errors import LimitExceeded, NotFound, UsageError
 from services._runtime.admission import HOLD, Hold
 from services._runtime.auth import CALLER, Authenticator
 from services._runtime.errors import DOMAIN, DeadlineExceeded, Problem, Unimplemented, describe, forget, report
@@ -53,7 +57,9 @@ class Guard:
         reception: Reception,
         draining: Callable[[], bool],
     ) -> None:
-        app.add_exception_handler(Exception, _described)
+        for kind in (Exception, RequestValidationError):
+            app.add_exception_handler(kind, _described)
+        app.add_exception_handler(HTTPException, _refused)
         self._app, self._settings, self._inference = app, settings, inference
         self._authenticator, self._quota, self._reception, self._draining = authenticator, quota, reception, draining
 
@@ -110,7 +116,7 @@ class Guard:
         if request.method not in ("POST", "PUT", "PATCH"):
             return [b""]
         length = request.headers.get("content-length", "")
-        if not length.isdecimal():
+        if not re.fullmatch("[0-9]{1,12}", length):
             raise UsageError("a request with a body needs a Content-Length header")
         if int(length) > self._settings.max_message_bytes:
             raise LimitExceeded(f"a body may have {self._settings.max_message_bytes} bytes; this one has {length}")
@@ -140,6 +146,16 @@ class Guard:
 
 async def _described(_: Request, error: Exception) -> JSONResponse:
     return problem_response(describe(error, structlog.contextvars.get_contextvars().get("request_id", "")))
+
+
+async def _refused(request: Request, error: HTTPException) -> JSONResponse:
+    """Answer for a path or method without a route."""
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return await _described(request, NotFound("there is no such path; GET /v2/models lists the models"))
+    answer = await _described(request, UsageError("the path takes other methods, or the request has another form"))
+    answer.status_code = error.status_code
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 def problem_response(problem: Problem) -> JSONResponse:
