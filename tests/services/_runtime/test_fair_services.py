@@ -24,10 +24,10 @@ from eoforge.codec.raster import Raster
 from services._runtime.admission import HOLD, Budget, Hold
 from services._runtime.ordered import in_order
 from services.retrieval import answers
-from tests.services.compression_world import compression_server, make_compression_world
+from tests.services.compression.world import compression_server, make_compression_world
 from tests.services.conftest import server_for
+from tests.services.retrieval.world import World, make_world
 from tests.services.support import Signer, details, running
-from tests.services.world import World, make_world
 
 SEARCH = pb.SearchRequest(code=bytes(8), target_modality=1, page_size=3)
 
