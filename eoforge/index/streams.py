@@ -20,7 +20,7 @@ from eoforge.codec.coder import Coder, MaxError, Rate
 from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import Raster, from_batch
 from eoforge.data.loading.batch import PatchBatch, read_rows
-from eoforge.data.tables.schema import RASTER_COLUMNS, streams_schema
+from eoforge.data.tables.schema import RASTER_COLUMNS, sql_list, streams_schema
 from eoforge.errors import BundleError, DataRefused, UsageError
 from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.encoder import Encoder
@@ -175,10 +175,8 @@ class StreamReader:
             DataRefused: A stream is damaged.
             NotFound: The codec is not loaded.
         """
-        ids, sensors = (", ".join("'" + v.replace("'", "''") + "'" for v in vs) for vs in (patch_ids, modalities))
-        rows = self._table.to_table(
-            columns=["patch_id", "modality", STREAM], filter=f"patch_id IN ({ids}) AND modality IN ({sensors})"
-        ).to_pylist()
+        where = f"patch_id IN ({sql_list(patch_ids)}) AND modality IN ({sql_list(modalities)})"
+        rows = self._table.to_table(columns=["patch_id", "modality", STREAM], filter=where).to_pylist()
         found: dict[str, dict[str, Raster]] = {}
         for row, raster in zip(rows, self._coder.decompress([row[STREAM] for row in rows]), strict=True):
             found.setdefault(row["patch_id"], {})[row["modality"]] = raster

@@ -19,7 +19,7 @@ from eoforge.methods import encoding
 from eoforge.methods.run_files import run_name
 from eoforge.nn.build import choose_device
 from eoforge.nn.classifier import Network
-from eoforge.storage.addresses import TableRef, normalise, open_table
+from eoforge.storage.addresses import TableRef, normalise
 
 
 class FederatedMethod(TrainingSetup):
@@ -38,7 +38,7 @@ class FederatedMethod(TrainingSetup):
     def train(self, data: TableRef, out: str, config: Any, *, resume: bool = True) -> Bundle:
         if not isinstance(config, self.config_type):
             raise UsageError(f"{self.name} trains with its own Config; got {type(config).__name__}")
-        table = TableRef(normalise(data.uri), data.version or int(open_table(data).version))
+        table = TableRef(normalise(data.uri), data.version).pinned()
         checkpoint = Checkpoint(normalise(out), run_name(self.name, config.as_dict(), table))
         if not resume:
             checkpoint.clear()

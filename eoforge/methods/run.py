@@ -17,7 +17,7 @@ from eoforge.errors import NotFound, UsageError
 from eoforge.methods.learner import Learner, TrainConfig
 from eoforge.methods.run_files import CURVE, RunFiles, State, run_name
 from eoforge.nn.distributed import World
-from eoforge.storage.addresses import TableRef, normalise, open_table
+from eoforge.storage.addresses import TableRef, normalise
 
 if TYPE_CHECKING:
     from eoforge.methods.training import Fitted
@@ -188,7 +188,7 @@ def _process_group(world: World) -> Iterator[None]:
 
 def _pinned(data: TableRef, world: World) -> TableRef:
     """``data`` at a version that is equal on all ranks, even if the table grows while they start."""
-    version = torch.tensor(data.version or open_table(data).version)
+    version = torch.tensor(data.pinned().version)
     if world.size > 1:
         distributed.broadcast(version, src=0)
     return TableRef(data.uri, int(version))

@@ -22,7 +22,7 @@ from eoforge.methods.mm_fl.config import Config
 from eoforge.methods.mm_fl.method import METHOD, VIEWS
 from eoforge.methods.seeds import figure_text, lead_text, overrides_of, parser_of, refuse_seed, row_of
 from eoforge.report import figure, page, section, table
-from eoforge.storage.addresses import TableRef, open_table
+from eoforge.storage.addresses import TableRef
 
 GRID: dict[str, dict[str, str]] = {
     "FedAvg per sensor": {"mf": "false", "fw": "false", "mim": "off"},
@@ -51,7 +51,7 @@ def ablate(
     Raises:
         UsageError: A name or value is unknown.
     """
-    data = TableRef(data.uri, data.version or int(open_table(data).version))
+    data = data.pinned()
     given = dict(overrides or {})
     refuse_seed(given)
     shared: list[Images] = []

@@ -19,7 +19,7 @@ from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, Te
 from eoforge.methods.rs_jcif.model import LatentEncoder
 from eoforge.methods.run import Normalisation, Recipe, train_run
 from eoforge.nn.build import choose_device
-from eoforge.storage.addresses import TableRef, join, open_table
+from eoforge.storage.addresses import TableRef, join
 
 COMPRESSION = "rs_jcif-compression"
 _START_PATCHES = 128
@@ -54,7 +54,7 @@ class RsJcifMethod:
         Runs whose configs differ only in the second stage share this bundle.
         """
         first = config.compression()
-        pinned = TableRef(data.uri, data.version or open_table(data).version)
+        pinned = data.pinned()
         recipe = Recipe(
             method=COMPRESSION,
             bands=first.bands,
