@@ -72,10 +72,8 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
 
         from eoforge.methods.training import fit  # imports Lightning, which takes seconds; a wrong call fails before
 
-        statistics = band_statistics(data)
         names = [band for group in recipe.bands.values() for band in group]
-        pairs = zip(statistics.mean(names).tolist(), statistics.std(names).tolist(), strict=True)
-        normalisation: Normalisation = dict(zip(names, pairs, strict=True))
+        normalisation: Normalisation = band_statistics(data).normalisation(names)
         learner = recipe.learner(normalisation)
         training, validation = _loaders(recipe, data, config, world)
         fitted = fit(learner, training, validation, config, files, world, start)

@@ -42,7 +42,7 @@ def images_of(settings: Settings, seed: int = 1) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
         m: torch.randn((PAIRS, len(bands), settings.size, settings.size), generator=generator)
-        for m, bands in settings.bands.items()
+        for m, bands in settings.sensor_bands.items()
     }
 
 

@@ -50,7 +50,10 @@ class Encoder(nn.Module):
         norm = partial(nn.LayerNorm, eps=1e-6)
         self.feature, self.patch, self.size = settings.feature, settings.patch, settings.size
         self.embed = nn.ModuleDict(
-            {m: nn.Conv2d(len(bands), width, settings.patch, settings.patch) for m, bands in settings.bands.items()}
+            {
+                m: nn.Conv2d(len(bands), width, settings.patch, settings.patch)
+                for m, bands in settings.sensor_bands.items()
+            }
         )
         self.cls = nn.ParameterDict({m: nn.Parameter(torch.zeros(1, 1, width)) for m in MODALITIES})
         self.register_buffer("pos", position_embedding(width, settings.size // settings.patch), persistent=False)
@@ -118,7 +121,7 @@ class Decoder(nn.Module):
         norm = partial(nn.LayerNorm, eps=1e-5)
         self.trunk = _blocks(width, settings.decoder_heads, settings.decoder_depth, norm)
         self.norm = norm(width)
-        self.heads = nn.ModuleDict({t: nn.Linear(width, pixels * len(settings.bands[t])) for t in targets})
+        self.heads = nn.ModuleDict({t: nn.Linear(width, pixels * len(settings.sensor_bands[t])) for t in targets})
         nn.init.normal_(self.mask_token, std=INIT_STD)
         self.apply(_initialise)
 
