@@ -49,14 +49,7 @@ class Tally:
 
     def counts(self) -> dict[str, Any]:
         """Counts as they are stored in a manifest."""
-        return {
-            "written": self.written,
-            "unchanged": self.unchanged,
-            "quarantined": self.quarantined,
-            "duplicates": self.duplicates,
-            "warnings": self.warnings,
-            "reasons": dict(self.reasons),
-        }
+        return {name: value for name, value in vars(self).items() if name != "defects"}
 
     def record(self, result: ReadResult) -> None:
         """Counts the findings of one row."""
