@@ -20,7 +20,7 @@ from eoforge.federated.training.data import Images, images_of, normalisation_of
 from eoforge.federated.training.simulation import play
 from eoforge.methods.mm_fl.config import Config
 from eoforge.methods.mm_fl.method import METHOD, VIEWS
-from eoforge.methods.seeds import figure_text, lead_text, overrides_of, parser_of, refuse_seed, row_of
+from eoforge.methods.seeds import figure_text, lead_text, overrides_of, page_axes, parser_of, refuse_seed, row_of
 from eoforge.report import figure, page, section, table
 from eoforge.storage.addresses import TableRef
 
@@ -109,14 +109,10 @@ def _page(result: Mapping[str, Any]) -> str:
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> Any:
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(8, 4))
-    axes = fig.subplots()
+    fig, axes = page_axes()
     for row in rows:
         axes.plot(range(1, len(row["curve"]) + 1), row["curve"], marker="o", ms=3, label=row["row"])
     axes.set(xlabel="round", ylabel="F1 micro")
-    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return fig
 
