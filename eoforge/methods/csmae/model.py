@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from eoforge.data.bands import MODALITIES
 from eoforge.methods.csmae.config import VITS, Settings
-from eoforge.methods.csmae.masking import Layout
+from eoforge.methods.csmae.masking import DecodeLayout
 from eoforge.methods.csmae.pixels import Pixels
 from kernels.patch_gather import patch_gather
 from kernels.unshuffle import unshuffle
@@ -135,7 +135,7 @@ class Decoder(nn.Module):
         predicted: Tensor = self.heads[target](self.norm(hidden_BTE.gather(1, index)))
         return predicted
 
-    def forward(self, tokens_BTD: Tensor, layout: Layout, target: str) -> Tensor:
+    def forward(self, tokens_BTD: Tensor, layout: DecodeLayout, target: str) -> Tensor:
         """All predicted patches ``[B, L, P]`` of ``target`` from a source's tokens (plain path)."""
         x_BTE = self.embed(tokens_BTD)
         batch, places = layout.ranks.shape
