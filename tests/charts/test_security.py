@@ -135,7 +135,7 @@ def test_a_cloud_identity_needs_no_secret() -> None:
 
 
 def calls_of_the_training_step() -> set[tuple[str, str]]:
-    """What ``pipelines/trainjob.py`` asks of the API server in its namespace, read from its source: (resource, verb)."""
+    """What ``pipelines/trainjob.py`` asks of the API server in its namespace, from its source: (resource, verb)."""
     fixed = {"list_namespaced_pod": ("pods", "list"), "read_namespaced_pod_log": ("pods/log", "get")}
     tree = ast.parse((support.ROOT / "pipelines" / "trainjob.py").read_text())
     found = set()
