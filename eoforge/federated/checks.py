@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eoforge.errors import DataRefused, LimitExceeded
+from eoforge.federated.strategy import Range
 from eoforge.storage.tensorfile import Layout, Specs, chunk_span
 
 MAX_NUMBERS, MAX_NAME = 1000, 200
@@ -97,16 +98,17 @@ def check_facts(facts: list[ChunkFacts], max_norm: float) -> float:
     return norm
 
 
-def check_numbers(samples: int, limit: int, scalars: dict[str, float]) -> None:
+def check_numbers(samples: int, limit: int, scalars: Mapping[str, float], required: Mapping[str, Range]) -> None:
     """Check of the numbers that a silo sends with its update.
 
     Args:
         samples: Number of training samples.
         limit: Largest number of samples that the silo may claim.
         scalars: Numbers of the strategy.
+        required: Numbers that the strategy needs.
 
     Raises:
-        DataRefused: The number of samples is 0 or above the limit, or a scalar is not finite.
+        DataRefused: The number of samples is 0 or above the limit, or :func:`check_scalars` refuses the scalars.
         LimitExceeded: There are too many scalars.
     """
     if not 0 < samples <= limit:
@@ -115,9 +117,23 @@ def check_numbers(samples: int, limit: int, scalars: dict[str, float]) -> None:
             f"data.max_samples and data.max_sample_ratio of the run); got {samples}"
         )
     check_names(scalars)
+    check_scalars(scalars, required)
+
+
+def check_scalars(scalars: Mapping[str, float], required: Mapping[str, Range]) -> None:
+    """Check of the numbers that a strategy needs.
+
+    Raises:
+        DataRefused: A number is not finite, or a required one is missing or out of range.
+    """
     bad = [name for name, value in scalars.items() if not math.isfinite(value)]
     if bad:
         raise DataRefused(f"the update's numbers must be finite; {', '.join(sorted(bad)[:3])} are not")
+    for name, (least, most) in required.items():
+        value = scalars.get(name)
+        if value is None or not least <= value <= most:
+            sent = "none came" if value is None else f"got {value:g}"
+            raise DataRefused(f"the update's strategy needs the number {name}, {least:g} to {most:g}; {sent}")
 
 
 def check_names(numbers: Mapping[str, float]) -> None:

@@ -169,13 +169,12 @@ def _probe(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> Iterator[str]:
 def _bounds(privacy: pb.PrivacyPolicy, strategy: Strategy, info: RoundInfo, state: Specs) -> Iterator[str]:
     """Problems with the bound of clipping, noise and robust centres on what one silo changes."""
     option = "differential privacy" if privacy.dp else "robust aggregation"
-    try:
-        outputs = strategy.reduction(info, state, NoSource()).outputs
-    except UsageError:  # the strategy needs numbers beside tensors, which are not clipped
+    if strategy.required_scalars:  # they are not clipped
         yield f"{option} bounds what one silo changes; with {strategy.name} a number that it reports changes the step"
         return
     if not privacy.dp:
         return
+    outputs = strategy.reduction(info, state, NoSource()).outputs
     if any(len(set(add.shares.values())) > 1 for output in outputs for add in output.add):
         yield "differential privacy bounds what one silo changes: set the strategy's option weighting=uniform"
     others = sorted({split_name(name)[0] for update in info.updates for name in update.names} - {DELTA})

@@ -112,7 +112,7 @@ class Updates:
         start = await self._coordinator.in_thread(chunks.chunk, manifest.chunks[0]) if manifest.chunks else b""
         check_tensors(Layout.parse(start, manifest.length).specs, expected)
         limit = next((m.samples for m in actor.run.round.members if m.silo == silo), 0)
-        check_numbers(given.samples, limit, dict(given.scalars))
+        check_numbers(given.samples, limit, dict(given.scalars), actor.strategy.required_scalars)
         squares = privacy.needs_norms(spec)
         facts = await self._coordinator.in_thread(self._uploads.facts, chunks, manifest, given.digest, squares)
         return pb.Accepted(

@@ -73,6 +73,25 @@ def test_the_round_goes_on_without_a_bad_update(served: Running, client: Federat
     assert all(np.all(t == 3.0) for t in read_file(tmp_path / "got").values())
 
 
+@pytest.mark.parametrize(
+    ("strategy", "missing"), [("fednova", "normaliser"), ("scaffold", "control/"), ("feddc", "gradient/")]
+)
+def test_an_update_without_what_its_strategy_needs_is_refused_and_the_run_goes_on(
+    served: Running, client: FederationClient, tmp_path: Path, strategy: str, missing: str
+) -> None:
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
+    run = start_run(client, silos, tmp_path, strategy=strategy, policy={"rounds": 1, "quorum": 1})
+    told = silos[0].send(run, 1, deltas())
+    assert (told.verdict, missing in told.reason) == (pb.VERDICT_REFUSED, True)
+    second = {} if strategy == "fednova" else deltas(0.0)
+    group = {"scaffold": "control", "feddc": "gradient"}.get(strategy, "")
+    tensors = deltas() | {name.replace("delta", group): values for name, values in second.items()}
+    silos[1].send(run, 1, tensors, scalars={"normaliser": 2.0})
+    list(client.watch(run))
+    done = client.run(run)
+    assert (done.status, list(done.history[0].silos)) == (pb.RUN_STATUS_FINISHED, [silos[1].name]), done.failure
+
+
 def test_one_answer_counts_and_a_repeat_is_harmless(served: Running, client: FederationClient, tmp_path: Path) -> None:
     silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
     run = start_run(client, silos, tmp_path)
