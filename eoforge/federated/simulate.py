@@ -14,7 +14,7 @@ import numpy as np
 
 from eoforge.errors import UsageError
 from eoforge.federated.checks import check_scalars
-from eoforge.federated.reduce import Part, combine
+from eoforge.federated.reduce import Part, combine, require_finite
 from eoforge.federated.strategy import (
     MODEL,
     LocalResult,
@@ -144,7 +144,7 @@ def run_round(
 
     Raises:
         UsageError: A silo sent other tensors than the strategy announced.
-        DataRefused: A silo did not send a number that the strategy needs.
+        DataRefused: A silo did not send a number that the strategy needs, or the new model is not finite.
     """
     chosen = [s for s in silos if selected is None or s.id in selected]
     results: dict[str, LocalResult] = {}
@@ -175,6 +175,7 @@ def run_round(
         new[output.name] = values.reshape(output.spec.shape)
     for name, value in reduction.values.items():
         new[name] = np.asarray(value, dtype=federation.specs[name].dtype)
+        require_finite(name, new[name])
     aggregated = time.perf_counter() - begun
     federation.tensors.update(new)
     # A silo keeps its new state only if its update was accepted; in a simulation every update is.

@@ -13,7 +13,8 @@ import grpc
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
 from eoforge.client.chunk_messages import with_chunk
-from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError, WrongState
+from eoforge.errors import LimitExceeded, NotFound, UsageError, WrongState
+from eoforge.federated.checks import check_model
 from eoforge.federated.result import plain
 from eoforge.federated.run.journal import Journal
 from eoforge.federated.run.numbers import check_storable
@@ -90,9 +91,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         if missing or not spec.initial_model.chunks:
             raise WrongState(f"{len(missing)} chunks of the initial model are missing; send them with PutModel first")
         model = await self._coordinator.in_thread(StoredFile, self._models, spec.initial_model)
-        if not model.specs:
-            raise DataRefused("the initial model holds no tensors")
         check_spec(spec, strategy, model.specs)
+        await self._coordinator.in_thread(check_model, model, self._coordinator.compute)
         run = await self._coordinator.create(run_id, spec, digest_of(spec.initial_model), operator)
         self._coordinator.audit.note(operator, "create", run_id)
         return pb.CreateRunResponse(run=_page(run)[0])
