@@ -21,11 +21,10 @@ import structlog
 
 from eoforge.errors import EoforgeError, LimitExceeded, UsageError
 from services._runtime import wire
-from services._runtime.admission import HOLD, Admission, Budget, Hold
+from services._runtime.admission import HOLD, Admission, Budget, Hold, Quota
 from services._runtime.auth import CALLER, Authenticator, Caller
 from services._runtime.errors import DeadlineExceeded, abort, describe, forget, report
 from services._runtime.fair import FairPool
-from services._runtime.quota import Quota
 from services._runtime.settings import RuntimeSettings
 from services._runtime.telemetry import IN_FLIGHT, REQUESTS, SECONDS, server_span
 from services._runtime.wire import COPIES, Limits

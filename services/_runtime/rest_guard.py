@@ -17,12 +17,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eoforge.errors import LimitExceeded, NotFound, UsageError
-from services._runtime.admission import HOLD, Hold
+from services._runtime.admission import HOLD, Hold, Quota
 from services._runtime.auth import CALLER, Authenticator
 from services._runtime.errors import DOMAIN, DeadlineExceeded, Problem, Unimplemented, describe, forget, report
 from services._runtime.inference import OpenInference
 from services._runtime.interceptor import Reception, request_id_of
-from services._runtime.quota import Quota
 from services._runtime.settings import RuntimeSettings
 from services._runtime.telemetry import REQUESTS, SECONDS
 from services._runtime.wire import COPIES

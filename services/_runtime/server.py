@@ -18,11 +18,11 @@ from grpc_reflection.v1alpha import reflection
 from eoforge.errors import UsageError
 from eoforge.storage.memory import bound_arenas, return_large_blocks
 from services._runtime import rest
+from services._runtime.admission import Quota
 from services._runtime.auth import Authenticator, Caller
 from services._runtime.files import ReloadedFiles, TlsFiles, tls_files
 from services._runtime.inference import OpenInference
 from services._runtime.interceptor import CallInterceptor, Reception
-from services._runtime.quota import Quota
 from services._runtime.rest_guard import Guard
 from services._runtime.settings import RuntimeSettings
 from services._runtime.wire import OIP_SERVICE

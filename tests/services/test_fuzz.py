@@ -32,7 +32,7 @@ LONG = "n" * 100 + MARK
 """A text that is too long for a name: at most its beginning may be quoted."""
 OURS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS}
 EXAMPLES = settings(
-    max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
+    max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
 )
 PROTOS = {"retrieval": retrieval_pb2, "compression": compression_pb2, "federation": federation_pb2}
 METHODS = [

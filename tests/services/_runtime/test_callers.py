@@ -18,7 +18,7 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.client import RemoteError, RetrievalClient
 from eoforge.errors import UsageError
 from services._runtime import errors as service_errors
-from services._runtime.quota import Quota
+from services._runtime.admission import Quota
 from tests.services._runtime.runtime_world import make
 from tests.services.support import Running, Signer, running
 
