@@ -1,4 +1,4 @@
-"""One catalogue: which error becomes which gRPC and HTTP status, and which of its words may leave the process.
+"""Catalogue of errors: gRPC and HTTP status of each reason, and the words that may leave the process.
 
 Every error answer carries ``google.rpc.ErrorInfo`` (domain ``eoforge``, the reason, the request id). Messages written
 for callers pass; those that may name hosts, paths or secrets are replaced by a fixed sentence with the request id, and
@@ -26,19 +26,19 @@ log = structlog.get_logger("access")
 
 
 class Unauthenticated(EoforgeError):
-    """The caller did not prove who it is."""
+    """Missing or invalid credentials."""
 
     reason = "UNAUTHENTICATED"
 
 
 class PermissionDenied(EoforgeError):
-    """The caller is known, but may not do this."""
+    """Call that the caller is not allowed to make."""
 
     reason = "PERMISSION_DENIED"
 
 
 class Retriable(EoforgeError):
-    """Try again after ``retry_after`` seconds."""
+    """Refusal that asks to try again after ``retry_after`` seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -46,38 +46,38 @@ class Retriable(EoforgeError):
 
 
 class QuotaExceeded(Retriable):
-    """The caller used up its share."""
+    """Calls beyond the quota of the caller."""
 
     reason = "QUOTA_EXCEEDED"
 
 
 class Overloaded(Retriable):
-    """The queue is full."""
+    """Full queue or exhausted limit."""
 
     reason = "OVERLOADED"
 
 
 class IndexChanged(EoforgeError):
-    """A page token belongs to an index version that is served no more."""
+    """Page token of an index version that is not served any more."""
 
     reason = "INDEX_CHANGED"
 
 
 class DeadlineExceeded(EoforgeError):
-    """The deadline passed before the work was done."""
+    """Deadline that passed before the work was done."""
 
     reason = "DEADLINE_EXCEEDED"
 
 
 class Unimplemented(EoforgeError):
-    """The call exists in the protocol but not in this service."""
+    """Call of the protocol that this service does not offer."""
 
     reason = "UNIMPLEMENTED"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """How one reason is answered; ``fixed`` replaces the error's own words where set."""
+    """Status of one reason; ``fixed`` replaces the words of the error where set."""
 
     status: grpc.StatusCode
     http: int
@@ -129,7 +129,7 @@ MAX_MESSAGE_CHARS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error as the caller gets to see it."""
+    """Error in the form that the caller sees."""
 
     reason: str
     entry: Entry
@@ -163,7 +163,7 @@ def duration(seconds: float) -> duration_pb2.Duration:
 
 
 def describe(error: BaseException, request_id: str) -> Problem:
-    """What to answer for ``error``; anything that is not in the catalogue is INTERNAL."""
+    """Problem for ``error``; errors outside the catalogue are INTERNAL."""
     if isinstance(error, TimeoutError):
         error = DeadlineExceeded("the deadline passed before the work was done; allow more time or ask for less")
     elif isinstance(error, NotImplementedError):
@@ -189,13 +189,13 @@ def _printable(message: str) -> str:
 
 
 def report(problem: Problem, error: BaseException) -> None:
-    """Writes to the log what the answer keeps to itself."""
+    """Log line with what the answer does not say."""
     if problem.hides:
         log.error("failed", reason=problem.reason, request_id=problem.request_id, exc_info=error)
 
 
 def forget(error: BaseException) -> None:
-    """Lets go of what the frames of a reported error hold: a message, until the call is collected."""
+    """Lets go of what the frames of a reported error reservation: a message, until the call is collected."""
     seen: BaseException | None = error
     while seen is not None:
         traceback.clear_frames(seen.__traceback__)

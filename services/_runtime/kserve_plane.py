@@ -16,7 +16,7 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 
 from eoforge.errors import LimitExceeded, UsageError
-from services._runtime.admission import HOLD
+from services._runtime.admission import RESERVATION
 from services._runtime.errors import Unimplemented
 from services._runtime.oip import request_of
 from services._runtime.wire import OIP_SERVICE, Limits, check_json
@@ -33,11 +33,11 @@ class Servicer(InferenceServicer):
     """KServe's servicer without the two calls that load and unload models."""
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
-        """Refuses."""
+        """Refusal."""
         raise Unimplemented("this service loads its model itself")
 
     async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
-        """Refuses."""
+        """Refusal."""
         raise Unimplemented("this service cannot be unloaded")
 
 
@@ -60,7 +60,7 @@ class Plane:
     async def answer(self, method: str, request: bytes, context: Any) -> bytes:
         """Answers one gRPC call."""
         kind = getattr(oip_pb2, f"{method}Request")
-        parsed = await self._reception.parse(f"/{OIP_SERVICE}/{method}", request, kind, HOLD.get())
+        parsed = await self._reception.parse(f"/{OIP_SERVICE}/{method}", request, kind, RESERVATION.get())
         del request
         answered = await getattr(self._servicer, method)(parsed, context)
         return await self._reception.pool.run(_serialized, answered)
@@ -86,9 +86,10 @@ class Plane:
 
     def _parse(self, body: bytes, length: int, model_name: str) -> InferRequest:
         limits = Limits(REST_FACTOR * self._reception.limits.elements)
-        if length > REST_FACTOR * self._reception.plain:
+        limit = REST_FACTOR * self._reception.default_bytes
+        if length > limit:
             raise LimitExceeded(
-                f"the JSON of a request may have {REST_FACTOR * self._reception.plain} bytes; this one has {length}. "
+                f"the JSON of a request may have {limit} bytes; this one has {length}. "
                 f"Send tensors as binary data (header {JSON_LENGTH})"
             )
         check_json(body[:length], limits)

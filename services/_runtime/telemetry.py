@@ -1,4 +1,4 @@
-"""Metrics and traces: what an operator sees of a service besides its logs."""
+"""Metrics and traces of a service."""
 
 from __future__ import annotations
 

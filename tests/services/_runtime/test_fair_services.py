@@ -21,7 +21,7 @@ from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.codec.coder import Coder, MaxError, Rate
 from eoforge.codec.raster import Raster
-from services._runtime.admission import HOLD, Budget, Hold
+from services._runtime.admission import RESERVATION, Budget, Reservation
 from services._runtime.ordered import in_order
 from services.retrieval import answers
 from tests.services.compression.world import compression_server, make_compression_world
@@ -82,7 +82,7 @@ def test_a_stream_runs_ahead_of_its_reader_by_a_bounded_number_of_bytes() -> Non
         return Large(number)
 
     async def main() -> None:
-        HOLD.set(Hold(Budget(16 << 20, 1.0), "reader"))
+        RESERVATION.set(Reservation(Budget(16 << 20, 1.0), "reader"))
         async with aclosing(in_order(requests(), answer, 16)) as found:
             assert (await anext(found)).number == 0
             for _ in range(100):
