@@ -16,7 +16,7 @@ from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from tests.services.federation import helpers as federation
 from tests.services.retrieval.world import METHOD, World, make_world
-from tests.services.support import Running, running
+from tests.services.support import Pki, Running, Signer, make_pki, running
 
 
 @pytest.fixture(scope="module", autouse=True)  # not the session's: other folders' tests may follow in this process
@@ -50,6 +50,16 @@ def client(served: Running) -> Iterator[FederationClient]:
     """An operator of that coordinator."""
     with FederationClient(served.target, attempts=2) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return make_pki(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
+    return Signer(tmp_path_factory.mktemp("token"))
 
 
 def settings_for(world: World, **values: Any) -> RetrievalSettings:

@@ -25,10 +25,6 @@ from tests.services.support import Running, Signer, running
 
 class TestTokens:
     @pytest.fixture(scope="class")
-    def signer(self, tmp_path_factory: pytest.TempPathFactory) -> Signer:
-        return Signer(tmp_path_factory.mktemp("token"))
-
-    @pytest.fixture(scope="class")
     def guarded(self, signer: Signer) -> Iterator[Running]:
         with running(lambda: make(**signer.settings)) as run:
             yield run

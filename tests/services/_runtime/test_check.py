@@ -16,16 +16,6 @@ RPC = "eoforge.api.retrieval.v1.RetrievalService/ListIndexes"
 
 
 @pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
-def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
-    return Signer(tmp_path_factory.mktemp("token"))
-
-
-@pytest.fixture(scope="module")
 def guarded(world: World, pki: Pki, signer: Signer) -> Iterator[Running]:
     """TLS with client certificates, and tokens."""
     files = {

@@ -24,12 +24,6 @@ GET, STREAM = f"/{NAME}/GetPatch", f"/{NAME}/SearchStream"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running(make) as run:
-        yield run
-
-
-@pytest.fixture(scope="module")
 def channel(server: Running) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(server.target, [("grpc.max_send_message_length", -1)]) as opened:
         yield opened

@@ -18,11 +18,6 @@ from tests.services._runtime.runtime_world import NAME, get, make
 from tests.services.support import Pki, Signer, make_pki, running, until
 
 
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("pki"))
-
-
 class TestTls:
     def test_tls_and_the_plaintext_health_port(self, pki: Pki) -> None:
         files = {"tls_cert_file": pki.path("server.pem"), "tls_key_file": pki.path("server.key"), "health_port": 0}

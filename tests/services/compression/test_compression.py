@@ -19,15 +19,10 @@ from eoforge.codec.container import inspect
 from eoforge.codec.learned.rate import psnr
 from eoforge.codec.raster import Raster
 from eoforge.errors import UsageError
-from tests.services.compression.world import BITS, CompressionWorld, compression_server, make_compression_world, same
+from tests.services.compression.world import BITS, CompressionWorld, compression_server, same
 from tests.services.support import Running, details, running
 
 LOSSLESS = (0, 0.0)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> CompressionWorld:
-    return make_compression_world(tmp_path_factory.mktemp("compression"))
 
 
 @pytest.fixture(scope="module")

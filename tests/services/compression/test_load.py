@@ -19,13 +19,8 @@ from eoforge.codec.coder import Coder
 from eoforge.errors import UsageError
 from services.compression.settings import CompressionSettings
 from services.compression.work import METRICS
-from tests.services.compression.world import CompressionWorld, compression_server, make_compression_world
+from tests.services.compression.world import CompressionWorld, compression_server
 from tests.services.support import Signer, details, ended, make_pki, running, until, until_not_serving
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> CompressionWorld:
-    return make_compression_world(tmp_path_factory.mktemp("compression"))
 
 
 class Held:

@@ -15,15 +15,10 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
 
 from eoforge.data.bands import GROUPS
 from tests.services._runtime.test_oip import outputs, request
-from tests.services.compression.world import CompressionWorld, compression_server, make_compression_world
+from tests.services.compression.world import CompressionWorld, compression_server
 from tests.services.support import Running, details, running
 
 NAME = "eoforge-compression"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> CompressionWorld:
-    return make_compression_world(tmp_path_factory.mktemp("compression"))
 
 
 @pytest.fixture(scope="module")
