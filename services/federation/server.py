@@ -33,7 +33,7 @@ def build(settings: FederationSettings) -> Server:
     """
     settings.require_consistent()
     coordinator = Coordinator(settings)
-    identities = Identities(settings.revoked_file)
+    identities = Identities(settings.revoked_file, settings.tls_client_ca_file)
     uploads = Uploads(coordinator.in_thread, settings.max_uploads)
 
     def register(server: grpc.aio.Server) -> None:
@@ -66,6 +66,7 @@ def build(settings: FederationSettings) -> Server:
         stop=coordinator.stop,
         drain=coordinator.drain,
         certificate_port=settings.silo_port,
+        admit=identities.admit if settings.revoked_file is not None else None,
     )
     server = Server(settings, service)
     coordinator.report = server.report
