@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from eoforge.data.store import TableRef
 from helm_python import Chart
 from kfp.dsl import TaskConfig
 from kubernetes import client
 
 from eoforge.bundle import write_bundle
-from eoforge.data.store import TableRef
 from eoforge.errors import EoforgeError
 from pipelines.launcher import ClusterOptions, TrainingJob
 from pipelines.settings import RUNTIME_KIND

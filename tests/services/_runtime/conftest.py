@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
-from tests.services._runtime.runtime_world import make
+from tests.services._runtime.failing_service import make
 from tests.services.support import Running, running
 
 

@@ -19,7 +19,7 @@ from eoforge.client import RemoteError, RetrievalClient
 from eoforge.errors import UsageError
 from services._runtime import errors as service_errors
 from services._runtime.quota import Quota
-from tests.services._runtime.runtime_world import make
+from tests.services._runtime.failing_service import make
 from tests.services.support import Running, Signer, running
 
 

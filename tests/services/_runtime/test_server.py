@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from services._runtime.errors import CATALOGUE, Retriable
-from tests.services._runtime.runtime_world import ERROR_TYPES, NAME, SECRET, OnDemand, get, make
+from tests.services._runtime.failing_service import ERROR_TYPES, NAME, SECRET, OnDemand, get, make
 from tests.services.support import Running, details, running, until
 
 

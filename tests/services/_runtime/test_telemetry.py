@@ -8,7 +8,7 @@ import pytest
 
 from services._runtime.settings import RuntimeSettings
 from services._runtime.telemetry import configure_traces
-from tests.services._runtime.runtime_world import NAME, get
+from tests.services._runtime.failing_service import NAME, get
 from tests.services.support import until
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.services.compression.world import CompressionWorld, make_compression_world
+from tests.services.compression.fixtures import CompressionFixture, make_compression_fixture
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> CompressionWorld:
-    return make_compression_world(tmp_path_factory.mktemp("compression"))
+def archive(tmp_path_factory: pytest.TempPathFactory) -> CompressionFixture:
+    return make_compression_fixture(tmp_path_factory.mktemp("compression"))
