@@ -27,7 +27,7 @@ from eoforge.methods.csmae.masking import draw_masks
 from eoforge.methods.csmae.model import Csmae, position_embedding
 from eoforge.storage.addresses import TableRef
 from kernels.random_mask import mask_state
-from tests.methods.killed import killed_after
+from tests.methods.train_worker import killed_after
 
 METHOD = get_method("csmae")
 RUN = {

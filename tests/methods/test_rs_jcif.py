@@ -31,8 +31,8 @@ from eoforge.methods.rs_jcif.split import read_split
 from eoforge.methods.rs_jcif.windows import mirrored, window
 from eoforge.storage.addresses import TableRef
 from tests.methods.conftest import SMALL as OTHER_METHOD
-from tests.methods.killed import killed_after
 from tests.methods.test_ss_cm_rsir import drawn_batch
+from tests.methods.train_worker import killed_after
 
 SMALL = {
     "channels": "6",
