@@ -21,10 +21,10 @@ from structlog.testing import capture_logs
 from eoforge.api.compression.v1 import compression_pb2
 from eoforge.api.federation.v1 import federation_pb2
 from eoforge.api.retrieval.v1 import retrieval_pb2
-from tests.services.compression.world import compression_server, make_compression_world
+from tests.services.compression.fixtures import compression_server, make_compression_fixture
 from tests.services.conftest import server_for as retrieval_server
 from tests.services.federation.helpers import server_for as federation_server
-from tests.services.retrieval.world import make_world
+from tests.services.retrieval.fixtures import make_retrieval_fixture
 from tests.services.support import Running, details, running
 
 MARK = "payload-of-a-caller"
@@ -52,9 +52,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         if service not in open_servers:
             folder = tmp_path_factory.mktemp(service)
             if service == "retrieval":
-                make = retrieval_server(make_world(folder), max_images=4)
+                make = retrieval_server(make_retrieval_fixture(folder), max_images=4)
             elif service == "compression":
-                make = compression_server(make_compression_world(folder))
+                make = compression_server(make_compression_fixture(folder))
             else:
                 make = federation_server(folder)
             context = running(make)
