@@ -102,7 +102,7 @@ def test_a_datatype_and_shape_of_a_caller_are_not_quoted_at_length() -> None:
 def test_what_fits_is_taken_as_it_is() -> None:
     assert input_array(rest("UINT8", [0, 255]), "x", "UINT8", (), 4).tolist() == [0, 255]
     assert input_array(rest("FP32", [[1, 2.5]], [1, 2]), "x", "FP32", (2,), 4).tolist() == [[1.0, 2.5]]
-    assert input_array(binary("FP32", np.float32([math.nan]).tobytes(), [1]), "x", "FP32", (), 1).shape == (1,)
+    assert input_array(binary("FP32", np.float32(math.nan).tobytes(), [1]), "x", "FP32", (), 1).shape == (1,)
     assert input_number(rest("INT32", [7]), "x", "INT32") == 7
     assert input_number(rest("INT32", [7]), "y", "INT32") is None
     texts = b"".join(struct.pack("<I", len(t)) + t for t in (b"", b"ab", "é".encode()))
@@ -114,7 +114,7 @@ def test_what_fits_is_taken_as_it_is() -> None:
     with pytest.raises(LimitExceeded):
         input_texts(rest("BYTES", ["a", "b"]), "x", 1)
     with pytest.raises(UsageError, match="finite"):
-        input_number(binary("FP32", np.float32([math.inf]).tobytes(), [1]), "x", "FP32")
+        input_number(binary("FP32", np.float32(math.inf).tobytes(), [1]), "x", "FP32")
 
 
 def test_states_of_runs_by_rest(served: Running, client: FederationClient, tmp_path: Any) -> None:
