@@ -171,8 +171,8 @@ class Coordinator:
 
     # Silos
 
-    async def register(self, silo: pb.Silo) -> None:
-        """Registers a silo.
+    async def register(self, silo: pb.Silo) -> bool:
+        """Registers a silo; whether that changes what was known of it.
 
         Raises:
             LeaseLost: Another coordinator leads.
@@ -180,18 +180,25 @@ class Coordinator:
         """
         self.require_lead()
         self.silos.check_room(silo.silo_id)
+        if self.silos.knows(silo):
+            self.silos.record_heartbeat(silo.silo_id)
+            return False
         await self.in_thread(self.silos.save, silo)
         self.silos.add(silo)
+        return True
 
-    async def unregister(self, silo_id: str) -> None:
-        """Removes a silo that left.
+    async def unregister(self, silo_id: str) -> bool:
+        """Removes a silo that left; whether it was registered.
 
         Raises:
             LeaseLost: Another coordinator leads.
         """
         self.require_lead()
+        if silo_id not in self.silos.known:
+            return False
         await self.in_thread(self.silos.delete, silo_id)
         self.silos.discard(silo_id)
+        return True
 
     # The lead
 

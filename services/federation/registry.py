@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import structlog
 from google.protobuf import json_format
@@ -21,6 +22,13 @@ MAX_STREAMS = 4
 """Task streams of one silo: one in use, and lost ones that the server has not detected yet."""
 RETRY_SECONDS = 1.0
 MAX_ACTIVITY = 200
+_OBSERVED: tuple[Literal["connected", "last_seen", "activity", "progress"], ...] = (
+    "connected",
+    "last_seen",
+    "activity",
+    "progress",
+)
+"""Fields of a silo that it did not register."""
 
 log = structlog.get_logger("coordinator")
 
@@ -65,6 +73,17 @@ class Registry:
         """
         if silo_id not in self.known and len(self.known) >= self._limit:
             raise LimitExceeded(f"the limit of {self._limit} registered silos is reached")
+
+    def knows(self, silo: pb.Silo) -> bool:
+        """Whether an equal registration of the silo is known already."""
+        known = self.known.get(silo.silo_id)
+        if known is None:
+            return False
+        stored = pb.Silo()
+        stored.CopyFrom(known)
+        for name in _OBSERVED:
+            stored.ClearField(name)
+        return stored == silo
 
     def save(self, silo: pb.Silo) -> None:
         """Writes a registration to the store; blocks."""

@@ -201,7 +201,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         operator = self._identities.operator()
         run = await self._coordinator.read(run_id)
         if not may_control(operator, run):
-            self._coordinator.audit.note(operator, "read", run_id, "denied")
+            self._coordinator.audit.note(operator, "read", run_id, "denied", seldom=True)
             raise PermissionDenied(f"run {run_id} belongs to others; its creator can add you to spec.operators")
         return run
 

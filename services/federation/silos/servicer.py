@@ -65,8 +65,8 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
             labels=request.labels,
             version=request.version,
         )
-        await self._coordinator.register(silo)
-        self._coordinator.audit.note(silo_id, "register", silo_id)
+        if await self._coordinator.register(silo):
+            self._coordinator.audit.note(silo_id, "register", silo_id, seldom=True)
         return pb.RegisterResponse(silo_id=silo_id, heartbeat=duration(self._coordinator.settings.heartbeat_seconds))
 
     async def WatchTasks(
@@ -120,8 +120,8 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
     async def Leave(self, request: pb.LeaveRequest, context: Context[Any, Any]) -> pb.LeaveResponse:
         """See the proto."""
         silo = self._identities.silo(context)
-        await self._coordinator.unregister(silo)
-        self._coordinator.audit.note(silo, "leave", silo)
+        if await self._coordinator.unregister(silo):
+            self._coordinator.audit.note(silo, "leave", silo, seldom=True)
         for actor in self._coordinator.all_actors():
             dropped = pb.Dropped(silo=silo, reason=request.reason[:MAX_TEXT] or "left")
             await actor.write(silo, lambda run: open_task(run, silo) is not None, dropped=dropped)
@@ -204,7 +204,8 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         evaluation = pb.Evaluation(silo=silo, samples=given.samples, metrics=given.metrics)
         task = TaskKey(pb.TASK_KIND_EVALUATE, number)
         await actor.write(silo, lambda run: open_task(run, silo) == task, evaluated=evaluation)
-        return closed_task_verdict(actor.run, silo, task)
+        same = all(stored == evaluation for stored in actor.run.round.evaluations if stored.silo == silo)
+        return closed_task_verdict(actor.run, silo, task, same)
 
     async def _failure(self, actor: RunActor, silo: str, number: int, given: pb.FailureAnswer) -> pb.AnswerResponse:
         def is_open(run: pb.Run) -> bool:
@@ -220,7 +221,8 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         """Answer of secure aggregation: stored first, then an event."""
         run = actor.run
         if open_task(run, silo) != task:
-            return closed_task_verdict(run, silo, task)
+            same = await self._coordinator.in_thread(masking.is_stored, run.round, silo, kind, request, actor.files)
+            return closed_task_verdict(run, silo, task, same)
         masking.check(run.round, silo, kind, request)
         event = masking.event(silo, kind, request)
         await self._coordinator.in_thread(masking.store, run.round, silo, kind, request, actor.files)

@@ -276,6 +276,38 @@ def test_a_silo_does_not_claim_more_weight_than_the_run_allows(
     client.cancel(run)
 
 
+def test_of_two_silos_the_smaller_one_bounds_the_other(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    silos = [ManualSilo(served.target, tmp_path, samples=n) for n in (10, 1 << 50)]
+    run = start_run(client, silos, tmp_path, data=pb.DataContract(max_sample_ratio=2.0))
+    told = silos[1].send(run, 1, deltas(), samples=21)
+    assert (told.verdict, "1 to 20 " in told.reason) == (pb.VERDICT_REFUSED, True)
+    assert silos[1].send(run, 1, deltas(2.0), samples=20).verdict == pb.VERDICT_ACCEPTED
+    client.cancel(run)
+
+
+def test_another_answer_for_a_closed_task_is_told_so(served: Running, client: FederationClient, tmp_path: Path) -> None:
+    silo, other = (ManualSilo(served.target, tmp_path) for _ in range(2))
+    run = start_run(client, [silo, other], tmp_path, policy={"rounds": 2, "evaluate_every": 1})
+    silo.send(run, 1, deltas(1.0))
+    other.send(run, 1, deltas(1.0))
+    assert next(silo.tasks).kind == pb.TASK_KIND_EVALUATE
+    answers = [
+        silo.client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=1, metrics={"f1": value}))
+        for value in (0.5, 0.5, 0.9)
+    ]
+    assert [a.verdict for a in answers] == [pb.VERDICT_ACCEPTED, pb.VERDICT_ACCEPTED, pb.VERDICT_DROPPED]
+    assert "another answer" in answers[2].reason
+    other.client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=1))
+    assert next(silo.tasks).round == 2
+    again = silo.client.answer(run, 1, update=pb.UpdateAnswer(digest="0" * 64, samples=5))
+    assert (again.verdict, again.reason) == (pb.VERDICT_DROPPED, "this round has another update of yours already")
+    with pytest.raises(RemoteError, match="another update of yours"):
+        silo.send(run, 1, deltas(2.0))
+    client.cancel(run)
+
+
 def test_a_missed_quorum_waits_for_silos_that_were_not_asked_yet(
     served: Running, client: FederationClient, tmp_path: Path
 ) -> None:

@@ -402,7 +402,7 @@ class Round(_message.Message):
     def __init__(self, number: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., selected: _Optional[_Iterable[str]] = ..., wanted: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[Refused, _Mapping]]] = ..., dropped: _Optional[_Iterable[str]] = ..., sealed: _Optional[_Iterable[str]] = ..., opened_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., evaluators: _Optional[_Iterable[str]] = ..., mask_keys: _Optional[_Mapping[str, MaskKeys]] = ..., shared: _Optional[_Iterable[str]] = ..., unmasked: _Optional[_Iterable[str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., seconds: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class RoundSummary(_message.Message):
-    __slots__ = ("number", "model", "updates", "refused", "stragglers", "training", "evaluation", "bytes_up", "seconds", "epsilon", "silos", "late")
+    __slots__ = ("number", "model", "updates", "refused", "stragglers", "training", "evaluation", "bytes_up", "seconds", "epsilon", "silos", "late", "digests")
     class TrainingEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -443,6 +443,7 @@ class RoundSummary(_message.Message):
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     SILOS_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
     number: int
     model: str
     updates: int
@@ -455,7 +456,8 @@ class RoundSummary(_message.Message):
     epsilon: float
     silos: _containers.RepeatedScalarFieldContainer[str]
     late: _containers.ScalarMap[str, int]
-    def __init__(self, number: _Optional[int] = ..., model: _Optional[str] = ..., updates: _Optional[int] = ..., refused: _Optional[int] = ..., stragglers: _Optional[_Iterable[str]] = ..., training: _Optional[_Mapping[str, float]] = ..., evaluation: _Optional[_Mapping[str, float]] = ..., bytes_up: _Optional[int] = ..., seconds: _Optional[_Mapping[str, float]] = ..., epsilon: _Optional[float] = ..., silos: _Optional[_Iterable[str]] = ..., late: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    digests: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, number: _Optional[int] = ..., model: _Optional[str] = ..., updates: _Optional[int] = ..., refused: _Optional[int] = ..., stragglers: _Optional[_Iterable[str]] = ..., training: _Optional[_Mapping[str, float]] = ..., evaluation: _Optional[_Mapping[str, float]] = ..., bytes_up: _Optional[int] = ..., seconds: _Optional[_Mapping[str, float]] = ..., epsilon: _Optional[float] = ..., silos: _Optional[_Iterable[str]] = ..., late: _Optional[_Mapping[str, int]] = ..., digests: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("run_id", "spec", "status", "failure", "round", "history", "objects", "creator", "created_at", "sequence", "term", "holder", "bundle_uri", "epsilon", "initial_model", "waiting")

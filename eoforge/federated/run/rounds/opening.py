@@ -54,11 +54,12 @@ def sample_limit(data: pb.DataContract, registered: Sequence[int]) -> int:
 
     Args:
         data: Bounds of the run.
-        registered: Sample counts of all silos of the run.
+        registered: Sample counts of all silos of the run. Their lower median counts: of two silos, the larger one would
+            else bound itself.
     """
     limit = data.max_samples or MAX_SAMPLES
     if data.max_sample_ratio and registered:
-        limit = min(limit, max(1, int(data.max_sample_ratio * statistics.median(registered))))
+        limit = min(limit, max(1, int(data.max_sample_ratio * statistics.median_low(registered))))
     return limit
 
 

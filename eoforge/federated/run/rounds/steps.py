@@ -34,6 +34,8 @@ class Step:
 
 
 WAIT = Step()
+DIGEST_DIGITS = 16
+"""Digits of an update's digest that the history keeps, to tell a repeated update from another one."""
 
 
 def next_step(run: pb.Run, eligible_silos: EligibleSilos, closed: bool, now: float) -> Step:
@@ -79,6 +81,7 @@ def summary(run: pb.Run, evaluate_seconds: float) -> pb.RoundSummary:
     """Summary of the current round, for the history of the run."""
     round_ = run.round
     counted = [a for a in round_.accepted if a.silo in round_.sealed]
+    digests = {a.silo: a.digest[:DIGEST_DIGITS] for a in counted}
     return pb.RoundSummary(
         number=round_.number,
         model=run.objects["model"],
@@ -92,6 +95,7 @@ def summary(run: pb.Run, evaluate_seconds: float) -> pb.RoundSummary:
         epsilon=run.epsilon,
         silos=round_.sealed,
         late={a.silo: a.round for a in counted if a.round != round_.number},
+        digests=[digests[silo] for silo in round_.sealed],
     )
 
 
