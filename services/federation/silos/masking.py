@@ -8,6 +8,7 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused, NotFound
 from eoforge.federated.privacy.secagg import KEY_BYTES, SHARE_BYTES, agree, new_key
 from eoforge.federated.run.rounds.sealing import survivors_needed
+from eoforge.federated.store.messages import from_bytes
 from eoforge.federated.store.run_files import RunFiles
 
 TASKS = {"keys": pb.TASK_KIND_KEYS, "shares": pb.TASK_KIND_SHARES, "unmask": pb.TASK_KIND_UNMASK}
@@ -85,5 +86,6 @@ def fill(task: pb.Task, run: pb.Run, silo: str, files: RunFiles) -> None:
     if task.kind == pb.TASK_KIND_UNMASK:
         task.survivors.extend(round_.sealed)
         for sender in round_.selected:
-            stored = pb.SharesAnswer.FromString(files.get(round_.number, f"_shares/{sender}"))
+            data = files.get(round_.number, f"_shares/{sender}")
+            stored = from_bytes(data, pb.SharesAnswer, f"the shares of {sender}")
             task.shares.extend(share for share in stored.shares if share.recipient == silo)

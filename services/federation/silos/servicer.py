@@ -10,7 +10,7 @@ import grpc
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
 from eoforge.client.chunk_messages import with_chunk
-from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError, WrongState
+from eoforge.errors import DataRefused, LeaseLost, LimitExceeded, NotFound, StoreError, UsageError, WrongState
 from eoforge.federated.checks import check_names, check_scalars
 from eoforge.federated.privacy import policy as privacy
 from eoforge.federated.run.rounds.opening import sample_limit
@@ -91,7 +91,16 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
                     key = actor.round_view().next_task(silo, last, until_end)
                     if key is None:
                         continue
-                    task = await assignment(self._coordinator, actor, silo, key)
+                    sequence = actor.run.sequence
+                    try:
+                        task = await assignment(self._coordinator, actor, silo, key)
+                    except (LeaseLost, StoreError):
+                        raise
+                    except Exception as error:
+                        if actor.run.sequence == sequence:  # damaged files of one run: the silo's other runs go on
+                            await actor.fail(error)
+                        more = True  # else the run has moved on, and the task is outdated
+                        continue
                     more = True  # a cancelled task may be followed by another one
                     # The run may have changed meanwhile: then the task is outdated.
                     if actor.round_view().next_task(silo, last, until_end) == key:
@@ -124,7 +133,10 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
             self._coordinator.audit.note(silo, "leave", silo, seldom=True)
         for actor in self._coordinator.all_actors():
             dropped = pb.Dropped(silo=silo, reason=request.reason[:MAX_TEXT] or "left")
-            await actor.write(silo, lambda run: open_task(run, silo) is not None, dropped=dropped)
+            try:
+                await actor.write(silo, lambda run: open_task(run, silo) is not None, dropped=dropped)
+            except LeaseLost:
+                continue  # the other runs must learn of it too
         return pb.LeaveResponse()
 
     async def Download(self, request: pb.DownloadRequest, context: Context[Any, Any]) -> AsyncIterator[bytes]:

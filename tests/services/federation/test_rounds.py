@@ -15,7 +15,7 @@ from eoforge.federated.run.rounds import steps
 from eoforge.storage.chunks import digest_of, file_manifest
 from eoforge.storage.tensorfile import read_file, write_file
 from tests.federated.quadratic import spec, write_model
-from tests.services.federation.helpers import SILO_NAMES, ManualSilo, deltas, start_run
+from tests.services.federation.helpers import SILO_NAMES, ManualSilo, coordinator_of, deltas, start_run
 from tests.services.support import Running
 
 
@@ -143,6 +143,25 @@ def test_a_run_does_not_begin_with_a_model_that_is_not_finite(client: Federation
     with pytest.raises(RemoteError, match=r"'head\.weight' of the initial model holds NaN") as caught:
         client.create_run(spec(client.put_model(str(tmp_path / "model"))))
     assert caught.value.remote_reason == "DATA_REFUSED"
+
+
+def test_a_damaged_model_of_one_run_ends_that_run_alone(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    silo = ManualSilo(served.target, tmp_path)
+    bad = start_run(client, [silo], tmp_path)
+    coordinator = coordinator_of(served)
+    coordinator.store.put(f"runs/{bad}/objects/manifests/{client.run(bad).initial_model}", b"\xff")
+    good = start_run(client, [silo], tmp_path)
+    kinds = {}
+    for task in silo.client.tasks():  # a silo that reconnects gets the open tasks of all its runs again
+        kinds[task.run_id] = task.kind
+        if len(kinds) == 2:
+            break
+    assert kinds == {bad: pb.TASK_KIND_END, good: pb.TASK_KIND_TRAIN}
+    assert client.run(bad).status == pb.RUN_STATUS_FAILED
+    assert "manifests" not in client.run(bad).failure
+    client.cancel(good)
 
 
 def test_one_answer_counts_and_a_repeat_is_harmless(served: Running, client: FederationClient, tmp_path: Path) -> None:
