@@ -52,7 +52,14 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         silo_id = self._identities.silo(context)
         if max(len(request.modalities), len(request.methods), len(request.labels)) > MAX_LIST:
             raise LimitExceeded(f"a silo may name {MAX_LIST} modalities, methods and labels")
-        words = (*request.modalities, *request.methods, *request.labels, *request.labels.values(), request.version)
+        words = (
+            *request.modalities,
+            *request.methods,
+            *request.labels,
+            *request.labels.values(),
+            request.version,
+            request.data_version,
+        )
         if any(len(word) > MAX_TEXT for word in words):
             raise LimitExceeded(f"texts of a registration may have {MAX_TEXT} characters each")
         if not all(word.isprintable() for word in words):
@@ -64,7 +71,10 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
             methods=request.methods,
             labels=request.labels,
             version=request.version,
+            data_version=request.data_version,
         )
+        if request.HasField("validation_samples"):
+            silo.validation_samples = request.validation_samples
         if await self._coordinator.register(silo):
             self._coordinator.audit.note(silo_id, "register", silo_id, seldom=True)
         return pb.RegisterResponse(silo_id=silo_id, heartbeat=duration(self._coordinator.settings.heartbeat_seconds))
