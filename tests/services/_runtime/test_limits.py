@@ -22,7 +22,7 @@ from services._runtime import wire
 from services._runtime.fair import FairPool
 from services._runtime.server import Server
 from tests.services._runtime.runtime_world import NAME, make
-from tests.services.support import Running, Signer, details, running, until
+from tests.services.support import Running, Signer, details, ended, running, until
 
 GET, STREAM = f"/{NAME}/GetPatch", f"/{NAME}/SearchStream"
 
@@ -204,6 +204,14 @@ def test_half_sent_requests_end() -> None:
             with socket.create_connection(("127.0.0.1", run.server.rest_port), timeout=60) as line:
                 line.sendall(sent)
                 assert line.recv(12) == expected
+
+
+def test_a_body_that_breaks_off_is_not_answered_as_a_whole_one(server: Running) -> None:
+    host, _, port = server.rest.removeprefix("http://").partition(":")
+    before = ended("REST unknown", "400")  # requests that never reached a route
+    with socket.create_connection((host, int(port)), timeout=60) as line:
+        line.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+    until(lambda: ended("REST unknown", "400") == before + 1, 10.0)
 
 
 def test_connections_are_bounded() -> None:
