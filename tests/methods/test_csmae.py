@@ -17,7 +17,7 @@ from torch import Tensor
 from eoforge.errors import UsageError
 from eoforge.methods.csmae.config import Config, Settings
 from eoforge.methods.csmae.loss import objective, plain_mse
-from eoforge.methods.csmae.masking import Layout, draw_masks, layout
+from eoforge.methods.csmae.masking import DecodeLayout, draw_masks, layout
 from eoforge.methods.csmae.model import Csmae, Decoder, position_embedding
 from kernels.random_mask import mask_state
 
@@ -42,7 +42,7 @@ def images_of(settings: Settings, seed: int = 1) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
         m: torch.randn((PAIRS, len(bands), settings.size, settings.size), generator=generator)
-        for m, bands in settings.bands.items()
+        for m, bands in settings.sensor_bands.items()
     }
 
 
@@ -243,7 +243,7 @@ def test_defect_6_disjoint_reconstruction_keeps_tokens_in_place() -> None:
     masks = masks_of(settings)
     keep = settings.keep["s1"]
 
-    def in_place(how: Layout) -> bool:
+    def in_place(how: DecodeLayout) -> bool:
         ids = masks["s1"].ids.long()
         return bool((how.ranks.gather(1, ids[:, :keep]) == torch.arange(keep)).all())
 
@@ -263,7 +263,7 @@ def test_the_masked_error_is_that_of_a_slow_loop() -> None:
             cut = image[b, :, row * 10 : row * 10 + 10, column * 10 : column * 10 + 10].numpy()
             target = np.stack([cut[c, p, q] for p in range(10) for q in range(10) for c in range(2)])
             total += float(((predicted[b, t].numpy() - target) ** 2).mean())
-    how = Layout(places, places)
+    how = DecodeLayout(places, places)
     assert float(plain_mse(predicted, image, how, settings)) == pytest.approx(total / 6, rel=1e-5)
 
 

@@ -154,7 +154,7 @@ def test_golden_curve_of_ten_steps() -> None:
     torch.manual_seed(0)
     network = Csmae(settings)
     generator = torch.Generator().manual_seed(0)
-    low = {m: torch.randn((8, len(b), 5, 5), generator=generator) for m, b in settings.bands.items()}
+    low = {m: torch.randn((8, len(b), 5, 5), generator=generator) for m, b in settings.sensor_bands.items()}
     images = {m: functional.interpolate(x, size=40, mode="bilinear") for m, x in low.items()}
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05, betas=(0.9, 0.95))
     losses = []

@@ -96,7 +96,7 @@ def test_labels_are_measured_by_sensor_and_together(bundle: Bundle, table: Table
 def test_a_bundle_of_two_sensors_that_encodes_and_classifies(table: TableRef, tmp_path: Path) -> None:
     """An untrained network of MM-FL: its classifier takes one sensor or both."""
     config = settings()
-    bands = {sensor: list(names) for sensor, names in config.bands.items()}
+    bands = {sensor: list(names) for sensor, names in config.sensor_bands.items()}
     network = get_method("mm_fl").build(config)  # type: ignore[attr-defined]  # of federated methods
     facts: dict[str, Any] = {
         "method": "mm_fl",

@@ -131,8 +131,8 @@ def test_both_sensors_have_the_same_flips_which_change_each_epoch(batch: PatchBa
 
     learner.network.forward = spy
     learner.losses(batch, 0)
-    assert torch.equal(seen["s1"], learner.prepare_s1(batch, first))
-    assert torch.equal(seen["s2"], learner.prepare_s2(batch, first))
+    assert torch.equal(seen["s1"], learner.prepare["s1"](batch, first))
+    assert torch.equal(seen["s2"], learner.prepare["s2"](batch, first))
 
 
 def test_training_brings_the_two_sensors_codes_together(table, trained: Bundle) -> None:
@@ -156,7 +156,7 @@ def test_a_bundle_encodes_what_was_trained(table, trained: Bundle, batch: PatchB
     learner = _Learner(config, {band: tuple(v) for band, v in trained.config["normalisation"].items()})
     learner.network.load_state_dict(trained.weights())
     learner.eval()
-    for modality, prepare in (("s1", learner.prepare_s1), ("s2", learner.prepare_s2)):
+    for modality, prepare in learner.prepare.items():
         with torch.no_grad():
             logits, embedding = learner.network.encode(prepare(batch), modality)
         codes, embeddings = encoder.encode(batch, modality)

@@ -27,11 +27,11 @@ from eoforge.api.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from eoforge.codec.coder import Coder, MaxError, Rate
 from eoforge.codec.container import pack, unpack
 from eoforge.codec.raster import Georeference, Raster
-from eoforge.data.archives.folders import path_of
 from eoforge.data.archives.geotiff import read_geotiff
+from eoforge.data.archives.layout import path_of
 from eoforge.errors import DataRefused
 from eoforge.geo.gdal import DRIVERS, open_geotiff
-from tests.data.archives.archives import make_pair, write_archive
+from tests.data.archives.archive_files import make_pair, write_archive
 from tests.services._runtime.test_process import ports
 from tests.services.conftest import server_for
 from tests.services.retrieval.world import World

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from eoforge.data.archives.base import Archive
 from eoforge.data.archives.geotiff import BandRaster
 from eoforge.data.archives.layout import MAIN_FILE, MAX_FILE_BYTES, MAX_METADATA_BYTES, REFERENCE_MAP, read_file
+from eoforge.data.archives.lmdb_file import LmdbFile
 from eoforge.data.archives.metadata import MetadataRows, read_metadata
 from eoforge.data.archives.validate import read_patch
 from eoforge.data.bands import GROUP_OF, S1_BANDS, S2_10M
@@ -67,43 +68,31 @@ class LmdbArchive(Archive):
             DataRefused: The database is damaged.
         """
         # Opened before any patch is read: a damaged database must not count as a defect of the first patch.
-        environment = self._environment
+        database = self._database
         for meta in rows:
-            patch = _LmdbPatch(self.uri, environment, meta)
+            patch = _LmdbPatch(self.uri, database, meta)
             yield read_patch(meta, patch.load, patch.key_of, str(self._metadata_folder / MAIN_FILE))
 
     @cached_property
-    def _environment(self) -> Any:
-        import lmdb
-
-        try:
-            # Read-only and without a lock file, for read-only mounts. Opened in the process that reads.
-            return lmdb.open(str(self._folder), readonly=True, lock=False, readahead=False, max_dbs=0)
-        except lmdb.Error as error:
-            raise DataRefused(f"{self._folder}: damaged or no LMDB: {error}") from error
+    def _database(self) -> LmdbFile:
+        return LmdbFile(self._folder / _DATA_FILE)  # opened in the process that reads
 
 
-def _tensors(environment: Any, key: str) -> dict[str, npt.NDArray[Any]] | None:
+def _tensors(database: LmdbFile, key: str) -> dict[str, npt.NDArray[Any]] | None:
     """Tensors of a key by name; None if the key is absent.
 
     Raises:
         DataRefused: The value is too large or no safetensors file of a known dtype.
     """
-    import lmdb
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
+    value = database.get(key.encode(), MAX_FILE_BYTES)
+    if value is None:
+        return None
     try:
-        with environment.begin(buffers=True) as transaction:
-            value = transaction.get(key.encode())
-            if value is None:
-                return None
-            if len(value) > MAX_FILE_BYTES:
-                raise DataRefused(f"{key} has {len(value)} bytes; at most {MAX_FILE_BYTES} are read")
-            tensors: dict[str, npt.NDArray[Any]] = load(bytes(value))
-            return tensors
-    except lmdb.Error as error:
-        raise DataRefused(f"{key}: the LMDB is damaged: {error}") from error
+        tensors: dict[str, npt.NDArray[Any]] = load(value)
+        return tensors
     except (SafetensorError, KeyError, ValueError) as error:
         raise DataRefused(f"{key}: no safetensors value of a known dtype: {error}") from error
 
@@ -111,9 +100,9 @@ def _tensors(environment: Any, key: str) -> dict[str, npt.NDArray[Any]] | None:
 class _LmdbPatch:
     """Cached values of one patch: each value holds several bands and is read once."""
 
-    def __init__(self, uri: str, environment: Any, meta: PatchMeta) -> None:
+    def __init__(self, uri: str, database: LmdbFile, meta: PatchMeta) -> None:
         self._uri = uri
-        self._environment = environment
+        self._database = database
         self._meta = meta
         self._values: dict[str, dict[str, npt.NDArray[Any]] | None] = {}
 
@@ -128,7 +117,7 @@ class _LmdbPatch:
     def load(self, band: str) -> BandRaster | None:
         key = self._key(band)
         if key not in self._values:
-            self._values[key] = _tensors(self._environment, key)
+            self._values[key] = _tensors(self._database, key)
         value = self._values[key]
         name = "Data" if band == REFERENCE_MAP else band
         if value is None or name not in value:

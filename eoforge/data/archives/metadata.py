@@ -2,6 +2,9 @@
 
 ``metadata.parquet`` holds the recommended patches, ``metadata_for_patches_with_snow_cloud_or_shadow.parquet`` the
 others. Half a million rows stay in Arrow; Python objects are made only for the rows in use.
+
+A small parquet file can hold gigabytes of equal text. Text is therefore read as a dictionary and indices, and written
+out only after its size is known.
 """
 
 from __future__ import annotations
@@ -31,6 +34,11 @@ METADATA: pa.Schema = pa.schema(
         pa.field("contains_cloud_or_shadow", pa.bool_(), nullable=False),
     ]
 )
+
+MAX_ROWS = 1 << 22
+"""Largest number of rows of a file, and of labels of a row group; the official files have 480,038 and 69,450 rows."""
+MAX_DECODED_BYTES = 1 << 29
+"""Largest decompressed size of a file, and largest size of its text; the official main file has 106 MB."""
 
 
 class MetadataRows(Sequence[PatchMeta]):
@@ -114,17 +122,49 @@ def read_metadata(load: Callable[[str], bytes | None], where: str) -> MetadataRo
 
 def _parse(data: bytes, name: str) -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(data))
-    except pa.ArrowException as error:
+        footer = pq.read_metadata(pa.BufferReader(data))
+        present = footer.schema.to_arrow_schema().names
+        missing = [column for column in METADATA.names if column not in present]
+        if missing:
+            raise DataRefused(f"{name}: lacks {', '.join(missing)}; expected the columns {', '.join(METADATA.names)}")
+        _check_claims(footer, name)
+        leaves = [footer.schema.column(i) for i in range(footer.num_columns)]
+        text = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        table = pq.ParquetFile(pa.BufferReader(data), metadata=footer, read_dictionary=text).read(METADATA.names)
+    except (pa.ArrowException, OSError) as error:  # OSError: Arrow's class of damaged pages
         raise DataRefused(f"{name}: damaged or no parquet file: {error}") from error
-    missing = [column for column in METADATA.names if column not in table.column_names]
-    if missing:
-        raise DataRefused(f"{name}: lacks {', '.join(missing)}; expected the columns {', '.join(METADATA.names)}")
-    table = table.select(METADATA.names)
     for column in METADATA.names:
         if table[column].null_count:
             raise DataRefused(f"{name}: {table[column].null_count} empty cells in {column}; expected none")
+    size = sum(_text_bytes(column) for column in table.columns)
+    if size > MAX_DECODED_BYTES:
+        raise DataRefused(f"{name}: its text has {size} bytes, beyond the limit of {MAX_DECODED_BYTES}")
     try:
         return table.cast(METADATA)
     except (pa.ArrowException, ValueError) as error:
         raise DataRefused(f"{name}: columns have other types than the official file: {error}") from error
+
+
+def _check_claims(footer: pq.FileMetaData, name: str) -> None:
+    """Refuses a file whose footer claims more rows, values or bytes in the columns of the metadata than are read."""
+    if footer.num_rows > MAX_ROWS:
+        raise DataRefused(f"{name}: claims {footer.num_rows} rows, beyond the limit of {MAX_ROWS}")
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    chunks = [group.column(j) for group in groups for j in range(group.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in METADATA.names]
+    values = max((chunk.num_values for chunk in chunks), default=0)
+    if values > MAX_ROWS:
+        raise DataRefused(f"{name}: claims {values} values in one column, beyond the limit of {MAX_ROWS}")
+    size = sum(chunk.total_uncompressed_size for chunk in chunks)
+    if size > MAX_DECODED_BYTES:
+        raise DataRefused(f"{name}: claims {size} decompressed bytes, beyond the limit of {MAX_DECODED_BYTES}")
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    """Size of dictionary-encoded text, or lists of it, if each value is written out; 0 for other types."""
+    size = 0
+    for chunk in column.chunks:
+        values = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
+        if pa.types.is_dictionary(values.type) and pa.types.is_string(values.type.value_type):
+            size += pc.sum(pc.binary_length(values.dictionary).take(values.indices)).as_py() or 0
+    return size

@@ -21,6 +21,9 @@ _CHUNK = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20
 # zstd -6 uses windows of 4 MiB; the limit bounds the memory of a hostile stream.
 _MAX_ZSTD_WINDOW = 1 << 27
+# Official files shrink to a half; a file of zeros, which would fill the disk, to a 30,000th.
+_MAX_INFLATION = 100
+_MIN_UNPACKED_BYTES = 1 << 30
 
 ReadRange = Callable[[int, int], bytes]
 """Function from ``(offset, size)`` to bytes; safe to call from several threads."""
@@ -111,8 +114,8 @@ def find_tars(folder: str) -> dict[str, TarFile]:
 class TarBytes(io.RawIOBase):
     """File object for ``tarfile`` that reads forwards and refuses reads larger than any valid header."""
 
-    def __init__(self, stream: IO[bytes], copy: IO[bytes] | None, seekable: bool) -> None:
-        self._stream, self._copy, self._seekable = stream, copy, seekable
+    def __init__(self, stream: IO[bytes], copy: IO[bytes] | None, seekable: bool, limit: int | None = None) -> None:
+        self._stream, self._copy, self._seekable, self._limit = stream, copy, seekable, limit
         self._position = 0
         self.last_read = b""
 
@@ -137,9 +140,13 @@ class TarBytes(io.RawIOBase):
 
     def _take(self, size: int) -> bytes:
         data = self._stream.read(size)
+        self._position += len(data)
+        if self._limit is not None and self._position > self._limit:
+            raise DataRefused(
+                f"a tar unpacks to more than {self._limit} bytes, beyond the limit of {_MAX_INFLATION} times its size"
+            )
         if self._copy is not None:
             self._copy.write(data)
-        self._position += len(data)
         return data
 
 
@@ -156,8 +163,14 @@ def tar_bytes(tar: TarFile, payload: Path | None) -> Iterator[TarBytes]:
         stream = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW).stream_reader(
             file, read_across_frames=True
         )
+        limit = max(_MIN_UNPACKED_BYTES, _MAX_INFLATION * tar.state()[0])
         copy = stack.enter_context(open(payload, "wb"))
         try:
-            yield TarBytes(cast(Any, stream), copy, False)
+            yield TarBytes(cast(Any, stream), copy, False, limit)
         except zstandard.ZstdError as error:
+            if "too much memory" in str(error):  # the only mark of this error
+                raise DataRefused(
+                    f"{tar.uri}: its Zstandard window is beyond the limit of {_MAX_ZSTD_WINDOW >> 20} MiB. "
+                    "Compress it again without a long window (zstd without --long)."
+                ) from error
             raise DataRefused(f"{tar.uri}: damaged or no Zstandard file: {error}. {ADVICE}") from error

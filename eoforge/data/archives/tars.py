@@ -144,7 +144,11 @@ def _stage(tar: TarFile, scratch: Path, shared: ObjectStore | None) -> _StagedTa
                         f"{folder} has {free >> 30} GiB free; unpacking {tar.name} takes more than its "
                         f"{size >> 30} GiB. Set ${SCRATCH_VARIABLE} to a folder on another disk."
                     )
-                _build_index(tar, payload if compressed else None, index)
+                try:
+                    _build_index(tar, payload if compressed else None, index)
+                except BaseException:
+                    payload.unlink(missing_ok=True)  # what was unpacked of a refused tar must not fill the disk
+                    raise
                 if shared:
                     if compressed:
                         shared.put_file(f"{name}/{_PAYLOAD}", payload)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from eoforge.data.archives import tar_source
 from eoforge.data.archives.layout import MAX_FILE_BYTES
 from eoforge.errors import DataRefused
 from eoforge.storage.addresses import join
@@ -61,6 +62,35 @@ def test_what_is_no_zstandard_is_refused(source: Path, tmp_path: Path) -> None:
     (packed / "BigEarthNet-S2.tar.zst").write_bytes(b"not compressed at all" * 100)
     with pytest.raises(DataRefused, match="Zstandard"):
         digests(str(packed), str(tmp_path / "scratch"))
+
+
+def zstd_frame(window: int, data: bytes) -> bytes:
+    """Zstandard frame of raw bytes with a window of a power of two, as of ``zstd --long``."""
+    header = b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([(window.bit_length() - 11) << 3])
+    return header + (len(data) << 3 | 1).to_bytes(3, "little") + data
+
+
+def test_a_long_window_is_no_damage(source: Path, tmp_path: Path) -> None:
+    packed = pack(source, tmp_path / "packed", compressed=True)
+    head = (source / "metadata.parquet").read_bytes()[:1000]
+    (packed / "BigEarthNet-S2.tar.zst").write_bytes(zstd_frame(1 << 31, head))
+    with pytest.raises(DataRefused, match=r"beyond the limit of 128 MiB.*--long") as refused:
+        digests(str(packed), str(tmp_path / "scratch"))
+    assert "damaged" not in str(refused.value)
+    assert not list((tmp_path / "scratch").rglob("payload.tar"))
+
+
+def test_a_tar_that_inflates_does_not_fill_the_disk(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = pack(source, tmp_path / "packed", compressed=True)
+    limit = 1 << 24
+    monkeypatch.setattr(tar_source, "_MIN_UNPACKED_BYTES", limit)
+    members = b"".join(_member(f"BigEarthNet-S2/{i}_B02.tif", 1 << 22).tobuf() + bytes(1 << 22) for i in range(12))
+    write_tar(packed, "BigEarthNet-S2", members + bytes(1024), compressed=True)
+    with pytest.raises(DataRefused, match=f"unpacks to more than {limit} bytes, beyond the limit"):
+        digests(str(packed), str(tmp_path / "scratch"))
+    assert sum(p.stat().st_size for p in (tmp_path / "scratch").rglob("*") if p.is_file()) < 1 << 20
 
 
 def _member(name: str, size: int = 4, **fields: object) -> tarfile.TarInfo:
