@@ -30,7 +30,7 @@ AUDIENCE, ISSUER = "eoforge", "https://issuer.test"
 SCOPE = "federation:operator"
 PATCHES = 50_000
 SERVICES = ("retrieval", "compression", "federation")
-PAUSE_S, HEALTH_PAUSE_S, PROBE_TIMEOUT_S = 0.02, 0.1, 60.0
+PAUSE_S, HEALTH_PAUSE_S, PROBE_TIMEOUT_S, TURN_S = 0.02, 0.1, 60.0, 0.005
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -90,7 +90,7 @@ def channel(target: str, ca: Path) -> grpc.Channel:
     return grpc.secure_channel(target, grpc.ssl_channel_credentials(ca.read_bytes()), options=options)
 
 
-def serve(kind: str, folder: str, extra: dict[str, Any], ready: Any) -> None:
+def serve(kind: str, folder: str, extra: dict[str, Any], ready: Any, busy: Any) -> None:
     """Runs one service; the child process's main."""
     from eoforge.logs import configure_logs
 
@@ -100,17 +100,20 @@ def serve(kind: str, folder: str, extra: dict[str, Any], ready: Any) -> None:
     def made() -> Any:
         if kind == "retrieval":
             from benchmarks.services.retrieval import snapshot
+            from eoforge.bundle import load_bundle
+            from eoforge.methods import get_method
             from eoforge.storage.addresses import TableRef
             from services.retrieval.server import build
             from services.retrieval.settings import RetrievalSettings
             from services.retrieval.state import IndexHolder, Served
 
-            held = snapshot(PATCHES)
+            held, bundle = snapshot(PATCHES), load_bundle((Path(folder) / "bundle").read_text())
+            encoder = get_method(bundle.config["method"]).load(bundle, None)
 
             class Fixed(IndexHolder):
                 async def start(self) -> None:
                     nothing: Any = None
-                    self._take_up(Served(held, nothing, nothing, nothing))
+                    self._replace(Served(held, encoder, bundle, nothing))
 
             return build(RetrievalSettings(codes_uri="none", **values), Fixed(TableRef("none", 1), None, 3600.0))
         if kind == "compression":
@@ -129,9 +132,19 @@ def serve(kind: str, folder: str, extra: dict[str, Any], ready: Any) -> None:
         server = made()
         await server.start()
         ready.put((server.port, server.rest_port))
-        await asyncio.Event().wait()
+        await measure(busy)
 
     asyncio.run(main())
+
+
+async def measure(busy: Any) -> None:
+    """Keeps in ``busy`` the most CPU seconds that the event loop took between two turns."""
+    last = time.thread_time()
+    while True:
+        await asyncio.sleep(TURN_S)
+        now = time.thread_time()
+        busy.value = max(busy.value, now - last)
+        last = now
 
 
 class Served:
@@ -143,12 +156,16 @@ class Served:
 
     def start(self) -> None:
         """Starts the process and waits until it answers."""
-        ready = SPAWN.Queue()
-        self.process = SPAWN.Process(
-            target=serve, args=(self.kind, str(self._folder), self._files.settings, ready), daemon=True
-        )
+        ready, self._busy = SPAWN.Queue(), SPAWN.Value("d", 0.0)
+        arguments = (self.kind, str(self._folder), self._files.settings, ready, self._busy)
+        self.process = SPAWN.Process(target=serve, args=arguments, daemon=True)
         self.process.start()
-        port, rest = ready.get(timeout=START_S)
+        end = time.monotonic() + START_S
+        while ready.empty():
+            if not self.process.is_alive() or time.monotonic() > end:
+                raise SystemExit(f"{self.kind} did not start (exit code {self.process.exitcode})")
+            time.sleep(0.1)
+        port, rest = ready.get()
         self.target, self.rest = f"127.0.0.1:{port}", rest
         self.idle_mib = self.status("VmRSS")
 
@@ -162,8 +179,14 @@ class Served:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return float(text.partition(f"{name}:")[2].split()[0]) / 1024
 
+    @property
+    def loop_ms(self) -> float:
+        """Most CPU milliseconds of the event loop between two turns, since peaks count."""
+        return float(self._busy.value) * 1e3
+
     def forget_peak(self) -> None:
-        """Peak memory counts from now on."""
+        """Peaks count from now on."""
+        self._busy.value = 0.0
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
 

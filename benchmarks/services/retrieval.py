@@ -79,7 +79,7 @@ def serve(patches: int, ready: Any) -> None:
 
         async def start(self) -> None:
             nothing: Any = None
-            self._take_up(Served(held, nothing, nothing, nothing))
+            self._replace(Served(held, nothing, nothing, nothing))
 
     settings = RetrievalSettings(codes_uri="none", port=0, rest_port=0, log_level="warning", drain_notice_seconds=0)
     configure_logs(as_json=True, level=logging.WARNING)

@@ -8,7 +8,6 @@ the log holds the rest.
 from __future__ import annotations
 
 import math
-import traceback
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -195,10 +194,10 @@ def report(problem: Problem, error: BaseException) -> None:
 
 
 def forget(error: BaseException) -> None:
-    """Lets go of what the frames of a reported error reservation: a message, until the call is collected."""
+    """Drops the tracebacks of a reported error: frames hold the message, and errors hold frames in reference cycles."""
     seen: BaseException | None = error
     while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
+        seen.__traceback__ = None
         seen = seen.__cause__ or seen.__context__
 
 

@@ -176,7 +176,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
     def _one(self, behaviour: Any, method: str, headers: dict[str, Any], kind: Any, streaming: bool) -> Any:
         async def answer(_: Any, context: Context[Any, Any]) -> Any:
-            async with self._call(method, headers, context, streaming) as caller:
+            async with _Trimmed(), self._call(method, headers, context, streaming) as caller:
                 remaining = context.time_remaining()
                 limit = self._max_call_seconds if remaining is None else min(remaining, self._max_call_seconds)
                 async with asyncio.timeout(None if streaming else limit):
@@ -189,7 +189,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
     def _many(self, behaviour: Any, method: str, headers: dict[str, Any], kind: Any, streaming: bool) -> Any:
         async def answer(_: Any, context: Context[Any, Any]) -> AsyncIterator[Any]:
-            async with self._call(method, headers, context, streaming) as caller:
+            async with _Trimmed(), self._call(method, headers, context, streaming) as caller:
                 results = behaviour(await self._request(method, kind, caller, context, streaming), context)
                 if inspect.isawaitable(results):  # a handler that writes to the context itself
                     await results
@@ -294,6 +294,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             span.set_attribute("rpc.grpc.status", code)
             span.end()
             log.info("call", code=code, caller=who, milliseconds=round(seconds * 1000, 2))
+
+
+class _Trimmed:
+    """Context that drops the traceback of an aborted call: gRPC keeps the error, and its frames hold the message."""
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        del traceback
+        if isinstance(error, grpc.aio.AbortError):
+            error.__traceback__ = None
 
 
 def _made(behaviour: Any, many: bool, serializer: Any) -> Any:

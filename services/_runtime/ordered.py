@@ -13,7 +13,7 @@ import structlog
 
 from eoforge.errors import LimitExceeded
 from services._runtime.admission import RESERVATION, Reservation
-from services._runtime.errors import describe, duration, report
+from services._runtime.errors import describe, duration, forget, report
 from services._runtime.wire import COPIES
 
 MAX_CORRELATION_BYTES = 128
@@ -91,6 +91,7 @@ async def fill(answer: Any, request: Any, error_type: Any, result: Callable[[], 
     except Exception as error:
         problem = describe(error, structlog.contextvars.get_contextvars().get("request_id", ""))
         report(problem, error)
+        forget(error)
         answer.error.CopyFrom(
             error_type(code=problem.entry.status.value[0], reason=problem.reason, message=problem.message)
         )

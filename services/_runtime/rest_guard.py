@@ -127,6 +127,8 @@ class Guard:
             async with asyncio.timeout(self._settings.receive_seconds):
                 while True:
                     message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise UsageError(f"expected a body of {length} bytes; the connection ended before")
                     parts.append(message.get("body", b""))
                     if not message.get("more_body", False):
                         break

@@ -15,7 +15,7 @@ from eoforge.federated.checks import ChunkFacts, chunk_facts
 from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.storage.tensorfile import Layout, chunk_span
 from services._runtime.errors import Overloaded
-from services._runtime.fair import caller_name, greediest
+from services._runtime.fair import caller_name, last_of_busiest
 from services.federation.telemetry import BYTES
 
 STORING = 8
@@ -139,7 +139,7 @@ class Uploads:
         if callers.count(stream.caller) >= MAX_STREAMS:
             raise Overloaded(f"{MAX_STREAMS} uploads of {stream.caller or 'this caller'} run already", RETRY_SECONDS)
         if len(callers) >= self._limit:
-            last = greediest(callers, stream.caller)
+            last = last_of_busiest(callers, stream.caller)
             if last is None:
                 raise Overloaded(f"{self._limit} uploads run already", RETRY_SECONDS)
             [other for other in self._streams if not other.displaced][last].displace()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import threading
@@ -16,9 +17,12 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from eoforge.errors import UsageError
 from services._runtime import wire
+from services._runtime.fair import FairPool
+from services._runtime.server import Server
 from tests.services._runtime.failing_service import NAME, make
-from tests.services.support import Running, Signer, details, running, until
+from tests.services.support import Running, Signer, details, ended, running, until
 
 GET, STREAM = f"/{NAME}/GetPatch", f"/{NAME}/SearchStream"
 
@@ -120,6 +124,36 @@ def test_json_of_another_form_is_the_callers_mistake(server: Running, body: Any)
     assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_ARGUMENT")
 
 
+def test_the_message_of_a_failed_call_is_freed_at_once() -> None:
+    pool = FairPool(1, 8, "test calls")
+
+    async def failing(request: pb.GetPatchRequest, context: Any) -> None:
+        def look() -> None:
+            raise UsageError(f"no patch {request.patch_id}")
+
+        await pool.run(look)
+
+    def made() -> Server:
+        server = make()
+        server.servicer.GetPatch = failing  # type: ignore[attr-defined]
+        return server
+
+    def kept() -> int:
+        return sum(type(o) is pb.GetPatchRequest and o.patch_id.startswith("freed") for o in gc.get_objects())
+
+    body = pb.GetPatchRequest(patch_id="freed").SerializeToString()
+    with running(made) as served, grpc.insecure_channel(served.target) as line:
+        gc.collect()
+        gc.disable()  # no collection of circles
+        try:
+            for _ in range(5):
+                assert refused(line, GET, body)[0] is grpc.StatusCode.INVALID_ARGUMENT
+            until(lambda: not kept(), 10.0)
+        finally:
+            gc.enable()
+    pool.stop()
+
+
 def test_calls_of_one_caller_at_the_same_time_are_bounded() -> None:
     with running(lambda: make(max_calls_per_caller=2)) as run, grpc.insecure_channel(run.target) as channel:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
@@ -164,6 +198,14 @@ def test_half_sent_requests_end() -> None:
             with socket.create_connection(("127.0.0.1", run.server.rest_port), timeout=60) as line:
                 line.sendall(sent)
                 assert line.recv(12) == expected
+
+
+def test_a_body_that_breaks_off_is_not_answered_as_a_whole_one(server: Running) -> None:
+    host, _, port = server.rest.removeprefix("http://").partition(":")
+    before = ended("REST unknown", "400")  # requests that never reached a route
+    with socket.create_connection((host, int(port)), timeout=60) as line:
+        line.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+    until(lambda: ended("REST unknown", "400") == before + 1, 10.0)
 
 
 def test_connections_are_bounded() -> None:
