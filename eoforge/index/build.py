@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eoforge.bundle import Bundle, load_bundle, require_keys
-from eoforge.data.tables.schema import codes_schema
+from eoforge.data.tables.schema import CODE_CRC, codes_schema
 from eoforge.errors import BundleError, UsageError
+from eoforge.hashing.checksum import code_checksums
 from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.encode import encode_rows
 from eoforge.index.encoder import Encoder
@@ -126,6 +127,7 @@ def _code_batches(
                 "code": pa.FixedSizeListArray.from_arrays(pa.array(packed.reshape(-1)), packed.shape[1]),
                 "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1]),
                 "digest": block.columns["digest"],
+                CODE_CRC: pa.array(code_checksums(packed)),
             }
             yield pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
         progress.advance(len(block.columns["patch_id"]))
