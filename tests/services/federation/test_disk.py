@@ -95,21 +95,17 @@ def test_models_that_nobody_can_ask_for_are_deleted(tmp_path: Path) -> None:
         wanted.keep_models = 2
         client.create_run(wanted, "short")
         wait_for(client, "short", lambda event: event.WhichOneof("event") == "status_changed")
-        history = client.run("short").history
+        run = client.run("short")
+        history = run.history
         for number, model in ((4, history[3].model), (5, history[4].model)):
             assert client.get_model("short", str(tmp_path / model), round=number) == number
         assert client.get_model("short", str(tmp_path / "first"), initial=True) == 0
         with pytest.raises(RemoteError, match="keep_models"):
             client.get_model("short", str(tmp_path / "gone"), round=3)
     there = {path.name for path in (store / "runs/short/objects/manifests").iterdir()}
-    assert there == {history[3].model, history[4].model, client_initial(store)}
+    assert there == {history[3].model, history[4].model, run.initial_model}
     assert len(list((store / "runs/short/objects/chunks").iterdir())) == 3
     assert not files(store / "runs/short/rounds")  # it is over: no update is needed any more
-
-
-def client_initial(store: Path) -> str:
-    (uploaded,) = (store / "uploads/manifests").iterdir()
-    return uploaded.name
 
 
 def test_what_is_kept_keeps_the_chunks_that_it_shares(tmp_path: Path) -> None:
@@ -138,7 +134,7 @@ def test_uploaded_models_expire_and_a_run_keeps_its_own(tmp_path: Path) -> None:
         run = client.create_run(spec(model, silos=["nobody"])).run_id
         assert files(store / "uploads")
         assert ChunkStore(ObjectStore(str(store)), "uploads").expire(3600.0) == 0
-        assert ChunkStore(ObjectStore(str(store)), "uploads").expire(-1.0) == 2
+        assert ChunkStore(ObjectStore(str(store)), "uploads").expire(-1.0) == 1
         client.get_model(run, str(tmp_path / "got"), initial=True)
         assert all(np.all(t == 0) for t in read_file(tmp_path / "got").values())
         with pytest.raises(RemoteError, match="PutModel") as caught:
