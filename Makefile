@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 METHOD ?= ss_cm_rsir
 DEMO_ARGS ?=
+CLUSTER_ARGS ?=
 
-.PHONY: help env demo demo-federated test lint types proto pipelines charts images podman bench lock ci clean
+.PHONY: help env demo demo-federated test cluster lint types proto pipelines charts images podman bench lock ci clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
@@ -30,6 +31,10 @@ demo-federated: env ## four silos and a coordinator with mutual TLS, two kill -9
 
 test: env        ## all tests (kernels in two processes: plain, then through the Triton interpreter)
 	bash tests/run.sh $(BIN)
+
+cluster: env     ## the charts on a real control plane, with KServe and Trainer (Go builds it once; CLUSTER_ARGS for pytest)
+	$(BIN)/python -m tests.cluster.binaries
+	$(BIN)/python -m pytest tests/cluster -n 0 $(CLUSTER_ARGS)
 
 lint: env        ## style and the direction of imports
 	$(BIN)/ruff check .

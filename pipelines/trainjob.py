@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from eoforge.bundle import Bundle
 
 PLURAL = "trainjobs"
+RUNTIMES, CLUSTER_RUNTIMES = "trainingruntimes", "clustertrainingruntimes"
 WATCH_SECONDS = 240
 """Longest single watch request; proxies cut longer ones."""
 
@@ -113,10 +114,10 @@ class ClusterLauncher:
         kind, name = runtime_kind(), self.options.runtime
         try:
             if kind == "ClusterTrainingRuntime":
-                found = self._call(self._jobs.get_cluster_custom_object, GROUP, VERSION, f"{kind.lower()}s", name)
+                found = self._call(self._jobs.get_cluster_custom_object, GROUP, VERSION, CLUSTER_RUNTIMES, name)
             else:
                 found = self._call(
-                    self._jobs.get_namespaced_custom_object, GROUP, VERSION, self.namespace, f"{kind.lower()}s", name
+                    self._jobs.get_namespaced_custom_object, GROUP, VERSION, self.namespace, RUNTIMES, name
                 )
         except ApiException as error:
             if error.status == 404:

@@ -3,8 +3,9 @@
     python -m scripts.chart_schema [--check]
 
 A value is documented where it is set: the comment above a key is its description, and a commented key is a leaf whose
-content is free (``resources``) unless a ``# @schema {...}`` line says more. Every other object is closed. ``# @settings
-MODULE`` fills an object with the fields of a service's settings class, so charts and services cannot drift apart.
+content is free unless a ``# @schema {...}`` line says more, or ``# @type NAME`` names a type of Kubernetes
+(``chart_types.py``). Every other object is closed. ``# @settings MODULE`` fills an object with the fields of a
+service's settings class, so charts and services cannot drift apart.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from scripts.chart_types import TYPES
 
 CHARTS = Path(__file__).resolve().parents[1] / "charts"
 MARKER = "<!-- values: made by `python -m scripts.chart_schema` -->"
@@ -42,12 +45,14 @@ class Leaf:
         path: Keys from the root.
         description: The comment.
         extra: What ``@schema`` lines add.
+        type: Name of ``@type``, or empty.
         settings: Module of ``@settings``, or empty.
     """
 
     path: tuple[str, ...]
     description: str
     extra: dict[str, Any] = field(default_factory=dict)
+    type: str = ""
     settings: str = ""
 
 
@@ -80,6 +85,8 @@ def leaves(text: str) -> list[Leaf]:
             for comment in comments:
                 if comment.startswith("@schema "):
                     leaf.extra |= json.loads(comment.removeprefix("@schema "))
+                elif comment.startswith("@type "):
+                    leaf.type = comment.removeprefix("@type ")
                 elif comment.startswith("@settings "):
                     leaf.settings = comment.removeprefix("@settings ")
                 else:
@@ -160,6 +167,9 @@ def schema(chart: Path) -> dict[str, Any]:
         if made["type"] == "array":
             made["items"] = {"type": "object"}  # what Kubernetes takes as it is; names say so by @schema
         made |= settings_schema(leaf.settings) if leaf.settings else {}
+        if leaf.type:
+            root.setdefault("$defs", {})[leaf.type] = TYPES[leaf.type]
+            made = {"description": leaf.description, "$ref": f"#/$defs/{leaf.type}"}
         node["properties"][leaf.path[-1]] = made | leaf.extra
     # Helm hands a chart the values of its dependencies too; those check their own.
     for dependency in yaml.safe_load((chart / "Chart.yaml").read_text()).get("dependencies", []):

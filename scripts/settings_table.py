@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import sys
 
 from pydantic_core import PydanticUndefined
 
+from scripts.chart_schema import settings_class
 from services._runtime.settings import RuntimeSettings
 
 
 def table(module: str) -> str:
     """Table of the settings class in ``module``, settings of the service before shared settings."""
-    classes = [
-        value
-        for value in vars(importlib.import_module(module)).values()
-        if inspect.isclass(value) and issubclass(value, RuntimeSettings) and value.__module__ == module
-    ]
-    (settings,) = classes
+    settings = settings_class(module)
     shared = RuntimeSettings.model_fields
     fields = settings.model_fields
     names = [n for n in fields if n not in shared] + [n for n in fields if n in shared]

@@ -49,7 +49,7 @@ def random_images(settings: Settings, pairs: int, device: torch.device) -> Image
     """Noise on native grids if the size allows; the time of a step does not depend on the pixels."""
     generator = torch.Generator().manual_seed(0)
     images = {}
-    for modality, bands in settings.bands.items():
+    for modality, bands in settings.sensor_bands.items():
         if not NativeGrids.can(bands, settings.size, "nearest"):
             shape = (pairs, len(bands), settings.size, settings.size)
             images[modality] = Pixels.of(torch.randn(shape, generator=generator).to(device))
@@ -162,7 +162,7 @@ def measure_from_lance(settings: Settings, device: torch.device, pairs: int, dat
 
     grids = {
         m: NativeGrids.build(bands, [0.0] * len(bands), [1e3] * len(bands), device)
-        for m, bands in settings.bands.items()
+        for m, bands in settings.sensor_bands.items()
     }
     step = make_step(settings, device, pairs, device.type == "cuda")
     loader = PatchLoader(

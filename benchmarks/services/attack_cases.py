@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.services.attack_world import PROBES, Secrets, Served, channel
+from benchmarks.services.attack_services import PROBES, Secrets, Served, channel
 
 TIMEOUT_S = 20.0
 HALF_S = 6.0
@@ -53,7 +53,7 @@ class Attack:
         """Unary calls at the same time."""
         compression = grpc.Compression.Gzip if zipped else None
         with channel(self.served.target, self.files.ca) as line:
-            call = line.unary_unary(method)
+            call = line.unary_unary(method, None, None)
             metadata = (("authorization", f"Bearer {self.files.token('mallory')}"),) if known else ()
             waiting = [
                 call.future(body, timeout=TIMEOUT_S, metadata=metadata, compression=compression) for _ in range(count)
@@ -94,9 +94,11 @@ class Attack:
         calls: list[Any] = []
         for line in lines:
             if unary:
-                calls.append(line.stream_unary(STREAMS[self.served.kind]).future(requests(), metadata=metadata))
+                calls.append(
+                    line.stream_unary(STREAMS[self.served.kind], None, None).future(requests(), metadata=metadata)
+                )
             else:
-                calls.append(line.stream_stream(STREAMS[self.served.kind])(requests(), metadata=metadata))
+                calls.append(line.stream_stream(STREAMS[self.served.kind], None, None)(requests(), metadata=metadata))
         time.sleep(seconds)
         codes = Counter("open" if call.is_active() else _code(call) for call in calls)
         done.set()

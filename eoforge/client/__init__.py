@@ -25,26 +25,19 @@ if TYPE_CHECKING:
     from eoforge.client.silo import SiloClient as SiloClient
     from eoforge.data.search_filter import SearchFilter as SearchFilter
 
-_HOMES = {
-    "Compressed": "eoforge.client.compression",
-    "CompressionClient": "eoforge.client.compression",
-    "Decompressed": "eoforge.client.compression",
-    "Encoded": "eoforge.client.messages",
-    "FederationClient": "eoforge.client.federation",
-    "Hit": "eoforge.client.messages",
-    "IndexInfo": "eoforge.client.messages",
-    "Patch": "eoforge.client.messages",
-    "PatchInfo": "eoforge.client.messages",
-    "RemoteError": "eoforge.client.base",
-    "RemoteNotFound": "eoforge.client.base",
-    "RemoteRefused": "eoforge.client.base",
-    "RetrievalClient": "eoforge.client.retrieval",
-    "SearchFilter": "eoforge.data.search_filter",
-    "SiloClient": "eoforge.client.silo",
+_NAMES = {
+    "eoforge.client.base": ("RemoteError", "RemoteNotFound", "RemoteRefused"),
+    "eoforge.client.compression": ("Compressed", "CompressionClient", "Decompressed"),
+    "eoforge.client.federation": ("FederationClient",),
+    "eoforge.client.messages": ("Encoded", "Hit", "IndexInfo", "Patch", "PatchInfo"),
+    "eoforge.client.retrieval": ("RetrievalClient",),
+    "eoforge.client.silo": ("SiloClient",),
+    "eoforge.data.search_filter": ("SearchFilter",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -17,6 +18,7 @@ from eoforge.errors import EoforgeError, NotFound, UsageError
 MAX_MESSAGE_BYTES = 64 << 20
 DETAILS_KEY = "grpc-status-details-bin"
 _FIRST_WAIT_S = 0.2
+_LIST = re.compile(r"^ipv[46]:")
 
 
 class RemoteError(EoforgeError):
@@ -54,14 +56,14 @@ class ServiceClient:
     """Base of the synchronous, thread-safe clients.
 
     Args:
-        target: Address of the service, ``HOST:PORT``.
+        target: Address of the service, ``HOST:PORT``, or several as ``ipv4:ADDRESS:PORT,ADDRESS:PORT``.
         token: Bearer token (JWT); sent over TLS or to the loopback address only.
         ca_file: CA certificate (PEM) of the server; enables TLS.
         cert_file: Client certificate (PEM) for mutual TLS, together with ``key_file``.
         key_file: Private key (PEM) of the client.
         tls: Whether to use TLS; None for TLS except to the loopback address. ``False`` is for encrypted networks.
         timeout: Deadline of one attempt in seconds.
-        attempts: Number of attempts of a call while the server is unavailable or overloaded.
+        attempts: Number of attempts of a call while the server is unavailable, overloaded or restarting.
     """
 
     channel_options: ClassVar[tuple[tuple[str, int], ...]] = ()
@@ -82,6 +84,7 @@ class ServiceClient:
             raise UsageError("mutual TLS needs both cert_file and key_file; got one of them")
         self._files, self._tls = (ca_file, key_file, cert_file), tls
         self._target, self._timeout, self._attempts = target, timeout, attempts
+        self._closed = False
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._channel = self._open(target)
 
@@ -117,6 +120,7 @@ class ServiceClient:
 
     def close(self) -> None:
         """Closes the connection."""
+        self._closed = True
         self._channel.close()
 
     def wait_connected(self, seconds: float) -> bool:
@@ -129,9 +133,25 @@ class ServiceClient:
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         try:
-            for attempt in stamina.retry_context(on=retry_wait, attempts=self._attempts, wait_initial=_FIRST_WAIT_S):
+            for attempt in stamina.retry_context(on=self._retry, attempts=self._attempts, wait_initial=_FIRST_WAIT_S):
                 with attempt:
                     return method(request, timeout=self._timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise self._translate(error) from error
+
+    def _retry(self, error: Exception) -> bool | float:
+        """See :func:`retry_wait`; adds calls that a stopping server had received but not started, which it cancels."""
+        if self._closed:
+            return False
+        cut = isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.CANCELLED
+        return cut or retry_wait(error)
+
+    def _answers(self, method: Callable[..., Any], requests: Any, timeout: float | None) -> Iterator[tuple[str, Any]]:
+        """Correlation id and result, or :class:`RemoteError`, of each answer of a stream."""
+        try:
+            for answer in method(requests, timeout=timeout, metadata=self._metadata):
+                failed = answer.WhichOneof("outcome") == "error"
+                yield answer.correlation_id, stream_error(answer.error) if failed else answer.result
         except grpc.RpcError as error:
             raise self._translate(error) from error
 
@@ -144,14 +164,14 @@ class ServiceClient:
 
 
 def is_loopback(target: str) -> bool:
-    """Whether ``HOST:PORT`` (or ``unix:PATH``) is an address of this machine."""
+    """Whether ``HOST:PORT``, ``unix:PATH`` or each of ``ipv4:ADDRESS:PORT,ADDRESS:PORT`` is of this machine."""
     if target.startswith("unix:"):
         return True
-    host = target.rsplit(":", 1)[0].strip("[]")
+    hosts = [part.rsplit(":", 1)[0].strip("[]") for part in _LIST.sub("", target).split(",")]
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return all(host == "localhost" or ipaddress.ip_address(host).is_loopback for host in hosts)
     except ValueError:
-        return host == "localhost"
+        return False
 
 
 def retry_wait(error: Exception) -> bool | float:

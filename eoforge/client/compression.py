@@ -14,12 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
 import numpy.typing as npt
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.api.compression.v1 import compression_pb2_grpc
-from eoforge.client.base import RemoteError, ServiceClient, stream_error
+from eoforge.client.base import RemoteError, ServiceClient
 from eoforge.client.wire import band_fields, band_samples, modality_of
 from eoforge.data.modalities import MODALITY_NAMES
 from eoforge.errors import UsageError
@@ -103,7 +102,7 @@ class CompressionClient(ServiceClient):
                 request = pb.CompressRequest(raster=_raster(bands, None, name, None), rate=target, codec=codec)
                 yield pb.CompressStreamRequest(correlation_id=name, compress=request)
 
-        for name, answer in self._stream(self._stub.CompressStream, requests(), timeout):
+        for name, answer in self._answers(self._stub.CompressStream, requests(), timeout):
             yield name, answer if isinstance(answer, RemoteError) else _compressed(answer)
 
     def decompress(self, stream: bytes) -> Decompressed:
@@ -125,7 +124,7 @@ class CompressionClient(ServiceClient):
             for name, stream in streams:
                 yield pb.DecompressStreamRequest(correlation_id=name, decompress=pb.DecompressRequest(stream=stream))
 
-        for name, answer in self._stream(self._stub.DecompressStream, requests(), timeout):
+        for name, answer in self._answers(self._stub.DecompressStream, requests(), timeout):
             yield name, answer if isinstance(answer, RemoteError) else _decompressed(answer)
 
     def hash_stream(self, stream: bytes) -> dict[tuple[str, int], bytes]:
@@ -145,14 +144,6 @@ class CompressionClient(ServiceClient):
     def codecs(self) -> list[pb.Codec]:
         """Codecs of the server, the default first."""
         return list(self._call(self._stub.ListCodecs, pb.ListCodecsRequest()).codecs)
-
-    def _stream(self, method: Any, requests: Iterator[Any], timeout: float | None) -> Iterator[tuple[str, Any]]:
-        try:
-            for answer in method(requests, timeout=timeout, metadata=self._metadata):
-                failed = answer.WhichOneof("outcome") == "error"
-                yield answer.correlation_id, stream_error(answer.error) if failed else answer.result
-        except grpc.RpcError as error:
-            raise self._translate(error) from error
 
 
 def _raster(

@@ -64,20 +64,18 @@ class FederationClient(FederationServiceClient):
 
     def runs(self, status: Any = pb.RUN_STATUS_UNSPECIFIED) -> Iterator[pb.Run]:
         """Runs visible to the caller, newest first."""
-        request = pb.ListRunsRequest(status=status)
-        while True:
-            page = self._ask("ListRuns", request)
+        for page in self._pages("ListRuns", pb.ListRunsRequest(status=status)):
             yield from page.runs
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def silos(self) -> Iterator[pb.Silo]:
         """Registered silos."""
-        request = pb.ListSilosRequest()
-        while True:
-            page = self._ask("ListSilos", request)
+        for page in self._pages("ListSilos", pb.ListSilosRequest()):
             yield from page.silos
+
+    def _pages(self, name: str, request: Any) -> Iterator[Any]:
+        while True:
+            page = self._ask(name, request)
+            yield page
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import grpc
 import numpy as np
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
-from eoforge.client.base import RemoteError, ServiceClient, stream_error
+from eoforge.client.base import RemoteError, ServiceClient
 from eoforge.client.messages import (
     Bands,
     Encoded,
@@ -121,14 +120,8 @@ class RetrievalClient(ServiceClient):
                 search.page_size = k
                 yield pb.SearchStreamRequest(correlation_id=patch_id, search=search)
 
-        try:
-            for answer in self._stub.SearchStream(requests(), timeout=timeout, metadata=self._metadata):
-                if answer.WhichOneof("outcome") == "error":
-                    yield answer.correlation_id, stream_error(answer.error)
-                else:
-                    yield answer.correlation_id, [hit(h) for h in answer.result.hits]
-        except grpc.RpcError as error:
-            raise self._translate(error) from error
+        for patch_id, answer in self._answers(self._stub.SearchStream, requests(), timeout):
+            yield patch_id, answer if isinstance(answer, RemoteError) else [hit(h) for h in answer.hits]
 
     def encode(self, images: Sequence[Bands], modality: str) -> list[Encoded]:
         """Codes and embeddings of images given by bands, in order."""

@@ -16,6 +16,7 @@ import datetime as dt
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from eoforge.federated.run.spec import SILO_ID
 Role = Literal["silo", "operator", "server"]
 TRUST_DOMAIN = "spiffe://eoforge/"
 CA_DAYS, LEAF_DAYS = 3650, 90
+_CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 _BACKDATE = dt.timedelta(minutes=5)
 """Age of a new certificate, for silos whose clocks are slow."""
 
@@ -159,7 +161,8 @@ class Authority:
         return found
 
     def _revoked(self) -> list[int]:
-        return [entry.serial_number for entry in x509.load_pem_x509_crl((self.folder / "crl.pem").read_bytes())]
+        ca = self._certificate.public_bytes(serialization.Encoding.PEM)
+        return [serial for _, serial in revoked_certificates((self.folder / "crl.pem").read_bytes(), ca)]
 
     def _write_revoked(self, serials: Sequence[int]) -> None:
         now = dt.datetime.now(dt.UTC)
@@ -170,6 +173,36 @@ class Authority:
             builder = builder.add_revoked_certificate(entry)
         signed = builder.sign(self._key, hashes.SHA256())
         _replace(self.folder / "crl.pem", signed.public_bytes(serialization.Encoding.PEM))
+
+
+def revoked_certificates(lists: bytes, authorities: bytes) -> frozenset[tuple[x509.Name, int]]:
+    """Issuer and serial number of every revoked certificate.
+
+    Args:
+        lists: Revocation lists (PEM), one after the other.
+        authorities: Certificates of the authorities (PEM).
+
+    Raises:
+        UsageError: There is no list, or one is malformed or not signed by an authority.
+    """
+    try:
+        signers = x509.load_pem_x509_certificates(authorities)
+        found = [x509.load_pem_x509_crl(block) for block in _CRL.findall(lists)]
+    except ValueError as error:
+        raise UsageError("expected certificates of authorities and their revocation lists (PEM)") from error
+    if not found or len(found) != lists.count(b"-----BEGIN"):
+        raise UsageError("expected revocation lists (PEM) and nothing else")
+    for crl in found:
+        if not any(crl.issuer == signer.subject and _signed(crl, signer) for signer in signers):
+            raise UsageError("a revocation list is not signed by an authority of the clients")
+    return frozenset((crl.issuer, entry.serial_number) for crl in found for entry in crl)
+
+
+def _signed(crl: x509.CertificateRevocationList, signer: x509.Certificate) -> bool:
+    try:
+        return crl.is_signature_valid(signer.public_key())  # type: ignore[arg-type]  # raises for other types
+    except TypeError:
+        return False
 
 
 def _builder(

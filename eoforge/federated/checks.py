@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from eoforge.errors import DataRefused, LimitExceeded
+from eoforge.federated.store.chunk_store import StoredFile
+from eoforge.federated.strategy import Range
 from eoforge.storage.tensorfile import Layout, Specs, chunk_span
 
 MAX_NUMBERS, MAX_NAME = 1000, 200
@@ -75,6 +78,24 @@ def chunk_facts(layout: Layout, index: int, data: bytes | memoryview, squares: b
     return ChunkFacts(None, total)
 
 
+def check_model(model: StoredFile, pool: ThreadPoolExecutor) -> None:
+    """Check of an initial model, which is read once.
+
+    Raises:
+        DataRefused: It holds no tensors, or NaN or infinity.
+        NotFound: A chunk is missing.
+    """
+    if not model.specs:
+        raise DataRefused("the initial model holds no tensors")
+
+    def unusable(index: int) -> str | None:
+        return chunk_facts(model.layout, index, model.chunk(index), squares=False).unusable
+
+    for name in pool.map(unusable, range(len(model.manifest.chunks))):
+        if name is not None:
+            raise DataRefused(f"tensor {name!r} of the initial model holds NaN or infinity")
+
+
 def check_facts(facts: list[ChunkFacts], max_norm: float) -> float:
     """Check of an update by the facts of its chunks.
 
@@ -92,21 +113,24 @@ def check_facts(facts: list[ChunkFacts], max_norm: float) -> float:
         if fact.unusable is not None:
             raise DataRefused(f"tensor {fact.unusable!r} holds NaN or infinity; the update would spoil the model")
     norm = math.sqrt(sum(fact.squares for fact in facts))
+    if not math.isfinite(norm):
+        raise DataRefused("the update's L2 norm is beyond the range of numbers; the update would spoil the model")
     if max_norm and norm > max_norm:
         raise DataRefused(f"the update's L2 norm is {norm:.6g}; the run's bound is {max_norm:.6g}")
     return norm
 
 
-def check_numbers(samples: int, limit: int, scalars: dict[str, float]) -> None:
+def check_numbers(samples: int, limit: int, scalars: Mapping[str, float], required: Mapping[str, Range]) -> None:
     """Check of the numbers that a silo sends with its update.
 
     Args:
         samples: Number of training samples.
         limit: Largest number of samples that the silo may claim.
         scalars: Numbers of the strategy.
+        required: Numbers that the strategy needs.
 
     Raises:
-        DataRefused: The number of samples is 0 or above the limit, or a scalar is not finite.
+        DataRefused: The number of samples is 0 or above the limit, or :func:`check_scalars` refuses the scalars.
         LimitExceeded: There are too many scalars.
     """
     if not 0 < samples <= limit:
@@ -115,9 +139,23 @@ def check_numbers(samples: int, limit: int, scalars: dict[str, float]) -> None:
             f"data.max_samples and data.max_sample_ratio of the run); got {samples}"
         )
     check_names(scalars)
+    check_scalars(scalars, required)
+
+
+def check_scalars(scalars: Mapping[str, float], required: Mapping[str, Range] | None = None) -> None:
+    """Check of numbers that a silo measured, or that a strategy needs.
+
+    Raises:
+        DataRefused: A number is not finite, or a required one is missing or out of range.
+    """
     bad = [name for name, value in scalars.items() if not math.isfinite(value)]
     if bad:
-        raise DataRefused(f"the update's numbers must be finite; {', '.join(sorted(bad)[:3])} are not")
+        raise DataRefused(f"numbers of a silo must be finite; {', '.join(sorted(bad)[:3])} are not")
+    for name, (least, most) in (required or {}).items():
+        value = scalars.get(name)
+        if value is None or not least <= value <= most:
+            sent = "none came" if value is None else f"got {value:g}"
+            raise DataRefused(f"the update's strategy needs the number {name}, {least:g} to {most:g}; {sent}")
 
 
 def check_names(numbers: Mapping[str, float]) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.errors import UsageError
+from eoforge.errors import DataRefused, UsageError
 from eoforge.federated.store.chunk_store import ChunkStore, StoredFile
 from eoforge.federated.strategy import Add, Output, Reduction, Source, name_of, split_name
 from eoforge.storage.tensorfile import Array, Layout, Specs
@@ -60,8 +60,33 @@ def weighted_sum(terms: Sequence[Term], source: Source) -> Sequence[Sum]:
     return sums
 
 
+def require_finite(name: str, values: Array) -> None:
+    """Check of new elements of a server tensor.
+
+    Raises:
+        DataRefused: An element is NaN or infinite.
+    """
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise DataRefused(f"tensor {name!r} would hold NaN or infinity in {values.dtype.name} after the reduction")
+
+
 def combine(parts: Sequence[Part], source: Source, combiner: Combiner = weighted_sum) -> list[Array]:
-    """New elements of each part, in the dtype of its tensor."""
+    """New elements of each part, in the dtype of its tensor.
+
+    Raises:
+        DataRefused: An element is NaN or infinite: finite updates can overflow together.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # an error names the tensor below
+        cast = [
+            _cast(total, part.output.spec.dtype)
+            for part, total in zip(parts, _totals(parts, source, combiner), strict=True)
+        ]
+    for part, values in zip(parts, cast, strict=True):
+        require_finite(part.output.name, values)
+    return cast
+
+
+def _totals(parts: Sequence[Part], source: Source, combiner: Combiner) -> list[Sum]:
     totals: list[Sum] = []
     for part in parts:
         total = np.zeros(part.stop - part.start)
@@ -74,7 +99,7 @@ def combine(parts: Sequence[Part], source: Source, combiner: Combiner = weighted
     for part, total in zip(parts, totals, strict=True):
         if part.output.spec.role == "statistic" and part.output.name.endswith(VARIANCE):
             np.maximum(total, 0.0, out=total)
-    return [_cast(total, part.output.spec.dtype) for part, total in zip(parts, totals, strict=True)]
+    return totals
 
 
 class StoredSource:
@@ -121,6 +146,7 @@ def write_reduction(
 
     Raises:
         UsageError: Two outputs name the same tensor.
+        DataRefused: A new element is NaN or infinite.
     """
     outputs = {output.name: output for output in reduction.outputs}
     if len(outputs) != len(reduction.outputs) or outputs.keys() & reduction.values.keys():
@@ -143,7 +169,9 @@ def write_reduction(
                     parts.append(Part(outputs[name], start, stop))
                     arrays.append(None)
                 elif name in reduction.values:
-                    arrays.append(np.asarray(reduction.values[name]).reshape(-1)[start:stop])
+                    values = np.asarray(reduction.values[name]).reshape(-1)[start:stop]
+                    require_finite(name, values)
+                    arrays.append(values)
                 else:
                     arrays.append(state[group].read(tensor, start, stop))
             computed = iter(combine(parts, source, combiner))

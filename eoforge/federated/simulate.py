@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from eoforge.errors import UsageError
-from eoforge.federated.reduce import Part, combine
+from eoforge.federated.checks import check_scalars
+from eoforge.federated.reduce import Part, combine, require_finite
 from eoforge.federated.strategy import (
     MODEL,
     LocalResult,
@@ -143,6 +144,7 @@ def run_round(
 
     Raises:
         UsageError: A silo sent other tensors than the strategy announced.
+        DataRefused: A silo did not send a number that the strategy needs, or the new model is not finite.
     """
     chosen = [s for s in silos if selected is None or s.id in selected]
     results: dict[str, LocalResult] = {}
@@ -154,6 +156,7 @@ def run_round(
         result = trainers[silo.id].train(task, federation.silos.get(silo.id, {}))
         seconds[silo.id] = time.perf_counter() - begun
         _check(silo, result, strategy.upload(silo, federation.specs))
+        check_scalars(result.scalars, strategy.required_scalars)
         results[silo.id] = result
         sent = wire_bytes(strategy, silo, federation.specs)
         down, up = down + sent[0], up + sent[1]
@@ -172,6 +175,7 @@ def run_round(
         new[output.name] = values.reshape(output.spec.shape)
     for name, value in reduction.values.items():
         new[name] = np.asarray(value, dtype=federation.specs[name].dtype)
+        require_finite(name, new[name])
     aggregated = time.perf_counter() - begun
     federation.tensors.update(new)
     # A silo keeps its new state only if its update was accepted; in a simulation every update is.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from eoforge.storage.tensorfile import Array, Specs, TensorSpec
 
@@ -28,6 +28,13 @@ def split_name(name: str) -> tuple[str, str]:
     """Group and tensor of a full name; the tensor's own name may hold further slashes."""
     group, _, tensor = name.partition("/")
     return group, tensor
+
+
+class Range(NamedTuple):
+    """Closed range of a number."""
+
+    least: float
+    most: float
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,10 @@ class Strategy(Protocol):
     def up(self) -> tuple[str, ...]:
         """Groups of tensors that a silo uploads."""
 
+    @property
+    def required_scalars(self) -> Mapping[str, Range]:
+        """Numbers that every update must carry, by name, with their ranges; an update without them is refused."""
+
     def start(self, model: Specs, silos: Sequence[SiloInfo]) -> Mapping[str, Start]:
         """Server tensors beyond ``model/...`` at the start of a run (``model`` is keyed without its group)."""
 
@@ -162,7 +173,7 @@ class Strategy(Protocol):
         """Tensors that ``silo`` downloads: name at the silo -> name of the server tensor."""
 
     def upload(self, silo: SiloInfo, state: Specs) -> Specs:
-        """Tensors that ``silo`` uploads: exactly these names, shapes and dtypes."""
+        """Tensors that ``silo`` uploads: exactly these names, shapes and dtypes; other updates are refused."""
 
     def task_scalars(self, silo: SiloInfo, silos: Sequence[SiloInfo]) -> Mapping[str, float]:
         """Numbers for the silo's objective (``relative_weight``)."""
@@ -170,13 +181,15 @@ class Strategy(Protocol):
     def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
         """Changes of server tensors after a round.
 
+        An update that fulfils :meth:`upload` and ``required_scalars`` must not make it fail.
+
         Args:
             info: The sealed round.
             state: All server tensors, by full name.
             source: Elements, for strategies whose weights depend on them (pFedLA).
 
         Raises:
-            UsageError: The round has no update, or a silo's numbers are unusable.
+            UsageError: The round has no update.
         """
 
 

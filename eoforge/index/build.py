@@ -12,16 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eoforge.bundle import Bundle, load_bundle, require_keys
 from eoforge.data.tables.schema import CODE_CRC, codes_schema
-from eoforge.errors import BundleError, UsageError
 from eoforge.hashing.checksum import code_checksums
-from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.encode import encode_rows
 from eoforge.index.encoder import Encoder
-from eoforge.index.jobs import IndexPlan, IndexSummary, commit_rows, load_plan, plan_rows, table_for, write_shards
+from eoforge.index.jobs import (
+    IndexPlan,
+    IndexSummary,
+    Inputs,
+    commit_rows,
+    load_plan,
+    open_job,
+    plan_rows,
+    table_for,
+    write_shards,
+)
 from eoforge.progress import Tracker
-from eoforge.storage.addresses import TableRef, normalise, open_table, table_to_write
+from eoforge.storage.addresses import TableRef
 
 if TYPE_CHECKING:
     import lance
@@ -44,17 +51,10 @@ def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int
         UsageError: The codes belong to a newer version of the patches, ``shard_rows`` is below 1, or ``codes_uri``
             names a version or a whole bucket.
     """
-    if shard_rows < 1:
-        raise UsageError(f"a shard needs at least 1 patch; got shard_rows={shard_rows}")
-    codes_uri = table_to_write(codes_uri)
-    bundle = load_bundle(bundle_uri)
-    require_keys(bundle)
-    patches = open_table(table)
-    config = bundle.config
-    pinned = TableRef(normalise(table.uri), patches.version)
-    info = CodeTableInfo(bundle.id, bundle.uri, config["method"], config["bits"], pinned)
-    codes = table_for(info, codes_uri, codes_schema(info.bits, config["embedding_dim"], info.metadata()), "codes")
-    return plan_rows("index", bundle, patches, codes, info, codes_uri, shard_rows, _modalities(bundle))
+    inputs = Inputs.open(bundle_uri, table, codes_uri, shard_rows)
+    info = inputs.info
+    schema = codes_schema(info.bits, inputs.bundle.config["embedding_dim"], info.metadata())
+    return plan_rows("index", inputs, table_for(info, inputs.uri, schema, "codes"))
 
 
 def encode_shards(codes_uri: str, job_id: str, first: int, count: int, encoder: Encoder) -> dict[str, int]:
@@ -74,10 +74,7 @@ def encode_shards(codes_uri: str, job_id: str, first: int, count: int, encoder: 
         NotFound: The plan does not exist.
         BundleError: The code length of the encoder differs from the table.
     """
-    plan, job = load_plan(codes_uri, job_id)
-    width = open_table(plan.codes).schema.field("code").type.list_size
-    if width * 8 != encoder.bits:
-        raise BundleError(f"{plan.codes} holds codes of {width * 8} bits; got {encoder.bits}")
+    plan, job = open_job(codes_uri, job_id, encoder)
 
     def make(
         patches: lance.LanceDataset, rows: npt.NDArray[np.int64], schema: pa.Schema, progress: Tracker
@@ -110,10 +107,6 @@ def build_index(
     plan = plan_index(bundle_uri, table, codes_uri, shard_rows)
     encode_shards(codes_uri, plan.job_id, 0, plan.shards, encoder)
     return commit_rows(*load_plan(codes_uri, plan.job_id))
-
-
-def _modalities(bundle: Bundle) -> list[str]:
-    return sorted(modality for modality, bands in bundle.config["bands"].items() if bands)
 
 
 def _code_batches(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eoforge.bundle import Bundle
+from eoforge.bundle import Bundle, load_bundle, require_keys
 from eoforge.data.tables.commit import (
     CommitResult,
     Job,
@@ -28,10 +28,11 @@ from eoforge.data.tables.commit import (
     table_identity,
     write_fragments,
 )
-from eoforge.errors import ConflictError, DataRefused, NotFound, UsageError
+from eoforge.errors import BundleError, ConflictError, DataRefused, NotFound, UsageError
 from eoforge.index.code_table import PATCHES_VERSION, CodeTableInfo
+from eoforge.index.encoder import Encoder
 from eoforge.progress import Tracker, track
-from eoforge.storage.addresses import TableRef, open_table, table_exists
+from eoforge.storage.addresses import TableRef, normalise, open_table, table_exists, table_to_write
 
 if TYPE_CHECKING:
     import lance
@@ -78,6 +79,35 @@ class IndexSummary:
     skipped: int
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """Opened bundle and patches of a job, and the address of its table."""
+
+    bundle: Bundle
+    patches: lance.LanceDataset
+    info: CodeTableInfo
+    uri: str
+    shard_rows: int
+
+    @classmethod
+    def open(cls, bundle_uri: str, table: TableRef, uri: str, shard_rows: int) -> Inputs:
+        """Inputs of a job; without a version the newest patches are pinned.
+
+        Raises:
+            NotFound: The bundle or the patches do not exist.
+            UsageError: ``shard_rows`` is below 1, or ``uri`` names a version or a whole bucket.
+        """
+        if shard_rows < 1:
+            raise UsageError(f"a shard needs at least 1 patch; got shard_rows={shard_rows}")
+        uri = table_to_write(uri)
+        bundle = load_bundle(bundle_uri)
+        require_keys(bundle)
+        patches = open_table(table)
+        pinned = TableRef(normalise(table.uri), patches.version)
+        info = CodeTableInfo(bundle.id, bundle.uri, bundle.config["method"], bundle.config["bits"], pinned)
+        return cls(bundle, patches, info, uri, shard_rows)
+
+
 def table_for(info: CodeTableInfo, uri: str, schema: pa.Schema, what: str) -> lance.LanceDataset:
     """Table at ``uri``, created if absent.
 
@@ -110,39 +140,31 @@ def table_for(info: CodeTableInfo, uri: str, schema: pa.Schema, what: str) -> la
     return table
 
 
-def plan_rows(
-    kind: str,
-    bundle: Bundle,
-    patches: lance.LanceDataset,
-    table: lance.LanceDataset,
-    pinned: CodeTableInfo,
-    uri: str,
-    shard_rows: int,
-    modalities: Sequence[str],
-    recipe: str = "",
-) -> IndexPlan:
+def plan_rows(kind: str, inputs: Inputs, table: lance.LanceDataset, recipe: str = "") -> IndexPlan:
     """Plan of the patches without rows of their present digest, cut into shards.
 
     The id of the job is a function of bundle, patches version, table and recipe: a repeated call returns the same plan,
     so that a killed run continues where it stopped.
     """
-    parts = [bundle.id, str(pinned.patches), str(shard_rows), table_identity(table), table_identity(patches)]
+    bundle, patches, pinned, shard_rows = inputs.bundle, inputs.patches, inputs.info.patches, inputs.shard_rows
+    parts = [bundle.id, str(pinned), str(shard_rows), table_identity(table), table_identity(patches)]
     job_id = (
         f"{kind}-" + hashlib.blake2b("\n".join(parts + [recipe] * bool(recipe)).encode(), digest_size=12).hexdigest()
     )
-    job = Job(uri, job_id)
+    job = Job(inputs.uri, job_id)
     _tag_version(patches, f"codes-{job_id}")
     rows = job.find(_ROWS)
     if rows is None:
+        modalities = sorted(modality for modality, bands in bundle.config["bands"].items() if bands)
         job.put_if_absent(_ROWS, _rows_to_make(patches, table, modalities).astype("<i8").tobytes())
         rows = job.get(_ROWS)
     count = len(rows) // 8
     plan = IndexPlan(
         job_id=job_id,
-        codes=uri,
+        codes=inputs.uri,
         bundle_uri=bundle.uri,
         bundle_id=bundle.id,
-        patches_uri=pinned.patches.uri,
+        patches_uri=pinned.uri,
         patches_version=patches.version,
         shard_rows=shard_rows,
         shards=-(-count // shard_rows),
@@ -164,6 +186,20 @@ def load_plan(uri: str, job_id: str) -> tuple[IndexPlan, Job]:
     if plan is None:
         raise NotFound(f"no index job {job_id!r} beside {uri}; plan it first")
     return IndexPlan(**json.loads(plan)), job
+
+
+def open_job(uri: str, job_id: str, encoder: Encoder) -> tuple[IndexPlan, Job]:
+    """Plan and files of a job whose codes ``encoder`` makes.
+
+    Raises:
+        NotFound: The plan does not exist.
+        BundleError: The code length of the encoder differs from the table.
+    """
+    plan, job = load_plan(uri, job_id)
+    width = open_table(plan.codes).schema.field("code").type.list_size
+    if width * 8 != encoder.bits:
+        raise BundleError(f"{plan.codes} holds codes of {width * 8} bits; got {encoder.bits}")
+    return plan, job
 
 
 def write_shards(plan: IndexPlan, job: Job, first: int, count: int, make: RowMaker, label: str) -> dict[str, int]:

@@ -15,19 +15,27 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eoforge.bundle import load_bundle, require_keys
 from eoforge.codec.coder import Coder, MaxError, Rate
 from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import Raster, from_batch
 from eoforge.data.loading.batch import PatchBatch, read_rows
-from eoforge.data.tables.schema import CODE_CRC, RASTER_COLUMNS, streams_schema
-from eoforge.errors import BundleError, DataRefused, UsageError
+from eoforge.data.tables.schema import CODE_CRC, RASTER_COLUMNS, sql_list, streams_schema
+from eoforge.errors import DataRefused
 from eoforge.hashing.checksum import code_checksums
-from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.encoder import Encoder
-from eoforge.index.jobs import IndexPlan, IndexSummary, commit_rows, load_plan, plan_rows, table_for, write_shards
+from eoforge.index.jobs import (
+    IndexPlan,
+    IndexSummary,
+    Inputs,
+    commit_rows,
+    load_plan,
+    open_job,
+    plan_rows,
+    table_for,
+    write_shards,
+)
 from eoforge.progress import Tracker
-from eoforge.storage.addresses import TableRef, normalise, open_table, table_to_write
+from eoforge.storage.addresses import TableRef
 
 if TYPE_CHECKING:
     import lance
@@ -57,14 +65,8 @@ def plan_streams(bundle_uri: str, table: TableRef, streams_uri: str, rate: Rate,
         UsageError: The streams belong to a newer version of the patches, ``shard_rows`` is below 1, or
             ``streams_uri`` names a version or a whole bucket.
     """
-    if shard_rows < 1:
-        raise UsageError(f"a shard needs at least 1 patch; got shard_rows={shard_rows}")
-    streams_uri = table_to_write(streams_uri)
-    bundle = load_bundle(bundle_uri)
-    require_keys(bundle)
-    patches = open_table(table)
-    pinned = TableRef(normalise(table.uri), patches.version)
-    info = CodeTableInfo(bundle.id, bundle.uri, bundle.config["method"], bundle.config["bits"], pinned)
+    inputs = Inputs.open(bundle_uri, table, streams_uri, shard_rows)
+    info, streams_uri = inputs.info, inputs.uri
     recipe = json.dumps(asdict(rate), sort_keys=True)
     schema = streams_schema(info.bits, info.metadata() | {RATE: recipe})
     streams = table_for(info, streams_uri, schema, "streams")
@@ -74,12 +76,11 @@ def plan_streams(bundle_uri: str, table: TableRef, streams_uri: str, rate: Rate,
             f"{streams_uri} holds {'streams of rate ' + held if held else 'codes without streams'}; this job's rate is "
             f"{recipe}. Choose another table of streams"
         )
-    modalities = sorted(modality for modality, bands in bundle.config["bands"].items() if bands)
-    plan = plan_rows("archive", bundle, patches, streams, info, streams_uri, shard_rows, modalities, recipe)
-    missing = [c for c in RASTER_COLUMNS if c != "reference_map" and c not in patches.schema.names]
+    plan = plan_rows("archive", inputs, streams, recipe)
+    missing = [c for c in RASTER_COLUMNS if c != "reference_map" and c not in inputs.patches.schema.names]
     if plan.rows and missing:
         raise DataRefused(
-            f"{plan.rows} patches of {pinned} have no streams yet, and the table lacks {', '.join(missing)}"
+            f"{plan.rows} patches of {info.patches} have no streams yet, and the table lacks {', '.join(missing)}"
         )
     return plan
 
@@ -104,10 +105,7 @@ def compress_shards(
         NotFound: The plan does not exist.
         BundleError: The code length of the encoder differs from the table.
     """
-    plan, job = load_plan(streams_uri, job_id)
-    width = open_table(plan.codes).schema.field("code").type.list_size
-    if width * 8 != encoder.bits:
-        raise BundleError(f"{plan.codes} holds codes of {width * 8} bits; got {encoder.bits}")
+    plan, job = open_job(streams_uri, job_id, encoder)
     rate = _rate(plan.recipe)
 
     def make(
@@ -177,10 +175,8 @@ class StreamReader:
             DataRefused: A stream is damaged.
             NotFound: The codec is not loaded.
         """
-        ids, sensors = (", ".join("'" + v.replace("'", "''") + "'" for v in vs) for vs in (patch_ids, modalities))
-        rows = self._table.to_table(
-            columns=["patch_id", "modality", STREAM], filter=f"patch_id IN ({ids}) AND modality IN ({sensors})"
-        ).to_pylist()
+        where = f"patch_id IN ({sql_list(patch_ids)}) AND modality IN ({sql_list(modalities)})"
+        rows = self._table.to_table(columns=["patch_id", "modality", STREAM], filter=where).to_pylist()
         found: dict[str, dict[str, Raster]] = {}
         for row, raster in zip(rows, self._coder.decompress([row[STREAM] for row in rows]), strict=True):
             found.setdefault(row["patch_id"], {})[row["modality"]] = raster

@@ -52,7 +52,7 @@ class MethodEntry:
 
 
 METHODS: dict[str, MethodEntry] = {
-    "reben": MethodEntry((Task.CLASSIFY,)),
+    "reben": MethodEntry((Task.CLASSIFY, Task.SEGMENT)),
     "csmae": MethodEntry((Task.ENCODE,), "eoforge.methods.csmae.method:METHOD"),
     "ss_cm_rsir": MethodEntry((Task.ENCODE,), "eoforge.methods.ss_cm_rsir.method:METHOD"),
     "rs_jcif": MethodEntry((Task.ENCODE, Task.COMPRESS), "eoforge.methods.rs_jcif.method:METHOD"),

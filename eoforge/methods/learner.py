@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -75,6 +75,11 @@ class TrainConfig:
         for name in names:
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise UsageError(f"{name} must not be negative; got {getattr(self, name)}")
+
+
+def fields_of(config: Any, kind: type[Any]) -> dict[str, Any]:
+    """Settings of ``config`` that ``kind``, one of its base classes, has too."""
+    return {field.name: getattr(config, field.name) for field in fields(kind)}
 
 
 class Learner(nn.Module, ABC):

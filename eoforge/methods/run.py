@@ -17,7 +17,7 @@ from eoforge.errors import NotFound, UsageError
 from eoforge.methods.learner import Learner, TrainConfig
 from eoforge.methods.run_files import CURVE, RunFiles, State, run_name
 from eoforge.nn.distributed import World
-from eoforge.storage.addresses import TableRef, normalise, open_table
+from eoforge.storage.addresses import TableRef, normalise
 
 if TYPE_CHECKING:
     from eoforge.methods.training import Fitted
@@ -72,10 +72,8 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
 
         from eoforge.methods.training import fit  # imports Lightning, which takes seconds; a wrong call fails before
 
-        statistics = band_statistics(data)
         names = [band for group in recipe.bands.values() for band in group]
-        pairs = zip(statistics.mean(names).tolist(), statistics.std(names).tolist(), strict=True)
-        normalisation: Normalisation = dict(zip(names, pairs, strict=True))
+        normalisation: Normalisation = band_statistics(data).normalisation(names)
         learner = recipe.learner(normalisation)
         training, validation = _loaders(recipe, data, config, world)
         fitted = fit(learner, training, validation, config, files, world, start)
@@ -188,7 +186,7 @@ def _process_group(world: World) -> Iterator[None]:
 
 def _pinned(data: TableRef, world: World) -> TableRef:
     """``data`` at a version that is equal on all ranks, even if the table grows while they start."""
-    version = torch.tensor(data.version or open_table(data).version)
+    version = torch.tensor(data.pinned().version)
     if world.size > 1:
         distributed.broadcast(version, src=0)
     return TableRef(data.uri, int(version))

@@ -7,12 +7,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eoforge.errors import UsageError
 from eoforge.federated.training.config import FederatedConfig
 from eoforge.methods.run_files import run_name
 from eoforge.storage.addresses import TableRef
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -88,6 +92,16 @@ def lead_text(result: Mapping[str, Any]) -> str:
         f"Trained on {result['table']}, preset {result['preset']}, overrides {result['overrides'] or 'none'}; "
         f"means over seeds {', '.join(map(str, result['seeds']))}."
     )
+
+
+def page_axes() -> tuple[Figure, Axes]:
+    """Figure of the width of a page, and its axes."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(8, 4))
+    axes = fig.subplots()
+    axes.grid(alpha=0.3)
+    return fig, axes
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:

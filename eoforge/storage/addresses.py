@@ -54,6 +54,15 @@ class TableRef:
             raise UsageError(f"expected TABLE or TABLE@VERSION with a positive version number; got {text!r}")
         return cls(normalise(head), int(tail))
 
+    def pinned(self) -> TableRef:
+        """Reference to the named version, or to the newest one if none is named.
+
+        Raises:
+            NotFound: The table or the version does not exist.
+            StoreError: The store cannot be reached or refuses access, or the table is damaged.
+        """
+        return self if self.version else TableRef(self.uri, int(open_table(self).version))
+
     def __str__(self) -> str:
         return self.uri if self.version is None else f"{self.uri}@{self.version}"
 

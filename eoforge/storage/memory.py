@@ -16,9 +16,7 @@ def bound_arenas() -> None:
     default and at 591 MiB with two arenas, in the same time (``benchmarks.data.ingest_memory``). Without glibc the call
     has no effect.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, _ARENAS)
+    _call("mallopt", _M_ARENA_MAX, _ARENAS)
 
 
 def return_large_blocks(size: int = 1 << 20) -> None:
@@ -26,9 +24,7 @@ def return_large_blocks(size: int = 1 << 20) -> None:
 
     By default it does so at first, and keeps such blocks once it has seen some: what services receive comes in such.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, size)
+    _call("mallopt", _M_MMAP_THRESHOLD, size)
 
 
 def return_free_memory() -> None:
@@ -37,6 +33,10 @@ def return_free_memory() -> None:
     The encoders of Lance leave 80 to 120 MiB, which would add to the memory of the next phase. Without glibc the call
     has no effect.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    _call("malloc_trim", 0)
+
+
+def _call(name: str, *arguments: int) -> None:
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:
+        function(*arguments)

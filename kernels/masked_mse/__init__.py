@@ -138,19 +138,7 @@ def _masked_mse(
 
 
 @_masked_mse.register_fake
-def _(
-    pred: Tensor,
-    sources: list[Tensor],
-    ids: Tensor,
-    where: Tensor,
-    norm: Tensor,
-    flip: Tensor | None,
-    size: int,
-    patch: int,
-    pixel_major: bool,
-    norm_pix: bool,
-    residual_scale: float,
-) -> tuple[Tensor, Tensor]:
+def _(pred: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return pred.new_empty((), dtype=torch.float32), torch.empty(pred.shape, dtype=pred.dtype, device=pred.device)
 
 

@@ -21,9 +21,14 @@ from kernels._runtime import (
 )
 from kernels.nt_xent import inverse_norms, tiles
 from kernels.soft_pairwise.kernel import soft_pairwise_kernel
-from kernels.soft_pairwise.reference import label_similarity_reference, soft_pairwise_reference, sums_by_parts
+from kernels.soft_pairwise.reference import (
+    label_similarity_reference,
+    pairwise_reference,
+    soft_pairwise_reference,
+    sums_by_parts,
+)
 
-__all__ = ["Form", "label_similarity_reference", "soft_pairwise", "soft_pairwise_reference"]
+__all__ = ["Form", "label_similarity_reference", "pairwise_reference", "soft_pairwise", "soft_pairwise_reference"]
 
 Form = Literal["corrected", "published", "cosine"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -162,15 +167,7 @@ def _soft_pairwise(
 
 
 @_soft_pairwise.register_fake
-def _(
-    codes: Tensor,
-    masks: Tensor,
-    bank: Tensor | None,
-    bank_masks: Tensor | None,
-    form: str,
-    alpha: float,
-    gamma: float,
-) -> tuple[Tensor, Tensor]:
+def _(codes: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return codes.new_empty((), dtype=torch.float32), codes.new_empty(codes.shape, dtype=torch.float32)
 
 

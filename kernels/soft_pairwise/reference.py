@@ -28,7 +28,11 @@ def soft_pairwise_reference(
     u_BK, v_NK = codes.float(), others.float()
     if u_BK.shape[0] * v_NK.shape[0] == 0:
         return u_BK.sum() + v_NK.sum()
-    s_BN = label_similarity_reference(masks, other_masks)
+    return pairwise_reference(u_BK, v_NK, label_similarity_reference(masks, other_masks), form, alpha, gamma)
+
+
+def pairwise_reference(u_BK: Tensor, v_NK: Tensor, s_BN: Tensor, form: str, alpha: float, gamma: float) -> Tensor:
+    """Mean over all pairs for similarities ``s_BN`` in [0, 1]; differentiable by autograd in both outputs."""
     if form == "cosine":
         cosine_BN = functional.normalize(u_BK, dim=1) @ functional.normalize(v_NK, dim=1).T
         return (cosine_BN - s_BN).square().mean()

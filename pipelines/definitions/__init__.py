@@ -3,28 +3,13 @@
 Modules in this package must not use ``from __future__ import annotations``: kfp reads the annotations as types.
 """
 
+from importlib import import_module
 from typing import Any
 
 
 def all_pipelines() -> dict[str, Any]:
     """All pipelines by name; imports kfp, which ``PIPELINES`` does not."""
-    from pipelines.definitions.archive_to_service import archive_to_service
-    from pipelines.definitions.compress_archive import compress_archive
-    from pipelines.definitions.evaluate import evaluate
-    from pipelines.definitions.federate import federate
-    from pipelines.definitions.index import index
-    from pipelines.definitions.ingest import ingest
-    from pipelines.definitions.train import train
-
-    return {
-        "ingest": ingest,
-        "train": train,
-        "index": index,
-        "compress_archive": compress_archive,
-        "evaluate": evaluate,
-        "archive_to_service": archive_to_service,
-        "federate": federate,
-    }
+    return {name: getattr(import_module(f"pipelines.definitions.{name}"), name) for name in PIPELINES}
 
 
 PIPELINES: tuple[str, ...] = (

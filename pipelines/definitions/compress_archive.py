@@ -8,8 +8,7 @@ from typing import NamedTuple
 from kfp import dsl
 
 from pipelines.components import compress as steps
-from pipelines.definitions.placement import place
-from pipelines.settings import ENCODE_PARALLELISM
+from pipelines.definitions.placement import encode_in_shards, place
 
 
 @dsl.pipeline(
@@ -52,24 +51,13 @@ def compress_archive(
             quality=quality,
             max_error=max_error,
             shard_rows=shard_rows,
-        ),
-        cpu="2",
-        memory="8Gi",
-    )
-    with dsl.ParallelFor(plan.outputs["Output"], parallelism=ENCODE_PARALLELISM) as shard_range:
-        part = place(
-            steps.compress_range(bundle=bundle, streams=streams, shard_range=shard_range),
-            cpu="8",
-            memory="16Gi",
-            gpu=True,
-            hours=24,
         )
-    commit = place(
-        steps.commit_compress(streams_table=plan.outputs["streams_table"], job_id=plan.outputs["job_id"]),
-        cpu="2",
-        memory="8Gi",
     )
-    commit.after(part)
+    commit = encode_in_shards(
+        plan,
+        lambda shard_range: steps.compress_range(bundle=bundle, streams=streams, shard_range=shard_range),
+        lambda: steps.commit_compress(streams_table=plan.outputs["streams_table"], job_id=plan.outputs["job_id"]),
+    )
     return namedtuple("Compressed", ["streams_table", "streams_version"])(
         plan.outputs["streams_table"], commit.outputs["Output"]
     )

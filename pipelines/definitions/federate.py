@@ -79,8 +79,6 @@ def federate(
             quorum=quorum,
             deadline_minutes=deadline_minutes,
         ),
-        cpu="2",
-        memory="8Gi",
         hours=24 * 14,
         retries=5,
     )

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from kfp import dsl
 
 from pipelines.components import index as steps
-from pipelines.definitions.placement import place
-from pipelines.settings import ENCODE_PARALLELISM
+from pipelines.definitions.placement import encode_in_shards, place
 
 
 @dsl.pipeline(name="eoforge-index", description="Encode every patch of a table into binary codes, exactly once.")
@@ -32,25 +31,12 @@ def index(bundle: str, table: str, codes: str, version: str = "", shard_rows: in
     """
     from collections import namedtuple
 
-    plan = place(
-        steps.plan_index(bundle=bundle, table=table, version=version, codes=codes, shard_rows=shard_rows),
-        cpu="2",
-        memory="8Gi",
+    plan = place(steps.plan_index(bundle=bundle, table=table, version=version, codes=codes, shard_rows=shard_rows))
+    commit = encode_in_shards(
+        plan,
+        lambda shard_range: steps.encode_range(bundle=bundle, codes=codes, shard_range=shard_range),
+        lambda: steps.commit_index(codes_table=plan.outputs["codes_table"], job_id=plan.outputs["job_id"]),
     )
-    with dsl.ParallelFor(plan.outputs["Output"], parallelism=ENCODE_PARALLELISM) as shard_range:
-        part = place(
-            steps.encode_range(bundle=bundle, codes=codes, shard_range=shard_range),
-            cpu="8",
-            memory="16Gi",
-            gpu=True,
-            hours=24,
-        )
-    commit = place(
-        steps.commit_index(codes_table=plan.outputs["codes_table"], job_id=plan.outputs["job_id"]),
-        cpu="2",
-        memory="8Gi",
-    )
-    commit.after(part)
     return namedtuple("Indexed", ["codes_table", "codes_version"])(
         plan.outputs["codes_table"], commit.outputs["Output"]
     )

@@ -40,16 +40,12 @@ def ingest(archive: str, table: str, shard_rows: int = 1024, strict: bool = Fals
     )
     with dsl.ParallelFor(plan.outputs["Output"], parallelism=INGEST_PARALLELISM) as shard_range:
         part = place(steps.ingest_range(table=table, shard_range=shard_range), cpu="4", memory="8Gi", hours=24)
-    commit = place(steps.commit_ingest(table=table, ingest_id=plan.outputs["ingest_id"]), cpu="2", memory="8Gi")
+    commit = place(steps.commit_ingest(table=table, ingest_id=plan.outputs["ingest_id"]))
     commit.after(part)
     finish = place(
         steps.finish_table(table=table, committed_version=commit.outputs["version"]), cpu="4", memory="16Gi", hours=12
     )
-    report = place(
-        steps.quality_report(table=table, version=finish.output, summary=commit.outputs["summary"]),
-        cpu="2",
-        memory="8Gi",
-    )
+    report = place(steps.quality_report(table=table, version=finish.output, summary=commit.outputs["summary"]))
     return namedtuple("Ingested", ["version", "summary", "quality"])(
         finish.output, commit.outputs["summary"], report.outputs["report"]
     )

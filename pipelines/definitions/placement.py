@@ -1,14 +1,16 @@
 """Cluster settings of a step: store access, limits, retries, GPU, tolerations, security context."""
 
+from collections.abc import Callable
 from typing import Any
 
-from kfp import kubernetes
+from kfp import dsl, kubernetes
 
 from pipelines.settings import (
     CA_CONFIG_MAP,
     CA_FOLDER,
     CONFIG_KEYS,
     CONFIG_MAP,
+    ENCODE_PARALLELISM,
     GPU_RESOURCE,
     GPUS_PER_NODE,
     SECRET,
@@ -17,7 +19,9 @@ from pipelines.settings import (
 )
 
 
-def place(task: Any, *, cpu: str, memory: str, gpu: bool = False, hours: int = 6, retries: int = 3) -> Any:
+def place(
+    task: Any, *, cpu: str = "2", memory: str = "8Gi", gpu: bool = False, hours: int = 6, retries: int = 3
+) -> Any:
     """Task with the settings of all steps and the limits of this one.
 
     kfp does not know the content of the store that a step reads or writes, so its cache is always off. Limits are
@@ -50,3 +54,21 @@ def place(task: Any, *, cpu: str, memory: str, gpu: bool = False, hours: int = 6
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
     kubernetes.set_timeout(task, hours * 3600)
     return task
+
+
+def encode_in_shards(plan: Any, encode: Callable[[Any], Any], commit: Callable[[], Any]) -> Any:
+    """Steps of a job over shards on GPUs: ranges in parallel, then one commit.
+
+    Args:
+        plan: Placed task of the plan, whose output "Output" lists the ranges.
+        encode: Makes the task of one range.
+        commit: Makes the task of the commit.
+
+    Returns:
+        The task of the commit.
+    """
+    with dsl.ParallelFor(plan.outputs["Output"], parallelism=ENCODE_PARALLELISM) as shard_range:
+        part = place(encode(shard_range), cpu="8", memory="16Gi", gpu=True, hours=24)
+    committed = place(commit())
+    committed.after(part)
+    return committed

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from eoforge.data.ingest.quarantine import quarantine_uri
 from eoforge.data.labels import CLASSES, multi_hot
 from eoforge.data.split import SPLITS
+from eoforge.data.tables.schema import sql_list
 from eoforge.storage.addresses import TableRef, open_table, table_exists
 
 if TYPE_CHECKING:
@@ -131,8 +132,7 @@ def _quarantine(table_uri: str, ingest_id: str) -> tuple[list[tuple[str, str, st
     if not table_exists(uri):
         return [], 0
     table = open_table(uri)
-    quoted = ingest_id.replace("'", "''")
-    where = f"ingest_id = '{quoted}'"
+    where = f"ingest_id = {sql_list([ingest_id])}"
     columns = ["patch_id", "reason", "detail", "file"]
     rows = table.to_table(columns=columns, filter=where, limit=MAX_QUARANTINE_ROWS).to_pylist()
     return [tuple(row[c] for c in columns) for row in rows], table.count_rows(filter=where)

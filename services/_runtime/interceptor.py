@@ -127,14 +127,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         quota: Counts per caller. A unary call beyond it fails; messages of a stream wait for their turn.
         reception: How messages are taken.
         max_call_seconds: Bound on unary calls, besides the client's own deadline.
+        admit: Check of a caller, also while a call is open; raises for a caller that is not admitted.
     """
 
     def __init__(
-        self, authenticator: Authenticator, quota: Quota, reception: Reception, max_call_seconds: float
+        self,
+        authenticator: Authenticator,
+        quota: Quota,
+        reception: Reception,
+        max_call_seconds: float,
+        admit: Callable[[Caller], None] | None = None,
     ) -> None:
         self._authenticator, self._quota, self._reception = authenticator, quota, reception
         self._max_call_seconds = max_call_seconds
         self._open = Admission(OPEN_CALLS, OPEN_CALLS_EACH, OPEN_CALLS_EACH)
+        self._admit = admit or (lambda _: None)
+        self._callers: dict[asyncio.Task[Any], Caller] = {}
+        self._refusals: dict[asyncio.Task[Any], EoforgeError] = {}
+
+    def readmit(self) -> None:
+        """Ends the open calls of callers that are not admitted any more."""
+        for task, caller in list(self._callers.items()):
+            try:
+                self._admit(caller)
+            except EoforgeError as error:
+                if task not in self._refusals:
+                    self._refusals[task] = error
+                    task.cancel()
 
     async def intercept_service(
         self,
@@ -237,26 +256,37 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         span = server_span(method, {k: v for k, v in headers.items() if isinstance(v, str)})
         started, code, who = time.perf_counter(), "OK", ""
         IN_FLIGHT.inc()
-        hold = Hold(None, "")
+        hold, task = Hold(None, ""), asyncio.current_task()
+        assert task is not None
         try:
             caller = self._authenticator.identify(headers.get("authorization"), _names(context), _address(context))
             who = caller.name
-            CALLER.set(replace(caller, certificate=_certificate(context)))
+            CALLER.set(caller := replace(caller, certificate=_certificate(context)))
+            self._admit(caller)
+            self._callers[task] = caller
             self._quota.take(who)
             context.set_trailing_metadata((Trailer("x-request-id", request_id),))
             with self._reception.admission.enter(who, streams=streaming):
                 HOLD.set(hold := Hold(self._reception.budget, who))
                 yield caller
-        except (asyncio.CancelledError, GeneratorExit):
+        except GeneratorExit:
             code = "CANCELLED"
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as caught:
+            error = self._refusals.get(task) if isinstance(caught, asyncio.CancelledError) else caught
+            if error is None:
+                code = "CANCELLED"
+                raise
+            if error is not caught:
+                task.uncancel()
             problem = describe(error, request_id)
             code = problem.entry.status.name
             report(problem, error)
             forget(error)
             await abort(context, problem)
         finally:
+            self._callers.pop(task, None)
+            self._refusals.pop(task, None)
             seconds = time.perf_counter() - started
             hold.settle(0)
             IN_FLIGHT.dec()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import grpc
@@ -96,6 +97,31 @@ async def fill(answer: Any, request: Any, error_type: Any, result: Callable[[], 
         if problem.retry_after is not None:
             answer.error.retry_delay.CopyFrom(duration(problem.retry_after))
     return answer
+
+
+async def answers_of(
+    requests: AsyncIterator[Any],
+    answer_type: Callable[[], Any],
+    error_type: Any,
+    result: Callable[[Any], Awaitable[Any]],
+    window: int,
+) -> AsyncGenerator[Any, None]:
+    """Answers of a stream of requests in their order, each with a result or an error (:func:`in_order`, :func:`fill`).
+
+    Args:
+        requests: Messages with ``correlation_id``.
+        answer_type: Message with ``correlation_id``, ``result`` and ``error``.
+        error_type: The API's ``Error`` message.
+        result: Result of one request.
+        window: Limit of requests at the same time.
+    """
+
+    async def answer(request: Any) -> Any:
+        return await fill(answer_type(), request, error_type, lambda: result(request))
+
+    async with aclosing(in_order(requests, answer, window)) as answers:
+        async for found in answers:
+            yield found
 
 
 def deadline_of(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:

@@ -10,7 +10,6 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import structlog
 import uvicorn
@@ -18,6 +17,7 @@ from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
+from services._runtime.files import ReloadedFiles, TlsFiles
 from services._runtime.rest_protocol import bounded_protocol
 from services._runtime.settings import RuntimeSettings
 
@@ -45,7 +45,7 @@ def application() -> FastAPI:
     return app
 
 
-def server(settings: RuntimeSettings, app: ASGIApp) -> uvicorn.Server:
+def server(settings: RuntimeSettings, app: ASGIApp, files: ReloadedFiles[TlsFiles] | None) -> uvicorn.Server:
     """Uvicorn for ``app``, on the same address and with the same certificates as gRPC."""
     config = uvicorn.Config(
         app,
@@ -62,7 +62,7 @@ def server(settings: RuntimeSettings, app: ASGIApp) -> uvicorn.Server:
         ssl_ca_certs=str(settings.tls_client_ca_file) if settings.tls_client_ca_file else None,
         ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca_file else ssl.CERT_NONE,
     )
-    return _Embedded(config)
+    return _Embedded(config, files)
 
 
 def listen(settings: RuntimeSettings) -> socket.socket:
@@ -85,7 +85,10 @@ def listen(settings: RuntimeSettings) -> socket.socket:
 class _Embedded(uvicorn.Server):
     """Uvicorn inside a loop that handles signals itself, with certificates that rotate."""
 
-    _loaded: tuple[bytes, ...] | None = None
+    def __init__(self, config: uvicorn.Config, files: ReloadedFiles[TlsFiles] | None) -> None:
+        super().__init__(config)
+        self._files = files
+        self._used = files.value if files is not None else None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -99,19 +102,19 @@ class _Embedded(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _renew_certificate(self) -> None:
-        """Serves new connections with the certificate that lies there now; the runtime does the same for gRPC."""
+        """Serves new connections with the present certificate; the runtime does the same for gRPC."""
         context, config = self.config.ssl, self.config
-        if context is None or config.ssl_certfile is None or config.ssl_keyfile is None:
+        if self._files is None or context is None or config.ssl_certfile is None or config.ssl_keyfile is None:
+            return
+        found = self._files.value
+        if found is self._used:
             return
         try:
-            files = [config.ssl_certfile, config.ssl_keyfile, *([config.ssl_ca_certs] if config.ssl_ca_certs else [])]
-            found = tuple(Path(file).read_bytes() for file in files)
-            if self._loaded not in (None, found):
-                # First into a context of nobody's: a pair that does not match would leave ours without a key.
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
-                context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
-                if config.ssl_ca_certs:
-                    context.load_verify_locations(config.ssl_ca_certs)
-            self._loaded = found
-        except OSError as error:  # in the middle of a rotation (ssl.SSLError is one too): the old ones still serve
+            # First into a context without connections: a pair that does not match would leave ours without a key.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
+            context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
+            if found.client_ca is not None:
+                context.load_verify_locations(cadata=found.client_ca.decode())
+            self._used = found
+        except OSError as error:  # the files changed again meanwhile (ssl.SSLError is one too): tried again next time
             log.warning("cannot take up a TLS file", error=str(error))

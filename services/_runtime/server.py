@@ -18,7 +18,8 @@ from grpc_reflection.v1alpha import reflection
 from eoforge.errors import UsageError
 from eoforge.storage.memory import bound_arenas, return_large_blocks
 from services._runtime import rest
-from services._runtime.auth import Authenticator
+from services._runtime.auth import Authenticator, Caller
+from services._runtime.files import ReloadedFiles, TlsFiles, tls_files
 from services._runtime.inference import OpenInference
 from services._runtime.interceptor import CallInterceptor, Reception
 from services._runtime.quota import Quota
@@ -44,6 +45,8 @@ PROBE_OPTIONS = (
     ("grpc.compression_enabled_algorithms_bitset", 1),
 )
 SWITCH_SECONDS = 0.001
+ADMISSION_SECONDS = 1.0
+"""Time between two checks of the callers of open calls."""
 INFER = f"/{OIP_SERVICE}/ModelInfer"
 
 log = structlog.get_logger("server")
@@ -65,6 +68,8 @@ class Service:
         stop: Called when the last call has ended.
         drain: Called when the service is told to end, so that streams without an end of their own can finish.
         certificate_port: A second gRPC port with mutual TLS; the first one then asks for no certificate.
+        admit: Check of a caller at the start of a gRPC call and every second while the call is open; raises for a
+            caller that is not admitted, such as one with a revoked certificate.
     """
 
     name: str
@@ -77,6 +82,7 @@ class Service:
     inference_on_demand: bool = False
     further: tuple[str, ...] = ()
     reports: bool = False
+    admit: Callable[[Caller], None] | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -102,6 +108,7 @@ class Server:
     _draining: bool = False
     _grpc: list[grpc.aio.Server] = field(default_factory=list)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _admission: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Opens the ports; returns when calls are answered.
@@ -111,6 +118,7 @@ class Server:
         """
         settings, service = self.settings, self.service
         settings.require_consistent()
+        files = tls_files(settings)
         bound_arenas()  # messages come and go on many threads, and each arena would keep the most it ever held
         return_large_blocks()
         authenticator = Authenticator(settings, either=service.certificate_port is not None)
@@ -148,11 +156,8 @@ class Server:
             ("grpc.http2.min_ping_interval_without_data_ms", 5000),
             ("grpc.http2.max_ping_strikes", 0),
         ]
-        server = grpc.aio.server(
-            futures.ThreadPoolExecutor(MIGRATION_THREADS),
-            interceptors=(CallInterceptor(authenticator, quota, reception, settings.max_call_seconds),),
-            options=options,
-        )
+        calls = CallInterceptor(authenticator, quota, reception, settings.max_call_seconds, service.admit)
+        server = grpc.aio.server(futures.ThreadPoolExecutor(MIGRATION_THREADS), interceptors=(calls,), options=options)
         server.add_generic_rpc_handlers((inference.rpc_handler(),))
         service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -160,22 +165,24 @@ class Server:
         if settings.reflection:
             reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         second = service.certificate_port
-        self.port = _bind(server, settings.host, settings.port, _credentials(settings, mutual=second is None))
+        self.port = _bind(server, settings.host, settings.port, _credentials(files, mutual=second is None))
         if second is not None:
-            self.certificate_port = _bind(server, settings.host, second, _credentials(settings, mutual=True))
+            self.certificate_port = _bind(server, settings.host, second, _credentials(files, mutual=True))
         self._grpc.append(server)
         if settings.health_port is not None:
             probes = grpc.aio.server(options=PROBE_OPTIONS, maximum_concurrent_rpcs=MAX_PROBES)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
             self.health_port = _bind(probes, settings.host, settings.health_port, None)
             self._grpc.append(probes)
-        await self._start_rest(inference, authenticator, quota, reception)
+        await self._start_rest(inference, authenticator, quota, reception, files)
         for started in self._grpc:
             await started.start()
         for name in ("", OIP_SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if not service.reports:
             await self.report(True)
+        if service.admit is not None:
+            self._admission = asyncio.create_task(_readmit(calls))
         log.info("serving", host=settings.host, port=self.port, rest_port=self.rest_port, tls=settings.tls)
         if settings.insecure:
             log.warning("EOFORGE_INSECURE is set: the network must keep strangers and eavesdroppers out")
@@ -201,6 +208,8 @@ class Server:
         await asyncio.sleep(self.settings.drain_notice_seconds)
         self._rest.should_exit = True
         await asyncio.gather(*(server.stop(self.settings.drain_seconds) for server in self._grpc), *self._tasks)
+        if self._admission is not None:
+            self._admission.cancel()
         await self.service.stop()
         log.info("stopped")
 
@@ -214,13 +223,18 @@ class Server:
         await self.stop()
 
     async def _start_rest(
-        self, inference: OpenInference, authenticator: Authenticator, quota: Quota, reception: Reception
+        self,
+        inference: OpenInference,
+        authenticator: Authenticator,
+        quota: Quota,
+        reception: Reception,
+        files: ReloadedFiles[TlsFiles] | None,
     ) -> None:
         app = rest.application()
         if not self.service.inference_on_demand:
             await inference.mount(app)
         guard = Guard(app, self.settings, inference, authenticator, quota, reception, lambda: self._draining)
-        self._rest = rest.server(self.settings, guard)
+        self._rest = rest.server(self.settings, guard, files)
         try:
             listener = rest.listen(self.settings)
         except OSError as error:
@@ -231,45 +245,34 @@ class Server:
             await asyncio.sleep(0.01)
 
 
-def _credentials(settings: RuntimeSettings, mutual: bool) -> grpc.ServerCredentials | None:
-    """TLS, mutual if there is a client CA and ``mutual``; None for plaintext.
+async def _readmit(calls: CallInterceptor) -> None:
+    while True:
+        await asyncio.sleep(ADMISSION_SECONDS)
+        calls.readmit()
 
-    Files that change are read again for new connections, so certificates and CAs rotate without a restart.
 
-    Raises:
-        UsageError: A file cannot be read.
+def _credentials(files: ReloadedFiles[TlsFiles] | None, mutual: bool) -> grpc.ServerCredentials | None:
+    """TLS credentials, mutual if there is a client CA and ``mutual``; None for plaintext.
+
+    gRPC asks for the files at each new connection, so certificates and CAs rotate without a restart.
     """
-    if settings.tls_cert_file is None or settings.tls_key_file is None:
+    if files is None:
         return None
-    files = [settings.tls_key_file, settings.tls_cert_file]
-    demands = mutual and settings.tls_client_ca_file is not None
-    if mutual and settings.tls_client_ca_file is not None:
-        files.append(settings.tls_client_ca_file)
+    used = [files.value]
 
-    def read() -> tuple[bytes, ...]:
-        return tuple(path.read_bytes() for path in files)
-
-    def configuration(contents: tuple[bytes, ...]) -> grpc.ServerCertificateConfiguration:
-        key, certificate, *ca = contents
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], ca[0] if ca else None)
-
-    try:
-        known = [read()]
-    except OSError as error:
-        raise UsageError(f"cannot read a TLS file: {error}") from error
+    def configuration(tls: TlsFiles) -> grpc.ServerCertificateConfiguration:
+        ca = tls.client_ca if mutual else None
+        return grpc.ssl_server_certificate_configuration([(tls.key, tls.certificate)], ca)
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
-        try:
-            now = read()
-        except OSError as error:  # in the middle of a rotation: the old ones still serve
-            log.warning("cannot read a TLS file", error=str(error))
+        now = files.value
+        if now is used[0]:
             return None
-        if now == known[0]:
-            return None
-        known[0] = now
+        used[0] = now
         return configuration(now)
 
-    first = configuration(known[0])
+    demands = mutual and used[0].client_ca is not None
+    first = configuration(used[0])
     return grpc.dynamic_ssl_server_credentials(first, changed, demands)  # type: ignore[arg-type]  # None: unchanged
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from kserve import InferRequest, InferResponse, Model
@@ -28,16 +28,22 @@ class PatchModel(Model):
 
     Args:
         settings: Names and limits.
-        kind: Part of the model's name before the sensor.
         modality: Sensor.
         work: Coding in batches and threads.
     """
 
-    def __init__(self, settings: CompressionSettings, kind: str, modality: str, work: Work) -> None:
-        super().__init__(f"{settings.model_name}-{kind}-{modality}")
+    kind: ClassVar[str]
+    """Part of the model's name before the sensor."""
+
+    def __init__(self, settings: CompressionSettings, modality: str, work: Work) -> None:
+        super().__init__(f"{settings.model_name}-{self.kind}-{modality}")
         self._modality, self._work, self._limit = modality, work, settings.codec_queue
         self._groups = [g for g in GROUPS if set(g.bands) <= set(MODALITIES[modality])]
         self.ready = True
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Name, type and shape of the input."""
+        return [{"name": "stream", "datatype": "BYTES", "shape": [-1]}]
 
     @property
     def _tensors(self) -> list[dict[str, Any]]:
@@ -54,8 +60,7 @@ class PatchModel(Model):
 class CompressModel(PatchModel):
     """Compression model: at ``quality``, within ``max_error`` (DN or dB), or at the codec's middle quality."""
 
-    def __init__(self, settings: CompressionSettings, modality: str, work: Work) -> None:
-        super().__init__(settings, "compress", modality, work)
+    kind = "compress"
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of each input; ``quality`` and ``max_error`` are optional."""
@@ -109,13 +114,7 @@ class CompressModel(PatchModel):
 class DecompressModel(PatchModel):
     """Decompression model: streams of whole patches to pixels on native grids."""
 
-    def __init__(self, settings: CompressionSettings, modality: str, work: Work) -> None:
-        super().__init__(settings, "decompress", modality, work)
-        self._max_bytes = settings.max_raster_bytes
-
-    def get_input_types(self) -> list[dict[str, Any]]:
-        """Name, type and shape of the input."""
-        return [{"name": "stream", "datatype": "BYTES", "shape": [-1]}]
+    kind = "decompress"
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of each output."""
@@ -137,11 +136,9 @@ class DecompressModel(PatchModel):
             header = self._work.header(stream)
             if header.shape != (GROUPS[0].size, GROUPS[0].size) or not needed <= set(header.bands):
                 raise UsageError(f"{self.name} decodes patches with all bands; use Decompress of the typed API")
-        size = len(streams) * sum(_group_bytes(g) for g in self._groups)
-        if size > self._max_bytes:
-            raise LimitExceeded(
-                f"an answer may have at most {self._max_bytes} bytes; {len(streams)} patches have {size}"
-            )
+        size, limit = len(streams) * sum(_group_bytes(g) for g in self._groups), self._work.settings.max_raster_bytes
+        if size > limit:
+            raise LimitExceeded(f"an answer may have at most {limit} bytes; {len(streams)} patches have {size}")
         rasters = await self._work.decompress(streams, None)
         outputs = {g.column: np.stack([[r.bands[b] for b in g.bands] for r in rasters]) for g in self._groups}
         return response(self.name, payload, outputs)
@@ -150,12 +147,7 @@ class DecompressModel(PatchModel):
 class HashModel(PatchModel):
     """Hash model: learned streams to codes of one sensor, without decoding pixels."""
 
-    def __init__(self, settings: CompressionSettings, modality: str, work: Work) -> None:
-        super().__init__(settings, "hash", modality, work)
-
-    def get_input_types(self) -> list[dict[str, Any]]:
-        """Name, type and shape of the input."""
-        return [{"name": "stream", "datatype": "BYTES", "shape": [-1]}]
+    kind = "hash"
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of the output."""

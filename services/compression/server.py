@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-
 import grpc
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.api.compression.v1 import compression_pb2_grpc
 from eoforge.data.bands import MODALITIES
-from eoforge.logs import configure_logs
 from services._runtime.server import Server, Service
-from services._runtime.telemetry import configure_traces
 from services.compression.kserve import CompressModel, DecompressModel, HashModel
 from services.compression.servicer import CompressionServicer
 from services.compression.settings import CompressionSettings
 from services.compression.state import Codecs, load
 from services.compression.work import Work
+from services.process import serve
 
 SERVICE = pb.DESCRIPTOR.services_by_name["CompressionService"].full_name
 
@@ -65,12 +61,5 @@ def run(settings: CompressionSettings) -> None:
         NotFound: A bundle does not exist.
         BundleError: A bundle is damaged, or holds no codec.
     """
-    configure_logs(as_json=True, level=getattr(logging, settings.log_level.upper()))
-    configure_traces(settings, "compression")
     settings.require_consistent()
-    codecs = load(settings)
-
-    async def main() -> None:
-        await build(settings, codecs).run()
-
-    asyncio.run(main())
+    serve("compression", settings, lambda: build(settings, load(settings)))

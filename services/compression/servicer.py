@@ -17,7 +17,7 @@ from eoforge.codec.raster import BAND_ORDER
 from eoforge.data.bands import MODALITIES as BANDS
 from eoforge.data.modalities import COMPRESSION_MODALITIES
 from eoforge.errors import UsageError
-from services._runtime.ordered import deadline_of, fill, in_order
+from services._runtime.ordered import answers_of, deadline_of
 from services.compression.rasters import KINDS, code_messages, info_message, rate_of
 from services.compression.state import Codecs
 from services.compression.work import Work
@@ -44,14 +44,11 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         """See the proto. Rasters are processed concurrently within a window, so that they share calls of the codec."""
         deadline = deadline_of(context)
 
-        async def answer(request: pb.CompressStreamRequest) -> pb.CompressStreamResponse:
-            def compress() -> Awaitable[pb.CompressResponse]:
-                return self._compress(request.compress, deadline)
+        def compress(given: pb.CompressStreamRequest) -> Awaitable[pb.CompressResponse]:
+            return self._compress(given.compress, deadline)
 
-            response: pb.CompressStreamResponse = await fill(pb.CompressStreamResponse(), request, pb.Error, compress)
-            return response
-
-        async with aclosing(in_order(requests, answer, self._window)) as responses:
+        found = answers_of(requests, pb.CompressStreamResponse, pb.Error, compress, self._window)
+        async with aclosing(found) as responses:
             async for response in responses:
                 yield response
 
@@ -65,16 +62,11 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         """See the proto. Streams are processed concurrently within a window."""
         deadline = deadline_of(context)
 
-        async def answer(request: pb.DecompressStreamRequest) -> pb.DecompressStreamResponse:
-            def decompress() -> Awaitable[pb.DecompressResponse]:
-                return self._decompress(request.decompress, deadline)
+        def decompress(given: pb.DecompressStreamRequest) -> Awaitable[pb.DecompressResponse]:
+            return self._decompress(given.decompress, deadline)
 
-            response: pb.DecompressStreamResponse = await fill(
-                pb.DecompressStreamResponse(), request, pb.Error, decompress
-            )
-            return response
-
-        async with aclosing(in_order(requests, answer, self._window)) as responses:
+        found = answers_of(requests, pb.DecompressStreamResponse, pb.Error, decompress, self._window)
+        async with aclosing(found) as responses:
             async for response in responses:
                 yield response
 

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
-from eoforge.errors import EoforgeError
 from services.federation.settings import FederationSettings
+from services.process import main
 
 if __name__ == "__main__":
-    try:
-        settings = FederationSettings()
-        settings.require_consistent()
-        from services.federation.server import run  # seconds of imports, which wrong settings need not wait for
-
-        run(settings)
-    except EoforgeError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(error.exit_code)
+    main(FederationSettings, "services.federation.server")

@@ -24,6 +24,7 @@ from eoforge.federated.strategy import Strategy
 from services.federation import telemetry
 from services.federation.catalogue import Catalogue
 from services.federation.download_sets import DownloadSets
+from services.federation.registry import Registry
 from services.federation.signals import Signal
 from services.federation.work import Work
 
@@ -42,9 +43,7 @@ class ActorContext(Protocol):
     signal: Signal
     io: ThreadPoolExecutor
     catalogue: Catalogue
-
-    def eligible_silos(self, spec: pb.RunSpec) -> tuple[list[pb.Member], list[pb.Member]]:
-        """Members of a run, and those of them that are connected."""
+    silos: Registry
 
     def lease_lost(self, run_id: str) -> None:
         """Removes the actor of a run that another coordinator has taken."""
@@ -160,7 +159,9 @@ class RunActor:
     async def _step(self) -> bool:
         """Takes one step if one is due; the lock is held."""
         run = self.run
-        step = steps.next_step(run, lambda: self._context.eligible_silos(run.spec), self.strategy.closed, time.time())
+        step = steps.next_step(
+            run, lambda: self._context.silos.eligible_silos(run.spec), self.strategy.closed, time.time()
+        )
         if step.event is not None:
             opened = step.event.get("round_opened")
             if opened is not None and opened.number == 1:

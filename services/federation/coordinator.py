@@ -13,7 +13,7 @@ import structlog
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import ConflictError, EoforgeError, LeaseLost, LimitExceeded, NotFound
-from eoforge.federated.run.journal import Journal
+from eoforge.federated.run.journal import Journal, encoded
 from eoforge.federated.run.leader import Leadership
 from eoforge.federated.run.spec import RUN_ID
 from eoforge.federated.run.state import ended
@@ -105,7 +105,7 @@ class Coordinator:
         Raises:
             LeaseLost: Another coordinator leads.
             ConflictError: Another run has that name.
-            LimitExceeded: Too many runs are unfinished.
+            LimitExceeded: Too many runs are unfinished, or the spec is too large.
         """
         self.require_lead()
         if run_id in self.actors:
@@ -117,9 +117,10 @@ class Coordinator:
         except NotFound:
             pass  # the name is free: the run is created below
         journal, files = Journal(self.store, run_id), RunFiles(self.store, run_id, self.compute)
+        created = pb.RunEvent(created=pb.Created(run_id=run_id, spec=spec, model=model))
+        encoded(created)  # an event that cannot be stored must leave nothing behind
         await self.in_thread(files.chunks.copy_from, self.models, spec.initial_model)
         await self.in_thread(self.catalogue.add, run_id)
-        created = pb.RunEvent(created=pb.Created(run_id=run_id, spec=spec, model=model))
         try:
             await self.in_thread(journal.append, created, creator)
         except LeaseLost:
@@ -191,10 +192,6 @@ class Coordinator:
         self.require_lead()
         await self.in_thread(self.silos.delete, silo_id)
         self.silos.discard(silo_id)
-
-    def eligible_silos(self, spec: pb.RunSpec) -> tuple[list[pb.Member], list[pb.Member]]:
-        """Members of a run, and those of them that are connected."""
-        return self.silos.eligible_silos(spec)
 
     # The lead
 

@@ -6,11 +6,11 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import NotFound, UsageError
 from eoforge.federated.privacy import policy as privacy
 from eoforge.federated.result import plain
+from eoforge.federated.run.numbers import check_storable
 from eoforge.federated.run.rounds import opening
-from eoforge.federated.store.chunk_store import ChunkStore
+from eoforge.federated.store.chunk_store import ChunkStore, StoredFile
 from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import MODEL, SiloInfo, name_of, wire_bytes
-from eoforge.storage.chunks import digest_of
 from eoforge.storage.tensorfile import CHUNK_BYTES, Specs, TensorSpec
 from services.federation.coordinator import COMPUTE_THREADS, Coordinator
 
@@ -23,9 +23,15 @@ def estimate(coordinator: Coordinator, request: pb.EstimateRunRequest) -> pb.Est
     """Cost of a run; blocks.
 
     Raises:
-        UsageError: The strategy is unknown, no silo is eligible, or the model has no size.
+        UsageError: The strategy is unknown, no silo is eligible, the model has no size, or a number is out of range.
     """
     spec = request.spec
+    check_storable(request, "request")
+    if request.bandwidth < 0 or request.train_seconds < 0:
+        raise UsageError(
+            "bandwidth and train_seconds must be 0 or more; "
+            f"got {request.bandwidth:g} bytes a second and {request.train_seconds:g} s"
+        )
     strategy = make_strategy(spec.strategy, plain(spec.strategy_options))
     model = _model(coordinator.models, spec.initial_model)
     silos = _silos(coordinator, request)
@@ -60,7 +66,7 @@ def _model(chunks: ChunkStore, manifest: pb.Manifest) -> Specs:
     if not manifest.length:
         raise UsageError("an estimate needs spec.initial_model: a stored model, or its length alone")
     try:
-        return chunks.open(digest_of(manifest)).specs
+        return StoredFile(chunks, manifest).specs
     except NotFound:
         return {"weights": TensorSpec((manifest.length // 4,))}
 

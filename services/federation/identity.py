@@ -16,11 +16,11 @@ import grpc
 from cryptography import x509
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import EoforgeError
-from eoforge.federated.ca import TRUST_DOMAIN
+from eoforge.federated.ca import TRUST_DOMAIN, revoked_certificates
 from eoforge.federated.run.spec import SILO_ID
 from services._runtime.auth import CALLER, Caller
 from services._runtime.errors import PermissionDenied, Unauthenticated
+from services._runtime.files import ReloadedFiles
 
 SILO_HEADER = "x-eoforge-silo"
 OPERATOR_SCOPE, SILO_SCOPE = "federation:operator", "federation:silo"
@@ -34,12 +34,25 @@ class Identities:
 
     Args:
         revoked_file: Certificate revocation list (PEM), read again when it changes; None for none.
+        ca_file: Certificates of the authorities that sign it (PEM).
+
+    Raises:
+        UsageError: The list cannot be used at the start.
     """
 
-    def __init__(self, revoked_file: Path | None = None) -> None:
-        self._revoked_file = revoked_file
-        self._stamp: tuple[int, int] | None = None
-        self._revoked: x509.CertificateRevocationList | None = None
+    def __init__(self, revoked_file: Path | None = None, ca_file: Path | None = None) -> None:
+        self._revoked: ReloadedFiles[frozenset[tuple[x509.Name, int]]] | None = None
+        if revoked_file is not None and ca_file is not None:
+            self._revoked = ReloadedFiles("EOFORGE_REVOKED_FILE", [revoked_file, ca_file], revoked_certificates)
+
+    def admit(self, caller: Caller) -> None:
+        """Check that the certificate of a caller was not revoked.
+
+        Raises:
+            Unauthenticated: The certificate was revoked.
+        """
+        if self._revoked is not None and caller.certificate and _serial(caller.certificate) in self._revoked.value:
+            raise Unauthenticated("this certificate was revoked; ask the operator for a new one")
 
     def silo(self, context: Context[Any, Any]) -> str:
         """Id of the calling silo.
@@ -79,26 +92,11 @@ class Identities:
     def _from_certificate(self, caller: Caller, role: str) -> str:
         if not caller.certificate:  # REST does not pass the verified certificate on
             raise PermissionDenied("a certificate names its holder over gRPC only; ask there")
-        self._refuse_revoked(_serial(caller.certificate))
+        self.admit(caller)
         prefix = f"{TRUST_DOMAIN}{role}/"
         if not caller.name.startswith(prefix):
             raise PermissionDenied(f"expected a certificate of {prefix}ID; this one belongs to {caller.name}")
         return _plain(caller.name.removeprefix(prefix))
-
-    def _refuse_revoked(self, serial: int) -> None:
-        if self._revoked_file is None:
-            return
-        try:
-            stat = self._revoked_file.stat()
-            stamp = (stat.st_mtime_ns, stat.st_size)
-            if stamp != self._stamp:
-                self._revoked = x509.load_pem_x509_crl(self._revoked_file.read_bytes())
-                self._stamp = stamp
-        except (OSError, ValueError) as error:
-            # No UsageError: the caller did nothing wrong, and must not see paths. All callers are refused meanwhile.
-            raise EoforgeError(f"cannot read EOFORGE_REVOKED_FILE {self._revoked_file}: {error}") from error
-        if self._revoked is not None and self._revoked.get_revoked_certificate_by_serial_number(serial) is not None:
-            raise Unauthenticated("this certificate was revoked; ask the operator for a new one")
 
 
 def may_control(operator: str, run: pb.Run) -> bool:
@@ -107,8 +105,9 @@ def may_control(operator: str, run: pb.Run) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _serial(pem: bytes) -> int:
-    return x509.load_pem_x509_certificate(pem).serial_number
+def _serial(pem: bytes) -> tuple[x509.Name, int]:
+    certificate = x509.load_pem_x509_certificate(pem)
+    return certificate.issuer, certificate.serial_number
 
 
 def _plain(name: str) -> str:

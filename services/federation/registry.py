@@ -92,7 +92,8 @@ class Registry:
         if silo is not None:
             self._last_heartbeat[silo_id] = time.monotonic()
             silo.last_seen.GetCurrentTime()
-            silo.activity, silo.progress = activity[:MAX_ACTIVITY] if activity.isprintable() else "", progress
+            silo.activity = activity[:MAX_ACTIVITY] if activity.isprintable() else ""
+            silo.progress = progress if 0 <= progress <= 1 else 0.0
 
     def count_stream(self, silo_id: str, change: int) -> None:
         """Counts a task stream that opened (+1) or closed (-1).

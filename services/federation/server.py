@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,16 +9,15 @@ import grpc
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
-from eoforge.logs import configure_logs
 from eoforge.storage.memory import bound_arenas
 from services._runtime.server import Server, Service
-from services._runtime.telemetry import configure_traces
 from services.federation.coordinator import Coordinator
 from services.federation.identity import Identities
 from services.federation.servicer import FederationServicer
 from services.federation.settings import FederationSettings
 from services.federation.silos.servicer import SiloServicer
 from services.federation.uploads import Uploads
+from services.process import serve
 
 if TYPE_CHECKING:
     from kserve import Model
@@ -36,7 +33,7 @@ def build(settings: FederationSettings) -> Server:
     """
     settings.require_consistent()
     coordinator = Coordinator(settings)
-    identities = Identities(settings.revoked_file)
+    identities = Identities(settings.revoked_file, settings.tls_client_ca_file)
     uploads = Uploads(coordinator.in_thread, settings.max_uploads)
 
     def register(server: grpc.aio.Server) -> None:
@@ -69,6 +66,7 @@ def build(settings: FederationSettings) -> Server:
         stop=coordinator.stop,
         drain=coordinator.drain,
         certificate_port=settings.silo_port,
+        admit=identities.admit if settings.revoked_file is not None else None,
     )
     server = Server(settings, service)
     coordinator.report = server.report
@@ -83,10 +81,4 @@ def run(settings: FederationSettings) -> None:
         StoreError: The store cannot be reached.
     """
     bound_arenas()  # many threads allocate chunks, and every arena would keep its peak
-    configure_logs(as_json=True, level=getattr(logging, settings.log_level.upper()))
-    configure_traces(settings, "federation")
-
-    async def main() -> None:
-        await build(settings).run()
-
-    asyncio.run(main())
+    serve("federation", settings, lambda: build(settings))

@@ -13,11 +13,14 @@ import grpc
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
 from eoforge.client.chunk_messages import with_chunk
-from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError, WrongState
+from eoforge.errors import LimitExceeded, NotFound, UsageError, WrongState
+from eoforge.federated.checks import check_model
 from eoforge.federated.result import plain
 from eoforge.federated.run.journal import Journal
+from eoforge.federated.run.numbers import check_storable
 from eoforge.federated.run.spec import RUN_ID, check_spec
 from eoforge.federated.run.state import ended
+from eoforge.federated.store.chunk_store import StoredFile
 from eoforge.federated.store.run_files import RunFiles
 from eoforge.federated.strategies.registry import make_strategy
 from eoforge.storage.chunks import check_manifest, digest_of
@@ -81,17 +84,16 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         if not RUN_ID.fullmatch(run_id):
             raise UsageError(f"a run_id has 1 to 64 letters, digits, '.', '_' or '-'; got {run_id!r:.80}")
         spec = request.spec
+        check_storable(spec, "spec")
         strategy = make_strategy(spec.strategy, plain(spec.strategy_options))
         check_manifest(spec.initial_model, self._coordinator.settings.max_model_bytes)
         missing = await self._coordinator.in_thread(self._models.missing, spec.initial_model)
         if missing or not spec.initial_model.chunks:
             raise WrongState(f"{len(missing)} chunks of the initial model are missing; send them with PutModel first")
-        digest = await self._coordinator.in_thread(self._models.put_manifest, spec.initial_model)
-        model = await self._coordinator.in_thread(self._models.open, digest)
-        if not model.specs:
-            raise DataRefused("the initial model holds no tensors")
+        model = await self._coordinator.in_thread(StoredFile, self._models, spec.initial_model)
         check_spec(spec, strategy, model.specs)
-        run = await self._coordinator.create(run_id, spec, digest, operator)
+        await self._coordinator.in_thread(check_model, model, self._coordinator.compute)
+        run = await self._coordinator.create(run_id, spec, digest_of(spec.initial_model), operator)
         self._coordinator.audit.note(operator, "create", run_id)
         return pb.CreateRunResponse(run=_page(run)[0])
 

@@ -65,6 +65,8 @@ class FederationSettings(RuntimeSettings):
             UsageError: With what to set.
         """
         super().require_consistent()
+        if self.revoked_file is not None and self.tls_client_ca_file is None:
+            raise UsageError("EOFORGE_REVOKED_FILE needs EOFORGE_TLS_CLIENT_CA_FILE, whose authority signs the list")
         if self.silo_port is not None and (self.tls_client_ca_file is None or self.token_key_file is None):
             raise UsageError(
                 "EOFORGE_SILO_PORT separates callers with certificates from callers with tokens; it needs "

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
-from eoforge.errors import EoforgeError
+from services.process import main
 from services.retrieval.settings import RetrievalSettings
 
 if __name__ == "__main__":
-    try:
-        settings = RetrievalSettings()
-        settings.require_consistent()
-        from services.retrieval.server import run  # seconds of imports, which wrong settings need not wait for
-
-        run(settings)
-    except EoforgeError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(error.exit_code)
+    main(RetrievalSettings, "services.retrieval.server")

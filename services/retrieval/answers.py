@@ -15,7 +15,7 @@ from eoforge.data.bands import GROUPS, S1_10M, BandGroup
 from eoforge.data.labels import CLASSES, INDEX
 from eoforge.data.modalities import RETRIEVAL_MODALITIES
 from eoforge.data.search_filter import SearchFilter
-from eoforge.data.tables.schema import tensor_column
+from eoforge.data.tables.schema import sql_list, tensor_column
 from eoforge.errors import LimitExceeded, NotFound, StoreError, UsageError
 from eoforge.index.catalog import IndexSnapshot
 from services.retrieval.state import Served
@@ -150,10 +150,9 @@ def read_pixels(served: Served, patch_ids: Sequence[str], columns: Sequence[str]
     Raises:
         NotFound: The pixels are neither in the table of patches nor in streams.
     """
-    names = ", ".join("'" + i.replace("'", "''") + "'" for i in patch_ids)
     stored = [column for column in columns if column in served.patches.schema.names]
     try:
-        table = served.patches.to_table(columns=["patch_id", *stored], filter=f"patch_id IN ({names})")
+        table = served.patches.to_table(columns=["patch_id", *stored], filter=f"patch_id IN ({sql_list(patch_ids)})")
     except (OSError, RuntimeError, ValueError) as error:  # Lance has no errors of its own
         raise StoreError(f"cannot read the patches: {error}") from error
     out: dict[str, dict[str, Any]] = {i: dict.fromkeys(columns) for i in table.column("patch_id").to_pylist()}

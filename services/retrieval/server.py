@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-
 import grpc
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.data.bands import MODALITIES
-from eoforge.logs import configure_logs
 from eoforge.storage.addresses import TableRef
 from services._runtime.fair import FairPool
 from services._runtime.server import Server, Service
-from services._runtime.telemetry import configure_traces
+from services.process import serve
 from services.retrieval.batching import EncodeBatcher
 from services.retrieval.kserve import EncodeModel, SearchModel
 from services.retrieval.servicer import RetrievalServicer
@@ -84,10 +80,4 @@ def run(settings: RetrievalSettings) -> None:
         UsageError: The settings contradict each other or expose the service, or a port is taken.
         NotFound: Codes, patches or bundle do not exist.
     """
-    configure_logs(as_json=True, level=getattr(logging, settings.log_level.upper()))
-    configure_traces(settings, "retrieval")
-
-    async def main() -> None:
-        await build(settings).run()
-
-    asyncio.run(main())
+    serve("retrieval", settings, lambda: build(settings))

@@ -16,7 +16,7 @@ from eoforge.data.modalities import MODALITY_NAMES, RETRIEVAL_MODALITIES
 from eoforge.errors import LimitExceeded, NotFound, UsageError
 from eoforge.index.search import MAX_K
 from services._runtime.fair import FairPool
-from services._runtime.ordered import deadline_of, fill, in_order
+from services._runtime.ordered import answers_of, deadline_of
 from services.retrieval import answers
 from services.retrieval.batching import EncodeBatcher
 from services.retrieval.images import Raster, from_bands, from_geotiff
@@ -56,14 +56,11 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         """See the proto. Searches run concurrently within a window, so that their images share encoder batches."""
         deadline = deadline_of(context)
 
-        async def answer(request: pb.SearchStreamRequest) -> pb.SearchStreamResponse:
-            def search() -> Awaitable[pb.SearchResponse]:
-                return self._search(request.search, deadline)
+        def search(given: pb.SearchStreamRequest) -> Awaitable[pb.SearchResponse]:
+            return self._search(given.search, deadline)
 
-            response: pb.SearchStreamResponse = await fill(pb.SearchStreamResponse(), request, pb.Error, search)
-            return response
-
-        async with aclosing(in_order(requests, answer, STREAM_WINDOW)) as responses:
+        found = answers_of(requests, pb.SearchStreamResponse, pb.Error, search, STREAM_WINDOW)
+        async with aclosing(found) as responses:
             async for response in responses:
                 yield response
 

@@ -186,7 +186,7 @@ def test_plaintext_is_announced_as_h2c_and_tls_never_is(name: str, service: str)
 @pytest.mark.parametrize("service", support.SERVICES)
 def test_services_may_share_a_host_name_of_a_gateway(service: str) -> None:
     """The typed API has the more exact match; what all services have falls to whichever route is older."""
-    values = {"s3": {"bucket": "b"}, "auth": {"anonymous": True}, "route": {"enabled": True}}
+    values = {"s3": {"bucket": "lake"}, "auth": {"anonymous": True}, "route": {"enabled": True}}
     values["route"] |= {"parentRefs": [{"name": "public"}]}
     values |= {"tls": {"mode": "none"}} if service == "federation" else {}
     found = support.objects(support.render(support.CHARTS / service, values))

@@ -118,7 +118,7 @@ def test_an_unknown_field_is_refused_by_the_server(cluster: tuple[Cluster, Confi
     shutil.copytree(CHARTS, copied, symlinks=True, ignore=shutil.ignore_patterns("eoforge", "eoforge-dev"))
     library = copied / "eoforge-common" / "templates" / "_pod.tpl"
     library.write_text(library.read_text().replace("terminationMessagePolicy:", "terminationMessagePolice:"))
-    values = {"s3": {"bucket": "b"}, "auth": {"anonymous": True}, "doctor": {"enabled": False}}
+    values = {"s3": {"bucket": "lake"}, "auth": {"anonymous": True}, "doctor": {"enabled": False}}
     with Chart.load(os.fspath(copied / "retrieval")) as chart, pytest.raises(HelmError) as refused:
         helm.install(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=300)
     assert "terminationMessagePolice" in str(refused.value)
@@ -129,7 +129,7 @@ def test_a_changed_selector_is_refused_by_the_server(cluster: tuple[Cluster, Con
     _, helm = cluster
     copied = tmp_path / "charts"
     shutil.copytree(CHARTS, copied, symlinks=True, ignore=shutil.ignore_patterns("eoforge", "eoforge-dev"))
-    values = {"s3": {"bucket": "b"}, "auth": {"anonymous": True}, "doctor": {"enabled": False}}
+    values = {"s3": {"bucket": "lake"}, "auth": {"anonymous": True}, "doctor": {"enabled": False}}
     values["kserve"] = {"enabled": False}
     with Chart.load(os.fspath(copied / "retrieval")) as chart:
         helm.install(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=300)

@@ -138,12 +138,12 @@ def test_a_wrong_value_is_refused_by_name(wrong: dict[str, Any], named: str) -> 
     [
         ({"s4": {}}, "s4"),
         ({"global": {"s3": {"secretKey": "x"}}}, "secretKey"),
-        ({"global": {"s3": {"bucket": "b", "existingSecret": "mine"}}}, "eoforge-s3"),
+        ({"global": {"s3": {"bucket": "lake", "existingSecret": "mine"}}}, "eoforge-s3"),
         ({"retrieval": {"replicaCount": 1}}, "replicaCount"),
         ({"doctor": {"enabeld": False}}, "enabeld"),
-        ({"global": {"s3": {"bucket": "b"}, "imagePullSecrets": [{"name": "registry"}]}}, "imagePullSecrets"),
+        ({"global": {"s3": {"bucket": "lake"}, "imagePullSecrets": [{"name": "registry"}]}}, "imagePullSecrets"),
         ({"kubeflow": {"serviceAccounts": []}}, "serviceAccounts"),
-        ({"global": {"s3": {"bucket": "b", "caBundle": {"configMap": "mine"}}}}, "eoforge-ca"),
+        ({"global": {"s3": {"bucket": "lake", "caBundle": {"configMap": "mine"}}}}, "eoforge-ca"),
         ({"kubeflow": {"pipelines": {"delivery": "pigeon"}}}, "delivery"),
         ({"kubeflow": {"pipelines": {"names": ["ingets"]}}}, "ingets"),
         ({"dev": {"s3": {"enabled": True, "server": "rclone"}}}, "server"),
@@ -151,7 +151,7 @@ def test_a_wrong_value_is_refused_by_name(wrong: dict[str, Any], named: str) -> 
 )
 def test_a_wrong_value_of_the_umbrella_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
     quiet: dict[str, Any] = {"compression": {"enabled": False}, "federation": {"enabled": False}}
-    values = {**quiet, "retrieval": {"auth": {"anonymous": True}}, "global": {"s3": {"bucket": "b"}}, **wrong}
+    values = {**quiet, "retrieval": {"auth": {"anonymous": True}}, "global": {"s3": {"bucket": "lake"}}, **wrong}
     if "retrieval" in wrong:
         values["retrieval"] = {"auth": {"anonymous": True}, **wrong["retrieval"]}
     with pytest.raises(HelmError) as refusal:
@@ -236,15 +236,64 @@ def label_of_umbrella(o: support.Object) -> bool:
 @pytest.mark.parametrize("name", ["dev-minio", "gpu-aws", "minio", "plain"])
 def test_the_longest_release_name_leaves_every_object_a_name_of_its_own(name: str) -> None:
     release = "r" * 53  # the longest that Helm takes
-    found = support.objects(support.render(UMBRELLA, support.values_of(name), release=release))
+    found = support.objects(support.render(UMBRELLA, support.values_of(name), namespace="eo-1", release=release))
     names = [(o["kind"], o["metadata"]["name"]) for o in found]
     assert len(set(names)) == len(names)
-    # KServe appends -predictor, a StatefulSet's name and a hash become a label, a Job's name becomes one as it is.
-    room = {"InferenceService": 63 - 10, "StatefulSet": 52, "Job": 63, "Service": 63}
+    # KServe writes isvc.NAME-predictor into a label, a StatefulSet's name and a hash become one,
+    # and a Job's name as it is.
+    room = {"InferenceService": 63 - 10 - 5, "StatefulSet": 52, "Job": 63, "Service": 63}
     assert [(kind, n) for kind, n in names if len(n) > room.get(kind, 253)] == []
     if name.startswith("dev"):
         endpoint = support.env_of(support.server_pod(found, "retrieval").containers[0])["AWS_ENDPOINT_URL"]
         assert ("Service", urlsplit(endpoint).hostname) in names
+
+
+def test_a_name_that_kserve_cannot_serve_is_refused_with_the_lengths() -> None:
+    """Its host name is NAME-predictor-NAMESPACE; Helm would say deployed, and KServe never reconcile."""
+    values = {**MINIMAL, "fullnameOverride": "a" * 44}
+    assert support.render(CHARTS / "retrieval", values, namespace="n" * 8)
+    with pytest.raises(HelmError, match=r"\(44\) and the namespace .* \(9\) have 53 characters together, and 52"):
+        support.render(CHARTS / "retrieval", values, namespace="n" * 9)
+    assert support.render(CHARTS / "retrieval", {**values, "kserve": {"enabled": False}}, namespace="n" * 63)
+    with pytest.raises(HelmError, match="49 characters, and 48 is the most"):
+        support.render(CHARTS / "retrieval", {**values, "fullnameOverride": "a" * 49}, namespace="n")
+
+
+def test_under_kserve_a_cpu_limit_is_always_written() -> None:
+    """KServe writes one CPU where there is none, also below the request, which the API server refuses."""
+
+    def limits(**values: Any) -> dict[str, Any]:
+        found = support.objects(support.render(CHARTS / "retrieval", {**MINIMAL, **values}))
+        return dict(support.server_pod(found, "retrieval").containers[0]["resources"]["limits"])
+
+    assert limits() == {"cpu": "64", "memory": "6Gi"}
+    assert limits(resources={"limits": {"cpu": "2"}})["cpu"] == "2"
+    assert "cpu" not in limits(kserve={"enabled": False})
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_pods_resources_are_values(name: str) -> None:
+    """A quota on limits.cpu refuses a pod without such a limit, so none may be out of a user's reach."""
+    values = support.values_of(name)
+    limited = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+    for service in SERVICES:
+        parts = {part: {**values.get(service, {}).get(part, {}), "resources": limited} for part in ("tests", "doctor")}
+        values[service] = {
+            **values.get(service, {}), **parts, "waitForStore": {"resources": limited}, "resources": limited,
+        }  # fmt: skip
+        values[service]["doctor"].setdefault("enabled", False)
+    values["doctor"] = {**values.get("doctor", {}), "resources": limited}
+    kubeflow = values.setdefault("kubeflow", {})
+    kubeflow["pipelines"] = {**kubeflow.get("pipelines", {}), "resources": limited}
+    values["dev"] = {"s3": {**values.get("dev", {}).get("s3", {}), "resources": limited}}
+    found = support.objects(support.render(UMBRELLA, values))
+    unlimited = [
+        (pod.owner, c["name"])
+        for pod in support.pods(found)
+        for c in pod.containers
+        if pod.owner.partition("/")[0] != "TrainingRuntime" and c["resources"] != limited
+    ]
+    assert unlimited == []
 
 
 def test_the_store_is_probed_before_installing_or_waited_for() -> None:

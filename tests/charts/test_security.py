@@ -135,19 +135,20 @@ def test_a_cloud_identity_needs_no_secret() -> None:
 
 
 def calls_of_the_training_step() -> set[tuple[str, str]]:
-    """What ``pipelines/trainjob.py`` asks of the API server, read from its source: (resource, verb)."""
-    verbs = {
-        "create_namespaced_custom_object": ("trainjobs", "create"),
-        "get_namespaced_custom_object": ("trainjobs", "get"),
-        "delete_namespaced_custom_object": ("trainjobs", "delete"),
-        "list_namespaced_custom_object": ("trainjobs", "list"),
-        "list_namespaced_pod": ("pods", "list"),
-        "read_namespaced_pod_log": ("pods/log", "get"),
-    }
+    """Calls of ``pipelines/trainjob.py`` to the API server, read from its source, as (resource, verb)."""
+    fixed = {"list_namespaced_pod": ("pods", "list"), "read_namespaced_pod_log": ("pods/log", "get")}
     tree = ast.parse((support.ROOT / "pipelines" / "trainjob.py").read_text())
-    used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and "_namespaced_" in n.attr}
-    watch = {("trainjobs", "watch")} if "list_namespaced_custom_object" in used else set()
-    return {verbs[name] for name in used} | watch
+    found = set()
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        methods = [a.attr for a in call.args if isinstance(a, ast.Attribute) and "_namespaced_" in a.attr]
+        names = {a.id for a in call.args if isinstance(a, ast.Name)}
+        for method in methods:
+            resource = "trainjobs" if "PLURAL" in names else "trainingruntimes"
+            assert method in fixed or {"PLURAL", "RUNTIMES"} & names, f"{method}: of what?"
+            found.add(fixed.get(method, (resource, method.partition("_")[0])))
+            if method.startswith("list") and method not in fixed:
+                found.add((resource, "watch"))
+    return found
 
 
 def test_the_training_step_may_do_what_it_does_and_no_more() -> None:

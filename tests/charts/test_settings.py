@@ -100,7 +100,7 @@ def test_the_services_accept_the_environment_of_every_scenario(name: str, monkey
 @pytest.mark.parametrize("service", SERVICES)
 def test_files_that_settings_name_are_mounted(service: str) -> None:
     found = support.objects(support.render(CHARTS / service, {**EVERYTHING, "s3": {
-        "bucket": "b", "endpoint": "https://s3", "existingSecret": "keys", "caBundle": {"configMap": "ca"},
+        "bucket": "lake", "endpoint": "https://s3", "existingSecret": "keys", "caBundle": {"configMap": "ca"},
     }}))  # fmt: skip
     pod = support.server_pod(found, service)
     (container,) = pod.spec["containers"]

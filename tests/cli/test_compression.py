@@ -21,7 +21,7 @@ from eoforge.data.bands import GROUP_OF
 from eoforge.data.records import PatchPair, record_batch
 from eoforge.data.synthetic.archive import generate_archive, synthetic_pairs
 from eoforge.data.tables.schema import PATCHES
-from tests.services.compression.world import SMALL, write_codec_bundle
+from tests.services.compression.fixtures import SMALL, write_codec_bundle
 
 COUNT = 3
 
@@ -120,7 +120,7 @@ def test_a_codec_without_trained_codes_compresses_files_but_no_table(
     run(capsys, "decompress", tmp_path / "a.eofc", tmp_path / "back.tif", "--bundle", first.uri)
     code, message = refused(capsys, "compress", table, tmp_path / "out.lance", "--bundle", first.uri)
     assert code != 0
-    assert "name the bundle of the whole run" in message
+    assert "Name the bundle of the whole run" in message
     assert not (tmp_path / "out.lance").exists(), "nothing was created before the bundle was looked at"
 
 

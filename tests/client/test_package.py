@@ -18,7 +18,7 @@ from eoforge.errors import UsageError
 NAMES = ("RetrievalClient", "CompressionClient", "FederationClient", "SiloClient", "RemoteError", "SearchFilter", "Hit")
 
 
-@pytest.mark.parametrize("name", [*NAMES, *eoforge.client._HOMES])
+@pytest.mark.parametrize("name", [*NAMES, *sum(eoforge.client._NAMES.values(), ())])
 def test_every_name_is_importable_from_the_package(name: str) -> None:
     assert getattr(eoforge.client, name).__name__ == name
 

@@ -153,6 +153,11 @@ def cache() -> Path:
     return Path(home) / "eoforge" / "cluster"
 
 
+def existing() -> bool:
+    """Whether a cluster that is there is to be used, by the convention of envtest."""
+    return os.environ.get("USE_EXISTING_CLUSTER", "").lower() == "true"
+
+
 def _objects() -> Path:
     """Go's own cache while it builds, which grows to 3 GB; one that the caller names in ``GOCACHE`` is kept."""
     return cache() / ".go-build"
@@ -160,7 +165,8 @@ def _objects() -> Path:
 
 def missing() -> list[Component]:
     """Components that have to be built or copied."""
-    return [component for component in COMPONENTS if not component.folder.is_dir() and _wanted(component)]
+    wanted = () if existing() else (component for component in COMPONENTS if _wanted(component))
+    return [component for component in wanted if not component.folder.is_dir()]
 
 
 def _wanted(component: Component) -> bool:

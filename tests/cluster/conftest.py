@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import binaries, controllers
-from tests.cluster.control_plane import ControlPlane, existing
+from tests.cluster.control_plane import ControlPlane
 from tests.cluster.release import Home, home
 
 HERE = Path(__file__).parent
@@ -29,12 +29,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane with the definitions and controllers of KServe, JobSet and Kubeflow Trainer."""
-    if not existing() and (todo := binaries.missing()):
+    if todo := binaries.missing():
         names = ", ".join(component.name for component in todo)
         pytest.exit(f"not built: {names}. `make cluster` builds them; it needs Go", returncode=3)
     folder = tmp_path_factory.mktemp("cluster")
     with ControlPlane(folder) as found:
-        if not existing():
+        if not binaries.existing():
             controllers.install_definitions(found)
             controllers.start_kserve(found)
             controllers.start_jobset(found)

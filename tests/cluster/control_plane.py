@@ -80,7 +80,7 @@ class ControlPlane:
         return Kubectl(self.kubeconfig)
 
     def __enter__(self) -> Self:
-        if existing():
+        if binaries.existing():
             self.kubeconfig = Path(os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config"))
             return self
         try:
@@ -170,11 +170,6 @@ class ControlPlane:
             f"--tls-cert-file={kubelet.certificate}", f"--tls-private-key-file={kubelet.key}",
         )  # fmt: skip
         self.kubectl.run("wait", "--for=condition=Ready", "node", "--all", f"--timeout={READY_S:.0f}s")
-
-
-def existing() -> bool:
-    """Whether a cluster that is there is to be used, by the convention of envtest."""
-    return os.environ.get("USE_EXISTING_CLUSTER", "").lower() == "true"
 
 
 def write_kubeconfig(path: Path, address: str, authority: Path, pair: Pair) -> None:

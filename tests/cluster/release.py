@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,10 +79,10 @@ class Home:
 
 
 @contextmanager
-def home(cluster: ControlPlane, quota: dict[str, str] | None = None) -> Iterator[Home]:
-    """Two namespaces, for as long as the block lasts."""
+def home(cluster: ControlPlane, quota: dict[str, str] | None = None, name: str = "") -> Iterator[Home]:
+    """Two namespaces, for as long as the block lasts; the first may have a name of its own."""
     number = next(_NUMBERS)
-    found = Home(cluster, f"eo-{os.getpid()}-{number}", f"runs-{os.getpid()}-{number}")
+    found = Home(cluster, name or f"eo-{os.getpid()}-{number}", f"runs-{os.getpid()}-{number}")
     secure = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
     for name in (found.name, found.kubeflow):
         cluster.kubectl.apply(
@@ -154,6 +154,23 @@ def _not_ready(place: Home) -> Iterator[str]:
             ready = status.get("observedGeneration") == o["metadata"]["generation"] and pods >= o["spec"]["replicas"]
         if not ready:
             yield support.label(o)
+
+
+def wait_until(answers: Callable[[], bool], what: str) -> None:
+    """Waits until something is so.
+
+    Raises:
+        AssertionError: It did not become so.
+    """
+    deadline = time.monotonic() + TIMEOUT_S
+    while not answers():
+        assert time.monotonic() < deadline, f"not seen within {TIMEOUT_S} s: {what}"
+        time.sleep(0.5)
+
+
+def as_text(o: Object) -> str:
+    """An object as a manifest."""
+    return json.dumps(o)
 
 
 def is_ready(o: Object) -> bool:

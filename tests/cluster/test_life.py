@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.cluster.release import RELEASE, TIMEOUT_S, Home
 ALONE: Object = {"s3": {"bucket": "lake"}, "auth": {"anonymous": True}, "tls": {"existingSecret": "tls"}}
 SINGLE = [(service, kserve) for service in support.SERVICES for kserve in (True, False)]
 WAIT = "hookOnly"
-"""With Helm's own wait an upgrade under KServe never ends (docs/operations.md); what is ready is asked for here."""
+"""With Helm's own wait a rollback under KServe may never end (docs/operations.md); what is ready is asked for here."""
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,15 @@ def give_volumes(place: Home, objects: list[Object]) -> None:
         )
 
 
+def give_accounts(place: Home, objects: list[Object]) -> None:
+    """Service accounts that Kubeflow brings: those that get rights, unless the chart makes them itself."""
+    made = {(o["metadata"]["namespace"], o["metadata"]["name"]) for o in objects if o["kind"] == "ServiceAccount"}
+    bound = {(s["namespace"], s["name"]) for o in objects if o["kind"] == "RoleBinding" for s in o["subjects"]}
+    for namespace, name in sorted(bound - made):
+        metadata = {"namespace": namespace, "name": name}
+        place.cluster.kubectl.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+
+
 def claims(objects: list[Object]) -> set[str]:
     """Names of the claims that StatefulSets make."""
     return {
@@ -72,15 +82,17 @@ def live(place: Home, chart: str, values: Object, archives: dict[str, Path]) -> 
     """Installs, tests, upgrades, rolls back and removes a release; nothing may be left."""
     objects = release.rendered(support.CHARTS / chart, values, place)
     expected = release.apart_from_hooks(objects)
+    tested = any(o["metadata"].get("annotations", {}).get("helm.sh/hook") == "test" for o in objects)
     place.cluster.kubectl.apply(*objects, dry_run=True)
     give_volumes(place, objects)
+    give_accounts(place, objects)
     before = place.left()
     with place.helm() as helm:
         with Chart.load(archives["0.1.0"]) as loaded:
             helm.install(loaded, RELEASE, values, namespace=place.name, wait=WAIT, timeout=TIMEOUT_S)
         release.wait_ready(place)
         assert expected <= place.left()
-        helm.test(RELEASE, timeout=TIMEOUT_S)
+        assert bool(helm.test(RELEASE, timeout=TIMEOUT_S, logs=True)["logs"]) == tested
         with Chart.load(archives["0.2.0"]) as loaded:
             helm.upgrade(loaded, RELEASE, values, namespace=place.name, wait=WAIT, timeout=TIMEOUT_S)
         release.wait_ready(place)
@@ -102,6 +114,35 @@ def test_a_scenario_of_the_umbrella_lives_and_ends(
     name: str, place: Home, releases: dict[str, dict[str, Path]]
 ) -> None:
     live(place, "eoforge", release.with_kubeflow_in(support.values_of(name), place.kubeflow), releases["eoforge"])
+
+
+@pytest.mark.parametrize("name", ["dev", "minio"])
+def test_with_cpu_limits_a_quota_on_them_is_met(
+    name: str, cluster: ControlPlane, releases: dict[str, dict[str, Path]]
+) -> None:
+    """Doctor, upload, tests, services and the init container that waits: none may be without."""
+    with release.home(cluster, {**release.QUOTA, "limits.cpu": "200"}) as place:
+        live(place, "eoforge", limited(support.values_of(name)), releases["eoforge"])
+
+
+def limited(values: Object) -> Object:
+    """The values with a CPU limit for every pod."""
+    resources = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+    found: Object = copy.deepcopy(values)
+    for service in support.SERVICES:
+        for part in ("tests", "waitForStore"):
+            found[service].setdefault(part, {})["resources"] = resources
+        found[service]["resources"] = resources
+    for path in ("doctor", "kubeflow.pipelines", "dev.s3"):
+        node = found
+        for key in path.split("."):
+            node = node.setdefault(key, {})
+        node["resources"] = resources
+    return found
+
+
+def test_the_development_store_alone_lives_and_ends(place: Home, releases: dict[str, dict[str, Path]]) -> None:
+    live(place, "eoforge-dev", {}, releases["eoforge-dev"])
 
 
 @pytest.mark.parametrize(("service", "kserve"), SINGLE)

@@ -52,9 +52,7 @@ def test_nt_xent_equals_the_loop(rows: int, columns: int, seed: int, temperature
 
 def test_nt_xent_closed_forms() -> None:
     same = torch.ones(5, 3)
-    assert float(nt_xent(same, same, 0.1)) == pytest.approx(
-        math.log(9), rel=1e-6
-    )  # nothing to tell 2B - 1 others apart
+    assert float(nt_xent(same, same, 0.1)) == pytest.approx(math.log(9), rel=1e-6)  # 2B - 1 equal others
     orthogonal = torch.eye(4)
     expected = -1 / 0.5 + math.log(math.exp(1 / 0.5) + 6)  # the partner at cosine 1, six others at 0
     assert float(nt_xent(orthogonal, orthogonal, 0.5)) == pytest.approx(expected, rel=1e-6)
@@ -64,7 +62,7 @@ def test_nt_xent_closed_forms() -> None:
 def test_nt_xent_stays_finite_where_exponentials_overflow(dtype: torch.dtype) -> None:
     first, second = (x.to(dtype) for x in draw(16, 8, 0))
     first.requires_grad_()
-    loss = nt_xent(first, second, 0.005)  # exp(1 / 0.005) overflows float32, not to speak of fp16
+    loss = nt_xent(first, second, 0.005)  # exp(1 / 0.005) overflows float32 and fp16
     loss.backward()
     assert loss.dtype == torch.float32
     assert torch.isfinite(loss)

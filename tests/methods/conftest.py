@@ -1,4 +1,4 @@
-"""Small tables of synthetic patches, and the smallest run of the first method."""
+"""Small tables of synthetic patches, and settings of a small run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = {
     "batch_size": "8",
     "epochs": "3",
 }
-"""Overrides of the tiny preset that make three epochs a matter of a second."""
+"""Overrides of the tiny preset with which three epochs take about a second."""
 
 
 @pytest.fixture(scope="session", autouse=True)

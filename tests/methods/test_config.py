@@ -1,4 +1,4 @@
-"""Settings: presets, files, overrides, and errors that name what is wrong."""
+"""Settings: presets, files, overrides, and error texts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_overrides_are_parsed_by_type() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["toml", "json", "yaml"])
-def test_a_file_comes_after_the_preset_and_before_overrides(tmp_path: Path, suffix: str) -> None:
+def test_overrides_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path, suffix: str) -> None:
     text = {
         "toml": 'epochs = 7\nbits = 32\ns1_bands = ["VH"]\nlearning_rate = 1\n',
         "json": json.dumps({"epochs": 7, "bits": 32, "s1_bands": ["VH"], "learning_rate": 1}),
@@ -62,7 +62,7 @@ def test_a_file_comes_after_the_preset_and_before_overrides(tmp_path: Path, suff
         ("tiny", {"seed": "-1"}, "must not be negative"),
     ],
 )
-def test_what_is_wrong_is_named(preset: str, overrides: dict[str, str], says: str) -> None:
+def test_invalid_values_are_named(preset: str, overrides: dict[str, str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         build_config(Config, preset, overrides)
 

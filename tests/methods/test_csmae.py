@@ -1,4 +1,4 @@
-"""CSMAE's step: four variants, masks and reconstruction rules, losses, both paths, each defect of the original."""
+"""The training step of CSMAE: variants, masks, reconstruction, losses, both paths, defects of the released code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from eoforge.errors import UsageError
 from eoforge.methods.csmae.config import Config, Settings
 from eoforge.methods.csmae.loss import objective, plain_mse
-from eoforge.methods.csmae.masking import Layout, draw_masks, layout
+from eoforge.methods.csmae.masking import DecodeLayout, draw_masks, layout
 from eoforge.methods.csmae.model import Csmae, Decoder, position_embedding
 from kernels.random_mask import mask_state
 
@@ -42,7 +42,7 @@ def images_of(settings: Settings, seed: int = 1) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
         m: torch.randn((PAIRS, len(bands), settings.size, settings.size), generator=generator)
-        for m, bands in settings.bands.items()
+        for m, bands in settings.sensor_bands.items()
     }
 
 
@@ -98,7 +98,7 @@ def test_norm_pix_and_class_token_agree_on_both_paths_too() -> None:
 
 
 def count_blocks(network: Csmae, run: Any) -> dict[str, list[int]]:
-    """Samples x tokens that passed each decoder's trunk and each patch embedding, call by call."""
+    """Samples x tokens of every call of each decoder's trunk and each patch embedding."""
     calls: dict[str, list[int]] = {}
     hooks = []
     for name, module in network.named_modules():
@@ -124,13 +124,13 @@ def test_a_common_decoder_runs_its_trunk_once_per_source() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_variants_share_what_their_names_say(variant: str) -> None:
+def test_shared_parts_of_the_variants(variant: str) -> None:
     network = build(settings_of(variant=variant))
     names = {n for n, _ in network.named_parameters()}
     own_blocks = any(n.startswith("encoder.specific.s1.0.") for n in names)
     assert own_blocks == variant.startswith("se")
     assert (network.decoder("s1") is network.decoder("s2")) == variant.endswith("cd")
-    assert any(n.startswith("encoder.shared.0.") for n in names)  # CE is 0/12, never two encoders apart (12/0)
+    assert any(n.startswith("encoder.shared.0.") for n in names)  # CE is 0/12, never two separate encoders (12/0)
     assert all(n in names for n in ("encoder.cls.s1", "encoder.cls.s2", "encoder.embed.s2.weight"))
 
 
@@ -178,8 +178,8 @@ def test_layout_rules() -> None:
 
 
 def test_defect_1_identical_masks_with_identical_reconstruction_flip_their_order() -> None:
-    # The released code calls the flip on the wrong object and stops. Tokens go where the masked places are, the loss
-    # looks at the visible ones: those the decoder was given mask tokens for.
+    # The released code calls the flip on the wrong object and fails. Tokens take the masked positions, the loss
+    # has the visible ones, where the decoder has mask tokens.
     settings = settings_of(masking="identical", reconstruction="identical")
     masks = masks_of(settings)
     how = layout(masks, "s1", "s2", settings)
@@ -238,12 +238,12 @@ def test_defect_5_the_contrast_is_finite_in_half_precision() -> None:
 
 
 def test_defect_6_disjoint_reconstruction_keeps_tokens_in_place() -> None:
-    # With independent masks, tokens laid out by the target's order leave their places; by the source's they do not.
+    # With independent masks, tokens in the target's order change their positions; in the source's they do not.
     settings = settings_of(masking="random")
     masks = masks_of(settings)
     keep = settings.keep["s1"]
 
-    def in_place(how: Layout) -> bool:
+    def in_place(how: DecodeLayout) -> bool:
         ids = masks["s1"].ids.long()
         return bool((how.ranks.gather(1, ids[:, :keep]) == torch.arange(keep)).all())
 
@@ -263,11 +263,11 @@ def test_the_masked_error_is_that_of_a_slow_loop() -> None:
             cut = image[b, :, row * 10 : row * 10 + 10, column * 10 : column * 10 + 10].numpy()
             target = np.stack([cut[c, p, q] for p in range(10) for q in range(10) for c in range(2)])
             total += float(((predicted[b, t].numpy() - target) ** 2).mean())
-    how = Layout(places, places)
+    how = DecodeLayout(places, places)
     assert float(plain_mse(predicted, image, how, settings)) == pytest.approx(total / 6, rel=1e-5)
 
 
-def test_what_is_hidden_does_not_reach_the_features_and_what_is_shown_not_the_loss() -> None:
+def test_masked_patches_do_not_change_features_and_visible_ones_not_the_loss() -> None:
     settings = settings_of(cmr_weight=0.0, mim_weight=0.0)
     network, images, masks = build(settings), images_of(settings), masks_of(settings)
     before = objective(network, images, masks)["umr"]
@@ -282,13 +282,13 @@ def test_what_is_hidden_does_not_reach_the_features_and_what_is_shown_not_the_lo
     assert objective(network, images, masks)["umr"] != before
 
 
-def test_the_position_embedding_tells_columns_and_rows_apart() -> None:
+def test_the_position_embedding_distinguishes_columns_and_rows() -> None:
     table = position_embedding(16, 3)
     assert table.shape == (10, 16)
     assert not table[0].any()
     grid = table[1:].reshape(3, 3, 16)
-    assert torch.equal(grid[0, :, :8], grid[2, :, :8])  # the first half knows the column
-    assert torch.equal(grid[:, 0, 8:], grid[:, 2, 8:])  # the second the row
+    assert torch.equal(grid[0, :, :8], grid[2, :, :8])  # the first half encodes the column
+    assert torch.equal(grid[:, 0, 8:], grid[:, 2, 8:])  # the second half encodes the row
     assert torch.allclose(grid[0, 1, :2], torch.tensor([math.sin(1.0), math.sin(0.1)]), atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""CSMAE from a table to codes: two stages, one bundle, exact resume, service through index and evaluation; importer."""
+"""CSMAE from a table to codes: two stages, one bundle, exact resume, index and evaluation, import of checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eoforge.data.loading.loader import PatchLoader
 from eoforge.errors import BundleError, DataRefused, NotFound, UsageError
 from eoforge.index.build import build_index
 from eoforge.index.catalog import IndexSnapshot
-from eoforge.methods import get_method, training
+from eoforge.methods import get_method
 from eoforge.methods.csmae.config import Config, Settings
 from eoforge.methods.csmae.heads import CsmaeHash
 from eoforge.methods.csmae.importer import convert, load_released
@@ -27,6 +27,7 @@ from eoforge.methods.csmae.masking import draw_masks
 from eoforge.methods.csmae.model import Csmae, position_embedding
 from eoforge.storage.addresses import TableRef
 from kernels.random_mask import mask_state
+from tests.methods.train_worker import killed_after
 
 METHOD = get_method("csmae")
 RUN = {
@@ -101,23 +102,10 @@ def weights_of(uri: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("steps", [3, 11])  # in the second epoch of pre-training, and among the heads' steps
-def test_a_run_that_dies_and_resumes_is_the_uninterrupted_one(
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(
     bundle: Bundle, table: TableRef, runs: str, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    done = 0
-    step = training._Engine.on_train_batch_end
-
-    def dying(self: Any, *args: Any) -> None:
-        nonlocal done
-        step(self, *args)
-        done += 1
-        if done == steps:
-            raise KeyboardInterrupt  # goes past every handler of errors
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training._Engine, "on_train_batch_end", dying)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            METHOD.train(table, runs, METHOD.config("tiny", RUN))
+    killed_after(steps, lambda: METHOD.train(table, runs, METHOD.config("tiny", RUN)), monkeypatch)
     resumed = METHOD.train(table, runs, METHOD.config("tiny", RUN))
     want = bundle.weights()
     assert all(torch.equal(w, want[n]) for n, w in resumed.weights().items())
@@ -149,12 +137,12 @@ def test_the_untrained_network_has_the_bundles_shape(bundle: Bundle, table: Tabl
     assert not np.array_equal(trained.encode(batch, "s2")[0], fresh.encode(batch, "s2")[0])
 
 
-def test_ten_steps_make_this_curve() -> None:
+def test_golden_curve_of_ten_steps() -> None:
     settings = Settings(**SMALL)
     torch.manual_seed(0)
     network = Csmae(settings)
     generator = torch.Generator().manual_seed(0)
-    low = {m: torch.randn((8, len(b), 5, 5), generator=generator) for m, b in settings.bands.items()}
+    low = {m: torch.randn((8, len(b), 5, 5), generator=generator) for m, b in settings.sensor_bands.items()}
     images = {m: functional.interpolate(x, size=40, mode="bilinear") for m, x in low.items()}
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05, betas=(0.9, 0.95))
     losses = []
@@ -210,7 +198,7 @@ def released_state(network: Csmae, settings: Settings) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("variant", ["cecd", "sesd"])
-def test_released_checkpoints_come_in(variant: str, tmp_path: Path) -> None:
+def test_released_checkpoints_are_imported(variant: str, tmp_path: Path) -> None:
     settings = Settings(**SMALL, variant=variant)
     source, target = Csmae(settings), Csmae(settings)
     state = released_state(source, settings)
@@ -226,7 +214,7 @@ def test_released_checkpoints_come_in(variant: str, tmp_path: Path) -> None:
     assert torch.equal(fresh.encoder.features(image, "s2"), source.encoder.features(image, "s2"))
 
 
-def test_checkpoints_that_do_not_fit_say_why(tmp_path: Path) -> None:
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     settings = Settings(**SMALL, variant="cecd")
     network, path = Csmae(settings), tmp_path / "released.ckpt"
     with pytest.raises(NotFound, match="no checkpoint"):
@@ -234,7 +222,7 @@ def test_checkpoints_that_do_not_fit_say_why(tmp_path: Path) -> None:
     torch.save({"state_dict": released_state(network, settings)}, path)
     with pytest.raises(DataRefused, match=r"other settings than secd, micro: \d+ weights differ"):
         load_released(Csmae(Settings(**SMALL)), str(path))
-    with pytest.raises(DataRefused, match=r"no weight 'backbone\.blocks_s3\.0\.norm1\.weight'"):
+    with pytest.raises(DataRefused, match=r"unknown weight 'backbone\.blocks_s3\.0\.norm1\.weight'"):
         convert({"backbone.blocks_s3.0.norm1.weight": torch.zeros(1)}, settings)
     with pytest.raises(DataRefused, match="not the fixed position embedding"):
         convert({"backbone.pos_embed": torch.zeros(1, 17, 96)}, settings)

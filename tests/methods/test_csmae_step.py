@@ -1,4 +1,4 @@
-"""CSMAE's fast step: native grids, compiled blocks, and the recorded objective, against the objective itself."""
+"""The GPU step of CSMAE: native grids, compiled blocks and the recorded objective, against the plain objective."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_native_grids_give_the_losses_of_prepared_images(sharing: bool) -> None:
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_native_grids_are_used_only_where_the_ops_upsample_as_asked() -> None:
+def test_native_grids_are_used_only_where_the_kernels_can_upsample() -> None:
     assert NativeGrids.can(S2_BANDS_10, 120, "nearest")
     assert not NativeGrids.can(S2_BANDS_10, 120, "bicubic")
     assert not NativeGrids.can(S2_BANDS_10, 60, "nearest")
@@ -93,7 +93,7 @@ def test_the_learner_reads_native_grids_or_prepares() -> None:
 def test_a_recorded_objective_gives_losses_gradients_and_their_scale() -> None:
     network, recorded_runs = network_of(), []
 
-    def record(run: Run) -> Run:  # what a CUDA graph does, without the GPU: the same run on the same memory
+    def record(run: Run) -> Run:  # like a CUDA graph without a GPU: the same run on the same memory
         recorded_runs.append(run)
         return run
 

@@ -21,6 +21,7 @@ from eoforge.methods.evaluation.run import evaluate
 from eoforge.metrics.multilabel import labels_of_masks, multilabel_measures
 from eoforge.nn.classifier import Network
 from eoforge.storage.addresses import TableRef
+from tests.methods.mm_fl_support import config as settings
 
 BANDS = {"s1": ("VV", "VH"), "s2": ("B02", "B03", "B04", "B08")}
 NORMALISATION = {band: [-12.0, 4.0] if band.startswith("V") else [1500.0, 900.0] for b in BANDS.values() for band in b}
@@ -90,6 +91,33 @@ def test_labels_are_measured_by_sensor_and_together(bundle: Bundle, table: Table
     page = (out / "report.html").read_text()
     for words in ("Every class, radar", "Every class, optical", "Every class, both sensors", "AUROC weighted"):
         assert words in page
+
+
+def test_a_bundle_of_two_sensors_that_encodes_and_classifies(table: TableRef, tmp_path: Path) -> None:
+    """An untrained network of MM-FL: its classifier takes one sensor or both."""
+    config = settings()
+    bands = {sensor: list(names) for sensor, names in config.sensor_bands.items()}
+    network = get_method("mm_fl").build(config)  # type: ignore[attr-defined]  # of federated methods
+    facts: dict[str, Any] = {
+        "method": "mm_fl",
+        "config": config.as_dict(),
+        "bands": bands,
+        "normalisation": {band: [0.0, 1000.0] for names in bands.values() for band in names},
+        "interpolation": config.interpolation,
+        "bits": config.bits,
+        "embedding_dim": network.features,
+        "seed": config.seed,
+        "patches": {"uri": table.uri, "version": table.version},
+        "code_revision": "none",
+    }
+    bundle = write_bundle(str(tmp_path / "runs"), weights=network.state_dict(), config=facts, metrics={}, readme="")
+    result = evaluate(bundle, table, out=str(tmp_path / "out"), device="cpu")
+    measured = {name.rpartition("_")[2] for name in result if name.startswith("label_map_macro")}
+    assert measured == {"s1", "s2", "both"}
+    assert "partner_recall@10_s1_to_s2_trained" in result
+    assert all(isinstance(value, str | int | float) for value in result.values())
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.index("Retrieval across sensors") < page.index("All measures") < page.index("<h2>Labels</h2>")
 
 
 def test_tasks_without_an_evaluation_are_refused(

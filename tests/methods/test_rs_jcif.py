@@ -1,4 +1,4 @@
-"""The claims of RS-JCIF on a small run, and that streams, codes and bundles agree with each other."""
+"""The claims of RS-JCIF on a small run, and the consistency of streams, codes and bundles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from eoforge.data.loading.batch import PatchBatch
 from eoforge.data.loading.loader import PatchLoader
 from eoforge.errors import BundleError, DataRefused, UsageError
 from eoforge.index.build import build_index
-from eoforge.methods import get_method, training
+from eoforge.methods import get_method
 from eoforge.methods.rs_jcif.config import Config
 from eoforge.methods.rs_jcif.evaluate import ladder
 from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, rate_distortion
@@ -32,6 +32,7 @@ from eoforge.methods.rs_jcif.windows import mirrored, window
 from eoforge.storage.addresses import TableRef
 from tests.methods.conftest import SMALL as OTHER_METHOD
 from tests.methods.test_ss_cm_rsir import drawn_batch
+from tests.methods.train_worker import killed_after
 
 SMALL = {
     "channels": "6",
@@ -45,7 +46,7 @@ SMALL = {
     "joint_epochs": "2",
     "joint_batch_size": "16",
 }
-"""Overrides of the tiny preset that make a run a matter of seconds."""
+"""Overrides of the tiny preset with which a run takes seconds."""
 CONFIG = METHOD.config("tiny", SMALL)
 QUALITY = 3.0
 
@@ -97,13 +98,13 @@ def curve_of(learner: CompressionLearner, batch: PatchBatch, steps: int, rate: f
 
 
 def test_golden_curves_of_ten_steps() -> None:
-    # Written by this code; the tolerance is what threads and instruction sets may add up to in ten steps.
+    # Written by this code; the tolerance covers threads and instruction sets over ten steps.
     batch = labelled(drawn_batch())
     assert curve_of(fresh(CONFIG), batch, 10) == pytest.approx(GOLDEN_COMPRESSION, rel=5e-3)
     assert curve_of(fresh(CONFIG, JointLearner), batch, 10) == pytest.approx(GOLDEN_JOINT, rel=5e-3)
 
 
-def test_higher_quality_costs_more_bits_and_loses_less(bundle: Bundle, table: TableRef) -> None:
+def test_higher_quality_has_more_bits_and_less_error(bundle: Bundle, table: TableRef) -> None:
     split = read_split(table, "test", 8)
     for modality in ("s1", "s2"):
         rows = ladder(load_codec(bundle, "cpu"), split, modality, range(0, 8, 2))
@@ -131,7 +132,7 @@ def test_the_code_of_the_latent_is_the_stored_one_and_the_index_s(bundle: Bundle
 
 
 def bright_or_dark(batch: PatchBatch) -> torch.Tensor:
-    """bool ``[B]``: what both sensors see of the drawn patches, whatever window or mirror image is shown."""
+    """Kind of the drawn patches, bool ``[B]``, equal for both sensors and for every window or flip."""
     level = batch.s2_10m.float().mean(dim=(1, 2, 3))
     return level > level.median()
 
@@ -146,7 +147,7 @@ def alike_and_unlike(learner: CompressionLearner, batch: PatchBatch, kind: torch
     return float(cosine[same].mean()), float(cosine[~same].mean())
 
 
-def test_labels_draw_codes_together_across_sensors() -> None:
+def test_labels_bring_codes_of_both_sensors_together() -> None:
     batch = drawn_batch()
     bright = bright_or_dark(batch)
     batch = dataclasses.replace(batch, label_mask=torch.where(bright, 1, 2))
@@ -162,7 +163,7 @@ def test_searching_from_the_latent_costs_less_than_decoding(bundle: Bundle, tabl
     paths = query_paths(codec, queries, gallery, QUALITY, separate=codec)
     assert paths["from_latent"]["map@10"] == paths["stored"]["map@10"]
     assert set(paths) == {"decode_then_encode", "decode_then_separate", "from_latent", "stored"}
-    # What a path does, not how long it took: no synthesis runs on the way from the latent to the code.
+    # The work of a path, not its time: no synthesis runs between the latent and the code.
     called: list[str] = []
     for name, module in codec.named_modules():
         if name.endswith(("synthesis", "analysis")):
@@ -175,7 +176,7 @@ def test_searching_from_the_latent_costs_less_than_decoding(bundle: Bundle, tabl
     assert called == ["branches.s2.synthesis"]
 
 
-def test_compression_learns_first_and_hashing_keeps_out(table: TableRef, bundle: Bundle, home: str) -> None:
+def test_the_first_stage_does_not_train_the_hash_module(table: TableRef, bundle: Bundle, home: str) -> None:
     (first,) = [load_bundle(str(p.parent)) for p in Path(home, "compression").glob("*/manifest.json")]
     assert (first.config["method"], bundle.config["compression"]) == (COMPRESSION, first.id)
     steps = list(csv.DictReader(io.StringIO(first.read("curve.csv").decode())))
@@ -186,7 +187,7 @@ def test_compression_learns_first_and_hashing_keeps_out(table: TableRef, bundle:
     assert terms <= joint[0].keys()
     with pytest.raises(BundleError, match="rs_jcif-compression"):
         METHOD.load(first)
-    assert load_codec(first, "cpu").config.bits == 32  # it compresses all the same
+    assert load_codec(first, "cpu").config.bits == 32  # it compresses without trained codes
 
 
 def test_only_the_analysis_and_the_gains_are_shared() -> None:
@@ -212,7 +213,7 @@ def test_a_run_for_codes_alone_leaves_synthesis_and_entropy_model_as_they_were(b
     assert moved == {"analysis", "hash"}
 
 
-def test_without_labels_a_patch_s_two_sensors_are_drawn_together() -> None:
+def test_without_labels_codes_of_one_place_come_together() -> None:
     batch = drawn_batch()
     learner = fresh(dataclasses.replace(CONFIG, similarity="partner"), JointLearner, tasks="hash")
     before = alike_and_unlike(learner, batch, torch.arange(len(batch)))
@@ -223,7 +224,7 @@ def test_without_labels_a_patch_s_two_sensors_are_drawn_together() -> None:
     assert alike - unlike > before[0] - before[1] + 0.2
 
 
-def test_a_self_supervised_bundle_teaches(table: TableRef, runs: str) -> None:
+def test_a_self_supervised_bundle_as_teacher(table: TableRef, runs: str) -> None:
     other = get_method("ss_cm_rsir")
     teacher = other.train(table, runs, other.config("tiny", {**OTHER_METHOD, "epochs": "1"}))
     config = METHOD.config("tiny", {**SMALL, "similarity": "teacher", "teacher": teacher.uri, "bank": "24"})
@@ -234,7 +235,7 @@ def test_a_self_supervised_bundle_teaches(table: TableRef, runs: str) -> None:
         METHOD.config("tiny", {"similarity": "teacher"})
 
 
-def test_a_teacher_decides_who_is_alike() -> None:
+def test_similarities_from_a_teacher() -> None:
     batch = drawn_batch()
     bright = bright_or_dark(batch)
 
@@ -282,25 +283,12 @@ def test_windows_and_mirrors_keep_the_grids_together(batch: PatchBatch) -> None:
 
 
 @pytest.mark.parametrize("steps", [2, 6])  # in the first stage, and in the second
-def test_a_run_that_dies_and_resumes_is_the_uninterrupted_one(
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(
     table: TableRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     config = METHOD.config("tiny", {**SMALL, "bank": "40", "checkpoint_steps": "1"})
     whole = METHOD.train(table, str(tmp_path / "whole"), config)
-    done = 0
-    step = training._Engine.on_train_batch_end
-
-    def dying(self: Any, *args: Any) -> None:
-        nonlocal done
-        step(self, *args)
-        done += 1
-        if done == steps:
-            raise KeyboardInterrupt  # goes past every handler of errors
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training._Engine, "on_train_batch_end", dying)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            METHOD.train(table, str(tmp_path / "killed"), config)
+    killed_after(steps, lambda: METHOD.train(table, str(tmp_path / "killed"), config), monkeypatch)
     resumed = METHOD.train(table, str(tmp_path / "killed"), config)
     want = whole.weights()
     assert all(torch.equal(w, want[n]) for n, w in resumed.weights().items())
@@ -316,7 +304,7 @@ def test_a_bundle_is_indexed_like_any_other(bundle: Bundle, table: TableRef, tmp
         assert np.array_equal(encoder.encode(batch, modality)[0], again.encode(batch, modality)[0])
     with pytest.raises(UsageError, match="encodes s1, s2; got modality 's3'"):
         encoder.encode(batch, "s3")
-    with pytest.raises(DataRefused, match="the batch does not hold them"):
+    with pytest.raises(DataRefused, match="the batch does not have them"):
         encoder.encode(dataclasses.replace(batch, s1=None), "s1")
 
 
@@ -339,7 +327,7 @@ def test_bundles_that_contradict_themselves_are_refused(tmp_path: Path, bundle: 
         METHOD.load(broken, "cpu")
 
 
-def test_settings_that_cannot_be_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     for key, value, says in (
         ("crop", "50", "multiple of 12"),
         ("steps", "4", "at least 8 steps"),

@@ -1,4 +1,4 @@
-"""How the comparison measures: closed forms of the fidelities, and bytes of the baselines that are bytes."""
+"""Closed forms of the fidelity measures, and sizes of the baselines' streams."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_psnr_names_its_peak() -> None:
     assert psnr(100.0, 1, 65_535.0) - psnr(100.0, 1, 10_000.0) == pytest.approx(16.33, abs=0.01)
 
 
-def test_identical_patches_are_as_near_as_can_be(optical: Rasters) -> None:
+def test_identical_patches_have_the_best_fidelity(optical: Rasters) -> None:
     fidelity = Fidelity("s2")
     fidelity.add(optical, optical)
     found = fidelity.summary()
@@ -60,7 +60,7 @@ def test_the_spectral_angle_of_known_spectra() -> None:
     assert spectral_angle(patch(100, 200, 300, 400), patch(200, 400, 600, 800)) == pytest.approx(0.0, abs=1e-4)
 
 
-def test_baselines_report_the_bytes_that_they_wrote(optical: Rasters) -> None:
+def test_baselines_report_the_bytes_of_their_streams(optical: Rasters) -> None:
     [patch] = optical["s2_10m"]
     codec = baselines.lossy_codecs()["jpeg-xl"]
     one = baselines.LossyCodec(codec.encode, codec.decode, (0.4,))
@@ -74,7 +74,7 @@ def test_baselines_report_the_bytes_that_they_wrote(optical: Rasters) -> None:
     assert baselines.lossless_bits("jpeg-xl", optical) == 8 * lossless
 
 
-def test_jpeg2000_streams_decode_without_their_advertisement(optical: Rasters) -> None:
+def test_jpeg2000_streams_decode_without_the_comment_segment(optical: Rasters) -> None:
     codec = baselines.lossy_codecs(optical)
     [patch] = optical["s2_10m"]
     for name in ("jpeg2000", "jpeg2000-klt"):

@@ -1,4 +1,4 @@
-"""Gradient manipulation against the published loop, closed forms and a search; the pairwise losses against loops."""
+"""Combination of gradients against the published loop, closed forms and a search; pairwise losses against loops."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def published_pcgrad(gradients: list[Tensor]) -> Tensor:
 @pytest.mark.parametrize("seed", range(8))
 def test_pcgrad_is_the_published_loop(seed: int) -> None:
     first, second = drawn(seed)
-    if seed % 2:  # make them conflict
+    if seed % 2:  # gradients in conflict
         second = [b - 2 * a for a, b in zip(first, second, strict=True)]
     a, b = coefficients(dot_products(first, second), "pcgrad")
     expected = published_pcgrad([flat(first), flat(second)])
@@ -64,7 +64,7 @@ def test_mgda_is_the_shortest_point_between(seed: int) -> None:
 @given(
     st.floats(-1, 1), st.floats(0.01, 100), st.floats(0.01, 100)
 )  # the cosine between two gradients and their lengths
-def test_what_a_rule_promises(cosine: float, first: float, second: float) -> None:
+def test_properties_of_the_rules(cosine: float, first: float, second: float) -> None:
     dots = torch.tensor([first**2, cosine * first * second, second**2], dtype=torch.float64)
     d11, d12, d22 = dots.tolist()
     a, b = (float(v) for v in coefficients(dots, "pcgrad"))
@@ -85,11 +85,11 @@ def test_a_gradient_of_zero_conflicts_with_nothing() -> None:
         assert all(math.isfinite(float(v)) for v in coefficients(dots, rule))
     assert [float(v) for v in coefficients(dots, "pcgrad")] == [1, 1]
     with pytest.raises(UsageError, match="pcgrad, mgda, sum, fixed"):
-        coefficients(dots, "average")  # type: ignore[arg-type]  # what the message is for
+        coefficients(dots, "average")  # type: ignore[arg-type]  # wrong on purpose
 
 
 class TwoNetworks(nn.Module):
-    """Two networks of one kind of input each, and two tasks that both of them serve."""
+    """Two networks and two tasks whose losses depend on both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,17 +114,17 @@ class TwoNetworks(nn.Module):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_deposited_gradients_are_the_rule_of_each_network_and_plain_on_private_weights(rule) -> None:
+def test_gradients_follow_the_rule_on_shared_weights_and_are_plain_on_private_ones(rule) -> None:
     network, x = TwoNetworks(), torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
     (one, two), weight = network.private, 0.25 if rule == "fixed" else 1.0
     loss, figures = joint_loss(*network.losses(x), network.shared, network.private, rule, 0.25)
-    (loss / 2).backward()  # as an accumulating trainer scales it
+    (loss / 2).backward()  # the scale of gradient accumulation
     (joint_loss(*network.losses(x), network.shared, network.private, rule, 0.25)[0] / 2).backward()
     first, second = network.losses(x)
     for name, tensors in network.shared.items():
         g1 = torch.autograd.grad(first, tensors, retain_graph=True)
         g2 = torch.autograd.grad(second, tensors, retain_graph=True)
-        a, b = coefficients(dot_products(g1, g2), rule, 0.25)  # of this network alone: the other does not decide
+        a, b = coefficients(dot_products(g1, g2), rule, 0.25)  # of this network alone
         for p, f, s in zip(tensors, g1, g2, strict=True):
             assert torch.allclose(p.grad, (a * f + b * s).float(), rtol=1e-4, atol=1e-5)
         assert float(figures[f"gradient_a_{name}"]) == pytest.approx(float(a), rel=1e-4)
@@ -141,11 +141,11 @@ def test_the_deposited_gradients_are_the_rule_of_each_network_and_plain_on_priva
 def test_the_plain_sum_is_what_backward_of_the_sum_gives() -> None:
     network, x = TwoNetworks(), torch.randn(5, 6, generator=torch.Generator().manual_seed(2))
     joint_loss(*network.losses(x), network.shared, network.private, "sum")[0].backward()
-    deposited = [p.grad.clone() for p in network.parameters()]
+    combined = [p.grad.clone() for p in network.parameters()]
     network.zero_grad()
     sum(network.losses(x)).backward()
     assert all(
-        torch.allclose(d, p.grad, rtol=1e-4, atol=1e-5) for d, p in zip(deposited, network.parameters(), strict=True)
+        torch.allclose(d, p.grad, rtol=1e-4, atol=1e-5) for d, p in zip(combined, network.parameters(), strict=True)
     )
 
 
@@ -192,7 +192,7 @@ def test_soft_pairwise_refuses_what_does_not_fit() -> None:
     with pytest.raises(UsageError, match=r"expected \[B, K\], \[N, K\] and \[B, N\]"):
         soft_pairwise_to(u, u, torch.zeros(3, 2))
     with pytest.raises(UsageError, match="forms corrected, published, cosine"):
-        soft_pairwise_to(u, u, torch.zeros(3, 3), "hinge")  # type: ignore[arg-type]  # what the message is for
+        soft_pairwise_to(u, u, torch.zeros(3, 3), "hinge")  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_the_memory_bank_keeps_the_last_rows() -> None:

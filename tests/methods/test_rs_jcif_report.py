@@ -1,4 +1,4 @@
-"""What the compression report and the benchmark's verdict say of figures that are known beforehand."""
+"""The compression report and the benchmark's verdict on known figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eoforge.methods.rs_jcif.report import compression_html
 
 
 def curve(factor: float = 1.0) -> list[dict[str, float]]:
-    """A codec that takes one bit for 6.02 dB, times ``factor``."""
+    """Rate of a codec with one bit per 6.02 dB, times ``factor``."""
     return [{"bpppb": factor * bits, "mse": 4.0 ** (6 - bits)} for bits in (1.0, 2.0, 3.0, 4.0, 5.0)]
 
 
@@ -66,7 +66,7 @@ def test_bits_are_compared_at_equal_error_within_the_other_s_range() -> None:
     assert bits_ratio(steps("s2", 0.5), far) is None
 
 
-def test_the_interval_is_student_s_and_the_control_tells_of_the_spread() -> None:
+def test_the_interval_is_student_s_and_the_control_adds_to_the_spread() -> None:
     low, high = interval([1.0, 2.0, 3.0], [])
     assert (low, high) == pytest.approx((2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)), abs=1e-3)
     quiet = interval([1.0, 2.0, 3.0], [0.1, -0.1, 0.1])
@@ -96,7 +96,7 @@ def test_the_other_claims_follow_from_their_figures() -> None:
     assert not against_codecs([seed_row(0, pcgrad=1.1)], BASELINES)["holds_fewer_bits_than_jpeg2000_s1"]
 
 
-def test_the_report_shows_systems_trained_apart_and_by_the_plain_sum() -> None:
+def test_the_report_shows_separate_training_and_the_plain_sum() -> None:
     runs = []
     for row in (seed_row(0), seed_row(1)):
         facts = {"seed": row["seed"], "bundle": "b", "patches": "t", "rated_patches": 4, "bits": 32, "rule": "pcgrad"}

@@ -1,4 +1,4 @@
-"""The claims of SS-CM-RSIR, and that what a bundle encodes is what was trained."""
+"""The claims of SS-CM-RSIR, and encoding by a bundle."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def losses_of(learner: _Learner, batch: PatchBatch, steps: int) -> list[float]:
 
 
 def drawn_batch() -> PatchBatch:
-    """Noise around a level that both sensors share: nothing here changes when the synthetic archive does."""
+    """Noise around a level common to both sensors, independent of the synthetic archive."""
     rng = np.random.Generator(np.random.Philox(key=1))
     level = rng.uniform(0.2, 1.8, (16, 1, 1, 1))
 
@@ -75,7 +75,7 @@ def drawn_batch() -> PatchBatch:
 
 
 def test_golden_loss_curve_of_ten_steps() -> None:
-    # Written by this code; the tolerance is what threads and instruction sets may add up to in ten steps.
+    # Written by this code; the tolerance covers threads and instruction sets over ten steps.
     assert losses_of(learner_of(CONFIG), drawn_batch(), 10) == pytest.approx(GOLDEN, rel=5e-3)
 
 
@@ -91,7 +91,7 @@ def outputs(seed: int) -> Outputs:
     return Outputs((drawn[0], drawn[1]), (drawn[2], drawn[3]), (drawn[4].tanh(), drawn[5].tanh()))
 
 
-def test_objective_rewards_similar_neighbours_and_the_port_punishes_them() -> None:
+def test_similar_neighbours_lower_the_objective_and_raise_that_of_the_port() -> None:
     last = CONFIG.epochs - 1
     ours = objective(outputs(0), last, CONFIG)
     port = objective(outputs(0), last, dataclasses.replace(CONFIG, port_sign=True))
@@ -101,14 +101,14 @@ def test_objective_rewards_similar_neighbours_and_the_port_punishes_them() -> No
     assert float(port["loss"] - ours["loss"]) == pytest.approx(2 * terms["similarity"], rel=1e-5)
 
 
-def test_ramped_terms_start_at_next_to_nothing() -> None:
+def test_ramped_terms_start_near_zero() -> None:
     first, last = (objective(outputs(1), epoch, CONFIG) for epoch in (0, CONFIG.epochs - 1))
     change = 1 - CONFIG.ramp_start
     expected = change * float(first["discrepancy"] + first["similarity"])
     assert float(first["loss"] - last["loss"]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_detached_hash_loss_leaves_the_encoders_alone() -> None:
+def test_a_detached_hash_loss_has_no_gradient_in_the_encoders() -> None:
     for detach in (False, True):
         network = seeded(lambda d=detach: SsCmRsir(dataclasses.replace(CONFIG, detach_hash=d)), 0)
         result = network(torch.randn(4, 2, 40, 40), torch.randn(4, 10, 40, 40))
@@ -118,7 +118,7 @@ def test_detached_hash_loss_leaves_the_encoders_alone() -> None:
         assert any(p.grad is not None for p in network.branch("s2").hash.parameters())
 
 
-def test_both_sensors_flip_alike_and_anew_each_epoch(batch: PatchBatch) -> None:
+def test_both_sensors_have_the_same_flips_which_change_each_epoch(batch: PatchBatch) -> None:
     learner = learner_of(CONFIG)
     first, second = (random_flips(batch, CONFIG.seed, epoch) for epoch in (0, 1))
     assert not torch.equal(first, second)
@@ -131,8 +131,8 @@ def test_both_sensors_flip_alike_and_anew_each_epoch(batch: PatchBatch) -> None:
 
     learner.network.forward = spy
     learner.losses(batch, 0)
-    assert torch.equal(seen["s1"], learner.prepare_s1(batch, first))
-    assert torch.equal(seen["s2"], learner.prepare_s2(batch, first))
+    assert torch.equal(seen["s1"], learner.prepare["s1"](batch, first))
+    assert torch.equal(seen["s2"], learner.prepare["s2"](batch, first))
 
 
 def test_training_brings_the_two_sensors_codes_together(table, trained: Bundle) -> None:
@@ -156,7 +156,7 @@ def test_a_bundle_encodes_what_was_trained(table, trained: Bundle, batch: PatchB
     learner = _Learner(config, {band: tuple(v) for band, v in trained.config["normalisation"].items()})
     learner.network.load_state_dict(trained.weights())
     learner.eval()
-    for modality, prepare in (("s1", learner.prepare_s1), ("s2", learner.prepare_s2)):
+    for modality, prepare in learner.prepare.items():
         with torch.no_grad():
             logits, embedding = learner.network.encode(prepare(batch), modality)
         codes, embeddings = encoder.encode(batch, modality)
@@ -185,7 +185,7 @@ def test_batches_that_do_not_fit_are_refused(table, trained: Bundle, batch: Patc
     with pytest.raises(UsageError, match="encodes s1, s2; got modality 's3'"):
         encoder.encode(batch, "s3")
     radar_only = next(iter(PatchLoader(table, batch_size=2, modalities=("s1",))))
-    with pytest.raises(DataRefused, match="the batch does not hold them"):
+    with pytest.raises(DataRefused, match="the batch does not have them"):
         encoder.encode(radar_only, "s2")
     with pytest.raises(DataRefused, match=r"s1 must be float32 \[16, 2, 120, 120\]"):
         encoder.encode(dataclasses.replace(batch, s1=batch.s1[:, :1]), "s1")

@@ -1,4 +1,4 @@
-"""A run killed anywhere and resumed is the run that was not killed; two ranks train as one."""
+"""Training runs: kill and resume, several ranks, checkpoints, logs, early stopping."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def bundles_in(stdout: str) -> list[str]:
 
 
 def figures(uri: str) -> tuple[Any, ...]:
-    """All that a run logged, but for how long it took."""
+    """Everything that a run logged except its time."""
     bundle = load_bundle(uri)
     return bundle.read("curve.csv"), bundle.metrics["history"], bundle.metrics["best_epoch"], bundle.config
 
@@ -54,7 +54,7 @@ def whole(table: TableRef, tmp_path_factory: pytest.TempPathFactory) -> str:
     return METHOD.train(table, str(tmp_path_factory.mktemp("whole")), METHOD.config("tiny", RUN)).uri
 
 
-def test_killed_twice_and_resumed_is_bit_for_bit_the_uninterrupted_run(table: TableRef, whole: str, runs: str) -> None:
+def test_a_run_killed_twice_and_resumed_equals_the_uninterrupted_one(table: TableRef, whole: str, runs: str) -> None:
     command = [*WORKER, str(table), runs]
     # Four steps an epoch, a checkpoint every two: the first kill comes right after epoch 0, the second loses a step.
     for die_after in ("4", "3"):
@@ -67,7 +67,7 @@ def test_killed_twice_and_resumed_is_bit_for_bit_the_uninterrupted_run(table: Ta
     assert figures(resumed) == figures(whole)
 
 
-def test_an_interrupt_stays_one_and_the_run_goes_on(
+def test_ctrl_c_raises_keyboard_interrupt_and_the_run_resumes(
     table: TableRef, whole: str, runs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, save = signal.getsignal(signal.SIGINT), RunFiles.save
@@ -162,7 +162,7 @@ def test_training_on_s3(s3: str, pairs: list[PatchPair]) -> None:
     assert [k for k in keys if k.endswith("best.ckpt")]
 
 
-def test_what_cannot_train_says_why(
+def test_runs_that_cannot_train_are_refused(
     table: TableRef, runs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match=r"takes 512 patches .* training split has \d+\."):
@@ -204,7 +204,7 @@ def test_models_load_without_the_training_stack() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_runs_are_told_apart() -> None:
+def test_run_names_depend_on_method_config_and_table() -> None:
     names = {
         run_name(method, {"seed": seed}, TableRef("t", version))
         for method in ("a", "b")

@@ -1,4 +1,4 @@
-"""Every measure against a slow loop written from its definition, over Python sets."""
+"""Measures of retrieval against slow loops over Python sets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_relevant(q, r, relevance):
 
 
 def slow_measures(queries, results, archive, k):
-    """One number at a time, nothing shared with the code under test."""
+    """The measures by their definitions, without code under test."""
     queries, archive = [labels(m) for m in queries], [labels(m) for m in archive]
     results = [[labels(m) for m in row[:k]] for row in results]
     out = {}

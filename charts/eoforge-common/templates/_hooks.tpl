@@ -64,6 +64,7 @@ metadata:
 spec:
   backoffLimit: 2  # its policy may reach the node some seconds after it; what is wrong stays wrong
   activeDeadlineSeconds: {{ .Values.doctor.timeoutSeconds }}
+  ttlSecondsAfterFinished: 3600  # a failed one stays to be looked at, and not for ever
   template:
     metadata:
       labels: {{- $labels | nindent 8 }}
@@ -81,7 +82,7 @@ spec:
             {{- with .Values.extraEnv }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
-          resources: {requests: {cpu: 100m, memory: 1Gi}, limits: {memory: 1Gi}}
+          resources: {{- toYaml .Values.doctor.resources | nindent 12 }}
           securityContext: {{- include "eoforge-common.containerSecurity" . | nindent 12 }}
           terminationMessagePolicy: FallbackToLogsOnError
           volumeMounts:
@@ -162,7 +163,7 @@ spec:
         - --expect-refusal
         {{- end }}
       env: {{- include "eoforge-common.cacheEnv" . | nindent 8 }}
-      resources: {requests: {cpu: 50m, memory: 128Mi}, limits: {memory: 512Mi}}
+      resources: {{- toYaml .Values.tests.resources | nindent 8 }}
       securityContext: {{- include "eoforge-common.containerSecurity" . | nindent 8 }}
       volumeMounts:
         - {name: tmp, mountPath: /tmp}

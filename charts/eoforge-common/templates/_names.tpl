@@ -8,13 +8,13 @@
 {{- define "eoforge-common.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride -}}
 {{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 48 | trimSuffix "-" -}}
 {{- else -}}
 {{- /* Too long, the release's part gives way: the services of one umbrella must keep names of their own. */}}
-{{- $rest := max 1 (sub 49 (len $name)) | int -}}
-{{- printf "%s-%s" (.Release.Name | trunc $rest | trimSuffix "-") $name | trunc 50 | trimSuffix "-" -}}
+{{- $rest := max 1 (sub 47 (len $name)) | int -}}
+{{- printf "%s-%s" (.Release.Name | trunc $rest | trimSuffix "-") $name -}}
 {{- end -}}
 {{- end -}}
 

@@ -110,6 +110,13 @@ spec:
           annotations:
             summary: "{{ `{{ $labels.pod }}` }} restarts again and again."
             runbook: docs/operations.md#restarting
+        - alert: Eoforge{{ $title }}FileUnusable
+          expr: max by (setting) (eoforge_stale_file{ {{- $series -}} }) > 0
+          for: 5m
+          labels: {severity: warning}
+          annotations:
+            summary: "The file of {{ `{{ $labels.setting }}` }} is unusable; {{ $name }} goes on with its former content."
+            runbook: docs/operations.md#file-unusable
         {{- if .Values.tls.certManager.enabled }}
         - alert: Eoforge{{ $title }}CertificateExpires
           expr: certmanager_certificate_expiration_timestamp_seconds{namespace="{{ .Release.Namespace }}",name="{{ $name }}"} - time() < 7 * 86400

@@ -86,10 +86,19 @@ ports:
   # The health port is not listed: KServe's Service opens every port that is, and the kubelet asks by number.
 env: {{- include "eoforge-common.env" . | nindent 2 }}
 {{ include "eoforge-common.probes" . }}
-resources: {{- toYaml .Values.resources | nindent 2 }}
+resources: {{- include "eoforge-common.resources" . | nindent 2 }}
 securityContext: {{- include "eoforge-common.containerSecurity" . | nindent 2 }}
 terminationMessagePolicy: FallbackToLogsOnError
 volumeMounts: {{- include "eoforge-common.mounts" . | nindent 2 }}
+{{- end -}}
+
+{{/* KServe writes its own limit of one CPU (inferenceservice-config) where none is given, also below the request. */}}
+{{- define "eoforge-common.resources" -}}
+{{- $resources := deepCopy .Values.resources -}}
+{{- if .Values.kserve.enabled -}}
+{{- $_ := set $resources "limits" (merge ($resources.limits | default dict) (dict "cpu" .Values.kserve.cpuLimit)) -}}
+{{- end -}}
+{{- toYaml $resources -}}
 {{- end -}}
 
 {{/* With the development store, pods and store start together: wait for it instead of failing the install. */}}
@@ -105,7 +114,7 @@ volumeMounts: {{- include "eoforge-common.mounts" . | nindent 2 }}
     {{- with .Values.extraEnv }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  resources: {requests: {cpu: 100m, memory: 1Gi}, limits: {memory: 1Gi}}
+  resources: {{- toYaml .Values.waitForStore.resources | nindent 4 }}
   securityContext: {{- include "eoforge-common.containerSecurity" . | nindent 4 }}
   volumeMounts:
     - {name: tmp, mountPath: /tmp}

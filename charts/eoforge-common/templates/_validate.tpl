@@ -4,6 +4,21 @@
 {{- $service := include "eoforge-common.service" . | fromYaml -}}
 {{- $v := .Values -}}
 {{- $problems := list -}}
+{{- $name := include "eoforge-common.fullname" . -}}
+{{- if gt (len $name) 48 -}}
+{{- $problems = append $problems (printf "the name %q has %d characters, and 48 is the most: labels and names of objects are made of it. Set a shorter fullnameOverride or nameOverride" $name (len $name)) -}}
+{{- end -}}
+{{- $both := add (len $name) (len .Release.Namespace) -}}
+{{- if and $v.kserve.enabled (gt (int $both) 52) -}}
+{{- $problems = append $problems (printf "the name %q (%d) and the namespace %q (%d) have %d characters together, and 52 is the most under KServe, whose host names are made of both. Set a shorter fullnameOverride, or kserve.enabled=false" $name (len $name) .Release.Namespace (len .Release.Namespace) $both) -}}
+{{- end -}}
+{{- $ports := list $v.ports.grpc $v.ports.rest $v.ports.health -}}
+{{- with $v.ports.silo -}}
+{{- $ports = append $ports . -}}
+{{- end -}}
+{{- if ne (len $ports) (len (uniq $ports)) -}}
+{{- $problems = append $problems (printf "ports must differ from each other; got %s" (toJson $v.ports)) -}}
+{{- end -}}
 {{- if and $service.uriDefault (not (include "eoforge-common.uri" .)) -}}
 {{- $problems = append $problems (printf "nothing to serve: set settings.%s, or s3.bucket (global.s3.bucket)" $service.uriSetting) -}}
 {{- end -}}

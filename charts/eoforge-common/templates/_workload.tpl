@@ -20,6 +20,8 @@ metadata:
 spec:
   {{- if or $service.single (eq .Values.autoscaling.type "none") }}
   replicas: {{ ternary 1 (int .Values.replicas) $service.single }}
+  {{- else if include "eoforge-common.keptReplicas" . }}
+  replicas: {{ include "eoforge-common.keptReplicas" . }}
   {{- end }}
   revisionHistoryLimit: 5
   selector:
@@ -38,6 +40,21 @@ spec:
       {{- include "eoforge-common.podSettings" . | nindent 6 }}
       containers:
         - {{- include "eoforge-common.container" . | nindent 10 }}
+{{- end -}}
+
+{{/*
+Pods of a Deployment whose number is still the one that Helm wrote: nothing has scaled it yet. Left out, the API server
+would set 1 until the autoscaler's first look. What was scaled belongs to the autoscaler, and Helm leaves it out.
+*/}}
+{{- define "eoforge-common.keptReplicas" -}}
+{{- $live := lookup "apps/v1" "Deployment" .Release.Namespace (include "eoforge-common.fullname" .) -}}
+{{- $kept := "" -}}
+{{- range dig "metadata" "managedFields" (list) $live -}}
+{{- if and (ne (.subresource | default "") "scale") (hasKey (dig "fieldsV1" "f:spec" (dict) .) "f:replicas") -}}
+{{- $kept = toString $live.spec.replicas -}}
+{{- end -}}
+{{- end -}}
+{{- $kept -}}
 {{- end -}}
 
 {{/*

@@ -1,4 +1,4 @@
-"""``eoforge federate``: commands for operators of runs and for silos."""
+"""``eoforge federate``: start and watch runs, take part as a silo."""
 
 from __future__ import annotations
 

@@ -45,8 +45,16 @@ _SMALLEST_SCALE = 0.125
 
 
 @dataclass
-class BranchOutput:
-    """Output of one forward pass of one sensor; see ``network.CodecOutput``."""
+class CodecOutput:
+    """Output of one forward pass over ``B`` patches of one sensor.
+
+    Attributes:
+        x_hat: Band -> float32 ``[B, h, w]`` on its native grid, in its unit, neither rounded nor clipped.
+        likelihoods: ``y [B, M, h, w]`` and ``z [B, Z, h / 4, w / 4]``, rounded up: bits are ``-log2`` of them, summed.
+        y_hat: Quantised latent ``[B, M, h, w]``.
+        y: Latent before quantisation.
+        logits: Hash logits ``[B, K]`` of ``y_hat``.
+    """
 
     x_hat: dict[str, Tensor]
     likelihoods: dict[str, Tensor]
@@ -143,7 +151,7 @@ class Branch(nn.Module):
         shape: tuple[int, int],
         quality_B: Tensor,
         generator: torch.Generator | None = None,
-    ) -> BranchOutput:
+    ) -> CodecOutput:
         """Forward pass; in training mode likelihoods use uniform noise, reconstructions use rounding."""
         y = self.latent(self.pack(grids, shape))
         scale = self.channel_scale[:, None, None]
@@ -159,7 +167,7 @@ class Branch(nn.Module):
             "z": self.prior.likelihood(self._coded(z, generator)),
         }
         y_hat = (_rounded(residual) + mean) * log_inverse.exp()
-        return BranchOutput(self.reconstruct(y_hat, shape), likelihoods, y_hat, y, self.hash(y_hat / scale))
+        return CodecOutput(self.reconstruct(y_hat, shape), likelihoods, y_hat, y, self.hash(y_hat / scale))
 
     def _coded(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
         if not self.training:

@@ -7,38 +7,18 @@ adds the streams.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from eoforge.codec.entropy import TableSet
-from eoforge.codec.learned.branch import Branch
+from eoforge.codec.learned.branch import Branch, CodecOutput
 from eoforge.codec.learned.config import CodecConfig
 from eoforge.codec.raster import factor_of
 from eoforge.data.bands import GROUP_OF, require_modality
 from eoforge.data.loading.batch import PatchBatch
 from eoforge.errors import UsageError
-
-
-@dataclass
-class CodecOutput:
-    """Output of one forward pass over ``B`` patches of one sensor.
-
-    Attributes:
-        x_hat: Band -> float32 ``[B, h, w]`` on its native grid, in its unit, neither rounded nor clipped.
-        likelihoods: ``y [B, M, h, w]`` and ``z [B, Z, h / 4, w / 4]``, rounded up: bits are ``-log2`` of them, summed.
-        y_hat: Quantised latent ``[B, M, h, w]``.
-        y: Latent before quantisation.
-        logits: Hash logits ``[B, K]`` of ``y_hat``.
-    """
-
-    x_hat: dict[str, Tensor]
-    likelihoods: dict[str, Tensor]
-    y_hat: Tensor
-    y: Tensor
-    logits: Tensor
 
 
 class CodecNetwork(nn.Module):
@@ -106,8 +86,8 @@ class CodecNetwork(nn.Module):
         """
         branch = self.branch(modality)
         grids = self.grids(batch, modality)
-        out = branch(grids, _base_shape(grids), quality_B, generator)
-        return CodecOutput(out.x_hat, out.likelihoods, out.y_hat, out.y, out.logits)
+        out: CodecOutput = branch(grids, _base_shape(grids), quality_B, generator)
+        return out
 
     @torch.no_grad()
     def initialise(self, batch: PatchBatch) -> None:

@@ -16,7 +16,7 @@ from eoforge.data.ingest.plan import IngestPlan, load_plan, shard_metadata
 from eoforge.data.ingest.quarantine import defect_batch, quarantine_uri
 from eoforge.data.records import Defect, PatchPair, ReadResult, Reason, digest, record_batch
 from eoforge.data.tables.commit import discard_fragments, fragments_exist, write_fragments
-from eoforge.data.tables.schema import PATCHES, QUARANTINE
+from eoforge.data.tables.schema import PATCHES, QUARANTINE, sql_list
 from eoforge.errors import DataRefused, UsageError
 from eoforge.storage.addresses import TableRef, open_table
 from eoforge.storage.memory import bound_arenas, return_free_memory
@@ -49,14 +49,7 @@ class Tally:
 
     def counts(self) -> dict[str, Any]:
         """Counts as they are stored in a manifest."""
-        return {
-            "written": self.written,
-            "unchanged": self.unchanged,
-            "quarantined": self.quarantined,
-            "duplicates": self.duplicates,
-            "warnings": self.warnings,
-            "reasons": dict(self.reasons),
-        }
+        return {name: value for name, value in vars(self).items() if name != "defects"}
 
     def record(self, result: ReadResult) -> None:
         """Counts the findings of one row."""
@@ -128,9 +121,9 @@ def _write_shard(plan: IngestPlan, archive: Archive, rows: MetadataRows) -> dict
 
 def _known_digests(table: str, rows: MetadataRows) -> dict[str, str]:
     """Digests of the patches of the shard in the table now; saves writes, the commit checks again."""
-    low, high = (rows.table["patch_id"][i].as_py().replace("'", "''") for i in (0, len(rows) - 1))
+    low, high = (sql_list([rows.table["patch_id"][i].as_py()]) for i in (0, len(rows) - 1))
     found = open_table(TableRef(table)).to_table(
-        columns=["patch_id", "digest"], filter=f"patch_id >= '{low}' AND patch_id <= '{high}'"
+        columns=["patch_id", "digest"], filter=f"patch_id >= {low} AND patch_id <= {high}"
     )
     return dict(zip(found["patch_id"].to_pylist(), found["digest"].to_pylist(), strict=True))
 

@@ -15,7 +15,7 @@ from torch.utils.dlpack import from_dlpack
 from eoforge.data.bands import GROUPS, MODALITIES
 from eoforge.data.labels import INDEX, clc_to_classes
 from eoforge.data.split import SPLITS
-from eoforge.data.tables.schema import tensor_column
+from eoforge.data.tables.schema import sql_list, tensor_column
 from eoforge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -107,25 +107,21 @@ class PatchFilter:
         """Condition in the SQL of Lance; None if every patch passes."""
         terms = []
         if self.splits:
-            terms.append(f"split IN ({_quoted(self.splits)})")
+            terms.append(f"split IN ({sql_list(self.splits)})")
         if self.countries:
-            terms.append(f"country IN ({_quoted(self.countries)})")
+            terms.append(f"country IN ({sql_list(self.countries)})")
         if self.seasons:
             months = ", ".join(str(month) for season in self.seasons for month in SEASONS[season])
             terms.append(f"date_part('month', acquired_s2) IN ({months})")
         if self.labels_any:
-            terms.append(f"array_has_any(labels, [{_quoted(self.labels_any)}])")
+            terms.append(f"array_has_any(labels, [{sql_list(self.labels_any)}])")
         if self.labels_all:
-            terms.append(f"array_has_all(labels, [{_quoted(self.labels_all)}])")
+            terms.append(f"array_has_all(labels, [{sql_list(self.labels_all)}])")
         if self.exclude_snow:
             terms.append("NOT contains_seasonal_snow")
         if self.exclude_cloud:
             terms.append("NOT contains_cloud_or_shadow")
         return " AND ".join(terms) or None
-
-
-def _quoted(names: tuple[str, ...]) -> str:
-    return ", ".join("'" + name.replace("'", "''") + "'" for name in names)
 
 
 def select_rows(dataset: lance.LanceDataset, patches: PatchFilter) -> npt.NDArray[np.int64]:

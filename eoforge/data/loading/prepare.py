@@ -8,7 +8,7 @@ values (source pixel ``floor(i * in / out)``), bilinear those of ``align_corners
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,14 @@ class Prepare(nn.Module):
         self._pool = _BufferPool()
         self.register_buffer("mean", centre[:, None, None], persistent=False)
         self.register_buffer("std", scale[:, None, None], persistent=False)
+
+    @classmethod
+    def of(
+        cls, bands: Sequence[str], normalisation: Mapping[str, tuple[float, float]], size: int, interpolation: str
+    ) -> Prepare:
+        """Preparation of ``bands`` by ``normalisation``: band -> (mean, standard deviation)."""
+        mean, std = zip(*(normalisation[band] for band in bands), strict=True)
+        return cls(bands, mean, std, size, interpolation)
 
     def forward(self, batch: PatchBatch, flip: torch.Tensor | None = None) -> torch.Tensor:
         """Args:

@@ -7,7 +7,7 @@ from typing import Any
 from eoforge.data.archives.metadata import METADATA
 from eoforge.data.bands import GROUPS
 from eoforge.data.records import PatchMeta, PatchPair
-from eoforge.data.tables.schema import tensor_column
+from eoforge.data.tables.schema import sql_list, tensor_column
 from eoforge.errors import NotFound
 from eoforge.storage.addresses import TableRef, open_table
 
@@ -23,8 +23,7 @@ def read_pair(table: TableRef | str, patch_id: str) -> PatchPair:
         NotFound: The table or the patch does not exist.
     """
     rasters = [*(group.column for group in GROUPS), "reference_map"]
-    quoted = patch_id.replace("'", "''")
-    rows = open_table(table).to_table(columns=[*METADATA.names, *rasters], filter=f"patch_id = '{quoted}'")
+    rows = open_table(table).to_table(columns=[*METADATA.names, *rasters], filter=f"patch_id = {sql_list([patch_id])}")
     if not rows.num_rows:
         raise NotFound(f"no patch {patch_id!r} in {table}; the column patch_id lists the patches")
     (row,) = rows.select(METADATA.names).to_pylist()

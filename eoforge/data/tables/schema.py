@@ -6,6 +6,7 @@ instead of 691,200 B upsampled to float). ``codes.lance`` holds one row per (pat
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,11 @@ def streams_schema(bits: int, metadata: dict[str, str]) -> pa.Schema:
     codes = codes_schema(bits, 1, metadata)
     embedding = codes.get_field_index("embedding")
     return codes.set(embedding, _required("stream", pa.large_binary()))
+
+
+def sql_list(values: Iterable[str]) -> str:
+    """Texts as a comma-separated list of quoted literals of Lance's filters."""
+    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
 
 
 def tensor_column(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

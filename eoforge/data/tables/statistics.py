@@ -76,6 +76,11 @@ class BandStatistics:
         """
         return np.array([self._band(b).std for b in bands], dtype=np.float32)
 
+    def normalisation(self, bands: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation of each of ``bands``."""
+        figures = zip(self.mean(bands).tolist(), self.std(bands).tolist(), strict=True)
+        return dict(zip(bands, figures, strict=True))
+
     def _band(self, name: str) -> BandStatistic:
         if name not in self.bands:
             raise UsageError(f"no statistics of band {name!r}; expected one of {', '.join(self.bands)}")

@@ -12,6 +12,7 @@ from eoforge.federated.privacy.dp import NoisySum, epsilon_after
 from eoforge.federated.privacy.silo_masks import update_bound
 from eoforge.federated.reduce import Combiner, StoredSource, weighted_sum
 from eoforge.federated.robust import CentreCombiner, SelectedSum, median, multi_krum, trimmed_mean
+from eoforge.federated.run.rounds.outliers import norm_ratio
 from eoforge.federated.run.rounds.sealing import survivors_needed
 from eoforge.federated.run.spec import DEFAULT_DELTA, DEFAULT_FRACTION_BITS
 from eoforge.federated.store.run_files import RunFiles
@@ -19,7 +20,7 @@ from eoforge.federated.store.run_files import RunFiles
 
 def needs_norms(spec: pb.RunSpec) -> bool:
     """Whether the run needs the norms of updates."""
-    return bool(spec.data.max_update_norm) or spec.privacy.dp == pb.DP_MODE_SERVER
+    return bool(spec.data.max_update_norm or norm_ratio(spec)) or spec.privacy.dp == pb.DP_MODE_SERVER
 
 
 def epsilon(spec: pb.RunSpec, rounds: int) -> float:

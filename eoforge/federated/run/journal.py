@@ -20,6 +20,18 @@ MAX_EVENT_BYTES = 16 << 20
 _SNAPSHOTS_KEPT = 2
 
 
+def encoded(event: pb.RunEvent) -> bytes:
+    """Bytes of an event as they are stored.
+
+    Raises:
+        LimitExceeded: The event is too large.
+    """
+    data = json_format.MessageToJson(event, indent=None).encode()
+    if len(data) > MAX_EVENT_BYTES:
+        raise LimitExceeded(f"an event of a run may have {MAX_EVENT_BYTES} bytes; got {len(data)}")
+    return data
+
+
 class Journal:
     """Journal of one run, and the state after its events.
 
@@ -61,9 +73,7 @@ class Journal:
         event.sequence, event.actor = self.run.sequence + 1, actor
         event.term = event.term or self.run.term
         event.at.GetCurrentTime()
-        data = json_format.MessageToJson(event, indent=None).encode()
-        if len(data) > MAX_EVENT_BYTES:
-            raise LimitExceeded(f"an event of a run may have {MAX_EVENT_BYTES} bytes; got {len(data)}")
+        data = encoded(event)
         key = self._key(event.sequence)
         # An object store that repeats a PUT after a lost answer finds the event of the first attempt.
         if not self._store.put_if_absent(key, data) and self._store.get(key, MAX_EVENT_BYTES) != data:

@@ -17,6 +17,8 @@ SILO_ID = RUN_ID
 MAX_ROUNDS = 100_000
 DEFAULT_DELTA = 1e-5
 DEFAULT_FRACTION_BITS = 24
+MIN_NOISE, MAX_NOISE = 1e-3, 1e6
+"""Noise multipliers for which epsilon is a finite number, however many rounds there are."""
 MIN_MASKED_SILOS = 3
 """Smallest number of silos that agree on masks: of two, each knows the other's update from the sum."""
 
@@ -40,6 +42,8 @@ def check_spec(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> None:
     ratio = spec.data.max_sample_ratio
     if ratio and not (ratio >= 1 and math.isfinite(ratio)):
         problems.append(f"data.max_sample_ratio must be at least 1, or 0 for none; got {ratio}")
+    if spec.data.HasField("max_norm_ratio") and spec.data.max_norm_ratio and not spec.data.max_norm_ratio >= 1:
+        problems.append(f"data.max_norm_ratio must be at least 1, or 0 for none; got {spec.data.max_norm_ratio}")
     if problems:
         raise UsageError("; ".join(problems))
 
@@ -76,8 +80,8 @@ def _privacy(spec: pb.RunSpec, strategy: Strategy) -> Iterator[str]:
     if privacy.dp:
         if not (privacy.clip_norm > 0 and math.isfinite(privacy.clip_norm)):
             yield "differential privacy needs privacy.clip_norm above 0"
-        if not (privacy.noise_multiplier > 0 and math.isfinite(privacy.noise_multiplier)):
-            yield "differential privacy needs privacy.noise_multiplier above 0"
+        if not MIN_NOISE <= privacy.noise_multiplier <= MAX_NOISE:
+            yield f"privacy.noise_multiplier must be {MIN_NOISE:g} to {MAX_NOISE:g}; got {privacy.noise_multiplier}"
         if not 0 <= privacy.delta < 1:
             yield f"privacy.delta must be between 0 and 1; got {privacy.delta}"
         yield from _budget(privacy)
@@ -99,7 +103,7 @@ def _privacy(spec: pb.RunSpec, strategy: Strategy) -> Iterator[str]:
 
 
 def _budget(privacy: pb.PrivacyPolicy) -> Iterator[str]:
-    if not privacy.max_epsilon or not 0 < privacy.noise_multiplier < math.inf or not 0 <= privacy.delta < 1:
+    if not privacy.max_epsilon or not MIN_NOISE <= privacy.noise_multiplier <= MAX_NOISE or not 0 <= privacy.delta < 1:
         return
     first = epsilon_after(1, privacy.noise_multiplier, privacy.delta or DEFAULT_DELTA)
     if first > privacy.max_epsilon:
@@ -169,13 +173,12 @@ def _probe(spec: pb.RunSpec, strategy: Strategy, model: Specs) -> Iterator[str]:
 def _bounds(privacy: pb.PrivacyPolicy, strategy: Strategy, info: RoundInfo, state: Specs) -> Iterator[str]:
     """Problems with the bound of clipping, noise and robust centres on what one silo changes."""
     option = "differential privacy" if privacy.dp else "robust aggregation"
-    try:
-        outputs = strategy.reduction(info, state, NoSource()).outputs
-    except UsageError:  # the strategy needs numbers beside tensors, which are not clipped
+    if strategy.required_scalars:  # they are not clipped
         yield f"{option} bounds what one silo changes; with {strategy.name} a number that it reports changes the step"
         return
     if not privacy.dp:
         return
+    outputs = strategy.reduction(info, state, NoSource()).outputs
     if any(len(set(add.shares.values())) > 1 for output in outputs for add in output.add):
         yield "differential privacy bounds what one silo changes: set the strategy's option weighting=uniform"
     others = sorted({split_name(name)[0] for update in info.updates for name in update.names} - {DELTA})

@@ -68,7 +68,12 @@ def _accepted(run: pb.Run, event: pb.RunEvent) -> None:
 
 
 def _refused(run: pb.Run, event: pb.RunEvent) -> None:
-    run.round.refused.append(event.refused)
+    refused = event.refused
+    for index, accepted in enumerate(run.round.accepted):  # an outlier is accepted before the others are known
+        if (accepted.silo, accepted.round, accepted.digest) == (refused.silo, refused.round, refused.digest):
+            del run.round.accepted[index]
+            break
+    run.round.refused.append(refused)
 
 
 def _dropped(run: pb.Run, event: pb.RunEvent) -> None:

@@ -7,10 +7,12 @@ was killed after the server's acknowledgement answers again and learns of it.
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +182,7 @@ class Silo:
             if task.privacy.secure_aggregation:
                 share = self._share(task, trained, result)
                 tensors = self._masking(task).mask(tensors, task, share)
-            files.keep(task.round, result, tensors)
+            files.keep(task.round, replace(result, metrics=_finite(result.metrics)), tensors)
         self._upload(files, task.run_id, task.round)
 
     def _upload(self, files: SiloFiles, run_id: str, number: int) -> None:
@@ -241,7 +243,7 @@ class Silo:
         return shares.pop()
 
     def _evaluate(self, task: pb.Task) -> None:
-        figures = dict(self._trainer(task).evaluate(self._download(task), self._files(task).state()))
+        figures = _finite(self._trainer(task).evaluate(self._download(task), self._files(task).state()))
         samples = int(figures.pop("examples", self._about["samples"]))
         answer = pb.EvaluationAnswer(samples=samples, metrics=figures)
         self._client.answer(task.run_id, task.round, evaluation=answer)
@@ -290,3 +292,8 @@ class Silo:
         finally:
             stopped.set()
             thread.join()
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float]:
+    """Figures without those that are not defined on this silo's patches."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}

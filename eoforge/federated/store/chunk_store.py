@@ -198,6 +198,14 @@ class StoredFile:
         """Shape, dtype and role of each tensor."""
         return self.layout.specs
 
+    def chunk(self, index: int) -> bytes:
+        """Bytes of one chunk of the file.
+
+        Raises:
+            NotFound: The chunk is not stored.
+        """
+        return self._chunks.chunk(self.manifest.chunks[index])
+
     def read(self, name: str, start: int, stop: int) -> Array:
         """Elements ``[start, stop)`` of a tensor, flat; the array may be read-only.
 

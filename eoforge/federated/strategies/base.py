@@ -13,6 +13,7 @@ from eoforge.federated.strategy import (
     MODEL,
     Add,
     Output,
+    Range,
     Reduction,
     RoundInfo,
     SiloInfo,
@@ -40,6 +41,7 @@ class Averaging:
         closed: See :attr:`eoforge.federated.strategy.Strategy.closed`.
         down: Groups of tensors from server to silo.
         up: Groups of tensors from silo to server.
+        required_scalars: See :attr:`eoforge.federated.strategy.Strategy.required_scalars`.
         personal: Whether each silo uses a model of its own, to be evaluated apart from the global one.
         needs_sgd: Whether the client half is defined for plain SGD only.
         projection: Width of the projection head that the client half needs; 0 for none.
@@ -51,6 +53,7 @@ class Averaging:
     closed: ClassVar[bool] = False
     down: ClassVar[tuple[str, ...]] = (MODEL,)
     up: ClassVar[tuple[str, ...]] = (DELTA,)
+    required_scalars: ClassVar[Mapping[str, Range]] = {}
     personal: ClassVar[bool] = False
     needs_sgd: ClassVar[bool] = False
     projection: ClassVar[int] = 0

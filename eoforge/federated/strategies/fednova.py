@@ -9,17 +9,18 @@ With Adam a_i is not defined; the number of steps stands for it (*ours*).
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from eoforge.errors import UsageError
 from eoforge.federated.strategies.base import Averaging, floats, require_updates, share, tensor_of, trained
 from eoforge.federated.strategies.objective import Effort, Local, Objective, Sent
-from eoforge.federated.strategy import DELTA, MODEL, Reduction, RoundInfo, Source, UpdateInfo, name_of
+from eoforge.federated.strategy import DELTA, MODEL, Range, Reduction, RoundInfo, Source, UpdateInfo, name_of
 from eoforge.storage.tensorfile import Specs
 
 NORMALISER = "normaliser"
+MAX_NORMALISER = 1e9
+"""A million steps with a momentum of 0.999; one step has 1, whatever the momentum."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,10 @@ class FedNova(Averaging):
     """Normalised averaging."""
 
     name: ClassVar[str] = "fednova"
+    required_scalars: ClassVar[Mapping[str, Range]] = {NORMALISER: Range(1.0, MAX_NORMALISER)}
 
     def reduction(self, info: RoundInfo, state: Specs, source: Source) -> Reduction:
-        """Reduction as in the head of this module.
-
-        Raises:
-            UsageError: A silo sent no valid normaliser.
-        """
+        """Reduction as in the head of this module."""
         require_updates(info)
         outputs = []
         for name, spec in floats(state, MODEL).items():
@@ -45,11 +43,8 @@ class FedNova(Averaging):
     def _effective_steps(self, senders: list[UpdateInfo]) -> float:
         total = weighted = 0.0
         for update in senders:
-            steps = update.scalars.get(NORMALISER, 0.0)
-            if not (steps > 0 and math.isfinite(steps)):
-                raise UsageError(f"silo {update.silo} sent {NORMALISER}={steps}; FedNova needs a finite number above 0")
             total += share(update, self.weighting)
-            weighted += share(update, self.weighting) * steps
+            weighted += share(update, self.weighting) * update.scalars[NORMALISER]
         return weighted / total
 
     def objective(self, local: Local) -> Objective:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from eoforge.errors import UsageError
@@ -118,16 +118,8 @@ class FederatedConfig(ABC):
 
     def local(self) -> LocalSettings:
         """Settings of a silo's training."""
-        return LocalSettings(
-            epochs=self.local_epochs,
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            decay=self.decay,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            clip=self.clip,
-            seed=self.seed,
-        )
+        shared = {field.name: getattr(self, field.name) for field in fields(LocalSettings) if field.name != "epochs"}
+        return LocalSettings(epochs=self.local_epochs, **shared)
 
     def as_dict(self) -> dict[str, Any]:
         """Settings as plain values, for bundles and digests."""

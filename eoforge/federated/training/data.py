@@ -16,7 +16,7 @@ from eoforge.data.loading.prepare import Prepare
 from eoforge.data.tables.statistics import band_statistics
 from eoforge.federated.training.config import FederatedConfig
 from eoforge.federated.training.scenarios import Rows
-from eoforge.metrics.multilabel import multilabel_figures
+from eoforge.metrics.multilabel import labels_of_masks, multilabel_figures
 from eoforge.nn.classifier import Network
 from eoforge.nn.seeds import derive_seed
 from eoforge.storage.addresses import TableRef, open_table
@@ -66,12 +66,12 @@ class Images:
         batch = self._read(rows[order]).to(device)
         back = torch.from_numpy(np.argsort(order)).to(device)
         images = {m: p.to(device)(batch)[back] for m, p in self.prepare.items()}
-        return Labelled(images, labels_of(batch)[back], rows)
+        return Labelled(images, labels_of_masks(batch.label_mask, NUM_CLASSES)[back], rows)
 
     def _fill_cache(self, rows: Rows) -> None:
         batch = self._read(rows)
         images = {m: p(batch) for m, p in self.prepare.items()}
-        labels = labels_of(batch)
+        labels = labels_of_masks(batch.label_mask, NUM_CLASSES)
         for i, row in enumerate(rows.tolist()):
             self._cache[row] = ({m: x[i].clone() for m, x in images.items()}, labels[i])
 
@@ -81,12 +81,6 @@ class Images:
     @staticmethod
     def _on(device: torch.device | str, batch: Labelled) -> Labelled:
         return Labelled({m: x.to(device) for m, x in batch.images.items()}, batch.labels.to(device), batch.rows)
-
-
-def labels_of(batch: PatchBatch) -> Tensor:
-    """Label vectors, float32 ``[B, 19]``: 1 where the label is present."""
-    bits = torch.arange(NUM_CLASSES, device=batch.label_mask.device)
-    return (batch.label_mask[:, None] >> bits & 1).float()
 
 
 def order_of(rows: Rows, batch_size: int, *key: int | str) -> Iterator[Rows]:
@@ -104,9 +98,7 @@ def order_of(rows: Rows, batch_size: int, *key: int | str) -> Iterator[Rows]:
 
 def normalisation_of(table: TableRef, bands: tuple[str, ...]) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation of each band over the table's training split."""
-    statistics = band_statistics(table)
-    figures = zip(statistics.mean(bands).tolist(), statistics.std(bands).tolist(), strict=True)
-    return dict(zip(bands, figures, strict=True))
+    return band_statistics(table).normalisation(bands)
 
 
 def images_of(
@@ -123,8 +115,7 @@ def images_of(
     prepare = {}
     for sensor, bands in config.sensor_bands.items():
         if sensors is None or sensor in sensors:
-            mean, std = zip(*(normalisation[band] for band in bands), strict=True)
-            prepare[sensor] = Prepare(bands, list(mean), list(std), config.size, config.interpolation)
+            prepare[sensor] = Prepare.of(bands, normalisation, config.size, config.interpolation)
     return Images(table, prepare, config.memory_patches)
 
 

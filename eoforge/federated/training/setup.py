@@ -15,7 +15,7 @@ from eoforge.federated.training.data import NetworkInput, Normalisation, TableDa
 from eoforge.federated.training.local import SiloTrainer
 from eoforge.federated.training.scenarios import PatchMetadata
 from eoforge.nn.build import choose_device
-from eoforge.storage.addresses import TableRef, open_table
+from eoforge.storage.addresses import TableRef
 
 
 class TrainingSetup(ABC):
@@ -73,7 +73,7 @@ def silo_trainer(
             f"the run reads {' or '.join(config.sensor_bands)}; this silo takes part with "
             f"{', '.join(sensors) or 'no sensor'}"
         )
-    pinned = TableRef(table.uri, table.version or int(open_table(table).version))
+    pinned = table.pinned()
     metadata = PatchMetadata.read(pinned)
     training, validation = (
         metadata.rows_of(split, config.countries, config.months) for split in ("train", "validation")

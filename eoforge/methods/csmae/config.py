@@ -5,14 +5,13 @@ The imports are torch and NumPy only: the benchmark of a step runs on machines w
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.errors import UsageError
 from eoforge.hashing.lengths import require_code_bits
-from eoforge.methods.learner import TrainConfig
+from eoforge.methods.learner import TrainConfig, fields_of
 
 VITS: dict[str, tuple[int, int, int]] = {
     "micro": (96, 3, 4),
@@ -108,7 +107,7 @@ class Settings:
             )
 
     @property
-    def bands(self) -> dict[str, tuple[str, ...]]:
+    def sensor_bands(self) -> dict[str, tuple[str, ...]]:
         """Bands per sensor, in channel order."""
         return {"s1": self.s1_bands, "s2": self.s2_bands}
 
@@ -245,11 +244,11 @@ class Config(Pretraining):
 
     def pretraining(self) -> Pretraining:
         """Settings of the first stage, which runs with equal ones share."""
-        return Pretraining(**_fields(self, Pretraining))
+        return Pretraining(**fields_of(self, Pretraining))
 
     def heads(self, pretrained: str) -> HashStage:
         """Settings of the second stage on the encoder of the bundle with the id ``pretrained``."""
-        values = _fields(self, Config) | {
+        values = fields_of(self, Config) | {
             "epochs": self.hash_epochs,
             "batch_size": self.hash_batch_size,
             "learning_rate": self.hash_learning_rate,
@@ -268,7 +267,3 @@ class HashStage(Config):
     """
 
     pretrained: str = ""
-
-
-def _fields(config: Config, kind: type[Any]) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}

@@ -61,7 +61,7 @@ class CsmaeHash(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.encoder = Encoder(config)
+        self.encoder, self.features = Encoder(config), config.width
         self.heads = nn.ModuleDict({modality: Head(config) for modality in MODALITIES})
 
     def head(self, modality: str) -> Head:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from eoforge.data.bands import MODALITIES
 from eoforge.losses.contrastive import modal_discrepancy, nt_xent
 from eoforge.methods.csmae.config import Settings
-from eoforge.methods.csmae.masking import Layout, layout
+from eoforge.methods.csmae.masking import DecodeLayout, layout
 from eoforge.methods.csmae.model import Csmae
 from eoforge.methods.csmae.pixels import Pixels
 from eoforge.nn.distributed import gather_rows
@@ -96,7 +96,7 @@ def _plain(
     return {m: encoder.pool(t) for m, t in tokens.items()}, errors
 
 
-def plain_mse(predicted_BLP: Tensor, image_BCSS: Tensor, positions: Layout, settings: Settings) -> Tensor:
+def plain_mse(predicted_BLP: Tensor, image_BCSS: Tensor, positions: DecodeLayout, settings: Settings) -> Tensor:
     """Masked mean square error of predicted patches, values of a patch in the order (row, column, band)."""
     batch, channels, size, _ = image_BCSS.shape
     patch, across = settings.patch, size // settings.patch

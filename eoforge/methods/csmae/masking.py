@@ -28,7 +28,7 @@ _MODES: dict[str, Literal["identical", "disjoint", "independent"]] = {
 }
 
 
-class Layout(NamedTuple):
+class DecodeLayout(NamedTuple):
     """Layout of one decode.
 
     Attributes:
@@ -54,11 +54,11 @@ def draw_masks(state: Tensor, batch: int, settings: Settings) -> dict[str, Mask]
     return {"s1": first, "s2": second}
 
 
-def layout(masks: dict[str, Mask], source: str, target: str, settings: Settings) -> Layout:
+def layout(masks: dict[str, Mask], source: str, target: str, settings: Settings) -> DecodeLayout:
     """Layout of the tokens of ``source`` that predict ``target``."""
     own = masks[source]
     if source == target or settings.reconstruction == "disjoint":
-        return Layout(own.ranks, own.masked)
+        return DecodeLayout(own.ranks, own.masked)
     if settings.masking == "identical":
-        return Layout(settings.tokens - 1 - own.ranks, own.visible)
-    return Layout(masks[target].ranks, masks[target].masked)
+        return DecodeLayout(settings.tokens - 1 - own.ranks, own.visible)
+    return DecodeLayout(masks[target].ranks, masks[target].masked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -10,13 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from eoforge.bundle import Bundle
-from eoforge.config import build_config
 from eoforge.data.bands import MODALITIES
 from eoforge.data.loading.loader import PatchBatch
 from eoforge.data.loading.prepare import Prepare
-from eoforge.errors import UsageError
-from eoforge.index.encoder import Encoder
-from eoforge.methods import encoding
+from eoforge.methods.base import HashMethod, facts_of
 from eoforge.methods.csmae.config import Config, Pretraining
 from eoforge.methods.csmae.heads import CsmaeHash, HashLearner, NameLoader
 from eoforge.methods.csmae.importer import load_released
@@ -71,11 +68,11 @@ class PretrainingLearner(Learner):
     def _pixels(self, batch: PatchBatch, flip: Tensor | None) -> dict[str, Pixels]:
         """Native grids if the kernels can upsample to the input, else prepared images."""
         pixels = {}
-        for modality, bands in self.config.bands.items():
+        for modality, bands in self.config.sensor_bands.items():
             if NativeGrids.can(bands, self.config.size, self.config.interpolation):
                 if modality not in self._grids:
-                    scales = _scales(bands, self._normalisation)
-                    self._grids[modality] = NativeGrids.build(bands, *scales, batch.label_mask.device)
+                    mean, std = zip(*(self._normalisation[band] for band in bands), strict=True)
+                    self._grids[modality] = NativeGrids.build(bands, mean, std, batch.label_mask.device)
                 pixels[modality] = self._grids[modality].pixels(batch, flip)
             else:
                 pixels[modality] = Pixels.of(self.prepare[modality](batch, flip))
@@ -101,39 +98,33 @@ class PretrainingLearner(Learner):
 
 
 def _prepares(config: Pretraining, normalisation: Normalisation) -> dict[str, Prepare]:
-    prepares = {}
-    for modality, bands in config.bands.items():
-        mean, std = _scales(bands, normalisation)
-        prepares[modality] = Prepare(bands, mean, std, config.size, config.interpolation)
-    return prepares
+    return {
+        modality: Prepare.of(bands, normalisation, config.size, config.interpolation)
+        for modality, bands in config.sensor_bands.items()
+    }
 
 
-def _scales(bands: Sequence[str], normalisation: Normalisation) -> tuple[list[float], list[float]]:
-    """Means and standard deviations of ``bands``."""
-    return [normalisation[band][0] for band in bands], [normalisation[band][1] for band in bands]
-
-
-class CsmaeMethod:
+class CsmaeMethod(HashMethod):
     """See :class:`eoforge.methods.Method`."""
 
     name = "csmae"
-    config_type: type[Any] = Config
-
-    def config(self, preset: str, overrides: Mapping[str, str], file: str | None = None) -> Config:
-        return build_config(Config, preset, overrides, file)
+    config_type = Config
 
     def train(self, data: TableRef, out: str, config: Any, *, resume: bool = True) -> Bundle:
-        if not isinstance(config, Config):
-            raise UsageError(f"{self.name} trains with its own Config; got {type(config).__name__}")
+        self.require_own(config)
         pretrained = self.pretrain(data, out, config, resume=resume)
         table = TableRef(pretrained.config["patches"]["uri"], pretrained.config["patches"]["version"])
         recipe = Recipe(
             method=self.name,
-            bands=config.bands,
+            bands=config.sensor_bands,
             learner=lambda normalisation: self._hash_learner(pretrained, table, config, normalisation),
-            network=lambda learner: cast("HashLearner", learner).network,
+            network=_network_of,
             # The bundle keeps the user's config; the stage's config is internal.
-            facts=lambda _: {"config": asdict(config), **_facts(config), "pretraining": pretrained.id},
+            facts=lambda learner: {
+                "config": asdict(config),
+                **facts_of(config, _network_of(learner)),
+                "pretraining": pretrained.id,
+            },
             card=_CARD,
             training_loader=NameLoader,
         )
@@ -147,7 +138,7 @@ class CsmaeMethod:
         first = config.pretraining()
         recipe = Recipe(
             method=PRETRAINING,
-            bands=first.bands,
+            bands=first.sensor_bands,
             learner=lambda normalisation: PretrainingLearner(first, normalisation),
             network=lambda learner: cast("PretrainingLearner", learner).network,
             facts=lambda _: {"bits": 0, "embedding_dim": first.width, "interpolation": first.interpolation},
@@ -158,31 +149,17 @@ class CsmaeMethod:
     def _hash_learner(
         self, pretrained: Bundle, table: TableRef, config: Config, normalisation: Normalisation
     ) -> HashLearner:
-        network = seeded(lambda: CsmaeHash(config), config.seed)
+        network = self.build(config)
         weights = {k.removeprefix("encoder."): v for k, v in pretrained.weights().items() if k.startswith("encoder.")}
         network.encoder.load_state_dict(weights)
         return HashLearner(network, _prepares(config, normalisation), table, config)
 
-    def load(self, bundle: Bundle, device: str | None = None) -> Encoder:
-        network, config = self._network(bundle, None)
-        encoding.load_weights(network, bundle)
-        return self._encoder(bundle, network, config, device)
-
-    def untrained(self, bundle: Bundle, seed: int | None = None, device: str | None = None) -> Encoder:
-        network, config = self._network(bundle, seed)
-        return self._encoder(bundle, network, config, device)
-
-    def _network(self, bundle: Bundle, seed: int | None) -> tuple[CsmaeHash, Config]:
-        encoding.require_method(bundle, self.name)
-        config = encoding.settings_of(bundle, Config, self.name)
-        return seeded(lambda: CsmaeHash(config), config.seed if seed is None else seed), config
-
-    def _encoder(self, bundle: Bundle, network: CsmaeHash, config: Config, device: str | None) -> Encoder:
-        return encoding.hash_encoder(bundle, network, config.bands, config.size, _facts(config), device)
+    def build(self, config: Config) -> CsmaeHash:
+        return seeded(lambda: CsmaeHash(config), config.seed)
 
 
-def _facts(config: Config) -> dict[str, Any]:
-    return {"bits": config.bits, "embedding_dim": config.width, "interpolation": config.interpolation}
+def _network_of(learner: Learner) -> CsmaeHash:
+    return cast("HashLearner", learner).network
 
 
 METHOD = CsmaeMethod()

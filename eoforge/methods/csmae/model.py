@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from eoforge.data.bands import MODALITIES
 from eoforge.methods.csmae.config import VITS, Settings
-from eoforge.methods.csmae.masking import Layout
+from eoforge.methods.csmae.masking import DecodeLayout
 from eoforge.methods.csmae.pixels import Pixels
 from kernels.patch_gather import patch_gather
 from kernels.unshuffle import unshuffle
@@ -50,7 +50,10 @@ class Encoder(nn.Module):
         norm = partial(nn.LayerNorm, eps=1e-6)
         self.feature, self.patch, self.size = settings.feature, settings.patch, settings.size
         self.embed = nn.ModuleDict(
-            {m: nn.Conv2d(len(bands), width, settings.patch, settings.patch) for m, bands in settings.bands.items()}
+            {
+                m: nn.Conv2d(len(bands), width, settings.patch, settings.patch)
+                for m, bands in settings.sensor_bands.items()
+            }
         )
         self.cls = nn.ParameterDict({m: nn.Parameter(torch.zeros(1, 1, width)) for m in MODALITIES})
         self.register_buffer("pos", position_embedding(width, settings.size // settings.patch), persistent=False)
@@ -118,7 +121,7 @@ class Decoder(nn.Module):
         norm = partial(nn.LayerNorm, eps=1e-5)
         self.trunk = _blocks(width, settings.decoder_heads, settings.decoder_depth, norm)
         self.norm = norm(width)
-        self.heads = nn.ModuleDict({t: nn.Linear(width, pixels * len(settings.bands[t])) for t in targets})
+        self.heads = nn.ModuleDict({t: nn.Linear(width, pixels * len(settings.sensor_bands[t])) for t in targets})
         nn.init.normal_(self.mask_token, std=INIT_STD)
         self.apply(_initialise)
 
@@ -132,7 +135,7 @@ class Decoder(nn.Module):
         predicted: Tensor = self.heads[target](self.norm(hidden_BTE.gather(1, index)))
         return predicted
 
-    def forward(self, tokens_BTD: Tensor, layout: Layout, target: str) -> Tensor:
+    def forward(self, tokens_BTD: Tensor, layout: DecodeLayout, target: str) -> Tensor:
         """All predicted patches ``[B, L, P]`` of ``target`` from a source's tokens (plain path)."""
         x_BTE = self.embed(tokens_BTD)
         batch, places = layout.ranks.shape

@@ -11,7 +11,7 @@ from eoforge.methods.evaluation.labels import label_section, measure_labels
 from eoforge.methods.evaluation.retrieval import measure
 from eoforge.methods.evaluation.retrieval_report import retrieval_report_html
 from eoforge.report import page
-from eoforge.storage.addresses import TableRef, normalise, open_table
+from eoforge.storage.addresses import TableRef, normalise
 from eoforge.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def evaluate(
     if not set(tasks) & set(EVALUATED):
         raise UsageError(f"bundles of {name} can {', '.join(tasks)}; evaluated are {', '.join(EVALUATED)}")
     method = get_method(name)
-    data = TableRef(data.uri, data.version or int(open_table(data).version))
+    data = data.pinned()
     facts = {"method": name, "bundle": bundle.uri, "bundle_id": bundle.id, "patches": str(data)}
     result: dict[str, Any] = dict(facts)
     metrics: dict[str, Any] = {"facts": facts}

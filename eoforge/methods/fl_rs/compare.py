@@ -34,7 +34,7 @@ from eoforge.methods.fl_rs.config import ALGORITHMS, Config
 from eoforge.methods.fl_rs.method import METHOD
 from eoforge.methods.fl_rs.report import comparison_page, print_table
 from eoforge.methods.seeds import overrides_of, parser_of, refuse_seed, row_of
-from eoforge.storage.addresses import TableRef, open_table
+from eoforge.storage.addresses import TableRef
 
 QUALITY = ("f1_micro", "f1_macro", "f1_weighted", "map_micro", "map_macro")
 SILO_COUNTS = (4, 8, 16, 32)
@@ -85,7 +85,7 @@ def compare(
     Raises:
         UsageError: A name is unknown.
     """
-    table = TableRef(table.uri, table.version or int(open_table(table).version))
+    table = table.pinned()
     given = dict(overrides or {})
     refuse_seed(given)
     unknown = {k.partition(":")[0] for k in given if ":" in k} - set(ALGORITHMS)

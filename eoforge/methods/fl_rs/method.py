@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any
 
 from eoforge.data.labels import NUM_CLASSES
 from eoforge.federated.strategies.registry import strategy_type
@@ -19,7 +18,7 @@ class FlRsMethod(FederatedMethod):
     """Federated learning on one sensor; a share of patches is one silo."""
 
     name = "fl_rs"
-    config_type: type[Any] = Config
+    config_type = Config
 
     def build(self, config: Config) -> Classifier:
         projection = strategy_type(config.algorithm).projection

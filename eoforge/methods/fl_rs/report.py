@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eoforge.methods.seeds import figure_text, lead_text
+from eoforge.methods.seeds import figure_text, lead_text, page_axes
 from eoforge.report import Html, element, figure, page, section, table, tiles
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _QUALITY = ("f1_micro", "f1_macro", "f1_weighted", "map_micro", "map_macro")
@@ -146,44 +145,31 @@ def _scaling_table(scaling: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def _scaling(result: Mapping[str, Any]) -> Html:
-    def draw(axes: Axes) -> None:
-        for scaling, marker in zip(result["scaling"], _MARKERS * 2, strict=False):
-            axes.loglog(scaling["silos"], scaling["seconds"], marker=marker, label=scaling["algorithm"])
-        axes.set(xlabel="silos", ylabel="seconds per reduction")
-        axes.legend(fontsize=8)
-
-    return figure(_plot(draw), "Time of the server's reduction over the number of silos")
+    fig, axes = page_axes()
+    for scaling, marker in zip(result["scaling"], _MARKERS * 2, strict=False):
+        axes.loglog(scaling["silos"], scaling["seconds"], marker=marker, label=scaling["algorithm"])
+    axes.set(xlabel="silos", ylabel="seconds per reduction")
+    axes.legend(fontsize=8)
+    return figure(fig, "Time of the server's reduction over the number of silos")
 
 
 def _curves(runs: Sequence[Mapping[str, Any]]) -> Figure:
-    def draw(axes: Axes) -> None:
-        for run, marker in zip(runs, _MARKERS * 2, strict=False):
-            axes.plot(range(1, len(run["curve"]) + 1), run["curve"], marker=marker, ms=4, label=run["algorithm"])
-        axes.set(xlabel="round", ylabel="F1 micro")
-        axes.legend(fontsize=8)
-
-    return _plot(draw)
+    fig, axes = page_axes()
+    for run, marker in zip(runs, _MARKERS * 2, strict=False):
+        axes.plot(range(1, len(run["curve"]) + 1), run["curve"], marker=marker, ms=4, label=run["algorithm"])
+    axes.set(xlabel="round", ylabel="F1 micro")
+    axes.legend(fontsize=8)
+    return fig
 
 
 def _scatter(runs: Sequence[Mapping[str, Any]]) -> Figure:
-    def draw(axes: Axes) -> None:
-        for scenario, marker in zip(dict.fromkeys(r["scenario"] for r in runs), _MARKERS, strict=False):
-            chosen = [r for r in runs if r["scenario"] == scenario]
-            points = [(r["bytes_per_round"] / 1e6, r["test"]["f1_weighted"]) for r in chosen]
-            axes.scatter(*zip(*points, strict=True), marker=marker, label=scenario)
-            for run, point in zip(chosen, points, strict=True):
-                axes.annotate(run["algorithm"], point, fontsize=7, xytext=(3, 3), textcoords="offset points")
-        axes.set(xlabel="MB per round", ylabel="F1 weighted", xscale="log")
-        axes.legend(fontsize=8)
-
-    return _plot(draw)
-
-
-def _plot(draw: Callable[[Axes], None]) -> Figure:
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(8, 4))
-    axes = fig.subplots()
-    draw(axes)
-    axes.grid(alpha=0.3)
+    fig, axes = page_axes()
+    for scenario, marker in zip(dict.fromkeys(r["scenario"] for r in runs), _MARKERS, strict=False):
+        chosen = [r for r in runs if r["scenario"] == scenario]
+        points = [(r["bytes_per_round"] / 1e6, r["test"]["f1_weighted"]) for r in chosen]
+        axes.scatter(*zip(*points, strict=True), marker=marker, label=scenario)
+        for run, point in zip(chosen, points, strict=True):
+            axes.annotate(run["algorithm"], point, fontsize=7, xytext=(3, 3), textcoords="offset points")
+    axes.set(xlabel="MB per round", ylabel="F1 weighted", xscale="log")
+    axes.legend(fontsize=8)
     return fig

@@ -20,9 +20,9 @@ from eoforge.federated.training.data import Images, images_of, normalisation_of
 from eoforge.federated.training.simulation import play
 from eoforge.methods.mm_fl.config import Config
 from eoforge.methods.mm_fl.method import METHOD, VIEWS
-from eoforge.methods.seeds import figure_text, lead_text, overrides_of, parser_of, refuse_seed, row_of
+from eoforge.methods.seeds import figure_text, lead_text, overrides_of, page_axes, parser_of, refuse_seed, row_of
 from eoforge.report import figure, page, section, table
-from eoforge.storage.addresses import TableRef, open_table
+from eoforge.storage.addresses import TableRef
 
 GRID: dict[str, dict[str, str]] = {
     "FedAvg per sensor": {"mf": "false", "fw": "false", "mim": "off"},
@@ -51,7 +51,7 @@ def ablate(
     Raises:
         UsageError: A name or value is unknown.
     """
-    data = TableRef(data.uri, data.version or int(open_table(data).version))
+    data = data.pinned()
     given = dict(overrides or {})
     refuse_seed(given)
     shared: list[Images] = []
@@ -109,14 +109,10 @@ def _page(result: Mapping[str, Any]) -> str:
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> Any:
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(8, 4))
-    axes = fig.subplots()
+    fig, axes = page_axes()
     for row in rows:
         axes.plot(range(1, len(row["curve"]) + 1), row["curve"], marker="o", ms=3, label=row["row"])
     axes.set(xlabel="round", ylabel="F1 micro")
-    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return fig
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from eoforge.federated.strategies.mm_fl import SENSORS
 from eoforge.federated.training.data import NetworkInput, TableData
@@ -22,7 +21,7 @@ class MmFlMethod(FederatedMethod):
     """Federated learning on two sensors; a share of patches is a radar and an optical silo, or with ``paired`` one."""
 
     name = "mm_fl"
-    config_type: type[Any] = Config
+    config_type = Config
 
     def build(self, config: Config) -> MultiModalNetwork:
         return seeded(lambda: MultiModalNetwork(config), config.seed)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from eoforge.codec.learned.config import CodecConfig
 from eoforge.data.bands import MODALITIES, S1_BANDS, S2_BANDS, require_bands
 from eoforge.errors import UsageError
 from eoforge.geo.footprint import PATCH_METRES
-from eoforge.methods.learner import TrainConfig
+from eoforge.methods.learner import TrainConfig, fields_of
 from eoforge.methods.rs_jcif.gradients import RULES, Rule
 from kernels.soft_pairwise import Form
 
@@ -202,11 +202,11 @@ class Config(Compression):
 
     def compression(self) -> Compression:
         """Settings of the first stage, which runs with equal ones share."""
-        return Compression(**_fields(self, Compression))
+        return Compression(**fields_of(self, Compression))
 
     def joint(self, first: str, tasks: Tasks = "both") -> JointStage:
         """Settings of the second stage on the codec of the bundle with the id ``first``."""
-        values = _fields(self, Config) | {
+        values = fields_of(self, Config) | {
             "epochs": self.joint_epochs,
             "batch_size": self.joint_batch_size,
             "learning_rate": self.joint_learning_rate,
@@ -231,7 +231,3 @@ class JointStage(Config):
 
     first: str = ""
     tasks: Tasks = "both"
-
-
-def _fields(config: Config, kind: type[Any]) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}

@@ -26,7 +26,7 @@ from eoforge.methods.rs_jcif.paths import coder_of, codes_of, maps, query_paths
 from eoforge.methods.rs_jcif.report import compression_html
 from eoforge.methods.rs_jcif.split import BATCH, Split, read_split
 from eoforge.progress import track
-from eoforge.storage.addresses import TableRef, open_table
+from eoforge.storage.addresses import TableRef
 from eoforge.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def evaluate_codec(
 
 def measure_codec(bundle: Bundle, codec: Codec, data: TableRef, patches: int) -> dict[str, Any]:
     """The content of ``compression.json``; see :func:`evaluate_codec`."""
-    pinned = TableRef(data.uri, open_table(data).version)
+    pinned = data.pinned()
     queries, gallery = read_split(pinned, QUERY_SPLIT), read_split(pinned, GALLERY_SPLIT)
     rated, training = read_split(pinned, GALLERY_SPLIT, patches), read_split(pinned, "train", patches)
     steps = list(range(codec.config.steps))

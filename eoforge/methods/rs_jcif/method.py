@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, cast
 
 from eoforge.bundle import Bundle, load_bundle
 from eoforge.codec.learned.model import Codec
-from eoforge.config import build_config
 from eoforge.data.loading.loader import PatchFilter, PatchLoader
-from eoforge.errors import BundleError, UsageError
+from eoforge.errors import BundleError
 from eoforge.index.encoder import Encoder
 from eoforge.methods import encoding, get_method
+from eoforge.methods.base import ConfiguredMethod
 from eoforge.methods.rs_jcif.config import Compression, Config, Tasks
 from eoforge.methods.rs_jcif.evaluate import evaluate_codec
 from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, Teacher
 from eoforge.methods.rs_jcif.model import LatentEncoder
 from eoforge.methods.run import Normalisation, Recipe, train_run
 from eoforge.nn.build import choose_device
-from eoforge.storage.addresses import TableRef, join, open_table
+from eoforge.storage.addresses import TableRef, join
 
 COMPRESSION = "rs_jcif-compression"
 _START_PATCHES = 128
@@ -34,18 +33,14 @@ _COMPRESSION_CARD = (
 )
 
 
-class RsJcifMethod:
+class RsJcifMethod(ConfiguredMethod):
     """See :class:`eoforge.methods.Method`."""
 
     name = "rs_jcif"
-    config_type: type[Any] = Config
-
-    def config(self, preset: str, overrides: Mapping[str, str], file: str | None = None) -> Config:
-        return build_config(Config, preset, overrides, file)
+    config_type = Config
 
     def train(self, data: TableRef, out: str, config: Any, *, resume: bool = True) -> Bundle:
-        if not isinstance(config, Config):
-            raise UsageError(f"{self.name} trains with its own Config; got {type(config).__name__}")
+        self.require_own(config)
         return self.join(self.compress_first(data, out, config, resume=resume), out, config, resume=resume)
 
     def compress_first(self, data: TableRef, out: str, config: Config, *, resume: bool = True) -> Bundle:
@@ -54,7 +49,7 @@ class RsJcifMethod:
         Runs whose configs differ only in the second stage share this bundle.
         """
         first = config.compression()
-        pinned = TableRef(data.uri, data.version or open_table(data).version)
+        pinned = data.pinned()
         recipe = Recipe(
             method=COMPRESSION,
             bands=first.bands,

@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from eoforge.errors import UsageError
-from kernels.soft_pairwise import ALPHA, FORMS, GAMMA, Form
-
-ALIKE, UNLIKE = 0.99, 0.01
-"""Similarities from which on, or down to which, a pair is hard."""
+from kernels.soft_pairwise import ALPHA, FORMS, GAMMA, Form, pairwise_reference
 
 
 def soft_pairwise_to(u_BK: Tensor, others_NK: Tensor, similarity_BN: Tensor, form: Form = "corrected") -> Tensor:
@@ -45,19 +41,9 @@ def soft_pairwise_to(u_BK: Tensor, others_NK: Tensor, similarity_BN: Tensor, for
             f"expected [B, K], [N, K] and [B, N]; got {list(u_BK.shape)}, {list(others_NK.shape)} and "
             f"{list(similarity_BN.shape)}"
         )
-    u_BK, others_NK, s_BN = u_BK.float(), others_NK.float(), similarity_BN.float()
-    if form == "cosine":
-        cosine_BN = functional.normalize(u_BK, dim=1) @ functional.normalize(others_NK, dim=1).T
-        return (cosine_BN - s_BN).square().mean()
     if form not in FORMS:
         raise UsageError(f"the pairwise loss has the forms {', '.join(FORMS)}; got {form!r}")
-    bits = u_BK.shape[1]
-    product_BN = u_BK @ others_NK.T
-    theta_BN = ALPHA * product_BN
-    hard_BN = functional.softplus(-theta_BN.abs()) + theta_BN.clamp(min=0) - s_BN * theta_BN
-    estimate_BN = product_BN if form == "corrected" else theta_BN
-    soft_BN = GAMMA * (estimate_BN + bits - 2 * s_BN * bits).square()
-    return torch.where((s_BN >= ALIKE) | (s_BN <= UNLIKE), hard_BN, soft_BN).mean()
+    return pairwise_reference(u_BK.float(), others_NK.float(), similarity_BN.float(), form, ALPHA, GAMMA)
 
 
 class MemoryBank(nn.Module):

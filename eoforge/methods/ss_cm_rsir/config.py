@@ -78,6 +78,11 @@ class Config(TrainConfig):
         )
         self._require_not_negative("similarity_weight", "discrepancy_weight", "quantisation_weight", "balance_weight")
 
+    @property
+    def sensor_bands(self) -> dict[str, tuple[str, ...]]:
+        """Bands per sensor, in channel order."""
+        return {"s1": self.s1_bands, "s2": self.s2_bands}
+
     @classmethod
     def tiny(cls) -> Config:
         """Settings that train on 1,000 pairs in one to two minutes on two CPU cores."""

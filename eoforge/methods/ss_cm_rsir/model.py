@@ -65,6 +65,7 @@ class SsCmRsir(nn.Module):
         self.detach_hash = config.detach_hash
         channels = {"s1": len(config.s1_bands), "s2": len(config.s2_bands)}
         self.branches = nn.ModuleDict({modality: Branch(channels[modality], config) for modality in MODALITIES})
+        self.features = self.branch("s1").width
 
     def branch(self, modality: str) -> Branch:
         """The branch of ``s1`` or ``s2``."""

@@ -6,6 +6,7 @@ import asyncio
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import NotFound
+from eoforge.federated.run.numbers import seconds_of
 from eoforge.federated.run.state import ended
 from services.federation.coordinator import Coordinator
 
@@ -19,11 +20,14 @@ class EndOfRun:
     Args:
         coordinator: Runs and silos of this process.
         request: Names the run, or none.
+
+    Raises:
+        UsageError: The time within which the run must appear is malformed.
     """
 
     def __init__(self, coordinator: Coordinator, request: pb.WatchTasksRequest) -> None:
         self._coordinator, self._run_id = coordinator, request.until_end_of
-        seconds = request.appears_within.ToTimedelta().total_seconds() if request.HasField("appears_within") else 0.0
+        seconds = seconds_of(request.appears_within, "appears_within") if request.HasField("appears_within") else 0.0
         self._within = seconds or APPEARS_SECONDS
         self._until = asyncio.get_running_loop().time() + self._within
         self._appeared = not self._run_id

@@ -6,7 +6,7 @@ from typing import Any
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused
-from eoforge.federated.privacy.secagg import KEY_BYTES, SHARE_BYTES
+from eoforge.federated.privacy.secagg import KEY_BYTES, SHARE_BYTES, agree, new_key
 from eoforge.federated.run.rounds.sealing import survivors_needed
 from eoforge.federated.store.run_files import RunFiles
 
@@ -27,11 +27,13 @@ def check(round_: pb.Round, silo: str, kind: str, request: pb.AnswerRequest) -> 
     """Refuses an answer that could not be used.
 
     Raises:
-        DataRefused: Lengths, senders or recipients are not the expected ones.
+        DataRefused: Lengths, senders or recipients are not the expected ones, or a key is unusable.
     """
     if kind == "keys":
         if len(request.keys.share_key) != KEY_BYTES or len(request.keys.mask_key) != KEY_BYTES:
             raise DataRefused(f"keys have {KEY_BYTES} bytes each")
+        for key in (request.keys.share_key, request.keys.mask_key):
+            agree(new_key(), key, "check")  # a key that nobody can agree with would fail the round later
     elif kind == "shares":
         shares = request.shares.shares
         if sorted(s.recipient for s in shares) != sorted(round_.mask_keys) or any(s.sender != silo for s in shares):

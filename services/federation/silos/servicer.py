@@ -11,7 +11,7 @@ from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
 from eoforge.client.chunk_messages import with_chunk
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError, WrongState
-from eoforge.federated.checks import check_names
+from eoforge.federated.checks import check_names, check_scalars
 from eoforge.federated.privacy import policy as privacy
 from eoforge.federated.run.rounds.opening import sample_limit
 from eoforge.federated.run.rounds.tasks import TaskKey, open_task
@@ -196,6 +196,7 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         self, actor: RunActor, silo: str, number: int, given: pb.EvaluationAnswer
     ) -> pb.AnswerResponse:
         check_names(given.metrics)
+        check_scalars(given.metrics)
         run = actor.run
         limit = sample_limit(run.spec.data, [m.samples for m in run.round.members])
         if given.samples > limit:  # its weight in the decision that ends the run

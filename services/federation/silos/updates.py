@@ -7,7 +7,7 @@ from typing import Any
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, WrongState
-from eoforge.federated.checks import check_facts, check_names, check_numbers, check_tensors
+from eoforge.federated.checks import check_facts, check_names, check_numbers, check_scalars, check_tensors
 from eoforge.federated.privacy import policy as privacy
 from eoforge.federated.run.rounds import updates
 from eoforge.federated.run.rounds.opening import silo_info
@@ -108,11 +108,12 @@ class Updates:
         if missing:
             raise WrongState(f"{len(missing)} of {len(manifest.chunks)} chunks are missing; send them, then answer")
         check_names(given.metrics)
+        check_scalars(given.metrics)
         expected = await self._expected(actor, silo)
         start = await self._coordinator.in_thread(chunks.chunk, manifest.chunks[0]) if manifest.chunks else b""
         check_tensors(Layout.parse(start, manifest.length).specs, expected)
         limit = next((m.samples for m in actor.run.round.members if m.silo == silo), 0)
-        check_numbers(given.samples, limit, dict(given.scalars))
+        check_numbers(given.samples, limit, dict(given.scalars), actor.strategy.required_scalars)
         squares = privacy.needs_norms(spec)
         facts = await self._coordinator.in_thread(self._uploads.facts, chunks, manifest, given.digest, squares)
         return pb.Accepted(

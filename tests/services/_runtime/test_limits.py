@@ -17,16 +17,10 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from services._runtime import wire
-from tests.services._runtime.runtime_world import NAME, make
+from tests.services._runtime.failing_service import NAME, make
 from tests.services.support import Running, Signer, details, running, until
 
 GET, STREAM = f"/{NAME}/GetPatch", f"/{NAME}/SearchStream"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running(make) as run:
-        yield run
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import EoforgeError, LeaseLost
+from eoforge.errors import LeaseLost
 from eoforge.federated.run.journal import Journal
 from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.storage.objects import ObjectStore
-from services._runtime.errors import describe
 from services.federation.coordinator import Coordinator
-from services.federation.identity import Identities
 from services.federation.telemetry import RUNS
 from tests.services.federation.helpers import settings_for
 
@@ -168,9 +166,3 @@ def test_a_silo_that_enrols_during_a_run_joins_where_it_can(tmp_path: Path, stra
         assert [member.silo for member in round_.members] == expected
 
     with_coordinator(tmp_path, use)
-
-
-def test_a_broken_revocation_list_lets_nobody_in_and_names_no_path(tmp_path: Path) -> None:
-    with pytest.raises(EoforgeError) as caught:
-        Identities(tmp_path / "crl.pem")._refuse_revoked(1)
-    assert str(tmp_path) not in describe(caught.value, "id").message

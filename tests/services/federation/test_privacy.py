@@ -12,9 +12,12 @@ import pytest
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.client.base import RemoteError
 from eoforge.client.federation import FederationClient
+from eoforge.errors import DataRefused
+from eoforge.federated.privacy import secagg
 from eoforge.federated.strategy import LocalResult, Task
 from eoforge.methods.federated_launch import strategy_of
 from eoforge.storage.tensorfile import Array, read_file
+from services.federation.silos import masking
 from tests.federated.quadratic import SHAPES, Quadratic, centre, spec, write_model
 from tests.services.federation.helpers import SiloThread, coordinator_of
 from tests.services.support import Running, until
@@ -154,3 +157,13 @@ def test_what_does_not_compose_is_refused_with_the_reason(
             client.create_run(spec(model, **changes))
     assert caught.value.remote_reason == "INVALID_ARGUMENT"
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [bytes(32), (1).to_bytes(32, "little")])
+def test_a_key_that_nobody_can_agree_with_is_refused_at_once(key: bytes) -> None:
+    """A point of small order: the round would fail when the first mask is made with it."""
+    good = secagg.public_key(secagg.new_key())
+    for keys in (pb.MaskKeys(share_key=key, mask_key=good), pb.MaskKeys(share_key=good, mask_key=key)):
+        with pytest.raises(DataRefused, match="unusable"):
+            masking.check(pb.Round(), "a", "keys", pb.AnswerRequest(keys=keys))
+    masking.check(pb.Round(), "a", "keys", pb.AnswerRequest(keys=pb.MaskKeys(share_key=good, mask_key=good)))

@@ -13,7 +13,7 @@ from eoforge.client.base import RemoteError
 from eoforge.client.federation import FederationClient
 from eoforge.federated.run.rounds import steps
 from eoforge.storage.chunks import digest_of, file_manifest
-from eoforge.storage.tensorfile import read_file
+from eoforge.storage.tensorfile import read_file, write_file
 from tests.federated.quadratic import spec, write_model
 from tests.services.federation.helpers import SILO_NAMES, ManualSilo, deltas, start_run
 from tests.services.support import Running
@@ -71,6 +71,78 @@ def test_the_round_goes_on_without_a_bad_update(served: Running, client: Federat
     assert client.run(run).history[0].stragglers == [silos[0].name]
     client.get_model(run, str(tmp_path / "got"))
     assert all(np.all(t == 3.0) for t in read_file(tmp_path / "got").values())
+
+
+@pytest.mark.parametrize(
+    ("strategy", "missing"), [("fednova", "normaliser"), ("scaffold", "control/"), ("feddc", "gradient/")]
+)
+def test_an_update_without_what_its_strategy_needs_is_refused_and_the_run_goes_on(
+    served: Running, client: FederationClient, tmp_path: Path, strategy: str, missing: str
+) -> None:
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
+    run = start_run(client, silos, tmp_path, strategy=strategy, policy={"rounds": 1, "quorum": 1})
+    told = silos[0].send(run, 1, deltas())
+    assert (told.verdict, missing in told.reason) == (pb.VERDICT_REFUSED, True)
+    second = {} if strategy == "fednova" else deltas(0.0)
+    group = {"scaffold": "control", "feddc": "gradient"}.get(strategy, "")
+    tensors = deltas() | {name.replace("delta", group): values for name, values in second.items()}
+    silos[1].send(run, 1, tensors, scalars={"normaliser": 2.0})
+    list(client.watch(run))
+    done = client.run(run)
+    assert (done.status, list(done.history[0].silos)) == (pb.RUN_STATUS_FINISHED, [silos[1].name]), done.failure
+
+
+def test_finite_updates_that_overflow_together_fail_the_run_and_nothing_is_published(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
+    run = start_run(client, silos, tmp_path, policy={"rounds": 2})
+    for _ in range(2):
+        for silo in silos:
+            assert silo.send(run, client.run(run).round.number, deltas(3e38)).verdict == pb.VERDICT_ACCEPTED
+        if client.run(run).round.number == 1:
+            assert next(silos[0].tasks).round == 2
+            assert next(silos[1].tasks).round == 2
+    list(client.watch(run))
+    done = client.run(run)
+    assert (done.status, done.bundle_uri, done.round.number) == (pb.RUN_STATUS_FAILED, "", 2)
+    assert "tensor 'model/head.bias' would hold NaN or infinity in float32" in done.failure
+    client.get_model(run, str(tmp_path / "got"))
+    assert all(np.isfinite(t).all() for t in read_file(tmp_path / "got").values())
+
+
+def test_an_update_out_of_proportion_does_not_move_the_model(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(4)]
+    run = start_run(client, silos, tmp_path, policy={"rounds": 1, "quorum": 3})
+    for silo, value in zip(silos, (3e38, 1.0, 10.0, 4.0), strict=True):
+        assert silo.send(run, 1, deltas(value)).verdict == pb.VERDICT_ACCEPTED
+    list(client.watch(run))
+    done = client.run(run)
+    assert (done.status, done.history[0].refused) == (pb.RUN_STATUS_FINISHED, 1), done.failure
+    assert list(done.history[0].silos) == sorted(silo.name for silo in silos[1:])
+    client.get_model(run, str(tmp_path / "got"))
+    assert all(np.all(t == 5.0) for t in read_file(tmp_path / "got").values())
+
+
+def test_figures_that_are_not_finite_are_refused(served: Running, client: FederationClient, tmp_path: Path) -> None:
+    silo = ManualSilo(served.target, tmp_path)
+    run = start_run(client, [silo], tmp_path, policy={"rounds": 1, "evaluate_every": 1})
+    silo.send(run, 1, deltas())
+    assert next(silo.tasks).kind == pb.TASK_KIND_EVALUATE
+    with pytest.raises(RemoteError, match="must be finite; f1"):
+        silo.client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=1, metrics={"f1": float("inf")}))
+    silo.client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=1, metrics={"f1": 0.5}))
+    list(client.watch(run))
+    assert dict(client.run(run).history[0].evaluation) == {"f1": 0.5}
+
+
+def test_a_run_does_not_begin_with_a_model_that_is_not_finite(client: FederationClient, tmp_path: Path) -> None:
+    write_file(tmp_path / "model", {"head.weight": np.array([1.0, np.nan], np.float32)})
+    with pytest.raises(RemoteError, match=r"'head\.weight' of the initial model holds NaN") as caught:
+        client.create_run(spec(client.put_model(str(tmp_path / "model"))))
+    assert caught.value.remote_reason == "DATA_REFUSED"
 
 
 def test_one_answer_counts_and_a_repeat_is_harmless(served: Running, client: FederationClient, tmp_path: Path) -> None:

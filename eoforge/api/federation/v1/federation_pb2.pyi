@@ -205,18 +205,20 @@ class PrivacyPolicy(_message.Message):
     def __init__(self, dp: _Optional[_Union[DpMode, str]] = ..., clip_norm: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., delta: _Optional[float] = ..., max_epsilon: _Optional[float] = ..., secure_aggregation: _Optional[bool] = ..., threshold: _Optional[int] = ..., fraction_bits: _Optional[int] = ..., robust: _Optional[_Union[Robust, str]] = ..., byzantine_share: _Optional[float] = ...) -> None: ...
 
 class DataContract(_message.Message):
-    __slots__ = ("modalities", "min_samples", "max_update_norm", "max_samples", "max_sample_ratio")
+    __slots__ = ("modalities", "min_samples", "max_update_norm", "max_samples", "max_sample_ratio", "max_norm_ratio")
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
     MIN_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     MAX_UPDATE_NORM_FIELD_NUMBER: _ClassVar[int]
     MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     MAX_SAMPLE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    MAX_NORM_RATIO_FIELD_NUMBER: _ClassVar[int]
     modalities: _containers.RepeatedScalarFieldContainer[str]
     min_samples: int
     max_update_norm: float
     max_samples: int
     max_sample_ratio: float
-    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., min_samples: _Optional[int] = ..., max_update_norm: _Optional[float] = ..., max_samples: _Optional[int] = ..., max_sample_ratio: _Optional[float] = ...) -> None: ...
+    max_norm_ratio: float
+    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., min_samples: _Optional[int] = ..., max_update_norm: _Optional[float] = ..., max_samples: _Optional[int] = ..., max_sample_ratio: _Optional[float] = ..., max_norm_ratio: _Optional[float] = ...) -> None: ...
 
 class RunSpec(_message.Message):
     __slots__ = ("method", "config", "strategy", "strategy_options", "policy", "privacy", "data", "initial_model", "seed", "silos", "operators", "bundle_config", "keep_models")

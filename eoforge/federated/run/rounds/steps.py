@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.federated.privacy import policy as privacy
-from eoforge.federated.run.rounds import opening, sealing
+from eoforge.federated.run.rounds import opening, outliers, sealing
 from eoforge.federated.run.state import ended
 
 EligibleSilos = Callable[[], tuple[Sequence[pb.Member], Sequence[pb.Member]]]
@@ -97,13 +97,17 @@ def summary(run: pb.Run, evaluate_seconds: float) -> pb.RoundSummary:
 
 def averaged(measured: Iterable[tuple[int, dict[str, float]]]) -> dict[str, float]:
     """Averages of metrics, weighted by samples, each over the silos that measured a finite value."""
-    sums: dict[str, tuple[float, float]] = {}
+    values: dict[str, list[tuple[int, float]]] = {}
     for samples, metrics in measured:
         for name, value in metrics.items():
-            if math.isfinite(value):
-                total, weight = sums.get(name, (0.0, 0.0))
-                sums[name] = (total + samples * value, weight + samples)
-    return {name: total / weight for name, (total, weight) in sorted(sums.items()) if weight}
+            if math.isfinite(value) and samples:
+                values.setdefault(name, []).append((samples, value))
+    means = {}
+    for name, weighted in sorted(values.items()):
+        whole = sum(samples for samples, _ in weighted)
+        # Shares first: the product of a large value and a sample count could be infinite.
+        means[name] = math.fsum(value * (samples / whole) for samples, value in weighted)
+    return means
 
 
 def target_reached(spec: pb.RunSpec, evaluation: dict[str, float]) -> bool:
@@ -150,6 +154,9 @@ def _collect(run: pb.Run, eligible_silos: EligibleSilos, closed: bool, now: floa
     round_, seconds = run.round, seconds_open(run, now)
     decision = sealing.decide(run, seconds)
     if decision == "seal":
+        outlier = outliers.largest_outlier(run)
+        if outlier is not None:
+            return Step(event={"refused": outlier})
         return Step(event={"sealed": pb.Sealed(silos=sorted({a.silo for a in round_.accepted}))})
     if decision == "fail":
         return Step(

@@ -171,7 +171,7 @@ def probe(kind: str, target: str, ca: str, token: str, payload: bytes, pipe: Any
     """A caller that asks little, again and again, and health checks beside it; the child process's main."""
     method, request = PROBES[kind]
     with channel(target, Path(ca)) as line, channel(target, Path(ca)) as other:
-        call = line.unary_unary(method)
+        call = line.unary_unary(method, None, None)
         health = health_pb2_grpc.HealthStub(other)
         metadata = (("authorization", f"Bearer {token}"),)
         pipe.send("ready")
@@ -209,7 +209,9 @@ def _search() -> bytes:
     from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 
     patch = f"S2A_MSIL2A_20180101T000000_N9999_R001_T35VNK_{7:07d}"
-    request = pb.SearchRequest(patch_id=patch, query_modality=1, target_modality=2, page_size=10)
+    request = pb.SearchRequest(
+        patch_id=patch, query_modality=pb.MODALITY_S1, target_modality=pb.MODALITY_S2, page_size=10
+    )
     return bytes(request.SerializeToString())
 
 
