@@ -37,6 +37,10 @@ class NotFound(EoforgeError):
     reason = "NOT_FOUND"
 
 
+class DamagedObject(EoforgeError):
+    """Stored object that cannot be read: cut off, overwritten, or of another kind."""
+
+
 class StoreError(EoforgeError):
     """Failure of the object store: unreachable, access denied, or without the guarantees that Lance commits need."""
 

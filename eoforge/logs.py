@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
+from typing import Any
 
 import stamina
 import structlog
@@ -34,12 +36,26 @@ def configure_logs(*, as_json: bool, level: int = logging.INFO) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(),
+            *(
+                [structlog.processors.JSONRenderer()]
+                if as_json
+                else [_printable_values, structlog.dev.ConsoleRenderer()]
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=stream),  # type: ignore[arg-type]  # a line is one write
     )
     stamina.instrumentation.set_on_retry_hooks([_log_retry])
+
+
+def printable(text: str) -> str:
+    """Text without characters that control a terminal; line breaks stay."""
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
+
+
+def _printable_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Processor: texts of other machines do not control the terminal."""
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:

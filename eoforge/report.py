@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,19 @@ class Html(str):
 def escape(value: object) -> Html:
     """HTML of a value: :class:`Html` unchanged, anything else escaped, quotes included."""
     return value if isinstance(value, Html) else Html(html.escape(str(value), quote=True))
+
+
+def markdown(value: object) -> str:
+    """Markdown of a text that shows as it is: no markup, HTML, links or line breaks of its own."""
+    text = "".join(character if character.isprintable() else " " for character in str(value))
+    text = re.sub(r"[\\`*|<>&\[\]~$@]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+    return re.sub(r"(?i)(?<=:)(?=//)|(?<=\bwww)(?=\.)", r"\\", text)  # renderers make links of bare addresses
+
+
+def markdown_code(value: object) -> str:
+    """Markdown of a text as inline code."""
+    text = "".join(character if character.isprintable() else " " for character in str(value))
+    return "`" + text.replace("`", "'") + "`"
 
 
 def concat(parts: Iterable[object]) -> Html:

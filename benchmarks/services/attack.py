@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.services.attack_cases import Attack, cases
-from benchmarks.services.attack_world import SERVICES, Neighbour, Secrets, Served
+from benchmarks.services.attack_services import SERVICES, Neighbour, Secrets, Served
 
 WARM_S, IDLE_S, LEAD_S, AFTER_S = 2.0, 3.0, 0.2, 1.0
 ALLOWED_MIB, ALLOWED_TIMES = 256.0, 5.0

@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.services.attack_world import PROBES, Secrets, Served, channel
+from benchmarks.services.attack_services import PROBES, Secrets, Served, channel
 
 TIMEOUT_S = 20.0
 HALF_S = 6.0

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eoforge.bundle.revision import code_revision
+from eoforge.report import markdown
 
 
 def model_card(
@@ -23,21 +24,22 @@ def model_card(
 
     Args:
         title: Name of the method.
-        opening: Purpose of the model.
+        opening: Purpose of the model, in Markdown.
         measured: Sentence on the data of the figures.
         figures: Metrics; only numbers and texts are shown.
-        trained_on: Training data.
+        trained_on: Training data, in Markdown.
         bands: Bands by sensor, in channel order.
         silos: Training patches by silo.
         settings: Configuration of the training run.
     """
     scalars = {name: value for name, value in figures.items() if isinstance(value, int | float | str)}
-    parts = [f"# {title}", opening]
+    parts = [f"# {markdown(title)}", opening]
     if trained_on:
         parts.append(f"Trained on {trained_on} by code revision `{code_revision()}`.")
     if bands:
         parts += ["## Input", "Bands in this order, on their native grids, normalised as `config.json` says:"]
-        parts.append("\n".join(f"- {sensor}: {', '.join(names)}" for sensor, names in bands.items()))
+        lines = (f"- {markdown(sensor)}: {markdown(', '.join(names))}" for sensor, names in bands.items())
+        parts.append("\n".join(lines))
     if scalars:
         parts += ["## Figures", f"{measured} They say nothing about other archives."]
         parts.append(
@@ -51,4 +53,5 @@ def model_card(
 
 
 def _table(name: str, value: str, rows: Iterable[tuple[str, Any]]) -> str:
-    return "\n".join([f"| {name} | {value} |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows)])
+    shown = (f"| {markdown(key)} | {markdown(cell)} |" for key, cell in rows)
+    return "\n".join([f"| {name} | {value} |", "| --- | --- |", *shown])

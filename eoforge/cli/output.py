@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eoforge.errors import EoforgeError
-from eoforge.logs import configure_logs
+from eoforge.logs import configure_logs, printable
 
 _state = {"json": False}
 _out = Console()
@@ -45,10 +45,10 @@ def emit(result: Any, *, title: str | None = None) -> None:
     if _state["json"]:
         _json_line(values, sys.stdout)
         return
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=title and _shown(title), show_header=False, title_justify="left")
     for key, value in values.items():
         text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
-        table.add_row(key.replace("_", " "), escape(text))  # a path may contain markup of rich
+        table.add_row(_shown(key.replace("_", " ")), _shown(text))
     _out.print(table)
 
 
@@ -61,18 +61,19 @@ def emit_rows(
         return
     if line:
         for row in rows:
-            print(line(row))
+            print(printable(line(row)))
         return
-    table = Table(*(k.replace("_", " ") for k in (rows[0] if rows else {})), title=title, title_justify="left")
+    columns = [_shown(key.replace("_", " ")) for key in (rows[0] if rows else {})]
+    table = Table(*columns, title=title and _shown(title), title_justify="left")
     for row in rows:
-        table.add_row(*(escape(str(v)) for v in row.values()))
+        table.add_row(*(_shown(str(value)) for value in row.values()))
     _out.print(table)
 
 
 def say(text: str) -> None:
     """Prints a line for people on standard error, separate from results."""
     if not _state["json"]:
-        _err.print(text, highlight=False)
+        _err.print(printable(text), highlight=False)
 
 
 def fail(error: EoforgeError) -> int:
@@ -90,8 +91,13 @@ def fail_with(reason: str, message: str, exit_code: int) -> int:
         _json_line({"error": {"reason": reason, "message": message, "exit_code": exit_code}}, sys.stderr)
     else:
         _err.print(f"[bold red]error[/] ({reason}): ", end="")
-        _err.print(message, markup=False, highlight=False)
+        _err.print(printable(message), markup=False, highlight=False)
     return exit_code
+
+
+def _shown(text: str) -> str:
+    """Text of a cell: no markup of rich, no control characters; paths, archives and silos bring their own."""
+    return escape(printable(text))
 
 
 def _json_line(value: Any, stream: TextIO) -> None:

@@ -6,9 +6,13 @@ refused) or 1 (anything else). Heavy imports stay inside the functions so that `
 
 from __future__ import annotations
 
+import atexit
+import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 import typer
 
@@ -98,5 +102,20 @@ def _ended(code: int) -> int:
 
 
 def entry() -> None:
-    """Console script."""
-    sys.exit(main())
+    """Console script.
+
+    The process ends by ``os._exit`` after all threads of Python and all exit functions have ended: threads of Lance's
+    runtime outlive them, and a thread that asks for the interpreter while it is torn down aborts the process.
+    """
+    codes: list[int] = []
+    atexit.register(lambda: _end(codes))  # the first registered runs last
+    codes.append(main())
+
+
+def _end(codes: list[int]) -> None:
+    if codes:  # empty after an exception that main raises: Python prints it and chooses the exit code
+        logging.shutdown()
+        with suppress(OSError):  # a reader of the output that is gone
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(codes[0])

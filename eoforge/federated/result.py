@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.bundle import code_revision, model_card, store_bundle
 from eoforge.federated.store.chunk_store import ChunkStore
+from eoforge.report import markdown
 
 
 def write_result(store: ChunkStore, run: pb.Run, parent_uri: str) -> str:
@@ -67,7 +68,8 @@ def _metrics(run: pb.Run) -> dict[str, Any]:
 
 def _card(run: pb.Run) -> str:
     spec, last = run.spec, dict(run.history[-1].evaluation) if run.history else {}
-    opening = f"Run `{run.run_id}`: {len(run.history)} rounds of {spec.strategy}, from silos that kept their data."
+    rounds = f"{len(run.history)} rounds of {markdown(spec.strategy)}"
+    opening = f"Run `{run.run_id}`: {rounds}, from silos that kept their data."
     if run.epsilon:
         opening += f"\nDifferential privacy of silos: epsilon {run.epsilon:.4g}."
     figures = {name: f"{value:.6g}" for name, value in sorted(last.items())}

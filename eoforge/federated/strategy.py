@@ -228,6 +228,10 @@ class LocalResult:
 class LocalTrainer(Protocol):
     """Training and evaluation on one silo's data."""
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether the silo has patches to evaluate on."""
+
     def train(self, task: Task, state: Mapping[str, Array]) -> LocalResult:
         """Result of training from ``task`` and the silo's ``state`` (empty before the first round).
 

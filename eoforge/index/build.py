@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eoforge.data.tables.schema import codes_schema
+from eoforge.data.tables.schema import CODE_CRC, codes_schema
+from eoforge.hashing.checksum import code_checksums
 from eoforge.index.encode import encode_rows
 from eoforge.index.encoder import Encoder
 from eoforge.index.jobs import (
@@ -119,6 +120,7 @@ def _code_batches(
                 "code": pa.FixedSizeListArray.from_arrays(pa.array(packed.reshape(-1)), packed.shape[1]),
                 "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1]),
                 "digest": block.columns["digest"],
+                CODE_CRC: pa.array(code_checksums(packed)),
             }
             yield pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
         progress.advance(len(block.columns["patch_id"]))

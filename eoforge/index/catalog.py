@@ -14,14 +14,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import structlog
 
 from eoforge.data.labels import mask_of
 from eoforge.data.search_filter import BoundingBox, SearchFilter
-from eoforge.data.tables.schema import METADATA_COLUMNS
-from eoforge.errors import NotFound
+from eoforge.data.tables.schema import CODE_CRC, METADATA_COLUMNS
+from eoforge.errors import DataRefused, NotFound
+from eoforge.hashing.checksum import code_checksums
 from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.search import HammingIndex
 from eoforge.storage.addresses import TableRef, open_table
+
+log = structlog.get_logger("index")
 
 
 class IndexSnapshot:
@@ -58,11 +62,17 @@ class IndexSnapshot:
 
         Raises:
             NotFound: The table, its version, or its version of the patches does not exist.
-            DataRefused: The table is no table of codes.
+            DataRefused: The table is no table of codes, or codes differ from their checksums.
         """
         table = open_table(codes)
         info = CodeTableInfo.of(table.schema, codes.uri)
-        rows = table.to_table(columns=["patch_id", "modality", "code"]).combine_chunks()
+        checked = [CODE_CRC] if CODE_CRC in table.schema.names else []
+        rows = table.to_table(columns=["patch_id", "modality", "code", *checked]).combine_chunks()
+        ref = TableRef(codes.uri, table.version)
+        if checked:
+            _check_codes(rows, info.bits, ref)
+        else:
+            log.warning("codes without checksums", table=str(ref), advice="index again into a new table to have them")
         metadata = open_table(info.patches).to_table(columns=list(METADATA_COLUMNS)).sort_by("patch_id")
         complete = np.ones(metadata.num_rows, dtype=bool)
         places: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = {}
@@ -71,11 +81,10 @@ class IndexSnapshot:
             place = pc.index_in(metadata.column("patch_id"), value_set=part.column("patch_id").combine_chunks())
             place_N = pc.fill_null(place, -1).to_numpy().astype(np.int64)
             complete &= place_N >= 0
-            packed = part.column("code").combine_chunks().flatten().to_numpy().reshape(-1, info.bits // 8)
-            places[modality] = (packed, place_N)
+            places[modality] = (_packed(part, info.bits), place_N)
         aligned = {modality: packed[place[complete]] for modality, (packed, place) in places.items()}
         kept = metadata.filter(pa.array(complete if places else np.zeros_like(complete)))
-        return cls(TableRef(codes.uri, table.version), info, kept.combine_chunks(), aligned, device)
+        return cls(ref, info, kept.combine_chunks(), aligned, device)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -119,6 +128,23 @@ class IndexSnapshot:
     def allow(self, wanted: SearchFilter) -> npt.NDArray[np.bool_]:
         """Mask ``[N]`` of the rows that pass a filter, for :meth:`HammingIndex.search`."""
         return self._columns.allow(wanted)
+
+
+def _packed(rows: pa.Table, bits: int) -> npt.NDArray[np.uint8]:
+    """Codes ``[N, K/8]`` of rows."""
+    packed: npt.NDArray[np.uint8] = rows.column("code").combine_chunks().flatten().to_numpy().reshape(-1, bits // 8)
+    return packed
+
+
+def _check_codes(rows: pa.Table, bits: int, ref: TableRef) -> None:
+    """Refuses codes that differ from their checksums."""
+    wrong = np.flatnonzero(code_checksums(_packed(rows, bits)) != rows.column(CODE_CRC).to_numpy())
+    if len(wrong):
+        first = rows.column("patch_id")[int(wrong[0])]
+        raise DataRefused(
+            f"{ref} is damaged: {len(wrong)} of {rows.num_rows} codes differ from their checksums, first that of "
+            f"{first}. Restore the table, or index again into a new one"
+        )
 
 
 class _FilterColumns:

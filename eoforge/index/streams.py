@@ -19,8 +19,9 @@ from eoforge.codec.coder import Coder, MaxError, Rate
 from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import Raster, from_batch
 from eoforge.data.loading.batch import PatchBatch, read_rows
-from eoforge.data.tables.schema import RASTER_COLUMNS, sql_list, streams_schema
+from eoforge.data.tables.schema import CODE_CRC, RASTER_COLUMNS, sql_list, streams_schema
 from eoforge.errors import DataRefused
+from eoforge.hashing.checksum import code_checksums
 from eoforge.index.encoder import Encoder
 from eoforge.index.jobs import (
     IndexPlan,
@@ -122,6 +123,7 @@ def compress_shards(
                     STREAM: pa.array(streams, pa.large_binary()),
                     "code": pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), codes.shape[1]),
                     "digest": digests,
+                    CODE_CRC: pa.array(code_checksums(codes)),
                 }
                 yield pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
             progress.advance(len(part))

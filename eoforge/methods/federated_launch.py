@@ -88,7 +88,31 @@ def trainers(
     given = plain(task.config)
     normalisation = {band: (values[0], values[1]) for band, values in given["normalisation"].items()}
     config = from_dict(chosen.config_type, given["config"])
-    return silo_trainer(chosen, config, table, silo, modalities, normalisation, device)
+    return silo_trainer(chosen, config, _pinned(table, task), silo, modalities, normalisation, device)
+
+
+def _pinned(table: TableRef, task: pb.Task) -> TableRef:
+    """Table of a silo at the version that the run uses.
+
+    Raises:
+        UsageError: The task names another version than the silo may use, or none.
+    """
+    if not task.data_version:  # a coordinator of an older version
+        return table
+    if not task.data_version.isdecimal() or table.version not in (None, int(task.data_version)):
+        raise UsageError(f"this silo serves {table}; the run was registered with version {task.data_version!r:.80}")
+    return TableRef(table.uri, int(task.data_version))
+
+
+def table_snapshot(table: TableRef) -> dict[str, Any]:
+    """Counts and version of a silo's table, as it registers them."""
+    version = table.version or int(open_table(table).version)
+    dataset = open_table(TableRef(table.uri, version))
+    return {
+        "samples": int(dataset.count_rows("split = 'train'")),
+        "validation_samples": int(dataset.count_rows("split = 'validation'")),
+        "data_version": str(version),
+    }
 
 
 def strategy_of(task: pb.Task) -> Strategy:

@@ -17,6 +17,7 @@ from eoforge.errors import NotFound, UsageError
 from eoforge.methods.learner import Learner, TrainConfig
 from eoforge.methods.run_files import CURVE, RunFiles, State, run_name
 from eoforge.nn.distributed import World
+from eoforge.report import markdown_code
 from eoforge.storage.addresses import TableRef, normalise
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def _write(
     readme = model_card(
         recipe.method,
         recipe.card,
-        trained_on=f"the `train` split of `{data.uri}` at version {data.version}",
+        trained_on=f"the `train` split of {markdown_code(data.uri)} at version {data.version}",
         bands=recipe.bands,
         measured="Of the best epoch; `validation_...` on the `validation` split of the same table version.",
         figures=metrics,

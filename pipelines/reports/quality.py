@@ -14,6 +14,7 @@ from eoforge.data.ingest.quarantine import quarantine_uri
 from eoforge.data.labels import CLASSES, multi_hot
 from eoforge.data.split import SPLITS
 from eoforge.data.tables.schema import sql_list
+from eoforge.report import markdown, markdown_code
 from eoforge.storage.addresses import TableRef, open_table, table_exists
 
 if TYPE_CHECKING:
@@ -176,12 +177,17 @@ def quality_markdown(quality: Quality) -> str:
     """Markdown of the counts and quarantine reasons."""
     summary = quality.summary
     names = ("patches_in", "added", "unchanged", "changed", "quarantined", "duplicates", "warnings")
-    lines = [f"# Ingestion {summary.get('ingest_id', '')}", "", f"`{quality.table}`: {quality.rows:,} patches", ""]
+    lines = [
+        f"# Ingestion {markdown(summary.get('ingest_id', ''))}",
+        "",
+        f"{markdown_code(quality.table)}: {quality.rows:,} patches",
+        "",
+    ]
     lines += ["| count | patches |", "| --- | ---: |"]
-    lines += [f"| {name.replace('_', ' ')} | {int(summary[name]):,} |" for name in names if name in summary]
+    lines += [f"| {markdown(name.replace('_', ' '))} | {int(summary[name]):,} |" for name in names if name in summary]
     lines += ["", "| split | patches |", "| --- | ---: |"]
-    lines += [f"| {name} | {count:,} |" for name, count in quality.splits.items()]
+    lines += [f"| {markdown(name)} | {count:,} |" for name, count in quality.splits.items()]
     if reasons := summary.get("reasons"):
         lines += ["", "| quarantine or warning | findings |", "| --- | ---: |"]
-        lines += [f"| {name} | {int(count):,} |" for name, count in sorted(reasons.items())]
+        lines += [f"| {markdown(name)} | {int(count):,} |" for name, count in sorted(reasons.items())]
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eoforge.bundle import load_bundle
+from eoforge.report import markdown, markdown_code
 from eoforge.storage.addresses import TableRef
 from pipelines.reports.curves import scalar_metrics
 
@@ -46,9 +47,14 @@ def evaluate_bundle(bundle_uri: str, table: str, version: str, k: int) -> Evalua
 
 def metrics_markdown(title: str, table: TableRef, metrics: Mapping[str, Any]) -> str:
     """Markdown table of metrics."""
-    lines = [f"# {title}", "", f"`{table}`: queries from the validation split, gallery from the test split.", ""]
+    lines = [
+        f"# {markdown(title)}",
+        "",
+        f"{markdown_code(table)}: queries from the validation split, gallery from the test split.",
+        "",
+    ]
     lines += ["| figure | value |", "| --- | ---: |"]
-    lines += [f"| {name.replace('_', ' ')} | {_shown(value)} |" for name, value in metrics.items()]
+    lines += [f"| {markdown(name.replace('_', ' '))} | {_shown(value)} |" for name, value in metrics.items()]
     return "\n".join(lines) + "\n"
 
 

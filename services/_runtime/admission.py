@@ -1,47 +1,50 @@
-"""What callers may hold of one process: calls, streams, and bytes of messages in flight; shared fairly between them."""
+"""Admission of calls: bytes of messages in flight, calls and streams at the same time, calls a second; per caller."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from prometheus_client import Gauge
 
-from services._runtime.errors import Overloaded
+from services._runtime.errors import Overloaded, QuotaExceeded
 
 RETRY_SECONDS = 1.0
+MAX_CALLERS = 10_000
+"""Buckets kept; beyond that the caller unseen for longest starts afresh."""
 BYTES = Gauge("eoforge_bytes_in_flight", "Bytes that calls hold or have reserved: messages, and what they become.")
 
 
 class Budget:
-    """Bytes over all calls of the process; one caller holds at most half of them.
+    """Budget of bytes over all calls of the process; one caller holds at most half of it.
 
-    Who asks for more waits: callers in turn, the calls of each in their order.
+    Calls beyond it wait: callers in turn, the calls of each in their order.
 
     Args:
         total: Bytes.
-        patience: Seconds that a call waits.
+        timeout: Seconds that a call waits.
     """
 
-    def __init__(self, total: int, patience: float) -> None:
-        self._total, self._share, self._patience = total, total // 2, patience
+    def __init__(self, total: int, timeout: float) -> None:
+        self._total, self._share, self._timeout = total, total // 2, timeout
         self._used = 0
         self._by_caller: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
 
-    async def take(self, caller: str, size: int, *, patient: bool = False) -> int:
+    async def take(self, caller: str, size: int, *, unbounded: bool = False) -> int:
         """Takes ``size`` bytes, or half of all if that is less, and returns how many.
 
         Args:
-            caller: Whose share they are of.
+            caller: Name of the caller.
             size: How many.
-            patient: Wait for as long as it takes.
+            unbounded: Wait for as long as it takes.
 
         Raises:
-            Overloaded: They did not become free in time.
+            Overloaded: The bytes did not become free in time.
         """
         size = min(size, self._share)
         if caller not in self._waiting and self._fits(caller, size):
@@ -51,7 +54,7 @@ class Budget:
         self._waiting.setdefault(caller, deque()).append((size, turn))
         self._grant()  # others may wait for what this caller does not need
         try:
-            async with asyncio.timeout(None if patient else self._patience):
+            async with asyncio.timeout(None if unbounded else self._timeout):
                 await turn
         except (TimeoutError, asyncio.CancelledError) as error:
             if turn.done() and not turn.cancelled():  # granted in the same moment
@@ -97,43 +100,43 @@ class Budget:
                 del self._waiting[caller]
 
 
-class Hold:
-    """The bytes that one call, or one request of a stream, holds of a budget.
+class Reservation:
+    """Reservation of bytes of a budget, for one call or one request of a stream.
 
     Args:
         budget: Of the process; None counts nothing.
-        caller: Whose share they are of.
+        caller: Name of the caller.
     """
 
     def __init__(self, budget: Budget | None, caller: str) -> None:
         self._budget, self.caller, self._held = budget, caller, 0
 
-    async def take(self, size: int, *, patient: bool = False) -> None:
-        """Holds ``size`` bytes more; waits for them as long as it takes if ``patient``.
+    async def take(self, size: int, *, unbounded: bool = False) -> None:
+        """Holds ``size`` bytes more; waits for them as long as it takes if ``unbounded``.
 
         Raises:
-            Overloaded: They did not become free in time.
+            Overloaded: The bytes did not become free in time.
         """
         if self._budget is not None:
-            self._held += await self._budget.take(self.caller, size, patient=patient)
+            self._held += await self._budget.take(self.caller, size, unbounded=unbounded)
 
-    def settle(self, size: int) -> None:
-        """Holds ``size`` bytes from now on, whatever it held."""
+    def resize(self, size: int) -> None:
+        """Sets the reserved bytes to ``size``."""
         if self._budget is not None and size != self._held:
             change, self._held = size - self._held, size
             self._budget.add(self.caller, change)
 
-    def child(self) -> Hold:
-        """An empty one of the same caller."""
-        return Hold(self._budget, self.caller)
+    def child(self) -> Reservation:
+        """Empty reservation of the same caller."""
+        return Reservation(self._budget, self.caller)
 
 
-HOLD: ContextVar[Hold] = ContextVar("hold", default=Hold(None, ""))  # noqa: B039  # one of no budget never changes
-"""Of the call, or the request of a stream, that is being answered."""
+RESERVATION: ContextVar[Reservation] = ContextVar("reservation", default=Reservation(None, ""))  # noqa: B039  # one of no budget never changes
+"""Reservation of the current call, or of the current request of a stream."""
 
 
 class Admission:
-    """Calls and streams of requests at the same time: over all, and for each caller.
+    """Bounds on calls and streams of requests at the same time: over all callers, and for each.
 
     Args:
         calls: Over all callers.
@@ -142,7 +145,7 @@ class Admission:
     """
 
     def __init__(self, calls: int, calls_each: int, streams_each: int) -> None:
-        self._most, self._calls_each, self._streams_each = calls, calls_each, streams_each
+        self._limit, self._calls_each, self._streams_each = calls, calls_each, streams_each
         self._total = 0
         self._calls: Counter[str] = Counter()
         self._streams: Counter[str] = Counter()
@@ -152,9 +155,9 @@ class Admission:
         """Counts a call while it is answered.
 
         Raises:
-            Overloaded: There are too many.
+            Overloaded: Too many calls or streams are open.
         """
-        if self._total >= self._most:
+        if self._total >= self._limit:
             raise Overloaded(f"{self._total} calls are being answered; try again later", RETRY_SECONDS)
         if self._calls[caller] >= self._calls_each:
             raise Overloaded(f"{caller} may make {self._calls_each} calls at the same time", RETRY_SECONDS)
@@ -171,3 +174,49 @@ class Admission:
                 counter[caller] -= by
                 if counter[caller] <= 0:
                     del counter[caller]
+
+
+class Quota:
+    """Token buckets by caller name.
+
+    Args:
+        per_second: Tokens that come back each second; None means no quota.
+        burst: Size of a bucket.
+        clock: Seconds from a monotonic clock.
+    """
+
+    def __init__(self, per_second: float | None, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._clock = per_second, float(burst), clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, caller: str) -> None:
+        """Takes one token.
+
+        Raises:
+            QuotaExceeded: The bucket is empty; says when the next token is there.
+        """
+        delay = self._try(caller)
+        if delay > 0:
+            raise QuotaExceeded(
+                f"{caller} may make {self._rate:g} requests a second ({self._burst:g} at once); "
+                f"try again in {delay:.3f} s",
+                delay,
+            )
+
+    async def wait(self, caller: str) -> None:
+        """Takes one token, waiting for it: on a stream, flow control does what an error does elsewhere."""
+        while (delay := self._try(caller)) > 0:
+            await asyncio.sleep(delay)
+
+    def _try(self, caller: str) -> float:
+        """Takes a token and returns 0, or returns the seconds until there is one."""
+        if self._rate is None:
+            return 0.0
+        now = self._clock()
+        level, then = self._buckets.pop(caller, (self._burst, now))
+        level = min(self._burst, level + (now - then) * self._rate)
+        taken = level >= 1.0
+        self._buckets[caller] = (level - 1.0 if taken else level, now)
+        if len(self._buckets) > MAX_CALLERS:
+            self._buckets.popitem(last=False)
+        return 0.0 if taken else (1.0 - level) / self._rate

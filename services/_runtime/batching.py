@@ -1,4 +1,4 @@
-"""Micro-batching of work that is cheaper together; callers take turns."""
+"""Micro-batching with fair turns of callers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from prometheus_client import Counter, Gauge, Histogram
 
 from services._runtime.errors import DeadlineExceeded, Overloaded
-from services._runtime.fair import caller_name, greediest
+from services._runtime.fair import caller_name, last_of_busiest
 from services._runtime.telemetry import TRACER
 
 Item = TypeVar("Item")
@@ -22,7 +22,7 @@ _MIN_RETRY_S = 0.05
 
 
 class BatchMetrics:
-    """What operators see of one batcher; made once per process, at import.
+    """Metrics of one batcher; made once per process, at import.
 
     Args:
         name: Part of the metrics' names, such as ``encode``.
@@ -63,7 +63,7 @@ class Batcher(Generic[Item, Result]):
             exception that is raised fails the whole batch.
         metrics: Where sizes, waits and drops are counted.
         max_batch: Items per call.
-        max_delay: Seconds that an item waits for company.
+        max_delay: Seconds that an item waits for others.
         max_queue: Items that may wait.
     """
 
@@ -123,7 +123,7 @@ class Batcher(Generic[Item, Result]):
         wait = max(_MIN_RETRY_S, -(-len(self._waiting) // self._max_batch) * self._seconds_per_batch)
         message = f"{len(self._waiting)} {self._metrics.things} are waiting; try again in {wait:.2f} s"
         while len(self._waiting) + count > self._max_queue:
-            last = greediest([w.caller for w in self._waiting], caller, count)
+            last = last_of_busiest([w.caller for w in self._waiting], caller, count)
             if last is None:
                 raise Overloaded(message, wait)
             lost = self._waiting.pop(last)
@@ -161,7 +161,7 @@ class Batcher(Generic[Item, Result]):
                 waiting.future.set_result(result)
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
-        """Takes the item whose turn it is and those that can go with it; drops what nobody waits for any more."""
+        """Takes the item whose turn it is and those that can go with it; drops cancelled and late items."""
         batch: list[_Waiting[Item, Result]] = []
         left: list[_Waiting[Item, Result]] = []
         now = time.monotonic()

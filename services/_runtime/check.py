@@ -1,9 +1,9 @@
-"""Asks a running service two things, as ``helm test`` does: is it healthy, and does it answer one call of its API.
+"""Check of a running service, as in ``helm test``: its health, and one call of its API.
 
     python -m services._runtime.check HOST:PORT PACKAGE.SERVICE/METHOD [--ca FILE] [--token-file FILE] ...
 
-The call goes out with an empty request, so METHOD must take one (``ListIndexes``). ``--expect-refusal`` turns the
-question round: a caller without a credential must be refused, and not because nobody is there to refuse it.
+The call goes out with an empty request, so METHOD must take one (``ListIndexes``). With ``--expect-refusal``
+a caller without a credential must be refused, by a service that is reachable.
 """
 
 from __future__ import annotations

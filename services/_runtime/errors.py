@@ -1,4 +1,4 @@
-"""One catalogue: which error becomes which gRPC and HTTP status, and which of its words may leave the process.
+"""Catalogue of errors: gRPC and HTTP status of each reason, and the words that may leave the process.
 
 Every error answer carries ``google.rpc.ErrorInfo`` (domain ``eoforge``, the reason, the request id). Messages written
 for callers pass; those that may name hosts, paths or secrets are replaced by a fixed sentence with the request id, and
@@ -25,19 +25,19 @@ log = structlog.get_logger("access")
 
 
 class Unauthenticated(EoforgeError):
-    """The caller did not prove who it is."""
+    """Missing or invalid credentials."""
 
     reason = "UNAUTHENTICATED"
 
 
 class PermissionDenied(EoforgeError):
-    """The caller is known, but may not do this."""
+    """Call that the caller is not allowed to make."""
 
     reason = "PERMISSION_DENIED"
 
 
 class Retriable(EoforgeError):
-    """Try again after ``retry_after`` seconds."""
+    """Refusal that asks to try again after ``retry_after`` seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -45,38 +45,38 @@ class Retriable(EoforgeError):
 
 
 class QuotaExceeded(Retriable):
-    """The caller used up its share."""
+    """Calls beyond the quota of the caller."""
 
     reason = "QUOTA_EXCEEDED"
 
 
 class Overloaded(Retriable):
-    """The queue is full."""
+    """Full queue or exhausted limit."""
 
     reason = "OVERLOADED"
 
 
 class IndexChanged(EoforgeError):
-    """A page token belongs to an index version that is served no more."""
+    """Page token of an index version that is not served any more."""
 
     reason = "INDEX_CHANGED"
 
 
 class DeadlineExceeded(EoforgeError):
-    """The deadline passed before the work was done."""
+    """Deadline that passed before the work was done."""
 
     reason = "DEADLINE_EXCEEDED"
 
 
 class Unimplemented(EoforgeError):
-    """The call exists in the protocol but not in this service."""
+    """Call of the protocol that this service does not offer."""
 
     reason = "UNIMPLEMENTED"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """How one reason is answered; ``fixed`` replaces the error's own words where set."""
+    """Status of one reason; ``fixed`` replaces the words of the error where set."""
 
     status: grpc.StatusCode
     http: int
@@ -108,18 +108,27 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
-_FOREIGN = {
-    "kserve.errors.InvalidInput": "INVALID_ARGUMENT",
-    "kserve.errors.ModelNotFound": "NOT_FOUND",
-    "obstore.exceptions.BaseError": "STORE_UNAVAILABLE",
-    "builtins.OSError": "STORE_UNAVAILABLE",
+_FOREIGN: dict[str, tuple[str, str | None]] = {
+    "kserve.errors.InvalidInput": ("INVALID_ARGUMENT", "expected an inference request of Open Inference Protocol V2"),
+    "kserve.errors.ModelNotFound": ("NOT_FOUND", "there is no such model; GET /v2/models lists the models"),
+    "kserve.errors.ModelNotReady": ("OVERLOADED", "the model is not ready; try again later"),
+    "kserve.errors.ServerNotReady": ("OVERLOADED", "the service is not ready; try again later"),
+    "fastapi.exceptions.RequestValidationError": ("INVALID_ARGUMENT", "the path, query or body has another form"),
+    "google.protobuf.message.DecodeError": ("INVALID_ARGUMENT", "the bytes are no message of this call"),
+    "obstore.exceptions.BaseError": ("STORE_UNAVAILABLE", None),
+    "builtins.OSError": ("STORE_UNAVAILABLE", None),
 }
-"""By class name. Nothing but stores reads and writes files while a call is answered, and Lance raises OSError."""
+"""Class names of other packages -> reason and words, because their own words quote requests.
+
+Only stores read and write files while a call is answered, and Lance raises OSError.
+"""
+MAX_MESSAGE_CHARS = 1000
+"""Longest message of an answer; gRPC sends messages as headers, whose size is limited."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error as the caller gets to see it."""
+    """Error in the form that the caller sees."""
 
     reason: str
     entry: Entry
@@ -153,28 +162,33 @@ def duration(seconds: float) -> duration_pb2.Duration:
 
 
 def describe(error: BaseException, request_id: str) -> Problem:
-    """What to answer for ``error``; anything that is not in the catalogue is INTERNAL."""
+    """Problem for ``error``; errors outside the catalogue are INTERNAL."""
     if isinstance(error, TimeoutError):
         error = DeadlineExceeded("the deadline passed before the work was done; allow more time or ask for less")
     elif isinstance(error, NotImplementedError):
         error = Unimplemented("this service does not offer that call")
-    reason = _foreign(error) or (error.reason if isinstance(error, EoforgeError) else "INTERNAL")
+    reason, words = _foreign(error) or (error.reason if isinstance(error, EoforgeError) else "INTERNAL", None)
     if reason not in CATALOGUE:
         reason = "INTERNAL"
     entry = CATALOGUE[reason]
-    message = str(error) if entry.fixed is None else f"{entry.fixed} (request id {request_id})"
+    message = _printable(words or str(error)) if entry.fixed is None else f"{entry.fixed} (request id {request_id})"
     return Problem(reason, entry, message, request_id, getattr(error, "retry_after", None))
 
 
-def _foreign(error: BaseException) -> str | None:
-    """The reason of an error of KServe's; by its name, because a service need not have loaded KServe."""
-    return next(
-        (_FOREIGN[n] for n in (f"{k.__module__}.{k.__name__}" for k in type(error).__mro__) if n in _FOREIGN), None
-    )
+def _foreign(error: BaseException) -> tuple[str, str | None] | None:
+    """Reason and words of an error of another package; by class name, because a service need not have loaded it."""
+    names = (f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__)
+    return next((_FOREIGN[name] for name in names if name in _FOREIGN), None)
+
+
+def _printable(message: str) -> str:
+    """A message of bounded length without control characters."""
+    shown = "".join(char if char.isprintable() else " " for char in message[:MAX_MESSAGE_CHARS])
+    return shown if len(message) <= MAX_MESSAGE_CHARS else f"{shown} ..."
 
 
 def report(problem: Problem, error: BaseException) -> None:
-    """Writes to the log what the answer keeps to itself."""
+    """Log line with what the answer does not say."""
     if problem.hides:
         log.error("failed", reason=problem.reason, request_id=problem.request_id, exc_info=error)
 

@@ -1,8 +1,8 @@
-"""Threads for blocking work, shared by callers: by what their calls cost, not by how many there are.
+"""Thread pool for blocking work with fair shares of callers, by cost and not by number of calls.
 
 Waiting calls start in the order of start-time fair queueing (Goyal, Vin and Cheng, 1996): each caller's calls are lined
-up by the cost of those before, so a caller with twelve dear calls does not hold one with a cheap call. A call cannot be
-stopped once it runs; therefore dear ones never occupy the last thread.
+up by the cost of those before, so twelve expensive calls of one caller do not delay a cheap call of another. A running
+call cannot be stopped; therefore expensive calls never occupy the last thread.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from services._runtime.auth import CALLER
 from services._runtime.errors import Overloaded
 
 Result = TypeVar("Result")
-DEAR_BYTES = 2 << 20
-"""Cost from which a call counts as dear; a patch with all bands has 304,000 bytes."""
-_LEAST_COST = 1 << 12
-_MOST_CALLERS = 1000
+EXPENSIVE_BYTES = 2 << 20
+"""Cost from which a call counts as expensive; a patch with all bands has 304,000 bytes."""
+_MIN_COST = 1 << 12
+_MAX_CALLERS = 1000
 _FIRST_GUESS_S = 0.05
 _MIN_RETRY_S = 0.05
 
 
 def caller_name() -> str:
-    """Who makes the call that is being answered, or nobody."""
+    """Name of the caller of the current call, or an empty text."""
     found = CALLER.get(None)
     return "" if found is None else found.name
 
@@ -38,7 +38,7 @@ def caller_name() -> str:
 class _Job:
     caller: str
     start: float
-    dear: bool
+    expensive: bool
     work: Callable[[], Any]
     future: asyncio.Future[Any]
 
@@ -56,12 +56,12 @@ class FairPool:
     """
 
     def __init__(self, workers: int, max_waiting: int, things: str, timeout: float | None = None) -> None:
-        # A thread more than workers: dear calls have one thread less than there are, however few those are.
-        self._dear_limit, self._limit = max(1, workers - 1), max(2, workers) if timeout is None else workers
+        # A thread more than workers: expensive calls leave one thread free, also if there are few.
+        self._expensive_limit, self._limit = max(1, workers - 1), max(2, workers) if timeout is None else workers
         self._pool = ThreadPoolExecutor(self._limit, thread_name_prefix=things)
         self._workers, self._max_waiting, self._things, self._timeout = workers, max_waiting, things, timeout
         self._waiting: list[_Job] = []
-        self._running = self._running_dear = 0
+        self._running = self._running_expensive = 0
         self._clock = 0.0
         self._finish: dict[str, float] = {}
         self._seconds = _FIRST_GUESS_S
@@ -84,10 +84,10 @@ class FairPool:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         box = [args]  # emptied by the work: what it was given must not outlive it where an error is kept
         del args
-        job = _Job(caller, start, cost >= DEAR_BYTES, lambda: context.run(function, *box.pop()), future)
+        job = _Job(caller, start, cost >= EXPENSIVE_BYTES, lambda: context.run(function, *box.pop()), future)
         if len(self._waiting) >= self._max_waiting and not self._can_start(job):
             self._make_room(caller)
-        self._finish[caller] = start + max(cost, _LEAST_COST)
+        self._finish[caller] = start + max(cost, _MIN_COST)
         self._waiting.append(job)
         self._start_next()
         try:
@@ -108,9 +108,11 @@ class FairPool:
         self._pool.shutdown(wait=self._timeout is None, cancel_futures=True)
 
     def _can_start(self, job: _Job) -> bool:
-        if job.dear and self._running_dear >= self._dear_limit:
+        if job.expensive and self._running_expensive >= self._expensive_limit:
             return False
-        return self._running < (self._workers if job.dear or self._running_dear < self._workers else self._limit)
+        return self._running < (
+            self._workers if job.expensive or self._running_expensive < self._workers else self._limit
+        )
 
     def _start_next(self) -> None:
         while ready := [job for job in self._waiting if self._can_start(job)]:
@@ -118,14 +120,14 @@ class FairPool:
             self._waiting.remove(job)
             self._clock = max(self._clock, job.start)
             self._running += 1
-            self._running_dear += job.dear
+            self._running_expensive += job.expensive
             started = time.monotonic()
             task = asyncio.get_running_loop().run_in_executor(self._pool, job.work)
             task.add_done_callback(lambda done, job=job, started=started: self._ended(done, job, started))  # type: ignore[misc]
 
     def _ended(self, done: asyncio.Future[Any], job: _Job, started: float) -> None:
         self._running -= 1
-        self._running_dear -= job.dear
+        self._running_expensive -= job.expensive
         self._seconds += 0.05 * (time.monotonic() - started - self._seconds)
         error = None if done.cancelled() else done.exception()
         if not job.future.done():
@@ -136,7 +138,7 @@ class FairPool:
             else:
                 job.future.set_result(done.result())
         del error, done, job
-        if len(self._finish) > _MOST_CALLERS or not (self._waiting or self._running):
+        if len(self._finish) > _MAX_CALLERS or not (self._waiting or self._running):
             self._finish = {caller: finish for caller, finish in self._finish.items() if finish > self._clock}
         self._start_next()
 
@@ -148,17 +150,17 @@ class FairPool:
         """
         wait = max(_MIN_RETRY_S, (len(self._waiting) + self._running) / self._workers * self._seconds)
         error = Overloaded(f"{len(self._waiting)} {self._things} are waiting; try again in {wait:.2f} s", wait)
-        last = greediest([job.caller for job in self._waiting], caller)
+        last = last_of_busiest([job.caller for job in self._waiting], caller)
         if last is None:
             raise error
         self._waiting.pop(last).future.set_exception(error)
 
 
-def greediest(callers: list[str], caller: str, count: int = 1) -> int | None:
-    """Position of the last item of who has most of them; None if ``caller`` would have as many by ``count`` more."""
+def last_of_busiest(callers: list[str], caller: str, count: int = 1) -> int | None:
+    """Position of the last item of the caller with most items; None if ``caller`` would have as many with its own."""
     if not callers:
         return None
-    most = max(set(callers), key=callers.count)
-    if callers.count(most) <= callers.count(caller) + count:
+    busiest = max(set(callers), key=callers.count)
+    if callers.count(busiest) <= callers.count(caller) + count:
         return None
-    return len(callers) - 1 - callers[::-1].index(most)
+    return len(callers) - 1 - callers[::-1].index(busiest)

@@ -1,7 +1,7 @@
-"""KServe's Open Inference Protocol V2 over gRPC and REST, loaded when it is first asked for if a service wants that.
+"""KServe's Open Inference Protocol V2 over gRPC and REST, loaded on first use if a service asks for that.
 
 KServe's package brings pandas, the Kubernetes client and some seconds of imports: 140 MB of memory that a service which
-answers other calls all day need not hold. What is loaded is in :mod:`services._runtime.kserve_plane`.
+answers other calls all day need not reservation. What is loaded is in :mod:`services._runtime.kserve_plane`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _METHODS = (
 
 
 class OpenInference:
-    """The protocol for the models of one service.
+    """Protocol for the models of one service.
 
     Args:
-        models: Makes them; called once, on a thread if that happens on demand.
-        reception: How messages are taken.
+        models: Maker of the models; called once, on a thread if that happens on demand.
+        reception: Reception of messages.
     """
 
     def __init__(self, models: Callable[[], Sequence[Model]], reception: Reception) -> None:

@@ -1,6 +1,6 @@
-"""What happens around every gRPC call: request id, trace, caller, quota, deadline, errors, metrics, access log.
+"""Interceptor of every gRPC call: request id, trace, caller, quota, deadline, errors, metrics, access log.
 
-In this order: the caller is identified by metadata and certificate, admitted, and given room for a message; only then
+Order: the caller is identified by metadata and certificate, admitted, and given room for a message; only then
 is the message taken from the transport, counted on the wire, and parsed.
 """
 
@@ -21,23 +21,22 @@ import structlog
 
 from eoforge.errors import EoforgeError, LimitExceeded, UsageError
 from services._runtime import wire
-from services._runtime.admission import HOLD, Admission, Budget, Hold
+from services._runtime.admission import RESERVATION, Admission, Budget, Quota, Reservation
 from services._runtime.auth import CALLER, Authenticator, Caller
 from services._runtime.errors import DeadlineExceeded, abort, describe, forget, report
 from services._runtime.fair import FairPool
-from services._runtime.quota import Quota
 from services._runtime.settings import RuntimeSettings
 from services._runtime.telemetry import IN_FLIGHT, REQUESTS, SECONDS, server_span
 from services._runtime.wire import COPIES, Limits
 
 OPEN_PREFIXES = ("/grpc.health.v1.Health/",)
-"""Served to anyone and not recorded: probes carry no token."""
+"""Methods without authentication and access log: probes carry no token."""
 OPEN_METHODS = frozenset({"/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"})
 OPEN_BYTES, OPEN_SECONDS = 1024, 5.0
 OPEN_CALLS, OPEN_CALLS_EACH = 64, 16
-"""Calls without identity at the same time, over all and from one address; a watch of health is one."""
+"""Limits on calls without authentication at the same time, over all and per address; a watch of health is one."""
 INLINE_BYTES = 4096
-"""Messages up to here are parsed at once: handing them to a thread would take longer."""
+"""Largest message that is parsed on the event loop: a thread would take longer."""
 PARSERS = 2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
@@ -56,15 +55,15 @@ class Trailer(NamedTuple):
 
 @dataclass(frozen=True)
 class Reception:
-    """How messages are taken: who may send how many and how large ones, and what reads them.
+    """Reception of messages: limits on number and size, and threads that parse.
 
     Attributes:
         budget: Bytes in flight.
         admission: Calls and streams at the same time.
         limits: Elements and depth of a message.
-        pool: Threads that parse what is large.
-        most: Largest message of the whole server, which gRPC refuses before it is received.
-        plain: Largest message of a method that ``sizes`` does not name.
+        pool: Threads that parse large messages.
+        max_bytes: Largest message of the whole server; gRPC refuses larger ones before they are received.
+        default_bytes: Largest message of a method that ``sizes`` does not name.
         sizes: Full method name -> largest message.
         seconds: Longest time for the message of a call to arrive.
         idle_seconds: Longest time between messages of a stream.
@@ -74,15 +73,15 @@ class Reception:
     admission: Admission
     limits: Limits
     pool: FairPool
-    most: int
-    plain: int
+    max_bytes: int
+    default_bytes: int
     sizes: Mapping[str, int]
     seconds: float
     idle_seconds: float
 
     @classmethod
     def of(cls, settings: RuntimeSettings, sizes: Mapping[str, int]) -> Reception:
-        """As the settings say."""
+        """Reception by the settings."""
         return cls(
             Budget(settings.max_inflight_bytes, settings.receive_seconds),
             Admission(settings.max_calls, settings.max_calls_per_caller, settings.max_streams_per_caller),
@@ -95,24 +94,24 @@ class Reception:
             settings.stream_idle_seconds,
         )
 
-    async def parse(self, method: str, raw: bytes, kind: Any, hold: Hold) -> Any:
-        """The message of bytes that arrived; bytes again if ``kind`` is None.
+    async def parse(self, method: str, raw: bytes, kind: Any, reservation: Reservation) -> Any:
+        """Parsed message; the bytes themselves if ``kind`` is None.
 
         Raises:
-            LimitExceeded: It is larger than messages of the method, or holds too much.
-            UsageError: It is no such message.
+            LimitExceeded: The message is too large or holds too many elements.
+            UsageError: The bytes are no message of this kind.
         """
-        most = min(self.most, self.sizes.get(method, self.plain))
-        if len(raw) > most:
-            raise LimitExceeded(f"a message of {method} may have {most} bytes; this one has {len(raw)}")
+        limit = min(self.max_bytes, self.sizes.get(method, self.default_bytes))
+        if len(raw) > limit:
+            raise LimitExceeded(f"a message of {method} may have {limit} bytes; this one has {len(raw)}")
         if kind is None:
-            hold.settle(COPIES * len(raw))
+            reservation.resize(COPIES * len(raw))
             return raw
         if len(raw) <= INLINE_BYTES:
             message, size = wire.parse(raw, kind, self.limits)
         else:
             message, size = await self.pool.run(wire.parse, raw, kind, self.limits, cost=len(raw))
-        hold.settle(size)
+        reservation.resize(size)
         return message
 
 
@@ -123,9 +122,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     first message where it is until the handler asks for it, which is after the caller is known.
 
     Args:
-        authenticator: Says who calls.
+        authenticator: Authentication of callers.
         quota: Counts per caller. A unary call beyond it fails; messages of a stream wait for their turn.
-        reception: How messages are taken.
+        reception: Reception of messages.
         max_call_seconds: Bound on unary calls, besides the client's own deadline.
         admit: Check of a caller, also while a call is open; raises for a caller that is not admitted.
     """
@@ -170,7 +169,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         kind = getattr(handler.request_deserializer, "__self__", None)
         serializer = _or_bytes(handler.response_serializer)
         if method.startswith(OPEN_PREFIXES) or method in OPEN_METHODS:
-            return _made(self._anyone(behaviour, kind), handler.response_streaming, serializer)
+            return _made(self._unauthenticated(behaviour, kind), handler.response_streaming, serializer)
         wrap = self._many if handler.response_streaming else self._one
         wrapped = wrap(behaviour, method, headers, kind, handler.request_streaming)
         return _made(wrapped, True, serializer)
@@ -200,8 +199,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
         return answer
 
-    def _anyone(self, behaviour: Any, kind: Any) -> Any:
-        """A call that needs no identity: strangers get few at a time from one address, and small ones."""
+    def _unauthenticated(self, behaviour: Any, kind: Any) -> Any:
+        """Handler without authentication: few calls at the same time from one address, with small messages."""
 
         async def answer(_: Any, context: Context[Any, Any]) -> Any:
             try:
@@ -221,31 +220,31 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self, method: str, kind: Any, caller: Caller, context: Context[Any, Any], streaming: bool
     ) -> Any:
         """The message of a call, or the messages one after the other."""
-        reception, hold = self._reception, HOLD.get()
+        reception, reservation = self._reception, RESERVATION.get()
         if streaming:
             return self._paced(method, kind, caller, context)
-        await hold.take(reception.most)
+        await reservation.take(reception.max_bytes)
         raw = await _read(context, reception.seconds)
         if raw is EOF:
             raise UsageError("expected one message; the call has none")
-        return await reception.parse(method, raw, kind, hold)
+        return await reception.parse(method, raw, kind, reservation)
 
     async def _paced(self, method: str, kind: Any, caller: Caller, context: Context[Any, Any]) -> AsyncIterator[Any]:
-        reception, hold = self._reception, HOLD.get()
+        reception, reservation = self._reception, RESERVATION.get()
 
         async def message() -> Any:
             raw = await _read(context, reception.idle_seconds)
             if raw is EOF:
                 return raw
             await self._quota.wait(caller.name)
-            await hold.take(COPIES * len(raw))
-            return await reception.parse(method, raw, kind, hold)
+            await reservation.take(COPIES * len(raw))
+            return await reception.parse(method, raw, kind, reservation)
 
         while (taken := await message()) is not EOF:
             box = [taken]
             del taken
             yield box.pop()  # nothing here keeps a message while its stream is worked on
-            hold.settle(0)
+            reservation.resize(0)
 
     @asynccontextmanager
     async def _call(
@@ -256,7 +255,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         span = server_span(method, {k: v for k, v in headers.items() if isinstance(v, str)})
         started, code, who = time.perf_counter(), "OK", ""
         IN_FLIGHT.inc()
-        hold, task = Hold(None, ""), asyncio.current_task()
+        reservation, task = Reservation(None, ""), asyncio.current_task()
         assert task is not None
         try:
             caller = self._authenticator.identify(headers.get("authorization"), _names(context), _address(context))
@@ -267,7 +266,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             self._quota.take(who)
             context.set_trailing_metadata((Trailer("x-request-id", request_id),))
             with self._reception.admission.enter(who, streams=streaming):
-                HOLD.set(hold := Hold(self._reception.budget, who))
+                RESERVATION.set(reservation := Reservation(self._reception.budget, who))
                 yield caller
         except GeneratorExit:
             code = "CANCELLED"
@@ -288,7 +287,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             self._callers.pop(task, None)
             self._refusals.pop(task, None)
             seconds = time.perf_counter() - started
-            hold.settle(0)
+            reservation.resize(0)
             IN_FLIGHT.dec()
             REQUESTS.labels(method, code).inc()
             SECONDS.labels(method).observe(seconds)

@@ -12,7 +12,7 @@ import grpc
 import structlog
 
 from eoforge.errors import LimitExceeded
-from services._runtime.admission import HOLD, Hold
+from services._runtime.admission import RESERVATION, Reservation
 from services._runtime.errors import describe, duration, forget, report
 from services._runtime.wire import COPIES
 
@@ -32,42 +32,42 @@ async def in_order(
     Requests and answers that wait to be read count in the caller's share of bytes in flight; a stream whose share is
     used up goes on when its reader has read.
 
-    Close it (``contextlib.aclosing``): whoever stops listening stops the work.
+    Close the generator (``contextlib.aclosing``): that stops the work.
     """
-    slots, parent = asyncio.Semaphore(window), HOLD.get()
-    running: asyncio.Queue[tuple[asyncio.Task[Answer], Hold] | None] = asyncio.Queue()
+    slots, parent = asyncio.Semaphore(window), RESERVATION.get()
+    running: asyncio.Queue[tuple[asyncio.Task[Answer], Reservation] | None] = asyncio.Queue()
 
-    async def run(request: Request, hold: Hold) -> Answer:
-        HOLD.set(hold)
-        await hold.take(COPIES * _size(request) + ANSWER_BYTES, patient=True)
+    async def run(request: Request, reservation: Reservation) -> Answer:
+        RESERVATION.set(reservation)
+        await reservation.take(COPIES * _size(request) + ANSWER_BYTES, unbounded=True)
         found = await answer(request)
-        hold.settle(COPIES * _size(found))
+        reservation.resize(COPIES * _size(found))
         return found
 
     async def read() -> None:
         async for request in requests:
             await slots.acquire()
-            hold = parent.child()
-            running.put_nowait((asyncio.create_task(run(request, hold)), hold))
+            reservation = parent.child()
+            running.put_nowait((asyncio.create_task(run(request, reservation)), reservation))
 
     reader = asyncio.create_task(read())
     reader.add_done_callback(lambda _: running.put_nowait(None))
-    hold = parent.child()
+    reservation = parent.child()
     try:
         while (taken := await running.get()) is not None:
-            task, hold = taken
+            task, reservation = taken
             yield await task
             del taken, task
-            hold.settle(0)
+            reservation.resize(0)
             slots.release()
         await reader  # raises what ended the reading, if anything did
     finally:
-        hold.settle(0)
+        reservation.resize(0)
         reader.cancel()
         while not running.empty():
             if (taken := running.get_nowait()) is not None:
                 taken[0].cancel()
-                taken[0].add_done_callback(lambda _, left=taken[1]: left.settle(0))  # type: ignore[misc]
+                taken[0].add_done_callback(lambda _, left=taken[1]: left.resize(0))  # type: ignore[misc]
 
 
 def _size(message: Any) -> int:

@@ -1,4 +1,4 @@
-"""The REST side: KServe's Open Inference Protocol V2 and ``/metrics``, under the same rules as gRPC.
+"""REST server: KServe's Open Inference Protocol V2 and ``/metrics``, under the same rules as gRPC.
 
 KServe's own ``ModelServer`` binds REST on every address, lets any caller unload the model and knows no authentication,
 so its data plane and V2 endpoints are mounted on an application of ours instead.
@@ -27,8 +27,8 @@ log = structlog.get_logger("access")
 
 
 def application() -> FastAPI:
-    """The application, without KServe's endpoints; :class:`services._runtime.rest_guard.Guard` stands before it."""
-    app = FastAPI(title="eoforge", docs_url=None, redoc_url=None, openapi_url=None)
+    """Application without KServe's endpoints, behind :class:`services._runtime.rest_guard.Guard`."""
+    app = FastAPI(title="eoforge", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
 
     @app.get("/metrics")
     async def metrics() -> Response:

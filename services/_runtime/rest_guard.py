@@ -1,46 +1,49 @@
-"""What happens around every REST request: who calls, how often and how many, and only then its body."""
+"""Guard of every REST request: caller, quota and limits come before the body."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import structlog
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eoforge.errors import LimitExceeded, UsageError
-from services._runtime.admission import HOLD, Hold
+from eoforge.errors import LimitExceeded, NotFound, UsageError
+from services._runtime.admission import RESERVATION, Quota, Reservation
 from services._runtime.auth import CALLER, Authenticator
 from services._runtime.errors import DOMAIN, DeadlineExceeded, Problem, Unimplemented, describe, forget, report
 from services._runtime.inference import OpenInference
 from services._runtime.interceptor import Reception, request_id_of
-from services._runtime.quota import Quota
 from services._runtime.settings import RuntimeSettings
 from services._runtime.telemetry import REQUESTS, SECONDS
 from services._runtime.wire import COPIES
 
 OPEN_PATHS = frozenset({"/metrics", "/v2/health/live", "/v2/health/ready"})
 CERTIFICATE_CALLER = ("rest-client-certificate",)
-"""Uvicorn verifies client certificates but does not say whose they are: over REST they share one quota."""
+"""Name of all callers with certificates: Uvicorn verifies certificates but does not pass on whose they are."""
 
 log = structlog.get_logger("access")
 
 
 class Guard:
-    """Stands before the application, as plain ASGI: a body is read only after its sender is known and has room for it.
+    """ASGI middleware in front of the application: a body is read after authentication and admission.
 
     Args:
         app: The application; errors that it raises are answered here.
         settings: Limits.
         inference: KServe's endpoints; mounted when one of them is asked for, if not before.
-        authenticator: Says who calls.
+        authenticator: Authentication of callers.
         quota: Counts per caller, together with gRPC.
         reception: Bounds calls and bytes, together with gRPC.
-        draining: Whether the service is on its way out, which readiness reports.
+        draining: Whether the service is draining; readiness reports it.
     """
 
     def __init__(
@@ -53,7 +56,9 @@ class Guard:
         reception: Reception,
         draining: Callable[[], bool],
     ) -> None:
-        app.add_exception_handler(Exception, _described)
+        for kind in (Exception, RequestValidationError):
+            app.add_exception_handler(kind, _described)
+        app.add_exception_handler(HTTPException, _refused)
         self._app, self._settings, self._inference = app, settings, inference
         self._authenticator, self._quota, self._reception, self._draining = authenticator, quota, reception, draining
 
@@ -75,11 +80,11 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
-        hold = Hold(None, "")
+        reservation = Reservation(None, "")
         try:
             if scope["path"] in OPEN_PATHS:
-                gone = scope["path"] == "/v2/health/ready" and self._draining()
-                app: ASGIApp = JSONResponse({"ready": False}, status_code=503) if gone else self._app
+                draining = scope["path"] == "/v2/health/ready" and self._draining()
+                app: ASGIApp = JSONResponse({"ready": False}, status_code=503) if draining else self._app
                 await app(scope, receive, answer)
                 return
             address = request.client.host if request.client else "unknown"
@@ -88,10 +93,10 @@ class Guard:
             CALLER.set(caller)
             self._quota.take(caller.name)
             with self._reception.admission.enter(caller.name):
-                HOLD.set(hold := Hold(self._reception.budget, caller.name))
+                RESERVATION.set(reservation := Reservation(self._reception.budget, caller.name))
                 if scope["path"].startswith("/v2/repository"):
                     raise Unimplemented("this service loads its model itself; it cannot be loaded or unloaded")
-                body = await self._body(request, receive, hold)
+                body = await self._body(request, receive, reservation)
                 await self._inference.mount(self._app)
                 await self._app(scope, _once(body, receive), answer)
         except Exception as error:
@@ -101,22 +106,22 @@ class Guard:
             if not begun:  # or the application's error handler answered
                 await problem_response(problem)(scope, receive, answer)
         finally:
-            hold.settle(0)
+            reservation.resize(0)
             if scope["path"] not in OPEN_PATHS:
                 self._record(scope, status, time.perf_counter() - started)
 
-    async def _body(self, request: Request, receive: Receive, hold: Hold) -> list[bytes]:
+    async def _body(self, request: Request, receive: Receive, reservation: Reservation) -> list[bytes]:
         """The body, after its declared length, which is therefore required, was found to be allowed and has room."""
         if request.method not in ("POST", "PUT", "PATCH"):
             return [b""]
         length = request.headers.get("content-length", "")
-        if not length.isdecimal():
+        if not re.fullmatch("[0-9]{1,12}", length):
             raise UsageError("a request with a body needs a Content-Length header")
         if int(length) > self._settings.max_message_bytes:
             raise LimitExceeded(f"a body may have {self._settings.max_message_bytes} bytes; this one has {length}")
         if request.headers.get("content-encoding", "identity") != "identity":
             raise UsageError("a body must come without Content-Encoding; binary tensors are as small")
-        await hold.take(COPIES * int(length))
+        await reservation.take(COPIES * int(length))
         parts = []
         try:
             async with asyncio.timeout(self._settings.receive_seconds):
@@ -144,6 +149,16 @@ async def _described(_: Request, error: Exception) -> JSONResponse:
     return problem_response(describe(error, structlog.contextvars.get_contextvars().get("request_id", "")))
 
 
+async def _refused(request: Request, error: HTTPException) -> JSONResponse:
+    """Answer for a path or method without a route."""
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return await _described(request, NotFound("there is no such path; GET /v2/models lists the models"))
+    answer = await _described(request, UsageError("the path takes other methods, or the request has another form"))
+    answer.status_code = error.status_code
+    answer.headers.update(error.headers or {})
+    return answer
+
+
 def problem_response(problem: Problem) -> JSONResponse:
     """A problem as JSON with the status of the catalogue."""
     headers = {} if problem.retry_after is None else {"Retry-After": str(max(1, round(problem.retry_after)))}
@@ -157,7 +172,7 @@ def problem_response(problem: Problem) -> JSONResponse:
 
 
 def _once(body: list[bytes], receive: Receive) -> Receive:
-    """The body as one message; the list is emptied, so that nobody keeps it."""
+    """The body as one message; the list is emptied, so that no reference to it remains."""
 
     async def read() -> Message:
         if body:

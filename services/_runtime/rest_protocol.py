@@ -1,4 +1,4 @@
-"""Connections of REST: how many there may be, and how long a request's head may take to arrive."""
+"""Limits on connections of REST: their number, and the time for the head of a request."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ SMALL_BODY = 1 << 20
 LINGER_SECONDS = 1.0
 
 
-def bounded_protocol(most: int, seconds: float) -> type[H11Protocol]:
+def bounded_protocol(limit: int, seconds: float) -> type[H11Protocol]:
     """Uvicorn's protocol with a bound on connections and on the time until each one's first request has arrived.
 
-    h11 also bounds the size of a head, and stops reading a body that nobody asks for. Idle connections are closed by
-    Uvicorn's own keep-alive time-out, which begins with the first answer.
+    h11 also bounds the size of a head, and stops reading a body that the application does not read. Uvicorn's own
+    keep-alive time-out, which begins with the first answer, closes idle connections.
 
     Args:
-        most: Connections at the same time.
-        seconds: Until the head of the request.
+        limit: Connections at the same time.
+        seconds: Time for the head of a request.
     """
     open_ones: set[Bounded] = set()
 
@@ -31,7 +31,7 @@ def bounded_protocol(most: int, seconds: float) -> type[H11Protocol]:
             """Takes a connection, or closes it if there are too many."""
             super().connection_made(transport)
             open_ones.add(self)
-            if len(open_ones) > most:
+            if len(open_ones) > limit:
                 transport.abort()
                 return
             self._wait()

@@ -18,11 +18,11 @@ from grpc_reflection.v1alpha import reflection
 from eoforge.errors import UsageError
 from eoforge.storage.memory import bound_arenas, return_large_blocks
 from services._runtime import rest
+from services._runtime.admission import Quota
 from services._runtime.auth import Authenticator, Caller
 from services._runtime.files import ReloadedFiles, TlsFiles, tls_files
 from services._runtime.inference import OpenInference
 from services._runtime.interceptor import CallInterceptor, Reception
-from services._runtime.quota import Quota
 from services._runtime.rest_guard import Guard
 from services._runtime.settings import RuntimeSettings
 from services._runtime.wire import OIP_SERVICE
@@ -35,7 +35,7 @@ MIGRATION_THREADS = 4
 LOOKAHEAD_BYTES = 256 << 10
 """What a stream may send before it is read; the rest of a message follows as soon as somebody reads it."""
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 20_000
-"""A caller that was cut off without a word counts as gone after these: gRPC's own two hours would keep its streams."""
+"""Keepalive, which detects lost connections; with gRPC's two hours their streams would stay open."""
 CONNECTION_IDLE_MS = 600_000
 """A connection without calls is closed after this; clients connect anew when they need it."""
 MAX_PROBES = 64
@@ -54,12 +54,12 @@ log = structlog.get_logger("server")
 
 @dataclass
 class Service:
-    """What a service brings.
+    """Parts of one service.
 
     Attributes:
-        name: Full name of its typed gRPC service.
-        register: Adds its servicer to a gRPC server.
-        models: Makes its OIP V2 models.
+        name: Full name of the typed gRPC service.
+        register: Function that adds the servicer to a gRPC server.
+        models: Maker of the OIP V2 models.
         further: Full names of its other typed services.
         sizes: Full method name -> largest message, of methods that take more than ``max_plain_bytes``.
         reports: Whether it says by itself, with :meth:`Server.report`, when its typed services are answered here.
@@ -185,20 +185,20 @@ class Server:
             self._admission = asyncio.create_task(_readmit(calls))
         log.info("serving", host=settings.host, port=self.port, rest_port=self.rest_port, tls=settings.tls)
         if settings.insecure:
-            log.warning("EOFORGE_INSECURE is set: the network must keep strangers and eavesdroppers out")
+            log.warning("EOFORGE_INSECURE is set: the network must restrict access and protect traffic")
 
     async def report(self, answered: bool) -> None:
-        """Tells health checks that ask for a typed service whether it is answered here; the process is healthy anyway.
+        """Sets the health of the typed services; the health of the process does not change.
 
         Args:
-            answered: Whether.
+            answered: Whether the typed services are answered here.
         """
         status = health_pb2.HealthCheckResponse.SERVING if answered else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in (self.service.name, *self.service.further):
             await self._health.set(name, status)
 
     async def stop(self) -> None:
-        """Ends without failing a call: says so, waits until callers have noticed, lets running calls finish."""
+        """Graceful end: reports NOT_SERVING, waits until callers have noticed, then waits for running calls."""
         if self._draining:
             return
         self._draining = True

@@ -115,11 +115,11 @@ class RuntimeSettings(BaseSettings):
             raise UsageError("EOFORGE_TOKEN_KEY_FILE needs EOFORGE_TOKEN_AUDIENCE and EOFORGE_TOKEN_ISSUER too")
         missing = [
             what
-            for there, what in (
+            for present, what in (
                 (self.tls, "TLS (EOFORGE_TLS_CERT_FILE, EOFORGE_TLS_KEY_FILE)"),
                 (self.authenticates, "authentication (EOFORGE_TOKEN_KEY_FILE or EOFORGE_TLS_CLIENT_CA_FILE)"),
             )
-            if not there
+            if not present
         ]
         if missing and not self.insecure and not is_loopback(self.host):
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Protobuf and JSON of strangers, counted in one pass over their bytes before anything is built from them.
+"""Limits on foreign protobuf and JSON, checked in one pass over the bytes before anything is built.
 
 A parsed message can take a hundred times its bytes: an empty repeated message has two on the wire. So elements and
 depth are counted first, with an end at the limit; the message's type says which bytes are text and which are messages.
@@ -18,7 +18,7 @@ from eoforge.errors import LimitExceeded, UsageError
 
 OIP_SERVICE = "inference.GRPCInferenceService"
 BYTES_PER_ELEMENT = 256
-"""What one element costs at most when it is parsed: measured on empty repeated messages and on short strings."""
+"""Upper bound of the memory of a parsed element; measured on empty repeated messages and short strings."""
 COPIES = 2
 """Bytes of a message that is being answered: as it came, and parsed."""
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
@@ -47,7 +47,7 @@ def parse(raw: bytes, kind: Any, limits: Limits) -> tuple[Any, int]:
     Args:
         raw: As it came.
         kind: Its class.
-        limits: What it may hold.
+        limits: What it may reservation.
 
     Raises:
         LimitExceeded: It holds more elements, or is deeper.
@@ -68,7 +68,7 @@ def count_elements(raw: bytes, descriptor: Descriptor, limits: Limits) -> int:
         LimitExceeded: There are more than ``limits.elements``, or parts lie deeper than ``limits.depth``.
         UsageError: The bytes are no protobuf.
     """
-    found, most = 0, limits.elements
+    found, limit = 0, limits.elements
     open_parts = [(0, len(raw), _fields(descriptor), 1)]
     while open_parts:
         at, end, fields, depth = open_parts.pop()
@@ -76,7 +76,7 @@ def count_elements(raw: bytes, descriptor: Descriptor, limits: Limits) -> int:
             raise LimitExceeded(f"a message may be {limits.depth} parts deep; this one is deeper")
         while at < end:
             found += 1
-            if found > most:
+            if found > limit:
                 raise _too_many(limits)
             tag = raw[at]
             if tag < 0x80:  # the usual case, without a call: this loop is what a hostile message costs

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services._runtime.process import main
 from services.compression.settings import CompressionSettings
+from services.process import main
 
 if __name__ == "__main__":
     main(CompressionSettings, "services.compression.server")

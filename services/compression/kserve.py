@@ -18,7 +18,7 @@ from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import Raster
 from eoforge.data.bands import GROUPS, MODALITIES, BandGroup
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
-from services._runtime.oip import DATATYPES, input_array, response
+from services._runtime.oip import DATATYPES, input_array, input_number, response
 from services.compression.settings import CompressionSettings
 from services.compression.work import Work
 
@@ -99,16 +99,14 @@ class CompressModel(PatchModel):
         return response(self.name, payload, outputs)
 
     def _rate(self, payload: InferRequest) -> Rate:
-        given = {
-            name: float(input_array(payload, name, "FP32", (), 1)[0])
-            for name in ("quality", "max_error")
-            if payload.get_input_by_name(name) is not None
-        }
-        if "max_error" in given:
-            error = given.pop("max_error")
-            bound = MaxError(s1=error) if self._modality == "s1" else MaxError(s2=int(error))
-            return Rate(quality=given.get("quality"), max_error=bound)
-        return Rate(quality=given.get("quality"))
+        quality, error = (input_number(payload, name, "FP32") for name in ("quality", "max_error"))
+        if error is None:
+            return Rate(quality=quality)
+        if self._modality == "s1":
+            return Rate(quality=quality, max_error=MaxError(s1=error))
+        if error != int(error):
+            raise UsageError("max_error of optical bands must be a whole number")
+        return Rate(quality=quality, max_error=MaxError(s2=int(error)))
 
 
 class DecompressModel(PatchModel):

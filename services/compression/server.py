@@ -7,13 +7,13 @@ import grpc
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.api.compression.v1 import compression_pb2_grpc
 from eoforge.data.bands import MODALITIES
-from services._runtime.process import serve
 from services._runtime.server import Server, Service
 from services.compression.kserve import CompressModel, DecompressModel, HashModel
 from services.compression.servicer import CompressionServicer
 from services.compression.settings import CompressionSettings
 from services.compression.state import Codecs, load
 from services.compression.work import Work
+from services.process import serve
 
 SERVICE = pb.DESCRIPTOR.services_by_name["CompressionService"].full_name
 

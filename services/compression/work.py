@@ -11,9 +11,9 @@ from eoforge.codec.coder import Coder, Codes, Rate
 from eoforge.codec.container import Header, Kind, inspect
 from eoforge.codec.raster import Raster
 from eoforge.errors import EoforgeError, LimitExceeded
-from services._runtime.admission import HOLD
+from services._runtime.admission import RESERVATION
 from services._runtime.batching import Batcher, BatchMetrics
-from services._runtime.fair import DEAR_BYTES, FairPool
+from services._runtime.fair import EXPENSIVE_BYTES, FairPool
 from services.compression.rasters import raster_message, raster_of
 from services.compression.settings import CompressionSettings
 
@@ -71,7 +71,7 @@ class Work:
         if not rate.learned:
             return await self._pool.run(self.coder.compress, rasters, rate, cost=sum(map(_bytes, rasters)))
         codec = self.coder.named(name)  # an unknown name is refused before it takes a place in the queue
-        if any(_bytes(raster) >= DEAR_BYTES for raster in rasters):  # fills a call by itself, and the batcher for long
+        if any(_bytes(raster) >= EXPENSIVE_BYTES for raster in rasters):  # fills a batch by itself
             return await self._pool.run(self.coder.compress, rasters, rate, name, cost=sum(map(_bytes, rasters)))
         key = ("compress", codec.bundle_id, rate, name)
         return await self._batcher.submit([(key, raster) for raster in rasters], deadline)
@@ -87,8 +87,8 @@ class Work:
         for header in headers:
             self._check_output(header)
         size = sum(header.raw_bytes for header in headers)
-        await HOLD.get().take(ANSWER_COPIES * size)
-        if all(self.coder.reader(header) is None for header in headers) or size >= DEAR_BYTES * len(headers):
+        await RESERVATION.get().take(ANSWER_COPIES * size)
+        if all(self.coder.reader(header) is None for header in headers) or size >= EXPENSIVE_BYTES * len(headers):
             return await self._pool.run(self.coder.decompress, streams, cost=size)
         items = [(("decompress", header.bundle), stream) for header, stream in zip(headers, streams, strict=True)]
         return await self._batcher.submit(items, deadline)
@@ -102,7 +102,7 @@ class Work:
         """
         headers = [self.header(stream) for stream in streams]
         size = sum(header.raw_bytes for header in headers)
-        if size >= DEAR_BYTES * len(headers):
+        if size >= EXPENSIVE_BYTES * len(headers):
             return await self._pool.run(lambda: [self.coder.codes(stream) for stream in streams], cost=size)
         items = [(("codes", header.bundle), stream) for header, stream in zip(headers, streams, strict=True)]
         return await self._batcher.submit(items, deadline)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import structlog
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import EoforgeError, LeaseLost, StoreError
+from eoforge.errors import DamagedObject, EoforgeError, LeaseLost, StoreError
 from eoforge.federated.result import plain
 from eoforge.federated.run.journal import Journal
 from eoforge.federated.run.rounds import steps
@@ -128,6 +128,10 @@ class RunActor:
         if not self._stopped:
             task = asyncio.get_running_loop().create_task(self._advance())
             task.add_done_callback(_report)
+
+    async def fail(self, error: Exception) -> None:
+        """Ends the run, whose files cannot be read, as failed."""
+        await self._handle(error)
 
     def stop(self) -> None:
         """Ends all activity without a change of the run, which another coordinator may take."""
@@ -269,7 +273,7 @@ class RunActor:
             self._schedule_advance_in(RETRY_SECONDS)
             return False
         reason = str(error)
-        if not isinstance(error, EoforgeError):
+        if not isinstance(error, EoforgeError) or isinstance(error, DamagedObject):
             log.error("a run failed", run=self.run.run_id, exc_info=error)
             reason = "the coordinator failed; see its log"
         try:

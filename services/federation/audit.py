@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import math
 import secrets
-from collections import deque
+import time
+from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -14,6 +16,7 @@ import structlog
 from eoforge.errors import EoforgeError
 from eoforge.storage.objects import ObjectStore
 
+REPEAT_SECONDS = 3600.0
 MAX_WAITING = 10_000
 """Limit of entries that wait for an unreachable store."""
 
@@ -38,18 +41,40 @@ class Audit:
         self._pool = ThreadPoolExecutor(1, "audit")  # one thread: entries have an order
         self._waiting: deque[dict[str, str]] = deque()
         self._number, self._previous = 0, ""
+        self._recent: OrderedDict[tuple[str, str, str, str], float] = OrderedDict()
         self._follows: str | None = None
 
-    def note(self, actor: str, action: str, subject: str, outcome: str = "done") -> None:
-        """Adds an entry, and logs it; while the store is down the entry waits."""
+    def note(self, actor: str, action: str, subject: str, outcome: str = "done", *, seldom: bool = False) -> None:
+        """Adds an entry, and logs it; while the store is down the entry waits.
+
+        Args:
+            actor: Who did it.
+            action: What was done.
+            subject: Run or silo that it was done to.
+            outcome: ``done`` or ``denied``.
+            seldom: Store it only if an equal entry is older than an hour: for actions that a caller can repeat without
+                an effect, which must not fill the store. The log has each of them.
+        """
         now = dt.datetime.now(dt.UTC).isoformat()
         entry = {"at": now, "actor": actor, "action": action, "subject": subject, "outcome": outcome}
         log.info("audit", **entry)
+        if seldom and not self._is_new((actor, action, subject, outcome)):
+            return
         if len(self._waiting) >= MAX_WAITING:
             log.error("audit entry only in this log: too many entries wait for the store", entries=MAX_WAITING)
             return
         self._waiting.append(entry)
         self._pool.submit(self._write)
+
+    def _is_new(self, entry: tuple[str, str, str, str]) -> bool:
+        now = time.monotonic()
+        if now - self._recent.get(entry, -math.inf) < REPEAT_SECONDS:
+            return False
+        self._recent[entry] = now
+        self._recent.move_to_end(entry)
+        while len(self._recent) > MAX_WAITING:
+            self._recent.popitem(last=False)
+        return True
 
     def close(self) -> None:
         """Writes the waiting entries."""

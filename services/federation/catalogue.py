@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection
 
-import structlog
-from google.protobuf import json_format
-
-from eoforge.errors import EoforgeError, NotFound
+from eoforge.errors import DamagedObject, LimitExceeded, NotFound
 from eoforge.federated.run.journal import Journal
+from eoforge.federated.run.spec import RUN_ID
 from eoforge.storage.objects import ObjectStore
+from services.federation.quarantine import Quarantine
 
-log = structlog.get_logger("coordinator")
+_ENTRY = re.compile(rf"index/[0-9]+\.({RUN_ID.pattern})")
 
 
 class Catalogue:
@@ -23,7 +23,7 @@ class Catalogue:
     """
 
     def __init__(self, store: ObjectStore) -> None:
-        self._store = store
+        self._store, self.quarantine = store, Quarantine(store)
 
     def add(self, run_id: str) -> None:
         """Adds the name of a run before its journal begins: a run without a name would never be found."""
@@ -31,8 +31,8 @@ class Catalogue:
 
     def names(self) -> list[str]:
         """Names of all runs, newest first."""
-        names = (key.split(".", 1)[1] for key in reversed(list(self._store.list("index"))))
-        return list(dict.fromkeys(names))
+        matches = (_ENTRY.fullmatch(key) for key in reversed(list(self._store.list("index"))))
+        return list(dict.fromkeys(match[1] for match in matches if match))
 
     def close(self, run_id: str) -> None:
         """Marks a run that has ended and is cleaned up."""
@@ -44,18 +44,18 @@ class Catalogue:
         An ended run is among them until it is closed: its coordinator may have died before it deleted the secret and
         the updates of the run.
         """
-        closed = {key.removeprefix("ended/") for key in self._store.list("ended")}
+        left_out = {key.removeprefix("ended/") for key in self._store.list("ended")} | self.quarantine.runs()
         found = []
         for run_id in self.names():
-            if run_id in known or run_id in closed:
+            if run_id in known or run_id in left_out:
                 continue
             journal = Journal(self._store, run_id)
             try:
                 journal.load()
             except NotFound:
                 continue  # a run whose creation was interrupted
-            except (EoforgeError, json_format.ParseError):
-                log.exception("a run's journal cannot be read; the others go on", run=run_id)
+            except (DamagedObject, LimitExceeded) as error:
+                self.quarantine.add_run(run_id, error)
                 continue
             found.append(journal)
         return found

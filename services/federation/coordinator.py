@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import ConflictError, EoforgeError, LeaseLost, LimitExceeded, NotFound
+from eoforge.errors import ConflictError, DamagedObject, EoforgeError, LeaseLost, LimitExceeded, NotFound, StoreError
 from eoforge.federated.run.journal import Journal, encoded
 from eoforge.federated.run.leader import Leadership
 from eoforge.federated.run.spec import RUN_ID
@@ -116,6 +116,8 @@ class Coordinator:
             return _require_same(await self.in_thread(Journal(self.store, run_id).load), spec, creator)
         except NotFound:
             pass  # the name is free: the run is created below
+        except DamagedObject as error:
+            raise ConflictError(f"a damaged run is called {run_id}; choose another run_id") from error
         journal, files = Journal(self.store, run_id), RunFiles(self.store, run_id, self.compute)
         created = pb.RunEvent(created=pb.Created(run_id=run_id, spec=spec, model=model))
         encoded(created)  # an event that cannot be stored must leave nothing behind
@@ -171,8 +173,8 @@ class Coordinator:
 
     # Silos
 
-    async def register(self, silo: pb.Silo) -> None:
-        """Registers a silo.
+    async def register(self, silo: pb.Silo) -> bool:
+        """Registers a silo; whether that changes what was known of it.
 
         Raises:
             LeaseLost: Another coordinator leads.
@@ -180,18 +182,25 @@ class Coordinator:
         """
         self.require_lead()
         self.silos.check_room(silo.silo_id)
+        if self.silos.knows(silo):
+            self.silos.record_heartbeat(silo.silo_id)
+            return False
         await self.in_thread(self.silos.save, silo)
         self.silos.add(silo)
+        return True
 
-    async def unregister(self, silo_id: str) -> None:
-        """Removes a silo that left.
+    async def unregister(self, silo_id: str) -> bool:
+        """Removes a silo that left; whether it was registered.
 
         Raises:
             LeaseLost: Another coordinator leads.
         """
         self.require_lead()
+        if silo_id not in self.silos.known:
+            return False
         await self.in_thread(self.silos.delete, silo_id)
         self.silos.discard(silo_id)
+        return True
 
     # The lead
 
@@ -250,6 +259,10 @@ class Coordinator:
                 await self._start_actor(journal)
             except LeaseLost:
                 continue  # another coordinator was faster
+            except StoreError:
+                raise
+            except Exception as error:  # what the journal says cannot be acted on, such as an unknown strategy
+                await self.in_thread(self.catalogue.quarantine.add_run, journal.run_id, error)
 
     async def _start_actor(self, journal: Journal) -> None:
         await self.in_thread(journal.take, self.instance)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import NotFound, UsageError
+from eoforge.errors import LimitExceeded, NotFound, UsageError
 from eoforge.federated.privacy import policy as privacy
 from eoforge.federated.result import plain
 from eoforge.federated.run.numbers import check_storable
 from eoforge.federated.run.rounds import opening
+from eoforge.federated.run.spec import MAX_ROUNDS
 from eoforge.federated.store.chunk_store import ChunkStore, StoredFile
 from eoforge.federated.strategies.registry import make_strategy
 from eoforge.federated.strategy import MODEL, SiloInfo, name_of, wire_bytes
@@ -23,6 +24,7 @@ def estimate(coordinator: Coordinator, request: pb.EstimateRunRequest) -> pb.Est
     """Cost of a run; blocks.
 
     Raises:
+        LimitExceeded: The run is larger than runs of this service.
         UsageError: The strategy is unknown, no silo is eligible, the model has no size, or a number is out of range.
     """
     spec = request.spec
@@ -32,6 +34,14 @@ def estimate(coordinator: Coordinator, request: pb.EstimateRunRequest) -> pb.Est
             "bandwidth and train_seconds must be 0 or more; "
             f"got {request.bandwidth:g} bytes a second and {request.train_seconds:g} s"
         )
+    limits = coordinator.settings
+    for value, limit, what in (
+        (request.silos, limits.max_silos, "silos"),
+        (spec.initial_model.length, limits.max_model_bytes, "bytes of the initial model"),
+        (spec.policy.rounds, MAX_ROUNDS, "rounds"),
+    ):
+        if value > limit:
+            raise LimitExceeded(f"an estimate is for at most {limit} {what}; got {value}")
     strategy = make_strategy(spec.strategy, plain(spec.strategy_options))
     model = _model(coordinator.models, spec.initial_model)
     silos = _silos(coordinator, request)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from kserve import InferOutput, InferRequest, InferResponse, Model
+from kserve import InferRequest, InferResponse, Model
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import LimitExceeded, UsageError
 from services._runtime.errors import PermissionDenied
+from services._runtime.oip import input_texts, response
 from services.federation.coordinator import Coordinator
 from services.federation.identity import Identities, may_control
 
@@ -47,12 +47,7 @@ class RunsModel(Model):
             PermissionDenied: A run belongs to others, or the caller is no operator.
             Unauthenticated: The caller's certificate was revoked.
         """
-        given = next((tensor for tensor in payload.inputs if tensor.name == "run_id"), None)
-        if given is None:
-            raise UsageError("expected one input, run_id (BYTES)")
-        names = [n.decode() if isinstance(n, bytes) else str(n) for n in np.asarray(given.as_numpy()).reshape(-1)]
-        if len(names) > MAX_RUNS:
-            raise LimitExceeded(f"a request may name {MAX_RUNS} runs; got {len(names)}")
+        names = input_texts(payload, "run_id", MAX_RUNS)
         operator = self._identities.operator()
         runs = [await self._coordinator.read(name) for name in names]
         if not all(may_control(operator, run) for run in runs):
@@ -63,9 +58,4 @@ class RunsModel(Model):
             "rounds": np.array([r.spec.policy.rounds for r in runs], dtype=np.int64),
             "bundle_uri": np.array([r.bundle_uri for r in runs], dtype=object),
         }
-        outputs = []
-        for declared in self.get_output_types():
-            output = InferOutput(declared["name"], [len(runs)], declared["datatype"])
-            output.set_data_from_numpy(columns[declared["name"]], binary_data=False)
-            outputs.append(output)
-        return InferResponse(payload.id, NAME, outputs)
+        return response(NAME, payload, columns)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
-import structlog
 from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import LimitExceeded, NotFound
+from eoforge.errors import DamagedObject, LimitExceeded, NotFound
 from eoforge.federated.run.rounds import opening
+from eoforge.federated.store.messages import from_json
 from eoforge.storage.objects import ObjectStore
 from services._runtime.errors import Overloaded
+from services.federation.quarantine import Quarantine
 from services.federation.telemetry import CONNECTED
 
 SILENT_HEARTBEATS = 4
@@ -21,8 +23,13 @@ MAX_STREAMS = 4
 """Task streams of one silo: one in use, and lost ones that the server has not detected yet."""
 RETRY_SECONDS = 1.0
 MAX_ACTIVITY = 200
-
-log = structlog.get_logger("coordinator")
+_OBSERVED: tuple[Literal["connected", "last_seen", "activity", "progress"], ...] = (
+    "connected",
+    "last_seen",
+    "activity",
+    "progress",
+)
+"""Fields of a silo that it did not register."""
 
 
 class Registry:
@@ -41,18 +48,23 @@ class Registry:
     def __init__(self, store: ObjectStore, heartbeat_seconds: float, limit: int, changed: Callable[[], None]) -> None:
         self._store, self._silence, self._limit = store, SILENT_HEARTBEATS * heartbeat_seconds, limit
         self._changed = changed
+        self._quarantine = Quarantine(store)
         self.known: dict[str, pb.Silo] = {}
         self._streams: dict[str, int] = {}
         self._last_heartbeat: dict[str, float] = {}
 
     def load(self) -> dict[str, pb.Silo]:
-        """Registrations on the store, without unreadable ones, whose silos register again; blocks."""
+        """Registrations on the store; damaged ones are set aside, and their silos register again; blocks."""
         found: dict[str, pb.Silo] = {}
         for key in list(self._store.list("silos")):
             try:
-                silo = json_format.Parse(self._store.get(key), pb.Silo())
-            except (NotFound, json_format.ParseError) as error:
-                log.warning("a silo's registration cannot be read", key=key, error=str(error))
+                silo = from_json(self._store.get(key), pb.Silo(), key)
+                if key != _key(silo.silo_id):
+                    raise DamagedObject(f"{key} is the registration of {silo.silo_id!r:.80}")
+            except NotFound:
+                continue
+            except DamagedObject as error:
+                self._quarantine.move(key, error)
                 continue
             found[silo.silo_id] = silo
         return found
@@ -66,14 +78,25 @@ class Registry:
         if silo_id not in self.known and len(self.known) >= self._limit:
             raise LimitExceeded(f"the limit of {self._limit} registered silos is reached")
 
+    def knows(self, silo: pb.Silo) -> bool:
+        """Whether an equal registration of the silo is known already."""
+        known = self.known.get(silo.silo_id)
+        if known is None:
+            return False
+        stored = pb.Silo()
+        stored.CopyFrom(known)
+        for name in _OBSERVED:
+            stored.ClearField(name)
+        return stored == silo
+
     def save(self, silo: pb.Silo) -> None:
         """Writes a registration to the store; blocks."""
         silo.last_seen.GetCurrentTime()
-        self._store.put(f"silos/{silo.silo_id}.json", json_format.MessageToJson(silo).encode())
+        self._store.put(_key(silo.silo_id), json_format.MessageToJson(silo).encode())
 
     def delete(self, silo_id: str) -> None:
         """Deletes a registration from the store; blocks."""
-        self._store.delete(f"silos/{silo_id}.json")
+        self._store.delete(_key(silo_id))
 
     def add(self, silo: pb.Silo) -> None:
         """Adds a silo to the known ones."""
@@ -119,3 +142,7 @@ class Registry:
         """Members of a run, and those of them that are connected."""
         members = opening.members(spec, self.known.values())
         return members, [m for m in members if self.connected(m.silo)]
+
+
+def _key(silo_id: str) -> str:
+    return f"silos/{silo_id}.json"

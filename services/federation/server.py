@@ -10,7 +10,6 @@ import grpc
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
 from eoforge.storage.memory import bound_arenas
-from services._runtime.process import serve
 from services._runtime.server import Server, Service
 from services.federation.coordinator import Coordinator
 from services.federation.identity import Identities
@@ -18,6 +17,7 @@ from services.federation.servicer import FederationServicer
 from services.federation.settings import FederationSettings
 from services.federation.silos.servicer import SiloServicer
 from services.federation.uploads import Uploads
+from services.process import serve
 
 if TYPE_CHECKING:
     from kserve import Model

@@ -13,7 +13,7 @@ import grpc
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
 from eoforge.client.chunk_messages import with_chunk
-from eoforge.errors import LimitExceeded, NotFound, UsageError, WrongState
+from eoforge.errors import DamagedObject, LimitExceeded, NotFound, UsageError, WrongState
 from eoforge.federated.checks import check_model
 from eoforge.federated.result import plain
 from eoforge.federated.run.journal import Journal
@@ -114,8 +114,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
                 return pb.ListRunsResponse(runs=found, next_page_token=_token(names[position - 1]))
             try:
                 run = await self._coordinator.read(names[position])
-            except NotFound:
-                continue  # a run whose creation was interrupted
+            except (NotFound, DamagedObject):
+                continue  # a run whose creation was interrupted, or one in quarantine
             if may_control(operator, run) and request.status in (pb.RUN_STATUS_UNSPECIFIED, run.status):
                 short = pb.Run()
                 short.CopyFrom(run)
@@ -201,7 +201,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         operator = self._identities.operator()
         run = await self._coordinator.read(run_id)
         if not may_control(operator, run):
-            self._coordinator.audit.note(operator, "read", run_id, "denied")
+            self._coordinator.audit.note(operator, "read", run_id, "denied", seldom=True)
             raise PermissionDenied(f"run {run_id} belongs to others; its creator can add you to spec.operators")
         return run
 

@@ -50,7 +50,11 @@ class FederationSettings(RuntimeSettings):
     max_model_bytes: int = Field(16 << 30, ge=1 << 10, description="Largest model or update.")
     max_silos: int = Field(1000, ge=1, description="Most silos that may register.")
     max_runs: int = Field(100, ge=1, description="Most runs that may be unfinished at the same time.")
-    max_uploads: int = Field(64, ge=1, description="Uploads at the same time; beyond that callers get OVERLOADED.")
+    max_uploads: int = Field(
+        64,
+        ge=1,
+        description="Uploads at the same time; beyond that the caller with most of them loses one, or gets OVERLOADED.",
+    )
     max_message_bytes: int = Field(8 << 20, ge=5 << 20, description="Largest gRPC message; chunks have 4 MiB.")
 
     def __init__(

@@ -30,6 +30,7 @@ ROUNDS = Counter("eoforge_federation_rounds_total", "Rounds that were reduced.")
 EPSILON = Gauge("eoforge_federation_epsilon", "Epsilon spent, by run with differential privacy.", ("run",))
 RUNS = Gauge("eoforge_federation_runs", "Runs under way, not paused, that this coordinator acts for.")
 CONNECTED = Gauge("eoforge_federation_silos_connected", "Silos that watch for tasks.")
+QUARANTINED = Gauge("eoforge_federation_quarantined", "Damaged runs and registrations that are set aside.")
 LEADS = Gauge("eoforge_federation_leads", "1 while this coordinator acts, 0 while it stands by.")
 LEASES_LOST = Counter("eoforge_federation_leases_lost_total", "Runs that another coordinator took.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +15,13 @@ from eoforge.federated.checks import ChunkFacts, chunk_facts
 from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.storage.tensorfile import Layout, chunk_span
 from services._runtime.errors import Overloaded
+from services._runtime.fair import caller_name, last_of_busiest
 from services.federation.telemetry import BYTES
 
 STORING = 8
 """Chunks that are stored at the same time, over all streams: memory does not grow with the number of silos."""
 MAX_STREAMS = 4
-"""Streams of one silo: one in use, and lost ones that the server has not detected yet."""
+"""Streams of one caller: one in use, and lost ones that the server has not detected yet."""
 MAX_REMEMBERED = 1024
 RETRY_SECONDS = 1.0
 
@@ -53,8 +54,23 @@ class _PartialFacts:
     facts: dict[int, ChunkFacts] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
+class _Stream:
+    """Place of one stream among all uploads."""
+
+    caller: str
+    scope: asyncio.Timeout | None = None
+    displaced: bool = False
+
+    def displace(self) -> None:
+        """Ends the stream at its next wait for a chunk, or now if it waits."""
+        self.displaced = True
+        if self.scope is not None:
+            self.scope.reschedule(asyncio.get_running_loop().time())
+
+
 class Uploads:
-    """Receiver of chunks, with a limit over all silos.
+    """Receiver of chunks. Places are shared fairly: if all are taken, the caller with most of them loses its last one.
 
     Args:
         in_thread: Runs a blocking function on a thread.
@@ -62,8 +78,8 @@ class Uploads:
     """
 
     def __init__(self, in_thread: Run, limit: int) -> None:
-        self._in_thread, self._limit, self._active = in_thread, limit, 0
-        self._streams: Counter[str] = Counter()
+        self._in_thread, self._limit = in_thread, limit
+        self._streams: list[_Stream] = []
         self._storing = asyncio.Semaphore(STORING)
         self._seen: OrderedDict[str, _PartialFacts] = OrderedDict()  # one per silo, because headers may be long
 
@@ -85,21 +101,18 @@ class Uploads:
             squares: Whether the norm is needed; None for chunks whose elements are not inspected.
 
         Raises:
-            Overloaded: Too many uploads run, in total or for this silo.
+            Overloaded: Too many uploads run, in total or for this caller.
             DataRefused: The digest of a chunk differs from the manifest.
             LimitExceeded: A chunk is longer than chunks are.
         """
-        if self._active >= self._limit:
-            raise Overloaded(f"{self._limit} uploads run already", RETRY_SECONDS)
-        silo = objects.prefix if squares is None else _silo(objects)  # over all runs and rounds
-        if squares is not None and self._streams[silo] >= MAX_STREAMS:
-            raise Overloaded(f"{MAX_STREAMS} uploads of this silo run already", RETRY_SECONDS)
-        self._active += 1
-        self._streams[silo] += 1
+        stream = _Stream(caller_name() if squares is None else _silo(objects))  # over all runs and rounds
+        self._admit(stream)
         running: set[asyncio.Future[None]] = set()
         stored = 0
         try:
-            async for index, data in chunks:
+            while (arrived := await self._next(stream, chunks)) is not None:
+                index, data = arrived
+                del arrived
                 if index >= len(manifest.chunks):
                     raise UsageError(f"chunk {index} of {len(manifest.chunks)}: count from 0")
                 first, last = chunk_span(index, manifest.length)
@@ -116,12 +129,35 @@ class Uploads:
                 stored += 1
             await asyncio.gather(*running)
         finally:
-            self._active -= 1
-            self._streams[silo] -= 1
-            self._streams += Counter()  # drops zero counts
+            self._streams.remove(stream)
             if running:
                 await asyncio.wait(running)
         return stored
+
+    def _admit(self, stream: _Stream) -> None:
+        callers = [other.caller for other in self._streams if not other.displaced]
+        if callers.count(stream.caller) >= MAX_STREAMS:
+            raise Overloaded(f"{MAX_STREAMS} uploads of {stream.caller or 'this caller'} run already", RETRY_SECONDS)
+        if len(callers) >= self._limit:
+            last = last_of_busiest(callers, stream.caller)
+            if last is None:
+                raise Overloaded(f"{self._limit} uploads run already", RETRY_SECONDS)
+            [other for other in self._streams if not other.displaced][last].displace()
+        self._streams.append(stream)
+
+    async def _next(self, stream: _Stream, chunks: AsyncIterator[tuple[int, bytes]]) -> tuple[int, bytes] | None:
+        """Next chunk of a stream that still has its place; None at the end."""
+        try:
+            async with asyncio.timeout(0 if stream.displaced else None) as stream.scope:
+                return await anext(chunks, None)
+        except TimeoutError as error:
+            if not stream.displaced:
+                raise
+            raise Overloaded(
+                "another caller needs the place of this upload; send the rest later", RETRY_SECONDS
+            ) from error
+        finally:
+            stream.scope = None
 
     def facts(self, objects: ChunkStore, manifest: pb.Manifest, digest: str, squares: bool) -> list[ChunkFacts]:
         """Facts on each chunk; chunks that arrived before a restart are read and inspected now.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services._runtime.process import main
+from services.process import main
 from services.retrieval.settings import RetrievalSettings
 
 if __name__ == "__main__":

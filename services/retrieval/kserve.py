@@ -12,7 +12,7 @@ from eoforge.data.bands import GROUPS
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.index.search import MAX_K
 from services._runtime.fair import FairPool
-from services._runtime.oip import DATATYPES, input_array, response
+from services._runtime.oip import DATATYPES, input_array, input_number, response
 from services.retrieval.batching import EncodeBatcher
 from services.retrieval.images import Raster
 from services.retrieval.paging import DEFAULT_PAGE
@@ -112,9 +112,8 @@ class SearchModel(Model):
         """
         snapshot = self._holder.current.snapshot
         codes = input_array(payload, "code", "UINT8", (snapshot.info.bits // 8,), self._max_queries)
-        k = DEFAULT_PAGE
-        if payload.get_input_by_name("k") is not None:
-            k = int(input_array(payload, "k", "INT32", (), 1)[0])
+        given = input_number(payload, "k", "INT32")
+        k = DEFAULT_PAGE if given is None else int(given)
         if not 1 <= k <= MAX_K:
             raise LimitExceeded(f"k must be 1 to {MAX_K}; got {k}")
         distances, rows = await self._pool.run(snapshot.index_of(self._modality).search, codes, k)

@@ -9,8 +9,8 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.data.bands import MODALITIES
 from eoforge.storage.addresses import TableRef
 from services._runtime.fair import FairPool
-from services._runtime.process import serve
 from services._runtime.server import Server, Service
+from services.process import serve
 from services.retrieval.batching import EncodeBatcher
 from services.retrieval.kserve import EncodeModel, SearchModel
 from services.retrieval.servicer import RetrievalServicer

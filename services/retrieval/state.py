@@ -10,12 +10,13 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import pyarrow.compute as pc
 import structlog
 from prometheus_client import Counter, Gauge
 
 from eoforge.bundle import Bundle, load_bundle
 from eoforge.data.bands import GROUPS, MODALITIES
-from eoforge.errors import BundleError
+from eoforge.errors import BundleError, DataRefused
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.index.encoder import Encoder
 from eoforge.index.streams import StreamReader, holds_streams
@@ -88,6 +89,24 @@ def load(codes: TableRef, device: str | None, previous: Served | None = None) ->
     return Served(snapshot, encoder, bundle, patches, streams)
 
 
+def require_match(newer: IndexSnapshot, served: IndexSnapshot) -> None:
+    """Check that a newer version can replace the served one: an empty or foreign table must not end full answers.
+
+    Raises:
+        DataRefused: The newer version lacks a served modality, or more than half of the served patches.
+    """
+    where = f"version {newer.version} of {newer.uri}"
+    lost = set(served.modalities) - set(newer.modalities)
+    if lost:
+        raise DataRefused(f"{where} has no codes of {', '.join(sorted(lost))}, which version {served.version} has")
+    kept = pc.sum(pc.is_in(served.metadata["patch_id"], newer.metadata["patch_id"].combine_chunks())).as_py() or 0
+    if 2 * kept < len(served):
+        raise DataRefused(
+            f"{where} holds {kept} of the {len(served)} patches of version {served.version}; expected at least half. "
+            "If patches were removed on purpose, restart the service"
+        )
+
+
 class IndexHolder:
     """Holder of the served index, which polls for newer versions.
 
@@ -125,13 +144,16 @@ class IndexHolder:
         """Replaces the index by a newer version, if any; returns whether it did.
 
         Raises:
-            EoforgeError: The newer version cannot be loaded; the old version stays.
+            EoforgeError: The newer version cannot be loaded, is damaged, or does not match the served one; the old
+                version stays.
         """
         newest = await asyncio.to_thread(lambda: open_table(TableRef(self._codes.uri)).version)
         if newest == self.current.snapshot.version:
             return False
         ref = TableRef(self._codes.uri, newest)
-        self._replace(await asyncio.to_thread(load, ref, self._device, self.current))
+        newer = await asyncio.to_thread(load, ref, self._device, self.current)
+        await asyncio.to_thread(require_match, newer.snapshot, self.current.snapshot)
+        self._replace(newer)
         return True
 
     def _replace(self, served: Served) -> None:

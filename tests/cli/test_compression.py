@@ -21,7 +21,7 @@ from eoforge.data.bands import GROUP_OF
 from eoforge.data.records import PatchPair, record_batch
 from eoforge.data.synthetic.archive import generate_archive, synthetic_pairs
 from eoforge.data.tables.schema import PATCHES
-from tests.services.compression.world import SMALL, write_codec_bundle
+from tests.services.compression.fixtures import SMALL, write_codec_bundle
 
 COUNT = 3
 

@@ -12,7 +12,7 @@ from eoforge.cli import main
 from eoforge.data.records import record_batch
 from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.data.tables.schema import PATCHES
-from tests.services.compression.world import write_codec_bundle
+from tests.services.compression.fixtures import write_codec_bundle
 
 SPLITS = ("train", "validation", "test")
 _SAMPLES_PER_PIXEL = {"s1": 2.0, "s2": 80_000 / 120**2}

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from eoforge.data.store import TableRef
 from helm_python import Chart
 from kfp.dsl import TaskConfig
 from kubernetes import client
 
 from eoforge.bundle import write_bundle
 from eoforge.errors import EoforgeError
-from pipelines.launcher import ClusterOptions, TrainingJob
+from eoforge.storage.addresses import TableRef
 from pipelines.settings import RUNTIME_KIND
+from pipelines.training import ClusterOptions, TrainingJob
 from pipelines.trainjob import ClusterLauncher
 from tests.charts import support
 from tests.cluster import release

@@ -34,6 +34,8 @@ class Quadratic:
     def __init__(self, samples: int = 10, before: Callable[[Task], None] | None = None) -> None:
         self.samples, self.before, self.trained = samples, before, []  # type: list[int]
 
+    evaluates = True
+
     def train(self, task: Task, state: Mapping[str, Array]) -> LocalResult:
         if self.before is not None:
             self.before(task)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import lance
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,20 @@ def write_patches(uri, pairs):
     table = create_table(uri, PATCHES)
     table.insert(record_batch(pairs), storage_options=storage_options(uri))
     return table.version
+
+
+def flip_a_bit(codes_uri, modality="s2"):
+    """Flips one bit of a code in the data files of a table; returns the code before and after."""
+    rows = lance.dataset(codes_uri).to_table(columns=["code"], filter=f"modality = '{modality}'")
+    code = bytes(rows["code"][len(rows) // 2].as_py())
+    for path in Path(codes_uri, "data").iterdir():
+        data = bytearray(path.read_bytes())
+        place = data.find(code)
+        if place >= 0:
+            data[place] ^= 1
+            path.write_bytes(data)
+            return code, bytes(data[place : place + len(code)])
+    raise AssertionError("no data file holds the code as it is")
 
 
 def changed(pair, by=1):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from eoforge.data.labels import CLASSES
 from eoforge.data.search_filter import SearchFilter
@@ -14,7 +15,7 @@ from eoforge.errors import DataRefused, NotFound, UsageError
 from eoforge.index.build import build_index, commit_index, encode_shards, plan_index
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.storage.addresses import TableRef, open_table
-from tests.index.conftest import PixelEncoder, expected_code, make_bundle, write_patches
+from tests.index.conftest import PixelEncoder, expected_code, flip_a_bit, make_bundle, write_patches
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +156,31 @@ def test_a_patch_without_a_code_in_every_modality_is_left_out(tmp_path, pairs):
         snapshot.row_of(lost, "s1")
     for pair in (p for p in pairs[:10] if p.meta.patch_id != lost):
         np.testing.assert_array_equal(snapshot.code_of(pair.meta.patch_id, "s2"), expected_code(pair, "s2"))
+
+
+def test_a_flipped_bit_of_a_code_is_refused(tmp_path, pairs):
+    patches, codes = str(tmp_path / "patches.lance"), str(tmp_path / "codes.lance")
+    bundle = make_bundle(str(tmp_path / "runs"), patches, write_patches(patches, pairs[:10]))
+    build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
+    assert len(IndexSnapshot.open(TableRef(codes))) == 10
+    flip_a_bit(codes)
+    with pytest.raises(DataRefused, match=r"codes\.lance@\d+ is damaged: 1 of 20 codes differ from their checksums"):
+        IndexSnapshot.open(TableRef(codes))
+
+
+def test_a_table_without_checksums_is_read_and_named_in_the_log(tmp_path, pairs):
+    patches, codes = str(tmp_path / "patches.lance"), str(tmp_path / "codes.lance")
+    bundle = make_bundle(str(tmp_path / "runs"), patches, write_patches(patches, pairs[:10]))
+    build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
+    with capture_logs() as log:
+        whole = IndexSnapshot.open(TableRef(codes))
+    assert log == []
+    open_table(codes).drop_columns(["code_crc"])
+    with capture_logs() as log:
+        read = IndexSnapshot.open(TableRef(codes))
+    assert [entry["event"] for entry in log] == ["codes without checksums"]
+    np.testing.assert_array_equal(read.indexes["s2"].codes, whole.indexes["s2"].codes)
+    # Such a table grows as before.
+    write_patches(patches, pairs[10:20])
+    build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
+    assert len(IndexSnapshot.open(TableRef(codes))) == 20

@@ -25,7 +25,7 @@ from eoforge.index.streams import StreamReader, commit_streams, compress_archive
 from eoforge.methods import get_method
 from eoforge.methods.codecs import coder_of
 from eoforge.storage.addresses import TableRef, open_table
-from tests.services.compression.world import write_codec_bundle
+from tests.services.compression.fixtures import write_codec_bundle
 
 FIRST, ALL = 5, 7
 RATE = Rate(quality=3.0)

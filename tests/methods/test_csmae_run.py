@@ -18,7 +18,7 @@ from eoforge.data.loading.loader import PatchLoader
 from eoforge.errors import BundleError, DataRefused, NotFound, UsageError
 from eoforge.index.build import build_index
 from eoforge.index.catalog import IndexSnapshot
-from eoforge.methods import get_method, training
+from eoforge.methods import get_method
 from eoforge.methods.csmae.config import Config, Settings
 from eoforge.methods.csmae.heads import CsmaeHash
 from eoforge.methods.csmae.importer import convert, load_released
@@ -27,6 +27,7 @@ from eoforge.methods.csmae.masking import draw_masks
 from eoforge.methods.csmae.model import Csmae, position_embedding
 from eoforge.storage.addresses import TableRef
 from kernels.random_mask import mask_state
+from tests.methods.train_worker import killed_after
 
 METHOD = get_method("csmae")
 RUN = {
@@ -104,20 +105,7 @@ def weights_of(uri: str) -> dict[str, Tensor]:
 def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(
     bundle: Bundle, table: TableRef, runs: str, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    done = 0
-    step = training._Engine.on_train_batch_end
-
-    def dying(self: Any, *args: Any) -> None:
-        nonlocal done
-        step(self, *args)
-        done += 1
-        if done == steps:
-            raise KeyboardInterrupt  # no error handler catches it
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training._Engine, "on_train_batch_end", dying)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            METHOD.train(table, runs, METHOD.config("tiny", RUN))
+    killed_after(steps, lambda: METHOD.train(table, runs, METHOD.config("tiny", RUN)), monkeypatch)
     resumed = METHOD.train(table, runs, METHOD.config("tiny", RUN))
     want = bundle.weights()
     assert all(torch.equal(w, want[n]) for n, w in resumed.weights().items())

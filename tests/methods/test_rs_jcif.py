@@ -21,7 +21,7 @@ from eoforge.data.loading.batch import PatchBatch
 from eoforge.data.loading.loader import PatchLoader
 from eoforge.errors import BundleError, DataRefused, UsageError
 from eoforge.index.build import build_index
-from eoforge.methods import get_method, training
+from eoforge.methods import get_method
 from eoforge.methods.rs_jcif.config import Config
 from eoforge.methods.rs_jcif.evaluate import ladder
 from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, rate_distortion
@@ -32,6 +32,7 @@ from eoforge.methods.rs_jcif.windows import mirrored, window
 from eoforge.storage.addresses import TableRef
 from tests.methods.conftest import SMALL as OTHER_METHOD
 from tests.methods.test_ss_cm_rsir import drawn_batch
+from tests.methods.train_worker import killed_after
 
 SMALL = {
     "channels": "6",
@@ -287,20 +288,7 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(
 ) -> None:
     config = METHOD.config("tiny", {**SMALL, "bank": "40", "checkpoint_steps": "1"})
     whole = METHOD.train(table, str(tmp_path / "whole"), config)
-    done = 0
-    step = training._Engine.on_train_batch_end
-
-    def dying(self: Any, *args: Any) -> None:
-        nonlocal done
-        step(self, *args)
-        done += 1
-        if done == steps:
-            raise KeyboardInterrupt  # no error handler catches it
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training._Engine, "on_train_batch_end", dying)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            METHOD.train(table, str(tmp_path / "killed"), config)
+    killed_after(steps, lambda: METHOD.train(table, str(tmp_path / "killed"), config), monkeypatch)
     resumed = METHOD.train(table, str(tmp_path / "killed"), config)
     want = whole.weights()
     assert all(torch.equal(w, want[n]) for n, w in resumed.weights().items())

@@ -12,7 +12,7 @@ from eoforge.data.tables.schema import PATCHES
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.storage.addresses import TableRef, open_table
 from pipelines.run_local import run_local
-from tests.services.compression.world import write_codec_bundle
+from tests.services.compression.fixtures import write_codec_bundle
 
 COUNT = 5
 

@@ -1,4 +1,4 @@
-"""What the tests of the services share: the world that retrieval serves, a coordinator of federations, logs."""
+"""What the tests of the services share: the archive that retrieval serves, a coordinator of federations, logs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from services._runtime.server import Server
 from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
 from tests.services.federation import helpers as federation
-from tests.services.retrieval.world import METHOD, World, make_world
-from tests.services.support import Running, running
+from tests.services.retrieval.fixtures import METHOD, RetrievalFixture, make_retrieval_fixture
+from tests.services.support import Pki, Running, Signer, make_pki, running
 
 
 @pytest.fixture(scope="module", autouse=True)  # not the session's: other folders' tests may follow in this process
 def projection_method() -> Iterator[None]:
     """Lets bundles of the tests name the tests' method."""
-    METHODS[METHOD] = MethodEntry((Task.ENCODE,), "tests.services.retrieval.world:PROJECTION")
+    METHODS[METHOD] = MethodEntry((Task.ENCODE,), "tests.services.retrieval.fixtures:PROJECTION")
     yield
     del METHODS[METHOD]
 
@@ -34,8 +34,8 @@ def service_logs() -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
+def archive(tmp_path_factory: pytest.TempPathFactory) -> RetrievalFixture:
+    return make_retrieval_fixture(tmp_path_factory.mktemp("archive"))
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,19 @@ def client(served: Running) -> Iterator[FederationClient]:
         yield made
 
 
-def settings_for(world: World, **values: Any) -> RetrievalSettings:
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return make_pki(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
+    return Signer(tmp_path_factory.mktemp("token"))
+
+
+def settings_for(archive: RetrievalFixture, **values: Any) -> RetrievalSettings:
     defaults: dict[str, Any] = {
-        "codes_uri": world.codes,
+        "codes_uri": archive.codes,
         "port": 0,
         "rest_port": 0,
         "drain_notice_seconds": 0.0,
@@ -64,6 +74,6 @@ def settings_for(world: World, **values: Any) -> RetrievalSettings:
     return RetrievalSettings(**(defaults | values))
 
 
-def server_for(world: World, **values: Any) -> Callable[[], Server]:
+def server_for(archive: RetrievalFixture, **values: Any) -> Callable[[], Server]:
     """A maker of servers for ``running``."""
-    return lambda: build(settings_for(world, **values))
+    return lambda: build(settings_for(archive, **values))

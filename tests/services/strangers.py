@@ -95,7 +95,7 @@ def tiff(pixels: bytes, side: int, *, kind: int = 1, bits: int = 16, text: str =
         kind: SampleFormat.
         bits: Of a sample.
         text: ASCII parameters; the first is the citation of the projection.
-        wide: Hold the text as 16-bit numbers, which libtiff narrows to bytes.
+        wide: Reservation the text as 16-bit numbers, which libtiff narrows to bytes.
     """
     params = f"{text}|".encode() + b"\0"
     keys = struct.pack("<16H", 1, 1, 0, 3, 1024, 0, 1, 32767, 1025, 0, 1, 1, 3073, 34737, len(params) - 1, 0)

@@ -11,7 +11,7 @@ from eoforge.codec.raster import averaged
 from eoforge.data.archives.geotiff import read_geotiff
 from eoforge.errors import DataRefused, LimitExceeded
 from services.retrieval.images import from_bands, from_geotiff
-from tests.services.retrieval.world import write_tiff
+from tests.services.retrieval.fixtures import write_tiff
 
 BANDS = {"B02": 1, "B05": 2, "B09": 6}
 """Band -> how much coarser its native grid is."""

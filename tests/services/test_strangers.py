@@ -34,7 +34,7 @@ from eoforge.geo.gdal import DRIVERS, open_geotiff
 from tests.data.archives.archive_files import make_pair, write_archive
 from tests.services._runtime.test_process import ports
 from tests.services.conftest import server_for
-from tests.services.retrieval.world import World
+from tests.services.retrieval.fixtures import RetrievalFixture
 from tests.services.strangers import Listener, Pipe, esri, listening, pipe, texts, tiff
 from tests.services.support import details, running
 
@@ -150,12 +150,12 @@ def test_no_reader_of_geotiffs_opens_a_grid(trap: Pipe, wide: bool) -> None:
     assert not trap.opened
 
 
-def test_an_image_that_is_searched_for_opens_nothing(world: World, trap: Pipe, listener: Listener) -> None:
+def test_an_image_that_is_searched_for_opens_nothing(archive: RetrievalFixture, trap: Pipe, listener: Listener) -> None:
     hostile = tiff(PIXELS.tobytes(), 120, text=esri(trap))
     files = [retrieval_pb2.GeoTiffFile(content=hostile, bands=["B02"])]
     image = retrieval_pb2.GeoTiffImage(modality=retrieval_pb2.MODALITY_S2, files=files)
     request = retrieval_pb2.SearchRequest(geotiff=image, target_modality=retrieval_pb2.MODALITY_S1)
-    with running(server_for(world)) as run, grpc.insecure_channel(run.target) as channel:
+    with running(server_for(archive)) as run, grpc.insecure_channel(run.target) as channel:
         reason, _ = refusal(retrieval_pb2_grpc.RetrievalServiceStub(channel).Search, request)
     assert (reason, listener.connections(), trap.opened) == ("DATA_REFUSED", 0, False)
 

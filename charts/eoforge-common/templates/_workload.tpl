@@ -48,11 +48,13 @@ would set 1 until the autoscaler's first look. What was scaled belongs to the au
 */}}
 {{- define "eoforge-common.keptReplicas" -}}
 {{- $live := lookup "apps/v1" "Deployment" .Release.Namespace (include "eoforge-common.fullname" .) -}}
+{{- $kept := "" -}}
 {{- range dig "metadata" "managedFields" (list) $live -}}
 {{- if and (ne (.subresource | default "") "scale") (hasKey (dig "fieldsV1" "f:spec" (dict) .) "f:replicas") -}}
-{{- $live.spec.replicas -}}
+{{- $kept = toString $live.spec.replicas -}}
 {{- end -}}
 {{- end -}}
+{{- $kept -}}
 {{- end -}}
 
 {{/*

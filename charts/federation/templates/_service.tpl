@@ -32,6 +32,12 @@ long: .*/(WatchTasks|WatchRun|PutModel|GetModel|Download|PutUpdate)  # streams: 
   annotations:
     summary: "Another coordinator took runs from {{ .name }}: two of them are running, or one was stuck for longer than its lease."
     runbook: docs/operations.md#lease-lost
+- alert: EoforgeFederationQuarantined
+  expr: max(eoforge_federation_quarantined{ {{- .series -}} }) > 0
+  labels: {severity: warning}
+  annotations:
+    summary: "{{ .name }} has set damaged objects aside; a damaged run does not go on until it is repaired."
+    runbook: docs/operations.md#quarantined
 {{- end -}}
 
 {{- define "federation.panels" -}}

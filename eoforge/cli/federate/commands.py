@@ -198,7 +198,7 @@ def silo_command(
     from eoforge.client.silo import SiloClient
     from eoforge.federated.silo.silo import Silo
     from eoforge.methods import federated_methods
-    from eoforge.methods.federated_launch import strategy_of, trainers, training_patches
+    from eoforge.methods.federated_launch import strategy_of, table_snapshot, trainers
     from eoforge.storage.addresses import TableRef
 
     table = TableRef.parse(data)
@@ -208,7 +208,7 @@ def silo_command(
             lambda task: trainers(task, table, client.silo_id, device, modality or ["s1", "s2"]),
             state,
             modalities=modality or ["s1", "s2"],
-            samples=training_patches(table),
+            snapshot=lambda: table_snapshot(table),
             methods=list(federated_methods()),
             strategies=strategy_of,
         )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 
 from eoforge.cli import output
 from eoforge.cli.demo.run import Stages, synthetic_archive
@@ -71,7 +72,7 @@ def run_federated_demo(out: Path, *, patches: int = 240, rounds: int = 6, seed: 
         raise EoforgeError(f"the run ended as {pb.RunStatus.Name(run.status)}: {run.failure}")
     timeline.check(COORDINATOR_KILLED_IN_ROUND)
     result = write_report(out, run, timeline, stages.seconds)
-    output.say(f"open [bold]{out / 'report.html'}[/]")
+    output.say(f"open [bold]{escape(str(out / 'report.html'))}[/]")
     return result
 
 

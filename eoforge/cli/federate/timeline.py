@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from eoforge.cli import output
@@ -48,7 +49,7 @@ class Timeline:
     def add(self, sentence: str) -> None:
         """Records and prints one line."""
         self.events.append((round(time.monotonic() - self.started, 1), sentence))
-        output.say(f"{self.events[-1][0]:6.1f} s  {sentence}")
+        output.say(f"{self.events[-1][0]:6.1f} s  {escape(sentence)}")
 
     def record(self, event: pb.RunEvent) -> None:
         """Records an event of the run."""

@@ -15,6 +15,7 @@ from eoforge.federated.robust import CentreCombiner, SelectedSum, median, multi_
 from eoforge.federated.run.rounds.outliers import norm_ratio
 from eoforge.federated.run.rounds.sealing import survivors_needed
 from eoforge.federated.run.spec import DEFAULT_DELTA, DEFAULT_FRACTION_BITS
+from eoforge.federated.store.messages import from_bytes
 from eoforge.federated.store.run_files import RunFiles
 
 
@@ -64,7 +65,8 @@ def _unmasking(run: pb.Run, files: RunFiles) -> Combiner:
     holders = {silo: number for number, silo in enumerate(sorted(keys), 1)}
     revealed: dict[str, dict[int, bytes]] = {}
     for silo in sorted(round_.unmasked):
-        for given in pb.UnmaskAnswer.FromString(files.get(round_.number, f"_unmask/{silo}")).shares:
+        stored = files.get(round_.number, f"_unmask/{silo}")
+        for given in from_bytes(stored, pb.UnmaskAnswer, f"the shares that {silo} revealed").shares:
             revealed.setdefault(given.owner, {})[holders[silo]] = given.share
     masks = []
     for owner in sorted(round_.selected):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import DataRefused, UsageError
+from eoforge.errors import DamagedObject, DataRefused, UsageError
 from eoforge.federated.privacy import secagg
 from eoforge.federated.privacy.clipping import l2_norm
 from eoforge.federated.run.spec import DEFAULT_FRACTION_BITS, MIN_MASKED_SILOS
@@ -150,7 +150,12 @@ class Masking:
         return f"share/{self._run_id}/{self._number}/{sender}/{recipient}"
 
     def _kept(self) -> dict[str, Any]:
-        return dict(json.loads(self._path.read_text())) if self._path.exists() else {}
+        if not self._path.exists():
+            return {}
+        try:
+            return dict(json.loads(self._path.read_text()))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DamagedObject(f"{self._path} holds no secrets of a round: {error}") from error
 
     def _required(self) -> dict[str, Any]:
         kept = self._kept()

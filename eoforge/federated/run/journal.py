@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import structlog
 from google.protobuf import json_format
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import LeaseLost, LimitExceeded, NotFound
+from eoforge.errors import DamagedObject, LeaseLost, LimitExceeded, NotFound
 from eoforge.federated.run.state import apply
+from eoforge.federated.store.messages import from_json
 from eoforge.storage.objects import ObjectStore
 
 MAX_EVENT_BYTES = 16 << 20
 """Largest event that is written, so that every event can be read."""
 _SNAPSHOTS_KEPT = 2
+
+log = structlog.get_logger("journal")
 
 
 def encoded(event: pb.RunEvent) -> bytes:
@@ -40,11 +44,12 @@ class Journal:
         run_id: Id of the run.
 
     Attributes:
+        run_id: Id of the run.
         run: State after the last event that was read or written.
     """
 
     def __init__(self, store: ObjectStore, run_id: str) -> None:
-        self._store, self._root = store, f"runs/{run_id}"
+        self._store, self.run_id, self._root = store, run_id, f"runs/{run_id}"
         self.run = pb.Run()
 
     def load(self) -> pb.Run:
@@ -52,15 +57,17 @@ class Journal:
 
         Raises:
             NotFound: The run does not exist.
+            DamagedObject: An event cannot be read.
         """
         if not self.run.sequence:
-            snapshots = list(self._store.list(f"{self._root}/snapshots"))
-            if snapshots:
-                json_format.Parse(self._store.get(snapshots[-1]), self.run)
+            self.run = self._newest_snapshot()
         while (event := self._find(self.run.sequence + 1)) is not None:
-            apply(self.run, event)
+            try:
+                apply(self.run, event)
+            except (ValueError, KeyError, TypeError) as error:
+                raise DamagedObject(f"{self._key(self.run.sequence + 1)} is not the next event: {error}") from error
         if not self.run.sequence:
-            raise NotFound(f"there is no run {self._root.removeprefix('runs/')!r}")
+            raise NotFound(f"there is no run {self.run_id!r}")
         return self.run
 
     def append(self, event: pb.RunEvent, actor: str) -> pb.RunEvent:
@@ -105,12 +112,21 @@ class Journal:
             yield event
             after += 1
 
+    def _newest_snapshot(self) -> pb.Run:
+        """Newest readable snapshot; an empty state if there is none, since the journal holds every event."""
+        for key in reversed(list(self._store.list(f"{self._root}/snapshots"))):
+            try:
+                return from_json(self._store.get(key), pb.Run(), key)
+            except DamagedObject as error:
+                log.warning("a snapshot cannot be read; an older one, or the journal, is", key=key, error=str(error))
+        return pb.Run()
+
     def _find(self, sequence: int) -> pb.RunEvent | None:
         try:
             data = self._store.get(self._key(sequence), MAX_EVENT_BYTES)
         except NotFound:
             return None
-        return json_format.Parse(data, pb.RunEvent())
+        return from_json(data, pb.RunEvent(), self._key(sequence))
 
     def _key(self, sequence: int) -> str:
         return f"{self._root}/journal/{sequence:012d}.json"

@@ -7,9 +7,12 @@ continues although it has lost the lead cannot write, because every position of 
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable
+
+import structlog
 
 from eoforge.errors import NotFound
 from eoforge.storage.objects import ObjectStore
@@ -17,6 +20,10 @@ from eoforge.storage.objects import ObjectStore
 _TERMS = "leader"
 _TERMS_KEPT = 8
 NO_HOLDER = ""
+_TERM = re.compile(rf"{_TERMS}/[0-9]{{12}}")
+_NAME = re.compile(r"[\x21-\x7e]{1,255}")
+
+log = structlog.get_logger("coordinator")
 
 
 class Heartbeat:
@@ -124,11 +131,15 @@ class Leadership:
         keys = self._keys()
         if not keys:
             return 0, NO_HOLDER, ""
-        holder, _, process_id = self._store.get(keys[-1]).decode().partition(" ")
+        text = self._store.get(keys[-1]).decode(errors="replace")
+        holder, _, process_id = text.partition(" ")
+        if text and not (_NAME.fullmatch(holder) and process_id):
+            log.error("the newest term is damaged; it counts as given up", key=keys[-1])
+            holder, process_id = NO_HOLDER, ""
         return int(keys[-1].rsplit("/", 1)[-1]), holder, process_id
 
     def _keys(self) -> list[str]:
-        return list(self._store.list(_TERMS))
+        return [key for key in self._store.list(_TERMS) if _TERM.fullmatch(key)]
 
     def _key(self, term: int) -> str:
         return f"{_TERMS}/{term:012d}"

@@ -108,7 +108,8 @@ class SiloFiles:
 
     def unacknowledged(self) -> list[int]:
         """Rounds with an update that the server has not acknowledged."""
-        return sorted(int(path.stem.removeprefix("update-")) for path in self.folder.glob("update-*.json"))
+        numbers = (path.stem.removeprefix("update-") for path in self.folder.glob("update-*.json"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def settle(self, number: int, accepted: bool) -> None:
         """Deletion of a settled update; if it was accepted, its state becomes the silo's state."""
@@ -135,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
     """Content of a small JSON file; empty if it is missing or damaged by a power cut."""
     try:
         return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return {}
 
 

@@ -65,6 +65,8 @@ class Silo:
         methods: Methods that it can train; empty for every method that ``trainers`` supports.
         labels: Free-form labels.
         strategies: Builder of a task's strategy; needed for secure aggregation.
+        snapshot: Current ``samples``, ``validation_samples`` and ``data_version`` of the silo's data, taken at every
+            registration and after each run. A run uses the version that was registered when it began.
     """
 
     def __init__(
@@ -74,10 +76,11 @@ class Silo:
         folder: str | Path,
         *,
         modalities: Sequence[str] = (),
-        samples: int,
+        samples: int = 0,
         methods: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
         strategies: Callable[[pb.Task], Strategy] | None = None,
+        snapshot: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self._client, self._trainers, self._folder = client, trainers, Path(folder)
         self._about: dict[str, Any] = {
@@ -86,8 +89,9 @@ class Silo:
             "methods": list(methods),
             "labels": dict(labels or {}),
         }
-        self._strategies = strategies
-        self._made: dict[str, tuple[Timestamp, LocalTrainer]] = {}
+        self._strategies, self._snapshot = strategies, snapshot
+        self._without_validation: set[str] = set()
+        self._made: dict[str, tuple[tuple[Timestamp, str], LocalTrainer]] = {}
         self._activity = "waiting"
         self._stopping = threading.Event()
 
@@ -107,7 +111,7 @@ class Silo:
         pause = FIRST_PAUSE_S
         while not self._stopping.is_set():
             try:
-                registered = self._client.register(**self._about)
+                registered = self._register()
                 log.info("registered", silo=registered.silo_id)
                 with self._heartbeats(registered.heartbeat.ToTimedelta().total_seconds()):
                     for received in Inbox(lambda: self._client.tasks(until_end_of, appears_within)):
@@ -126,6 +130,11 @@ class Silo:
             self._stopping.wait(pause * (0.5 + secrets.randbelow(1000) / 1000))
             pause = min(2 * pause, LONGEST_PAUSE_S)
         return None
+
+    def _register(self) -> pb.RegisterResponse:
+        if self._snapshot is not None:
+            self._about |= self._snapshot()
+        return self._client.register(**self._about)
 
     def stop(self) -> None:
         """End of :meth:`run`; an interrupted round is repeated at the next start."""
@@ -160,6 +169,9 @@ class Silo:
             self._mask_round(task)
         elif task.kind == pb.TASK_KIND_END:
             self._made.pop(task.run_id, None)
+            self._without_validation.discard(task.run_id)
+            if self._snapshot is not None and not self._snapshot().items() <= self._about.items():
+                self._register()  # its data have changed: the next run uses the new version
             if (self._folder / task.run_id).is_dir():
                 self._files(task).end_run()
 
@@ -243,6 +255,12 @@ class Silo:
         return shares.pop()
 
     def _evaluate(self, task: pb.Task) -> None:
+        if not self._trainer(task).evaluates:
+            if task.run_id not in self._without_validation:
+                log.info("no validation patches: this silo is left out of evaluation", run=task.run_id)
+            self._without_validation.add(task.run_id)
+            self._client.answer(task.run_id, task.round, evaluation=pb.EvaluationAnswer())
+            return
         figures = _finite(self._trainer(task).evaluate(self._download(task), self._files(task).state()))
         samples = int(figures.pop("examples", self._about["samples"]))
         answer = pb.EvaluationAnswer(samples=samples, metrics=figures)
@@ -265,9 +283,9 @@ class Silo:
         return Task(task.round - 1, self._client.silo_id, tensors, dict(task.scalars))
 
     def _trainer(self, task: pb.Task) -> LocalTrainer:
-        made = self._made.get(task.run_id)
-        if made is None or made[0] != task.created_at:
-            made = self._made[task.run_id] = (task.created_at, self._trainers(task))
+        made, key = self._made.get(task.run_id), (task.created_at, task.data_version)
+        if made is None or made[0] != key:
+            made = self._made[task.run_id] = (key, self._trainers(task))
         return made[1]
 
     def _files(self, task: pb.Task) -> SiloFiles:

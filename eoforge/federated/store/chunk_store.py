@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import DataRefused, NotFound, UsageError
+from eoforge.errors import DamagedObject, DataRefused, NotFound, UsageError
+from eoforge.federated.store.messages import from_bytes
 from eoforge.storage.chunks import digest_of
 from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import CHUNK_BYTES, Array, Layout, Specs, chunk_count, chunk_span
@@ -83,13 +84,18 @@ class ChunkStore:
         Raises:
             NotFound: The manifest is not stored.
             UsageError: The text is no digest.
+            DamagedObject: What is stored is another manifest, or none.
         """
         if not _DIGEST.fullmatch(digest):  # it comes from a message and becomes part of a path
             raise UsageError(f"a digest has 64 hexadecimal digits; got {digest!r:.80}")
         try:
-            return pb.Manifest.FromString(self._store.get(f"{self.prefix}/manifests/{digest}", MAX_MANIFEST_BYTES))
+            data = self._store.get(f"{self.prefix}/manifests/{digest}", MAX_MANIFEST_BYTES)
         except NotFound as error:
             raise NotFound(f"there is no object {digest}; announce it first") from error
+        manifest = from_bytes(data, pb.Manifest, f"{self.prefix}/manifests/{digest}")
+        if digest_of(manifest) != digest:
+            raise DamagedObject(f"{self.prefix}/manifests/{digest} is not the manifest of that digest")
+        return manifest
 
     def announced(self) -> set[str]:
         """Digests of all manifests."""

@@ -73,7 +73,8 @@ class RunFiles:
     def discard_rounds(self, before: int) -> None:
         """Deletes the folders of rounds with smaller numbers."""
         for key in list(self._store.list(f"runs/{self._run_id}/rounds")):
-            if int(key.split("/")[3]) < before:
+            number = key.split("/")[3]
+            if number.isdecimal() and int(number) < before:
                 self._store.delete(key)
 
     def collect(self, run: pb.Run) -> int:

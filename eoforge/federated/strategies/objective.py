@@ -29,6 +29,10 @@ class SiloData(Protocol):
     def examples(self) -> int:
         """Number of training patches."""
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are held-out patches."""
+
     def batches(self, round_number: int, epoch: int) -> Iterator[Any]:
         """Batches of one pass in shuffled order; a function of seed, silo, round and epoch."""
 

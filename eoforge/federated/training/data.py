@@ -154,6 +154,11 @@ class TableData:
         """Number of training patches."""
         return len(self.training)
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are held-out patches."""
+        return len(self.held_out) > 0
+
     def batches(self, round_number: int, epoch: int) -> Iterator[Any]:
         """Batches of one pass; the order depends on seed, silo, round and epoch."""
         for rows in order_of(self.training, self.batch_size, self.seed, self.silo, round_number, epoch):

@@ -77,6 +77,11 @@ class SiloTrainer:
         self.strategy, self.network, self.data, self.settings = strategy, network, data, settings
         self.device = torch.device(device)
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether the silo has patches to evaluate on."""
+        return self.data.evaluates
+
     def train(self, task: Task, state: Mapping[str, Array]) -> LocalResult:
         """Training of one round.
 

@@ -12,6 +12,7 @@ from eoforge.bundle import Bundle, code_revision, model_card, write_bundle
 from eoforge.federated.training.config import FederatedConfig
 from eoforge.federated.training.data import Normalisation
 from eoforge.federated.training.simulation import Simulated
+from eoforge.report import markdown_code
 from eoforge.storage.addresses import TableRef
 
 SKEW = "skew.json"
@@ -69,7 +70,7 @@ def _card(method: str, config: FederatedConfig, metrics: dict[str, Any], run: Si
     return model_card(
         method,
         _CARD.format(silos=len(run.silos)),
-        trained_on=f"the `train` split of `{table.uri}` at version {table.version}",
+        trained_on=f"the `train` split of {markdown_code(table.uri)} at version {table.version}",
         bands=config.sensor_bands,
         measured="`validation_...` and `test_...` are of those splits of the same countries and months.",
         figures=metrics,

@@ -18,6 +18,7 @@ async def assignment(coordinator: Coordinator, actor: RunActor, silo: str, key: 
     if key.kind in NOTICES:
         return task
     spec = run.spec
+    task.data_version = next((m.data_version for m in run.round.members if m.silo == silo), "")
     for group, (chunks, digest) in (await actor.download_set(silo)).items():
         manifest = await coordinator.in_thread(chunks.manifest, digest)
         task.objects.append(pb.TaskObject(name=group, digest=digest, manifest=manifest))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
-from eoforge.errors import DataRefused
+from eoforge.errors import DataRefused, NotFound
 from eoforge.federated.privacy.secagg import KEY_BYTES, SHARE_BYTES, agree, new_key
 from eoforge.federated.run.rounds.sealing import survivors_needed
+from eoforge.federated.store.messages import from_bytes
 from eoforge.federated.store.run_files import RunFiles
 
 TASKS = {"keys": pb.TASK_KIND_KEYS, "shares": pb.TASK_KIND_SHARES, "unmask": pb.TASK_KIND_UNMASK}
@@ -56,9 +57,22 @@ def store(round_: pb.Round, silo: str, kind: str, request: pb.AnswerRequest, fil
     """
     if kind == "keys":
         return  # the event holds them
-    data = getattr(request, kind).SerializeToString(deterministic=True)
-    if not files.put_once(round_.number, f"_{kind}/{silo}", data):
+    if not files.put_once(round_.number, f"_{kind}/{silo}", _content(kind, request)):
         raise DataRefused(f"{silo} has answered with other {kind} in this round already; the first answer stays")
+
+
+def is_stored(round_: pb.Round, silo: str, kind: str, request: pb.AnswerRequest, files: RunFiles) -> bool:
+    """Whether an answer equals the stored one; also if none is stored any more."""
+    if kind == "keys":
+        return silo not in round_.mask_keys or round_.mask_keys[silo] == request.keys
+    try:
+        return files.get(round_.number, f"_{kind}/{silo}") == _content(kind, request)
+    except NotFound:
+        return True
+
+
+def _content(kind: str, request: pb.AnswerRequest) -> bytes:
+    return bytes(getattr(request, kind).SerializeToString(deterministic=True))
 
 
 def fill(task: pb.Task, run: pb.Run, silo: str, files: RunFiles) -> None:
@@ -72,5 +86,6 @@ def fill(task: pb.Task, run: pb.Run, silo: str, files: RunFiles) -> None:
     if task.kind == pb.TASK_KIND_UNMASK:
         task.survivors.extend(round_.sealed)
         for sender in round_.selected:
-            stored = pb.SharesAnswer.FromString(files.get(round_.number, f"_shares/{sender}"))
+            data = files.get(round_.number, f"_shares/{sender}")
+            stored = from_bytes(data, pb.SharesAnswer, f"the shares of {sender}")
             task.shares.extend(share for share in stored.shares if share.recipient == silo)

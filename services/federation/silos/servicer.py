@@ -10,7 +10,7 @@ import grpc
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.api.federation.v1 import federation_pb2_grpc
 from eoforge.client.chunk_messages import with_chunk
-from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError, WrongState
+from eoforge.errors import DataRefused, LeaseLost, LimitExceeded, NotFound, StoreError, UsageError, WrongState
 from eoforge.federated.checks import check_names, check_scalars
 from eoforge.federated.privacy import policy as privacy
 from eoforge.federated.run.rounds.opening import sample_limit
@@ -52,7 +52,14 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         silo_id = self._identities.silo(context)
         if max(len(request.modalities), len(request.methods), len(request.labels)) > MAX_LIST:
             raise LimitExceeded(f"a silo may name {MAX_LIST} modalities, methods and labels")
-        words = (*request.modalities, *request.methods, *request.labels, *request.labels.values(), request.version)
+        words = (
+            *request.modalities,
+            *request.methods,
+            *request.labels,
+            *request.labels.values(),
+            request.version,
+            request.data_version,
+        )
         if any(len(word) > MAX_TEXT for word in words):
             raise LimitExceeded(f"texts of a registration may have {MAX_TEXT} characters each")
         if not all(word.isprintable() for word in words):
@@ -64,9 +71,12 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
             methods=request.methods,
             labels=request.labels,
             version=request.version,
+            data_version=request.data_version,
         )
-        await self._coordinator.register(silo)
-        self._coordinator.audit.note(silo_id, "register", silo_id)
+        if request.HasField("validation_samples"):
+            silo.validation_samples = request.validation_samples
+        if await self._coordinator.register(silo):
+            self._coordinator.audit.note(silo_id, "register", silo_id, seldom=True)
         return pb.RegisterResponse(silo_id=silo_id, heartbeat=duration(self._coordinator.settings.heartbeat_seconds))
 
     async def WatchTasks(
@@ -91,7 +101,16 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
                     key = actor.round_view().next_task(silo, last, until_end)
                     if key is None:
                         continue
-                    task = await assignment(self._coordinator, actor, silo, key)
+                    sequence = actor.run.sequence
+                    try:
+                        task = await assignment(self._coordinator, actor, silo, key)
+                    except (LeaseLost, StoreError):
+                        raise
+                    except Exception as error:
+                        if actor.run.sequence == sequence:  # damaged files of one run: the silo's other runs go on
+                            await actor.fail(error)
+                        more = True  # else the run has moved on, and the task is outdated
+                        continue
                     more = True  # a cancelled task may be followed by another one
                     # The run may have changed meanwhile: then the task is outdated.
                     if actor.round_view().next_task(silo, last, until_end) == key:
@@ -120,11 +139,14 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
     async def Leave(self, request: pb.LeaveRequest, context: Context[Any, Any]) -> pb.LeaveResponse:
         """See the proto."""
         silo = self._identities.silo(context)
-        await self._coordinator.unregister(silo)
-        self._coordinator.audit.note(silo, "leave", silo)
+        if await self._coordinator.unregister(silo):
+            self._coordinator.audit.note(silo, "leave", silo, seldom=True)
         for actor in self._coordinator.all_actors():
             dropped = pb.Dropped(silo=silo, reason=request.reason[:MAX_TEXT] or "left")
-            await actor.write(silo, lambda run: open_task(run, silo) is not None, dropped=dropped)
+            try:
+                await actor.write(silo, lambda run: open_task(run, silo) is not None, dropped=dropped)
+            except LeaseLost:
+                continue  # the other runs must learn of it too
         return pb.LeaveResponse()
 
     async def Download(self, request: pb.DownloadRequest, context: Context[Any, Any]) -> AsyncIterator[bytes]:
@@ -204,7 +226,8 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         evaluation = pb.Evaluation(silo=silo, samples=given.samples, metrics=given.metrics)
         task = TaskKey(pb.TASK_KIND_EVALUATE, number)
         await actor.write(silo, lambda run: open_task(run, silo) == task, evaluated=evaluation)
-        return closed_task_verdict(actor.run, silo, task)
+        same = all(stored == evaluation for stored in actor.run.round.evaluations if stored.silo == silo)
+        return closed_task_verdict(actor.run, silo, task, same)
 
     async def _failure(self, actor: RunActor, silo: str, number: int, given: pb.FailureAnswer) -> pb.AnswerResponse:
         def is_open(run: pb.Run) -> bool:
@@ -220,7 +243,8 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         """Answer of secure aggregation: stored first, then an event."""
         run = actor.run
         if open_task(run, silo) != task:
-            return closed_task_verdict(run, silo, task)
+            same = await self._coordinator.in_thread(masking.is_stored, run.round, silo, kind, request, actor.files)
+            return closed_task_verdict(run, silo, task, same)
         masking.check(run.round, silo, kind, request)
         event = masking.event(silo, kind, request)
         await self._coordinator.in_thread(masking.store, run.round, silo, kind, request, actor.files)

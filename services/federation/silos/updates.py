@@ -71,7 +71,8 @@ class Updates:
         """
         late = updates.too_late(run, silo, number, self._retained)
         if late is not None:
-            raise WrongState(late)
+            counted = updates.counted_digest(run, silo, number) is not None
+            raise WrongState(updates.ANOTHER if counted else late)
         if number == run.round.number and silo not in run.round.selected:
             raise PermissionDenied(f"{silo} was not asked in round {number}")
 

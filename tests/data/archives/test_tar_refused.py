@@ -74,7 +74,7 @@ def test_a_long_window_is_no_damage(source: Path, tmp_path: Path) -> None:
     packed = pack(source, tmp_path / "packed", compressed=True)
     head = (source / "metadata.parquet").read_bytes()[:1000]
     (packed / "BigEarthNet-S2.tar.zst").write_bytes(zstd_frame(1 << 31, head))
-    with pytest.raises(DataRefused, match=r"beyond the limit of 128 MiB.*--long") as refused:
+    with pytest.raises(DataRefused, match=r"beyond the limit of 128 MiB\..* --long") as refused:
         digests(str(packed), str(tmp_path / "scratch"))
     assert "damaged" not in str(refused.value)
     assert not list((tmp_path / "scratch").rglob("payload.tar"))

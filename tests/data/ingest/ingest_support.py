@@ -17,6 +17,8 @@ from eoforge.storage.addresses import TableRef, open_table
 from tests.data.archives.archive_files import make_pair, write_archive
 
 SHARD_ROWS = 6
+PATCHES = 20
+"""Patches of the archive that most tests read."""
 
 
 def pairs_of(count: int, seed: int = 0, start: int = 0) -> list[PatchPair]:

@@ -30,6 +30,7 @@ from eoforge.storage.addresses import TableRef, is_s3, join, open_table, table_e
 from eoforge.storage.objects import ObjectStore
 from tests.data.archives.archive_files import make_pair, write_archive
 from tests.data.ingest.ingest_support import (
+    PATCHES,
     SHARD_ROWS,
     archive_of,
     balanced,
@@ -39,18 +40,6 @@ from tests.data.ingest.ingest_support import (
     pairs_of,
     quarantine,
 )
-
-PATCHES = 20
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return archive_of(tmp_path_factory.mktemp("archive"), PATCHES)
-
-
-@pytest.fixture
-def table(store_uri: str) -> str:
-    return join(store_uri, "patches.lance")
 
 
 def test_every_pixel_and_word_of_the_archive_is_in_the_table(archive: str, table: str) -> None:

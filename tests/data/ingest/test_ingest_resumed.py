@@ -17,21 +17,17 @@ from eoforge.data.ingest.run import (
 )
 from eoforge.data.tables.commit import Job
 from eoforge.errors import StoreError
-from eoforge.storage.addresses import TableRef, join, open_table
+from eoforge.storage.addresses import TableRef, open_table
 from eoforge.storage.objects import ObjectStore
-from tests.data.ingest.ingest_support import SHARD_ROWS, archive_of, content, digests, ingest_small_shards, pairs_of
-
-PATCHES = 20
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return archive_of(tmp_path_factory.mktemp("archive"), PATCHES)
-
-
-@pytest.fixture
-def table(store_uri: str) -> str:
-    return join(store_uri, "patches.lance")
+from tests.data.ingest.ingest_support import (
+    PATCHES,
+    SHARD_ROWS,
+    archive_of,
+    content,
+    digests,
+    ingest_small_shards,
+    pairs_of,
+)
 
 
 def test_an_interrupted_ingestion_reads_only_the_shards_that_are_missing(archive: str, table: str) -> None:

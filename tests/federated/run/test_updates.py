@@ -67,8 +67,21 @@ def test_a_repeated_answer_gets_the_verdict_of_the_first() -> None:
     verdicts = [updates.known_verdict(run, *key, RETAINED) for key in (("a", 3, "x"), ("a", 3, "z"), ("b", 3, "y"))]
     assert [v.verdict for v in verdicts if v] == [pb.VERDICT_ACCEPTED, pb.VERDICT_DROPPED, pb.VERDICT_REFUSED]
     assert updates.known_verdict(run, "b", 3, "another", RETAINED) is None
-    counted = updates.known_verdict(run, "b", 1, "forgotten", RETAINED)  # the summary of a closed round has no digests
+    counted = updates.known_verdict(run, "b", 1, "forgotten", RETAINED)  # histories of older versions have no digests
     assert counted == updates.answer(pb.VERDICT_ACCEPTED)
+
+
+def test_another_update_of_a_closed_round_is_told_so() -> None:
+    run = run_in_round_3()
+    run.history[1].digests.extend(["1" * 16, "2" * 16])
+    assert updates.counts_already(run, "b", 2, "2" * 64)
+    assert updates.known_verdict(run, "b", 2, "2" * 64, RETAINED) == updates.answer(pb.VERDICT_ACCEPTED)
+    for other in ("1" * 64, "2" * 15 + "3" * 49):
+        assert not updates.counts_already(run, "b", 2, other)
+        assert updates.known_verdict(run, "b", 2, other, RETAINED) == updates.answer(
+            pb.VERDICT_DROPPED, updates.ANOTHER
+        )
+        assert updates.verdict_after(run, "b", 2, other, None, False).reason == updates.ANOTHER
 
 
 def test_the_verdict_after_the_event_says_whether_the_update_is_in_time() -> None:
@@ -94,3 +107,5 @@ def test_an_answer_to_a_closed_task_is_a_repeat_or_too_late() -> None:
     assert updates.closed_task_verdict(run, "a", task).verdict == pb.VERDICT_ACCEPTED
     assert updates.closed_task_verdict(run, "b", task) == updates.answer(pb.VERDICT_DROPPED, updates.TOO_LATE)
     assert updates.closed_task_verdict(run, "a", TaskKey(pb.TASK_KIND_EVALUATE, 2)).verdict == pb.VERDICT_DROPPED
+    different = updates.closed_task_verdict(run, "a", task, same=False)
+    assert different == updates.answer(pb.VERDICT_DROPPED, updates.ANOTHER_ANSWER)

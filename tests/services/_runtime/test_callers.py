@@ -18,16 +18,12 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.client import RemoteError, RetrievalClient
 from eoforge.errors import UsageError
 from services._runtime import errors as service_errors
-from services._runtime.quota import Quota
-from tests.services._runtime.runtime_world import make
+from services._runtime.admission import Quota
+from tests.services._runtime.failing_service import make
 from tests.services.support import Running, Signer, running
 
 
 class TestTokens:
-    @pytest.fixture(scope="class")
-    def signer(self, tmp_path_factory: pytest.TempPathFactory) -> Signer:
-        return Signer(tmp_path_factory.mktemp("token"))
-
     @pytest.fixture(scope="class")
     def guarded(self, signer: Signer) -> Iterator[Running]:
         with running(lambda: make(**signer.settings)) as run:

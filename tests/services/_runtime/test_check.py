@@ -9,46 +9,36 @@ import pytest
 
 from services._runtime.check import main
 from tests.services.conftest import server_for
-from tests.services.retrieval.world import World
+from tests.services.retrieval.fixtures import RetrievalFixture
 from tests.services.support import Pki, Running, Signer, make_pki, running
 
 RPC = "eoforge.api.retrieval.v1.RetrievalService/ListIndexes"
 
 
 @pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
-def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
-    return Signer(tmp_path_factory.mktemp("token"))
-
-
-@pytest.fixture(scope="module")
-def guarded(world: World, pki: Pki, signer: Signer) -> Iterator[Running]:
+def guarded(archive: RetrievalFixture, pki: Pki, signer: Signer) -> Iterator[Running]:
     """TLS with client certificates, and tokens."""
     files = {
         "tls_cert_file": pki.path("server.pem"),
         "tls_key_file": pki.path("server.key"),
         "tls_client_ca_file": pki.path("ca.pem"),
     }
-    with running(server_for(world, **files, **signer.settings)) as run:
+    with running(server_for(archive, **files, **signer.settings)) as run:
         yield run
 
 
 @pytest.fixture(scope="module")
-def tls_service(world: World, pki: Pki, signer: Signer) -> Iterator[Running]:
+def tls_service(archive: RetrievalFixture, pki: Pki, signer: Signer) -> Iterator[Running]:
     """TLS without client certificates, and tokens."""
     files = {"tls_cert_file": pki.path("server.pem"), "tls_key_file": pki.path("server.key")}
-    with running(server_for(world, **files, **signer.settings)) as run:
+    with running(server_for(archive, **files, **signer.settings)) as run:
         yield run
 
 
 @pytest.fixture(scope="module")
-def open_service(world: World) -> Iterator[Running]:
+def open_service(archive: RetrievalFixture) -> Iterator[Running]:
     """Neither."""
-    with running(server_for(world)) as run:
+    with running(server_for(archive)) as run:
         yield run
 
 

@@ -21,21 +21,21 @@ from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.codec.coder import Coder, MaxError, Rate
 from eoforge.codec.raster import Raster
-from services._runtime.admission import HOLD, Budget, Hold
+from services._runtime.admission import RESERVATION, Budget, Reservation
 from services._runtime.ordered import in_order
 from services.retrieval import answers
-from tests.services.compression.world import compression_server, make_compression_world
+from tests.services.compression.fixtures import compression_server, make_compression_fixture
 from tests.services.conftest import server_for
-from tests.services.retrieval.world import World, make_world
+from tests.services.retrieval.fixtures import RetrievalFixture, make_retrieval_fixture
 from tests.services.support import Signer, details, running
 
 SEARCH = pb.SearchRequest(code=bytes(8), target_modality=1, page_size=3)
 
 
-def test_a_hung_store_stops_no_search(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hung_store_stops_no_search(archive: RetrievalFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     monkeypatch.setattr(answers, "patch_response", lambda *_: gate.wait() and pb.GetPatchResponse())
-    with running(server_for(world, read_seconds=0.5)) as run, grpc.insecure_channel(run.target) as channel:
+    with running(server_for(archive, read_seconds=0.5)) as run, grpc.insecure_channel(run.target) as channel:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
         try:
             hung = [stub.GetPatch.future(pb.GetPatchRequest(patch_id="x"), timeout=60) for _ in range(8)]
@@ -49,11 +49,11 @@ def test_a_hung_store_stops_no_search(world: World, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_table_that_cannot_be_read_is_an_unavailable_store(tmp_path: Path) -> None:
-    world = make_world(tmp_path)
-    with running(server_for(world)) as run, grpc.insecure_channel(run.target) as channel:
+    archive = make_retrieval_fixture(tmp_path)
+    with running(server_for(archive)) as run, grpc.insecure_channel(run.target) as channel:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
-        shutil.rmtree(Path(world.patches) / "data")
-        request = pb.GetPatchRequest(patch_id=world.pairs[0].meta.patch_id, include_pixels=True)
+        shutil.rmtree(Path(archive.patches) / "data")
+        request = pb.GetPatchRequest(patch_id=archive.pairs[0].meta.patch_id, include_pixels=True)
         with pytest.raises(grpc.RpcError) as caught:
             stub.GetPatch(request, timeout=60)
         assert details(caught.value)["reason"] == "STORE_UNAVAILABLE"
@@ -82,7 +82,7 @@ def test_a_stream_runs_ahead_of_its_reader_by_a_bounded_number_of_bytes() -> Non
         return Large(number)
 
     async def main() -> None:
-        HOLD.set(Hold(Budget(16 << 20, 1.0), "reader"))
+        RESERVATION.set(Reservation(Budget(16 << 20, 1.0), "reader"))
         async with aclosing(in_order(requests(), answer, 16)) as found:
             assert (await anext(found)).number == 0
             for _ in range(100):
@@ -95,11 +95,11 @@ def test_a_stream_runs_ahead_of_its_reader_by_a_bounded_number_of_bytes() -> Non
 
 
 def test_twelve_dear_streams_do_not_hold_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, gate, original = make_compression_world(tmp_path), threading.Event(), Coder.decompress
-    coder = world.codecs.coder
+    archive, gate, original = make_compression_fixture(tmp_path), threading.Event(), Coder.decompress
+    coder = archive.codecs.coder
     bands = {band: np.full((720, 720), 1500, np.uint16) for band in ("B02", "B03", "B04", "B08")}
     [dear] = coder.compress([Raster(bands)], Rate(max_error=MaxError(s2=0)))
-    [small] = coder.compress([world.raster(0)], Rate(quality=0.0))
+    [small] = coder.compress([archive.raster(0)], Rate(quality=0.0))
 
     def slow(self: Coder, streams: Any) -> Any:
         if any(stream == dear for stream in streams):
@@ -111,7 +111,7 @@ def test_twelve_dear_streams_do_not_hold_a_small_one(tmp_path: Path, monkeypatch
     signer = Signer(tmp_path)
     alice, mallory = ((("authorization", f"Bearer {signer.token(name)}"),) for name in ("alice", "mallory"))
     settings = {**signer.settings, "receive_seconds": 60.0}
-    with running(compression_server(world, **settings)) as run, grpc.insecure_channel(run.target) as channel:
+    with running(compression_server(archive, **settings)) as run, grpc.insecure_channel(run.target) as channel:
         stub = compression_pb2_grpc.CompressionServiceStub(channel)
         request = cpb.DecompressRequest(stream=dear)
         calls = [stub.Decompress.future(request, timeout=60, metadata=mallory) for _ in range(12)]

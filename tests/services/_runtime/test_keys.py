@@ -23,7 +23,7 @@ from services._runtime.auth import Authenticator
 from services._runtime.errors import Unauthenticated
 from services._runtime.files import RETRY_SECONDS
 from services._runtime.settings import RuntimeSettings
-from tests.services._runtime.runtime_world import make
+from tests.services._runtime.failing_service import make
 from tests.services.support import AUDIENCE, ISSUER, Running, Signer, make_pki, running
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -51,7 +51,7 @@ def jwk(key: Any, algorithm: str = "RS256", **facts: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Signer]]:
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Signer]]:
     signer = Signer(tmp_path_factory.mktemp("keys"))
     with running(lambda: make(**signer.settings)) as run:
         yield run, signer
@@ -77,8 +77,8 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_the_former_keys_serve_while_the_file_is_unusable(world: tuple[Running, Signer], damage: str) -> None:
-    run, signer = world
+def test_the_former_keys_serve_while_the_file_is_unusable(archive: tuple[Running, Signer], damage: str) -> None:
+    run, signer = archive
     token = signer.token()
 
     def answers() -> bool:

@@ -23,16 +23,10 @@ from services._runtime import wire
 from services._runtime.admission import BYTES, HOLD
 from services._runtime.fair import FairPool
 from services._runtime.server import Server
-from tests.services._runtime.runtime_world import NAME, make
+from tests.services._runtime.failing_service import NAME, make
 from tests.services.support import Running, Signer, details, ended, running, until
 
 GET, STREAM = f"/{NAME}/GetPatch", f"/{NAME}/SearchStream"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running(make) as run:
-        yield run
 
 
 @pytest.fixture(scope="module")

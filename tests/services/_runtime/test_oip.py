@@ -17,7 +17,7 @@ from eoforge.index.catalog import IndexSnapshot
 from eoforge.storage.addresses import TableRef
 from services._runtime.oip import DATATYPES
 from tests.services.conftest import server_for
-from tests.services.retrieval.world import BITS, DIM, World
+from tests.services.retrieval.fixtures import BITS, DIM, RetrievalFixture
 from tests.services.support import Running, details, running
 
 NAME = "eoforge-retrieval"
@@ -25,8 +25,8 @@ IMAGES = 3
 
 
 @pytest.fixture(scope="module")
-def server(world: World) -> Iterator[Running]:
-    with running(server_for(world, max_images=4)) as run:
+def server(archive: RetrievalFixture) -> Iterator[Running]:
+    with running(server_for(archive, max_images=4)) as run:
         yield run
 
 
@@ -37,13 +37,13 @@ def stub(server: Running) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def snapshot(world: World) -> IndexSnapshot:
-    return IndexSnapshot.open(TableRef(world.codes))
+def snapshot(archive: RetrievalFixture) -> IndexSnapshot:
+    return IndexSnapshot.open(TableRef(archive.codes))
 
 
-def inputs(world: World, modality: str, count: int = IMAGES) -> dict[str, Any]:
+def inputs(archive: RetrievalFixture, modality: str, count: int = IMAGES) -> dict[str, Any]:
     columns = ["s1"] if modality == "s1" else ["s2_10m", "s2_20m"]
-    return {c: np.stack([getattr(p, c) for p in world.pairs[:count]]) for c in columns}
+    return {c: np.stack([getattr(p, c) for p in archive.pairs[:count]]) for c in columns}
 
 
 def request(model: str, arrays: dict[str, Any]) -> oip_pb2.ModelInferRequest:
@@ -88,16 +88,18 @@ def test_metadata_by_grpc_is_the_same(server: Running, stub: Any) -> None:
 
 
 @pytest.mark.parametrize("modality", ["s1", "s2"])
-def test_encode_by_grpc(stub: Any, world: World, snapshot: IndexSnapshot, modality: str) -> None:
-    found = outputs(stub.ModelInfer(request(f"{NAME}-encode-{modality}", inputs(world, modality)), timeout=60))
-    expected = np.stack([snapshot.code_of(p.meta.patch_id, modality) for p in world.pairs[:IMAGES]])
+def test_encode_by_grpc(stub: Any, archive: RetrievalFixture, snapshot: IndexSnapshot, modality: str) -> None:
+    found = outputs(stub.ModelInfer(request(f"{NAME}-encode-{modality}", inputs(archive, modality)), timeout=60))
+    expected = np.stack([snapshot.code_of(p.meta.patch_id, modality) for p in archive.pairs[:IMAGES]])
     np.testing.assert_array_equal(found["code"], expected)
     assert found["embedding"].shape == (IMAGES, DIM)
 
 
 @pytest.mark.parametrize(("source", "target"), [("s1", "s2"), ("s2", "s1")])
-def test_search_by_grpc(stub: Any, world: World, snapshot: IndexSnapshot, source: str, target: str) -> None:
-    codes = np.stack([snapshot.code_of(p.meta.patch_id, source) for p in world.pairs[:IMAGES]])
+def test_search_by_grpc(
+    stub: Any, archive: RetrievalFixture, snapshot: IndexSnapshot, source: str, target: str
+) -> None:
+    codes = np.stack([snapshot.code_of(p.meta.patch_id, source) for p in archive.pairs[:IMAGES]])
     arrays = {"code": codes, "k": np.array([5], np.int32)}
     found = outputs(stub.ModelInfer(request(f"{NAME}-search-{target}", arrays), timeout=60))
     distances, rows = snapshot.index_of(target).search(codes, 5)
@@ -107,30 +109,30 @@ def test_search_by_grpc(stub: Any, world: World, snapshot: IndexSnapshot, source
     assert texts == [[ids[r] for r in row] for row in rows]
 
 
-def test_encode_and_search_by_rest(server: Running, world: World, snapshot: IndexSnapshot) -> None:
-    image = inputs(world, "s1", 1)["s1"]
+def test_encode_and_search_by_rest(server: Running, archive: RetrievalFixture, snapshot: IndexSnapshot) -> None:
+    image = inputs(archive, "s1", 1)["s1"]
     tensor = {"name": "s1", "shape": list(image.shape), "datatype": "FP32", "data": image.ravel().tolist()}
     encoded = httpx.post(f"{server.rest}/v2/models/{NAME}-encode-s1/infer", json={"inputs": [tensor]}, timeout=60)
     by_name = {o["name"]: o for o in encoded.json()["outputs"]}
-    code = snapshot.code_of(world.pairs[0].meta.patch_id, "s1")
+    code = snapshot.code_of(archive.pairs[0].meta.patch_id, "s1")
     assert by_name["code"]["data"] == code.tolist()
     query = {"name": "code", "shape": [1, len(code)], "datatype": "UINT8", "data": code.tolist()}
     found = httpx.post(f"{server.rest}/v2/models/{NAME}-search-s1/infer", json={"inputs": [query]}, timeout=60).json()
     ids = next(o for o in found["outputs"] if o["name"] == "patch_id")
     assert ids["shape"] == [1, 10]
-    assert ids["data"][0] == world.pairs[0].meta.patch_id
+    assert ids["data"][0] == archive.pairs[0].meta.patch_id
 
 
-def test_what_is_refused(server: Running, stub: Any, world: World) -> None:
+def test_what_is_refused(server: Running, stub: Any, archive: RetrievalFixture) -> None:
     encode, search = f"{NAME}-encode-s2", f"{NAME}-search-s1"
-    good = inputs(world, "s2")
+    good = inputs(archive, "s2")
     code = np.zeros((1, BITS // 8), np.uint8)
     cases: dict[str, tuple[oip_pb2.ModelInferRequest, str]] = {
         "missing input": (request(encode, {"s2_10m": good["s2_10m"]}), "INVALID_ARGUMENT"),
         "wrong type": (request(encode, good | {"s2_20m": good["s2_20m"].astype("f4")}), "INVALID_ARGUMENT"),
         "wrong shape": (request(encode, {c: a[:, :1] for c, a in good.items()}), "INVALID_ARGUMENT"),
         "unequal numbers": (request(encode, good | {"s2_20m": good["s2_20m"][:1]}), "INVALID_ARGUMENT"),
-        "too many images": (request(encode, inputs(world, "s2", 5)), "LIMIT_EXCEEDED"),
+        "too many images": (request(encode, inputs(archive, "s2", 5)), "LIMIT_EXCEEDED"),
         "nodata": (request(encode, {c: a * 0 for c, a in good.items()}), "DATA_REFUSED"),
         "unknown model": (request("nobody", good), "NOT_FOUND"),
         "k too large": (request(search, {"code": code, "k": np.array([5000], np.int32)}), "LIMIT_EXCEEDED"),

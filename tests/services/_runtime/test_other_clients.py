@@ -12,7 +12,7 @@ import pytest
 
 from eoforge.client import RetrievalClient
 from tests.services.conftest import server_for
-from tests.services.retrieval.world import World
+from tests.services.retrieval.fixtures import RetrievalFixture
 from tests.services.support import running
 
 ROOT = Path(__file__).parents[3]
@@ -31,10 +31,12 @@ def ask(target: str, method: str, request: str) -> subprocess.CompletedProcess[s
     return subprocess.run([*buf, "-d", request, f"http://{target}/{method}"], capture_output=True, text=True)
 
 
-def test_the_grpcurl_request_of_the_readme_is_answered(world: World, readme_request: tuple[str, str]) -> None:
+def test_the_grpcurl_request_of_the_readme_is_answered(
+    archive: RetrievalFixture, readme_request: tuple[str, str]
+) -> None:
     template, method = readme_request
-    patch_id = world.pairs[0].meta.patch_id
-    with running(server_for(world)) as server, RetrievalClient(server.target) as client:
+    patch_id = archive.pairs[0].meta.patch_id
+    with running(server_for(archive)) as server, RetrievalClient(server.target) as client:
         done = ask(server.target, method, template.replace("'$PATCH_ID'", patch_id))
         assert done.returncode == 0, done.stderr
         hits = [(h.get("distance", 0), h["patch"]["patchId"]) for h in json.loads(done.stdout)["hits"]]

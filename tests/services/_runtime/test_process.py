@@ -20,7 +20,7 @@ from eoforge.methods import get_method
 from eoforge.storage.addresses import TableRef
 from scripts.settings_table import table
 from services._runtime.errors import CATALOGUE
-from tests.services.retrieval.world import World, bands_of
+from tests.services.retrieval.fixtures import RetrievalFixture, bands_of
 from tests.services.support import RETRIEVAL_REASONS
 
 READY_S = 120.0
@@ -49,10 +49,10 @@ def ports(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_trained_model_is_served_until_sigterm(world: World, tmp_path: Path) -> None:
+def test_a_trained_model_is_served_until_sigterm(archive: RetrievalFixture, tmp_path: Path) -> None:
     method = get_method("ss_cm_rsir")
     config = method.config("tiny", {"epochs": "1", "batch_size": "4"})
-    data = TableRef(world.patches)
+    data = TableRef(archive.patches)
     bundle = method.train(data, str(tmp_path / "runs"), config)
     codes = str(tmp_path / "codes.lance")
     build_index(bundle.uri, data, codes, method.load(bundle))
@@ -61,7 +61,7 @@ def test_a_trained_model_is_served_until_sigterm(world: World, tmp_path: Path) -
         where = ports(process)
         with RetrievalClient(f"127.0.0.1:{where['port']}") as client:
             snapshot = IndexSnapshot.open(TableRef(codes))
-            pair = world.pairs[0]
+            pair = archive.pairs[0]
             for source, target in (("s1", "s2"), ("s2", "s1")):
                 code = snapshot.code_of(pair.meta.patch_id, source)
                 distances, rows = snapshot.index_of(target).search(code[None], 5)

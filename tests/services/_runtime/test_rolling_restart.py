@@ -51,7 +51,7 @@ class Process:
         }
         with open(self._log, "ab") as log:
             place = log.tell()
-            command = [sys.executable, "-m", "tests.services._runtime.process_world"]
+            command = [sys.executable, "-m", "tests.services._runtime.slow_process"]
             self._process = subprocess.Popen(command, env=os.environ | environment, stderr=log, cwd=ROOT)
         self._place = place
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -15,20 +14,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from services._runtime.errors import CATALOGUE, Retriable
-from tests.services._runtime.runtime_world import ERROR_TYPES, NAME, SECRET, OnDemand, get, make
+from tests.services._runtime.failing_service import ERROR_TYPES, NAME, SECRET, OnDemand, get, make
 from tests.services.support import Running, details, running, until
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running(make) as run:
-        yield run
-
-
-@pytest.fixture(scope="module")
-def stub(server: Running) -> Iterator[Any]:
-    with grpc.insecure_channel(server.target) as channel:
-        yield retrieval_pb2_grpc.RetrievalServiceStub(channel)
 
 
 def servicer_of(run: Running) -> OnDemand:

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import pytest
 
-from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from services._runtime.settings import RuntimeSettings
 from services._runtime.telemetry import configure_traces
-from tests.services._runtime.runtime_world import NAME, get, make
-from tests.services.support import Running, running, until
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running(make) as run:
-        yield run
-
-
-@pytest.fixture(scope="module")
-def stub(server: Running) -> Iterator[Any]:
-    with grpc.insecure_channel(server.target) as channel:
-        yield retrieval_pb2_grpc.RetrievalServiceStub(channel)
+from tests.services._runtime.failing_service import NAME, get
+from tests.services.support import until
 
 
 def test_a_call_continues_the_trace_of_its_caller(stub: Any) -> None:

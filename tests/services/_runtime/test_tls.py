@@ -14,13 +14,8 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.client import RemoteError, RetrievalClient
 from eoforge.errors import UsageError
 from services._runtime.settings import RuntimeSettings
-from tests.services._runtime.runtime_world import NAME, get, make
+from tests.services._runtime.failing_service import NAME, get, make
 from tests.services.support import Pki, Signer, make_pki, running, until
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return make_pki(tmp_path_factory.mktemp("pki"))
 
 
 class TestTls:

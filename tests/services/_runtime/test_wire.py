@@ -13,10 +13,10 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as oip_pb2
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.errors import LimitExceeded, StoreError, UsageError
-from services._runtime.admission import Admission, Budget, Hold
+from services._runtime.admission import Admission, Budget, Reservation
 from services._runtime.auth import CALLER, Caller
 from services._runtime.errors import Overloaded, describe
-from services._runtime.fair import DEAR_BYTES, FairPool
+from services._runtime.fair import EXPENSIVE_BYTES, FairPool
 from services._runtime.wire import Limits, check_json, count_elements, parse
 
 FEW = Limits(1000, depth=4)
@@ -68,19 +68,19 @@ def test_json_is_counted(text: bytes) -> None:
 
 def test_the_budget_is_shared_and_bounded() -> None:
     async def main() -> None:
-        budget = Budget(100, patience=0.05)
-        greedy, modest = Hold(budget, "greedy"), Hold(budget, "modest")
+        budget = Budget(100, timeout=0.05)
+        greedy, modest = Reservation(budget, "greedy"), Reservation(budget, "modest")
         await greedy.take(50)
         with pytest.raises(Overloaded) as caught:
             await greedy.child().take(1)
         assert caught.value.retry_after > 0
         await modest.take(50)
-        waiting = asyncio.create_task(greedy.child().take(10, patient=True))
+        waiting = asyncio.create_task(greedy.child().take(10, unbounded=True))
         await asyncio.sleep(0)
         assert not waiting.done()
-        greedy.settle(0)
+        greedy.resize(0)
         await waiting
-        modest.settle(0)
+        modest.resize(0)
 
     asyncio.run(main())
 
@@ -110,7 +110,7 @@ def test_dear_calls_of_one_caller_do_not_hold_a_cheap_one_of_another(workers: in
 
     async def main() -> None:
         pool = FairPool(workers, 20, "calls")
-        dear = [asyncio.create_task(_as("mallory", pool, gate.wait, DEAR_BYTES)) for _ in range(12)]
+        dear = [asyncio.create_task(_as("mallory", pool, gate.wait, EXPENSIVE_BYTES)) for _ in range(12)]
         await asyncio.sleep(0)
         try:
             assert await asyncio.wait_for(_as("alice", pool, lambda: "done", 1.0), 30) == "done"

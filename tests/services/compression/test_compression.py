@@ -19,20 +19,15 @@ from eoforge.codec.container import inspect
 from eoforge.codec.learned.rate import psnr
 from eoforge.codec.raster import Raster
 from eoforge.errors import UsageError
-from tests.services.compression.world import BITS, CompressionWorld, compression_server, make_compression_world, same
+from tests.services.compression.fixtures import BITS, CompressionFixture, compression_server, same
 from tests.services.support import Running, details, running
 
 LOSSLESS = (0, 0.0)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> CompressionWorld:
-    return make_compression_world(tmp_path_factory.mktemp("compression"))
-
-
-@pytest.fixture(scope="module")
-def server(world: CompressionWorld) -> Iterator[Running]:
-    with running(compression_server(world, max_pixels=1 << 16, max_raster_bytes=1 << 20)) as run:
+def server(archive: CompressionFixture) -> Iterator[Running]:
+    with running(compression_server(archive, max_pixels=1 << 16, max_raster_bytes=1 << 20)) as run:
         yield run
 
 
@@ -53,24 +48,24 @@ def place(raster: Raster) -> Any:
     return raster.georeference.crs, raster.georeference.transform
 
 
-def test_a_stream_equals_that_of_the_codec(client: CompressionClient, world: CompressionWorld) -> None:
-    raster = world.raster(0)
-    codec = world.codecs.coder.named()
+def test_a_stream_equals_that_of_the_codec(client: CompressionClient, archive: CompressionFixture) -> None:
+    raster = archive.raster(0)
+    codec = archive.codecs.coder.named()
     for quality in (0.0, 2.5, 7.0):
         made = client.compress(raster.bands, patch_id=raster.patch_id, place=place(raster), quality=quality)
         assert made.stream == codec.compress([raster], quality)[0]
         assert (made.info.kind, made.info.quality, made.info.codec) == (
             pb.STREAM_KIND_LEARNED,
             quality,
-            world.bundle.short_id,
+            archive.bundle.short_id,
         )
         back = client.decompress(made.stream)
         assert same(back.bands, codec.decompress([made.stream])[0].bands)
         assert (back.patch_id, back.place) == (raster.patch_id, place(raster))
 
 
-def test_codes_are_stored_and_recomputed_without_pixels(client: CompressionClient, world: CompressionWorld) -> None:
-    raster = world.raster(1)
+def test_codes_are_stored_and_recomputed_without_pixels(client: CompressionClient, archive: CompressionFixture) -> None:
+    raster = archive.raster(1)
     made = client.compress(raster.bands, quality=3)
     assert set(made.codes) == {("s1", 0), ("s2", 0)}
     assert {len(code) for code in made.codes.values()} == {BITS // 8}
@@ -79,9 +74,9 @@ def test_codes_are_stored_and_recomputed_without_pixels(client: CompressionClien
 
 @pytest.mark.parametrize("bound", [LOSSLESS, (8, 0.25)])
 def test_bounded_streams_need_no_model_and_keep_their_bound(
-    client: CompressionClient, world: CompressionWorld, bound: tuple[int, float]
+    client: CompressionClient, archive: CompressionFixture, bound: tuple[int, float]
 ) -> None:
-    raster = world.raster(2)
+    raster = archive.raster(2)
     made = client.compress(raster.bands, max_error=bound)
     assert (made.info.kind, made.info.codec, made.codes) == (pb.STREAM_KIND_BOUNDED, "", {})
     assert (made.info.max_error.s2, made.info.max_error.s1) == bound
@@ -93,8 +88,8 @@ def test_bounded_streams_need_no_model_and_keep_their_bound(
         assert error <= (bound[1] if pixels.dtype.kind == "f" else bound[0]), band
 
 
-def test_geotiffs_in_and_out(client: CompressionClient, world: CompressionWorld) -> None:
-    raster = world.raster(3)
+def test_geotiffs_in_and_out(client: CompressionClient, archive: CompressionFixture) -> None:
+    raster = archive.raster(3)
     files = list(write_cogs(raster).values())
     made = client.compress(geotiff=files, patch_id=raster.patch_id, max_error=LOSSLESS)
     assert (made.info.georeference.crs, tuple(made.info.georeference.transform)) == place(raster)
@@ -110,8 +105,8 @@ def test_geotiffs_in_and_out(client: CompressionClient, world: CompressionWorld)
     assert all((found[b] == pixels).all() for b, pixels in raster.bands.items())
 
 
-def test_bands_resampled_to_10_m_become_native_again(client: CompressionClient, world: CompressionWorld) -> None:
-    raster = world.raster(4)
+def test_bands_resampled_to_10_m_become_native_again(client: CompressionClient, archive: CompressionFixture) -> None:
+    raster = archive.raster(4)
     names = ("B02", "B05", "B09")
     full = [np.kron(raster.bands[n], np.ones((120 // len(raster.bands[n]),) * 2, dtype=np.uint16)) for n in names]
     made = client.compress(geotiff=geotiff(dict(zip(names, full, strict=True))), max_error=LOSSLESS)
@@ -136,23 +131,23 @@ def geotiff(bands: dict[str, Any], *, names: bool = True) -> bytes:
         return bytes(memory.read())
 
 
-def test_targets_select_the_quality(client: CompressionClient, world: CompressionWorld) -> None:
-    raster = world.raster(5)
+def test_targets_select_the_quality(client: CompressionClient, archive: CompressionFixture) -> None:
+    raster = archive.raster(5)
     optical = raster.only("s2")
     low = client.compress(optical.bands, quality=1).info.bits_per_pixel
     made = client.compress(optical.bands, bits_per_pixel=low)
     assert 1 <= made.info.quality < 7
     assert made.info.bits_per_pixel <= low
-    wanted = psnr(optical, world.codecs.coder.decompress([client.compress(optical.bands, quality=4).stream])[0])
+    wanted = psnr(optical, archive.codecs.coder.decompress([client.compress(optical.bands, quality=4).stream])[0])
     reached = client.compress(optical.bands, psnr=wanted - 0.01)
     assert reached.info.quality <= 4
-    assert psnr(optical, world.codecs.coder.decompress([reached.stream])[0]) >= wanted - 0.01
+    assert psnr(optical, archive.codecs.coder.decompress([reached.stream])[0]) >= wanted - 0.01
     with pytest.raises(RemoteRefused, match="cannot be met"):
         client.compress(optical.bands, bits_per_pixel=0.001)
 
 
-def test_inspect_reads_the_header_alone(client: CompressionClient, world: CompressionWorld) -> None:
-    raster = world.raster(0)
+def test_inspect_reads_the_header_alone(client: CompressionClient, archive: CompressionFixture) -> None:
+    raster = archive.raster(0)
     made = client.compress(raster.bands, patch_id=raster.patch_id, place=place(raster), quality=3)
     header = inspect(made.stream)
     info = client.inspect(made.stream)
@@ -168,9 +163,9 @@ def test_inspect_reads_the_header_alone(client: CompressionClient, world: Compre
     assert client.inspect(bytes(payload_damaged)) == info, "the payload is not looked at"
 
 
-def test_transcode_is_decode_then_encode(client: CompressionClient, world: CompressionWorld) -> None:
-    coder = world.codecs.coder
-    made = client.compress(world.raster(6).bands, quality=6)
+def test_transcode_is_decode_then_encode(client: CompressionClient, archive: CompressionFixture) -> None:
+    coder = archive.codecs.coder
+    made = client.compress(archive.raster(6).bands, quality=6)
     lower = client.transcode(made.stream, quality=1)
     assert lower.stream == coder.named().compress(coder.decompress([made.stream]), 1)[0]
     assert len(lower.stream) < len(made.stream)
@@ -180,9 +175,9 @@ def test_transcode_is_decode_then_encode(client: CompressionClient, world: Compr
     assert (searchable.info.kind, len(searchable.codes)) == (pb.STREAM_KIND_LEARNED, 2)
 
 
-def test_codecs_are_listed(client: CompressionClient, stub: Any, world: CompressionWorld) -> None:
+def test_codecs_are_listed(client: CompressionClient, stub: Any, archive: CompressionFixture) -> None:
     learned, bounded = client.codecs()
-    assert (learned.name, learned.bundle_id, learned.method) == (world.bundle.short_id, world.bundle.id, "rs_jcif")
+    assert (learned.name, learned.bundle_id, learned.method) == (archive.bundle.short_id, archive.bundle.id, "rs_jcif")
     assert (learned.max_quality, learned.code_bits, len(learned.bands)) == (7, BITS, 2)
     assert (bounded.name, bounded.bundle_id, bounded.kind) == ("bounded", "", pb.STREAM_KIND_BOUNDED)
     with pytest.raises(grpc.RpcError) as caught:
@@ -190,8 +185,10 @@ def test_codecs_are_listed(client: CompressionClient, stub: Any, world: Compress
     assert details(caught.value)["reason"] == "INVALID_ARGUMENT"
 
 
-def test_streams_answer_in_order_and_survive_bad_requests(client: CompressionClient, world: CompressionWorld) -> None:
-    rasters = [(f"patch {i}", world.raster(i % len(world.pairs)).bands) for i in range(20)]
+def test_streams_answer_in_order_and_survive_bad_requests(
+    client: CompressionClient, archive: CompressionFixture
+) -> None:
+    rasters = [(f"patch {i}", archive.raster(i % len(archive.pairs)).bands) for i in range(20)]
     rasters[3] = ("patch 3", {"B02": np.zeros((0, 0), np.uint16)})
     made = list(client.compress_many(rasters, quality=3, timeout=60))
     assert [name for name, _ in made] == [name for name, _ in rasters]
@@ -208,7 +205,7 @@ def test_streams_answer_in_order_and_survive_bad_requests(client: CompressionCli
             assert answer.remote_reason == "DATA_REFUSED"
         else:
             assert not isinstance(answer, RemoteError), name
-            assert same(answer.bands, world.codecs.coder.decompress([streams[i][1]])[0].bands)
+            assert same(answer.bands, archive.codecs.coder.decompress([streams[i][1]])[0].bands)
 
 
 def test_a_correlation_id_is_bounded(stub: Any) -> None:
@@ -232,12 +229,12 @@ def compress_request(*bands: pb.Band, **values: Any) -> pb.CompressRequest:
     return pb.CompressRequest(raster=pb.Raster(bands=pb.BandRaster(bands=bands)), **values)
 
 
-def test_refusals_and_their_reasons(stub: Any, world: CompressionWorld) -> None:
+def test_refusals_and_their_reasons(stub: Any, archive: CompressionFixture) -> None:
     lossless = pb.Rate(max_error=pb.MaxError())
-    stream = world.codecs.coder.named().compress([world.raster(0)], 3)[0]
+    stream = archive.codecs.coder.named().compress([archive.raster(0)], 3)[0]
     bounded = stub.Compress(compress_request(band(), rate=lossless), timeout=60).stream
     other = bytearray(stream)
-    start = stream.index(bytes.fromhex(world.bundle.short_id))
+    start = stream.index(bytes.fromhex(archive.bundle.short_id))
     other[start] ^= 255
     large = b"EOFC" + stream[4:10] + b"\xff\xff\xff\x00" * 2 + stream[18:]
     tiff = geotiff({"B02": np.ones((12, 12), np.uint16)}, names=False)
@@ -283,30 +280,30 @@ def tiff_request(content: bytes, patch_id: str = "") -> pb.CompressRequest:
     return pb.CompressRequest(raster=pb.Raster(geotiff=pb.GeoTiffRaster(files=[file], patch_id=patch_id)))
 
 
-def test_refusals_by_the_client(client: CompressionClient, world: CompressionWorld) -> None:
+def test_refusals_by_the_client(client: CompressionClient, archive: CompressionFixture) -> None:
     with pytest.raises(UsageError, match="exactly one"):
         client.compress()
     with pytest.raises(UsageError, match="at most one"):
-        client.compress(world.raster(0).bands, quality=1, psnr=40)
+        client.compress(archive.raster(0).bands, quality=1, psnr=40)
     with pytest.raises(UsageError, match="uint16"):
         client.compress({"B02": np.zeros((12, 12))})
     with pytest.raises(RemoteNotFound):
-        client.compress(world.raster(0).bands, codec="feedfeedfeedfeed")
+        client.compress(archive.raster(0).bands, codec="feedfeedfeedfeed")
 
 
-def test_without_a_bundle_there_are_bounded_streams(world: CompressionWorld) -> None:
+def test_without_a_bundle_there_are_bounded_streams(archive: CompressionFixture) -> None:
     from services.compression.settings import CompressionSettings
     from services.compression.state import load
 
-    bare = CompressionWorld(world.bundle, load(CompressionSettings()), world.pairs)
-    raster = world.raster(0)
+    bare = CompressionFixture(archive.bundle, load(CompressionSettings()), archive.pairs)
+    raster = archive.raster(0)
     with running(compression_server(bare)) as run, CompressionClient(run.target, attempts=1) as client:
         assert [codec.name for codec in client.codecs()] == ["bounded"]
         made = client.compress(raster.bands, max_error=LOSSLESS)
         assert same(client.decompress(made.stream).bands, raster.bands)
         for call in (
             lambda: client.compress(raster.bands),
-            lambda: client.decompress(world.codecs.coder.named().compress([raster], 3)[0]),
+            lambda: client.decompress(archive.codecs.coder.named().compress([raster], 3)[0]),
         ):
             with pytest.raises(RemoteNotFound, match="bundle"):
                 call()

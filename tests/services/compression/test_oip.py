@@ -15,20 +15,15 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
 
 from eoforge.data.bands import GROUPS
 from tests.services._runtime.test_oip import outputs, request
-from tests.services.compression.world import CompressionWorld, compression_server, make_compression_world
+from tests.services.compression.fixtures import CompressionFixture, compression_server
 from tests.services.support import Running, details, running
 
 NAME = "eoforge-compression"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> CompressionWorld:
-    return make_compression_world(tmp_path_factory.mktemp("compression"))
-
-
-@pytest.fixture(scope="module")
-def server(world: CompressionWorld) -> Iterator[Running]:
-    with running(compression_server(world, codec_queue=4, stream_window=4)) as run:
+def server(archive: CompressionFixture) -> Iterator[Running]:
+    with running(compression_server(archive, codec_queue=4, stream_window=4)) as run:
         yield run
 
 
@@ -38,18 +33,18 @@ def stub(server: Running) -> Iterator[Any]:
         yield oip_grpc.GRPCInferenceServiceStub(channel)
 
 
-def columns(world: CompressionWorld, modality: str, patches: int = 2) -> dict[str, Any]:
+def columns(archive: CompressionFixture, modality: str, patches: int = 2) -> dict[str, Any]:
     names = [g.column for g in GROUPS if (g.column == "s1") == (modality == "s1")]
-    return {c: np.stack([getattr(pair, c) for pair in world.pairs[:patches]]) for c in names}
+    return {c: np.stack([getattr(pair, c) for pair in archive.pairs[:patches]]) for c in names}
 
 
 @pytest.mark.parametrize("modality", ["s1", "s2"])
-def test_round_trip_by_grpc(stub: Any, world: CompressionWorld, modality: str) -> None:
-    given = columns(world, modality)
+def test_round_trip_by_grpc(stub: Any, archive: CompressionFixture, modality: str) -> None:
+    given = columns(archive, modality)
     made = outputs(stub.ModelInfer(request(f"{NAME}-compress-{modality}", given | {"quality": f32(3)}), timeout=60))
-    expected = world.codecs.coder.named().compress([world.raster(i).only(modality) for i in range(2)], 3)
+    expected = archive.codecs.coder.named().compress([archive.raster(i).only(modality) for i in range(2)], 3)
     back = outputs(stub.ModelInfer(request(f"{NAME}-decompress-{modality}", {"stream": made["stream"]}), timeout=60))
-    for decoded, group in zip(world.codecs.coder.decompress(expected), range(2), strict=True):
+    for decoded, group in zip(archive.codecs.coder.decompress(expected), range(2), strict=True):
         for g in GROUPS:
             if g.column in back:
                 stacked = np.stack([decoded.bands[b] for b in g.bands])
@@ -62,8 +57,8 @@ def f32(value: float) -> Any:
     return np.array([value], np.float32)
 
 
-def test_lossless_by_rest(server: Running, world: CompressionWorld) -> None:
-    image = columns(world, "s1", 1)["s1"]
+def test_lossless_by_rest(server: Running, archive: CompressionFixture) -> None:
+    image = columns(archive, "s1", 1)["s1"]
     tensors = [
         {"name": "s1", "shape": list(image.shape), "datatype": "FP32", "data": image.ravel().tolist()},
         {"name": "max_error", "shape": [1], "datatype": "FP32", "data": [0.0]},
@@ -77,10 +72,10 @@ def test_lossless_by_rest(server: Running, world: CompressionWorld) -> None:
     np.testing.assert_array_equal(np.array(back[0]["data"], np.float32).reshape(image.shape), image)
 
 
-def test_refusals_and_their_reasons(stub: Any, world: CompressionWorld) -> None:
-    good = columns(world, "s2")
-    part = world.codecs.coder.named().compress([world.raster(0).window(0, 0, 60, 60)], 3)
-    radar = world.codecs.coder.named().compress([world.raster(0).only("s1")], 3)
+def test_refusals_and_their_reasons(stub: Any, archive: CompressionFixture) -> None:
+    good = columns(archive, "s2")
+    part = archive.codecs.coder.named().compress([archive.raster(0).window(0, 0, 60, 60)], 3)
+    radar = archive.codecs.coder.named().compress([archive.raster(0).only("s1")], 3)
     cases: dict[str, tuple[oip_pb2.ModelInferRequest, str]] = {
         "missing input": (request(f"{NAME}-compress-s2", {"s2_10m": good["s2_10m"]}), "INVALID_ARGUMENT"),
         "unequal numbers": (
@@ -91,7 +86,7 @@ def test_refusals_and_their_reasons(stub: Any, world: CompressionWorld) -> None:
             request(f"{NAME}-compress-s2", good | {"quality": f32(1), "max_error": f32(1)}),
             "INVALID_ARGUMENT",
         ),
-        "too many patches": (request(f"{NAME}-compress-s2", columns(world, "s2", 5)), "LIMIT_EXCEEDED"),
+        "too many patches": (request(f"{NAME}-compress-s2", columns(archive, "s2", 5)), "LIMIT_EXCEEDED"),
         "no whole patch": (request(f"{NAME}-decompress-s2", {"stream": objects(part)}), "INVALID_ARGUMENT"),
         "damaged": (request(f"{NAME}-decompress-s2", {"stream": objects([b"EOFC"])}), "DATA_REFUSED"),
         "other sensor": (request(f"{NAME}-hash-s2", {"stream": objects(radar)}), "DATA_REFUSED"),

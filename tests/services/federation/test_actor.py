@@ -14,7 +14,7 @@ from eoforge.federated.run.journal import Journal
 from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.storage.objects import ObjectStore
 from services.federation.coordinator import Coordinator
-from services.federation.telemetry import RUNS
+from services.federation.telemetry import QUARANTINED, RUNS
 from tests.services.federation.helpers import settings_for
 
 
@@ -68,6 +68,53 @@ def test_one_unreadable_run_or_silo_does_not_keep_a_coordinator_from_starting(tm
     async def use(coordinator: Coordinator) -> None:
         assert sorted(coordinator.actors) == ["good"]
         assert sorted(coordinator.silos.known) == ["b"]
+
+    with_coordinator(tmp_path, use)
+
+
+@pytest.mark.parametrize(
+    ("key", "data"),
+    [
+        ("runs/bad/journal/000000000002.json", b"\xff\xfe"),
+        ("runs/bad/journal/000000000002.json", b'{"sequence": "9"}'),
+        ("runs/bad/journal/000000000002.json", b'{"sequence": "2", "at": "9999999999-01-01T00:00:00Z"}'),
+        ("runs/bad/journal/000000000001.json", b'{"sequence": "1", "created": {"spec": {"strategy": "fedsgd"}}}'),
+        ("runs/bad/snapshots/000000000001.json", b"\xff"),
+        ("index/noname", b""),
+        ("leader/000000000004", b"\xff\xfe\x00"),
+        ("leader/zzz", b"one 1"),
+        ("silos/a.json", b"\xff"),
+        ("silos/a.json", b'{"siloId": "../b"}'),
+    ],
+)
+def test_a_damaged_object_is_set_aside_and_all_else_goes_on(tmp_path: Path, key: str, data: bytes) -> None:
+    store = ObjectStore(str(tmp_path))
+    for number, name in enumerate(("bad", "good")):
+        Journal(store, name).append(created(name), "alice")
+        store.put(f"index/{number + 1}.{name}", b"")
+    store.put("silos/b.json", b'{"siloId": "b"}')
+    original = store.get(key) if store.exists(key) else None
+    store.put(key, data)
+    damaged_run = key.startswith("runs/bad/journal")
+
+    async def use(coordinator: Coordinator) -> None:
+        async with asyncio.timeout(60):
+            while not coordinator.actors.keys() >= ({"good"} if damaged_run else {"good", "bad"}):
+                await coordinator._renew()
+                await asyncio.sleep(0.01)
+        assert sorted(coordinator.silos.known) == ["b"]
+        assert store.exists("quarantine/runs/bad") == damaged_run
+        assert store.exists("quarantine/silos/a.json") == (key == "silos/a.json")
+        assert QUARANTINED._value.get() == (1 if damaged_run or key == "silos/a.json" else 0)
+        assert await coordinator.actors["good"].write("a", dropped=pb.Dropped(silo="a"))
+        if damaged_run:
+            if original is None:
+                store.delete(key)
+            else:
+                store.put(key, original)
+            store.delete("quarantine/runs/bad")
+            await coordinator._renew()
+            assert "bad" in coordinator.actors, "a repaired run goes on"
 
     with_coordinator(tmp_path, use)
 

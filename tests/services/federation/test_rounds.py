@@ -15,7 +15,7 @@ from eoforge.federated.run.rounds import steps
 from eoforge.storage.chunks import digest_of, file_manifest
 from eoforge.storage.tensorfile import read_file, write_file
 from tests.federated.quadratic import spec, write_model
-from tests.services.federation.helpers import SILO_NAMES, ManualSilo, deltas, start_run
+from tests.services.federation.helpers import SILO_NAMES, ManualSilo, coordinator_of, deltas, start_run
 from tests.services.support import Running
 
 
@@ -143,6 +143,25 @@ def test_a_run_does_not_begin_with_a_model_that_is_not_finite(client: Federation
     with pytest.raises(RemoteError, match=r"'head\.weight' of the initial model holds NaN") as caught:
         client.create_run(spec(client.put_model(str(tmp_path / "model"))))
     assert caught.value.remote_reason == "DATA_REFUSED"
+
+
+def test_a_damaged_model_of_one_run_ends_that_run_alone(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    silo = ManualSilo(served.target, tmp_path)
+    bad = start_run(client, [silo], tmp_path)
+    coordinator = coordinator_of(served)
+    coordinator.store.put(f"runs/{bad}/objects/manifests/{client.run(bad).initial_model}", b"\xff")
+    good = start_run(client, [silo], tmp_path)
+    kinds = {}
+    for task in silo.client.tasks():  # a silo that reconnects gets the open tasks of all its runs again
+        kinds[task.run_id] = task.kind
+        if len(kinds) == 2:
+            break
+    assert kinds == {bad: pb.TASK_KIND_END, good: pb.TASK_KIND_TRAIN}
+    assert client.run(bad).status == pb.RUN_STATUS_FAILED
+    assert "manifests" not in client.run(bad).failure
+    client.cancel(good)
 
 
 def test_one_answer_counts_and_a_repeat_is_harmless(served: Running, client: FederationClient, tmp_path: Path) -> None:
@@ -273,6 +292,38 @@ def test_a_silo_does_not_claim_more_weight_than_the_run_allows(
     assert silos[2].send(run, 1, deltas(2.0), samples=limit).verdict == pb.VERDICT_ACCEPTED
     with pytest.raises(RemoteError, match=f"may claim {limit} samples"):  # or it alone would say when the target is met
         silos[2].client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=limit + 1))
+    client.cancel(run)
+
+
+def test_of_two_silos_the_smaller_one_bounds_the_other(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    silos = [ManualSilo(served.target, tmp_path, samples=n) for n in (10, 1 << 50)]
+    run = start_run(client, silos, tmp_path, data=pb.DataContract(max_sample_ratio=2.0))
+    told = silos[1].send(run, 1, deltas(), samples=21)
+    assert (told.verdict, "1 to 20 " in told.reason) == (pb.VERDICT_REFUSED, True)
+    assert silos[1].send(run, 1, deltas(2.0), samples=20).verdict == pb.VERDICT_ACCEPTED
+    client.cancel(run)
+
+
+def test_another_answer_for_a_closed_task_is_told_so(served: Running, client: FederationClient, tmp_path: Path) -> None:
+    silo, other = (ManualSilo(served.target, tmp_path) for _ in range(2))
+    run = start_run(client, [silo, other], tmp_path, policy={"rounds": 2, "evaluate_every": 1})
+    silo.send(run, 1, deltas(1.0))
+    other.send(run, 1, deltas(1.0))
+    assert next(silo.tasks).kind == pb.TASK_KIND_EVALUATE
+    answers = [
+        silo.client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=1, metrics={"f1": value}))
+        for value in (0.5, 0.5, 0.9)
+    ]
+    assert [a.verdict for a in answers] == [pb.VERDICT_ACCEPTED, pb.VERDICT_ACCEPTED, pb.VERDICT_DROPPED]
+    assert "another answer" in answers[2].reason
+    other.client.answer(run, 1, evaluation=pb.EvaluationAnswer(samples=1))
+    assert next(silo.tasks).round == 2
+    again = silo.client.answer(run, 1, update=pb.UpdateAnswer(digest="0" * 64, samples=5))
+    assert (again.verdict, again.reason) == (pb.VERDICT_DROPPED, "this round has another update of yours already")
+    with pytest.raises(RemoteError, match="another update of yours"):
+        silo.send(run, 1, deltas(2.0))
     client.cancel(run)
 
 

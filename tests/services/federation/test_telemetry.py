@@ -15,13 +15,17 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import REGISTRY
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
+from eoforge.client.base import RemoteError
 from eoforge.client.federation import FederationClient
+from eoforge.client.silo import SiloClient
 from eoforge.errors import StoreError
 from eoforge.storage.objects import ObjectStore
 from services.federation import telemetry
 from services.federation.audit import Audit
+from services.federation.identity import OPERATOR_SCOPE
+from tests.federated.quadratic import spec, write_model
 from tests.services.federation.helpers import ManualSilo, deltas, server_for, start_run
-from tests.services.support import running
+from tests.services.support import Signer, running
 
 
 def metric(name: str, **labels: str) -> float:
@@ -148,3 +152,28 @@ def test_what_waits_for_a_store_keeps_its_order_when_it_is_too_much(
     go.set()
     audit.close()
     assert [json.loads(path.read_bytes())["subject"] for path in sorted(tmp_path.rglob("*.json"))] == ["1", "2"]
+
+
+def test_repeated_registrations_and_refusals_do_not_fill_the_store(tmp_path: Path) -> None:
+    signer = Signer(tmp_path)
+    with running(server_for(tmp_path / "store", **signer.settings)) as served:
+        token = signer.token("berlin", scope="federation:silo")
+        with SiloClient(served.target, attempts=1, token=token) as silo:
+            for samples in (3, 3, 3, 4, 3, 4):
+                silo.register(samples=samples)
+            for _ in range(3):
+                silo.leave()
+        with FederationClient(served.target, attempts=1, token=signer.token("a", scope=OPERATOR_SCOPE)) as alice:
+            model = alice.put_model(write_model(tmp_path / "model"))
+            alice.create_run(spec(model, silos=["berlin"]), "hers")
+        with FederationClient(served.target, attempts=1, token=signer.token("b", scope=OPERATOR_SCOPE)) as bob:
+            for _ in range(5):
+                with pytest.raises(RemoteError):
+                    bob.run("hers")
+    entries = [json.loads(path.read_text()) for path in sorted((tmp_path / "store" / "audit").rglob("*.json"))]
+    assert [(e["actor"], e["action"], e["outcome"]) for e in entries] == [
+        ("berlin", "register", "done"),
+        ("berlin", "leave", "done"),
+        ("a", "create", "done"),
+        ("b", "read", "denied"),
+    ]

@@ -16,6 +16,7 @@ from eoforge.federated.store.chunk_store import ChunkStore
 from eoforge.storage.chunks import digest_of, file_manifest
 from eoforge.storage.objects import ObjectStore
 from eoforge.storage.tensorfile import CHUNK_BYTES, write_file
+from services._runtime.auth import CALLER, Caller
 from services._runtime.errors import Overloaded
 from services.federation.uploads import MAX_STREAMS, STORING, Uploads, chunks_of
 
@@ -40,11 +41,45 @@ def test_one_silo_does_not_take_all_places(tmp_path: Path) -> None:
 
         held = [begin("greedy", run) for run in range(MAX_STREAMS)]  # one who takes part in many runs is still one
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match="this silo"):
+        with pytest.raises(Overloaded, match="uploads of greedy"):
             await begin("greedy")
         held.append(begin("other"))
         hold.set()
         assert await asyncio.gather(*held, begin("greedy")) == [0] * (MAX_STREAMS + 2)
+
+    asyncio.run(main())
+
+
+def test_idle_streams_of_one_caller_lock_nobody_out(tmp_path: Path) -> None:
+    """Places are shared: who holds most of them loses the last one to a caller with fewer."""
+
+    async def main() -> None:
+        uploads, store, hold = Uploads(in_thread, 4), ObjectStore(str(tmp_path)), asyncio.Event()
+
+        async def idle() -> AsyncIterator[tuple[int, bytes]]:
+            await hold.wait()
+            for _ in ():
+                yield 0, b""
+
+        def begin(caller: str, operator: bool) -> asyncio.Task[int]:
+            async def upload() -> int:
+                CALLER.set(Caller(caller, "token"))
+                objects = ChunkStore(store, "uploads" if operator else f"runs/r/rounds/000001/{caller}")
+                return await uploads.receive(objects, pb.Manifest(), "0" * 64, idle(), None if operator else False)
+
+            return asyncio.create_task(upload())
+
+        held = [begin("operator", True) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="uploads of operator"):
+            await begin("operator", True)
+        silos = [begin(name, False) for name in ("a", "b", "c")]
+        lost = await asyncio.gather(*held[1:], return_exceptions=True)
+        assert [type(error) for error in lost] == [Overloaded] * 3
+        with pytest.raises(Overloaded, match="4 uploads run"):  # all places are held by one caller each
+            await begin("d", False)
+        hold.set()
+        assert await asyncio.gather(held[0], *silos, begin("d", False)) == [0] * 5
 
     asyncio.run(main())
 

@@ -23,24 +23,24 @@ from services.retrieval.batching import METRICS
 from services.retrieval.server import build
 from services.retrieval.state import IndexHolder
 from tests.services.conftest import server_for, settings_for
-from tests.services.retrieval.world import ALL, FIRST, World, bands_of, make_world
+from tests.services.retrieval.fixtures import ALL, FIRST, RetrievalFixture, bands_of, make_retrieval_fixture
 from tests.services.support import details, ended, running, until, until_not_serving
 
 
-def encode_request(world: World, images: int = 1) -> pb.EncodeRequest:
-    return pb.EncodeRequest(images=[pb.Image(bands=band_image(bands_of(world.pairs[0], "s1"), "s1"))] * images)
+def encode_request(archive: RetrievalFixture, images: int = 1) -> pb.EncodeRequest:
+    return pb.EncodeRequest(images=[pb.Image(bands=band_image(bands_of(archive.pairs[0], "s1"), "s1"))] * images)
 
 
 def dropped(why: str) -> float:
     return METRICS.dropped.labels(why)._value.get()
 
 
-def test_a_full_queue_answers_with_retry_info(world: World) -> None:
+def test_a_full_queue_answers_with_retry_info(archive: RetrievalFixture) -> None:
     limits = {"encode_queue": 4, "encode_batch": 2, "max_images": 4}
-    with running(server_for(world, **limits)) as run, grpc.insecure_channel(run.target) as channel:
+    with running(server_for(archive, **limits)) as run, grpc.insecure_channel(run.target) as channel:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
-        with world.encoder.held():
-            calls = [stub.Encode.future(encode_request(world), timeout=60) for _ in range(16)]
+        with archive.encoder.held():
+            calls = [stub.Encode.future(encode_request(archive), timeout=60) for _ in range(16)]
             until(lambda: sum(call.done() for call in calls) >= 10)
         errors = [e for call in calls if (e := call.exception()) is not None]
         assert 10 <= len(errors) <= 12, "of 16 images, the queue's 4 are served and up to 2 that are being encoded"
@@ -49,17 +49,17 @@ def test_a_full_queue_answers_with_retry_info(world: World) -> None:
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert found["reason"] == "OVERLOADED"
             assert found["retry_after"] > 0
-        assert max(world.encoder.batches) <= 2
+        assert max(archive.encoder.batches) <= 2
         # The client waits as it was told, so none of its calls fails.
         before = ended("/Encode", "RESOURCE_EXHAUSTED")
         with RetrievalClient(run.target, attempts=20) as client, ThreadPoolExecutor(8) as pool:
-            with world.encoder.held():
-                work = [pool.submit(client.encode, [bands_of(world.pairs[0], "s1")], "s1") for _ in range(8)]
+            with archive.encoder.held():
+                work = [pool.submit(client.encode, [bands_of(archive.pairs[0], "s1")], "s1") for _ in range(8)]
                 until(lambda: ended("/Encode", "RESOURCE_EXHAUSTED") > before)
             assert all(len(w.result()) == 1 for w in work)
 
 
-def test_searches_have_a_bounded_queue_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_searches_have_a_bounded_queue_too(archive: RetrievalFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     from services.retrieval import answers
 
     nearest, gate = answers.nearest, threading.Event()
@@ -69,7 +69,7 @@ def test_searches_have_a_bounded_queue_too(world: World, monkeypatch: pytest.Mon
         return nearest(*args)
 
     monkeypatch.setattr(answers, "nearest", held_up)
-    with running(server_for(world, search_workers=1, search_queue=1)) as run, grpc.insecure_channel(run.target) as c:
+    with running(server_for(archive, search_workers=1, search_queue=1)) as run, grpc.insecure_channel(run.target) as c:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(c)
         request = pb.SearchRequest(code=bytes(8), target_modality=1)
         calls = [stub.Search.future(request, timeout=60) for _ in range(6)]
@@ -80,24 +80,24 @@ def test_searches_have_a_bounded_queue_too(world: World, monkeypatch: pytest.Mon
     assert reasons.count("OVERLOADED") == 4
 
 
-def test_expired_and_cancelled_images_are_never_encoded(world: World) -> None:
-    with running(server_for(world, encode_batch=1)) as run, grpc.insecure_channel(run.target) as channel:
+def test_expired_and_cancelled_images_are_never_encoded(archive: RetrievalFixture) -> None:
+    with running(server_for(archive, encode_batch=1)) as run, grpc.insecure_channel(run.target) as channel:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
         before = dropped("cancelled") + dropped("deadline")
         gone = ended("/Encode", "CANCELLED", "DEADLINE_EXCEEDED")
-        with world.encoder.held():
-            first = stub.Encode.future(encode_request(world), timeout=60)
-            until(lambda: len(world.encoder.batches) == 1)
-            expired = stub.Encode.future(encode_request(world), timeout=2)  # time enough to arrive
-            cancelled = stub.Encode.future(encode_request(world), timeout=60)
+        with archive.encoder.held():
+            first = stub.Encode.future(encode_request(archive), timeout=60)
+            until(lambda: len(archive.encoder.batches) == 1)
+            expired = stub.Encode.future(encode_request(archive), timeout=2)  # time enough to arrive
+            cancelled = stub.Encode.future(encode_request(archive), timeout=60)
             until(lambda: METRICS.queued._value.get() == 2)
             cancelled.cancel()
             assert expired.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
             until(lambda: ended("/Encode", "CANCELLED", "DEADLINE_EXCEEDED") == gone + 2)
-        last = stub.Encode.future(encode_request(world), timeout=60)
+        last = stub.Encode.future(encode_request(archive), timeout=60)
         assert len(first.result().encodings) == 1
         assert len(last.result().encodings) == 1
-        assert len(world.encoder.batches) == 2
+        assert len(archive.encoder.batches) == 2
         assert dropped("cancelled") + dropped("deadline") == before + 2
 
 
@@ -139,9 +139,9 @@ class Load:
                 self.answers.append((response.index_version, tuple(h.patch.patch_id for h in response.hits)))
 
 
-def test_draining_under_load_fails_no_call(world: World) -> None:
-    ids = [p.meta.patch_id for p in world.pairs[:FIRST]]
-    with running(server_for(world, drain_notice_seconds=2.0)) as run, Load(run.target, ids) as load:
+def test_draining_under_load_fails_no_call(archive: RetrievalFixture) -> None:
+    ids = [p.meta.patch_id for p in archive.pairs[:FIRST]]
+    with running(server_for(archive, drain_notice_seconds=2.0)) as run, Load(run.target, ids) as load:
         until(lambda: len(load.answers) > 50)
         stopping = asyncio.run_coroutine_threadsafe(run.server.stop(), run.loop)
         until_not_serving(run.target)
@@ -153,14 +153,14 @@ def test_draining_under_load_fails_no_call(world: World) -> None:
 
 
 def test_hot_swap_under_load_fails_no_call(tmp_path: Path) -> None:
-    world = make_world(tmp_path)
-    ids = [p.meta.patch_id for p in world.pairs[:FIRST]]
-    with running(server_for(world, poll_seconds=0.05)) as run, RetrievalClient(run.target, attempts=1) as client:
+    archive = make_retrieval_fixture(tmp_path)
+    ids = [p.meta.patch_id for p in archive.pairs[:FIRST]]
+    with running(server_for(archive, poll_seconds=0.05)) as run, RetrievalClient(run.target, attempts=1) as client:
         (old,) = client.indexes()
         assert old.patches["s2"] == FIRST
         with Load(run.target, ids) as load:
             until(lambda: len(load.answers) > 30)
-            world.grow()
+            archive.grow()
             until(lambda: client.indexes()[0].patches["s2"] == ALL)
             seen = len(load.answers)
             until(lambda: len(load.answers) > seen + 30)
@@ -169,18 +169,18 @@ def test_hot_swap_under_load_fails_no_call(tmp_path: Path) -> None:
         versions = {version for version, _ in load.answers}
         assert {old.version, new.version} <= versions
         # The new patches are found, and the answers after the swap are those of the new index.
-        added = world.pairs[-1].meta.patch_id
+        added = archive.pairs[-1].meta.patch_id
         hits = client.search(patch_id=added, source="s2", target="s2", k=1)
         assert (hits[0].patch_id, hits[0].distance) == (added, 0)
 
 
 def test_a_page_token_of_an_older_version_is_refused(tmp_path: Path) -> None:
-    world = make_world(tmp_path)
+    archive = make_retrieval_fixture(tmp_path)
     holder: list[IndexHolder] = []
 
     def make() -> Server:
-        settings = settings_for(world)
-        holder.append(IndexHolder(TableRef(world.codes), None, 3600.0))
+        settings = settings_for(archive)
+        holder.append(IndexHolder(TableRef(archive.codes), None, 3600.0))
         return build(settings, holder[0])
 
     with running(make) as run, grpc.insecure_channel(run.target) as channel:
@@ -188,7 +188,7 @@ def test_a_page_token_of_an_older_version_is_refused(tmp_path: Path) -> None:
         request = pb.SearchRequest(code=bytes(8), target_modality=1, page_size=5)
         request.page_token = stub.Search(request, timeout=60).next_page_token
         assert run.call(holder[0].refresh()) is False
-        world.grow()
+        archive.grow()
         assert run.call(holder[0].refresh()) is True
         with pytest.raises(grpc.RpcError) as caught:
             stub.Search(request, timeout=60)
@@ -197,8 +197,8 @@ def test_a_page_token_of_an_older_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_old_index_stays_if_the_new_one_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = make_world(tmp_path)
-    with running(server_for(world, poll_seconds=0.05)) as run, RetrievalClient(run.target, attempts=1) as client:
+    archive = make_retrieval_fixture(tmp_path)
+    with running(server_for(archive, poll_seconds=0.05)) as run, RetrievalClient(run.target, attempts=1) as client:
         failed = state.SWAPS.labels("failed")._value.get
         before = failed()
 
@@ -206,20 +206,20 @@ def test_the_old_index_stays_if_the_new_one_cannot_be_loaded(tmp_path: Path, mon
             raise EoforgeError("half a copy")
 
         monkeypatch.setattr(state, "load", broken)
-        world.grow()
+        archive.grow()
         until(lambda: failed() > before)
         assert client.indexes()[0].patches["s2"] == FIRST
         assert client.search(code=bytes(8), target="s1", k=1)
 
 
 def test_a_damaged_bundle_or_a_wrong_one_is_not_served(tmp_path: Path) -> None:
-    world = make_world(tmp_path)
-    (Path(world.bundle.uri) / "weights.safetensors").write_bytes(b"damaged")
-    with pytest.raises(EoforgeError, match="weights"), running(server_for(world)):
+    archive = make_retrieval_fixture(tmp_path)
+    (Path(archive.bundle.uri) / "weights.safetensors").write_bytes(b"damaged")
+    with pytest.raises(EoforgeError, match="weights"), running(server_for(archive)):
         pass
 
 
-def test_errors_of_the_store_do_not_leak(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_store_do_not_leak(archive: RetrievalFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     from eoforge.errors import StoreError
     from services.retrieval import answers
 
@@ -227,14 +227,14 @@ def test_errors_of_the_store_do_not_leak(world: World, monkeypatch: pytest.Monke
         raise StoreError("GET http://minio.internal:9000/secret failed")
 
     monkeypatch.setattr(answers, "read_pixels", away)
-    with running(server_for(world)) as run, RetrievalClient(run.target, attempts=1) as client:
+    with running(server_for(archive)) as run, RetrievalClient(run.target, attempts=1) as client:
         with pytest.raises(RemoteError) as caught:
-            client.get_patch(world.pairs[0].meta.patch_id, pixels=True)
+            client.get_patch(archive.pairs[0].meta.patch_id, pixels=True)
         assert (caught.value.code, caught.value.remote_reason) == ("UNAVAILABLE", "STORE_UNAVAILABLE")
         assert "minio" not in str(caught.value)
 
 
-def test_an_unset_device_is_the_cpu(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unset_device_is_the_cpu(archive: RetrievalFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A method given none takes a GPU where there is one; the setting promises otherwise."""
     asked: list[str | None] = []
 
@@ -244,6 +244,6 @@ def test_an_unset_device_is_the_cpu(world: World, monkeypatch: pytest.MonkeyPatc
 
     original = state.load
     monkeypatch.setattr(state, "load", load)
-    with running(server_for(world)):
+    with running(server_for(archive)):
         pass
     assert asked == ["cpu"]

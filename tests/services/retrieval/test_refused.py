@@ -12,14 +12,14 @@ import pytest
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from tests.services.conftest import server_for
-from tests.services.retrieval.world import World, write_tiff
+from tests.services.retrieval.fixtures import RetrievalFixture, write_tiff
 from tests.services.support import details, running
 
 
 @pytest.fixture(scope="module")
-def stub(world: World) -> Iterator[Any]:
+def stub(archive: RetrievalFixture) -> Iterator[Any]:
     limits = {"max_page_size": 50, "max_image_bytes": 1 << 20, "max_thumbnails": 20}
-    with running(server_for(world, **limits)) as run, grpc.insecure_channel(run.target) as channel:
+    with running(server_for(archive, **limits)) as run, grpc.insecure_channel(run.target) as channel:
         yield retrieval_pb2_grpc.RetrievalServiceStub(channel)
 
 

@@ -21,7 +21,7 @@ from eoforge.index.catalog import IndexSnapshot
 from eoforge.storage.addresses import TableRef
 from services.retrieval.batching import METRICS
 from tests.services.conftest import server_for
-from tests.services.retrieval.world import BITS, FIRST, World, bands_of, write_tiff
+from tests.services.retrieval.fixtures import BITS, FIRST, RetrievalFixture, bands_of, write_tiff
 from tests.services.support import Running, details, running, until
 
 DIRECTIONS = [("s1", "s1"), ("s1", "s2"), ("s2", "s1"), ("s2", "s2")]
@@ -29,8 +29,8 @@ K = 7
 
 
 @pytest.fixture(scope="module")
-def server(world: World) -> Iterator[Running]:
-    with running(server_for(world, max_images=4)) as run:
+def server(archive: RetrievalFixture) -> Iterator[Running]:
+    with running(server_for(archive, max_images=4)) as run:
         yield run
 
 
@@ -47,8 +47,8 @@ def stub(server: Running) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def snapshot(world: World) -> IndexSnapshot:
-    return IndexSnapshot.open(TableRef(world.codes))
+def snapshot(archive: RetrievalFixture) -> IndexSnapshot:
+    return IndexSnapshot.open(TableRef(archive.codes))
 
 
 def direct(snapshot: IndexSnapshot, code: Any, target: str, k: int, wanted: SearchFilter | None = None) -> Any:
@@ -59,24 +59,24 @@ def direct(snapshot: IndexSnapshot, code: Any, target: str, k: int, wanted: Sear
     return list(zip(distances[0].tolist(), ids, strict=True))
 
 
-def geotiff(world: World, patch_id: str, modality: str, *, names: bool = True) -> bytes:
+def geotiff(archive: RetrievalFixture, patch_id: str, modality: str, *, names: bool = True) -> bytes:
     """All bands of one sensor in one file, 20 m and 60 m bands resampled to 10 m as users have them."""
-    bands = bands_of(world.pair(patch_id), modality)
+    bands = bands_of(archive.pair(patch_id), modality)
     full = {n: np.kron(x, np.ones((120 // len(x),) * 2, dtype=x.dtype)) for n, x in bands.items()}
     return write_tiff(full, names=names)
 
 
 @pytest.mark.parametrize(("source", "target"), DIRECTIONS)
 def test_four_kinds_of_query_equal_the_index_call(
-    client: RetrievalClient, snapshot: IndexSnapshot, world: World, source: str, target: str
+    client: RetrievalClient, snapshot: IndexSnapshot, archive: RetrievalFixture, source: str, target: str
 ) -> None:
-    patch_id = world.pairs[5].meta.patch_id
+    patch_id = archive.pairs[5].meta.patch_id
     code = snapshot.code_of(patch_id, source)
     expected = direct(snapshot, code, target, K)
     ways: dict[str, dict[str, Any]] = {
         "patch id": {"patch_id": patch_id},
-        "bands": {"bands": bands_of(world.pair(patch_id), source)},
-        "geotiff": {"geotiff": geotiff(world, patch_id, source)},
+        "bands": {"bands": bands_of(archive.pair(patch_id), source)},
+        "geotiff": {"geotiff": geotiff(archive, patch_id, source)},
         "code": {"code": code.tobytes()},
     }
     for name, query in ways.items():
@@ -86,16 +86,18 @@ def test_four_kinds_of_query_equal_the_index_call(
     assert (expected[0] == (0, patch_id)) == (source == target)
 
 
-def test_one_file_per_band_is_the_official_layout(client: RetrievalClient, world: World) -> None:
-    pair = world.pairs[2]
+def test_one_file_per_band_is_the_official_layout(client: RetrievalClient, archive: RetrievalFixture) -> None:
+    pair = archive.pairs[2]
     files = [write_tiff({name: x}) for name, x in bands_of(pair, "s2").items()]
     hits = client.search(geotiff=files, source="s2", target="s2", k=1)
     assert (hits[0].patch_id, hits[0].distance) == (pair.meta.patch_id, 0)
 
 
-def test_hits_have_the_metadata_of_the_archive(client: RetrievalClient, world: World, snapshot: IndexSnapshot) -> None:
-    for hit in client.search(patch_id=world.pairs[0].meta.patch_id, source="s1", target="s2", k=FIRST):
-        meta = world.pair(hit.patch_id).meta
+def test_hits_have_the_metadata_of_the_archive(
+    client: RetrievalClient, archive: RetrievalFixture, snapshot: IndexSnapshot
+) -> None:
+    for hit in client.search(patch_id=archive.pairs[0].meta.patch_id, source="s1", target="s2", k=FIRST):
+        meta = archive.pair(hit.patch_id).meta
         row = snapshot.metadata.slice(snapshot.row_of(hit.patch_id, "s2"), 1).to_pylist()[0]
         assert (hit.labels, hit.country, hit.split) == (meta.labels, meta.country, meta.split)
         assert (hit.acquired, hit.epsg) == (row["acquired_s2"], row["epsg"])
@@ -103,7 +105,9 @@ def test_hits_have_the_metadata_of_the_archive(client: RetrievalClient, world: W
         assert hit.thumbnail_png == b""
 
 
-def test_filters_equal_those_of_the_index(client: RetrievalClient, world: World, snapshot: IndexSnapshot) -> None:
+def test_filters_equal_those_of_the_index(
+    client: RetrievalClient, archive: RetrievalFixture, snapshot: IndexSnapshot
+) -> None:
     rows = snapshot.metadata.to_pylist()
     some = rows[3]
     middle = sorted(r["acquired_s2"] for r in rows)[len(rows) // 2]
@@ -135,8 +139,8 @@ def test_filters_equal_those_of_the_index(client: RetrievalClient, world: World,
     assert len(sizes) > 3, "the cases restrict nothing: the test would pass without filters"
 
 
-def test_pages_form_one_ranking(stub: Any, world: World, snapshot: IndexSnapshot) -> None:
-    code = snapshot.code_of(world.pairs[1].meta.patch_id, "s1")
+def test_pages_form_one_ranking(stub: Any, archive: RetrievalFixture, snapshot: IndexSnapshot) -> None:
+    code = snapshot.code_of(archive.pairs[1].meta.patch_id, "s1")
     request = pb.SearchRequest(code=code.tobytes(), target_modality=pb.MODALITY_S2, page_size=9)
     found: list[tuple[int, str]] = []
     pages = 0
@@ -173,9 +177,9 @@ def test_tokens_are_for_their_request_only(stub: Any, snapshot: IndexSnapshot) -
 
 
 def test_a_stream_answers_in_order_and_survives_a_bad_request(
-    client: RetrievalClient, world: World, snapshot: IndexSnapshot
+    client: RetrievalClient, archive: RetrievalFixture, snapshot: IndexSnapshot
 ) -> None:
-    ids = [p.meta.patch_id for p in world.pairs[:FIRST]]
+    ids = [p.meta.patch_id for p in archive.pairs[:FIRST]]
     ids[3] = "no such patch"
     answers = list(client.search_many(ids, source="s1", target="s2", k=3, timeout=60))
     assert [i for i, _ in answers] == ids
@@ -189,32 +193,34 @@ def test_a_stream_answers_in_order_and_survives_a_bad_request(
             assert [(h.distance, h.patch_id) for h in answer] == expected
 
 
-def test_streamed_images_share_batches(stub: Any, world: World) -> None:
-    images = [band_image(bands_of(p, "s1"), "s1") for p in world.pairs[:12]]
+def test_streamed_images_share_batches(stub: Any, archive: RetrievalFixture) -> None:
+    images = [band_image(bands_of(p, "s1"), "s1") for p in archive.pairs[:12]]
     requests = [
         pb.SearchStreamRequest(search=pb.SearchRequest(bands=i, target_modality=2, page_size=1)) for i in images
     ]
-    with world.encoder.held():
+    with archive.encoder.held():
         streaming = stub.SearchStream(iter(requests), timeout=60)
-        until(lambda: sum(world.encoder.batches) + METRICS.queued._value.get() == 12)
+        until(lambda: sum(archive.encoder.batches) + METRICS.queued._value.get() == 12)
     answers = list(streaming)
     assert len(answers) == 12
     assert all(a.result.hits for a in answers)
-    assert max(world.encoder.batches) > 1
-    assert sum(world.encoder.batches) == 12
+    assert max(archive.encoder.batches) > 1
+    assert sum(archive.encoder.batches) == 12
 
 
-def test_encode_gives_the_codes_of_the_index(client: RetrievalClient, world: World, snapshot: IndexSnapshot) -> None:
+def test_encode_gives_the_codes_of_the_index(
+    client: RetrievalClient, archive: RetrievalFixture, snapshot: IndexSnapshot
+) -> None:
     for modality in ("s1", "s2"):
-        pairs = world.pairs[:4]
+        pairs = archive.pairs[:4]
         encoded = client.encode([bands_of(p, modality) for p in pairs], modality)
         for pair, one in zip(pairs, encoded, strict=True):
             assert one.code == snapshot.code_of(pair.meta.patch_id, modality).tobytes()
             assert one.embedding.shape == (client.indexes()[0].embedding_dim,)
 
 
-def test_get_patch_returns_the_archive_s_pixels(client: RetrievalClient, world: World) -> None:
-    pair = next(p for p in world.pairs[:FIRST] if p.reference_map is not None)
+def test_get_patch_returns_the_archive_s_pixels(client: RetrievalClient, archive: RetrievalFixture) -> None:
+    pair = next(p for p in archive.pairs[:FIRST] if p.reference_map is not None)
     patch = client.get_patch(pair.meta.patch_id, thumbnails=True, pixels=True, reference_map=True)
     for modality in ("s1", "s2"):
         for name, samples in bands_of(pair, modality).items():
@@ -231,26 +237,28 @@ def test_get_patch_returns_the_archive_s_pixels(client: RetrievalClient, world: 
     assert plain.info.s1_name == pair.meta.s1_name
 
 
-def test_thumbnails_of_hits_are_their_own(client: RetrievalClient, world: World) -> None:
-    hits = client.search(patch_id=world.pairs[4].meta.patch_id, source="s2", target="s1", k=5, thumbnails=True)
+def test_thumbnails_of_hits_are_their_own(client: RetrievalClient, archive: RetrievalFixture) -> None:
+    hits = client.search(patch_id=archive.pairs[4].meta.patch_id, source="s2", target="s1", k=5, thumbnails=True)
     for hit in hits:
         assert hit.thumbnail_png == client.get_patch(hit.patch_id, thumbnails=True).s1_thumbnail_png
 
 
-def test_indexes_describe_the_served_index(client: RetrievalClient, world: World, snapshot: IndexSnapshot) -> None:
+def test_indexes_describe_the_served_index(
+    client: RetrievalClient, archive: RetrievalFixture, snapshot: IndexSnapshot
+) -> None:
     (index,) = client.indexes()
-    assert (index.version, index.bits, index.bundle_id) == (snapshot.version, BITS, world.bundle.id)
+    assert (index.version, index.bits, index.bundle_id) == (snapshot.version, BITS, archive.bundle.id)
     assert index.patches == {"s1": FIRST, "s2": FIRST}
     assert index.bands["s1"] == ("VV", "VH")
     assert index.patches_version == snapshot.info.patches.version
 
 
-def test_the_client_raises_the_kind_of_error(client: RetrievalClient, world: World) -> None:
+def test_the_client_raises_the_kind_of_error(client: RetrievalClient, archive: RetrievalFixture) -> None:
     with pytest.raises(RemoteNotFound, match="no such patch") as caught:
         client.get_patch("no such patch")
     assert isinstance(caught.value, NotFound)
     with pytest.raises(RemoteRefused, match="4 images"):
-        client.encode([bands_of(world.pairs[0], "s1")] * 5, "s1")
+        client.encode([bands_of(archive.pairs[0], "s1")] * 5, "s1")
     with pytest.raises(UsageError, match="exactly one"):
         client.search(patch_id="x", code=b"x", source="s1", target="s2")
     with pytest.raises(UsageError, match="float64"):

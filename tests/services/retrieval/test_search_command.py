@@ -11,13 +11,13 @@ import pytest
 
 from eoforge.cli import main
 from tests.services.conftest import server_for
-from tests.services.retrieval.world import FIRST, World
+from tests.services.retrieval.fixtures import FIRST, RetrievalFixture
 from tests.services.support import Running, running
 
 
 @pytest.fixture(scope="module")
-def server(world: World) -> Iterator[Running]:
-    with running(server_for(world)) as run:
+def server(archive: RetrievalFixture) -> Iterator[Running]:
+    with running(server_for(archive)) as run:
         yield run
 
 
@@ -27,8 +27,8 @@ def found(capsys: pytest.CaptureFixture[str], server: Running, *args: str) -> li
     return list(json.loads(line))
 
 
-def test_times_limit_the_hits(server: Running, world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    patch = ("--patch-id", world.pairs[0].meta.patch_id)
+def test_times_limit_the_hits(server: Running, archive: RetrievalFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    patch = ("--patch-id", archive.pairs[0].meta.patch_id)
     everything = found(capsys, server, *patch)
     assert len(everything) == FIRST
     times = sorted(datetime.fromisoformat(hit["acquired"]) for hit in everything)
@@ -42,9 +42,9 @@ def test_times_limit_the_hits(server: Running, world: World, capsys: pytest.Capt
 
 
 def test_filters_without_a_match_print_a_hint(
-    server: Running, world: World, capsys: pytest.CaptureFixture[str]
+    server: Running, archive: RetrievalFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    query = ("--patch-id", world.pairs[0].meta.patch_id, "--country", "Atlantis")
+    query = ("--patch-id", archive.pairs[0].meta.patch_id, "--country", "Atlantis")
     assert found(capsys, server, *query) == []
     assert main(["search", "--server", server.target, *query]) == 0
     printed = capsys.readouterr()
@@ -52,7 +52,9 @@ def test_filters_without_a_match_print_a_hint(
     assert "no patch passes these filters" in printed.err
 
 
-def test_a_mistyped_split_is_refused(server: Running, world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["--patch-id", world.pairs[0].meta.patch_id, "--split", "val", "--json"]
+def test_a_mistyped_split_is_refused(
+    server: Running, archive: RetrievalFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--patch-id", archive.pairs[0].meta.patch_id, "--split", "val", "--json"]
     assert main(["search", "--server", server.target, *args]) == 2
     assert "train, validation, test" in json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["message"]

@@ -26,7 +26,7 @@ from eoforge.methods.codecs import coder_of
 from eoforge.storage.addresses import TableRef, open_table
 from services.retrieval.server import build
 from services.retrieval.settings import RetrievalSettings
-from tests.services.compression.world import write_codec_bundle
+from tests.services.compression.fixtures import write_codec_bundle
 from tests.services.support import Running, running
 
 COUNT = 6
@@ -34,7 +34,7 @@ QUALITY = 3.0
 
 
 @dataclass(frozen=True)
-class StreamWorld:
+class StreamFixture:
     folder: Path
     pairs: tuple[PatchPair, ...]
     encoder: Any
@@ -52,7 +52,7 @@ class StreamWorld:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> StreamWorld:
+def archive(tmp_path_factory: pytest.TempPathFactory) -> StreamFixture:
     """Patches whose pixels were dropped once they were compressed."""
     folder = tmp_path_factory.mktemp("streams")
     pairs = tuple(synthetic_pairs(COUNT, seed=9))
@@ -60,7 +60,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> StreamWorld:
     lance.write_dataset(record_batch(pairs), patches, schema=PATCHES)
     bundle = write_codec_bundle(str(folder / "runs"), pairs, {"uri": patches, "version": 1})
     encoder = get_method("rs_jcif").load(bundle, "cpu")
-    made = StreamWorld(folder, pairs, encoder, bundle.uri)
+    made = StreamFixture(folder, pairs, encoder, bundle.uri)
     for _ in range(2):
         arguments = (coder_of(encoder), encoder)
         compress_archive(
@@ -75,8 +75,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> StreamWorld:
 
 
 @pytest.fixture(scope="module")
-def server(world: StreamWorld) -> Iterator[Running]:
-    with world.serve(str(world.folder / "streams.lance")) as run:
+def server(archive: StreamFixture) -> Iterator[Running]:
+    with archive.serve(str(archive.folder / "streams.lance")) as run:
         yield run
 
 
@@ -86,10 +86,10 @@ def client(server: Running) -> Iterator[RetrievalClient]:
         yield client
 
 
-def test_patches_are_found_by_the_codes_of_their_streams(client: RetrievalClient, world: StreamWorld) -> None:
+def test_patches_are_found_by_the_codes_of_their_streams(client: RetrievalClient, archive: StreamFixture) -> None:
     (index,) = client.indexes()
     assert (index.method, index.patches) == ("rs_jcif", {"s1": COUNT, "s2": COUNT})
-    for pair in world.pairs:
+    for pair in archive.pairs:
         hits = client.search(patch_id=pair.meta.patch_id, source="s2", target="s2", k=COUNT)
         assert pair.meta.patch_id in {h.patch_id for h in hits if h.distance == 0}
         assert [h.distance for h in hits] == sorted(h.distance for h in hits)
@@ -97,10 +97,10 @@ def test_patches_are_found_by_the_codes_of_their_streams(client: RetrievalClient
         assert [h.patch_id for h in by_image] == [h.patch_id for h in hits], "an image's own code is that of its stream"
 
 
-def test_pixels_are_decoded_on_demand(client: RetrievalClient, world: StreamWorld) -> None:
-    pair = world.pairs[2]
+def test_pixels_are_decoded_on_demand(client: RetrievalClient, archive: StreamFixture) -> None:
+    pair = archive.pairs[2]
     found = client.get_patch(pair.meta.patch_id, pixels=True, thumbnails=True, reference_map=True)
-    coder = coder_of(world.encoder)
+    coder = coder_of(archive.encoder)
     for modality in ("s1", "s2"):
         expected = coder.decompress(coder.compress([from_pair(pair, (modality,))], Rate(quality=QUALITY)))[0]
         for band, pixels in expected.bands.items():
@@ -113,11 +113,11 @@ def test_pixels_are_decoded_on_demand(client: RetrievalClient, world: StreamWorl
     assert all(Image.open(BytesIO(hit.thumbnail_png)).size == (120, 120) for hit in hits)
 
 
-def test_without_pixels_and_streams_thumbnails_are_not_found(world: StreamWorld) -> None:
-    codes = open_table(str(world.folder / "codes.lance"))
-    codes.update_schema_metadata({"eoforge.patches_version": str(open_table(world.patches).version)})
-    with world.serve(codes.uri) as run, RetrievalClient(run.target, attempts=1) as client:
-        patch_id = world.pairs[0].meta.patch_id
+def test_without_pixels_and_streams_thumbnails_are_not_found(archive: StreamFixture) -> None:
+    codes = open_table(str(archive.folder / "codes.lance"))
+    codes.update_schema_metadata({"eoforge.patches_version": str(open_table(archive.patches).version)})
+    with archive.serve(codes.uri) as run, RetrievalClient(run.target, attempts=1) as client:
+        patch_id = archive.pairs[0].meta.patch_id
         assert client.get_patch(patch_id).info.patch_id == patch_id
         with pytest.raises(RemoteNotFound, match="neither"):
             client.get_patch(patch_id, pixels=True)

@@ -342,14 +342,18 @@ class RevealedShare(_message.Message):
     def __init__(self, owner: _Optional[str] = ..., share: _Optional[bytes] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("silo", "samples", "modality")
+    __slots__ = ("silo", "samples", "modality", "data_version", "trains_only")
     SILO_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     MODALITY_FIELD_NUMBER: _ClassVar[int]
+    DATA_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TRAINS_ONLY_FIELD_NUMBER: _ClassVar[int]
     silo: str
     samples: int
     modality: str
-    def __init__(self, silo: _Optional[str] = ..., samples: _Optional[int] = ..., modality: _Optional[str] = ...) -> None: ...
+    data_version: str
+    trains_only: bool
+    def __init__(self, silo: _Optional[str] = ..., samples: _Optional[int] = ..., modality: _Optional[str] = ..., data_version: _Optional[str] = ..., trains_only: _Optional[bool] = ...) -> None: ...
 
 class Round(_message.Message):
     __slots__ = ("number", "phase", "selected", "wanted", "accepted", "refused", "dropped", "sealed", "opened_at", "evaluations", "evaluators", "mask_keys", "shared", "unmasked", "members", "seconds")
@@ -402,7 +406,7 @@ class Round(_message.Message):
     def __init__(self, number: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., selected: _Optional[_Iterable[str]] = ..., wanted: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[Refused, _Mapping]]] = ..., dropped: _Optional[_Iterable[str]] = ..., sealed: _Optional[_Iterable[str]] = ..., opened_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., evaluations: _Optional[_Iterable[_Union[Evaluation, _Mapping]]] = ..., evaluators: _Optional[_Iterable[str]] = ..., mask_keys: _Optional[_Mapping[str, MaskKeys]] = ..., shared: _Optional[_Iterable[str]] = ..., unmasked: _Optional[_Iterable[str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., seconds: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class RoundSummary(_message.Message):
-    __slots__ = ("number", "model", "updates", "refused", "stragglers", "training", "evaluation", "bytes_up", "seconds", "epsilon", "silos", "late")
+    __slots__ = ("number", "model", "updates", "refused", "stragglers", "training", "evaluation", "bytes_up", "seconds", "epsilon", "silos", "late", "digests")
     class TrainingEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -443,6 +447,7 @@ class RoundSummary(_message.Message):
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     SILOS_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
     number: int
     model: str
     updates: int
@@ -455,7 +460,8 @@ class RoundSummary(_message.Message):
     epsilon: float
     silos: _containers.RepeatedScalarFieldContainer[str]
     late: _containers.ScalarMap[str, int]
-    def __init__(self, number: _Optional[int] = ..., model: _Optional[str] = ..., updates: _Optional[int] = ..., refused: _Optional[int] = ..., stragglers: _Optional[_Iterable[str]] = ..., training: _Optional[_Mapping[str, float]] = ..., evaluation: _Optional[_Mapping[str, float]] = ..., bytes_up: _Optional[int] = ..., seconds: _Optional[_Mapping[str, float]] = ..., epsilon: _Optional[float] = ..., silos: _Optional[_Iterable[str]] = ..., late: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    digests: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, number: _Optional[int] = ..., model: _Optional[str] = ..., updates: _Optional[int] = ..., refused: _Optional[int] = ..., stragglers: _Optional[_Iterable[str]] = ..., training: _Optional[_Mapping[str, float]] = ..., evaluation: _Optional[_Mapping[str, float]] = ..., bytes_up: _Optional[int] = ..., seconds: _Optional[_Mapping[str, float]] = ..., epsilon: _Optional[float] = ..., silos: _Optional[_Iterable[str]] = ..., late: _Optional[_Mapping[str, int]] = ..., digests: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("run_id", "spec", "status", "failure", "round", "history", "objects", "creator", "created_at", "sequence", "term", "holder", "bundle_uri", "epsilon", "initial_model", "waiting")
@@ -671,7 +677,7 @@ class SilosAdded(_message.Message):
     def __init__(self, silos: _Optional[_Iterable[str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
 
 class Silo(_message.Message):
-    __slots__ = ("silo_id", "modalities", "samples", "methods", "labels", "connected", "last_seen", "version", "activity", "progress")
+    __slots__ = ("silo_id", "modalities", "samples", "methods", "labels", "connected", "last_seen", "version", "activity", "progress", "data_version", "validation_samples")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -689,6 +695,8 @@ class Silo(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    DATA_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     silo_id: str
     modalities: _containers.RepeatedScalarFieldContainer[str]
     samples: int
@@ -699,7 +707,9 @@ class Silo(_message.Message):
     version: str
     activity: str
     progress: float
-    def __init__(self, silo_id: _Optional[str] = ..., modalities: _Optional[_Iterable[str]] = ..., samples: _Optional[int] = ..., methods: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., connected: _Optional[bool] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., version: _Optional[str] = ..., activity: _Optional[str] = ..., progress: _Optional[float] = ...) -> None: ...
+    data_version: str
+    validation_samples: int
+    def __init__(self, silo_id: _Optional[str] = ..., modalities: _Optional[_Iterable[str]] = ..., samples: _Optional[int] = ..., methods: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., connected: _Optional[bool] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., version: _Optional[str] = ..., activity: _Optional[str] = ..., progress: _Optional[float] = ..., data_version: _Optional[str] = ..., validation_samples: _Optional[int] = ...) -> None: ...
 
 class PrepareModelRequest(_message.Message):
     __slots__ = ("manifest",)
@@ -902,7 +912,7 @@ class EstimateRunResponse(_message.Message):
     def __init__(self, silos: _Optional[int] = ..., bytes_down: _Optional[int] = ..., bytes_up: _Optional[int] = ..., bytes_total: _Optional[int] = ..., server_memory: _Optional[int] = ..., store_bytes: _Optional[int] = ..., round_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., epsilon: _Optional[float] = ...) -> None: ...
 
 class RegisterRequest(_message.Message):
-    __slots__ = ("modalities", "samples", "methods", "labels", "version")
+    __slots__ = ("modalities", "samples", "methods", "labels", "version", "data_version", "validation_samples")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -915,12 +925,16 @@ class RegisterRequest(_message.Message):
     METHODS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    DATA_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     modalities: _containers.RepeatedScalarFieldContainer[str]
     samples: int
     methods: _containers.RepeatedScalarFieldContainer[str]
     labels: _containers.ScalarMap[str, str]
     version: str
-    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., samples: _Optional[int] = ..., methods: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., version: _Optional[str] = ...) -> None: ...
+    data_version: str
+    validation_samples: int
+    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., samples: _Optional[int] = ..., methods: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., version: _Optional[str] = ..., data_version: _Optional[str] = ..., validation_samples: _Optional[int] = ...) -> None: ...
 
 class RegisterResponse(_message.Message):
     __slots__ = ("silo_id", "heartbeat")
@@ -949,7 +963,7 @@ class TaskObject(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("kind", "run_id", "round", "objects", "method", "config", "strategy", "strategy_options", "seed", "privacy", "data", "mask_keys", "shares", "survivors", "threshold", "selected", "status", "deadline", "scalars", "quorum", "created_at")
+    __slots__ = ("kind", "run_id", "round", "objects", "method", "config", "strategy", "strategy_options", "seed", "privacy", "data", "mask_keys", "shares", "survivors", "threshold", "selected", "status", "deadline", "scalars", "quorum", "created_at", "data_version")
     class MaskKeysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -985,6 +999,7 @@ class Task(_message.Message):
     SCALARS_FIELD_NUMBER: _ClassVar[int]
     QUORUM_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    DATA_VERSION_FIELD_NUMBER: _ClassVar[int]
     kind: TaskKind
     run_id: str
     round: int
@@ -1006,7 +1021,8 @@ class Task(_message.Message):
     scalars: _containers.ScalarMap[str, float]
     quorum: int
     created_at: _timestamp_pb2.Timestamp
-    def __init__(self, kind: _Optional[_Union[TaskKind, str]] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., objects: _Optional[_Iterable[_Union[TaskObject, _Mapping]]] = ..., method: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., strategy: _Optional[str] = ..., strategy_options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., privacy: _Optional[_Union[PrivacyPolicy, _Mapping]] = ..., data: _Optional[_Union[DataContract, _Mapping]] = ..., mask_keys: _Optional[_Mapping[str, MaskKeys]] = ..., shares: _Optional[_Iterable[_Union[EncryptedShare, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., threshold: _Optional[int] = ..., selected: _Optional[int] = ..., status: _Optional[_Union[RunStatus, str]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scalars: _Optional[_Mapping[str, float]] = ..., quorum: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    data_version: str
+    def __init__(self, kind: _Optional[_Union[TaskKind, str]] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., objects: _Optional[_Iterable[_Union[TaskObject, _Mapping]]] = ..., method: _Optional[str] = ..., config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., strategy: _Optional[str] = ..., strategy_options: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., seed: _Optional[int] = ..., privacy: _Optional[_Union[PrivacyPolicy, _Mapping]] = ..., data: _Optional[_Union[DataContract, _Mapping]] = ..., mask_keys: _Optional[_Mapping[str, MaskKeys]] = ..., shares: _Optional[_Iterable[_Union[EncryptedShare, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., threshold: _Optional[int] = ..., selected: _Optional[int] = ..., status: _Optional[_Union[RunStatus, str]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scalars: _Optional[_Mapping[str, float]] = ..., quorum: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., data_version: _Optional[str] = ...) -> None: ...
 
 class WatchTasksResponse(_message.Message):
     __slots__ = ("task",)

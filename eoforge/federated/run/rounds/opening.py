@@ -42,11 +42,26 @@ def is_eligible(spec: pb.RunSpec, silo: pb.Silo) -> bool:
     )
 
 
+def pinned(members: Sequence[pb.Member], run: pb.Run) -> list[pb.Member]:
+    """Members of a run as they were when they became members: what a silo registers later counts in later runs."""
+    known = {member.silo: member for member in run.round.members}
+    return [known.get(member.silo, member) for member in members]
+
+
 def members(spec: pb.RunSpec, silos: Iterable[pb.Silo]) -> list[pb.Member]:
     """Eligible silos of a run in the order of their ids, with their sample counts cut to the run's limit."""
     eligible = sorted((s for s in silos if is_eligible(spec, s)), key=lambda s: s.silo_id)
     limit = sample_limit(spec.data, [s.samples for s in eligible])
-    return [pb.Member(silo=s.silo_id, samples=min(s.samples, limit), modality=_modality(s)) for s in eligible]
+    return [
+        pb.Member(
+            silo=silo.silo_id,
+            samples=min(silo.samples, limit),
+            modality=_modality(silo),
+            data_version=silo.data_version,
+            trains_only=silo.HasField("validation_samples") and not silo.validation_samples,
+        )
+        for silo in eligible
+    ]
 
 
 def sample_limit(data: pb.DataContract, registered: Sequence[int]) -> int:
@@ -54,11 +69,12 @@ def sample_limit(data: pb.DataContract, registered: Sequence[int]) -> int:
 
     Args:
         data: Bounds of the run.
-        registered: Sample counts of all silos of the run.
+        registered: Sample counts of all silos of the run. Their lower median counts: of two silos, the larger one would
+            else bound itself.
     """
     limit = data.max_samples or MAX_SAMPLES
     if data.max_sample_ratio and registered:
-        limit = min(limit, max(1, int(data.max_sample_ratio * statistics.median(registered))))
+        limit = min(limit, max(1, int(data.max_sample_ratio * statistics.median_low(registered))))
     return limit
 
 

@@ -34,6 +34,8 @@ class Step:
 
 
 WAIT = Step()
+DIGEST_DIGITS = 16
+"""Digits of an update's digest that the history keeps, to tell a repeated update from another one."""
 
 
 def next_step(run: pb.Run, eligible_silos: EligibleSilos, closed: bool, now: float) -> Step:
@@ -72,13 +74,17 @@ def reduced_at(run: pb.Run) -> float:
 def evaluators(run: pb.Run) -> list[str]:
     """Silos that evaluate the model of the current round; empty if it is not evaluated."""
     every = run.spec.policy.evaluate_every
-    return list(run.round.selected) if every and run.round.number % every == 0 else []
+    if not every or run.round.number % every:
+        return []
+    without = {member.silo for member in run.round.members if member.trains_only}
+    return [silo for silo in run.round.selected if silo not in without]
 
 
 def summary(run: pb.Run, evaluate_seconds: float) -> pb.RoundSummary:
     """Summary of the current round, for the history of the run."""
     round_ = run.round
     counted = [a for a in round_.accepted if a.silo in round_.sealed]
+    digests = {a.silo: a.digest[:DIGEST_DIGITS] for a in counted}
     return pb.RoundSummary(
         number=round_.number,
         model=run.objects["model"],
@@ -92,6 +98,7 @@ def summary(run: pb.Run, evaluate_seconds: float) -> pb.RoundSummary:
         epsilon=run.epsilon,
         silos=round_.sealed,
         late={a.silo: a.round for a in counted if a.round != round_.number},
+        digests=[digests[silo] for silo in round_.sealed],
     )
 
 
@@ -142,7 +149,7 @@ def _open(run: pb.Run, eligible_silos: EligibleSilos, closed: bool) -> Step:
 
 
 def _silos(run: pb.Run, eligible_silos: EligibleSilos, closed: bool) -> tuple[Sequence[pb.Member], Sequence[pb.Member]]:
-    members, connected = eligible_silos()
+    members, connected = (opening.pinned(silos, run) for silos in eligible_silos())
     if closed and run.round.number:  # a silo that registers now would make the run fail
         members = list(run.round.members)
         known = {member.silo for member in members}

@@ -9,6 +9,8 @@ from eoforge.federated.run.rounds.tasks import RoundView, TaskKey
 from eoforge.federated.run.state import ended
 
 TOO_LATE = "the round went on without it"
+ANOTHER = "this round has another update of yours already"
+ANOTHER_ANSWER = "this round has another answer of yours already; the first one stays"
 
 
 def answer(verdict: pb.Verdict, reason: str = "") -> pb.AnswerResponse:
@@ -18,7 +20,8 @@ def answer(verdict: pb.Verdict, reason: str = "") -> pb.AnswerResponse:
 
 def counts_already(run: pb.Run, silo: str, number: int, digest: str) -> bool:
     """Whether this update of a round counts already: then only the acknowledgement was lost."""
-    return _counted(run, silo, number) in (digest, "")
+    counted = counted_digest(run, silo, number)
+    return counted is not None and digest.startswith(counted)
 
 
 def known_verdict(run: pb.Run, silo: str, number: int, digest: str, retained: int) -> pb.AnswerResponse | None:
@@ -31,11 +34,10 @@ def known_verdict(run: pb.Run, silo: str, number: int, digest: str, retained: in
         digest: Digest of its manifest.
         retained: Number of reduced rounds whose updates are kept.
     """
-    counted = _counted(run, silo, number)
-    if counted is not None:
-        if counted in (digest, ""):
-            return answer(pb.VERDICT_ACCEPTED)
-        return answer(pb.VERDICT_DROPPED, "this round has another update of yours already")
+    if counts_already(run, silo, number, digest):
+        return answer(pb.VERDICT_ACCEPTED)
+    if counted_digest(run, silo, number) is not None:
+        return answer(pb.VERDICT_DROPPED, ANOTHER)
     late = too_late(run, silo, number, retained)
     if late is not None:
         return answer(pb.VERDICT_DROPPED, late)
@@ -65,19 +67,26 @@ def verdict_after(
         written: Whether the event was written, which :func:`may_count` decides.
     """
     if not written:
-        if refusal is None and _counted(run, silo, number) == digest:  # the same answer, sent twice at the same time
+        if refusal is None and counts_already(run, silo, number, digest):  # sent twice at the same time
             return answer(pb.VERDICT_ACCEPTED)
-        return answer(pb.VERDICT_DROPPED, TOO_LATE)
+        return answer(pb.VERDICT_DROPPED, ANOTHER if counted_digest(run, silo, number) is not None else TOO_LATE)
     if refusal is not None:
         return answer(pb.VERDICT_REFUSED, refusal)
     in_time = number == run.round.number and any(a.silo == silo and a.round == number for a in run.round.accepted)
     return answer(pb.VERDICT_ACCEPTED if in_time else pb.VERDICT_FOLDED)
 
 
-def closed_task_verdict(run: pb.Run, silo: str, task: TaskKey) -> pb.AnswerResponse:
-    """Verdict on an answer to a task that is not open, other than training: repeated, or too late."""
+def closed_task_verdict(run: pb.Run, silo: str, task: TaskKey, same: bool = True) -> pb.AnswerResponse:
+    """Verdict on an answer to a task that is not open, other than training: repeated, different, or too late.
+
+    Args:
+        run: State of the run.
+        silo: Sender.
+        task: Task that was answered.
+        same: Whether the answer equals the stored one, if one is stored.
+    """
     if RoundView(run).has_answered(silo, task):
-        return answer(pb.VERDICT_ACCEPTED)
+        return answer(pb.VERDICT_ACCEPTED) if same else answer(pb.VERDICT_DROPPED, ANOTHER_ANSWER)
     return answer(pb.VERDICT_DROPPED, TOO_LATE)
 
 
@@ -118,11 +127,15 @@ def _has_one(accepted: Iterable[pb.Accepted], silo: str) -> bool:
     return any(a.silo == silo for a in accepted)
 
 
-def _counted(run: pb.Run, silo: str, number: int) -> str | None:
-    """Digest of the update that counts already; empty for a closed round, whose summary names no digests."""
+def counted_digest(run: pb.Run, silo: str, number: int) -> str | None:
+    """Digest of the update that counts already, or None for none.
+
+    Of closed rounds the first digits are known; none of them in histories that were written before they were kept.
+    """
     for accepted in (*run.round.accepted, *run.waiting):
         if (accepted.silo, accepted.round) == (silo, number):
             return accepted.digest
-    if any(silo in summary.silos and summary.late.get(silo, summary.number) == number for summary in run.history):
-        return ""
+    for summary in run.history:
+        if silo in summary.silos and summary.late.get(silo, summary.number) == number:
+            return summary.digests[list(summary.silos).index(silo)] if summary.digests else ""
     return None

@@ -90,7 +90,7 @@ PROJECTION = ProjectionMethod()
 
 
 @dataclass(frozen=True)
-class World:
+class RetrievalFixture:
     """URIs of the tables, the pairs in them, and the encoder behind the codes."""
 
     patches: str
@@ -108,7 +108,7 @@ class World:
         build_index(self.bundle.uri, table, self.codes, self.encoder)
 
 
-def make_world(folder: Path) -> World:
+def make_retrieval_fixture(folder: Path) -> RetrievalFixture:
     """Writes the first patches, the bundle and their index below ``folder``."""
     pairs = tuple(synthetic_pairs(ALL, seed=7))
     patches, codes = str(folder / "patches.lance"), str(folder / "codes.lance")
@@ -132,7 +132,7 @@ def make_world(folder: Path) -> World:
         readme="A projection for tests.\n",
     )
     build_index(bundle.uri, table, codes, PROJECTION.encoder)
-    return World(patches, codes, bundle, pairs, PROJECTION.encoder)
+    return RetrievalFixture(patches, codes, bundle, pairs, PROJECTION.encoder)
 
 
 def bands_of(pair: PatchPair, modality: str) -> Mapping[str, npt.NDArray[Any]]:

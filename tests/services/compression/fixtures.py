@@ -26,7 +26,7 @@ SMALL = Config(channels=8, latent=24, hyper=8, stages=2, kernel=3, bits=BITS, ha
 
 
 @dataclass(frozen=True)
-class CompressionWorld:
+class CompressionFixture:
     """A bundle, its codec as the service loads it, and patches."""
 
     bundle: Bundle
@@ -37,11 +37,11 @@ class CompressionWorld:
         return from_pair(self.pairs[number])
 
 
-def make_compression_world(folder: Path) -> CompressionWorld:
+def make_compression_fixture(folder: Path) -> CompressionFixture:
     """Writes the bundle below ``folder``."""
     pairs = tuple(synthetic_pairs(PATCHES, seed=11))
     bundle = write_codec_bundle(str(folder / "runs"), pairs)
-    return CompressionWorld(bundle, load(CompressionSettings(bundle_uris=bundle.uri)), pairs)
+    return CompressionFixture(bundle, load(CompressionSettings(bundle_uris=bundle.uri)), pairs)
 
 
 def write_codec_bundle(runs: str, pairs: tuple[PatchPair, ...], patches: Mapping[str, Any] | None = None) -> Bundle:
@@ -49,7 +49,7 @@ def write_codec_bundle(runs: str, pairs: tuple[PatchPair, ...], patches: Mapping
     return untrained_bundle(runs, pairs, SMALL, patches)
 
 
-def compression_server(world: CompressionWorld, **values: Any) -> Callable[[], Server]:
+def compression_server(archive: CompressionFixture, **values: Any) -> Callable[[], Server]:
     """A maker of servers for ``running``."""
     defaults: dict[str, Any] = {
         "port": 0,
@@ -57,7 +57,7 @@ def compression_server(world: CompressionWorld, **values: Any) -> Callable[[], S
         "drain_notice_seconds": 0.0,
         "drain_seconds": 10.0,
     }
-    return lambda: build(CompressionSettings(**(defaults | values)), world.codecs)
+    return lambda: build(CompressionSettings(**(defaults | values)), archive.codecs)
 
 
 def same(ours: Mapping[str, npt.NDArray[Any]], theirs: Mapping[str, npt.NDArray[Any]]) -> bool:
