@@ -172,10 +172,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             return _made(self._unauthenticated(behaviour, kind), handler.response_streaming, serializer)
         wrap = self._many if handler.response_streaming else self._one
         wrapped = wrap(behaviour, method, headers, kind, handler.request_streaming)
-        return _made(wrapped, handler.response_streaming, serializer)
+        return _made(wrapped, True, serializer)
 
     def _one(self, behaviour: Any, method: str, headers: dict[str, Any], kind: Any, streaming: bool) -> Any:
-        async def answer(_: Any, context: Context[Any, Any]) -> Any:
+        async def answer(_: Any, context: Context[Any, Any]) -> None:
             async with _Trimmed(), self._call(method, headers, context, streaming) as caller:
                 remaining = context.time_remaining()
                 limit = self._max_call_seconds if remaining is None else min(remaining, self._max_call_seconds)
@@ -183,7 +183,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                     request = await self._request(method, kind, caller, context, streaming)
                     result = behaviour(request, context)
                     del request
-                    return await result if inspect.isawaitable(result) else result
+                    await _write(context, await result if inspect.isawaitable(result) else result)
 
         return answer
 
@@ -319,6 +319,18 @@ async def _read(context: Context[Any, Any], seconds: float) -> Any:
             return await context.read()
     except TimeoutError as error:
         raise DeadlineExceeded(f"no message arrived within {seconds:g} s") from error
+
+
+async def _write(context: Context[Any, Any], answer: Any) -> None:
+    """Sends an answer before the call ends, so that one which nobody reads stays in its caller's share of bytes.
+
+    Raises:
+        CancelledError: The caller is gone.
+    """
+    try:
+        await context.write(answer)
+    except grpc.aio.InternalError as error:
+        raise asyncio.CancelledError from error
 
 
 def _or_bytes(serializer: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import socket
@@ -19,6 +20,7 @@ from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.errors import UsageError
 from services._runtime import wire
+from services._runtime.admission import BYTES, HOLD
 from services._runtime.fair import FairPool
 from services._runtime.server import Server
 from tests.services._runtime.failing_service import NAME, make
@@ -152,6 +154,33 @@ def test_the_message_of_a_failed_call_is_freed_at_once() -> None:
         finally:
             gc.enable()
     pool.stop()
+
+
+def test_an_answer_that_nobody_reads_stays_in_its_callers_share() -> None:
+    size, before = 8 << 20, ended(GET, "CANCELLED")
+    answered = threading.Event()
+
+    async def large(request: pb.GetPatchRequest, context: Any) -> pb.GetPatchResponse:
+        await HOLD.get().take(size)
+        asyncio.get_running_loop().call_later(0.5, answered.set)
+        return pb.GetPatchResponse(patch=pb.PatchMetadata(patch_id="x" * size))
+
+    def made() -> Server:
+        server = make()
+        server.servicer.GetPatch = large  # type: ignore[attr-defined]
+        return server
+
+    def held() -> float:
+        [metric] = BYTES.collect()
+        return metric.samples[0].value
+
+    with running(made) as served, grpc.insecure_channel(served.target) as line:
+        call = line.unary_stream(GET)(b"", timeout=60)  # as a stream, whose message is read when it is asked for
+        assert answered.wait(60)
+        assert held() >= size
+        call.cancel()
+        until(lambda: held() < size)
+    assert ended(GET, "CANCELLED") == before + 1
 
 
 def test_calls_of_one_caller_at_the_same_time_are_bounded() -> None:
