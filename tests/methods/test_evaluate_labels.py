@@ -21,7 +21,7 @@ from eoforge.methods.evaluation.run import evaluate
 from eoforge.metrics.multilabel import labels_of_masks, multilabel_measures
 from eoforge.nn.classifier import Network
 from eoforge.storage.addresses import TableRef
-from tests.methods.mm_fl_support import config as settings
+from tests.methods.mm_fl.support import config as settings
 
 BANDS = {"s1": ("VV", "VH"), "s2": ("B02", "B03", "B04", "B08")}
 NORMALISATION = {band: [-12.0, 4.0] if band.startswith("V") else [1500.0, 900.0] for b in BANDS.values() for band in b}

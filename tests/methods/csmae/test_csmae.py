@@ -21,7 +21,7 @@ from eoforge.methods.csmae.masking import DecodeLayout, draw_masks, layout
 from eoforge.methods.csmae.model import Csmae, Decoder, position_embedding
 from kernels.random_mask import mask_state
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 VARIANTS = ("cecd", "cesd", "secd", "sesd")
 SMALL: dict[str, Any] = {
     "vit": "micro", "size": 40, "patch": 10, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2,

@@ -20,7 +20,7 @@ from eoforge.methods.mm_fl.ablation import GRID, ablate
 from eoforge.methods.mm_fl.method import VIEWS
 from eoforge.methods.mm_fl.model import MultiModalNetwork
 from eoforge.storage.tensorfile import TensorSpec
-from tests.methods.mm_fl_support import METHOD, SMALL, config
+from tests.methods.mm_fl.support import METHOD, SMALL, config
 
 SPECS = {f"model/{n}": TensorSpec((2,), "float64") for n in ("encoders.s1.w", "encoders.s2.w", "heads.shared.w")}
 SILOS = tuple(SiloInfo(f"silo-{i}", n, m) for i, (n, m) in enumerate(((10, "s1"), (30, "s1"), (20, "s2"))))

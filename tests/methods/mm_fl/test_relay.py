@@ -16,7 +16,7 @@ from eoforge.federated.training.local import SiloTrainer
 from eoforge.federated.training.specs import first_model
 from eoforge.methods.mm_fl.config import Config
 from eoforge.methods.mm_fl.data import SensorData, slots_of
-from tests.methods.mm_fl_support import METHOD, config
+from tests.methods.mm_fl.support import METHOD, config
 
 
 class TwoSensorFederation:
