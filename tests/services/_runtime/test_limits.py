@@ -20,7 +20,7 @@ from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.errors import UsageError
 from services._runtime import wire
-from services._runtime.admission import BYTES, HOLD
+from services._runtime.admission import BYTES, RESERVATION
 from services._runtime.fair import FairPool
 from services._runtime.server import Server
 from tests.services._runtime.failing_service import NAME, make
@@ -161,7 +161,7 @@ def test_an_answer_that_nobody_reads_stays_in_its_callers_share() -> None:
     answered = threading.Event()
 
     async def large(request: pb.GetPatchRequest, context: Any) -> pb.GetPatchResponse:
-        await HOLD.get().take(size)
+        await RESERVATION.get().take(size)
         asyncio.get_running_loop().call_later(0.5, answered.set)
         return pb.GetPatchResponse(patch=pb.PatchMetadata(patch_id="x" * size))
 
