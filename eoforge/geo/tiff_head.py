@@ -15,6 +15,7 @@ _GEO_ASCII_PARAMS = 34737
 _ASCII = 2
 _MAX_ENTRIES = 4096
 _MAX_TEXT = 1 << 16
+_MAX_OFFSET = 1 << 50  # files are smaller, and seek takes 63 bits at most
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 
 
@@ -34,7 +35,7 @@ def check_head(file: BinaryIO, what: str) -> None:
     order, big = _ORDERS[magic], b"+" in magic
     entry = struct.Struct(order + ("HHQ8s" if big else "HHI4s"))
     file.seek(8 if big else 4)
-    file.seek(_number(file, order + ("Q" if big else "I"), what))
+    _seek(file, _number(file, order + ("Q" if big else "I"), what), what)
     count = _number(file, order + ("Q" if big else "H"), what)
     if count > _MAX_ENTRIES:
         raise DataRefused(f"{what} is not a readable GeoTIFF: its directory has {count} entries; give a .tif")
@@ -44,10 +45,16 @@ def check_head(file: BinaryIO, what: str) -> None:
         if kind != _ASCII or size > _MAX_TEXT:
             raise DataRefused(f"{what}: expected up to {_MAX_TEXT} bytes of text in its GeoTIFF keys, got {size}")
         if size > len(value):
-            file.seek(struct.unpack(order + ("Q" if big else "I"), value)[0])
+            _seek(file, struct.unpack(order + ("Q" if big else "I"), value)[0], what)
             value = _read(file, size, what)
         if b"ESRI PE String" in value:
             raise DataRefused(f"{what} holds its CRS as an ESRI PE string, which is not read; give it an EPSG code")
+
+
+def _seek(file: BinaryIO, offset: int, what: str) -> None:
+    if offset > _MAX_OFFSET:
+        raise DataRefused(f"{what} is not a readable GeoTIFF: its head names byte {offset}; give a .tif")
+    file.seek(offset)
 
 
 def _number(file: BinaryIO, form: str, what: str) -> int:

@@ -215,6 +215,7 @@ def _members(source: TarBytes, tar: TarFile) -> Iterator[tuple[str, int, int]]:
     """
     try:
         with tarfile.open(fileobj=cast(IO[bytes], source), mode="r:") as opened:
+            last = -1
             while (member := opened.next()) is not None:
                 # tarfile keeps every member; eight million of them take gigabytes.
                 opened.members.clear()  # type: ignore[attr-defined]  # an attribute that typeshed leaves out
@@ -229,6 +230,10 @@ def _members(source: TarBytes, tar: TarFile) -> Iterator[tuple[str, int, int]]:
                         f"{tar.uri}: member {member.name!r} is a link, device or sparse file, or points outside. "
                         f"{ADVICE}"
                     )
+                # A negative size in an extended header would lead back to a header that was read: a loop without end.
+                if member.size < 0 or member.offset <= last:
+                    raise DataRefused(f"{tar.uri}: member {member.name!r} claims {member.size} bytes. {ADVICE}")
+                last = member.offset
                 if member.size > MAX_FILE_BYTES:
                     raise DataRefused(
                         f"{tar.uri}: member {member.name!r} claims {member.size} bytes, expected at most "
@@ -236,7 +241,7 @@ def _members(source: TarBytes, tar: TarFile) -> Iterator[tuple[str, int, int]]:
                     )
                 if member.isreg() and path.suffix in EXTENSIONS:
                     yield member.name, member.offset_data, member.size
-    except (tarfile.TarError, UnicodeError) as error:
+    except (tarfile.TarError, ValueError) as error:  # ValueError: names that are no text, maps of sparse files
         raise DataRefused(f"{tar.uri}: truncated or damaged after byte {source.tell()}: {error}. {ADVICE}") from error
     # tarfile reads a damaged header as the end of the archive; a complete one ends with a block of zeros.
     if source.last_read != bytes(_BLOCK):

@@ -126,6 +126,19 @@ def test_hostile_members_are_refused(source: Path, tmp_path: Path, member: tarfi
     assert {p.name for p in (tmp_path / "scratch").rglob("*") if p.is_file()} <= {"lock", "index.part", "payload.tar"}
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("size", ["-512", "-1536", "-2048"])
+def test_headers_that_lead_backwards_are_refused(source: Path, tmp_path: Path, size: str) -> None:
+    """An extended header with a negative size made the reader meet one header for ever, or one member twice."""
+    packed = pack(source, tmp_path / "packed", compressed=False)
+    first = _member("BigEarthNet-S2/a_B02.tif", 0)
+    second = _member("BigEarthNet-S2/b_B02.tif", 0, pax_headers={"size": size})
+    data = first.tobuf() + second.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+    write_tar(packed, "BigEarthNet-S2", data, compressed=False)
+    with pytest.raises(DataRefused):
+        digests(str(packed), str(tmp_path / "scratch"))
+
+
 @pytest.mark.parametrize("compressed", [False, True], ids=["tar", "zst"])
 def test_claimed_sizes_are_refused_before_they_are_read(source: Path, tmp_path: Path, compressed: bool) -> None:
     packed = pack(source, tmp_path / "packed", compressed)
