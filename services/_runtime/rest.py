@@ -6,6 +6,7 @@ so its data plane and V2 endpoints are mounted on an application of ours instead
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 from collections.abc import Iterator
@@ -56,7 +57,8 @@ def server(settings: RuntimeSettings, app: ASGIApp, files: ReloadedFiles[TlsFile
         log_config=None,
         access_log=False,
         lifespan="off",
-        timeout_graceful_shutdown=int(settings.drain_seconds) or None,
+        # Zero and None mean to wait for ever.
+        timeout_graceful_shutdown=max(1, math.ceil(settings.drain_seconds)),
         ssl_certfile=str(settings.tls_cert_file) if settings.tls_cert_file else None,
         ssl_keyfile=str(settings.tls_key_file) if settings.tls_key_file else None,
         ssl_ca_certs=str(settings.tls_client_ca_file) if settings.tls_client_ca_file else None,
@@ -103,18 +105,21 @@ class _Embedded(uvicorn.Server):
 
     def _renew_certificate(self) -> None:
         """Serves new connections with the present certificate; the runtime does the same for gRPC."""
-        context, config = self.config.ssl, self.config
-        if self._files is None or context is None or config.ssl_certfile is None or config.ssl_keyfile is None:
+        listening, config = self.config.ssl, self.config
+        if self._files is None or listening is None or config.ssl_certfile is None or config.ssl_keyfile is None:
             return
         found = self._files.value
         if found is self._used:
             return
         try:
-            # First into a context without connections: a pair that does not match would leave ours without a key.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
-            context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
+            # A fresh context: one that is in use can take up another authority, but never drop the former one.
+            fresh = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            fresh.load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
+            fresh.verify_mode = listening.verify_mode
             if found.client_ca is not None:
-                context.load_verify_locations(cadata=found.client_ca.decode())
+                fresh.load_verify_locations(cadata=found.client_ca.decode())
+            # OpenSSL asks this for every connection, also for those that name no server.
+            listening.sni_callback = lambda connection, _name, _context: setattr(connection, "context", fresh)
             self._used = found
         except OSError as error:  # the files changed again meanwhile (ssl.SSLError is one too): tried again next time
             log.warning("cannot take up a TLS file", error=str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from pathlib import Path
 
@@ -91,6 +92,32 @@ class TestTls:
             (tmp_path / "server.key").write_bytes(new_key)
             until(lambda: answers(tmp_path / "ca.pem") == [True, True])
             assert answers(before) == [False, False]
+
+    def test_a_withdrawn_authority_is_refused_over_rest(self, tmp_path: Path) -> None:
+        """A new client CA replaces the former one; it is not added to it."""
+        former, present = (tmp_path / name for name in ("former", "present"))
+        for folder in (former, present):
+            folder.mkdir()
+            make_pki(folder)
+        authority = tmp_path / "client-ca.pem"
+        authority.write_bytes((former / "ca.pem").read_bytes())
+        own = {"tls_cert_file": former / "server.pem", "tls_key_file": former / "server.key"}
+        with running(lambda: make(**own, tls_client_ca_file=authority)) as run:
+
+            def answers(folder: Path) -> bool:
+                context = ssl.create_default_context(cafile=former / "ca.pem")
+                context.load_cert_chain(folder / "client.pem", folder / "client.key")
+                try:
+                    with httpx.Client(verify=context) as client:
+                        return client.get(f"{run.rest}/v2/health/live").status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            assert answers(former)
+            assert not answers(present)
+            authority.write_bytes((present / "ca.pem").read_bytes())
+            until(lambda: answers(present))
+            assert not answers(former)
 
 
 class TestExposure:
