@@ -60,7 +60,7 @@ def escape(value: object) -> Html:
 def markdown(value: object) -> str:
     """Markdown of a text that shows as it is: no markup, HTML, links or line breaks of its own."""
     text = "".join(character if character.isprintable() else " " for character in str(value))
-    text = re.sub(r"[\\`*|<>&\[\]~$@]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+    text = re.sub(r"[\\`*|<>&\[\]~$]|@(?=[\w-]+\.)|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
     return re.sub(r"(?i)(?<=:)(?=//)|(?<=\bwww)(?=\.)", r"\\", text)  # renderers make links of bare addresses
 
 

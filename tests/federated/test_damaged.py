@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DamagedObject, EoforgeError
 from eoforge.federated.privacy.silo_masks import Masking
-from eoforge.federated.run.journal import Journal
+from eoforge.federated.run.journal import MAX_EVENT_BYTES, Journal
 from eoforge.federated.run.leader import Leadership
 from eoforge.federated.silo.files import SiloFiles
 from eoforge.federated.store.chunk_store import ChunkStore, StoredFile
@@ -81,6 +81,14 @@ def test_a_damaged_snapshot_costs_time_only(tmp_path: Path) -> None:
     for damage in (b"", b"\xff\xfe", b"{"):
         objects.put("runs/r/snapshots/000000000002.json", damage)
         assert Journal(objects, "r").load() == journal.run
+
+
+def test_an_event_beyond_the_limit_is_damage_of_its_run(tmp_path: Path) -> None:
+    objects = ObjectStore(str(tmp_path))
+    Journal(objects, "r").append(pb.RunEvent(created=pb.Created(run_id="r")), "alice")
+    objects.put("runs/r/journal/000000000002.json", b" " * (MAX_EVENT_BYTES + 1))
+    with pytest.raises(DamagedObject):
+        Journal(objects, "r").load()
 
 
 @given(BYTES)

@@ -19,6 +19,8 @@ from eoforge.storage.objects import ObjectStore
 
 MAX_EVENT_BYTES = 16 << 20
 """Largest event that is written, so that every event can be read."""
+MAX_SNAPSHOT_BYTES = 256 << 20
+"""Largest snapshot that is read; a larger one is passed over, since the journal holds every event."""
 _SNAPSHOTS_KEPT = 2
 
 log = structlog.get_logger("journal")
@@ -116,8 +118,8 @@ class Journal:
         """Newest readable snapshot; an empty state if there is none, since the journal holds every event."""
         for key in reversed(list(self._store.list(f"{self._root}/snapshots"))):
             try:
-                return from_json(self._store.get(key), pb.Run(), key)
-            except DamagedObject as error:
+                return from_json(self._store.get(key, MAX_SNAPSHOT_BYTES), pb.Run(), key)
+            except (DamagedObject, LimitExceeded) as error:
                 log.warning("a snapshot cannot be read; an older one, or the journal, is", key=key, error=str(error))
         return pb.Run()
 
@@ -126,6 +128,8 @@ class Journal:
             data = self._store.get(self._key(sequence), MAX_EVENT_BYTES)
         except NotFound:
             return None
+        except LimitExceeded as error:
+            raise DamagedObject(f"{self._key(sequence)} is larger than an event can be") from error
         return from_json(data, pb.RunEvent(), self._key(sequence))
 
     def _key(self, sequence: int) -> str:
