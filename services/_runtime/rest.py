@@ -50,7 +50,9 @@ def server(settings: RuntimeSettings, app: ASGIApp, files: ReloadedFiles[TlsFile
     """Uvicorn for ``app``, on the same address and with the same certificates as gRPC."""
     config = uvicorn.Config(
         app,
-        http=bounded_protocol(settings.max_connections, settings.receive_seconds),
+        http=bounded_protocol(
+            settings.max_connections, settings.receive_seconds, settings.max_call_seconds + settings.receive_seconds
+        ),
         ws="none",
         host=settings.host,
         port=settings.rest_port,

@@ -81,25 +81,26 @@ class Guard:
             await send(message)
 
         reservation = Reservation(None, "")
+        limit = asyncio.timeout(self._settings.max_call_seconds)
         try:
             if scope["path"] in OPEN_PATHS:
                 draining = scope["path"] == "/v2/health/ready" and self._draining()
                 app: ASGIApp = JSONResponse({"ready": False}, status_code=503) if draining else self._app
-                await app(scope, receive, answer)
+                async with limit:
+                    await app(scope, receive, answer)
                 return
             address = request.client.host if request.client else "unknown"
             names = CERTIFICATE_CALLER if self._settings.tls_client_ca_file else ()
             caller = self._authenticator.identify(request.headers.get("authorization"), names, address)
             CALLER.set(caller)
             self._quota.take(caller.name)
-            with self._reception.admission.enter(caller.name):
-                RESERVATION.set(reservation := Reservation(self._reception.budget, caller.name))
-                if scope["path"].startswith("/v2/repository"):
-                    raise Unimplemented("this service loads its model itself; it cannot be loaded or unloaded")
-                body = await self._body(request, receive, reservation)
-                await self._inference.mount(self._app)
-                await self._app(scope, _once(body, receive), answer)
-        except Exception as error:
+            async with limit:
+                with self._reception.admission.enter(caller.name):
+                    RESERVATION.set(reservation := Reservation(self._reception.budget, caller.name))
+                    await self._handle(request, scope, receive, answer, reservation)
+        except Exception as raised:
+            late = DeadlineExceeded(f"a call may take {self._settings.max_call_seconds:g} s")
+            error = late if limit.expired() else raised
             problem = describe(error, request_id)
             report(problem, error)
             forget(error)
@@ -109,6 +110,15 @@ class Guard:
             reservation.resize(0)
             if scope["path"] not in OPEN_PATHS:
                 self._record(scope, status, time.perf_counter() - started)
+
+    async def _handle(
+        self, request: Request, scope: Scope, receive: Receive, answer: Send, reservation: Reservation
+    ) -> None:
+        if scope["path"].startswith("/v2/repository"):
+            raise Unimplemented("this service loads its model itself; it cannot be loaded or unloaded")
+        body = await self._body(request, receive, reservation)
+        await self._inference.mount(self._app)
+        await self._app(scope, _once(body, receive), answer)
 
     async def _body(self, request: Request, receive: Receive, reservation: Reservation) -> list[bytes]:
         """The body, after its declared length, which is therefore required, was found to be allowed and has room."""

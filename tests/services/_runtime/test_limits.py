@@ -8,10 +8,12 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import httpx
+import psutil
 import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as oip_pb2
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
@@ -235,6 +237,26 @@ def test_a_body_that_breaks_off_is_not_answered_as_a_whole_one(server: Running) 
     with socket.create_connection((host, int(port)), timeout=60) as line:
         line.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
     until(lambda: ended("REST unknown", "400") == before + 1, 10.0)
+
+
+def test_answers_that_nobody_reads_end_with_their_connection() -> None:
+    """Pipelined requests fill the socket; the call ends at its limit and the connection with it."""
+    with running(lambda: make(receive_seconds=0.5, max_call_seconds=0.5)) as run:
+        line = socket.socket()
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.settimeout(0.2)
+        line.connect(("127.0.0.1", run.server.rest_port))
+        with line:
+            with suppress(TimeoutError, ConnectionError):
+                while True:
+                    line.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
+            until(lambda: not _held(run.server.rest_port), 30.0)
+
+
+def _held(port: int) -> bool:
+    """Whether this process holds a connection that was accepted at ``port``."""
+    held = psutil.Process().connections(kind="tcp")
+    return any(c.laddr.port == port and c.status != psutil.CONN_LISTEN for c in held)
 
 
 def test_connections_are_bounded() -> None:
