@@ -1,7 +1,7 @@
 """Rasters of the codec from GeoTIFF files: several bands and grids a file, sizes checked before reading.
 
-Reading whole archives in the official layout is ``data/geotiff.py``'s job, which knows patches only; here anything that
-users have comes in. ``cog`` writes what leaves.
+Archives in the official layout are read by ``eoforge/data/archives/geotiff.py``, which knows patches only; this module
+reads any GeoTIFF of a user. ``cog`` writes GeoTIFFs.
 """
 
 from __future__ import annotations

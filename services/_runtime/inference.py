@@ -1,7 +1,7 @@
 """KServe's Open Inference Protocol V2 over gRPC and REST, loaded on first use if a service asks for that.
 
 KServe's package brings pandas, the Kubernetes client and some seconds of imports: 140 MB of memory that a service which
-answers other calls all day need not reservation. What is loaded is in :mod:`services._runtime.kserve_plane`.
+answers other calls all day need not hold. What is loaded is in :mod:`services._runtime.kserve_plane`.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def parse(raw: bytes, kind: Any, limits: Limits) -> tuple[Any, int]:
     Args:
         raw: As it came.
         kind: Its class.
-        limits: What it may reservation.
+        limits: Largest size and number of elements.
 
     Raises:
         LimitExceeded: It holds more elements, or is deeper.

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf import duration_pb2
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from eoforge.errors import UsageError
@@ -16,7 +15,6 @@ MAX_DEPTH = 32
 """Deepest nesting of messages: the journal is JSON, whose parser has a limit of its own."""
 MAX_DURATION_S = 10 * 366 * 86400
 _SHOWN = 3
-_REAL = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
 
 
 def check_storable(message: Message, name: str) -> None:
