@@ -23,7 +23,7 @@ class RuntimeSettings(BaseSettings):
         UsageError: A value is missing or malformed.
     """
 
-    model_config = SettingsConfigDict(env_prefix="EOFORGE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="EOFORGE_", frozen=True, extra="ignore", allow_inf_nan=False)
 
     host: str = Field("127.0.0.1", description="Address that all ports bind.")
     port: int = Field(8081, ge=0, le=65535, description="gRPC port: the typed API and OIP V2. 0 takes a free one.")

@@ -151,6 +151,10 @@ class TestExposure:
         monkeypatch.setenv("EOFORGE_PORT", "70000")
         with pytest.raises(UsageError, match="EOFORGE_PORT"):
             RuntimeSettings()
+        monkeypatch.setenv("EOFORGE_PORT", "7000")
+        monkeypatch.setenv("EOFORGE_DRAIN_SECONDS", "inf")
+        with pytest.raises(UsageError, match="EOFORGE_DRAIN_SECONDS"):
+            RuntimeSettings()
 
     def test_half_of_a_pair_is_refused(self, pki: Pki, tmp_path: Path) -> None:
         for values in (
