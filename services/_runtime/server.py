@@ -171,7 +171,15 @@ class Server:
         self._grpc.append(server)
         if settings.health_port is not None:
             probes = grpc.aio.server(options=PROBE_OPTIONS, maximum_concurrent_rpcs=MAX_PROBES)
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
+            # Check alone: a kubelet never watches, and streams of Watch would take the places of its probes.
+            check = grpc.unary_unary_rpc_method_handler(
+                self._health.Check,
+                request_deserializer=health_pb2.HealthCheckRequest.FromString,
+                response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+            )
+            probes.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(health.SERVICE_NAME, {"Check": check}),)
+            )
             self.health_port = _bind(probes, settings.host, settings.health_port, None)
             self._grpc.append(probes)
         await self._start_rest(inference, authenticator, quota, reception, files)

@@ -33,6 +33,9 @@ class TestTls:
                 request = health_pb2.HealthCheckRequest(service=NAME)
                 assert health.Check(request, timeout=60).status == health_pb2.HealthCheckResponse.SERVING
                 with pytest.raises(grpc.RpcError) as caught:
+                    next(health.Watch(request, timeout=60))
+                assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+                with pytest.raises(grpc.RpcError) as caught:
                     get(retrieval_pb2_grpc.RetrievalServiceStub(channel), "x")
                 assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
