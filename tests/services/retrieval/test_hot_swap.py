@@ -38,8 +38,9 @@ def _of_other_patches(archive: RetrievalFixture) -> None:
 
 
 def _damaged(archive: RetrievalFixture) -> None:
-    archive.grow()
+    """Damage first: the loaded version is not read again, and every newer one holds the damaged file from its start."""
     flip_a_bit(archive.codes)
+    archive.grow()
 
 
 @pytest.mark.parametrize("spoil", [_empty, _without_radar, _of_other_patches, _damaged])
