@@ -22,12 +22,15 @@ from eoforge.bundle.format import (
     WEIGHTS,
     size_limit,
 )
+from eoforge.bundle.listing import list_bundles
 from eoforge.errors import BundleError, NotFound
 from eoforge.storage.addresses import join, normalise
 from eoforge.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,11 @@ def _existing(uri: str) -> ObjectStore:
         store = ObjectStore(uri)
         if store.exists(MANIFEST):
             return store
-    raise NotFound(f"no bundle at {uri}: expected {MANIFEST}, which is written last, when training has ended")
+    message = f"no bundle at {uri}: expected {MANIFEST}, which is written last, when training has ended"
+    if below := list_bundles(uri):
+        shown = "; ".join(f"{b.bundle} ({b.method}, {b.date:%Y-%m-%d %H:%M})" for b in below[:_SHOWN])
+        message += f". {len(below)} bundles lie below it, the newest first: {shown}. Name one of them"
+    raise NotFound(message)
 
 
 def _parse_object(where: str, data: bytes) -> dict[str, Any]:
