@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from eoforge.errors import EoforgeError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from eoforge.bundle import Bundle
     from eoforge.index.encoder import Encoder
     from eoforge.nn.classifier import Network
@@ -52,7 +54,7 @@ class MethodEntry:
 
 
 METHODS: dict[str, MethodEntry] = {
-    "reben": MethodEntry((Task.CLASSIFY, Task.SEGMENT)),
+    "reben": MethodEntry((Task.CLASSIFY, Task.SEGMENT), "eoforge.methods.reben.method:METHOD"),
     "csmae": MethodEntry((Task.ENCODE,), "eoforge.methods.csmae.method:METHOD"),
     "ss_cm_rsir": MethodEntry((Task.ENCODE,), "eoforge.methods.ss_cm_rsir.method:METHOD"),
     "rs_jcif": MethodEntry((Task.ENCODE, Task.COMPRESS), "eoforge.methods.rs_jcif.method:METHOD"),
@@ -66,9 +68,10 @@ METHODS: dict[str, MethodEntry] = {
 _NEEDS: dict[Task, tuple[str, ...]] = {
     Task.ENCODE: ("load", "untrained"),
     Task.CLASSIFY: ("classifier",),
+    Task.SEGMENT: ("segmenter",),
     Task.COMPRESS: ("evaluate_codec",),
 }
-"""What a method object must offer for a task; see :class:`Method`, :class:`Classifies` and :class:`Compresses`."""
+"""What a method object must offer for a task; see :class:`Method` and the classes below it."""
 
 
 class Method(Protocol):
@@ -129,6 +132,26 @@ class Classifies(Protocol):
         """
 
 
+class MapNetwork(Protocol):
+    """Network from images of sensors to a class per pixel; ``sensors`` are read together."""
+
+    sensors: tuple[str, ...]
+
+    def predict(self, images: Mapping[str, Tensor]) -> Tensor:
+        """Logits ``[B, L, S, S]`` from images by sensor, ``[B, C, S, S]`` each."""
+
+
+class Segments(Protocol):
+    """Interface of a method whose bundles map pixels (:attr:`Task.SEGMENT`); its settings have the field ``size``."""
+
+    def segmenter(self, bundle: Bundle, device: str | None = None) -> MapNetwork:
+        """The trained network of ``bundle``, in evaluation mode.
+
+        Raises:
+            BundleError: As :meth:`Method.load`.
+        """
+
+
 class Compresses(Protocol):
     """Interface of a method whose bundles compress (:attr:`Task.COMPRESS`)."""
 
@@ -174,6 +197,37 @@ def entry_of(name: str) -> MethodEntry:
             f"unknown method {name!r}; the ten methods are {', '.join(METHODS)} (built so far: {_built()})"
         )
     return METHODS[name]
+
+
+TASKS = "tasks"
+"""Key of ``config.json`` with the tasks of a bundle that cannot do all tasks of its method."""
+
+
+def tasks_of(bundle: Bundle) -> tuple[Task, ...]:
+    """Tasks that a bundle can do.
+
+    Raises:
+        UsageError: The bundle's method is unknown.
+    """
+    tasks = entry_of(str(bundle.config["method"])).tasks
+    own = bundle.config.get(TASKS, tasks)
+    return tuple(task for task in tasks if task in own)
+
+
+def require_task(bundle: Bundle, *wanted: Task) -> Task:
+    """The first of ``wanted`` that a bundle can do.
+
+    Raises:
+        UsageError: The bundle can do none of them, or its method is unknown.
+    """
+    tasks = tasks_of(bundle)
+    for task in wanted:
+        if task in tasks:
+            return task
+    raise UsageError(
+        f"{bundle.uri} is a bundle of {bundle.config['method']}, which can {' and '.join(tasks)}; this needs one that "
+        f"can {' or '.join(wanted)}"
+    )
 
 
 def federated_methods() -> tuple[str, ...]:
