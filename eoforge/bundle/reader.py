@@ -107,13 +107,13 @@ def load_bundle(uri: str) -> Bundle:
     return Bundle(uri, hashlib.sha256(raw).hexdigest(), contents[CONFIG], contents[METRICS], files)
 
 
-def require_keys(bundle: Bundle) -> None:
-    """Checks that ``config.json`` holds all keys that encoding with the model needs.
+def require_keys(bundle: Bundle, further: tuple[str, ...] = ()) -> None:
+    """Checks that ``config.json`` holds the keys of every trained model, and ``further`` ones.
 
     Raises:
         BundleError: Keys are missing.
     """
-    missing = [key for key in REQUIRED_CONFIG if key not in bundle.config]
+    missing = [key for key in (*REQUIRED_CONFIG, *further) if key not in bundle.config]
     if missing:
         raise BundleError(f"{join(bundle.uri, CONFIG)} lacks {', '.join(missing)}: it is no trained model of eoforge")
 
