@@ -58,6 +58,7 @@ class Reception:
     """Reception of messages: limits on number and size, and threads that parse.
 
     Attributes:
+        settings: Limits of the process.
         budget: Bytes in flight.
         admission: Calls and streams at the same time.
         limits: Elements and depth of a message.
@@ -69,6 +70,7 @@ class Reception:
         idle_seconds: Longest time between messages of a stream.
     """
 
+    settings: RuntimeSettings
     budget: Budget
     admission: Admission
     limits: Limits
@@ -83,6 +85,7 @@ class Reception:
     def of(cls, settings: RuntimeSettings, sizes: Mapping[str, int]) -> Reception:
         """Reception by the settings."""
         return cls(
+            settings,
             Budget(settings.max_inflight_bytes, settings.receive_seconds),
             Admission(settings.max_calls, settings.max_calls_per_caller, settings.max_streams_per_caller),
             Limits(settings.max_elements),

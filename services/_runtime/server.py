@@ -47,7 +47,7 @@ PROBE_OPTIONS = (
 SWITCH_SECONDS = 0.001
 ADMISSION_SECONDS = 1.0
 """Time between two checks of the callers of open calls."""
-INFER = f"/{OIP_SERVICE}/ModelInfer"
+INFER = (f"/{OIP_SERVICE}/ModelInfer", f"/{OIP_SERVICE}/ModelStreamInfer")
 
 log = structlog.get_logger("server")
 
@@ -124,8 +124,8 @@ class Server:
         authenticator = Authenticator(settings, either=service.certificate_port is not None)
         quota = Quota(settings.quota_per_second, settings.quota_burst)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs leave aio out
-        reception = Reception.of(settings, {INFER: settings.max_message_bytes, **service.sizes})
-        inference = OpenInference(service.models, reception)
+        reception = Reception.of(settings, {**dict.fromkeys(INFER, settings.max_message_bytes), **service.sizes})
+        inference = OpenInference(service.models, reception, lambda: self._draining)
         # Threads that compute in Python would keep the event loop from answering others for 5 ms at a time.
         sys.setswitchinterval(SWITCH_SECONDS)
         if settings.reflection or not service.inference_on_demand:  # reflection shows the types that are loaded
