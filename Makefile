@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 METHOD ?= ss_cm_rsir
 DEMO_ARGS ?=
 CLUSTER_ARGS ?=
+CHARTS_ARGS ?=
 
-.PHONY: help env demo demo-federated test cluster lint types proto pipelines charts images podman bench lock ci clean
+.PHONY: help env demo demo-federated test cluster lint types proto pipelines charts charts-package images podman bench lock ci clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
@@ -56,6 +57,9 @@ bench: env       ## every benchmark, results into benchmarks/results/<device>/
 
 charts: env      ## remake the charts' values.schema.json and tables of values
 	$(BIN)/python -m scripts.chart_schema
+
+charts-package: env ## archives of the charts for an OCI registry into dist/charts (CHARTS_ARGS="--key NAME --keyring FILE" signs)
+	$(BIN)/python -m scripts.chart_package $(CHARTS_ARGS)
 
 images:          ## build the images with podman or docker (IMAGES_ARGS=--debian where no registry is reached)
 	$(PYTHON) -m scripts.images $(IMAGES_ARGS)
