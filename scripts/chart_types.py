@@ -241,6 +241,7 @@ TYPES: dict[str, Schema] = {
     "cidrs": items(CIDR),
     "class": text(_QUALIFIED, most=317),
     "container-security": fields(
+        "",
         **_USERS,
         allowPrivilegeEscalation={"type": "boolean"},
         privileged={"type": "boolean"},
@@ -283,6 +284,7 @@ TYPES: dict[str, Schema] = {
     "parents": items(_PARENT, maxItems=32),
     "peers": items(_PEER),
     "pod-security": fields(
+        "",
         **_USERS,
         fsGroup=number(0),
         fsGroupChangePolicy={"enum": ["Always", "OnRootMismatch"]},
