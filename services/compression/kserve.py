@@ -155,6 +155,12 @@ class DecompressModel(PatchModel):
             header = self._work.header(stream)
             if header.shape != (GROUPS[0].size, GROUPS[0].size) or not needed <= set(header.bands):
                 raise UsageError(f"{self.name} decodes patches with all bands; use Decompress of the typed API")
+            for grid, part in (header.profile.grids if header.profile else {}).items():
+                if part.masked or part.nodata not in (None, 0.0):
+                    raise UsageError(
+                        f"the stream marks pixels of {grid} as invalid, which tensors cannot; use Decompress of the "
+                        "typed API"
+                    )
         size, limit = len(streams) * sum(_group_bytes(g) for g in self._groups), self._settings.max_raster_bytes
         if size > limit:
             raise LimitExceeded(f"an answer may have at most {limit} bytes; {len(streams)} patches have {size}")

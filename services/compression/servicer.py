@@ -127,14 +127,15 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         with argument("rate"):
             rate = rate_of(request.rate)
         with argument("raster"):
-            raster = await self._work.read(request.raster, rate)
+            raster, lost = await self._work.read(request.raster, rate)
         [stream] = await self._work.compress([raster], rate, request.codec, deadline)
-        return pb.CompressResponse(stream=stream, info=self._info(stream), codes=self._codes(stream))
+        return pb.CompressResponse(stream=stream, info=self._info(stream), codes=self._codes(stream), warnings=lost)
 
     async def _decompress(self, request: pb.DecompressRequest, deadline: float | None) -> pb.DecompressResponse:
         with argument("stream"):
             [raster] = await self._work.decompress([request.stream], deadline)
-        return pb.DecompressResponse(raster=await self._work.write(raster, request.format))
+        message, lost = await self._work.write(raster, request.format)
+        return pb.DecompressResponse(raster=message, warnings=lost)
 
     def _info(self, stream: bytes) -> pb.StreamInfo:
         return info_message(self._work.header(stream), len(stream))

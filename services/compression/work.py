@@ -53,17 +53,17 @@ class Work:
         """Result of a function that reads or makes tensors, in a thread."""
         return await self._pool.run(function, *args)
 
-    async def read(self, message: pb.Raster, rate: Rate) -> Raster:
-        """Raster of a message, checked by :func:`raster_of`."""
+    async def read(self, message: pb.Raster, rate: Rate) -> tuple[Raster, tuple[str, ...]]:
+        """Raster of a message and what is not kept of it, checked by :func:`raster_of`."""
         limits = self.settings
 
-        def parse() -> Raster:
+        def parse() -> tuple[Raster, tuple[str, ...]]:
             return raster_of(message, limits.max_pixels, limits.max_raster_bytes, exact=not rate.learned)
 
         return await self._pool.run(parse, cost=message.ByteSize())
 
-    async def write(self, raster: Raster, pixel_format: int) -> pb.Raster:
-        """Message of a raster."""
+    async def write(self, raster: Raster, pixel_format: int) -> tuple[pb.Raster, list[str]]:
+        """Message of a raster, and what it cannot hold."""
         return await self._pool.run(raster_message, raster, pixel_format, cost=_bytes(raster))
 
     async def compress(self, rasters: Sequence[Raster], rate: Rate, name: str, deadline: float | None) -> list[bytes]:
