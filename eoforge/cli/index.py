@@ -27,7 +27,7 @@ def index(
     from eoforge.bundle import load_bundle
     from eoforge.index.build import build_index
     from eoforge.index.jobs import rebase as rebase_table
-    from eoforge.methods import get_method
+    from eoforge.methods import Task, get_method, require_task
     from eoforge.storage.addresses import TableRef
 
     if rebase:
@@ -35,5 +35,6 @@ def index(
         emit({"codes": codes, "bundle": info.bundle_uri, "patches": str(info.patches)}, title="rebased")
         return
     loaded = load_bundle(bundle)
+    require_task(loaded, Task.ENCODE)
     encoder = get_method(str(loaded.config["method"])).load(loaded)
     emit(build_index(bundle, TableRef.parse(table), codes, encoder), title="indexed")

@@ -24,6 +24,7 @@ from eoforge.cli.federate.commands import federate_app
 from eoforge.cli.index import index
 from eoforge.cli.ingest import ingest
 from eoforge.cli.output import configure, fail, fail_with
+from eoforge.cli.runs import runs
 from eoforge.cli.search import search
 from eoforge.cli.serve import serve_app
 from eoforge.cli.synth import synth
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "synth": synth,
     "ingest": ingest,
     "train": train,
+    "runs": runs,
     "eval": evaluate,
     "index": index,
     "doctor": doctor,

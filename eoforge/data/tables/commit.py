@@ -25,6 +25,7 @@ import pyarrow as pa
 import stamina
 
 from eoforge.data.tables.job import Job
+from eoforge.data.tables.schema import without_training_labels
 from eoforge.data.tables.staged import MergePlan, StagedRows, keep_rows, read_staged, without_rows
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
 from eoforge.storage.addresses import (
@@ -105,7 +106,7 @@ def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
                     f"cannot create {uri}: {plain(error)}. Check the store with `eoforge doctor`."
                 ) from error
     table = open_table(TableRef(uri))
-    if not table.schema.equals(schema, check_metadata=True):
+    if not without_training_labels(table.schema).equals(schema, check_metadata=True):
         raise DataRefused(
             f"{uri} exists with another schema than this job writes; choose another table name.\n"
             f"expected:\n{schema}\nfound:\n{table.schema}"
@@ -292,7 +293,7 @@ def _merge(table: lance.LanceDataset, staged: StagedRows, plan: MergePlan, job_k
             kept = [text]
         elif wanted.any():
             # A fragment cannot have a deletion vector before its commit: write the rows to keep again.
-            kept = write_fragments(uri, table.schema, keep_rows(uri, text, wanted))
+            kept = write_fragments(uri, without_training_labels(table.schema), keep_rows(uri, text, wanted))
         else:
             kept = []
         fragments += [lance.FragmentMetadata.from_json(k) for k in kept]
