@@ -53,7 +53,7 @@ def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int
     """
     inputs = Inputs.open(bundle_uri, table, codes_uri, shard_rows)
     info = inputs.info
-    schema = codes_schema(info.bits, inputs.bundle.config["embedding_dim"], info.metadata())
+    schema = codes_schema(info.bits, inputs.bundle.config["embedding_dim"], info.metadata(inputs.uri))
     return plan_rows("index", inputs, table_for(info, inputs.uri, schema, "codes"))
 
 

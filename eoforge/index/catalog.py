@@ -73,7 +73,7 @@ class IndexSnapshot:
             _check_codes(rows, info.bits, ref)
         else:
             log.warning("codes without checksums", table=str(ref), advice="index again into a new table to have them")
-        metadata = open_table(info.patches).to_table(columns=list(METADATA_COLUMNS)).sort_by("patch_id")
+        metadata = info.open_patches().to_table(columns=list(METADATA_COLUMNS)).sort_by("patch_id")
         complete = np.ones(metadata.num_rows, dtype=bool)
         places: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = {}
         for modality in pc.unique(rows.column("modality")).to_pylist():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +29,7 @@ from eoforge.data.tables.commit import (
     write_fragments,
 )
 from eoforge.errors import BundleError, ConflictError, DataRefused, NotFound, UsageError
-from eoforge.index.code_table import PATCHES_VERSION, CodeTableInfo
+from eoforge.index.code_table import PATCHES_ID, PATCHES_VERSION, CodeTableInfo
 from eoforge.index.encoder import Encoder
 from eoforge.progress import Tracker, track
 from eoforge.storage.addresses import TableRef, normalise, open_table, table_exists, table_to_write
@@ -104,7 +104,8 @@ class Inputs:
         require_keys(bundle)
         patches = open_table(table)
         pinned = TableRef(normalise(table.uri), patches.version)
-        info = CodeTableInfo(bundle.id, bundle.uri, bundle.config["method"], bundle.config["bits"], pinned)
+        method, bits = bundle.config["method"], bundle.config["bits"]
+        info = CodeTableInfo(bundle.id, bundle.uri, method, bits, pinned, table_identity(patches))
         return cls(bundle, patches, info, uri, shard_rows)
 
 
@@ -131,7 +132,8 @@ def table_for(info: CodeTableInfo, uri: str, schema: pa.Schema, what: str) -> la
     if (existing.bundle_id, existing.patches.uri) != (info.bundle_id, info.patches.uri):
         raise DataRefused(
             f"{uri} holds {what} of bundle {existing.bundle_id[:16]} for {existing.patches.uri}; this is bundle "
-            f"{info.bundle_id[:16]} for {info.patches.uri}. Choose another table of {what}"
+            f"{info.bundle_id[:16]} for {info.patches.uri}. Choose another table of {what}, or, if these are the same "
+            "bundle and patches at another address, call `eoforge index` with --rebase"
         )
     if (existing.patches.version or 0) > (info.patches.version or 0):
         raise UsageError(
@@ -155,8 +157,7 @@ def plan_rows(kind: str, inputs: Inputs, table: lance.LanceDataset, recipe: str 
     _tag_version(patches, f"codes-{job_id}")
     rows = job.find(_ROWS)
     if rows is None:
-        modalities = sorted(modality for modality, bands in bundle.config["bands"].items() if bands)
-        job.put_if_absent(_ROWS, _rows_to_make(patches, table, modalities).astype("<i8").tobytes())
+        job.put_if_absent(_ROWS, _rows_to_make(patches, table, _modalities(bundle)).astype("<i8").tobytes())
         rows = job.get(_ROWS)
     count = len(rows) // 8
     plan = IndexPlan(
@@ -235,7 +236,8 @@ def commit_rows(plan: IndexPlan, job: Job) -> IndexSummary:
         StoreError: A shard is not written yet.
         ConflictError: The table meanwhile belongs to a newer version of the patches.
     """
-    held = CodeTableInfo.of(open_table(plan.codes).schema, plan.codes).patches.version or 0
+    existing = CodeTableInfo.of(open_table(plan.codes).schema, plan.codes)
+    held = existing.patches.version or 0
     if held > plan.patches_version:
         raise ConflictError(
             f"{plan.codes} meanwhile belongs to version {held} of {plan.patches_uri}, newer than version "
@@ -243,8 +245,9 @@ def commit_rows(plan: IndexPlan, job: Job) -> IndexSummary:
         )
     result: CommitResult = commit(plan.codes, job, plan.shards, KEYS, digest="digest")
     table = open_table(plan.codes)
-    if held < plan.patches_version:
-        table.update_schema_metadata({PATCHES_VERSION: str(plan.patches_version)})
+    made_of = table_identity(open_table(plan.patches))
+    if (held, existing.patches_id) != (plan.patches_version, made_of):
+        table.update_schema_metadata({PATCHES_VERSION: str(plan.patches_version), PATCHES_ID: made_of})
     return IndexSummary(
         codes=plan.codes,
         version=table.version,
@@ -255,6 +258,43 @@ def commit_rows(plan: IndexPlan, job: Job) -> IndexSummary:
         changed=result.changed,
         skipped=result.skipped,
     )
+
+
+def rebase(bundle_uri: str, table: TableRef, uri: str) -> CodeTableInfo:
+    """New addresses of the bundle and the patches in a table of codes or streams; no row changes.
+
+    Args:
+        bundle_uri: Bundle of the codes, at its new address.
+        table: Patches of the codes, at their new address.
+        uri: Table of codes or streams.
+
+    Raises:
+        NotFound: The bundle, the patches in the version of the codes, or the codes do not exist.
+        DataRefused: The bundle or the patches are others than those of the codes.
+    """
+    uri = table_to_write(uri)
+    codes = open_table(TableRef(uri))
+    existing = CodeTableInfo.of(codes.schema, uri)
+    moved = replace(
+        existing,
+        bundle_uri=normalise(bundle_uri),
+        patches=TableRef(normalise(table.uri), existing.patches.version),
+    )
+    bundle, patches = moved.open_bundle(), moved.open_patches()
+    # Tables of older releases name no identity, and a clean-up removes it: digests of all patches decide.
+    missing = len(_rows_to_make(patches, codes, _modalities(bundle)))
+    if missing:
+        raise DataRefused(
+            f"{moved.patches} are other patches than those of {uri}: {missing} of {patches.count_rows()} have no code "
+            "of the same pixels"
+        )
+    moved = replace(moved, patches_id=table_identity(patches))
+    codes.update_schema_metadata(dict[str, str | None](moved.metadata(uri)))
+    return moved
+
+
+def _modalities(bundle: Bundle) -> list[str]:
+    return sorted(modality for modality, bands in bundle.config["bands"].items() if bands)
 
 
 def _tag_version(patches: lance.LanceDataset, tag: str) -> None:

@@ -68,7 +68,7 @@ def plan_streams(bundle_uri: str, table: TableRef, streams_uri: str, rate: Rate,
     inputs = Inputs.open(bundle_uri, table, streams_uri, shard_rows)
     info, streams_uri = inputs.info, inputs.uri
     recipe = json.dumps(asdict(rate), sort_keys=True)
-    schema = streams_schema(info.bits, info.metadata() | {RATE: recipe})
+    schema = streams_schema(info.bits, info.metadata(streams_uri) | {RATE: recipe})
     streams = table_for(info, streams_uri, schema, "streams")
     held = (streams.schema.metadata or {}).get(RATE.encode(), b"").decode()
     if held != recipe:
