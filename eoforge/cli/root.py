@@ -13,8 +13,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
+from typer import rich_utils
 
 from eoforge.cli.compression.commands import compress, decompress, inspect
 from eoforge.cli.demo.command import demo
@@ -55,11 +58,32 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
     "demo": demo,
 }
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from eoforge.bundle import code_revision
+
+        print(f"eoforge {version('eoforge')} (revision {code_revision()})")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Search, compress and learn from satellite archives without moving the pixels."""
+
+
 for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(serve_app, name="serve")
 app.add_typer(federate_app, name="federate")
 
+_PIPED_WIDTH = 160
+"""Width of help texts that go to a file or a pipe."""
 _INTERRUPTED = 130
 """Exit code of typer on Ctrl-C."""
 _TYPER_USAGE: type[Exception] = typer.BadParameter.__mro__[1]
@@ -70,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code; pipelines and tests call this function too."""
     args = sys.argv[1:] if argv is None else argv
     as_json = configure("--json" in args)
+    # In a pipe rich takes 80 columns and cuts what is longer.
+    rich_utils.MAX_WIDTH = None if sys.stdout.isatty() else _PIPED_WIDTH
     try:
         # Typer prints its own errors for people; with --json they are caught below and become one line of JSON.
         code = app(args=args, standalone_mode=not as_json)
