@@ -17,6 +17,7 @@ from contextlib import suppress
 import typer
 
 from eoforge.cli.compression.commands import compress, decompress, inspect
+from eoforge.cli.construct import construct
 from eoforge.cli.demo.command import demo
 from eoforge.cli.doctor import doctor
 from eoforge.cli.evaluate import evaluate
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "synth": synth,
     "ingest": ingest,
+    "construct": construct,
     "train": train,
     "eval": evaluate,
     "index": index,
@@ -97,7 +99,7 @@ def _ended(code: int) -> int:
     """Exit code, after a message to a user who interrupted the command."""
     if code != _INTERRUPTED:
         return code
-    message = "interrupted; ingest, train, index and demo resume when they are run again"
+    message = "interrupted; ingest, construct, train, index and demo resume when they are run again"
     return fail_with("INTERRUPTED", message, code)
 
 

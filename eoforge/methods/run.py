@@ -39,6 +39,7 @@ class Recipe:
         facts: Further keys of ``config.json`` (bits, embedding length, interpolation, ...).
         card: First paragraph of the model card, in Markdown: what the model is and what it is for.
         training_loader: Loader of the training batches, with the signature of :class:`PatchLoader`.
+        labelled: Whether the training needs labels.
     """
 
     method: str
@@ -48,6 +49,7 @@ class Recipe:
     facts: Callable[[Learner], dict[str, Any]]
     card: str
     training_loader: Callable[..., PatchLoader] = PatchLoader
+    labelled: bool = False
 
 
 def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, resume: bool = True) -> Bundle:
@@ -113,10 +115,13 @@ def _loaders(
         world_size=world.size,
         workers=config.workers,
         drop_last=True,
+        labelled=recipe.labelled,
     )
     # Every rank scores the same patches: this needs no exchange between ranks.
     try:
-        validation = PatchLoader(data, batch_size=config.batch_size, filter=PatchFilter(splits=("validation",)))
+        validation = PatchLoader(
+            data, batch_size=config.batch_size, filter=PatchFilter(splits=("validation",)), labelled=recipe.labelled
+        )
     except NotFound:
         return training, None  # a small table may have no such patches; the last epoch is the best one then
     return training, validation

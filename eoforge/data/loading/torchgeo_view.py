@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from eoforge.data.bands import MODALITIES
 from eoforge.data.labels import multi_hot
-from eoforge.data.loading.batch import PatchFilter, read_rows, select_rows
+from eoforge.data.loading.batch import PatchFilter, read_rows, require, select_rows
 from eoforge.data.loading.prepare import Prepare
 from eoforge.data.split import SPLITS
 from eoforge.errors import UsageError
@@ -45,7 +45,9 @@ class TorchgeoView(Dataset[Sample]):
         self.split = split
         self.modalities = _BANDS[bands]
         self.transforms = transforms
-        self._rows = select_rows(self._dataset, PatchFilter(splits=(split,)))
+        chosen = PatchFilter(splits=(split,))
+        require(self._dataset, chosen.sql(), self.modalities, labels=True)
+        self._rows = select_rows(self._dataset, chosen)
         self._prepare = {
             m: Prepare(b, np.zeros(len(b)), np.ones(len(b)), 120, interpolation) for m, b in MODALITIES.items()
         }

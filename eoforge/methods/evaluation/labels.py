@@ -85,7 +85,9 @@ def measure_labels(bundle: Bundle, method: Classifies, data: TableRef, device: s
     bands = encoding.bands_of(bundle, {sensor: tuple(names) for sensor, names in named.items()})
     prepare = {m: p.to(where) for m, p in encoding.prepares(bundle, bands, bundle.config["config"]["size"]).items()}
     inputs = {sensor: (sensor,) for sensor in prepare} | ({BOTH: tuple(prepare)} if len(prepare) > 1 else {})
-    loader = PatchLoader(data, batch_size=BATCH, modalities=tuple(prepare), filter=PatchFilter(splits=(LABEL_SPLIT,)))
+    loader = PatchLoader(
+        data, batch_size=BATCH, modalities=tuple(prepare), filter=PatchFilter(splits=(LABEL_SPLIT,)), labelled=True
+    )
     logits: dict[str, list[torch.Tensor]] = {source: [] for source in inputs}
     masks: list[torch.Tensor] = []
     with track("classifying", total=len(loader)) as progress:
