@@ -22,12 +22,15 @@ from eoforge.bundle.format import (
     WEIGHTS,
     size_limit,
 )
+from eoforge.bundle.listing import list_bundles
 from eoforge.errors import BundleError, NotFound
 from eoforge.storage.addresses import join, normalise
 from eoforge.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,13 @@ def load_bundle(uri: str) -> Bundle:
     return Bundle(uri, hashlib.sha256(raw).hexdigest(), contents[CONFIG], contents[METRICS], files)
 
 
-def require_keys(bundle: Bundle) -> None:
-    """Checks that ``config.json`` holds all keys that encoding with the model needs.
+def require_keys(bundle: Bundle, further: tuple[str, ...] = ()) -> None:
+    """Checks that ``config.json`` holds the keys of every trained model, and ``further`` ones.
 
     Raises:
         BundleError: Keys are missing.
     """
-    missing = [key for key in REQUIRED_CONFIG if key not in bundle.config]
+    missing = [key for key in (*REQUIRED_CONFIG, *further) if key not in bundle.config]
     if missing:
         raise BundleError(f"{join(bundle.uri, CONFIG)} lacks {', '.join(missing)}: it is no trained model of eoforge")
 
@@ -121,7 +124,11 @@ def _existing(uri: str) -> ObjectStore:
         store = ObjectStore(uri)
         if store.exists(MANIFEST):
             return store
-    raise NotFound(f"no bundle at {uri}: expected {MANIFEST}, which is written last, when training has ended")
+    message = f"no bundle at {uri}: expected {MANIFEST}, which is written last, when training has ended"
+    if below := list_bundles(uri):
+        shown = "; ".join(f"{b.bundle} ({b.method}, {b.date:%Y-%m-%d %H:%M})" for b in below[:_SHOWN])
+        message += f". {len(below)} bundles lie below it, the newest first: {shown}. Name one of them"
+    raise NotFound(message)
 
 
 def _parse_object(where: str, data: bytes) -> dict[str, Any]:

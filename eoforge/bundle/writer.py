@@ -39,7 +39,7 @@ def write_bundle(
         config: See ``REQUIRED_CONFIG``; ``patches`` (``{"uri", "version"}``), where present, is tagged.
         metrics: Finite JSON values.
         readme: Model card, Markdown.
-        name: Folder name; by default the short id, so that a repeated call writes the same bundle.
+        name: Folder name; by default ``<method>-<short id>``, so that a repeated call writes the same bundle.
         extra_files: Further files by name.
 
     Raises:
@@ -76,7 +76,7 @@ def store_bundle(
         config: Content of ``config.json``.
         metrics: Content of ``metrics.json``.
         readme: Model card.
-        name: Folder name; by default the short id.
+        name: Folder name; by default ``<method>-<short id>``.
         extra_files: Further files by name.
         trained_on: Table (``{"uri", "version"}``) whose version is tagged ``bundle-<short id>``. The tag is set before
             the manifest is written: an existing bundle protects its training data from clean-up, and a crash in
@@ -104,7 +104,7 @@ def store_bundle(
             raise LimitExceeded(f"{file_name} has {size} bytes; a bundle file may have {size_limit(file_name)}")
     manifest = _json({"format": FORMAT, "files": entries})
     short_id = hashlib.sha256(manifest).hexdigest()[:16]
-    folder = name or short_id
+    folder = name or f"{config.get('method', 'bundle')}-{short_id}"
     if not PLAIN_NAME.fullmatch(folder):
         raise UsageError(f"a bundle needs a plain name (letters, digits, '.', '_', '-'); got {folder!r}")
 

@@ -18,9 +18,10 @@ def index(
     """Encode every patch of a table into binary codes, exactly once."""
     from eoforge.bundle import load_bundle
     from eoforge.index.build import build_index
-    from eoforge.methods import get_method
+    from eoforge.methods import Task, get_method, require_task
     from eoforge.storage.addresses import TableRef
 
     loaded = load_bundle(bundle)
+    require_task(loaded, Task.ENCODE)
     encoder = get_method(str(loaded.config["method"])).load(loaded)
     emit(build_index(bundle, TableRef.parse(table), codes, encoder), title="indexed")

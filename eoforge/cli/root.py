@@ -25,6 +25,7 @@ from eoforge.cli.federate.commands import federate_app
 from eoforge.cli.index import index
 from eoforge.cli.ingest import ingest
 from eoforge.cli.output import configure, fail, fail_with
+from eoforge.cli.runs import runs
 from eoforge.cli.search import search
 from eoforge.cli.serve import serve_app
 from eoforge.cli.synth import synth
@@ -50,6 +51,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ingest": ingest,
     "construct": construct,
     "train": train,
+    "runs": runs,
     "eval": evaluate,
     "index": index,
     "doctor": doctor,

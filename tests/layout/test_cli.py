@@ -15,7 +15,7 @@ from eoforge.cli.output import configure, emit, emit_rows, fail
 from eoforge.errors import UsageError
 from tests.data.archives.archive_files import make_pair, write_archive
 
-COMMANDS = ("synth", "ingest", "train", "eval", "index", "serve", "search", "doctor", "demo", "federate")
+COMMANDS = ("synth", "ingest", "train", "runs", "eval", "index", "serve", "search", "doctor", "demo", "federate")
 COMMANDS += ("compress", "decompress", "inspect")
 
 

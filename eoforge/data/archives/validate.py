@@ -24,6 +24,8 @@ from eoforge.errors import DataRefused
 from eoforge.geo.footprint import Footprint
 
 _TOLERANCE_M = 1e-3
+_CRS_SHOWN = 120
+"""Characters of a WKT in a message."""
 _CODES = 1 << 16
 
 
@@ -167,8 +169,9 @@ def _check_grid(raster: BandRaster, what: str, size: int, dtype: str, resolution
     if pixels.dtype != dtype:
         raise Refused(Reason.WRONG_DTYPE, f"{what}: expected {dtype}, got {pixels.dtype}")
     if raster.epsg != footprint.epsg:
+        found = (raster.crs or "no CRS")[:_CRS_SHOWN] if raster.epsg is None else f"EPSG:{raster.epsg}"
         raise Refused(
-            Reason.CRS_MISMATCH, f"{what}: the patch name implies EPSG:{footprint.epsg}, the file EPSG:{raster.epsg}"
+            Reason.CRS_MISMATCH, f"{what}: the patch name implies EPSG:{footprint.epsg}, the file has {found}"
         )
     expected = (float(resolution), 0.0, float(footprint.ulx), 0.0, -float(resolution), float(footprint.uly))
     if raster.transform != expected and not all(

@@ -16,7 +16,7 @@ from torch.utils.dlpack import from_dlpack
 from eoforge.data.bands import GROUPS, MODALITIES
 from eoforge.data.labels import INDEX, clc_to_classes
 from eoforge.data.split import SPLITS
-from eoforge.data.tables.schema import ACQUIRED, sql_list, tensor_column
+from eoforge.data.tables.schema import ACQUIRED, TRAIN_LABEL_MASK, TRAIN_REFERENCE_MAP, sql_list, tensor_column
 from eoforge.errors import DataRefused, UsageError
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ class PatchBatch:
         s2_20m: uint16 ``[B, 6, 60, 60]``: B05 B06 B07 B8A B11 B12.
         s2_60m: uint16 ``[B, 2, 20, 20]``: B01 B09.
         s1: float32 ``[B, 2, 120, 120]``: VV VH in dB.
-        label_mask: int64 ``[B]``, bit ``i`` for class ``i`` of ``labels.CLASSES``; 0 for an unlabelled patch.
-        reference_map: uint8 ``[B, 120, 120]`` class indices; 255 for pixels or patches without a class.
+        label_mask: int64 ``[B]``, bit ``i`` for class ``i`` of ``labels.CLASSES``, 0 for an unlabelled patch; the
+            training label of a derived version where there is one.
+        reference_map: uint8 ``[B, 120, 120]`` class indices; 255 for pixels or patches without a class. As above.
     """
 
     patch_id: list[str]
@@ -179,7 +180,9 @@ def read_rows(
     bands = {band for modality in modalities for band in MODALITIES[modality]}
     columns = [group.column for group in GROUPS if bands.issuperset(group.bands)]
     maps = ["reference_map"] if reference_map else []
-    table = dataset.take(rows, columns=["patch_id", "label_mask", *columns, *maps])
+    derived = [TRAIN_LABEL_MASK, *([TRAIN_REFERENCE_MAP] if maps else [])]
+    derived = [name for name in derived if name in dataset.schema.names]
+    table = dataset.take(rows, columns=["patch_id", "label_mask", *columns, *maps, *derived])
     for name in columns:
         if table[name].null_count:
             first = table["patch_id"][table[name].is_null().index(True).as_py()]
@@ -187,10 +190,25 @@ def read_rows(
     rasters = {name: _raster(table[name]) for name in columns}
     return PatchBatch(
         patch_id=table["patch_id"].to_pylist(),
-        label_mask=torch.from_numpy(pc.fill_null(table["label_mask"], 0).to_numpy().astype(np.int64)),
-        reference_map=torch.from_numpy(clc_to_classes(tensor_column(table["reference_map"])[0])) if maps else None,
+        label_mask=torch.from_numpy(_label_masks(table)),
+        reference_map=torch.from_numpy(clc_to_classes(_reference_maps(table))) if maps else None,
         **{group.column: rasters.get(group.column) for group in GROUPS},
     )
+
+
+def _label_masks(table: pa.Table) -> npt.NDArray[np.int64]:
+    masks = table["label_mask"]
+    if TRAIN_LABEL_MASK in table.column_names:
+        masks = pc.coalesce(table[TRAIN_LABEL_MASK], masks)
+    return pc.fill_null(masks, 0).to_numpy().astype(np.int64)
+
+
+def _reference_maps(table: pa.Table) -> npt.NDArray[np.uint16]:
+    maps = tensor_column(table["reference_map"])[0]
+    if TRAIN_REFERENCE_MAP in table.column_names:
+        derived, valid = tensor_column(table[TRAIN_REFERENCE_MAP])
+        maps[valid] = derived[valid]
+    return maps
 
 
 def _raster(column: pa.ChunkedArray) -> torch.Tensor:

@@ -25,6 +25,7 @@ import pyarrow as pa
 import stamina
 
 from eoforge.data.tables.job import Job
+from eoforge.data.tables.schema import without_training_labels
 from eoforge.data.tables.staged import MergePlan, StagedRows, keep_rows, read_staged, without_rows
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
 from eoforge.storage.addresses import (
@@ -106,7 +107,7 @@ def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
                     f"cannot create {uri}: {plain(error)}. Check the store with `eoforge doctor`."
                 ) from error
     table = _widened(open_table(TableRef(uri)), schema)
-    if not table.schema.equals(schema, check_metadata=True):
+    if not without_training_labels(table.schema).equals(schema, check_metadata=True):
         raise DataRefused(
             f"{uri} exists with another schema than this job writes; choose another table name.\n"
             f"expected:\n{schema}\nfound:\n{table.schema}"
@@ -119,7 +120,7 @@ def _widened(table: lance.LanceDataset, schema: pa.Schema) -> lance.LanceDataset
     held = table.schema
     strict = [f.name for f in schema if f.nullable and f.name in held.names and not held.field(f.name).nullable]
     loose = pa.schema([f.with_nullable(True) if f.name in strict else f for f in held], held.metadata)
-    if not strict or not loose.equals(schema, check_metadata=True):
+    if not strict or not without_training_labels(loose).equals(schema, check_metadata=True):
         return table
     try:
         changes: list[Any] = [{"path": name, "nullable": True} for name in strict]
@@ -309,7 +310,7 @@ def _merge(table: lance.LanceDataset, staged: StagedRows, plan: MergePlan, job_k
             kept = [text]
         elif wanted.any():
             # A fragment cannot have a deletion vector before its commit: write the rows to keep again.
-            kept = write_fragments(uri, table.schema, keep_rows(uri, text, wanted))
+            kept = write_fragments(uri, without_training_labels(table.schema), keep_rows(uri, text, wanted))
         else:
             kept = []
         fragments += [lance.FragmentMetadata.from_json(k) for k in kept]

@@ -68,6 +68,15 @@ RASTER_FIELDS: tuple[pa.Field, ...] = (
 PATCHES: pa.Schema = pa.schema([*METADATA_FIELDS, *RASTER_FIELDS, _required("digest", pa.string())])
 ACQUIRED = {"s1": "acquired_s1", "s2": "acquired_s2"}
 """Column that is null exactly where a patch lacks a sensor."""
+TRAIN_LABEL_MASK, TRAIN_REFERENCE_MAP = "train_label_mask", "train_reference_map"
+TRAINING_LABEL_FIELDS: dict[str, pa.DataType] = {
+    TRAIN_LABEL_MASK: pa.uint32(),
+    TRAIN_REFERENCE_MAP: pa.fixed_shape_tensor(pa.uint16(), (S2_10M.size, S2_10M.size)),
+}
+"""Nullable columns of a derived version of ``patches.lance``: labels that training reads instead of the clean ones.
+
+They hold injected noise or reviewed labels; a null means that the clean label counts.
+"""
 METADATA_COLUMNS: tuple[str, ...] = tuple(f.name for f in METADATA_FIELDS)
 RASTER_COLUMNS: tuple[str, ...] = tuple(f.name for f in RASTER_FIELDS)
 
@@ -120,6 +129,11 @@ def streams_schema(bits: int, metadata: dict[str, str]) -> pa.Schema:
     codes = codes_schema(bits, 1, metadata)
     embedding = codes.get_field_index("embedding")
     return codes.set(embedding, _required("stream", pa.large_binary()))
+
+
+def without_training_labels(schema: pa.Schema) -> pa.Schema:
+    """The schema of a table without the columns of a derived version."""
+    return pa.schema([field for field in schema if field.name not in TRAINING_LABEL_FIELDS], metadata=schema.metadata)
 
 
 def sql_list(values: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from eoforge.methods.csmae.pixels import NativeGrids, Pixels
 from eoforge.methods.csmae.step import RecordedObjective, compile_blocks
 from eoforge.methods.learner import Learner
 from eoforge.methods.pairs import feature_recall, random_flips
-from eoforge.methods.run import Normalisation, Recipe, train_run
+from eoforge.methods.run import Normalisation, Recipe, require_patches, train_run
 from eoforge.nn.build import seeded
 from eoforge.nn.distributed import World
 from eoforge.storage.addresses import TableRef, join
@@ -112,6 +112,8 @@ class CsmaeMethod(HashMethod):
 
     def train(self, data: TableRef, out: str, config: Any, *, resume: bool = True) -> Bundle:
         self.require_own(config)
+        data = data.pinned()
+        require_patches(data, config.pretraining(), config.heads(""))
         pretrained = self.pretrain(data, out, config, resume=resume)
         table = TableRef(pretrained.config["patches"]["uri"], pretrained.config["patches"]["version"])
         recipe = Recipe(

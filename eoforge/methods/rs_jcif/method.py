@@ -16,7 +16,7 @@ from eoforge.methods.rs_jcif.config import Compression, Config, Tasks
 from eoforge.methods.rs_jcif.evaluate import evaluate_codec
 from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, Teacher
 from eoforge.methods.rs_jcif.model import LatentEncoder
-from eoforge.methods.run import Normalisation, Recipe, train_run
+from eoforge.methods.run import Normalisation, Recipe, require_patches, train_run
 from eoforge.nn.build import choose_device
 from eoforge.storage.addresses import TableRef, join
 
@@ -41,6 +41,8 @@ class RsJcifMethod(ConfiguredMethod):
 
     def train(self, data: TableRef, out: str, config: Any, *, resume: bool = True) -> Bundle:
         self.require_own(config)
+        data = data.pinned()
+        require_patches(data, config.compression(), config.joint(""))
         return self.join(self.compress_first(data, out, config, resume=resume), out, config, resume=resume)
 
     def compress_first(self, data: TableRef, out: str, config: Config, *, resume: bool = True) -> Bundle:
@@ -88,7 +90,7 @@ class RsJcifMethod(ConfiguredMethod):
             # The bundle keeps the user's config; the stage's config is internal.
             facts=lambda _: {"config": asdict(config), **_facts(config), "compression": first.id, "tasks": tasks},
             card=_CARD,
-            labelled=config.similarity == "labels",
+            read={"labelled": config.similarity == "labels"},
         )
         return train_run(recipe, table, out, stage, resume=resume)
 
