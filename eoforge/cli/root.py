@@ -20,6 +20,7 @@ import typer
 from typer import rich_utils
 
 from eoforge.cli.compression.commands import compress, decompress, inspect
+from eoforge.cli.construct import construct
 from eoforge.cli.demo.command import demo
 from eoforge.cli.doctor import doctor
 from eoforge.cli.evaluate import evaluate
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "synth": synth,
     "ingest": ingest,
+    "construct": construct,
     "train": train,
     "runs": runs,
     "eval": evaluate,
@@ -125,7 +127,7 @@ def _ended(code: int) -> int:
     """Exit code, after a message to a user who interrupted the command."""
     if code != _INTERRUPTED:
         return code
-    message = "interrupted; ingest, train, index and demo resume when they are run again"
+    message = "interrupted; ingest, construct, train, index and demo resume when they are run again"
     return fail_with("INTERRUPTED", message, code)
 
 

@@ -28,6 +28,7 @@ from eoforge.data.tables.commit import (
     table_identity,
     write_fragments,
 )
+from eoforge.data.tables.schema import ACQUIRED
 from eoforge.errors import BundleError, ConflictError, DataRefused, NotFound, UsageError
 from eoforge.index.code_table import PATCHES_ID, PATCHES_VERSION, CodeTableInfo
 from eoforge.index.encoder import Encoder
@@ -207,12 +208,12 @@ def write_shards(plan: IndexPlan, job: Job, first: int, count: int, make: RowMak
     """Writing of shards ``first`` to ``first + count - 1``; existing shards and those past the last are skipped.
 
     Returns:
-        Shards and patches written by this call, and shards skipped.
+        Shards, patches and rows written by this call, and shards skipped.
     """
     schema = open_table(plan.codes).schema
     patches = open_table(plan.patches)
     rows = np.frombuffer(job.get(_ROWS), dtype="<i8")
-    done = {"shards": 0, "patches": 0, "skipped_shards": 0}
+    done = {"shards": 0, "patches": 0, "rows": 0, "skipped_shards": 0}
     wanted = range(max(first, 0), min(first + count, plan.shards))
     parts = {shard: rows[shard * plan.shard_rows : (shard + 1) * plan.shard_rows] for shard in wanted}
     with track(label, total=sum(map(len, parts.values()))) as progress:
@@ -221,12 +222,19 @@ def write_shards(plan: IndexPlan, job: Job, first: int, count: int, make: RowMak
                 done["skipped_shards"] += 1
                 progress.advance(len(part))
                 continue
-            fragments = write_fragments(plan.codes, schema, make(patches, part, schema, progress))
+            batches = _counted(make(patches, part, schema, progress), done)
+            fragments = write_fragments(plan.codes, schema, batches)
             if not job.put_manifest(shard, {"fragments": fragments}):
                 discard_fragments(plan.codes, fragments)  # a concurrent worker finished the shard first
             done["shards"] += 1
             done["patches"] += len(part)
     return done
+
+
+def _counted(batches: Iterator[pa.RecordBatch], done: dict[str, int]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        done["rows"] += batch.num_rows
+        yield batch
 
 
 def commit_rows(plan: IndexPlan, job: Job) -> IndexSummary:
@@ -311,13 +319,14 @@ def _tag_version(patches: lance.LanceDataset, tag: str) -> None:
 def _rows_to_make(
     patches: lance.LanceDataset, table: lance.LanceDataset, modalities: Sequence[str]
 ) -> npt.NDArray[np.int64]:
-    """Positions of patches without a row of their present digest in some modality."""
-    wanted = patches.to_table(columns=["patch_id", "digest"]).combine_chunks()
+    """Positions of patches without a row of their present digest in some modality that they have."""
+    wanted = patches.to_table(columns=["patch_id", "digest", *(ACQUIRED[m] for m in modalities)]).combine_chunks()
     held = table.to_table(columns=[*KEYS, "digest"]).combine_chunks()
     current = np.ones(wanted.num_rows, dtype=bool)
     for modality in modalities:
         part = held.filter(pc.equal(held.column("modality"), modality)).combine_chunks()
         place = pc.index_in(wanted.column("patch_id"), value_set=part.column("patch_id").combine_chunks())
         same = pc.equal(part.column("digest").combine_chunks().take(place.combine_chunks()), wanted.column("digest"))
-        current &= pc.fill_null(same, False).to_numpy(zero_copy_only=False)
+        absent = wanted.column(ACQUIRED[modality]).is_null().to_numpy()
+        current &= absent | pc.fill_null(same, False).to_numpy(zero_copy_only=False)
     return np.flatnonzero(~current)

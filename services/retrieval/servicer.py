@@ -91,7 +91,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         served = self._holder.current
         snapshot = served.snapshot
         modalities = [
-            pb.ModalitySize(modality=RETRIEVAL_MODALITIES[m], patches=len(snapshot.indexes[m]), bands=served.bands(m))
+            pb.ModalitySize(modality=RETRIEVAL_MODALITIES[m], patches=snapshot.count(m), bands=served.bands(m))
             for m in snapshot.modalities
         ]
         index = pb.Index(

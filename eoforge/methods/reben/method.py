@@ -51,7 +51,11 @@ class RebenMethod(ConfiguredMethod):
             network=lambda learner: cast("RebenLearner", learner).network,
             facts=lambda _: facts_of(config),
             card=_CARDS[config.task],
-            read={"modalities": tuple(config.sensor_bands), "reference_map": config.task == "pixels"},
+            read={
+                "modalities": tuple(config.sensor_bands),
+                "reference_map": config.task == "pixels",
+                "labelled": True,
+            },
             calibrate=_calibrate,
         )
         return train_run(recipe, data, out, config, resume=resume)
