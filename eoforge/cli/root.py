@@ -28,6 +28,7 @@ from eoforge.cli.federate.commands import federate_app
 from eoforge.cli.index import index
 from eoforge.cli.ingest import ingest
 from eoforge.cli.output import configure, fail, fail_with
+from eoforge.cli.predict import predict
 from eoforge.cli.runs import runs
 from eoforge.cli.search import search
 from eoforge.cli.serve import serve_app
@@ -57,6 +58,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "runs": runs,
     "eval": evaluate,
     "index": index,
+    "predict": predict,
     "doctor": doctor,
     "demo": demo,
 }
@@ -127,7 +129,7 @@ def _ended(code: int) -> int:
     """Exit code, after a message to a user who interrupted the command."""
     if code != _INTERRUPTED:
         return code
-    message = "interrupted; ingest, construct, train, index and demo resume when they are run again"
+    message = "interrupted; ingest, construct, train, index, predict and demo resume when they are run again"
     return fail_with("INTERRUPTED", message, code)
 
 
