@@ -23,6 +23,7 @@ from eoforge.cli.evaluate import evaluate
 from eoforge.cli.federate.commands import federate_app
 from eoforge.cli.index import index
 from eoforge.cli.ingest import ingest
+from eoforge.cli.labels import audit, noise, review
 from eoforge.cli.output import configure, fail, fail_with
 from eoforge.cli.runs import runs
 from eoforge.cli.search import search
@@ -52,6 +53,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "runs": runs,
     "eval": evaluate,
     "index": index,
+    "noise": noise,
+    "audit": audit,
+    "review": review,
     "doctor": doctor,
     "demo": demo,
 }

@@ -53,7 +53,7 @@ def test_training_reads_the_noisy_labels(noisy):
     method = get_method("grid")
     config = method.config("tiny", SMALL)
     names, clean = training_labels(open_table(noisy))
-    learner = learner_of("grid", config, names)({band: (0.0, 1.0) for band in config.s2_bands})
+    learner = learner_of("grid", config, names)(dict.fromkeys(config.s2_bands, (0.0, 1.0)))
     seen = {}
     learner.objective.register_forward_pre_hook(lambda _, args: seen.update(labels=args[1], rows=args[2]))
     loader = PatchLoader(noisy, batch_size=90, modalities=("s2",))
@@ -78,7 +78,7 @@ def test_pixel_maps_train_with_the_same_objective(name, noisy):
     config = method.config("tiny", {**SMALL, "task": "pixels", "backbone": "resnet18", "size": "32", "sensors": "s1s2"})
     names, _ = training_labels(open_table(noisy))
     bands = [*config.s1_bands, *config.s2_bands]
-    learner = learner_of(name, config, names)({band: (0.0, 1.0) for band in bands})
+    learner = learner_of(name, config, names)(dict.fromkeys(bands, (0.0, 1.0)))
     batch = next(iter(PatchLoader(noisy, batch_size=4, filter=_train(), reference_map=True)))
     terms = learner.losses(batch, 0)
     terms["loss"].backward()
@@ -114,7 +114,7 @@ def test_settings_that_contradict_are_named(trained, noisy):
     method, bundle = trained
     with pytest.raises(UsageError, match="takes loss=bce and positive_weight=0; got focal and 0"):
         method.config("tiny", {"loss": "focal"})
-    with pytest.raises(UsageError, match="rate must be at least 0 and less than 1; got 1.0"):
+    with pytest.raises(UsageError, match=r"rate must be at least 0 and less than 1; got 1.0"):
         method.config("tiny", {"rate": "1.0"})
     with pytest.raises(BundleError, match="can encode and classify; segment is none of it"):
         method.segmenter(bundle)
