@@ -27,6 +27,7 @@ from eoforge.cli.evaluate import evaluate
 from eoforge.cli.federate.commands import federate_app
 from eoforge.cli.index import index
 from eoforge.cli.ingest import ingest
+from eoforge.cli.labels import audit, noise, review
 from eoforge.cli.output import configure, fail, fail_with
 from eoforge.cli.predict import predict
 from eoforge.cli.runs import runs
@@ -59,6 +60,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "index": index,
     "predict": predict,
+    "noise": noise,
+    "audit": audit,
+    "review": review,
     "doctor": doctor,
     "demo": demo,
 }
