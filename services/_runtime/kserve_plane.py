@@ -41,6 +41,14 @@ class Servicer(InferenceServicer):
         raise Unimplemented("this service cannot be unloaded")
 
 
+class _ReadyPlane(DataPlane):
+    """KServe's data plane, which is ready when its models are; KServe's own always says so."""
+
+    async def ready(self) -> bool:
+        """Whether all models are ready."""
+        return all(model.ready for model in self.model_registry.get_models().values())
+
+
 class Plane:
     """Protocol for models.
 
@@ -54,7 +62,7 @@ class Plane:
         for model in models:
             repository.update(model)
         self._reception = reception
-        self._plane = DataPlane(model_registry=repository)
+        self._plane = _ReadyPlane(model_registry=repository)
         self._servicer = Servicer(self._plane, ModelRepositoryExtension(model_registry=repository))
 
     async def answer(self, method: str, request: bytes, context: Any) -> bytes:

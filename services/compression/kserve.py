@@ -39,7 +39,10 @@ class PatchModel(Model):
         super().__init__(f"{settings.model_name}-{self.kind}-{modality}")
         self._modality, self._work, self._limit = modality, work, settings.codec_queue
         self._groups = [g for g in GROUPS if set(g.bands) <= set(MODALITIES[modality])]
-        self.ready = True
+
+    def load(self) -> bool:
+        """Readiness. KServe calls this for a model that is not ready; the service itself loads what it serves."""
+        return bool(self.ready)
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of the input."""

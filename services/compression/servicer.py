@@ -19,7 +19,6 @@ from eoforge.data.modalities import COMPRESSION_MODALITIES
 from eoforge.errors import UsageError
 from services._runtime.ordered import answers_of, deadline_of
 from services.compression.rasters import KINDS, code_messages, info_message, rate_of
-from services.compression.state import Codecs
 from services.compression.work import Work
 
 BOUNDED = "bounded"
@@ -31,8 +30,8 @@ Context = grpc.aio.ServicerContext
 class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
     """Implementation of ``CompressionService``; the interceptor of the runtime maps raised errors to statuses."""
 
-    def __init__(self, work: Work, codecs: Codecs, window: int) -> None:
-        self._work, self._codecs, self._window = work, codecs, window
+    def __init__(self, work: Work, window: int) -> None:
+        self._work, self._window = work, window
 
     async def Compress(self, request: pb.CompressRequest, context: Context[Any, Any]) -> pb.CompressResponse:
         """See the proto."""
@@ -94,7 +93,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         if request.page_token:
             raise UsageError("page_token was not issued by this service; the list has one page")
         codecs = []
-        for bundle_id, method in self._codecs.methods.items():
+        for bundle_id, method in self._work.codecs.methods.items():
             config = self._work.coder.named(bundle_id[:NAME_CHARS]).config
             codecs.append(
                 pb.Codec(

@@ -32,7 +32,10 @@ class EncodeModel(Model):
         super().__init__(f"{settings.model_name}-encode-{modality}")
         self._max_images, self._modality = settings.max_images, modality
         self._holder, self._batcher = holder, batcher
-        self.ready = True
+
+    def load(self) -> bool:
+        """Readiness. KServe calls this for a model that is not ready; the service itself loads what it serves."""
+        return bool(self.ready)
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of each input."""
@@ -83,7 +86,10 @@ class SearchModel(Model):
         super().__init__(f"{settings.model_name}-search-{modality}")
         self._max_queries, self._modality = settings.max_images, modality
         self._holder, self._pool = holder, pool
-        self.ready = True
+
+    def load(self) -> bool:
+        """Readiness. KServe calls this for a model that is not ready; the service itself loads what it serves."""
+        return bool(self.ready)
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of each input; ``k`` is optional."""

@@ -6,6 +6,7 @@ rpc: ListCodecs
 uriSetting: bundleUris
 uriDefault: ""
 single: false
+waits: true
 {{- end -}}
 
 {{- define "compression.alerts" -}}

@@ -6,6 +6,7 @@ rpc: ListIndexes
 uriSetting: codesUri
 uriDefault: codes.lance
 single: false
+waits: true
 {{- end -}}
 
 {{- define "retrieval.alerts" -}}

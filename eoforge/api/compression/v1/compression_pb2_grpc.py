@@ -36,8 +36,8 @@ class CompressionServiceStub:
     bounded stream keeps every pixel within a given error, 0 being lossless, and needs no model.
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
-    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, DEADLINE_EXCEEDED,
-    INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
+    DEADLINE_EXCEEDED, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY also carry a google.rpc.RetryInfo.
     """
 
     def __init__(self, channel):
@@ -99,8 +99,8 @@ class CompressionServiceServicer:
     bounded stream keeps every pixel within a given error, 0 being lossless, and needs no model.
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
-    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, DEADLINE_EXCEEDED,
-    INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
+    DEADLINE_EXCEEDED, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY also carry a google.rpc.RetryInfo.
     """
 
     def Compress(self, request, context):
@@ -222,8 +222,8 @@ class CompressionService:
     bounded stream keeps every pixel within a given error, 0 being lossless, and needs no model.
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
-    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, DEADLINE_EXCEEDED,
-    INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
+    DEADLINE_EXCEEDED, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY also carry a google.rpc.RetryInfo.
     """
 
     @staticmethod
