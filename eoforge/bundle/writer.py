@@ -107,7 +107,8 @@ def store_bundle(
             raise LimitExceeded(f"{file_name} has {size} bytes; a bundle file may have {size_limit(file_name)}")
     manifest = _json({"format": FORMAT, "files": entries})
     short_id = hashlib.sha256(manifest).hexdigest()[:16]
-    folder = name or f"{config.get('method', 'bundle')}-{short_id}"
+    method = str(config.get("method", ""))
+    folder = name or (f"{method}-{short_id}" if PLAIN_NAME.fullmatch(method) else short_id)
     if not PLAIN_NAME.fullmatch(folder):
         raise UsageError(f"a bundle needs a plain name (letters, digits, '.', '_', '-'); got {folder!r}")
 

@@ -187,8 +187,23 @@ def open_table(ref: TableRef | str) -> lance.LanceDataset:
         reason = plain(error)
         # Lance raises ValueError for an absent table, wrong credentials and a dead server alike.
         if any(word in reason.lower() for word in _ABSENT):
+            if ref.version is not None:
+                newest = open_table(TableRef(ref.uri))  # raises if there is no such table
+                raise NotFound(f"{ref.uri} has no version {ref.version}; it has {_versions(newest)}") from error
             raise NotFound(f"no Lance table at {ref}: {reason}") from error
         raise StoreError(f"cannot open {ref}: {reason}. Check with `eoforge doctor`.") from error
+
+
+def _versions(table: lance.LanceDataset) -> str:
+    """Versions of a table as text: ranges, the newest ten at most."""
+    ranges: list[list[int]] = []
+    for version in sorted(int(entry["version"]) for entry in table.versions()):
+        if ranges and ranges[-1][1] == version - 1:
+            ranges[-1][1] = version
+        else:
+            ranges.append([version, version])
+    shown = [str(first) if first == last else f"{first} to {last}" for first, last in ranges]
+    return ("... " if len(shown) > 10 else "") + ", ".join(shown[-10:])
 
 
 def table_exists(uri: str) -> bool:

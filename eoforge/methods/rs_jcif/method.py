@@ -90,6 +90,7 @@ class RsJcifMethod(ConfiguredMethod):
             # The bundle keeps the user's config; the stage's config is internal.
             facts=lambda _: {"config": asdict(config), **_facts(config), "compression": first.id, "tasks": tasks},
             card=_CARD,
+            read={"labelled": config.similarity == "labels"},
         )
         return train_run(recipe, table, out, stage, resume=resume)
 
