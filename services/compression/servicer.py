@@ -20,7 +20,6 @@ from eoforge.errors import UsageError
 from services._runtime.errors import argument
 from services._runtime.ordered import answers_of, deadline_of
 from services.compression.rasters import KINDS, code_messages, info_message, rate_of
-from services.compression.state import Codecs
 from services.compression.work import Work
 
 BOUNDED = "bounded"
@@ -32,8 +31,8 @@ Context = grpc.aio.ServicerContext
 class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
     """Implementation of ``CompressionService``; the interceptor of the runtime maps raised errors to statuses."""
 
-    def __init__(self, work: Work, codecs: Codecs, window: int) -> None:
-        self._work, self._codecs, self._window = work, codecs, window
+    def __init__(self, work: Work, window: int) -> None:
+        self._work, self._window = work, window
 
     async def Compress(self, request: pb.CompressRequest, context: Context[Any, Any]) -> pb.CompressResponse:
         """See the proto."""
@@ -100,7 +99,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
             with argument("page_token"):
                 raise UsageError("page_token was not issued by this service; the list has one page")
         codecs = []
-        for bundle_id, method in self._codecs.methods.items():
+        for bundle_id, method in self._work.codecs.methods.items():
             config = self._work.coder.named(bundle_id[:NAME_CHARS]).config
             codecs.append(
                 pb.Codec(
