@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,3 +59,18 @@ def test_a_mistyped_split_is_refused(
     args = ["--patch-id", archive.pairs[0].meta.patch_id, "--split", "val", "--json"]
     assert main(["search", "--server", server.target, *args]) == 2
     assert "train, validation, test" in json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["message"]
+
+
+def test_hits_are_exported_for_maps(
+    server: Running, archive: RetrievalFixture, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import geopandas
+
+    out = tmp_path / "hits.parquet"
+    hits = found(capsys, server, "--patch-id", archive.pairs[0].meta.patch_id, "--export", str(out))
+    frame = geopandas.read_parquet(out)
+    assert frame["patch_id"].tolist() == [hit["patch_id"] for hit in hits]
+    assert frame["distance"].tolist() == [hit["distance"] for hit in hits]
+    assert frame["rank"].tolist() == list(range(1, len(hits) + 1))
+    assert [list(map(float, box.bounds)) for box in frame.geometry] == [hit["footprint"] for hit in hits]
+    assert [list(labels) for labels in frame["labels"]] == [hit["labels"] for hit in hits]
