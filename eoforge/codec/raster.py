@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from eoforge.codec.profile import Profile
 from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S1_10M, S2_10M, S2_20M, S2_60M
 from eoforge.data.names import parse_patch_id
 from eoforge.errors import DataRefused, UsageError
@@ -29,7 +30,12 @@ ALIGNMENT = 6
 BAND_ORDER: tuple[str, ...] = tuple(GROUP_OF)
 """All bands in the order of the columns of ``patches.lance``."""
 
+FACTORS = {group.column: group.resolution // BASE_METRES for group in GROUPS}
+"""Base pixels per pixel of each native grid."""
+
 Transform = tuple[float, float, float, float, float, float]
+Masks = Mapping[str, npt.NDArray[np.bool_]]
+"""Native grid -> mask ``[h, w]``, True where pixels are valid."""
 
 
 def factor_of(band: str) -> int:
@@ -80,7 +86,7 @@ class Georeference:
     """Georeference of a raster.
 
     Attributes:
-        crs: ``EPSG:<code>`` or WKT.
+        crs: ``EPSG:<code>`` or WKT; empty where only the transform is known.
         transform: ``(a, b, c, d, e, f)`` of the base grid: x = a * column + b * row + c, y = d * column + e * row + f.
 
     Raises:
@@ -91,7 +97,8 @@ class Georeference:
     transform: Transform
 
     def __post_init__(self) -> None:
-        check_crs(self.crs)
+        if self.crs:
+            check_crs(self.crs)
 
     def moved(self, row: int, column: int) -> Georeference:
         """Georeference of a window that starts at this base pixel."""
@@ -114,12 +121,16 @@ class Raster:
         shape: Rows and columns of the base grid; derived from the finest band if not given.
         georeference: Georeference, None if unknown.
         patch_id: Name, may be empty.
+        profile: Nodata, scales, tags and the like; None for the convention of reBEN.
+        masks: Masks of the grids that the profile calls masked.
     """
 
     bands: Mapping[str, npt.NDArray[Any]]
     shape: tuple[int, int] = (0, 0)
     georeference: Georeference | None = None
     patch_id: str = ""
+    profile: Profile | None = None
+    masks: Masks = field(default_factory=dict)
     modalities: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -141,6 +152,10 @@ class Raster:
                     f"got {pixels.dtype} {list(pixels.shape)}"
                 )
             ordered[band] = pixels
+        masked = {grid for grid, part in self.profile.grids.items() if part.masked} if self.profile else set()
+        shapes = {GROUP_OF[band].column: pixels.shape for band, pixels in ordered.items()}
+        if masked != set(self.masks) or any(mask.shape != shapes.get(g) for g, mask in self.masks.items()):
+            raise DataRefused(f"expected masks of {sorted(masked)} as large as their bands; got {sorted(self.masks)}")
         object.__setattr__(self, "bands", ordered)
         object.__setattr__(self, "shape", (int(shape[0]), int(shape[1])))
         object.__setattr__(self, "modalities", modalities_of(ordered))
@@ -154,7 +169,10 @@ class Raster:
         chosen = {b: p for b, p in self.bands.items() if b in MODALITIES.get(modality, ())}
         if not chosen:
             raise UsageError(f"the raster has bands of {', '.join(self.modalities)}; none of {modality!r}")
-        return Raster(chosen, self.shape, self.georeference, self.patch_id)
+        grids = {GROUP_OF[band].column for band in chosen}
+        masks = {grid: mask for grid, mask in self.masks.items() if grid in grids}
+        profile = self.profile.only(chosen) if self.profile else None
+        return Raster(chosen, self.shape, self.georeference, self.patch_id, profile, masks)
 
     def window(self, row: int, column: int, height: int, width: int) -> Raster:
         """View of the base pixels ``[row, row + height) x [column, column + width)``, cut at the raster's edge.
@@ -167,13 +185,16 @@ class Raster:
                 f"a window starts at multiples of {ALIGNMENT} inside {list(self.shape)}; got row {row}, column {column}"
             )
         shape = (min(height, self.shape[0] - row), min(width, self.shape[1] - column))
-        cut = {}
-        for band, pixels in self.bands.items():
-            f = factor_of(band)
+
+        def cut(whole: npt.NDArray[Any], f: int) -> npt.NDArray[Any]:
             rows, columns = grid_shape(shape, f)
-            cut[band] = pixels[row // f : row // f + rows, column // f : column // f + columns]
+            return whole[row // f : row // f + rows, column // f : column // f + columns]
+
+        bands = {band: cut(pixels, factor_of(band)) for band, pixels in self.bands.items()}
+        masks = {grid: cut(mask, FACTORS[grid]) for grid, mask in self.masks.items()}
         moved = None if self.georeference is None else self.georeference.moved(row, column)
-        return Raster(cut, shape, moved, self.patch_id)
+        profile = self.profile.moved(row, column, FACTORS) if self.profile else None
+        return Raster(bands, shape, moved, self.patch_id, profile, masks)
 
 
 def from_pair(pair: PatchPair, modalities: tuple[str, ...] = ("s1", "s2")) -> Raster:

@@ -50,6 +50,7 @@ OPTIONS = {
     "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",  # no URL has this name, so /vsicurl/, /vsis3/ and the like open nothing
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "none",
     "GDAL_VRT_ENABLE_PYTHON": "NO",
+    "GDAL_TIFF_INTERNAL_MASK": "YES",  # masks that are written go into the file, since none is read beside it
 }
 _PROCESS = {**OPTIONS, "PROJ_NETWORK": "OFF", "GDAL_DRIVER_PATH": "disable", "GDAL_SKIP": _OTHER_DRIVERS}
 

@@ -20,6 +20,7 @@ from eoforge.index.jobs import (
     IndexPlan,
     IndexSummary,
     Inputs,
+    code_info,
     commit_rows,
     load_plan,
     open_job,
@@ -51,9 +52,9 @@ def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int
         UsageError: The codes belong to a newer version of the patches, ``shard_rows`` is below 1, or ``codes_uri``
             names a version or a whole bucket.
     """
-    inputs = Inputs.open(bundle_uri, table, codes_uri, shard_rows)
+    inputs = Inputs.open(code_info, bundle_uri, table, codes_uri, shard_rows)
     info = inputs.info
-    schema = codes_schema(info.bits, inputs.bundle.config["embedding_dim"], info.metadata())
+    schema = codes_schema(info.bits, inputs.bundle.config["embedding_dim"], info.metadata(inputs.uri))
     return plan_rows("index", inputs, table_for(info, inputs.uri, schema, "codes"))
 
 

@@ -9,6 +9,7 @@ with two 128-bit codes each opened in 3.4 s of CPU time and 690 MB (measured on 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
@@ -18,9 +19,9 @@ import pyarrow.compute as pc
 import structlog
 
 from eoforge.data.labels import mask_of
-from eoforge.data.search_filter import BoundingBox, SearchFilter
+from eoforge.data.search_filter import COUNTRIES, BoundingBox, SearchFilter
 from eoforge.data.tables.schema import ACQUIRED, CODE_CRC, METADATA_COLUMNS
-from eoforge.errors import DataRefused, NotFound
+from eoforge.errors import DataRefused, NotFound, UsageError, did_you_mean
 from eoforge.hashing.checksum import code_checksums
 from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.search import HammingIndex
@@ -76,7 +77,7 @@ class IndexSnapshot:
             _check_codes(rows, info.bits, ref)
         else:
             log.warning("codes without checksums", table=str(ref), advice="index again into a new table to have them")
-        metadata = open_table(info.patches).to_table(columns=list(METADATA_COLUMNS)).sort_by("patch_id")
+        metadata = info.open_patches().to_table(columns=list(METADATA_COLUMNS)).sort_by("patch_id")
         complete, any_code = np.ones(metadata.num_rows, dtype=bool), np.zeros(metadata.num_rows, dtype=bool)
         places: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = {}
         for modality in pc.unique(rows.column("modality")).to_pylist():
@@ -202,6 +203,8 @@ class _FilterColumns:
         for name, values in (("country", wanted.countries), ("split", wanted.splits)):
             if values:
                 names, codes = self._choices[name]
+                if name == "country":
+                    _require_countries(values, names)
                 keep &= np.isin(codes, [i for i, n in enumerate(names) if n in values])
         if wanted.labels_any:
             keep &= (self._label_mask & np.uint32(mask_of(wanted.labels_any))) != 0
@@ -226,6 +229,18 @@ class _FilterColumns:
         east_of, west_of = lon_max >= west, lon_min <= east
         across = east_of & west_of if west <= east else east_of | west_of
         return across & (lat_max >= south) & (lat_min <= north)
+
+
+def _require_countries(wanted: Sequence[str], present: Sequence[str]) -> None:
+    """Check of the countries of a filter: a mistyped one would give an empty result.
+
+    Raises:
+        UsageError: A country is neither in the index nor one of reBEN's.
+    """
+    known = sorted({*present, *COUNTRIES})
+    for country in wanted:
+        if country not in known:
+            raise UsageError(f"unknown country {country[:80]!r}{did_you_mean(country, known)}")
 
 
 def _encoded(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int32]]:

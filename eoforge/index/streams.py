@@ -29,6 +29,7 @@ from eoforge.index.jobs import (
     IndexPlan,
     IndexSummary,
     Inputs,
+    code_info,
     commit_rows,
     load_plan,
     open_job,
@@ -68,10 +69,10 @@ def plan_streams(bundle_uri: str, table: TableRef, streams_uri: str, rate: Rate,
         UsageError: The streams belong to a newer version of the patches, ``shard_rows`` is below 1, or
             ``streams_uri`` names a version or a whole bucket.
     """
-    inputs = Inputs.open(bundle_uri, table, streams_uri, shard_rows)
+    inputs = Inputs.open(code_info, bundle_uri, table, streams_uri, shard_rows)
     info, streams_uri = inputs.info, inputs.uri
     recipe = json.dumps(asdict(rate), sort_keys=True)
-    schema = streams_schema(info.bits, info.metadata() | {RATE: recipe})
+    schema = streams_schema(info.bits, info.metadata(streams_uri) | {RATE: recipe})
     streams = table_for(info, streams_uri, schema, "streams")
     held = (streams.schema.metadata or {}).get(RATE.encode(), b"").decode()
     if held != recipe:

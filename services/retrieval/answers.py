@@ -17,7 +17,7 @@ from eoforge.data.labels import CLASSES, INDEX
 from eoforge.data.modalities import RETRIEVAL_MODALITIES
 from eoforge.data.search_filter import SearchFilter
 from eoforge.data.tables.schema import sql_list, tensor_column
-from eoforge.errors import LimitExceeded, NotFound, StoreError, UsageError
+from eoforge.errors import LimitExceeded, NotFound, StoreError, UsageError, did_you_mean
 from eoforge.index.catalog import IndexSnapshot
 from services.retrieval.state import Served
 
@@ -39,7 +39,7 @@ def search_filter(message: pb.Filter) -> SearchFilter:
             raise LimitExceeded(f"filter.{name} may list {MAX_CHOICES} values; got {len(getattr(message, name))}")
     unknown = [label for label in (*message.labels_any, *message.labels_all) if label not in INDEX]
     if unknown:
-        raise UsageError(f"unknown label {unknown[0][:80]!r}; the 19 classes are {'; '.join(CLASSES)}")
+        raise UsageError(f"unknown label {unknown[0][:80]!r}{did_you_mean(unknown[0], CLASSES)}")
     box = message.bounds
     return SearchFilter(
         countries=tuple(message.countries),

@@ -34,7 +34,7 @@ def find_lmdb(path: Path) -> Path | None:
         return path.parent
     if not path.is_dir():
         return None
-    found = [path] if (path / _DATA_FILE).is_file() else sorted(p.parent for p in path.glob(f"*/{_DATA_FILE}"))
+    found = [path] if (path / _DATA_FILE).is_file() else sorted(p.parent for p in path.glob(f"[!.]*/{_DATA_FILE}"))
     return found[0] if len(found) == 1 else None
 
 

@@ -17,7 +17,7 @@ from eoforge.data.bands import GROUPS, MODALITIES
 from eoforge.data.labels import INDEX, clc_to_classes
 from eoforge.data.split import SPLITS
 from eoforge.data.tables.schema import ACQUIRED, TRAIN_LABEL_MASK, TRAIN_REFERENCE_MAP, sql_list, tensor_column
-from eoforge.errors import DataRefused, UsageError
+from eoforge.errors import DataRefused, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import lance
@@ -102,8 +102,11 @@ class PatchFilter:
             ("labels_any", self.labels_any, INDEX),
             ("labels_all", self.labels_all, INDEX),
         ):
-            if any(name not in known for name in given):
-                raise UsageError(f"{what} must be a tuple of names out of {'; '.join(known)}; got {given!r}")
+            if unknown := [name for name in given if name not in known]:
+                raise UsageError(
+                    f"{what} must be a tuple of names out of {'; '.join(known)}; got {given!r}, of which "
+                    f"{unknown[0][:80]!r} is unknown{did_you_mean(unknown[0], known)}"
+                )
 
     def sql(self) -> str | None:
         """Condition in the SQL of Lance; None if every patch passes."""

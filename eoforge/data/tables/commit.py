@@ -79,6 +79,10 @@ class CommitResult:
     changed: int = 0
 
 
+_NO_OBSTACLES = {"data", ".DS_Store", "Thumbs.db", "desktop.ini"}
+"""Of Lance, and files that desktops leave in folders that a user looked into."""
+
+
 def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
     """Table at an address, created empty if absent; of concurrent creators one creates and all open the same table.
 
@@ -139,7 +143,7 @@ def _require_own_folder(uri: str) -> None:
     # Files of Lance may come from a concurrent creator.
     obstacle = None if folder.is_dir() else "is a file"
     if obstacle is None:
-        names = sorted(p.name for p in folder.iterdir() if p.name != "data" and not p.name.startswith("_"))
+        names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("_") and p.name not in _NO_OBSTACLES)
         obstacle = f"is no table and holds {names[0]!r}" if names else None
     if obstacle is not None:
         raise UsageError(

@@ -2,7 +2,8 @@
 
 ``patches.lance`` holds one row per Sentinel-1/Sentinel-2 patch pair, rasters on their native grids (304,000 B a row
 instead of 691,200 B upsampled to float). A patch of one sensor has nulls in the columns of the other, an unlabelled one
-in ``labels`` and ``label_mask``. ``codes.lance`` holds one row per (patch, modality) and bundle.
+in ``labels`` and ``label_mask``. ``codes.lance`` holds one row per (patch, modality) and bundle, ``predictions.lance``
+one per patch and bundle.
 """
 
 from __future__ import annotations
@@ -134,6 +135,32 @@ def streams_schema(bits: int, metadata: dict[str, str]) -> pa.Schema:
 def without_training_labels(schema: pa.Schema) -> pa.Schema:
     """The schema of a table without the columns of a derived version."""
     return pa.schema([field for field in schema if field.name not in TRAINING_LABEL_FIELDS], metadata=schema.metadata)
+
+
+def predictions_schema(classes: int, maps: bool, metadata: dict[str, str]) -> pa.Schema:
+    """Schema of ``predictions.lance``: one row per patch.
+
+    ``probabilities`` are calibrated, in the original order of the classes; ``labels`` are the classes whose probability
+    reaches their threshold; ``pixel_map`` holds class indices on the 10 m grid. ``digest`` is that of the patch.
+
+    Args:
+        classes: Number of classes.
+        maps: Whether there is a column ``pixel_map``.
+        metadata: Names of the bundle and of the version of the patches, calibration.
+    """
+    side = S2_10M.size
+    pixel_map = [_required("pixel_map", pa.fixed_shape_tensor(pa.uint8(), (side, side)))] if maps else []
+    return pa.schema(
+        [
+            _key("patch_id", pa.string()),
+            _required("probabilities", pa.list_(pa.float32(), classes)),
+            _required("labels", pa.list_(pa.string())),
+            _required("label_mask", pa.uint32()),
+            *pixel_map,
+            _required("digest", pa.string()),
+        ],
+        metadata=metadata,
+    )
 
 
 def sql_list(values: Iterable[str]) -> str:
