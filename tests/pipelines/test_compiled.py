@@ -25,7 +25,16 @@ from pipelines.settings import (
 )
 
 GPU_STEPS = {"train", "encode-range", "evaluate", "compress-range"}
-TABLE_STEPS = {"plan-ingest", "ingest-range", "commit-ingest", "finish-table", "quality-report", "train", "plan-index"}
+TABLE_STEPS = {
+    "plan-ingest",
+    "plan-construct",
+    "ingest-range",
+    "commit-ingest",
+    "finish-table",
+    "quality-report",
+    "train",
+    "plan-index",
+}
 TABLE_STEPS |= {"encode-range", "commit-index", "evaluate", "federate"}
 TABLE_STEPS |= {"plan-compress", "compress-range", "commit-compress"}
 
