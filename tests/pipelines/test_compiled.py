@@ -24,10 +24,11 @@ from pipelines.settings import (
     USER_ID,
 )
 
-GPU_STEPS = {"train", "encode-range", "evaluate", "compress-range"}
+GPU_STEPS = {"train", "encode-range", "evaluate", "compress-range", "predict-range"}
 TABLE_STEPS = {"plan-ingest", "ingest-range", "commit-ingest", "finish-table", "quality-report", "train", "plan-index"}
 TABLE_STEPS |= {"encode-range", "commit-index", "evaluate", "federate"}
 TABLE_STEPS |= {"plan-compress", "compress-range", "commit-compress"}
+TABLE_STEPS |= {"plan-predict", "predict-range", "commit-predict"}
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
