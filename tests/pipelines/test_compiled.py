@@ -24,7 +24,7 @@ from pipelines.settings import (
     USER_ID,
 )
 
-GPU_STEPS = {"train", "encode-range", "evaluate", "compress-range"}
+GPU_STEPS = {"train", "encode-range", "evaluate", "compress-range", "predict-range"}
 TABLE_STEPS = {
     "plan-ingest",
     "plan-construct",
@@ -37,6 +37,7 @@ TABLE_STEPS = {
 }
 TABLE_STEPS |= {"encode-range", "commit-index", "evaluate", "federate"}
 TABLE_STEPS |= {"plan-compress", "compress-range", "commit-compress"}
+TABLE_STEPS |= {"plan-predict", "predict-range", "commit-predict"}
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
