@@ -45,7 +45,7 @@ class _Bounded(torch.autograd.Function):
 
 def bounded(values: Tensor, low: float, high: float = math.inf) -> Tensor:
     """Values within bounds, with gradients that lead back into them."""
-    return cast(Tensor, _Bounded.apply(values, low, high))  # type: ignore[no-untyped-call]  # torch types no apply
+    return cast(Tensor, _Bounded.apply(values, low, high))
 
 
 def _upper_tail(distance: Tensor) -> Tensor:
