@@ -12,7 +12,11 @@ from pipelines.components.evaluate import evaluate as evaluate_step
 from pipelines.definitions.placement import place
 
 
-@dsl.pipeline(name="eoforge-evaluate", description="Measure retrieval with a run bundle and show queries and hits.")
+@dsl.pipeline(
+    name="eoforge-evaluate",
+    display_name="Evaluate retrieval",
+    description="Measure retrieval with a run bundle and show queries and hits.",
+)
 def evaluate(bundle: str, table: str, version: str = "", k: int = 10) -> NamedTuple(
     "Evaluated", [("report", HTML), ("overview", Markdown)]
 ):
