@@ -61,25 +61,33 @@ def raster_of(message: pb.Raster, max_pixels: int, max_bytes: int, *, exact: boo
     return Raster(bands, georeference=_georeference(given), patch_id=given.patch_id)
 
 
-def raster_message(raster: Raster, pixel_format: int) -> pb.Raster:
+def raster_message(raster: Raster, pixel_format: int, message: pb.Raster | None = None) -> pb.Raster:
     """A raster in the form that was asked for.
+
+    Args:
+        raster: The raster.
+        pixel_format: Form of the pixels.
+        message: What is filled, such as a part of a response; a message of its own would be copied into that.
 
     Raises:
         UsageError: There is no such form.
     """
+    message = pb.Raster() if message is None else message
     if pixel_format == pb.PIXEL_FORMAT_GEOTIFF:
-        files = [pb.GeoTiffFile(content=content) for content in write_cogs(raster).values()]
-        return pb.Raster(geotiff=pb.GeoTiffRaster(files=files, patch_id=raster.patch_id))
+        message.geotiff.patch_id = raster.patch_id
+        for content in write_cogs(raster).values():
+            message.geotiff.files.add(content=content)
+        return message
     if pixel_format not in (pb.PIXEL_FORMAT_UNSPECIFIED, pb.PIXEL_FORMAT_BANDS):
         raise UsageError(f"format must be PIXEL_FORMAT_BANDS or PIXEL_FORMAT_GEOTIFF; got {pixel_format}")
-    message = pb.BandRaster(patch_id=raster.patch_id)
+    message.bands.patch_id = raster.patch_id
     for name, samples in raster.bands.items():
         height, width = samples.shape
         little = np.ascontiguousarray(samples, dtype=_wire_type(name))
-        message.bands.append(pb.Band(name=name, height=height, width=width, samples=little.tobytes()))
+        message.bands.bands.add(name=name, height=height, width=width, samples=little.tobytes())
     if raster.georeference is not None:
-        message.georeference.CopyFrom(_georeference_message(raster.georeference))
-    return pb.Raster(bands=message)
+        message.bands.georeference.CopyFrom(_georeference_message(raster.georeference))
+    return message
 
 
 def rate_of(message: pb.Rate) -> Rate:

@@ -14,6 +14,7 @@ from eoforge.errors import EoforgeError, LimitExceeded
 from services._runtime.admission import RESERVATION
 from services._runtime.batching import Batcher, BatchMetrics
 from services._runtime.fair import EXPENSIVE_BYTES, FairPool
+from services._runtime.wire import COPIES
 from services.compression.rasters import raster_message, raster_of
 from services.compression.settings import CompressionSettings
 
@@ -60,11 +61,17 @@ class Work:
         def parse() -> Raster:
             return raster_of(message, limits.max_pixels, limits.max_raster_bytes, exact=not rate.learned)
 
-        return await self._pool.run(parse, cost=message.ByteSize())
+        return await self._pool.run(parse, cost=RESERVATION.get().held / COPIES)
 
-    async def write(self, raster: Raster, pixel_format: int) -> pb.Raster:
-        """Message of a raster."""
-        return await self._pool.run(raster_message, raster, pixel_format, cost=_bytes(raster))
+    async def write(self, raster: Raster, pixel_format: int) -> bytes:
+        """Serialised DecompressResponse of a raster."""
+
+        def written() -> bytes:
+            response = pb.DecompressResponse()
+            raster_message(raster, pixel_format, response.raster)
+            return response.SerializeToString()
+
+        return await self._pool.run(written, cost=_bytes(raster))
 
     async def compress(self, rasters: Sequence[Raster], rate: Rate, name: str, deadline: float | None) -> list[bytes]:
         """Streams of rasters; see :meth:`Coder.compress` for errors.
