@@ -25,6 +25,7 @@ import pyarrow as pa
 import stamina
 
 from eoforge.data.tables.job import Job
+from eoforge.data.tables.schema import BANDS
 from eoforge.data.tables.staged import MergePlan, StagedRows, keep_rows, read_staged, without_rows
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
 from eoforge.storage.addresses import (
@@ -105,12 +106,24 @@ def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
                     f"cannot create {uri}: {plain(error)}. Check the store with `eoforge doctor`."
                 ) from error
     table = open_table(TableRef(uri))
-    if not table.schema.equals(schema, check_metadata=True):
+    if not _same_columns(table.schema, schema):
         raise DataRefused(
             f"{uri} exists with another schema than this job writes; choose another table name.\n"
             f"expected:\n{schema}\nfound:\n{table.schema}"
         )
     return table
+
+
+def _same_columns(found: pa.Schema, wanted: pa.Schema) -> bool:
+    """Whether a table has the columns of a job; older tables do not name the bands of theirs."""
+
+    def facts(field: pa.Field) -> dict[bytes, bytes]:
+        return {key: value for key, value in (field.metadata or {}).items() if key != BANDS}
+
+    return found.equals(wanted) and all(
+        facts(old) == facts(new) and (old.metadata or {}).get(BANDS) in (None, (new.metadata or {}).get(BANDS))
+        for old, new in zip(found, wanted, strict=True)
+    )
 
 
 def _require_own_folder(uri: str) -> None:
