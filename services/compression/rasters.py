@@ -64,9 +64,7 @@ def raster_of(message: pb.Raster, max_pixels: int, max_bytes: int, *, exact: boo
     return Raster(bands, (0, 0), _georeference(given), given.patch_id, profile, masks), ()
 
 
-def raster_message(
-    raster: Raster, pixel_format: int, message: pb.Raster | None = None
-) -> tuple[pb.Raster, list[str]]:
+def raster_message(raster: Raster, pixel_format: int, message: pb.Raster | None = None) -> tuple[pb.Raster, list[str]]:
     """A raster in the form that was asked for, and what that form cannot hold.
 
     Args:
