@@ -6,7 +6,7 @@ All grids derive from one base grid, that of the 10 m bands, which need not be p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S1_10M, S2_10M, S2_
 from eoforge.data.names import parse_patch_id
 from eoforge.errors import DataRefused, UsageError
 from eoforge.geo.crs import check_crs
+from eoforge.geo.footprint import Footprint
 
 if TYPE_CHECKING:  # bounded streams are read without torch and Lance
     from eoforge.data.loading.batch import PatchBatch
@@ -197,20 +198,34 @@ class Raster:
 
 
 def from_pair(pair: PatchPair, modalities: tuple[str, ...] = ("s1", "s2")) -> Raster:
-    """A patch pair as the readers yield it, with the georeference that its name implies."""
-    groups = {group.column: getattr(pair, group.column) for group in GROUPS}
-    return _assemble(pair.meta.patch_id, groups, modalities)
+    """A patch as the readers yield it, of the given sensors as far as it has them."""
+    groups = {group.column: pixels for group in GROUPS if (pixels := getattr(pair, group.column)) is not None}
+    return _assemble(pair.meta.patch_id, groups, modalities, pair.meta.corner)
 
 
-def from_batch(batch: PatchBatch, modalities: tuple[str, ...] = ("s1", "s2")) -> list[Raster]:
-    """The patches of a batch, each as one raster; modalities that the batch does not hold are left out."""
+def from_batch(
+    batch: PatchBatch, modalities: tuple[str, ...] = ("s1", "s2"), corners: Sequence[Footprint] | None = None
+) -> list[Raster]:
+    """The patches of a batch, each as one raster; modalities that the batch does not hold are left out.
+
+    Args:
+        batch: The patches.
+        modalities: The sensors.
+        corners: Places of the patches; None takes those that their names imply.
+    """
     columns = {
         group.column: tensor.cpu().numpy() for group in GROUPS if (tensor := getattr(batch, group.column)) is not None
     }
-    return [_assemble(name, {c: t[i] for c, t in columns.items()}, modalities) for i, name in enumerate(batch.patch_id)]
+    places: Sequence[Footprint | None] = [None] * len(batch) if corners is None else corners
+    return [
+        _assemble(name, {c: t[i] for c, t in columns.items()}, modalities, place)
+        for i, (name, place) in enumerate(zip(batch.patch_id, places, strict=True))
+    ]
 
 
-def _assemble(patch_id: str, groups: Mapping[str, npt.NDArray[Any]], modalities: tuple[str, ...]) -> Raster:
+def _assemble(
+    patch_id: str, groups: Mapping[str, npt.NDArray[Any]], modalities: tuple[str, ...], corner: Footprint | None
+) -> Raster:
     known = {band for modality in modalities for band in MODALITIES[modality]}
     bands = {
         band: groups[group.column][i]
@@ -219,12 +234,12 @@ def _assemble(patch_id: str, groups: Mapping[str, npt.NDArray[Any]], modalities:
         for i, band in enumerate(group.bands)
         if band in known
     }
-    return Raster(bands, georeference=_georeference(patch_id), patch_id=patch_id)
+    return Raster(bands, georeference=_georeference(patch_id, corner), patch_id=patch_id)
 
 
-def _georeference(patch_id: str) -> Georeference | None:
+def _georeference(patch_id: str, corner: Footprint | None) -> Georeference | None:
     try:
-        place = parse_patch_id(patch_id).footprint
+        place = corner or parse_patch_id(patch_id).footprint
     except DataRefused:  # a name of another archive says nothing about the place
         return None
     transform = (float(BASE_METRES), 0.0, float(place.ulx), 0.0, -float(BASE_METRES), float(place.uly))

@@ -49,6 +49,7 @@ class MethodEntry:
     federated: bool = False
 
 
+_ROBUST = (Task.ENCODE, Task.CLASSIFY, Task.SEGMENT)
 METHODS: dict[str, MethodEntry] = {
     "reben": MethodEntry((Task.CLASSIFY, Task.SEGMENT), "eoforge.methods.reben.method:METHOD"),
     "csmae": MethodEntry((Task.ENCODE,), "eoforge.methods.csmae.method:METHOD"),
@@ -56,8 +57,8 @@ METHODS: dict[str, MethodEntry] = {
     "rs_jcif": MethodEntry((Task.ENCODE, Task.COMPRESS), "eoforge.methods.rs_jcif.method:METHOD"),
     "anneal": MethodEntry((Task.ENCODE,)),
     "dml_s2r": MethodEntry((Task.ENCODE,)),
-    "rs_irl_svae": MethodEntry((Task.ENCODE, Task.CLASSIFY)),
-    "grid": MethodEntry((Task.CLASSIFY,)),
+    "rs_irl_svae": MethodEntry(_ROBUST, "eoforge.methods.rs_irl_svae.method:METHOD"),
+    "grid": MethodEntry(_ROBUST, "eoforge.methods.grid.method:METHOD"),
     "fl_rs": MethodEntry((Task.ENCODE, Task.CLASSIFY), "eoforge.methods.fl_rs.method:METHOD", federated=True),
     "mm_fl": MethodEntry((Task.ENCODE, Task.CLASSIFY), "eoforge.methods.mm_fl.method:METHOD", federated=True),
 }

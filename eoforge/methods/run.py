@@ -41,7 +41,8 @@ class Recipe:
         facts: Further keys of ``config.json`` (bits, embedding length, interpolation, ...).
         card: First paragraph of the model card, in Markdown: what the model is and what it is for.
         training_loader: Loader of the training batches, with the signature of :class:`PatchLoader`.
-        read: What both loaders read, as arguments of :class:`PatchLoader`: ``modalities``, ``reference_map``.
+        read: What both loaders read, as arguments of :class:`PatchLoader`: ``modalities``,
+            ``reference_map``, ``labelled``.
         calibrate: Further keys of ``config.json`` from the trained learner and batches of the validation split.
     """
 

@@ -11,6 +11,7 @@ released code, *confirmed*), where D is 1,024, d is 128 and the decoder ends wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -43,13 +44,22 @@ class GenerativeBranch(nn.Module):
         latent: d.
         spatial: Whether inputs are maps ``[B, D, h, w]``.
         non_negative: Whether the features are outputs of a ReLU, as DenseNet's: the decoder then ends with one too.
+        fit: For maps: logits at the resolution of the features to that of the labels.
     """
 
     def __init__(
-        self, features: int, outputs: int, latent: int = 128, *, spatial: bool = False, non_negative: bool = True
+        self,
+        features: int,
+        outputs: int,
+        latent: int = 128,
+        *,
+        spatial: bool = False,
+        non_negative: bool = True,
+        fit: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.latent = latent
+        self._fit = fit
 
         def layer(inputs: int, outputs: int) -> nn.Module:
             return nn.Conv2d(inputs, outputs, kernel_size=1) if spatial else nn.Linear(inputs, outputs)
@@ -62,6 +72,11 @@ class GenerativeBranch(nn.Module):
         """q(z|f). Softplus instead of the released ``log(1 + exp(rho))``, which overflows."""
         mean, rho = self.encoder(features.float()).chunk(2, dim=1)
         return Latent(mean, functional.softplus(rho))
+
+    def classify(self, z: Tensor) -> Tensor:
+        """Logits of the generative head, ``[B, L]`` or at the resolution of the labels."""
+        logits: Tensor = self.head(z)
+        return logits if self._fit is None else self._fit(logits)
 
     def noise(self, features: Tensor) -> Tensor:
         """Standard normal values of the shape of z for ``features``."""

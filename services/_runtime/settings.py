@@ -23,6 +23,8 @@ MOST_SECONDS = 366 * 86_400.0
 """Of any duration: timers of the event loop and of gRPC overflow far beyond a year."""
 MOST_THREADS = 1024
 """Of one pool of workers."""
+_JSON_FACTOR = 8
+"""Size of JSON relative to plain messages, and number of its values relative to their fields."""
 
 
 class RuntimeSettings(BaseSettings):
@@ -119,6 +121,16 @@ class RuntimeSettings(BaseSettings):
             prefix = self.model_config["env_prefix"]
             found = [f"{prefix}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
             raise UsageError("settings refused: " + "; ".join(found)) from error
+
+    @property
+    def max_json_values(self) -> int:
+        """Most values in the JSON of a REST request or answer."""
+        return _JSON_FACTOR * self.max_elements
+
+    @property
+    def max_json_bytes(self) -> int:
+        """Largest JSON of a REST request, and most bytes of texts in the JSON of an answer."""
+        return _JSON_FACTOR * self.max_plain_bytes
 
     @property
     def tls(self) -> bool:

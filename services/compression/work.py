@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.codec.coder import Coder, Codes, Rate
@@ -17,6 +17,7 @@ from services._runtime.fair import EXPENSIVE_BYTES, FairPool
 from services.compression.rasters import raster_message, raster_of
 from services.compression.settings import CompressionSettings
 
+Result = TypeVar("Result")
 METRICS = BatchMetrics("codec", "patches")
 MAX_PIECE = 1 << 19
 """Pixels that a network decodes at once; tiles of ours have 552 x 552 with their overlap."""
@@ -47,6 +48,10 @@ class Work:
         """Stops after running work has ended."""
         await self._batcher.stop()
         self._pool.stop()
+
+    async def in_thread(self, function: Callable[..., Result], *args: object) -> Result:
+        """Result of a function that reads or makes tensors, in a thread."""
+        return await self._pool.run(function, *args)
 
     async def read(self, message: pb.Raster, rate: Rate) -> tuple[Raster, tuple[str, ...]]:
         """Raster of a message and what is not kept of it, checked by :func:`raster_of`."""

@@ -21,7 +21,9 @@ from eoforge.methods.evaluation.run import evaluate
 from eoforge.metrics.multilabel import labels_of_masks, multilabel_measures
 from eoforge.nn.classifier import Network
 from eoforge.storage.addresses import TableRef
+from tests.methods.fakes import RegisteredMethod
 from tests.methods.mm_fl.support import config as settings
+from tests.methods.mm_fl.support import untrained_bundle
 
 BANDS = {"s1": ("VV", "VH"), "s2": ("B02", "B03", "B04", "B08")}
 NORMALISATION = {band: [-12.0, 4.0] if band.startswith("V") else [1500.0, 900.0] for b in BANDS.values() for band in b}
@@ -41,8 +43,10 @@ class BandMeans(Network):
         return torch.stack([means @ weights(sensor) for sensor, means in representation.items()]).sum(dim=0)
 
 
-class BandMeansMethod:
+class BandMeansMethod(RegisteredMethod):
     """A method that classifies and does nothing else."""
+
+    name = "band_means"
 
     def classifier(self, bundle: Bundle, device: str | None = None) -> Network:
         return BandMeans()
@@ -95,22 +99,7 @@ def test_labels_are_measured_by_sensor_and_together(bundle: Bundle, table: Table
 
 def test_a_bundle_of_two_sensors_that_encodes_and_classifies(table: TableRef, tmp_path: Path) -> None:
     """An untrained network of MM-FL: its classifier takes one sensor or both."""
-    config = settings()
-    bands = {sensor: list(names) for sensor, names in config.sensor_bands.items()}
-    network = get_method("mm_fl").build(config)  # type: ignore[attr-defined]  # of federated methods
-    facts: dict[str, Any] = {
-        "method": "mm_fl",
-        "config": config.as_dict(),
-        "bands": bands,
-        "normalisation": {band: [0.0, 1000.0] for names in bands.values() for band in names},
-        "interpolation": config.interpolation,
-        "bits": config.bits,
-        "embedding_dim": network.features,
-        "seed": config.seed,
-        "patches": {"uri": table.uri, "version": table.version},
-        "code_revision": "none",
-    }
-    bundle = write_bundle(str(tmp_path / "runs"), weights=network.state_dict(), config=facts, metrics={}, readme="")
+    bundle = untrained_bundle(settings(), table, str(tmp_path / "runs"))
     result = evaluate(bundle, table, out=str(tmp_path / "out"), device="cpu")
     measured = {name.rpartition("_")[2] for name in result if name.startswith("label_map_macro")}
     assert measured == {"s1", "s2", "both"}
@@ -133,14 +122,11 @@ def test_a_method_object_that_lacks_a_function_of_its_tasks_is_refused(
 ) -> None:
     tasks = (Task.CLASSIFY, Task.ENCODE, Task.COMPRESS)
     monkeypatch.setitem(METHODS, "band_means", MethodEntry(tasks, METHODS["band_means"].path))
-    with pytest.raises(EoforgeError, match="lacks load, untrained, evaluate_codec"):
+    with pytest.raises(EoforgeError, match=r"encode needs load.*encode needs untrained.*compress needs evaluate_codec"):
         get_method("band_means")
 
 
-def test_every_built_method_offers_what_its_tasks_need() -> None:
-    for name, entry in METHODS.items():
-        if entry.path is not None:
-            assert get_method(name).name == name
+def test_the_federated_methods() -> None:
     assert federated_methods() == ("fl_rs", "mm_fl")
 
 

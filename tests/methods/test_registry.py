@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,27 +11,11 @@ import pytest
 
 from eoforge.errors import EoforgeError
 from eoforge.methods import METHODS, MethodEntry, Task, get_method
+from tests.methods.fakes import RegisteredMethod, Settings
 
 
-@dataclass(frozen=True)
-class Settings:
-    size: int = 8
-
-    @classmethod
-    def tiny(cls) -> Settings:
-        return cls()
-
-    paper = tiny
-
-
-class Fitting:
+class Fitting(RegisteredMethod):
     name = "own"
-    config_type: Any = Settings
-
-    def config(self, preset: str, overrides: dict[str, str], file: str | None = None) -> Settings:
-        return Settings()
-
-    def train(self, data: object, out: str, config: Settings, *, resume: bool = True) -> None: ...
 
     def load(self, bundle: object, device: str | None = None) -> None: ...
 
@@ -95,7 +80,5 @@ def test_a_path_without_the_object_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def register(monkeypatch: pytest.MonkeyPatch, method: object) -> None:
-    import sys
-
     monkeypatch.setattr(sys.modules[__name__], "CANDIDATE", method, raising=False)
     monkeypatch.setitem(METHODS, "own", MethodEntry((Task.ENCODE, Task.CLASSIFY), f"{__name__}:CANDIDATE"))

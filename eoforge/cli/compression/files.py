@@ -159,7 +159,6 @@ def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device
         UsageError: The table holds no streams.
         NotFound: A patch is not in the table.
     """
-    from eoforge.bundle import load_bundle
     from eoforge.codec.tiles import Block
     from eoforge.index.code_table import CodeTableInfo
     from eoforge.index.streams import StreamReader, holds_streams
@@ -172,7 +171,7 @@ def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device
     if not holds_streams(table):
         raise UsageError(f"{source} is not a table of streams; make one with `eoforge compress`")
     info = CodeTableInfo.of(table.schema, source)
-    encoder = get_method(info.method).load(load_bundle(info.bundle_uri), device)
+    encoder = get_method(info.method).load(info.open_bundle(), device)
     reader = StreamReader(table, coder_of(encoder))
     selected = patch_ids or sorted(set(table.to_table(columns=["patch_id"]).column("patch_id").to_pylist()))
     files = 0

@@ -7,7 +7,7 @@ at the first defect: one run names all of them. docs/data.md explains the reason
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -105,9 +105,9 @@ def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | N
         findings.add(Reason.BAD_NAME, str(error), file)
         return None
     patch, s1 = names.patch, names.s1
-    if (s1.mgrs, s1.x, s1.y) != (patch.tile.mgrs, patch.x, patch.y):
+    if s1 is None or (s1.mgrs, s1.x, s1.y) != (patch.tile.mgrs, patch.x, patch.y):
         findings.add(Reason.BAD_NAME, f"s1_name {meta.s1_name} names another cell than patch_id", file)
-    unknown = [name for name in meta.labels if name not in INDEX]
+    unknown = [name for name in meta.labels or () if name not in INDEX]
     if unknown or not meta.labels:
         detail = f"expected 1..{len(CLASSES)} of the reBEN classes, got {unknown or 'no label'}"
         findings.add(Reason.UNKNOWN_LABEL, detail, file)
@@ -173,7 +173,7 @@ def _corrected(
     try:
         offset = named_offset(raster)
         if offset:
-            raster = without_offset(raster, offset)
+            raster = replace(raster, pixels=without_offset(raster.pixels, offset))
             findings.add(Reason.OFFSET_REMOVED, f"{band}: {offset:+g} was applied", file_of(band))
         elif offset is None and may_carry_offset(tile):
             raise Refused(
@@ -220,7 +220,7 @@ def _load_map(
         if raster is None:
             return None
         _check_grid(raster, REFERENCE_MAP, S2_10M.size, "uint16", S2_10M.resolution, footprint)
-        _check_labels(raster.pixels, meta.labels)
+        _check_labels(raster.pixels, meta.labels or ())
     except DataRefused as error:
         reason = error.code if isinstance(error, Refused) else Reason.UNREADABLE
         findings.add(reason, str(error), file_of(REFERENCE_MAP))
@@ -230,15 +230,24 @@ def _load_map(
 
 def _check_labels(reference_map: npt.NDArray[np.uint16], labels: tuple[str, ...]) -> None:
     """Raises Refused if map and labels disagree: one 10 m pixel of a class implies its label, whatever its area."""
-    present = np.zeros(_CODES, dtype=bool)
-    present[reference_map.ravel()] = True
-    shown = _classes_of(tuple(np.flatnonzero(present).tolist()))
+    shown = mask_of_map(reference_map)
     known = [name for name in labels if name in INDEX]
     if len(known) == len(labels) and shown != mask_of(known):
         only_map = names_of(shown & ~mask_of(known))
         only_labels = names_of(mask_of(known) & ~shown)
         detail = f"labels without a pixel in the map: {only_labels}; classes of the map without label: {only_map}"
         raise Refused(Reason.LABEL_MISMATCH, detail)
+
+
+def mask_of_map(reference_map: npt.NDArray[np.uint16]) -> int:
+    """Label mask of the classes in a map ``[H, W]`` of CLC codes.
+
+    Raises:
+        Refused: A value is no CLC level-3 code.
+    """
+    present = np.zeros(_CODES, dtype=bool)
+    present[reference_map.ravel()] = True
+    return _classes_of(tuple(np.flatnonzero(present).tolist()))
 
 
 @lru_cache(maxsize=4096)

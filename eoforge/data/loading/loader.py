@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.data.bands import require_modality
-from eoforge.data.loading.batch import SEASONS, PatchBatch, PatchFilter, read_rows, select_rows
+from eoforge.data.loading.batch import SEASONS, PatchBatch, PatchFilter, read_rows, require, select_rows
 from eoforge.data.loading.reopened import ReopenedTable
 from eoforge.errors import NotFound, UsageError
 from eoforge.storage.addresses import TableRef
@@ -54,6 +54,7 @@ class PatchLoader:
         reference_map: bool = False,
         drop_last: bool = False,
         pin_memory: bool = False,
+        labelled: bool = False,
     ) -> None:
         """Loader of the rows of one table version.
 
@@ -73,8 +74,10 @@ class PatchLoader:
             reference_map: Whether to read the reference maps.
             drop_last: Leave out the rows that do not fill a batch on every rank.
             pin_memory: Deliver batches in page-locked memory.
+            labelled: Refuse patches without labels.
 
         Raises:
+            DataRefused: A chosen patch lacks one of the modalities, or labels where they are needed.
             UsageError: A number is out of range or a name unknown.
             NotFound: The table does not exist, or no patch passes the filter.
         """
@@ -92,6 +95,7 @@ class PatchLoader:
         self._rows = select_rows(self._table.here, filter)
         if not len(self._rows):
             raise NotFound(f"no patch of {table} passes the filter {filter.sql()}")
+        require(self._table.here, filter.sql(), self.modalities, labels=labelled)
         self._epoch = self._done = self._resume_at = 0
 
     @property

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from eoforge.data.bands import MODALITIES
 from eoforge.data.labels import multi_hot
-from eoforge.data.loading.batch import PatchFilter, read_rows, select_rows
+from eoforge.data.loading.batch import PatchFilter, read_rows, require, select_rows
 from eoforge.data.loading.prepare import Prepare
 from eoforge.data.loading.reopened import ReopenedTable
 from eoforge.data.split import SPLITS
@@ -43,7 +43,9 @@ class TorchgeoView(Dataset[Sample]):
         self.split = split
         self.modalities = _BANDS[bands]
         self.transforms = transforms
-        self._rows = select_rows(self._table.here, PatchFilter(splits=(split,)))
+        chosen = PatchFilter(splits=(split,))
+        require(self._table.here, chosen.sql(), self.modalities, labels=True)
+        self._rows = select_rows(self._table.here, chosen)
         self._prepare = {
             m: Prepare(b, np.zeros(len(b)), np.ones(len(b)), 120, interpolation) for m, b in MODALITIES.items()
         }

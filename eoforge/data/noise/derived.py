@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eoforge.data.labels import CLC_TO_CLASS, IGNORE_INDEX, NUM_CLASSES, clc_to_classes
 from eoforge.data.noise.maps import relabelled
@@ -126,17 +127,34 @@ def derive(
 
 
 def training_labels(dataset: lance.LanceDataset) -> tuple[list[str], Bools]:
-    """Ids and clean labels ``[N, 19]`` of the training split, in the order of the ids.
+    """Ids and clean labels ``[N, 19]`` of the labelled patches of the training split, in the order of the ids.
 
     Raises:
         DataRefused: The split is empty.
     """
-    rows = dataset.to_table(columns=["patch_id", "label_mask"], filter=f"split = '{SPLITS[0]}'")
+    rows = _training_rows(dataset, ["label_mask"])
     if not rows.num_rows:
         raise DataRefused("the table has no patch of the training split: there are no training labels to derive")
-    rows = rows.sort_by("patch_id")
-    bits = rows["label_mask"].to_numpy()[:, None] >> np.arange(NUM_CLASSES, dtype=np.uint32) & 1
-    return rows["patch_id"].to_pylist(), bits.astype(bool)
+    return rows["patch_id"].to_pylist(), _bools(rows["label_mask"])
+
+
+def seen_labels(dataset: lance.LanceDataset) -> dict[str, Bools]:
+    """Labels ``[19]`` that training reads, by patch id of the training split: derived ones where there are any."""
+    derived = [name for name in (TRAIN_LABEL_MASK,) if name in dataset.schema.names]
+    rows = _training_rows(dataset, ["label_mask", *derived])
+    masks = pc.coalesce(*(rows[name] for name in (*derived, "label_mask")))
+    return dict(zip(rows["patch_id"].to_pylist(), _bools(masks), strict=True))
+
+
+def _training_rows(dataset: lance.LanceDataset, columns: list[str]) -> pa.Table:
+    labelled = f"split = '{SPLITS[0]}' AND label_mask IS NOT NULL"
+    rows = dataset.to_table(columns=["patch_id", *columns], filter=labelled)
+    return rows.sort_by("patch_id")
+
+
+def _bools(masks: pa.ChunkedArray) -> Bools:
+    bits = masks.to_numpy()[:, None] >> np.arange(NUM_CLASSES, dtype=np.uint32) & 1
+    return bits.astype(bool)
 
 
 def provenance_of(dataset: lance.LanceDataset) -> dict[str, Any] | None:

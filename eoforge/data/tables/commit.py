@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import stamina
@@ -30,6 +30,7 @@ from eoforge.data.tables.staged import MergePlan, StagedRows, keep_rows, read_st
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
 from eoforge.storage.addresses import (
     TableRef,
+    address_of,
     is_s3,
     lance_uri,
     normalise,
@@ -109,13 +110,29 @@ def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
                 raise StoreError(
                     f"cannot create {uri}: {plain(error)}. Check the store with `eoforge doctor`."
                 ) from error
-    table = open_table(TableRef(uri))
+    table = _widened(open_table(TableRef(uri)), schema)
     if not without_training_labels(table.schema).equals(schema, check_metadata=True):
         raise DataRefused(
             f"{uri} exists with another schema than this job writes; choose another table name.\n"
             f"expected:\n{schema}\nfound:\n{table.schema}"
         )
     return table
+
+
+def _widened(table: lance.LanceDataset, schema: pa.Schema) -> lance.LanceDataset:
+    """Table of an older version whose columns now may be null, changed in its schema alone; others as they are."""
+    held = table.schema
+    strict = [f.name for f in schema if f.nullable and f.name in held.names and not held.field(f.name).nullable]
+    loose = pa.schema([f.with_nullable(True) if f.name in strict else f for f in held], held.metadata)
+    if not strict or not without_training_labels(loose).equals(schema, check_metadata=True):
+        return table
+    try:
+        changes: list[Any] = [{"path": name, "nullable": True} for name in strict]
+        table.alter_columns(*changes)
+    except OSError as error:  # another writer was faster, or the store fails
+        if open_table(TableRef(address_of(table))).version == table.version:
+            raise StoreError(f"cannot change the schema of {address_of(table)}: {plain(error)}") from error
+    return open_table(TableRef(address_of(table)))
 
 
 def _require_own_folder(uri: str) -> None:

@@ -81,14 +81,10 @@ class _WithBranch(Objective):
         z = self.branch.encode(for_branch).sample(eps)
         return _Losses(
             task_loss(self.target, classify(for_task), labels),
-            task_loss(self.target, self._generated(z), labels),
+            task_loss(self.target, self.branch.classify(z), labels),
             self.branch.reconstruction(constant, latent.sample(eps)),
             self.branch.divergence(latent),
         )
-
-    def _generated(self, z: Tensor) -> Tensor:
-        logits: Tensor = self.branch.head(z)
-        return logits
 
     def _evidence(self, losses: _Losses) -> Tensor:
         """The loss per sample that is compared with that of the task head."""

@@ -15,14 +15,16 @@ from eoforge.data.loading.loader import PatchLoader
 from eoforge.data.loading.prepare import flipped
 from eoforge.data.records import record_batch
 from eoforge.errors import DataRefused, NotFound
+from eoforge.methods import get_method
 from eoforge.methods.evaluation.run import evaluate
 from eoforge.methods.reben.counts import class_counts
 from eoforge.methods.reben.learner import PixelLearner
 from eoforge.methods.reben.model import PixelNetwork
 from eoforge.nn.maps import class_map, map_presence, resized
 from eoforge.storage.addresses import TableRef
-from tests.methods.reben.conftest import METHOD, PIXELS
+from tests.methods.conftest import PIXELS
 
+METHOD = get_method("reben")
 CONFIG = METHOD.config("tiny", PIXELS)
 
 

@@ -15,11 +15,12 @@ from eoforge.methods import Task, get_method, require_task, tasks_of
 from eoforge.methods.reben.config import PAPER_BACKBONES, Config
 from eoforge.methods.reben.learner import SceneLearner
 from eoforge.methods.reben.model import SceneNetwork, build
-from tests.methods.reben.conftest import METHOD, TINY
+from tests.methods.conftest import SCENES
 from tests.methods.test_ss_cm_rsir import drawn_batch
 from tests.methods.train_worker import killed_after
 
-CONFIG = METHOD.config("tiny", TINY)
+METHOD = get_method("reben")
+CONFIG = METHOD.config("tiny", SCENES)
 GOLDEN = (0.7006, 0.6714, 0.6512, 0.6313, 0.6193, 0.6066, 0.5922, 0.5832, 0.5721, 0.5596)
 
 
@@ -95,7 +96,7 @@ def test_dropout_and_drop_path_reach_the_network() -> None:
 )
 def test_settings_that_cannot_be_are_named(overrides: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        build(METHOD.config("tiny", {**TINY, **overrides}))
+        build(METHOD.config("tiny", {**SCENES, **overrides}))
 
 
 def test_a_network_of_two_sensors_refuses_one() -> None:
@@ -116,7 +117,7 @@ def test_training_scores_macro_precision_and_stores_a_calibration(scene_bundle: 
 
 
 def test_a_killed_run_ends_as_the_uninterrupted_one(table, runs: str, tmp_path, monkeypatch) -> None:
-    config = METHOD.config("tiny", {**TINY, "epochs": "2", "checkpoint_steps": "1", "positive_weight": "5"})
+    config = METHOD.config("tiny", {**SCENES, "epochs": "2", "checkpoint_steps": "1", "positive_weight": "5"})
     whole = METHOD.train(table, str(tmp_path / "whole"), config)
     killed_after(3, lambda: METHOD.train(table, runs, config), monkeypatch)
     resumed = METHOD.train(table, runs, config)
@@ -134,7 +135,7 @@ def test_a_bundle_predicts_what_its_learner_did(scene_bundle: Bundle, table) -> 
 
 
 def test_a_single_sensor_reads_its_own_columns_only(table, runs: str) -> None:
-    bundle = METHOD.train(table, runs, METHOD.config("tiny", {**TINY, "epochs": "1", "sensors": "s1"}))
+    bundle = METHOD.train(table, runs, METHOD.config("tiny", {**SCENES, "epochs": "1", "sensors": "s1"}))
     assert bundle.config["bands"] == {"s1": ["VV", "VH"]}
     assert set(bundle.config["normalisation"]) == {"VV", "VH"}
 
