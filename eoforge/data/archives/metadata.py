@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from eoforge.data.archives.layout import MAIN_FILE, SNOW_CLOUD_FILE
 from eoforge.data.records import PatchMeta
-from eoforge.errors import DataRefused, NotFound
+from eoforge.errors import DataRefused
 
 METADATA: pa.Schema = pa.schema(
     [
@@ -46,6 +46,10 @@ MAX_ROWS = 1 << 22
 """Largest number of rows of a file, and of labels of a row group; the official files have 480,038 and 69,450 rows."""
 MAX_DECODED_BYTES = 1 << 29
 """Largest decompressed size of a file, and largest size of its text; the official main file has 106 MB."""
+
+
+class NoMetadata(DataRefused):
+    """Archive without its file of metadata."""
 
 
 class MetadataRows(Sequence[PatchMeta]):
@@ -113,13 +117,13 @@ def read_metadata(load: Callable[[str], bytes | None], where: str) -> MetadataRo
         where: Address of the archive, for error messages.
 
     Raises:
-        NotFound: There is no ``metadata.parquet``.
-        DataRefused: A file is no parquet, lacks a column, has a column of another type, or has empty cells.
+        DataRefused: There is no ``metadata.parquet``, or a file is no parquet, lacks a column, has a column of another
+            type, or has empty cells.
     """
     main, snow_cloud = load(MAIN_FILE), load(SNOW_CLOUD_FILE)
     if main is None:
-        raise NotFound(
-            f"no metadata: expected the official file {where}/{MAIN_FILE}. "
+        raise NoMetadata(
+            f"found images without metadata: expected the official file {where}/{MAIN_FILE}. "
             "The reBEN download contains the file, next to the folders or tar files."
         )
     tables = [_parse(main, f"{where}/{MAIN_FILE}")]
