@@ -18,6 +18,7 @@ PIPELINES: tuple[str, ...] = (
     "train",
     "index",
     "compress_archive",
+    "predict",
     "evaluate",
     "archive_to_service",
     "federate",

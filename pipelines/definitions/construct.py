@@ -14,7 +14,11 @@ from pipelines.definitions.placement import place
 from pipelines.settings import INGEST_PARALLELISM
 
 
-@dsl.pipeline(name="eoforge-construct", description="Cut Sentinel-2 tiles into a Lance table of patches, exactly once.")
+@dsl.pipeline(
+    name="eoforge-construct",
+    display_name="Construct from tiles",
+    description="Cut Sentinel-2 tiles into a Lance table of patches, exactly once.",
+)
 def construct(
     tiles: str,
     table: str,
