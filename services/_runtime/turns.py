@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
@@ -32,6 +32,15 @@ class Turns:
         if not self._spent:
             asyncio.get_running_loop().call_soon(self._begin)
         self._spent += seconds
+
+    async def copy(self, make: Callable[[], Result]) -> Result:
+        """Result of ``make``, which copies much, in a turn with time left."""
+        await self.free()
+        started = time.perf_counter()
+        try:
+            return make()
+        finally:
+            self.take(time.perf_counter() - started)
 
     def _begin(self) -> None:
         self._spent = 0.0
