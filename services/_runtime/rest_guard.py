@@ -45,7 +45,7 @@ class Guard:
         authenticator: Authentication of callers.
         quota: Counts per caller, together with gRPC.
         reception: Bounds calls and bytes, together with gRPC.
-        draining: Whether the service is draining; readiness reports it.
+        draining: Whether the service is draining, or has nothing to serve yet; readiness reports it.
     """
 
     def __init__(

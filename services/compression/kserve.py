@@ -45,7 +45,6 @@ class PatchModel(Model):
         super().__init__(f"{settings.model_name}-{self.kind}-{modality}")
         self._settings, self._modality, self._work, self._limit = settings, modality, work, settings.codec_queue
         self._groups = [g for g in GROUPS if set(g.bands) <= set(MODALITIES[modality])]
-        self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of the input."""
@@ -155,6 +154,12 @@ class DecompressModel(PatchModel):
             header = self._work.header(stream)
             if header.shape != (GROUPS[0].size, GROUPS[0].size) or not needed <= set(header.bands):
                 raise UsageError(f"{self.name} decodes patches with all bands; use Decompress of the typed API")
+            for grid, part in (header.profile.grids if header.profile else {}).items():
+                if part.masked or part.nodata not in (None, 0.0):
+                    raise UsageError(
+                        f"the stream marks pixels of {grid} as invalid, which tensors cannot; use Decompress of the "
+                        "typed API"
+                    )
         size, limit = len(streams) * sum(_group_bytes(g) for g in self._groups), self._settings.max_raster_bytes
         if size > limit:
             raise LimitExceeded(f"an answer may have at most {limit} bytes; {len(streams)} patches have {size}")

@@ -17,9 +17,9 @@ from eoforge.codec.raster import BAND_ORDER
 from eoforge.data.bands import MODALITIES as BANDS
 from eoforge.data.modalities import COMPRESSION_MODALITIES
 from eoforge.errors import UsageError
+from services._runtime.errors import argument
 from services._runtime.ordered import answers_of, deadline_of
 from services.compression.rasters import KINDS, code_messages, info_message, rate_of
-from services.compression.state import Codecs
 from services.compression.work import Work
 
 BOUNDED = "bounded"
@@ -31,8 +31,8 @@ Context = grpc.aio.ServicerContext
 class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
     """Implementation of ``CompressionService``; the interceptor of the runtime maps raised errors to statuses."""
 
-    def __init__(self, work: Work, codecs: Codecs, window: int) -> None:
-        self._work, self._codecs, self._window = work, codecs, window
+    def __init__(self, work: Work, window: int) -> None:
+        self._work, self._window = work, window
 
     async def Compress(self, request: pb.CompressRequest, context: Context[Any, Any]) -> bytes:
         """See the proto."""
@@ -78,23 +78,28 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
 
     async def Inspect(self, request: pb.InspectRequest, context: Context[Any, Any]) -> pb.InspectResponse:
         """See the proto."""
-        header = self._work.header(request.stream)
+        with argument("stream"):
+            header = self._work.header(request.stream)
         return pb.InspectResponse(info=info_message(header, len(request.stream)))
 
     async def Transcode(self, request: pb.TranscodeRequest, context: Context[Any, Any]) -> bytes:
         """See the proto."""
-        deadline, rate = deadline_of(context), rate_of(request.rate)
-        header = self._work.header(request.stream)
-        [raster] = await self._work.decompress([request.stream], deadline)
+        deadline = deadline_of(context)
+        with argument("rate"):
+            rate = rate_of(request.rate)
+        with argument("stream"):
+            header = self._work.header(request.stream)
+            [raster] = await self._work.decompress([request.stream], deadline)
         [stream] = await self._work.compress([raster], rate, request.codec or header.bundle, deadline)
         return await self._work.in_thread(self._described, pb.TranscodeResponse, stream)
 
     async def ListCodecs(self, request: pb.ListCodecsRequest, context: Context[Any, Any]) -> pb.ListCodecsResponse:
         """See the proto. The list has one page, so no page token is valid."""
         if request.page_token:
-            raise UsageError("page_token was not issued by this service; the list has one page")
+            with argument("page_token"):
+                raise UsageError("page_token was not issued by this service; the list has one page")
         codecs = []
-        for bundle_id, method in self._codecs.methods.items():
+        for bundle_id, method in self._work.codecs.methods.items():
             config = self._work.coder.named(bundle_id[:NAME_CHARS]).config
             codecs.append(
                 pb.Codec(
@@ -118,17 +123,25 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         return pb.ListCodecsResponse(codecs=codecs)
 
     async def _compress(self, request: pb.CompressRequest, deadline: float | None) -> bytes:
-        rate = rate_of(request.rate)
-        raster = await self._work.read(request.raster, rate)
+        with argument("rate"):
+            rate = rate_of(request.rate)
+        with argument("raster"):
+            raster, lost = await self._work.read(request.raster, rate)
         [stream] = await self._work.compress([raster], rate, request.codec, deadline)
-        return await self._work.in_thread(self._described, pb.CompressResponse, stream)
+        return await self._work.in_thread(self._described, pb.CompressResponse, stream, lost)
 
     async def _decompress(self, request: pb.DecompressRequest, deadline: float | None) -> bytes:
-        [raster] = await self._work.decompress([request.stream], deadline)
+        with argument("stream"):
+            [raster] = await self._work.decompress([request.stream], deadline)
         return await self._work.write(raster, request.format)
 
-    def _described(self, kind: type[pb.CompressResponse | pb.TranscodeResponse], stream: bytes) -> bytes:
-        """Serialised response with a stream, its header and its codes."""
+    def _described(
+        self, kind: type[pb.CompressResponse | pb.TranscodeResponse], stream: bytes, lost: tuple[str, ...] = ()
+    ) -> bytes:
+        """Serialised response with a stream, its header and codes, and warnings of what was not kept."""
         header = self._work.header(stream)
         codes = code_messages(stored_codes(stream, self._work.coder.limits)) if header.codes else []
-        return kind(stream=stream, info=info_message(header, len(stream)), codes=codes).SerializeToString()
+        response = kind(stream=stream, info=info_message(header, len(stream)), codes=codes)
+        if lost and isinstance(response, pb.CompressResponse):
+            response.warnings.extend(lost)
+        return response.SerializeToString()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def test_times_limit_the_hits(server: Running, archive: RetrievalFixture, capsys
 def test_filters_without_a_match_print_a_hint(
     server: Running, archive: RetrievalFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    query = ("--patch-id", archive.pairs[0].meta.patch_id, "--country", "Atlantis")
+    query = ("--patch-id", archive.pairs[0].meta.patch_id, "--until", "1999-01-01")
     assert found(capsys, server, *query) == []
     assert main(["search", "--server", server.target, *query]) == 0
     printed = capsys.readouterr()
@@ -52,9 +53,26 @@ def test_filters_without_a_match_print_a_hint(
     assert "no patch passes these filters" in printed.err
 
 
-def test_a_mistyped_split_is_refused(
+def test_a_mistyped_split_or_country_is_refused_with_the_nearest(
     server: Running, archive: RetrievalFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ["--patch-id", archive.pairs[0].meta.patch_id, "--split", "val", "--json"]
-    assert main(["search", "--server", server.target, *args]) == 2
-    assert "train, validation, test" in json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["message"]
+    args = ["--patch-id", archive.pairs[0].meta.patch_id, "--json"]
+    for option, mistyped, meant in (("--split", "val", "validation"), ("--country", "Finnland", "Finland")):
+        assert main(["search", "--server", server.target, *args, option, mistyped]) == 2
+        message = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["message"]
+        assert f"{mistyped!r}; did you mean {meant}" in message
+
+
+def test_hits_are_exported_for_maps(
+    server: Running, archive: RetrievalFixture, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import geopandas
+
+    out = tmp_path / "hits.parquet"
+    hits = found(capsys, server, "--patch-id", archive.pairs[0].meta.patch_id, "--export", str(out))
+    frame = geopandas.read_parquet(out)
+    assert frame["patch_id"].tolist() == [hit["patch_id"] for hit in hits]
+    assert frame["distance"].tolist() == [hit["distance"] for hit in hits]
+    assert frame["rank"].tolist() == list(range(1, len(hits) + 1))
+    assert [list(map(float, box.bounds)) for box in frame.geometry] == [hit["footprint"] for hit in hits]
+    assert [list(labels) for labels in frame["labels"]] == [hit["labels"] for hit in hits]
