@@ -26,7 +26,7 @@ from services._runtime.errors import CATALOGUE
 from services._runtime.wire import OIP_SERVICE
 from services.prediction.settings import PredictionSettings
 from services.prediction.state import batch_of, load
-from tests.services._runtime.test_oip import outputs, request
+from tests.services._runtime.oip.test_retrieval import outputs, request
 from tests.services.prediction.fixtures import (
     SCENES,
     PredictionFixture,
