@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from eoforge.bundle.card import model_card
 from eoforge.bundle.format import CARD, CONFIG, ENCODER_CONFIG, MANIFEST, METRICS, REQUIRED_CONFIG, WEIGHTS
-from eoforge.bundle.reader import Bundle, load_bundle, require_keys
+from eoforge.bundle.listing import BundleSummary, list_bundles
+from eoforge.bundle.reader import Bundle, load_bundle, require_keys, training_patches
 from eoforge.bundle.revision import code_revision
 from eoforge.bundle.writer import store_bundle, write_bundle
 
@@ -29,10 +30,13 @@ __all__ = [
     "REQUIRED_CONFIG",
     "WEIGHTS",
     "Bundle",
+    "BundleSummary",
     "code_revision",
+    "list_bundles",
     "load_bundle",
     "model_card",
     "require_keys",
     "store_bundle",
+    "training_patches",
     "write_bundle",
 ]

@@ -70,7 +70,8 @@ def search(
 def _line(hit: dict[str, Any]) -> str:
     """Line of a hit: distance in bits, patch, country, date, labels."""
     labels = "; ".join(hit["labels"])
-    return f"{hit['distance']:>4}  {hit['patch_id']}  {hit['country']}, {hit['acquired']:%Y-%m-%d}  {labels}"
+    country = hit["country"] or "country unknown"
+    return f"{hit['distance']:>4}  {hit['patch_id']}  {country}, {hit['acquired']:%Y-%m-%d}  {labels}"
 
 
 def _bbox(text: str) -> tuple[float, float, float, float]:

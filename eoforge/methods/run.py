@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import torch
 from torch import distributed, nn
 
@@ -17,8 +18,9 @@ from eoforge.errors import NotFound, UsageError
 from eoforge.methods.learner import Learner, TrainConfig
 from eoforge.methods.run_files import CURVE, RunFiles, State, run_name
 from eoforge.nn.distributed import World
+from eoforge.progress import track
 from eoforge.report import markdown_code
-from eoforge.storage.addresses import TableRef, normalise
+from eoforge.storage.addresses import TableRef, normalise, open_table
 
 if TYPE_CHECKING:
     from eoforge.methods.training import Fitted
@@ -39,7 +41,8 @@ class Recipe:
         facts: Further keys of ``config.json`` (bits, embedding length, interpolation, ...).
         card: First paragraph of the model card, in Markdown: what the model is and what it is for.
         training_loader: Loader of the training batches, with the signature of :class:`PatchLoader`.
-        read: What both loaders read, as arguments of :class:`PatchLoader`: ``modalities``, ``reference_map``.
+        read: What both loaders read, as arguments of :class:`PatchLoader`: ``modalities``,
+            ``reference_map``, ``labelled``.
         calibrate: Further keys of ``config.json`` from the trained learner and batches of the validation split.
     """
 
@@ -70,7 +73,10 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
         data = _pinned(data, world)
         files = RunFiles(normalise(out), run_name(recipe.method, asdict(config), data))
         if resume and (bundle := _finished(files)) is not None:
+            if world.rank == 0:
+                structlog.get_logger("training").info("already trained", method=recipe.method, bundle=bundle.uri)
             return bundle
+        require_patches(data, config)
         if not resume and world.rank == 0:
             files.clear()
         start = files.resume() if resume else (State(), None)
@@ -78,7 +84,8 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
         from eoforge.methods.training import fit  # imports Lightning, which takes seconds; a wrong call fails before
 
         names = [band for group in recipe.bands.values() for band in group]
-        normalisation: Normalisation = band_statistics(data).normalisation(names)
+        with track(f"preparing {recipe.method}: statistics of the bands") if world.rank == 0 else nullcontext():
+            normalisation: Normalisation = band_statistics(data).normalisation(names)
         learner = recipe.learner(normalisation)
         training, validation = _loaders(recipe, data, config, world)
         fitted = fit(learner, training, validation, config, files, world, start)
@@ -96,6 +103,24 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
             f"rank {world.rank} does not find the bundle that rank 0 wrote; {out} must be the same place for all ranks"
         )
     return found
+
+
+def require_patches(data: TableRef, *stages: TrainConfig) -> None:
+    """Check that the training split fills one optimiser step of every stage, by a count of rows alone.
+
+    A method of several stages calls it for all of them before the first.
+
+    Raises:
+        NotFound: There is no such table or version.
+        UsageError: The split is too small.
+    """
+    rows = open_table(data).count_rows("split = 'train'")
+    for stage in stages:
+        if rows < (needed := stage.accumulate * stage.batch_size):
+            raise UsageError(
+                f"one optimiser step takes {needed} patches (batch_size x accumulate); the training split of {data} "
+                f"has {rows}. Choose a smaller {stage.batch_setting}, or ingest more"
+            )
 
 
 def _finished(files: RunFiles) -> Bundle | None:

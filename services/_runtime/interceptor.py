@@ -34,7 +34,10 @@ OPEN_PREFIXES = ("/grpc.health.v1.Health/",)
 OPEN_METHODS = frozenset({"/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"})
 OPEN_BYTES, OPEN_SECONDS = 1024, 5.0
 OPEN_CALLS, OPEN_CALLS_EACH = 64, 16
-"""Limits on calls without authentication at the same time, over all and per address; a watch of health is one."""
+"""Limits on calls without authentication at the same time, over all and per address."""
+WATCH = "/grpc.health.v1.Health/Watch"
+WATCHES, WATCHES_EACH, WATCH_SECONDS = 64, 8, 600.0
+"""The same for watches of health, which last: they take no places of checks, and end, so that a client asks again."""
 INLINE_BYTES = 4096
 """Largest message that is parsed on the event loop: a thread would take longer."""
 PARSERS = 2
@@ -58,6 +61,7 @@ class Reception:
     """Reception of messages: limits on number and size, and threads that parse.
 
     Attributes:
+        settings: Limits of the process.
         budget: Bytes in flight.
         admission: Calls and streams at the same time.
         limits: Elements and depth of a message.
@@ -69,6 +73,7 @@ class Reception:
         idle_seconds: Longest time between messages of a stream.
     """
 
+    settings: RuntimeSettings
     budget: Budget
     admission: Admission
     limits: Limits
@@ -83,6 +88,7 @@ class Reception:
     def of(cls, settings: RuntimeSettings, sizes: Mapping[str, int]) -> Reception:
         """Reception by the settings."""
         return cls(
+            settings,
             Budget(settings.max_inflight_bytes, settings.receive_seconds),
             Admission(settings.max_calls, settings.max_calls_per_caller, settings.max_streams_per_caller),
             Limits(settings.max_elements),
@@ -140,6 +146,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._authenticator, self._quota, self._reception = authenticator, quota, reception
         self._max_call_seconds = max_call_seconds
         self._open = Admission(OPEN_CALLS, OPEN_CALLS_EACH, OPEN_CALLS_EACH)
+        self._watches = Admission(WATCHES, WATCHES_EACH, WATCHES_EACH)
         self._admit = admit or (lambda _: None)
         self._callers: dict[asyncio.Task[Any], Caller] = {}
         self._refusals: dict[asyncio.Task[Any], EoforgeError] = {}
@@ -169,7 +176,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         kind = getattr(handler.request_deserializer, "__self__", None)
         serializer = _or_bytes(handler.response_serializer)
         if method.startswith(OPEN_PREFIXES) or method in OPEN_METHODS:
-            return _made(self._unauthenticated(behaviour, kind), handler.response_streaming, serializer)
+            places, seconds = (self._watches, WATCH_SECONDS) if method == WATCH else (self._open, OPEN_SECONDS)
+            return _made(
+                self._unauthenticated(behaviour, kind, places, seconds), handler.response_streaming, serializer
+            )
         wrap = self._many if handler.response_streaming else self._one
         wrapped = wrap(behaviour, method, headers, kind, handler.request_streaming)
         return _made(wrapped, True, serializer)
@@ -199,19 +209,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
         return answer
 
-    def _unauthenticated(self, behaviour: Any, kind: Any) -> Any:
-        """Handler without authentication: few calls at the same time from one address, with small messages."""
+    def _unauthenticated(self, behaviour: Any, kind: Any, places: Admission, seconds: float) -> Any:
+        """Handler without authentication: few and short calls at the same time from one address, small messages."""
 
         async def answer(_: Any, context: Context[Any, Any]) -> Any:
             try:
-                with self._open.enter(_address(context)):
-                    async with asyncio.timeout(OPEN_SECONDS):
-                        raw = await context.read()
+                with places.enter(_address(context)):
+                    raw = await _read(context, OPEN_SECONDS)
                     if raw is EOF or len(raw) > OPEN_BYTES:
                         raise LimitExceeded(f"expected a message of at most {OPEN_BYTES} bytes")
                     request = raw if kind is None else wire.parse(raw, kind, self._reception.limits)[0]
-                    return await behaviour(request, context)
-            except (EoforgeError, TimeoutError) as error:
+                    async with asyncio.timeout(seconds):
+                        return await behaviour(request, context)
+            except TimeoutError:
+                late = DeadlineExceeded(f"a call without authentication may take {seconds:g} s; call again")
+                return await abort(context, describe(late, uuid.uuid4().hex))
+            except EoforgeError as error:
                 return await abort(context, describe(error, uuid.uuid4().hex))
 
         return answer

@@ -71,6 +71,8 @@ async def in_order(
 
 
 def _size(message: Any) -> int:
+    if isinstance(message, bytes):
+        return len(message)
     return int(message.ByteSize()) if hasattr(message, "ByteSize") else 0
 
 

@@ -21,6 +21,7 @@ from services._runtime import rest
 from services._runtime.admission import Quota
 from services._runtime.auth import Authenticator, Caller
 from services._runtime.files import ReloadedFiles, TlsFiles, tls_files
+from services._runtime.health import Health
 from services._runtime.inference import OpenInference
 from services._runtime.interceptor import CallInterceptor, Reception
 from services._runtime.rest_guard import Guard
@@ -36,8 +37,12 @@ LOOKAHEAD_BYTES = 256 << 10
 """What a stream may send before it is read; the rest of a message follows as soon as somebody reads it."""
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 20_000
 """Keepalive, which detects lost connections; with gRPC's two hours their streams would stay open."""
-CONNECTION_IDLE_MS = 600_000
-"""A connection without calls is closed after this; clients connect anew when they need it."""
+IDLE_TIMES = 3
+"""A connection without calls is closed after so many times the longest time for a message.
+
+gRPC does not tell which connections have made a call that was authenticated, so this holds for all. A client's channel
+connects anew with its next call, in some milliseconds; a stranger's connection would keep its place among all.
+"""
 MAX_PROBES = 64
 PROBE_OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -47,7 +52,7 @@ PROBE_OPTIONS = (
 SWITCH_SECONDS = 0.001
 ADMISSION_SECONDS = 1.0
 """Time between two checks of the callers of open calls."""
-INFER = f"/{OIP_SERVICE}/ModelInfer"
+INFER = (f"/{OIP_SERVICE}/ModelInfer", f"/{OIP_SERVICE}/ModelStreamInfer")
 
 log = structlog.get_logger("server")
 
@@ -123,15 +128,15 @@ class Server:
         return_large_blocks()
         authenticator = Authenticator(settings, either=service.certificate_port is not None)
         quota = Quota(settings.quota_per_second, settings.quota_burst)
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs leave aio out
-        reception = Reception.of(settings, {INFER: settings.max_message_bytes, **service.sizes})
-        inference = OpenInference(service.models, reception)
+        self._health = Health()
+        reception = Reception.of(settings, {**dict.fromkeys(INFER, settings.max_message_bytes), **service.sizes})
+        inference = OpenInference(service.models, reception, lambda: self._draining)
         # Threads that compute in Python would keep the event loop from answering others for 5 ms at a time.
         sys.setswitchinterval(SWITCH_SECONDS)
         if settings.reflection or not service.inference_on_demand:  # reflection shows the types that are loaded
             inference.load()
         if service.reports:
-            await self.report(False)
+            self._report(False)
         await service.start()
 
         options = [
@@ -142,7 +147,7 @@ class Server:
             ("grpc.max_concurrent_streams", settings.max_calls_per_caller),
             ("grpc.max_allowed_incoming_connections", settings.max_connections),
             ("grpc.server_handshake_timeout_ms", int(settings.receive_seconds * 1000)),
-            ("grpc.max_connection_idle_ms", CONNECTION_IDLE_MS),
+            ("grpc.max_connection_idle_ms", int(IDLE_TIMES * settings.receive_seconds * 1000)),
             ("grpc.so_reuseport", 0),
             # A stream reads so far ahead and no further: on a fast line gRPC would take many times that.
             ("grpc.http2.bdp_probe", 0),
@@ -185,10 +190,9 @@ class Server:
         await self._start_rest(inference, authenticator, quota, reception, files)
         for started in self._grpc:
             await started.start()
-        for name in ("", OIP_SERVICE):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(OIP_SERVICE, True)
         if not service.reports:
-            await self.report(True)
+            self._report(True)
         if service.admit is not None:
             self._admission = asyncio.create_task(_readmit(calls))
         log.info("serving", host=settings.host, port=self.port, rest_port=self.rest_port, tls=settings.tls)
@@ -201,9 +205,11 @@ class Server:
         Args:
             answered: Whether the typed services are answered here.
         """
-        status = health_pb2.HealthCheckResponse.SERVING if answered else health_pb2.HealthCheckResponse.NOT_SERVING
+        self._report(answered)
+
+    def _report(self, answered: bool) -> None:
         for name in (self.service.name, *self.service.further):
-            await self._health.set(name, status)
+            self._health.set(name, answered)
 
     async def stop(self) -> None:
         """Graceful end: reports NOT_SERVING, waits until callers have noticed, then waits for running calls."""
@@ -212,8 +218,9 @@ class Server:
         self._draining = True
         log.info("draining")
         self.service.drain()
-        await self._health.enter_graceful_shutdown()
+        self._health.drain()
         await asyncio.sleep(self.settings.drain_notice_seconds)
+        self._health.end()
         self._rest.should_exit = True
         await asyncio.gather(*(server.stop(self.settings.drain_seconds) for server in self._grpc), *self._tasks)
         if self._admission is not None:

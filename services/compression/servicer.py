@@ -17,6 +17,7 @@ from eoforge.codec.raster import BAND_ORDER
 from eoforge.data.bands import MODALITIES as BANDS
 from eoforge.data.modalities import COMPRESSION_MODALITIES
 from eoforge.errors import UsageError
+from services._runtime.errors import argument
 from services._runtime.ordered import answers_of, deadline_of
 from services.compression.rasters import KINDS, code_messages, info_message, rate_of
 from services.compression.state import Codecs
@@ -78,21 +79,26 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
 
     async def Inspect(self, request: pb.InspectRequest, context: Context[Any, Any]) -> pb.InspectResponse:
         """See the proto."""
-        header = self._work.header(request.stream)
+        with argument("stream"):
+            header = self._work.header(request.stream)
         return pb.InspectResponse(info=info_message(header, len(request.stream)))
 
     async def Transcode(self, request: pb.TranscodeRequest, context: Context[Any, Any]) -> pb.TranscodeResponse:
         """See the proto."""
-        deadline, rate = deadline_of(context), rate_of(request.rate)
-        header = self._work.header(request.stream)
-        [raster] = await self._work.decompress([request.stream], deadline)
+        deadline = deadline_of(context)
+        with argument("rate"):
+            rate = rate_of(request.rate)
+        with argument("stream"):
+            header = self._work.header(request.stream)
+            [raster] = await self._work.decompress([request.stream], deadline)
         [stream] = await self._work.compress([raster], rate, request.codec or header.bundle, deadline)
         return pb.TranscodeResponse(stream=stream, info=self._info(stream), codes=self._codes(stream))
 
     async def ListCodecs(self, request: pb.ListCodecsRequest, context: Context[Any, Any]) -> pb.ListCodecsResponse:
         """See the proto. The list has one page, so no page token is valid."""
         if request.page_token:
-            raise UsageError("page_token was not issued by this service; the list has one page")
+            with argument("page_token"):
+                raise UsageError("page_token was not issued by this service; the list has one page")
         codecs = []
         for bundle_id, method in self._codecs.methods.items():
             config = self._work.coder.named(bundle_id[:NAME_CHARS]).config
@@ -118,14 +124,18 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         return pb.ListCodecsResponse(codecs=codecs)
 
     async def _compress(self, request: pb.CompressRequest, deadline: float | None) -> pb.CompressResponse:
-        rate = rate_of(request.rate)
-        raster = await self._work.read(request.raster, rate)
+        with argument("rate"):
+            rate = rate_of(request.rate)
+        with argument("raster"):
+            raster, lost = await self._work.read(request.raster, rate)
         [stream] = await self._work.compress([raster], rate, request.codec, deadline)
-        return pb.CompressResponse(stream=stream, info=self._info(stream), codes=self._codes(stream))
+        return pb.CompressResponse(stream=stream, info=self._info(stream), codes=self._codes(stream), warnings=lost)
 
     async def _decompress(self, request: pb.DecompressRequest, deadline: float | None) -> pb.DecompressResponse:
-        [raster] = await self._work.decompress([request.stream], deadline)
-        return pb.DecompressResponse(raster=await self._work.write(raster, request.format))
+        with argument("stream"):
+            [raster] = await self._work.decompress([request.stream], deadline)
+        message, lost = await self._work.write(raster, request.format)
+        return pb.DecompressResponse(raster=message, warnings=lost)
 
     def _info(self, stream: bytes) -> pb.StreamInfo:
         return info_message(self._work.header(stream), len(stream))

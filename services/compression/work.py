@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.codec.coder import Coder, Codes, Rate
@@ -17,6 +17,7 @@ from services._runtime.fair import EXPENSIVE_BYTES, FairPool
 from services.compression.rasters import raster_message, raster_of
 from services.compression.settings import CompressionSettings
 
+Result = TypeVar("Result")
 METRICS = BatchMetrics("codec", "patches")
 MAX_PIECE = 1 << 19
 """Pixels that a network decodes at once; tiles of ours have 552 x 552 with their overlap."""
@@ -48,17 +49,21 @@ class Work:
         await self._batcher.stop()
         self._pool.stop()
 
-    async def read(self, message: pb.Raster, rate: Rate) -> Raster:
-        """Raster of a message, checked by :func:`raster_of`."""
+    async def in_thread(self, function: Callable[..., Result], *args: object) -> Result:
+        """Result of a function that reads or makes tensors, in a thread."""
+        return await self._pool.run(function, *args)
+
+    async def read(self, message: pb.Raster, rate: Rate) -> tuple[Raster, tuple[str, ...]]:
+        """Raster of a message and what is not kept of it, checked by :func:`raster_of`."""
         limits = self.settings
 
-        def parse() -> Raster:
+        def parse() -> tuple[Raster, tuple[str, ...]]:
             return raster_of(message, limits.max_pixels, limits.max_raster_bytes, exact=not rate.learned)
 
         return await self._pool.run(parse, cost=message.ByteSize())
 
-    async def write(self, raster: Raster, pixel_format: int) -> pb.Raster:
-        """Message of a raster."""
+    async def write(self, raster: Raster, pixel_format: int) -> tuple[pb.Raster, list[str]]:
+        """Message of a raster, and what it cannot hold."""
         return await self._pool.run(raster_message, raster, pixel_format, cost=_bytes(raster))
 
     async def compress(self, rasters: Sequence[Raster], rate: Rate, name: str, deadline: float | None) -> list[bytes]:

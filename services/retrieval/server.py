@@ -51,7 +51,7 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
         reads.stop()
 
     models = [
-        *(EncodeModel(settings, modality, index, batcher) for modality in MODALITIES),
+        *(EncodeModel(settings, modality, index, batcher, pool) for modality in MODALITIES),
         *(SearchModel(settings, modality, index, pool) for modality in MODALITIES),
     ]
 

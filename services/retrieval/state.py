@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import structlog
 from prometheus_client import Counter, Gauge
 
-from eoforge.bundle import Bundle, load_bundle
+from eoforge.bundle import Bundle
 from eoforge.data.bands import GROUPS, MODALITIES
 from eoforge.errors import BundleError, DataRefused
 from eoforge.index.catalog import IndexSnapshot
@@ -72,13 +72,11 @@ def load(codes: TableRef, device: str | None, previous: Served | None = None) ->
     """
     snapshot = IndexSnapshot.open(codes, device)
     info = snapshot.info
-    patches, table = open_table(info.patches), open_table(TableRef(codes.uri, snapshot.version))
+    patches, table = info.open_patches(), open_table(TableRef(codes.uri, snapshot.version))
     if previous is not None and previous.bundle.id == info.bundle_id:
         streams = StreamReader(table, coder_of(previous.encoder)) if holds_streams(table) else None
         return Served(snapshot, previous.encoder, previous.bundle, patches, streams)
-    bundle = load_bundle(info.bundle_uri)
-    if bundle.id != info.bundle_id:
-        raise BundleError(f"the codes were made with bundle {info.bundle_id}, but {info.bundle_uri} is {bundle.id}")
+    bundle = info.open_bundle()
     encoder = get_method(info.method).load(bundle, device)
     if encoder.bits != info.bits:
         raise BundleError(f"codes of {codes} have {info.bits} bits, but bundle {bundle.short_id} makes {encoder.bits}")

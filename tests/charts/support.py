@@ -164,7 +164,7 @@ def env_of(container: Object) -> dict[str, str | None]:
     Raises:
         ValueError: A variable is set twice: which one counts would hang on the order.
     """
-    names = [variable["name"] for variable in container["env"]]
+    names = [variable["name"] for variable in container.get("env", [])]
     if len(set(names)) != len(names):
         raise ValueError(f"set twice: {sorted({n for n in names if names.count(n) > 1})}")
-    return {variable["name"]: variable.get("value") for variable in container["env"]}
+    return {variable["name"]: variable.get("value") for variable in container.get("env", [])}

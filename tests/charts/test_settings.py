@@ -18,7 +18,7 @@ NOT_SETTINGS = {"EOFORGE_SCRATCH"}
 EVERYTHING: dict[str, Any] = {
     "s3": {"bucket": "lake", "endpoint": "http://minio:9000"},
     "tls": {"mode": "pod", "existingSecret": "tls", "clientCaSecret": "ca"},
-    "auth": {"anonymous": True, "tokens": {"existingSecret": "k", "audience": "a", "issuer": "i"}},
+    "auth": {"tokens": {"existingSecret": "k", "audience": "a", "issuer": "i"}},
     "otel": {"endpoint": "http://otel:4317"},
 }
 
@@ -53,7 +53,9 @@ def test_every_variable_is_a_setting_and_every_setting_a_value(service: str) -> 
     values = {**EVERYTHING, "settings": examples(service), "terminationGracePeriodSeconds": 600}
     if service == "federation":
         values["ports"] = {"silo": 8083}
-    set_here = {name.removeprefix(PREFIX).lower() for name in environment(service, values).keys() - NOT_SETTINGS}
+    open_to_all = {**values, "auth": {"anonymous": True}, "tls": {"mode": "pod", "existingSecret": "tls"}, "ports": {}}
+    made = environment(service, values).keys() | environment(service, open_to_all).keys()
+    set_here = {name.removeprefix(PREFIX).lower() for name in made - NOT_SETTINGS}
     fields = set(settings_class(module(service)).model_fields)
     assert set_here == fields
     assert fields >= FROM_CHART - {"silo_port"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import pytest
@@ -166,3 +167,13 @@ def test_weights_too_large_to_be_exact_are_refused() -> None:
 
 def test_rescale_rounds_half_up() -> None:
     assert rescale(torch.tensor([-6, -5, 5, 6, 8]), 2).tolist() == [-1, -1, 1, 2, 2]
+
+
+def test_a_value_far_from_its_mean_costs_its_bits() -> None:
+    """A floor above the mass of a rare value hides from training what it costs: 13 bits at 1e-4."""
+    sigma = 2.0
+    index = scale_index(torch.tensor([sigma]))
+    for distance, most in ((10.0, 1e-6), (14.0, 1e-8)):
+        mass = 0.5 * (math.erfc((distance - 0.5) / sigma / 2**0.5) - math.erfc((distance + 0.5) / sigma / 2**0.5))
+        assert mass < most
+        assert float(gaussian_likelihood(torch.tensor([distance]), index)) <= most

@@ -9,11 +9,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from eoforge.data.labels import CLASSES
-from eoforge.data.search_filter import SearchFilter
+from eoforge.data.search_filter import COUNTRIES, SearchFilter
 from eoforge.data.tables.schema import METADATA_COLUMNS
 from eoforge.errors import DataRefused, NotFound, UsageError
 from eoforge.index.build import build_index, commit_index, encode_shards, plan_index
-from eoforge.index.catalog import IndexSnapshot
+from eoforge.index.catalog import IndexSnapshot, _require_countries
 from eoforge.storage.addresses import TableRef, open_table
 from tests.index.conftest import PixelEncoder, expected_code, flip_a_bit, make_bundle, write_patches
 
@@ -61,6 +61,31 @@ def test_absent_things_are_named(snapshot, built):
         IndexSnapshot.open(TableRef(built[0], 99))
 
 
+def test_a_mistyped_country_is_refused_with_the_nearest(snapshot):
+    present = snapshot.metadata.column("country")[0].as_py()
+    for mistyped in (present + "d", present.lower()):
+        with pytest.raises(UsageError, match=f"unknown country '{mistyped}'; did you mean {present}"):
+            snapshot.allow(SearchFilter(countries=(present, mistyped)))
+    with pytest.raises(UsageError, match=r"unknown country 'Q'; expected one of .*Austria.*Switzerland"):
+        snapshot.allow(SearchFilter(countries=("Q",)))
+    _require_countries(("Kosovo", "Madagascar"), ("Madagascar",))  # reBEN's are known to every index
+    with pytest.raises(UsageError, match="unknown country 'Madagascar'"):
+        _require_countries(("Madagascar",), COUNTRIES)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"splits": ("val",)}, r"unknown split 'val'; did you mean validation\?"),
+        ({"splits": ("tests",)}, r"unknown split 'tests'; did you mean test\?"),
+        ({"labels_any": ("mixed forests",)}, r"unknown label 'mixed forests'; did you mean Mixed forest.*\?"),
+    ],
+)
+def test_unknown_names_of_a_filter_come_with_the_nearest(given, says):
+    with pytest.raises(UsageError, match=says):
+        SearchFilter(**given)
+
+
 def slow_allow(row, wanted):
     west, south, east, north = wanted.bbox or (-180, -90, 180, 90)
     in_longitude = (
@@ -89,9 +114,9 @@ def test_filters_equal_a_loop_over_rows(snapshot):
     box = (one["lon_max"], one["lat_max"], one["lon_max"] + 1, one["lat_max"] + 1)  # touches in one corner only
     wanted = [
         SearchFilter(),
-        SearchFilter(countries=(one["country"], "Atlantis")),
-        SearchFilter(countries=("Atlantis",)),
+        SearchFilter(countries=(one["country"], "Kosovo")),
         SearchFilter(splits=("validation", "test")),
+        SearchFilter(labels_all=CLASSES),
         SearchFilter(labels_any=(CLASSES[2], CLASSES[8])),
         SearchFilter(labels_all=tuple(one["labels"])),
         SearchFilter(bbox=box),
@@ -115,7 +140,7 @@ def test_malformed_filters_are_refused():
     with pytest.raises(UsageError, match="unknown label"):
         SearchFilter(labels_any=("Forest",))
     with pytest.raises(UsageError, match="train, validation, test"):
-        SearchFilter(splits=("val",))
+        SearchFilter(splits=("holdout",))
     with pytest.raises(UsageError, match="degrees"):
         SearchFilter(bbox=(0, 50, 10, 40))
     with pytest.raises(UsageError, match="time zone"):

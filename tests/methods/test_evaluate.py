@@ -23,6 +23,7 @@ from eoforge.methods.evaluation.retrieval_report import retrieval_report_html
 from eoforge.methods.evaluation.run import evaluate
 from eoforge.metrics.retrieval import retrieval_measures
 from eoforge.storage.addresses import TableRef
+from tests.methods.fakes import RegisteredMethod
 
 
 class LabelEncoder:
@@ -45,13 +46,15 @@ class ConstantEncoder(LabelEncoder):
         return np.zeros_like(codes), floats
 
 
-class KnownMethod:
+class KnownMethod(RegisteredMethod):
     """A method whose trained encoder reads labels and whose untrained encoder gives one code to all patches."""
+
+    name = "<b>mine</b>"
 
     def load(self, bundle, device=None):
         return LabelEncoder()
 
-    def untrained(self, bundle, seed, device=None):
+    def untrained(self, bundle, seed=None, device=None):
         return ConstantEncoder()
 
 

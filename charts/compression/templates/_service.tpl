@@ -5,6 +5,7 @@ apis: [eoforge.api.compression.v1.CompressionService]
 rpc: ListCodecs
 uriSetting: bundleUris
 uriDefault: ""
+leastMemory: 1Gi
 single: false
 {{- end -}}
 

@@ -5,6 +5,7 @@ apis: [eoforge.api.retrieval.v1.RetrievalService]
 rpc: ListIndexes
 uriSetting: codesUri
 uriDefault: codes.lance
+leastMemory: 1Gi
 single: false
 {{- end -}}
 

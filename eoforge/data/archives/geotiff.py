@@ -18,7 +18,7 @@ import numpy.typing as npt
 from eoforge.data.archives import tiff
 from eoforge.data.archives.tiff_template import build_template
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
-from eoforge.geo.crs import epsg_of
+from eoforge.geo.crs import crs_text
 from eoforge.geo.gdal import open_geotiff, refusing
 
 MAX_PIXELS = 1 << 24
@@ -31,15 +31,17 @@ class BandRaster:
 
     Attributes:
         pixels: ``[H, W]``; read-only if they are a view of the bytes of the file.
-        epsg: CRS code, None if the file names none.
+        epsg: CRS code, None if the file names no CRS or none that a code means exactly.
         transform: ``(a, b, c, d, e, f)``: x = a * column + b * row + c, y = d * column + e * row + f.
         nodata: The nodata value, None if the file names none.
+        crs: ``EPSG:<code>`` or WKT where ``epsg`` is None for lack of an exact code; for messages.
     """
 
     pixels: npt.NDArray[Any]
     epsg: int | None
     transform: tuple[float, float, float, float, float, float]
     nodata: float | None
+    crs: str | None = None
 
 
 def read_geotiff(data: bytes, name: str = "GeoTIFF") -> BandRaster:
@@ -140,8 +142,10 @@ def _read_with_rasterio(data: bytes, name: str) -> BandRaster:
                 raise DataRefused(f"{name}: expected one band, got {source.count}")
             _check_size(source.width, source.height, name)
             with refusing(name):
-                epsg = epsg_of(source.crs)
-                return BandRaster(source.read(1), epsg, tuple(source.transform)[:6], source.nodata)
+                crs = crs_text(source.crs)
+                code = crs.removeprefix("EPSG:") if crs else ""
+                epsg = int(code) if code.isdecimal() else None
+                return BandRaster(source.read(1), epsg, tuple(source.transform)[:6], source.nodata, crs)
     except LimitExceeded as error:
         raise DataRefused(f"{name}: {error}") from error
 

@@ -35,6 +35,9 @@ METADATA: pa.Schema = pa.schema(
     ]
 )
 
+ROWS: pa.Schema = pa.schema([field.with_nullable(field.name != "patch_id") for field in METADATA])
+"""The same columns for patches that are built here, null where there is no v1 name, radar, label or country."""
+
 MAX_ROWS = 1 << 22
 """Largest number of rows of a file, and of labels of a row group; the official files have 480,038 and 69,450 rows."""
 MAX_DECODED_BYTES = 1 << 29
@@ -94,7 +97,8 @@ class MetadataRows(Sequence[PatchMeta]):
             repeats = self._repeated[start : start + 4096].tolist()
             for row, repeat in zip(zip(*columns, strict=True), repeats, strict=True):
                 patch_id, s1_name, s2v1_name, split, country, labels, snow, cloud = row
-                yield PatchMeta(patch_id, s1_name, s2v1_name, split, country, tuple(labels), snow, cloud, repeat)
+                names = None if labels is None else tuple(labels)
+                yield PatchMeta(patch_id, s1_name, s2v1_name, split, country, names, snow, cloud, repeat)
 
 
 def read_metadata(load: Callable[[str], bytes | None], where: str) -> MetadataRows:

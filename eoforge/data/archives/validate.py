@@ -24,6 +24,8 @@ from eoforge.errors import DataRefused
 from eoforge.geo.footprint import Footprint
 
 _TOLERANCE_M = 1e-3
+_CRS_SHOWN = 120
+"""Characters of a WKT in a message."""
 _CODES = 1 << 16
 
 
@@ -101,9 +103,9 @@ def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | N
         findings.add(Reason.BAD_NAME, str(error), file)
         return None
     patch, s1 = names.patch, names.s1
-    if (s1.mgrs, s1.x, s1.y) != (patch.tile.mgrs, patch.x, patch.y):
+    if s1 is None or (s1.mgrs, s1.x, s1.y) != (patch.tile.mgrs, patch.x, patch.y):
         findings.add(Reason.BAD_NAME, f"s1_name {meta.s1_name} names another cell than patch_id", file)
-    unknown = [name for name in meta.labels if name not in INDEX]
+    unknown = [name for name in meta.labels or () if name not in INDEX]
     if unknown or not meta.labels:
         detail = f"expected 1..{len(CLASSES)} of the reBEN classes, got {unknown or 'no label'}"
         findings.add(Reason.UNKNOWN_LABEL, detail, file)
@@ -167,8 +169,9 @@ def _check_grid(raster: BandRaster, what: str, size: int, dtype: str, resolution
     if pixels.dtype != dtype:
         raise Refused(Reason.WRONG_DTYPE, f"{what}: expected {dtype}, got {pixels.dtype}")
     if raster.epsg != footprint.epsg:
+        found = (raster.crs or "no CRS")[:_CRS_SHOWN] if raster.epsg is None else f"EPSG:{raster.epsg}"
         raise Refused(
-            Reason.CRS_MISMATCH, f"{what}: the patch name implies EPSG:{footprint.epsg}, the file EPSG:{raster.epsg}"
+            Reason.CRS_MISMATCH, f"{what}: the patch name implies EPSG:{footprint.epsg}, the file has {found}"
         )
     expected = (float(resolution), 0.0, float(footprint.ulx), 0.0, -float(resolution), float(footprint.uly))
     if raster.transform != expected and not all(
@@ -190,7 +193,7 @@ def _load_map(
         if raster is None:
             return None
         _check_grid(raster, REFERENCE_MAP, S2_10M.size, "uint16", S2_10M.resolution, footprint)
-        _check_labels(raster.pixels, meta.labels)
+        _check_labels(raster.pixels, meta.labels or ())
     except DataRefused as error:
         reason = error.code if isinstance(error, Refused) else Reason.UNREADABLE
         findings.add(reason, str(error), file_of(REFERENCE_MAP))
@@ -200,15 +203,24 @@ def _load_map(
 
 def _check_labels(reference_map: npt.NDArray[np.uint16], labels: tuple[str, ...]) -> None:
     """Raises Refused if map and labels disagree: one 10 m pixel of a class implies its label, whatever its area."""
-    present = np.zeros(_CODES, dtype=bool)
-    present[reference_map.ravel()] = True
-    shown = _classes_of(tuple(np.flatnonzero(present).tolist()))
+    shown = mask_of_map(reference_map)
     known = [name for name in labels if name in INDEX]
     if len(known) == len(labels) and shown != mask_of(known):
         only_map = names_of(shown & ~mask_of(known))
         only_labels = names_of(mask_of(known) & ~shown)
         detail = f"labels without a pixel in the map: {only_labels}; classes of the map without label: {only_map}"
         raise Refused(Reason.LABEL_MISMATCH, detail)
+
+
+def mask_of_map(reference_map: npt.NDArray[np.uint16]) -> int:
+    """Label mask of the classes in a map ``[H, W]`` of CLC codes.
+
+    Raises:
+        Refused: A value is no CLC level-3 code.
+    """
+    present = np.zeros(_CODES, dtype=bool)
+    present[reference_map.ravel()] = True
+    return _classes_of(tuple(np.flatnonzero(present).tolist()))
 
 
 @lru_cache(maxsize=4096)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from eoforge.data.archives.metadata import METADATA
@@ -9,11 +10,14 @@ from eoforge.data.bands import GROUPS
 from eoforge.data.records import PatchMeta, PatchPair
 from eoforge.data.tables.schema import sql_list, tensor_column
 from eoforge.errors import NotFound
+from eoforge.geo.footprint import Footprint
 from eoforge.storage.addresses import TableRef, open_table
+
+_CORNER = ["epsg", "ulx", "uly"]
 
 
 def read_pair(table: TableRef | str, patch_id: str) -> PatchPair:
-    """Patch pair as ingested: metadata and pixels.
+    """Patch as ingested: metadata and pixels, None for what it lacks.
 
     Args:
         table: A patches table, optionally at a version.
@@ -23,7 +27,8 @@ def read_pair(table: TableRef | str, patch_id: str) -> PatchPair:
         NotFound: The table or the patch does not exist.
     """
     rasters = [*(group.column for group in GROUPS), "reference_map"]
-    rows = open_table(table).to_table(columns=[*METADATA.names, *rasters], filter=f"patch_id = {sql_list([patch_id])}")
+    columns = [*METADATA.names, *_CORNER, *rasters]
+    rows = open_table(table).to_table(columns=columns, filter=f"patch_id = {sql_list([patch_id])}")
     if not rows.num_rows:
         raise NotFound(f"no patch {patch_id!r} in {table}; the column patch_id lists the patches")
     (row,) = rows.select(METADATA.names).to_pylist()
@@ -31,4 +36,8 @@ def read_pair(table: TableRef | str, patch_id: str) -> PatchPair:
     for name in rasters:
         values, valid = tensor_column(rows[name])
         arrays[name] = values[0] if valid[0] else None
-    return PatchPair(meta=PatchMeta(**{**row, "labels": tuple(row["labels"])}), **arrays)
+    row["labels"] = None if row["labels"] is None else tuple(row["labels"])
+    meta = PatchMeta(**row)
+    (place,) = rows.select(_CORNER).to_pylist()
+    corner = Footprint(**place)
+    return PatchPair(meta=meta if meta.names.footprint == corner else replace(meta, corner=corner), **arrays)

@@ -33,7 +33,7 @@ from eoforge.data.bands import GROUPS, S1_10M, S2_10M
 from eoforge.data.labels import CLASSES, IGNORE_INDEX, clc_to_classes
 from eoforge.data.names import GRID_SIDE, parse_patch_id
 from eoforge.data.records import PatchMeta, PatchPair
-from eoforge.data.split import SPLITS, official_splits
+from eoforge.data.split import SPLITS, official_split, official_splits
 from eoforge.data.synthetic.land import Ground, ground, key_of
 from eoforge.data.synthetic.radiometry import abundances, optical, radar
 from eoforge.data.synthetic.scenes import COUNTRIES, SCENES, Scene
@@ -179,6 +179,14 @@ def synthetic_pairs(patches: int, seed: int = 0, *, dense: bool = False) -> Iter
     yield from _generate(patches, seed, range(len(SCENES)), True, dense)
 
 
+def synthetic_cell(seed: int, scene: int, x: int, y: int) -> PatchPair:
+    """Pair of one cell of a scene, without snow or clouds; the labelling rule is not applied."""
+    known = SCENES[scene]
+    place = parse_patch_id(f"{known.s2}_{x:02d}_{y:02d}").footprint
+    land = ground(seed, place.epsg, known.country_at(x, y), place.ulx, place.uly)
+    return _pair(seed, _Slot(0, scene, official_split(x, y), weather=False), x, y, land)
+
+
 def generate_archive(
     out: str,
     patches: int,
@@ -270,5 +278,5 @@ def _write_pairs(
 
 def _write_metadata(path: Path, metas: list[PatchMeta]) -> None:
     """Writes one of the two official metadata files: eight columns, rows in the order of ``patch_id``."""
-    rows = [{**asdict(m), "labels": list(m.labels)} for m in sorted(metas, key=lambda m: m.patch_id)]
+    rows = [{**asdict(m), "labels": list(m.labels or ())} for m in sorted(metas, key=lambda m: m.patch_id)]
     pq.write_table(pa.Table.from_pylist(rows, schema=_METADATA), path, compression="zstd")

@@ -90,7 +90,9 @@ def measure_labels(bundle: Bundle, method: Classifies, data: TableRef, device: s
     calibration, prepare = Calibration.of(bundle), prepares_of(bundle, where)
     each = {sensor: (sensor,) for sensor in prepare} if network.alone or len(prepare) == 1 else {}
     inputs = each | ({BOTH: tuple(prepare)} if len(prepare) > 1 else {})
-    loader = PatchLoader(data, batch_size=BATCH, modalities=tuple(prepare), filter=PatchFilter(splits=(LABEL_SPLIT,)))
+    loader = PatchLoader(
+        data, batch_size=BATCH, modalities=tuple(prepare), filter=PatchFilter(splits=(LABEL_SPLIT,)), labelled=True
+    )
     logits: dict[str, list[torch.Tensor]] = {source: [] for source in inputs}
     masks: list[torch.Tensor] = []
     names: list[str] = []

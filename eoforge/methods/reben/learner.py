@@ -45,9 +45,12 @@ class RebenLearner(Learner):
 
     def logits(self, batch: PatchBatch, flip: Tensor | None = None) -> Tensor:
         """The network's output for a batch."""
-        images = {sensor: prepare(batch, flip) for sensor, prepare in self.prepare.items()}
-        predicted: Tensor = self.network.predict(images)
+        predicted: Tensor = self.network.predict(self.images(batch, flip))
         return predicted
+
+    def images(self, batch: PatchBatch, flip: Tensor | None = None) -> dict[str, Tensor]:
+        """Input of the network by sensor, ``[B, C, S, S]`` each."""
+        return {sensor: prepare(batch, flip) for sensor, prepare in self.prepare.items()}
 
     def flip(self, batch: PatchBatch, epoch: int) -> Tensor | None:
         """Random flips of a training batch, or None."""
@@ -103,10 +106,12 @@ class PixelLearner(RebenLearner):
 
     def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
         flip = self.flip(batch, epoch)
+        return {"loss": pixel_loss(self.config)(self.logits(batch, flip), self.classes(batch, flip), self.weight_L)}
+
+    def classes(self, batch: PatchBatch, flip: Tensor | None = None) -> Tensor:
+        """Classes of the pixels int64 ``[B, S, S]``, mirrored as the images."""
         classes_BSS = resized(_classes(batch), self.config.size)
-        if flip is not None:
-            classes_BSS = flipped(classes_BSS[:, None], flip)[:, 0]
-        return {"loss": pixel_loss(self.config)(self.logits(batch, flip), classes_BSS, self.weight_L)}
+        return classes_BSS if flip is None else flipped(classes_BSS[:, None], flip)[:, 0]
 
     def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
         """Accuracy and mean intersection over union; the latter is the score (*ours*: the paper trains no maps)."""

@@ -51,8 +51,12 @@ class RebenMethod(ConfiguredMethod):
             network=lambda learner: cast("RebenLearner", learner).network,
             facts=lambda _: facts_of(config),
             card=_CARDS[config.task],
-            read={"modalities": tuple(config.sensor_bands), "reference_map": config.task == "pixels"},
-            calibrate=_calibrate,
+            read={
+                "modalities": tuple(config.sensor_bands),
+                "reference_map": config.task == "pixels",
+                "labelled": True,
+            },
+            calibrate=calibrate,
         )
         return train_run(recipe, data, out, config, resume=resume)
 
@@ -81,7 +85,8 @@ def facts_of(config: Config) -> dict[str, Any]:
     return {TASKS: [_TASKS[config.task].value], "interpolation": config.interpolation}
 
 
-def _calibrate(learner: Learner, validation: Iterable[Any]) -> dict[str, Any]:
+def calibrate(learner: Learner, validation: Iterable[Any]) -> dict[str, Any]:
+    """Entry of ``config.json`` with the calibration of a trained learner on the validation split."""
     trained = cast("RebenLearner", learner).to(choose_device(None)).eval()
     logits, labels = trained.scene_logits(batch.to(choose_device(None)) for batch in validation)
     learner.cpu()

@@ -135,6 +135,8 @@ class PixelNetwork(nn.Module):
 
         self.sensors = tuple(config.sensor_bands)
         self.alone = len(self.sensors) == 1
+        self.size, self.padding = config.size, -config.size % _STRIDE
+        self.before = self.padding // 2
         _known_timm(config.backbone)
         try:
             self.model = smp.create_model(
@@ -147,15 +149,28 @@ class PixelNetwork(nn.Module):
         except (TypeError, AssertionError, ValueError, RuntimeError, KeyError) as error:
             raise UsageError(f"{config.backbone} cannot be the encoder of {config.decoder}: {error}") from error
 
+    def represent(self, images: Mapping[str, Tensor]) -> Tensor:
+        """Features ``[B, D, h, w]`` of the decoder for the mirrored images."""
+        image_BCSS = stacked(images, self.sensors)
+        margins = (self.before, self.padding - self.before) * 2
+        padded = functional.pad(image_BCSS, margins, mode="reflect") if self.padding else image_BCSS
+        features: Tensor = self.model.decoder(self.model.encoder(padded))
+        return features
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits ``[B, L, S, S]`` of the last layer."""
+        return self.cut(self.model.segmentation_head(features))
+
+    def cut(self, logits: Tensor) -> Tensor:
+        """Logits of the images from those of the mirrored ones, resampled first if these have another resolution."""
+        side = self.size + self.padding
+        if logits.shape[-1] != side:
+            logits = functional.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
+        return logits[..., self.before : self.before + self.size, self.before : self.before + self.size]
+
     def predict(self, images: Mapping[str, Tensor]) -> Tensor:
         """Logits ``[B, L, S, S]`` from images by sensor, ``[B, C, S, S]`` each."""
-        image_BCSS = stacked(images, self.sensors)
-        side = image_BCSS.shape[-1]
-        padding = -side % _STRIDE
-        before, after = padding // 2, padding - padding // 2
-        padded = functional.pad(image_BCSS, (before, after, before, after), mode="reflect") if padding else image_BCSS
-        logits: Tensor = self.model(padded)
-        return logits[..., before : before + side, before : before + side]
+        return self.classify(self.represent(images))
 
 
 def build(config: Config) -> SceneNetwork | PixelNetwork:

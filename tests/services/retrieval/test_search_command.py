@@ -44,7 +44,7 @@ def test_times_limit_the_hits(server: Running, archive: RetrievalFixture, capsys
 def test_filters_without_a_match_print_a_hint(
     server: Running, archive: RetrievalFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    query = ("--patch-id", archive.pairs[0].meta.patch_id, "--country", "Atlantis")
+    query = ("--patch-id", archive.pairs[0].meta.patch_id, "--until", "1999-01-01")
     assert found(capsys, server, *query) == []
     assert main(["search", "--server", server.target, *query]) == 0
     printed = capsys.readouterr()
@@ -52,9 +52,11 @@ def test_filters_without_a_match_print_a_hint(
     assert "no patch passes these filters" in printed.err
 
 
-def test_a_mistyped_split_is_refused(
+def test_a_mistyped_split_or_country_is_refused_with_the_nearest(
     server: Running, archive: RetrievalFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ["--patch-id", archive.pairs[0].meta.patch_id, "--split", "val", "--json"]
-    assert main(["search", "--server", server.target, *args]) == 2
-    assert "train, validation, test" in json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["message"]
+    args = ["--patch-id", archive.pairs[0].meta.patch_id, "--json"]
+    for option, mistyped, meant in (("--split", "val", "validation"), ("--country", "Finnland", "Finland")):
+        assert main(["search", "--server", server.target, *args, option, mistyped]) == 2
+        message = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["message"]
+        assert f"{mistyped!r}; did you mean {meant}" in message

@@ -38,6 +38,8 @@ class CompressionServiceStub:
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, DEADLINE_EXCEEDED,
     INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     def __init__(self, channel):
@@ -101,6 +103,8 @@ class CompressionServiceServicer:
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, DEADLINE_EXCEEDED,
     INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     def Compress(self, request, context):
@@ -224,6 +228,8 @@ class CompressionService:
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, DEADLINE_EXCEEDED,
     INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     @staticmethod

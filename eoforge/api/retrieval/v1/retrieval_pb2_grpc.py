@@ -36,6 +36,8 @@ class RetrievalServiceStub:
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, INDEX_CHANGED,
     DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     def __init__(self, channel):
@@ -82,6 +84,8 @@ class RetrievalServiceServicer:
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, INDEX_CHANGED,
     DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     def Search(self, request, context):
@@ -167,6 +171,8 @@ class RetrievalService:
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, INDEX_CHANGED,
     DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     @staticmethod

@@ -15,7 +15,8 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as oip_pb2
 
 from eoforge.client import FederationClient
 from eoforge.errors import LimitExceeded, UsageError
-from services._runtime.oip import input_array, input_number, input_texts, request_of
+from services._runtime.oip.requests import request_of
+from services._runtime.oip.tensors import input_array, input_number, input_texts
 from tests.federated.quadratic import spec, write_model
 from tests.services.support import Running
 

@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol V2: requests, inputs and outputs, with strict checks of foreign data.
+"""Inputs of the Open Inference Protocol V2, with strict checks of foreign data, and descriptions of tensors.
 
 Numbers are taken as they are or refused: no rounding, no wrap-around, no null. Messages never quote data of a tensor.
 """
@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 import struct
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import orjson
-from kserve import InferInput, InferOutput, InferRequest, InferResponse
-from kserve.protocol.infer_type import RequestedOutput
+from kserve import InferRequest
 
+from eoforge.data.bands import BandGroup
 from eoforge.errors import LimitExceeded, UsageError
 
 DATATYPES = {
@@ -28,76 +26,27 @@ DATATYPES = {
 }
 """NumPy dtype names to the protocol's."""
 _DTYPES = {datatype: np.dtype(name) for name, datatype in DATATYPES.items()}
-MAX_TENSORS, MAX_DIMENSIONS, MAX_TEXT = 64, 8, 256
-FORM = (
-    "expected an inference request of Open Inference Protocol V2: inputs, each with name, shape, datatype and data "
-    "(or binary_data_size)"
-)
+MAX_DIMENSIONS = 8
+MAX_NAME = 80
+"""Characters of a foreign name in a message."""
+_MEANING = {
+    "uint16": {"unit": "digital number: reflectance x 10000", "range": "1 to 65535; 0 is no data"},
+    "float32": {"unit": "dB", "range": "finite numbers"},
+}
+"""What the pixels of a sensor are, by their type."""
 
 
-def request_of(body: bytes, length: int, model_name: str) -> InferRequest:
-    """Inference request of a REST body.
-
-    Args:
-        body: JSON, then binary data of tensors.
-        length: Bytes of the JSON.
-        model_name: Name of the model.
-
-    Raises:
-        UsageError: The body is no inference request.
-    """
-    try:
-        found = orjson.loads(memoryview(body)[:length])
-    except orjson.JSONDecodeError as error:
-        raise UsageError("the body is no JSON") from error
-    if not isinstance(found, dict):
-        raise UsageError(FORM)
-    inputs, end = [], length
-    for entry in _objects(found.get("inputs")):
-        parameters = _parameters(entry)
-        tensor = InferInput(_text(entry, "name"), _shape(entry), _text(entry, "datatype"), parameters=parameters)
-        if isinstance(entry.get("data"), list):
-            tensor.data = entry["data"]
-        else:
-            size = parameters.get("binary_data_size")
-            if type(size) is not int or not 0 <= size <= len(body) - end:
-                raise UsageError(f"{FORM}; binary_data_size must be the number of bytes after the JSON")
-            tensor._raw_data, end = body[end : end + size], end + size
-        inputs.append(tensor)
-    outputs = [
-        RequestedOutput(_text(entry, "name"), _parameters(entry)) for entry in _objects(found.get("outputs", []))
-    ]
-    identifier = None if found.get("id") is None else _text(found, "id")
-    return InferRequest(model_name, inputs, identifier, parameters=_parameters(found), request_outputs=outputs or None)
+def tensor(name: str, datatype: str, *shape: int, **parameters: str) -> dict[str, Any]:
+    """Description of an input or output for the metadata of a model; ``-1`` is any size."""
+    return {"name": name, "datatype": datatype, "shape": list(shape), "parameters": parameters}
 
 
-def _objects(found: Any) -> list[dict[str, Any]]:
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found) or len(found) > MAX_TENSORS:
-        raise UsageError(f"{FORM}; at most {MAX_TENSORS} inputs and outputs")
-    return found
-
-
-def _text(entry: dict[str, Any], name: str) -> str:
-    text = entry.get(name)
-    if not isinstance(text, str) or len(text) > MAX_TEXT:
-        raise UsageError(f"{FORM}; {name} must be a text of at most {MAX_TEXT} characters")
-    return text
-
-
-def _shape(entry: dict[str, Any]) -> list[int]:
-    shape = entry.get("shape")
-    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(type(side) is int for side in shape):
-        raise UsageError(f"{FORM}; a shape is a list of at most {MAX_DIMENSIONS} integers")
-    return shape
-
-
-def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
-    parameters = entry.get("parameters")
-    if parameters is None:
-        return {}
-    if not isinstance(parameters, dict):
-        raise UsageError(f"{FORM}; parameters must be an object")
-    return parameters
+def band_tensor(group: BandGroup) -> dict[str, Any]:
+    """Description of patches ``[N, C, H, W]`` with the bands of a group: their order, grid, unit and range."""
+    bands, grid = ",".join(group.bands), f"{group.resolution} m"
+    return tensor(
+        group.column, DATATYPES[group.dtype], -1, *group.shape, bands=bands, grid=grid, **_MEANING[group.dtype]
+    )
 
 
 def input_array(payload: InferRequest, name: str, datatype: str, shape: tuple[int, ...], limit: int) -> Any:
@@ -107,20 +56,22 @@ def input_array(payload: InferRequest, name: str, datatype: str, shape: tuple[in
         UsageError: The input is missing, has another type or shape, or its data do not fit them.
         LimitExceeded: The input holds too many entries.
     """
-    tensor = payload.get_input_by_name(name)
-    if tensor is None:
+    found = payload.get_input_by_name(name)
+    if found is None:
         raise UsageError(f"input {name!r} is missing; the metadata of the model list the inputs")
-    given = tuple(int(side) for side in tensor.shape)
-    if tensor.datatype != datatype or given[1:] != shape or len(given) != 1 + len(shape):
+    given = tuple(int(side) for side in found.shape)
+    if found.datatype != datatype or given[1:] != shape or len(given) != 1 + len(shape):
         sides = ", ".join(map(str, ("N", *shape)))
-        came = f"{tensor.datatype if tensor.datatype in _DTYPES else 'another type'} {list(given[:MAX_DIMENSIONS])}"
+        came = f"{found.datatype if found.datatype in _DTYPES else 'another type'} {list(given[:MAX_DIMENSIONS])}"
         raise UsageError(f"input {name!r} must be {datatype} [{sides}]; got {came}")
-    if not 1 <= given[0] <= limit:
+    if given[0] < 1:
+        raise UsageError(f"input {name!r} needs at least one entry; got {given[0]}")
+    if given[0] > limit:
         raise LimitExceeded(f"input {name!r} may hold 1 to {limit} entries; got {given[0]}")
     count = math.prod(given)
-    raw = tensor._raw_data
+    raw = found._raw_data
     if datatype == "BYTES":
-        values = _texts(raw, name) if raw is not None else list(_flat(tensor.data, name))
+        values = _texts(raw, name) if raw is not None else list(_flat(found.data, name))
         if not all(isinstance(value, bytes | str) for value in values):
             raise UsageError(f"the data of input {name!r} must be texts")
         array = np.empty(len(values), dtype=object)
@@ -130,7 +81,7 @@ def input_array(payload: InferRequest, name: str, datatype: str, shape: tuple[in
             raise UsageError(f"the data of input {name!r} do not fill its shape {list(given)}")
         array = np.frombuffer(raw, _DTYPES[datatype])
     else:
-        array = _numbers(list(_flat(tensor.data, name)), name, _DTYPES[datatype])
+        array = _numbers(list(_flat(found.data, name)), name, _DTYPES[datatype])
     if array.size != count:
         raise UsageError(f"the data of input {name!r} do not fill its shape {list(given)}")
     return array.reshape(given)
@@ -203,13 +154,3 @@ def _numbers(values: list[Any], name: str, dtype: np.dtype[Any]) -> Any:
         if values and not span.min <= min(values) <= max(values) <= span.max:
             raise UsageError(f"the data of input {name!r} must be integers of {span.min} to {span.max}")
     return np.array(values, dtype)
-
-
-def response(name: str, payload: InferRequest, arrays: Mapping[str, Any]) -> InferResponse:
-    """Response of model ``name`` with ``arrays`` by output name."""
-    outputs = []
-    for key, array in arrays.items():
-        output = InferOutput(key, list(array.shape), DATATYPES[array.dtype.name])
-        output.set_data_from_numpy(array, binary_data=payload.from_grpc)
-        outputs.append(output)
-    return InferResponse(payload.id or uuid.uuid4().hex, name, outputs)
