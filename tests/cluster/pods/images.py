@@ -20,7 +20,10 @@ PAUSE, STORE = "localhost/eoforge/pause:test", "localhost/eoforge/seaweedfs:test
 NAMES = "localhost/eoforge/coredns:test"
 TARGETS = {"pause": PAUSE, "store": STORE, "names": NAMES, "agent": AGENT}
 """Stage of the Dockerfile -> tag."""
-SERVED = {name: f"localhost/{images.tag_of(name, DEVICE)}" for name in images.DOCKERFILES}
+SERVED = {
+    name: f"localhost/{images.tag_of(name, DEVICE)}"
+    for name in ("retrieval", "compression", "federation", "pipelines-python")
+}
 """Image of ``make images`` -> tag."""
 GROUPS = (
     (*TARGETS.values(), SERVED["federation"]),
@@ -49,7 +52,7 @@ def build() -> None:
             command = ["podman", "build", "--layers", "--quiet", f"--file={Path(__file__).with_name('Dockerfile')}"]
             command += [f"--build-arg=BASE={base}", f"--target={target}", f"--tag={tag}", os.fspath(context)]
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-        for name in images.DOCKERFILES:
+        for name in SERVED:
             images.build("podman", environment, name, base, DEVICE)
 
 

@@ -8,10 +8,9 @@ import pytest
 
 from eoforge.client import RetrievalClient
 from eoforge.errors import EoforgeError
-from tests.charts import support
 from tests.cluster.pods import images, steps
 from tests.cluster.pods.sandbox import HOST
-from tests.cluster.pods.trial import GRPC, HEALTH, READY_S, REST, Trial
+from tests.cluster.pods.trial import GRPC, HEALTH, READY_S, REST, SERVICES, Trial
 
 FACTS = """
 import json, os, pathlib, shutil
@@ -68,10 +67,10 @@ def test_the_trained_bundle_is_served(filled: Trial) -> None:
 
 
 def test_the_tests_of_the_charts_pass(filled: Trial) -> None:
-    assert filled.helm_test().count("health: SERVING") == len(support.SERVICES)
+    assert filled.helm_test().count("health: SERVING") == len(SERVICES)
 
 
-@pytest.mark.parametrize("service", support.SERVICES)
+@pytest.mark.parametrize("service", SERVICES)
 def test_pods_are_restricted(service: str, filled: Trial) -> None:
     name = filled.pods(service)[0]["metadata"]["name"]
     found = json.loads(filled.place.kubectl.run("exec", name, "--", "python", "-c", FACTS).splitlines()[-1])
@@ -103,7 +102,7 @@ def test_a_killed_pod_fails_no_search(filled: Trial) -> None:
     assert searches.failed == []
 
 
-@pytest.mark.parametrize("service", support.SERVICES)
+@pytest.mark.parametrize("service", SERVICES)
 def test_a_stopped_server_ends_cleanly(service: str, filled: Trial) -> None:
     assert filled.restart(service, "TERM")["lastState"]["terminated"]["exitCode"] == 0
 

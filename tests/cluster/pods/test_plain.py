@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.charts import support
-from tests.cluster.pods.trial import Trial
+from tests.cluster.pods.trial import SERVICES, Trial
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +16,9 @@ def plain(filled: Trial) -> Trial:
 
 def test_every_service_runs_without_kserve(plain: Trial) -> None:
     assert plain.place.kubectl.items("inferenceservices.serving.kserve.io") == []
-    assert all(plain.pods(service) for service in support.SERVICES)
+    assert all(plain.pods(service) for service in SERVICES)
     assert len(plain.search()) == 5
-    assert plain.helm_test().count("health: SERVING") == len(support.SERVICES)
+    assert plain.helm_test().count("health: SERVING") == len(SERVICES)
 
 
 def test_an_upgrade_under_load_fails_no_search(plain: Trial) -> None:

@@ -32,15 +32,21 @@ READY_S = 600
 WAITING_S = 60
 """How long a process runs before it is asked: importing its packages takes a while on a busy machine."""
 PATCHES = 120
+REPLICAS = 2
+"""Pods of retrieval, as in the values."""
 BUCKET = "s3://eoforge"
 TABLE, CODES, RUNS = f"{BUCKET}/patches.lance", f"{BUCKET}/codes.lance", f"{BUCKET}/runs"
 STORE = "dev-s3"
+SERVICES = ("retrieval", "compression", "federation")
+"""Services that are tried; the image of another one would be as large as these together."""
+RETRIEVAL = "eoforge.api.retrieval.v1.RetrievalService"
 GRPC, REST, HEALTH = 8081, 8080, 8082
 ASK_HEALTH = """
 import sys, grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 stub = health_pb2_grpc.HealthStub(grpc.insecure_channel(sys.argv[1]))
-answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=10, wait_for_ready=True)
+request = health_pb2.HealthCheckRequest(service=sys.argv[2])
+answer = stub.Check(request, timeout=10, wait_for_ready=True)
 print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 """
 
@@ -75,7 +81,7 @@ class Trial:
         """Values of the chart, with the tags of the images."""
         found: Object = yaml.safe_load(Path(__file__).with_name("values.yaml").read_text())
         found = copy.deepcopy(found)  # the anchor's parts are one object in several places
-        for service in support.SERVICES:
+        for service in SERVICES:
             found[service]["image"] = {"tag": images.SERVED[service].rpartition(":")[2]}
             found[service]["kserve"] = {"enabled": kserve}
         found["kubeflow"]["image"] = {"tag": images.SERVED["pipelines-python"].rpartition(":")[2]}
@@ -155,9 +161,9 @@ class Trial:
         return status()
 
     def health(self, pod: Object) -> str:
-        """Answer of a pod to the kubelet's probe, asked from the node."""
+        """Health of the typed API of a pod of retrieval, asked from the node, as the kubelet's probe does."""
         target = f"{pod['status']['podIP']}:{HEALTH}"
-        return self.node.sandbox.run(sys.executable, "-c", ASK_HEALTH, target)
+        return self.node.sandbox.run(sys.executable, "-c", ASK_HEALTH, target, RETRIEVAL)
 
     def store(self) -> dict[str, str]:
         """``AWS_*`` variables for access to the store from outside the cluster."""
@@ -183,7 +189,9 @@ class Trial:
 
     def watch_waiting(self) -> None:
         """Notes what retrieval does while there is no index, once its processes have run for a while."""
-        release.wait_until(lambda: all(map(_has_run, self.pods("retrieval"))), "processes of retrieval", READY_S)
+        release.wait_until(
+            lambda: len(list(filter(_has_run, self.pods("retrieval")))) == REPLICAS, "processes of retrieval", READY_S
+        )
         for pod in self.pods("retrieval"):
             status = pod["status"]["containerStatuses"][0]
             try:
@@ -197,7 +205,7 @@ class Trial:
         began = time.monotonic()
         self.wait_ready()
         self.report.append(f"from the index to ready: {time.monotonic() - began:.0f} s")
-        for service in support.SERVICES:
+        for service in SERVICES:
             seconds = [seconds_to_ready(pod) for pod in self.pods(service)]
             self.report.append(f"{service}: ready {seconds} s after the start of its pods")
         code = "from eoforge.storage.addresses import open_table; "
@@ -252,7 +260,7 @@ def _has_run(pod: Object) -> bool:
 def addresses() -> dict[str, str]:
     """Addresses of the services outside the cluster, as a load balancer gives them."""
     prefix = BALANCER_RANGE.rpartition(".")[0]
-    return {service: f"{prefix}.{10 + i}" for i, service in enumerate(support.SERVICES)}
+    return {service: f"{prefix}.{10 + i}" for i, service in enumerate(SERVICES)}
 
 
 def seconds_to_ready(pod: Object) -> int:
