@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eoforge.cli.export import export_hits
 from eoforge.cli.options import DEFAULT_SERVER
 from eoforge.cli.output import Json, as_dict, emit_rows, say
 from eoforge.data.bands import require_modality
@@ -55,6 +56,7 @@ def search(
     exclude_cloud: Annotated[bool, typer.Option("--no-cloud", help="Leave out patches with cloud or shadow.")] = False,
     ca: Annotated[Path | None, typer.Option(help="CA certificate; turns TLS on.")] = None,
     token: Annotated[str | None, typer.Option(envvar="EOFORGE_TOKEN", help="Bearer token.")] = None,
+    export: Annotated[str | None, typer.Option(help="Also write the hits to this GeoParquet file, for QGIS.")] = None,
     json: Json = False,
 ) -> None:
     """Find the patches most similar to one patch or image, across sensors."""
@@ -91,6 +93,8 @@ def search(
                 for window, hits in zip(read.windows, found, strict=True)
                 for row in _rows(hits)
             ]
+    if export is not None:
+        export_hits(rows, export)
     emit_rows(rows, line=_line)
     if not rows:
         say("no patch passes these filters" if conditions != SearchFilter() else "the index is empty")

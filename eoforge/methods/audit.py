@@ -19,7 +19,7 @@ import pyarrow as pa
 from eoforge.data.labels import CLASSES, INDEX, NUM_CLASSES, multi_hot
 from eoforge.data.loading.batch import PatchFilter
 from eoforge.data.loading.loader import PatchLoader
-from eoforge.data.loading.plot import rgb, thumbnail_png
+from eoforge.data.loading.plot import rgb, s1_composite, thumbnail_png
 from eoforge.data.loading.read_pair import read_pair
 from eoforge.data.noise.derived import Derived, derive, provenance_of, seen_labels
 from eoforge.data.noise.errors import LabelErrors, label_errors
@@ -117,7 +117,11 @@ def audit(
 def _predicted(bundle: Bundle, data: TableRef, device: str | None) -> tuple[list[str], Any, Any]:
     predictor = open_predictor(bundle, device)
     loader = PatchLoader(
-        data, batch_size=_BATCH, modalities=tuple(predictor.sensors), filter=PatchFilter(splits=(SPLITS[0],))
+        data,
+        batch_size=_BATCH,
+        modalities=tuple(predictor.sensors),
+        filter=PatchFilter(splits=(SPLITS[0],)),
+        labelled=True,
     )
     names: list[str] = []
     given, probabilities = [], []
@@ -239,5 +243,10 @@ def _page(
 def _card(data: TableRef, row: dict[str, Any]) -> Html:
     given = "given" if row["given_label"] else "not given"
     text = f"{row['class']}: {given}, wrong with probability {row['probability_wrong']:.2f} ({row['patch_id']})"
-    picture = image(thumbnail_png(rgb(read_pair(data, row["patch_id"]).s2_10m)), text)
-    return element("figure", concat([picture, element("figcaption", text)]))
+    pair = read_pair(data, row["patch_id"])
+    parts: list[object] = [element("figcaption", text)]
+    if pair.s2_10m is not None:
+        parts.insert(0, image(thumbnail_png(rgb(pair.s2_10m)), text))
+    elif pair.s1 is not None:
+        parts.insert(0, image(thumbnail_png(s1_composite(pair.s1)), text))
+    return element("figure", concat(parts))

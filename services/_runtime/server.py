@@ -62,7 +62,7 @@ class Service:
     """Parts of one service.
 
     Attributes:
-        name: Full name of the typed gRPC service.
+        name: Full name of the typed gRPC service; that of the protocol for a service without a typed API.
         register: Function that adds the servicer to a gRPC server.
         models: Maker of the OIP V2 models.
         further: Full names of its other typed services.
@@ -167,7 +167,7 @@ class Server:
         server.add_generic_rpc_handlers((inference.rpc_handler(),))
         service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (service.name, *service.further, OIP_SERVICE)
+        names = tuple(dict.fromkeys((service.name, *service.further, OIP_SERVICE)))
         if settings.reflection:
             reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         second = service.certificate_port

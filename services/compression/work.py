@@ -15,6 +15,7 @@ from services._runtime.admission import RESERVATION
 from services._runtime.batching import Batcher, BatchMetrics
 from services._runtime.errors import NotReady
 from services._runtime.fair import EXPENSIVE_BYTES, FairPool
+from services._runtime.wire import COPIES
 from services.compression.rasters import raster_message, raster_of
 from services.compression.settings import CompressionSettings
 from services.compression.state import Codecs
@@ -79,11 +80,18 @@ class Work:
         def parse() -> tuple[Raster, tuple[str, ...]]:
             return raster_of(message, limits.max_pixels, limits.max_raster_bytes, exact=not rate.learned)
 
-        return await self._pool.run(parse, cost=message.ByteSize())
+        return await self._pool.run(parse, cost=RESERVATION.get().held / COPIES)
 
-    async def write(self, raster: Raster, pixel_format: int) -> tuple[pb.Raster, list[str]]:
-        """Message of a raster, and what it cannot hold."""
-        return await self._pool.run(raster_message, raster, pixel_format, cost=_bytes(raster))
+    async def write(self, raster: Raster, pixel_format: int) -> bytes:
+        """Serialised DecompressResponse of a raster, with warnings of what the form cannot hold."""
+
+        def written() -> bytes:
+            response = pb.DecompressResponse()
+            _, lost = raster_message(raster, pixel_format, response.raster)
+            response.warnings.extend(lost)
+            return response.SerializeToString()
+
+        return await self._pool.run(written, cost=_bytes(raster))
 
     async def compress(self, rasters: Sequence[Raster], rate: Rate, name: str, deadline: float | None) -> list[bytes]:
         """Streams of rasters; see :meth:`Coder.compress` for errors.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 
 import pytest
 
@@ -11,10 +10,7 @@ from tests.charts import policies, support
 from tests.charts.policies import OUTSIDE, Place, allowed, beside, in_namespace
 
 PAIRS = [
-    (name, service)
-    for name in support.SCENARIOS
-    for service in support.SERVICES
-    if support.values_of(name).get(service, {}).get("enabled", True)
+    (name, service) for name in support.SCENARIOS for service in support.SERVICES if support.enabled(name, service)
 ]
 PROMETHEUS = in_namespace("monitoring")
 GATEWAY = in_namespace("gateways")
@@ -197,6 +193,6 @@ def test_services_may_share_a_host_name_of_a_gateway(service: str) -> None:
     exact, rest = support.pick(found, "GRPCRoute")["spec"]["rules"]
     assert exact["backendRefs"] == rest["backendRefs"]
     assert "matches" not in rest
-    generated = importlib.import_module(f"eoforge.api.{service}.v1.{service}_pb2")
+    generated = support.api_of(service)
     apis = {s.full_name for s in generated.DESCRIPTOR.services_by_name.values()}
     assert {match["method"]["service"] for match in exact["matches"]} == apis

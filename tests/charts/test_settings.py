@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def test_the_services_accept_the_environment_of_every_scenario(name: str, monkey
     found = support.scenario(name)
     checked = 0
     for service in SERVICES:
-        if not support.values_of(name).get(service, {}).get("enabled", True):
+        if not support.enabled(name, service):
             continue
         env = support.env_of(support.server_pod(found, service).spec["containers"][0])
         with monkeypatch.context() as context:
@@ -137,11 +136,14 @@ def test_the_container_starts_a_module_that_is_there_and_the_test_calls_an_rpc_t
     command = support.server_pod(found, service).containers[0]["command"]
     assert command == ["python", "-m", f"services.{service}"]
     assert (support.ROOT / "services" / service / "settings.py").exists()
+    generated = support.api_of(service)
+    apis = {found.full_name for found in generated.DESCRIPTOR.services_by_name.values()}
     (asked,) = (
-        a for a in support.pick(found, "Pod")["spec"]["containers"][0]["command"] if a.startswith("eoforge.api.")
+        a
+        for a in support.pick(found, "Pod")["spec"]["containers"][0]["command"]
+        if "/" in a and a.partition("/")[0] in apis
     )
     api, _, method = asked.partition("/")
-    generated = importlib.import_module(f"eoforge.api.{service}.v1.{service}_pb2")
     rpc = generated.DESCRIPTOR.services_by_name[api.rpartition(".")[2]].methods_by_name[method]
     assert not rpc.client_streaming
     assert not rpc.server_streaming

@@ -21,6 +21,8 @@
 - retrieval.doctor.enabled
 - compression.enabled
 - compression.doctor.enabled
+- prediction.enabled
+- prediction.doctor.enabled
 - federation.enabled
 - federation.doctor.enabled
 - doctor.enabled

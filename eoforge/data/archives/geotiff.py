@@ -35,6 +35,8 @@ class BandRaster:
         transform: ``(a, b, c, d, e, f)``: x = a * column + b * row + c, y = d * column + e * row + f.
         nodata: The nodata value, None if the file names none.
         crs: ``EPSG:<code>`` or WKT where ``epsg`` is None for lack of an exact code; for messages.
+        scaling: Scale and offset by which the file turns its numbers into physical values.
+        boa_offset: Value of its tag BOA_ADD_OFFSET, None without one.
     """
 
     pixels: npt.NDArray[Any]
@@ -42,6 +44,8 @@ class BandRaster:
     transform: tuple[float, float, float, float, float, float]
     nodata: float | None
     crs: str | None = None
+    scaling: tuple[float, float] = (1.0, 0.0)
+    boa_offset: float | None = None
 
 
 def read_geotiff(data: bytes, name: str = "GeoTIFF") -> BandRaster:
@@ -145,9 +149,21 @@ def _read_with_rasterio(data: bytes, name: str) -> BandRaster:
                 crs = crs_text(source.crs)
                 code = crs.removeprefix("EPSG:") if crs else ""
                 epsg = int(code) if code.isdecimal() else None
-                return BandRaster(source.read(1), epsg, tuple(source.transform)[:6], source.nodata, crs)
+                scaling = (float(source.scales[0]), float(source.offsets[0]))
+                tag = (source.tags() | source.tags(1)).get("BOA_ADD_OFFSET")
+                transform = tuple(source.transform)[:6]
+                return BandRaster(source.read(1), epsg, transform, source.nodata, crs, scaling, _number(tag, name))
     except LimitExceeded as error:
         raise DataRefused(f"{name}: {error}") from error
+
+
+def _number(text: str | None, name: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise DataRefused(f"{name}: expected a number as BOA_ADD_OFFSET, got {text[:40]!r}") from error
 
 
 def write_geotiff(

@@ -38,6 +38,10 @@ METADATA: pa.Schema = pa.schema(
 ROWS: pa.Schema = pa.schema([field.with_nullable(field.name != "patch_id") for field in METADATA])
 """The same columns for patches that are built here, null where there is no v1 name, radar, label or country."""
 
+MAY_BE_NULL = ("s2v1_name", "country")
+"""Columns that exports of new patches leave empty."""
+_READ = pa.schema([field.with_nullable(field.name in MAY_BE_NULL) for field in METADATA])
+
 MAX_ROWS = 1 << 22
 """Largest number of rows of a file, and of labels of a row group; the official files have 480,038 and 69,450 rows."""
 MAX_DECODED_BYTES = 1 << 29
@@ -142,13 +146,13 @@ def _parse(data: bytes, name: str) -> pa.Table:
     except (pa.ArrowException, OSError) as error:  # OSError: Arrow's class of damaged pages
         raise DataRefused(f"{name}: damaged or no parquet file: {error}") from error
     for column in METADATA.names:
-        if table[column].null_count:
+        if table[column].null_count and column not in MAY_BE_NULL:
             raise DataRefused(f"{name}: {table[column].null_count} empty cells in {column}; expected none")
     size = sum(_text_bytes(column) for column in table.columns)
     if size > MAX_DECODED_BYTES:
         raise DataRefused(f"{name}: its text has {size} bytes, beyond the limit of {MAX_DECODED_BYTES}")
     try:
-        return table.cast(METADATA)
+        return table.cast(_READ)
     except (pa.ArrowException, ValueError) as error:
         raise DataRefused(f"{name}: columns have other types than the official file: {error}") from error
 

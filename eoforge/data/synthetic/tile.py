@@ -19,8 +19,9 @@ from eoforge.data.synthetic.archive import synthetic_cell
 from eoforge.data.synthetic.scenes import SCENES
 from eoforge.errors import UsageError
 from eoforge.geo.footprint import PATCH_METRES, tile_origin
+from eoforge.geo.geopackage import outlines, reprojected, write_geopackage
 from eoforge.geo.grids import Grid
-from eoforge.geo.writers import outlines, reprojected, write_cog, write_geopackage, write_jp2
+from eoforge.geo.writers import write_cog, write_jp2
 from eoforge.progress import track
 
 WHOLE = 91

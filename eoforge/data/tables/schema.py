@@ -23,6 +23,9 @@ CODE_CRC = "code_crc"
 PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 """Field metadata that lets Lance detect two writers of the same key."""
 
+BANDS = b"bands"
+"""Field metadata of a tensor column: the names of its channels in order, comma-separated. Older tables lack it."""
+
 
 def _key(name: str, dtype: pa.DataType) -> pa.Field:
     return pa.field(name, dtype, nullable=False, metadata=PRIMARY_KEY)
@@ -62,7 +65,12 @@ METADATA_FIELDS: tuple[pa.Field, ...] = (
 """Columns without pixels; ``ulx``/``uly`` are metres in ``epsg``, the lon/lat bounds degrees in WGS 84."""
 
 RASTER_FIELDS: tuple[pa.Field, ...] = (
-    *(_optional(g.column, pa.fixed_shape_tensor(pa.type_for_alias(g.dtype), g.shape)) for g in GROUPS),
+    *(
+        _optional(g.column, pa.fixed_shape_tensor(pa.type_for_alias(g.dtype), g.shape)).with_metadata(
+            {BANDS: ",".join(g.bands)}
+        )
+        for g in GROUPS
+    ),
     _optional("reference_map", pa.fixed_shape_tensor(pa.uint16(), (S2_10M.size, S2_10M.size))),
 )
 
