@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from eoforge.cli import main
@@ -66,21 +67,6 @@ def test_a_mistyped_split_or_country_is_refused_with_the_nearest(
         assert f"{mistyped!r}; did you mean {meant}" in message
 
 
-def test_hits_are_exported_for_maps(
-    server: Running, archive: RetrievalFixture, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    import geopandas
-
-    out = tmp_path / "hits.parquet"
-    hits = found(capsys, server, "--patch-id", archive.pairs[0].meta.patch_id, "--export", str(out))
-    frame = geopandas.read_parquet(out)
-    assert frame["patch_id"].tolist() == [hit["patch_id"] for hit in hits]
-    assert frame["distance"].tolist() == [hit["distance"] for hit in hits]
-    assert frame["rank"].tolist() == list(range(1, len(hits) + 1))
-    assert [list(map(float, box.bounds)) for box in frame.geometry] == [hit["footprint"] for hit in hits]
-    assert [list(labels) for labels in frame["labels"]] == [hit["labels"] for hit in hits]
-
-
 @pytest.mark.parametrize("modality", ["s1", "s2"])
 def test_an_image_in_a_folder_of_single_bands_finds_itself(
     server: Running, archive: RetrievalFixture, tmp_path: Path, capsys: pytest.CaptureFixture[str], modality: str
@@ -110,6 +96,10 @@ def test_a_larger_image_is_asked_per_window(
     ]
     assert main(args) == 0
     assert "cut into 2 windows" in capsys.readouterr().err
+    out = tmp_path / "hits.parquet"
+    assert main([*args, "--export", str(out)]) == 0
+    exported = pq.read_table(out)
+    assert (exported["window"].to_pylist(), exported["rank"].to_pylist()) == ([[0, 0], [0, 120]], [1, 1])
 
 
 def test_an_image_of_the_other_sensor_is_named(
@@ -133,3 +123,18 @@ def test_the_request_names_the_bands_of_its_files(server: Running, archive: Retr
         assert (hit.patch_id, hit.distance) == (pair.meta.patch_id, 0)
         with pytest.raises(UsageError, match="the image is of s1"):
             client.search(geotiff=write_tiff(bands), source="s2", target="s1", k=1)
+
+
+def test_hits_are_exported_for_maps(
+    server: Running, archive: RetrievalFixture, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import geopandas
+
+    out = tmp_path / "hits.parquet"
+    hits = found(capsys, server, "--patch-id", archive.pairs[0].meta.patch_id, "--export", str(out))
+    frame = geopandas.read_parquet(out)
+    assert frame["patch_id"].tolist() == [hit["patch_id"] for hit in hits]
+    assert frame["distance"].tolist() == [hit["distance"] for hit in hits]
+    assert frame["rank"].tolist() == list(range(1, len(hits) + 1))
+    assert [list(map(float, box.bounds)) for box in frame.geometry] == [hit["footprint"] for hit in hits]
+    assert [list(labels) for labels in frame["labels"]] == [hit["labels"] for hit in hits]
