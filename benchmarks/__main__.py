@@ -38,6 +38,8 @@ CASES: dict[str, str] = {
     "fl_compare": "benchmarks.methods.fl_compare",
     "cross_modal": "benchmarks.methods.cross_modal",
     "rs_jcif": "benchmarks.methods.rs_jcif",
+    "reben": "benchmarks.methods.reben epochs=12",
+    "prediction_service": "benchmarks.services.prediction",
     "codec_lossless": "benchmarks.codec.lossless",
     "codec_speed": "benchmarks.codec.speed",
     "codec_memory": "benchmarks.codec.memory",

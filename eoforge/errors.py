@@ -26,6 +26,8 @@ class EoforgeError(Exception):
 
     exit_code: ClassVar[int] = 1
     reason: ClassVar[str] = "INTERNAL"
+    field: str = ""
+    """Path of the request's field that it is about, where a service knows it."""
 
 
 class UsageError(EoforgeError):

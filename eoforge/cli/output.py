@@ -41,11 +41,17 @@ def as_dict(result: Any) -> dict[str, Any]:
     return dict(result)
 
 
-def emit(result: Any, *, title: str | None = None) -> None:
-    """Prints a flat result: one JSON line with ``--json``, a two-column table otherwise."""
+def emit(result: Any, *, title: str | None = None, details: Mapping[str, Any] | None = None) -> None:
+    """Prints a flat result: one JSON line with ``--json``, a two-column table otherwise.
+
+    Args:
+        result: Dataclass or mapping.
+        title: Title of the table.
+        details: Further values for machines only, such as lists that people saw line by line.
+    """
     values = as_dict(result)
     if _state["json"]:
-        _json_line(values, sys.stdout)
+        _json_line(values | dict(details or {}), sys.stdout)
         return
     table = _table(title, ["", ""], show_header=False)
     for key, value in values.items():

@@ -20,13 +20,17 @@ import typer
 from typer import rich_utils
 
 from eoforge.cli.compression.commands import compress, decompress, inspect
+from eoforge.cli.construct import construct
 from eoforge.cli.demo.command import demo
 from eoforge.cli.doctor import doctor
 from eoforge.cli.evaluate import evaluate
+from eoforge.cli.export import export
 from eoforge.cli.federate.commands import federate_app
 from eoforge.cli.index import index
 from eoforge.cli.ingest import ingest
+from eoforge.cli.labels import audit, noise, review
 from eoforge.cli.output import configure, fail, fail_with
+from eoforge.cli.predict import predict
 from eoforge.cli.runs import runs
 from eoforge.cli.search import search
 from eoforge.cli.serve import serve_app
@@ -51,10 +55,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "synth": synth,
     "ingest": ingest,
+    "construct": construct,
+    "export": export,
     "train": train,
     "runs": runs,
     "eval": evaluate,
     "index": index,
+    "predict": predict,
+    "noise": noise,
+    "audit": audit,
+    "review": review,
     "doctor": doctor,
     "demo": demo,
 }
@@ -125,7 +135,7 @@ def _ended(code: int) -> int:
     """Exit code, after a message to a user who interrupted the command."""
     if code != _INTERRUPTED:
         return code
-    message = "interrupted; ingest, train, index and demo resume when they are run again"
+    message = "interrupted; ingest, construct, train, index, predict and demo resume when they are run again"
     return fail_with("INTERRUPTED", message, code)
 
 

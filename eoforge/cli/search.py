@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eoforge.cli.export import export_hits
 from eoforge.cli.options import DEFAULT_SERVER
 from eoforge.cli.output import Json, as_dict, emit_rows, say
 from eoforge.errors import NotFound, UsageError
@@ -38,6 +39,7 @@ def search(
     exclude_cloud: Annotated[bool, typer.Option("--no-cloud", help="Leave out patches with cloud or shadow.")] = False,
     ca: Annotated[Path | None, typer.Option(help="CA certificate; turns TLS on.")] = None,
     token: Annotated[str | None, typer.Option(envvar="EOFORGE_TOKEN", help="Bearer token.")] = None,
+    export: Annotated[str | None, typer.Option(help="Also write the hits to this GeoParquet file, for QGIS.")] = None,
     json: Json = False,
 ) -> None:
     """Find the patches most similar to one patch or image, across sensors."""
@@ -62,6 +64,8 @@ def search(
         else:
             hits = client.search(geotiff=_read(image), source=from_, target=to, k=k, filter=conditions)
     rows = [{name: v for name, v in as_dict(h).items() if name != "thumbnail_png"} for h in hits]
+    if export is not None:
+        export_hits(rows, export)
     emit_rows(rows, line=_line)
     if not rows:
         say("no patch passes these filters" if conditions != SearchFilter() else "the index is empty")
@@ -70,7 +74,8 @@ def search(
 def _line(hit: dict[str, Any]) -> str:
     """Line of a hit: distance in bits, patch, country, date, labels."""
     labels = "; ".join(hit["labels"])
-    return f"{hit['distance']:>4}  {hit['patch_id']}  {hit['country']}, {hit['acquired']:%Y-%m-%d}  {labels}"
+    country = hit["country"] or "country unknown"
+    return f"{hit['distance']:>4}  {hit['patch_id']}  {country}, {hit['acquired']:%Y-%m-%d}  {labels}"
 
 
 def _bbox(text: str) -> tuple[float, float, float, float]:

@@ -22,17 +22,21 @@ Bands = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class PatchInfo:
-    """Metadata of a patch; the footprint is (lon_min, lat_min, lon_max, lat_max) in degrees."""
+    """Metadata of a patch; the footprint is (lon_min, lat_min, lon_max, lat_max) in degrees.
+
+    A patch without a sensor has None for its name and time, an unlabelled one no labels; ``country`` is empty where it
+    is not known.
+    """
 
     patch_id: str
-    s1_name: str
+    s1_name: str | None
     split: str
     country: str
     labels: tuple[str, ...]
     contains_seasonal_snow: bool
     contains_cloud_or_shadow: bool
-    acquired_s2: datetime
-    acquired_s1: datetime
+    acquired_s2: datetime | None
+    acquired_s1: datetime | None
     mgrs_tile: str
     epsg: int
     ulx: int
@@ -159,14 +163,14 @@ def patch_info(message: pb.PatchMetadata) -> PatchInfo:
     """Dataclass of a patch's metadata."""
     return PatchInfo(
         patch_id=message.patch_id,
-        s1_name=message.s1_name,
+        s1_name=message.s1_name or None,
         split=message.split,
         country=message.country,
         labels=tuple(message.labels),
         contains_seasonal_snow=message.contains_seasonal_snow,
         contains_cloud_or_shadow=message.contains_cloud_or_shadow,
-        acquired_s2=message.acquired_s2.ToDatetime(UTC),
-        acquired_s1=message.acquired_s1.ToDatetime(UTC),
+        acquired_s2=message.acquired_s2.ToDatetime(UTC) if message.HasField("acquired_s2") else None,
+        acquired_s1=message.acquired_s1.ToDatetime(UTC) if message.HasField("acquired_s1") else None,
         mgrs_tile=message.mgrs_tile,
         epsg=message.epsg,
         ulx=message.ulx,

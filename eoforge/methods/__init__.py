@@ -8,21 +8,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from eoforge.errors import EoforgeError, UsageError
-from eoforge.methods.protocol import Classifies, Compresses, Method, Task, problems
+from eoforge.methods.protocol import Classifies, Compresses, MapNetwork, Method, Segments, Task, problems
+
+if TYPE_CHECKING:
+    from eoforge.bundle import Bundle
 
 __all__ = [
     "METHODS",
+    "TASKS",
     "Classifies",
     "Compresses",
+    "MapNetwork",
     "Method",
     "MethodEntry",
+    "Segments",
     "Task",
     "entry_of",
     "federated_methods",
     "get_method",
+    "require_task",
+    "tasks_of",
 ]
 
 
@@ -41,15 +49,16 @@ class MethodEntry:
     federated: bool = False
 
 
+_ROBUST = (Task.ENCODE, Task.CLASSIFY, Task.SEGMENT)
 METHODS: dict[str, MethodEntry] = {
-    "reben": MethodEntry((Task.CLASSIFY, Task.SEGMENT)),
+    "reben": MethodEntry((Task.CLASSIFY, Task.SEGMENT), "eoforge.methods.reben.method:METHOD"),
     "csmae": MethodEntry((Task.ENCODE,), "eoforge.methods.csmae.method:METHOD"),
     "ss_cm_rsir": MethodEntry((Task.ENCODE,), "eoforge.methods.ss_cm_rsir.method:METHOD"),
     "rs_jcif": MethodEntry((Task.ENCODE, Task.COMPRESS), "eoforge.methods.rs_jcif.method:METHOD"),
     "anneal": MethodEntry((Task.ENCODE,)),
     "dml_s2r": MethodEntry((Task.ENCODE,)),
-    "rs_irl_svae": MethodEntry((Task.ENCODE, Task.CLASSIFY)),
-    "grid": MethodEntry((Task.CLASSIFY,)),
+    "rs_irl_svae": MethodEntry(_ROBUST, "eoforge.methods.rs_irl_svae.method:METHOD"),
+    "grid": MethodEntry(_ROBUST, "eoforge.methods.grid.method:METHOD"),
     "fl_rs": MethodEntry((Task.ENCODE, Task.CLASSIFY), "eoforge.methods.fl_rs.method:METHOD", federated=True),
     "mm_fl": MethodEntry((Task.ENCODE, Task.CLASSIFY), "eoforge.methods.mm_fl.method:METHOD", federated=True),
 }
@@ -84,6 +93,37 @@ def entry_of(name: str) -> MethodEntry:
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}; the methods are {', '.join(METHODS)} (built so far: {_built()})")
     return METHODS[name]
+
+
+TASKS = "tasks"
+"""Key of ``config.json`` with the tasks of a bundle that cannot do all tasks of its method."""
+
+
+def tasks_of(bundle: Bundle) -> tuple[Task, ...]:
+    """Tasks that a bundle can do.
+
+    Raises:
+        UsageError: The bundle's method is unknown.
+    """
+    tasks = entry_of(str(bundle.config["method"])).tasks
+    own = bundle.config.get(TASKS, tasks)
+    return tuple(task for task in tasks if task in own)
+
+
+def require_task(bundle: Bundle, *wanted: Task) -> Task:
+    """The first of ``wanted`` that a bundle can do.
+
+    Raises:
+        UsageError: The bundle can do none of them, or its method is unknown.
+    """
+    tasks = tasks_of(bundle)
+    for task in wanted:
+        if task in tasks:
+            return task
+    raise UsageError(
+        f"{bundle.uri} is a bundle of {bundle.config['method']}, which can {' and '.join(tasks)}; this needs one that "
+        f"can {' or '.join(wanted)}"
+    )
 
 
 def federated_methods() -> tuple[str, ...]:

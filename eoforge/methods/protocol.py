@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from eoforge.config import PRESETS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from eoforge.bundle import Bundle
     from eoforge.index.encoder import Encoder
     from eoforge.nn.classifier import Network
@@ -90,6 +92,26 @@ class Classifies(Protocol):
         """
 
 
+class MapNetwork(Protocol):
+    """Network from images of sensors to a class per pixel; ``sensors`` are read together."""
+
+    sensors: tuple[str, ...]
+
+    def predict(self, images: Mapping[str, Tensor]) -> Tensor:
+        """Logits ``[B, L, S, S]`` from images by sensor, ``[B, C, S, S]`` each."""
+
+
+class Segments(Protocol):
+    """Interface of a method whose bundles map pixels (:attr:`Task.SEGMENT`); its settings have the field ``size``."""
+
+    def segmenter(self, bundle: Bundle, device: str | None = None) -> MapNetwork:
+        """The trained network of ``bundle``, in evaluation mode.
+
+        Raises:
+            BundleError: As :meth:`Method.load`.
+        """
+
+
 class Compresses(Protocol):
     """Interface of a method whose bundles compress (:attr:`Task.COMPRESS`)."""
 
@@ -107,6 +129,7 @@ _NEEDS: dict[Task | None, tuple[Callable[..., Any], ...]] = {
     None: (Method.config, Method.train),
     Task.ENCODE: (Method.load, Method.untrained),
     Task.CLASSIFY: (Classifies.classifier,),
+    Task.SEGMENT: (Segments.segmenter,),
     Task.COMPRESS: (Compresses.evaluate_codec,),
 }
 """Functions that a method object must offer for a task; for None whatever its tasks are."""

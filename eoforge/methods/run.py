@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 
 from eoforge.bundle import Bundle, code_revision, load_bundle, model_card, write_bundle
-from eoforge.data.loading.loader import PatchFilter, PatchLoader
+from eoforge.data.loading.loader import PatchBatch, PatchFilter, PatchLoader
 from eoforge.data.tables.statistics import band_statistics
 from eoforge.errors import NotFound, UsageError
 from eoforge.methods.learner import Learner, TrainConfig
@@ -41,6 +41,9 @@ class Recipe:
         facts: Further keys of ``config.json`` (bits, embedding length, interpolation, ...).
         card: First paragraph of the model card, in Markdown: what the model is and what it is for.
         training_loader: Loader of the training batches, with the signature of :class:`PatchLoader`.
+        read: What both loaders read, as arguments of :class:`PatchLoader`: ``modalities``,
+            ``reference_map``, ``labelled``.
+        calibrate: Further keys of ``config.json`` from the trained learner and batches of the validation split.
     """
 
     method: str
@@ -50,6 +53,8 @@ class Recipe:
     facts: Callable[[Learner], dict[str, Any]]
     card: str
     training_loader: Callable[..., PatchLoader] = PatchLoader
+    read: Mapping[str, Any] = field(default_factory=dict)
+    calibrate: Callable[[Learner, Iterable[PatchBatch]], dict[str, Any]] | None = None
 
 
 def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, resume: bool = True) -> Bundle:
@@ -85,7 +90,11 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
         training, validation = _loaders(recipe, data, config, world)
         fitted = fit(learner, training, validation, config, files, world, start)
         if world.rank == 0:
-            bundle = _write(recipe, learner, fitted, normalisation, data, out, config, world)
+            learner.load_state_dict(fitted.weights)
+            facts = recipe.facts(learner)
+            if recipe.calibrate is not None and validation is not None:
+                facts |= recipe.calibrate(learner, validation)
+            bundle = _write(recipe, learner, facts, fitted, normalisation, data, out, config, world)
             files.finish(bundle.uri)
         _barrier(world)
         found = _finished(files)
@@ -137,10 +146,13 @@ def _loaders(
         world_size=world.size,
         workers=config.workers,
         drop_last=True,
+        **recipe.read,
     )
     # Every rank scores the same patches: this needs no exchange between ranks.
     try:
-        validation = PatchLoader(data, batch_size=config.batch_size, filter=PatchFilter(splits=("validation",)))
+        validation = PatchLoader(
+            data, batch_size=config.batch_size, filter=PatchFilter(splits=("validation",)), **recipe.read
+        )
     except NotFound:
         return training, None  # a small table may have no such patches; the last epoch is the best one then
     return training, validation
@@ -149,6 +161,7 @@ def _loaders(
 def _write(
     recipe: Recipe,
     learner: Learner,
+    facts: Mapping[str, Any],
     fitted: Fitted,
     normalisation: Normalisation,
     data: TableRef,
@@ -156,8 +169,7 @@ def _write(
     config: TrainConfig,
     world: World,
 ) -> Bundle:
-    learner.load_state_dict(fitted.weights)
-    facts = {
+    described = {
         "method": recipe.method,
         "config": asdict(config),
         "bands": {modality: list(names) for modality, names in recipe.bands.items()},
@@ -165,7 +177,7 @@ def _write(
         "seed": config.seed,
         "patches": {"uri": data.uri, "version": data.version},
         "code_revision": code_revision(),
-        **recipe.facts(learner),
+        **facts,
     }
     best = next(row for row in fitted.curve.epochs if row["epoch"] == fitted.best_epoch)
     metrics = {
@@ -191,7 +203,7 @@ def _write(
         settings=asdict(config),
     )
     extra = {CURVE: fitted.curve.csv()}
-    return write_bundle(out, weights=weights, config=facts, metrics=metrics, readme=readme, extra_files=extra)
+    return write_bundle(out, weights=weights, config=described, metrics=metrics, readme=readme, extra_files=extra)
 
 
 @contextmanager

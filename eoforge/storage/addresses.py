@@ -11,6 +11,7 @@ so addresses to Lance pass :func:`lance_uri`, the only place that encodes, and a
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 S3_SCHEME = "s3://"
 TABLE_SUFFIX = ".lance"
+_UP = "../"
 # Suffixes of messages of Lance and obstore: positions in Rust sources, and a dump of the error object.
 _RUST_POSITION = re.compile(r",? \S+\.rs:\d+:\d+")
 _RUST_DUMP = "\n\nDebug source:"
@@ -111,6 +113,31 @@ def table_to_write(text: str) -> str:
 def join(uri: str, *parts: str) -> str:
     """Address with path parts appended."""
     return "/".join([uri.rstrip("/"), *(p.strip("/") for p in parts)])
+
+
+def relative_to(uri: str, base: str) -> str:
+    """Address of ``uri`` as seen from ``base``, such as ``../patches.lance``, so that both can move together.
+
+    Args:
+        uri: Normalised address.
+        base: Normalised address of the table or bundle that names ``uri``.
+
+    Returns:
+        Relative address; ``uri`` itself if both share neither a bucket nor a folder below the root of the disk.
+    """
+    if is_s3(uri) != is_s3(base) or uri.startswith(_UP):
+        return uri
+    apart = uri.split("/")[:3] != base.split("/")[:3] if is_s3(uri) else uri.split("/")[:2] != base.split("/")[:2]
+    return uri if apart else posixpath.relpath(uri.removeprefix(S3_SCHEME), base.removeprefix(S3_SCHEME))
+
+
+def resolve(address: str, base: str) -> str:
+    """Address that ``base`` names, the inverse of :func:`relative_to`; other addresses are returned as they are."""
+    if not address.startswith(_UP):
+        return address
+    if not is_s3(base):
+        return posixpath.normpath(f"{base}/{address}")
+    return S3_SCHEME + posixpath.normpath(f"{base.removeprefix(S3_SCHEME)}/{address}")
 
 
 def lance_uri(uri: str) -> str:

@@ -149,6 +149,10 @@ def _map(axes: Axes, quality: Quality) -> None:
     axes.legend(frameon=False, fontsize=8, markerscale=max(1.0, (16 / size) ** 0.5), loc="best")
 
 
+def _named(sample: Sample) -> str:
+    return "unlabelled" if sample.labels is None else ", ".join(sample.labels)
+
+
 def _samples(samples: list[Sample]) -> Html:
     if not samples:
         return section("Samples", element("p", "The table is empty."))
@@ -159,7 +163,7 @@ def _samples(samples: list[Sample]) -> Html:
                 [
                     element("div", concat(image(png, sample.patch_id) for png in sample.pictures), class_="triple"),
                     element("p", sample.patch_id, class_="id"),
-                    element("p", concat([element("b", sample.country), ": " + ", ".join(sample.labels)])),
+                    element("p", concat([element("b", sample.country), ": " + _named(sample)])),
                 ]
             ),
             class_="sample",
@@ -173,7 +177,11 @@ def _samples(samples: list[Sample]) -> Html:
         ".triple{display:flex;gap:4px}.triple img{width:33%;aspect-ratio:1;border-radius:4px;object-fit:cover}"
         "</style>"
     )
-    note = element("p", "Sentinel-2 true colour, Sentinel-1 composite, reference map if it exists.", class_="soft")
+    note = element(
+        "p",
+        "Sentinel-2 true colour, Sentinel-1 composite and reference map, as far as a patch has them.",
+        class_="soft",
+    )
     return section("Samples", style, note, radar_legend(), element("div", concat(cards), class_="samples"))
 
 
@@ -203,7 +211,7 @@ def _bands(quality: Quality) -> Html:
     statistics = quality.bands
     if statistics is None:
         return section("Bands", element("p", "The table is empty."))
-    bands = (*S2_BANDS, *S1_BANDS)
+    bands = [band for band in (*S2_BANDS, *S1_BANDS) if band in statistics.bands]
     drawing = Figure(figsize=(10, 4.8), facecolor="white")
     for i, band in enumerate(bands):
         axes = drawing.add_subplot(3, 5, i + 1)

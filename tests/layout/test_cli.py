@@ -18,7 +18,7 @@ from eoforge.errors import UsageError
 from tests.data.archives.archive_files import make_pair, write_archive
 
 COMMANDS = ("synth", "ingest", "train", "runs", "eval", "index", "serve", "search", "doctor", "demo", "federate")
-COMMANDS += ("compress", "decompress", "inspect")
+COMMANDS += ("compress", "decompress", "inspect", "predict")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -20,7 +20,7 @@ METHOD_FILES = {"README.md", "__init__.py", "config.py", "method.py"}
 """Networks and losses that several methods share are in eoforge/nn, eoforge/losses and the federated strategies."""
 KERNEL_FILES = {"README.md", "__init__.py", "kernel.py", "reference.py"}
 SERVICE_FILES = {"README.md", "__init__.py", "__main__.py", "servicer.py", "settings.py", "kserve.py"}
-SHARED_FOLDERS = {"evaluation"}
+SHARED_FOLDERS = {"evaluation", "noise_robust"}
 """Folders beside the methods that hold none of them."""
 PUBLISHED = {"reben", "csmae", "ss_cm_rsir", "rs_jcif", "anneal", "dml_s2r", "rs_irl_svae", "grid", "fl_rs", "mm_fl"}
 

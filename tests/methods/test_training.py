@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from eoforge.bundle import load_bundle
+from eoforge.bundle import load_bundle, training_patches
 from eoforge.data.records import PatchPair, record_batch
 from eoforge.errors import DataRefused, EoforgeError, NotFound, UsageError
 from eoforge.logs import configure_logs
@@ -118,7 +118,7 @@ def test_a_finished_run_is_not_trained_again_unless_asked(table: TableRef, runs:
 
 def test_the_newest_version_is_pinned_and_tagged(table: TableRef, runs: str) -> None:
     bundle = METHOD.train(TableRef(table.uri), runs, METHOD.config("tiny", {**RUN, "epochs": "1"}))
-    assert bundle.config["patches"] == {"uri": table.uri, "version": 1}
+    assert training_patches(bundle) == table
     assert lance.dataset(table.uri).tags.list()[f"bundle-{bundle.short_id}"]["version"] == 1
 
 

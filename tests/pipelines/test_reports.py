@@ -14,6 +14,10 @@ from matplotlib.figure import Figure
 from eoforge.bundle import Bundle, write_bundle
 from eoforge.data.ingest.run import ingest
 from eoforge.data.labels import CLASSES
+from eoforge.data.records import record_batch
+from eoforge.data.synthetic.archive import synthetic_pairs
+from eoforge.data.tables.commit import create_table
+from eoforge.data.tables.schema import PATCHES
 from eoforge.storage.addresses import TableRef, open_table
 from pipelines.reports.curves import curves_html, read_steps, scalar_metrics
 from pipelines.reports.quality import SAMPLES, Quality, class_rows, collect, quality_markdown
@@ -48,6 +52,25 @@ def test_every_patch_is_counted_once(quality: Quality, archive: DamagedArchive) 
     assert quality.rows == archive.patches - 1
     assert sum(quality.splits.values()) == quality.rows == quality.months.sum() == quality.labels_per_patch.sum()
     assert sum(sum(by.values()) for by in quality.countries.values()) == quality.rows
+
+
+def test_patches_without_radar_or_labels_are_counted_and_shown(tmp_path: Path) -> None:
+    complete, *others = synthetic_pairs(3)
+    for number, one in enumerate(others):
+        meta = replace(one.meta, s1_name=None, country=None, labels=None if number else one.meta.labels)
+        others[number] = replace(one, meta=meta, s1=None, reference_map=None)
+    table = str(tmp_path / "patches.lance")
+    create_table(table, PATCHES).insert(record_batch([complete, *others]))
+    quality = collect(TableRef(table, open_table(table).version), {})
+    assert quality.flags["without_sentinel_1"] == 2
+    assert quality.flags["without_labels"] == 1
+    assert "without_sentinel_2" not in quality.flags
+    assert quality.labels_per_patch.sum() == 2
+    assert sum(quality.countries["unknown"].values()) == 2
+    assert sorted(len(sample.pictures) for sample in quality.samples) == [1, 1, 3]
+    page = quality_html(quality)
+    assert "without sentinel 1: 2 patches" in page
+    assert "unlabelled" in page
 
 
 def test_class_counts_agree_with_the_label_names(quality: Quality) -> None:

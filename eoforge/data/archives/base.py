@@ -24,7 +24,12 @@ class Archive(ABC):
 
     Attributes:
         uri: Address of the archive.
+        min_shard_rows: Rows below which a small archive is not cut into more shards.
+        edges: Incomplete patches that are no rows, at the edges of tiles.
     """
+
+    min_shard_rows = 64
+    edges = 0
 
     def __init__(self, uri: str) -> None:
         self.uri = normalise(uri)

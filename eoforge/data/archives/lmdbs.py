@@ -34,7 +34,7 @@ def find_lmdb(path: Path) -> Path | None:
         return path.parent
     if not path.is_dir():
         return None
-    found = [path] if (path / _DATA_FILE).is_file() else sorted(p.parent for p in path.glob(f"*/{_DATA_FILE}"))
+    found = [path] if (path / _DATA_FILE).is_file() else sorted(p.parent for p in path.glob(f"[!.]*/{_DATA_FILE}"))
     return found[0] if len(found) == 1 else None
 
 
@@ -109,7 +109,7 @@ class _LmdbPatch:
     def _key(self, band: str) -> str:
         if band == REFERENCE_MAP:
             return f"{self._meta.patch_id}_{REFERENCE_MAP}"
-        return self._meta.s1_name if band in S1_BANDS else self._meta.patch_id
+        return self._meta.radar_name if band in S1_BANDS else self._meta.patch_id
 
     def key_of(self, band: str) -> str:
         return f"{self._uri}#{self._key(band)}"

@@ -35,6 +35,13 @@ METADATA: pa.Schema = pa.schema(
     ]
 )
 
+ROWS: pa.Schema = pa.schema([field.with_nullable(field.name != "patch_id") for field in METADATA])
+"""The same columns for patches that are built here, null where there is no v1 name, radar, label or country."""
+
+MAY_BE_NULL = ("s2v1_name", "country")
+"""Columns that exports of new patches leave empty."""
+_READ = pa.schema([field.with_nullable(field.name in MAY_BE_NULL) for field in METADATA])
+
 MAX_ROWS = 1 << 22
 """Largest number of rows of a file, and of labels of a row group; the official files have 480,038 and 69,450 rows."""
 MAX_DECODED_BYTES = 1 << 29
@@ -94,7 +101,8 @@ class MetadataRows(Sequence[PatchMeta]):
             repeats = self._repeated[start : start + 4096].tolist()
             for row, repeat in zip(zip(*columns, strict=True), repeats, strict=True):
                 patch_id, s1_name, s2v1_name, split, country, labels, snow, cloud = row
-                yield PatchMeta(patch_id, s1_name, s2v1_name, split, country, tuple(labels), snow, cloud, repeat)
+                names = None if labels is None else tuple(labels)
+                yield PatchMeta(patch_id, s1_name, s2v1_name, split, country, names, snow, cloud, repeat)
 
 
 def read_metadata(load: Callable[[str], bytes | None], where: str) -> MetadataRows:
@@ -134,13 +142,13 @@ def _parse(data: bytes, name: str) -> pa.Table:
     except (pa.ArrowException, OSError) as error:  # OSError: Arrow's class of damaged pages
         raise DataRefused(f"{name}: damaged or no parquet file: {error}") from error
     for column in METADATA.names:
-        if table[column].null_count:
+        if table[column].null_count and column not in MAY_BE_NULL:
             raise DataRefused(f"{name}: {table[column].null_count} empty cells in {column}; expected none")
     size = sum(_text_bytes(column) for column in table.columns)
     if size > MAX_DECODED_BYTES:
         raise DataRefused(f"{name}: its text has {size} bytes, beyond the limit of {MAX_DECODED_BYTES}")
     try:
-        return table.cast(METADATA)
+        return table.cast(_READ)
     except (pa.ArrowException, ValueError) as error:
         raise DataRefused(f"{name}: columns have other types than the official file: {error}") from error
 

@@ -10,17 +10,20 @@ from eoforge.data.archives.layout import MAIN_FILE, S1_FOLDER, S2_FOLDER
 from eoforge.data.archives.lmdbs import LmdbArchive, find_lmdb
 from eoforge.data.archives.tar_source import find_tars
 from eoforge.data.archives.tars import TarArchive
+from eoforge.data.tiles.archive import TileArchive
+from eoforge.data.tiles.options import TileOptions
 from eoforge.errors import NotFound
 from eoforge.storage.addresses import is_s3, normalise
 from eoforge.storage.objects import ObjectStore
 
 
-def open_archive(uri: str, *, scratch: str | None = None) -> Archive:
+def open_archive(uri: str, *, tiles: TileOptions | None = None, scratch: str | None = None) -> Archive:
     """Archive of any kind, opened for reading.
 
     Args:
         uri: A folder or ``s3://`` prefix, in the official layout or with the official ``.tar`` or ``.tar.zst`` files,
             or a rico-hdl LMDB (its folder, or its ``data.mdb``).
+        tiles: Options of a construction: the address holds tiles, from which the patches are cut.
         scratch: Folder for the index and the unpacked contents of tar files; default ``$EOFORGE_SCRATCH`` or the
             system's temporary folder.
 
@@ -28,6 +31,8 @@ def open_archive(uri: str, *, scratch: str | None = None) -> Archive:
         NotFound: The address does not exist, or holds no archive of a known kind.
     """
     uri = normalise(uri)
+    if tiles is not None:
+        return TileArchive(uri, tiles)
     if is_s3(uri):
         store = ObjectStore(uri)
         if store.has_any(S2_FOLDER) or store.has_any(S1_FOLDER):

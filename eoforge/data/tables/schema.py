@@ -1,7 +1,9 @@
 """Schemas of the Lance tables: the contract between ingestion, training, indexing and serving.
 
 ``patches.lance`` holds one row per Sentinel-1/Sentinel-2 patch pair, rasters on their native grids (304,000 B a row
-instead of 691,200 B upsampled to float). ``codes.lance`` holds one row per (patch, modality) and bundle.
+instead of 691,200 B upsampled to float). A patch of one sensor has nulls in the columns of the other, an unlabelled one
+in ``labels`` and ``label_mask``. ``codes.lance`` holds one row per (patch, modality) and bundle, ``predictions.lance``
+one per patch and bundle.
 """
 
 from __future__ import annotations
@@ -33,20 +35,24 @@ def _required(name: str, dtype: pa.DataType) -> pa.Field:
     return pa.field(name, dtype, nullable=False)
 
 
+def _optional(name: str, dtype: pa.DataType) -> pa.Field:
+    return pa.field(name, dtype)
+
+
 _UTC = pa.timestamp("us", tz="UTC")
 
 METADATA_FIELDS: tuple[pa.Field, ...] = (
     _key("patch_id", pa.string()),
-    _required("s1_name", pa.string()),
-    _required("s2v1_name", pa.string()),
+    _optional("s1_name", pa.string()),
+    _optional("s2v1_name", pa.string()),
     _required("split", pa.string()),
-    _required("country", pa.string()),
-    _required("labels", pa.list_(pa.string())),
-    _required("label_mask", pa.uint32()),
+    _optional("country", pa.string()),
+    _optional("labels", pa.list_(pa.string())),
+    _optional("label_mask", pa.uint32()),
     _required("contains_seasonal_snow", pa.bool_()),
     _required("contains_cloud_or_shadow", pa.bool_()),
-    _required("acquired_s2", _UTC),
-    _required("acquired_s1", _UTC),
+    _optional("acquired_s2", _UTC),
+    _optional("acquired_s1", _UTC),
     _required("mgrs_tile", pa.string()),
     _required("epsg", pa.int32()),
     _required("ulx", pa.int32()),
@@ -60,15 +66,26 @@ METADATA_FIELDS: tuple[pa.Field, ...] = (
 
 RASTER_FIELDS: tuple[pa.Field, ...] = (
     *(
-        _required(g.column, pa.fixed_shape_tensor(pa.type_for_alias(g.dtype), g.shape)).with_metadata(
+        _optional(g.column, pa.fixed_shape_tensor(pa.type_for_alias(g.dtype), g.shape)).with_metadata(
             {BANDS: ",".join(g.bands)}
         )
         for g in GROUPS
     ),
-    pa.field("reference_map", pa.fixed_shape_tensor(pa.uint16(), (S2_10M.size, S2_10M.size))),
+    _optional("reference_map", pa.fixed_shape_tensor(pa.uint16(), (S2_10M.size, S2_10M.size))),
 )
 
 PATCHES: pa.Schema = pa.schema([*METADATA_FIELDS, *RASTER_FIELDS, _required("digest", pa.string())])
+ACQUIRED = {"s1": "acquired_s1", "s2": "acquired_s2"}
+"""Column that is null exactly where a patch lacks a sensor."""
+TRAIN_LABEL_MASK, TRAIN_REFERENCE_MAP = "train_label_mask", "train_reference_map"
+TRAINING_LABEL_FIELDS: dict[str, pa.DataType] = {
+    TRAIN_LABEL_MASK: pa.uint32(),
+    TRAIN_REFERENCE_MAP: pa.fixed_shape_tensor(pa.uint16(), (S2_10M.size, S2_10M.size)),
+}
+"""Nullable columns of a derived version of ``patches.lance``: labels that training reads instead of the clean ones.
+
+They hold injected noise or reviewed labels; a null means that the clean label counts.
+"""
 METADATA_COLUMNS: tuple[str, ...] = tuple(f.name for f in METADATA_FIELDS)
 RASTER_COLUMNS: tuple[str, ...] = tuple(f.name for f in RASTER_FIELDS)
 
@@ -121,6 +138,37 @@ def streams_schema(bits: int, metadata: dict[str, str]) -> pa.Schema:
     codes = codes_schema(bits, 1, metadata)
     embedding = codes.get_field_index("embedding")
     return codes.set(embedding, _required("stream", pa.large_binary()))
+
+
+def without_training_labels(schema: pa.Schema) -> pa.Schema:
+    """The schema of a table without the columns of a derived version."""
+    return pa.schema([field for field in schema if field.name not in TRAINING_LABEL_FIELDS], metadata=schema.metadata)
+
+
+def predictions_schema(classes: int, maps: bool, metadata: dict[str, str]) -> pa.Schema:
+    """Schema of ``predictions.lance``: one row per patch.
+
+    ``probabilities`` are calibrated, in the original order of the classes; ``labels`` are the classes whose probability
+    reaches their threshold; ``pixel_map`` holds class indices on the 10 m grid. ``digest`` is that of the patch.
+
+    Args:
+        classes: Number of classes.
+        maps: Whether there is a column ``pixel_map``.
+        metadata: Names of the bundle and of the version of the patches, calibration.
+    """
+    side = S2_10M.size
+    pixel_map = [_required("pixel_map", pa.fixed_shape_tensor(pa.uint8(), (side, side)))] if maps else []
+    return pa.schema(
+        [
+            _key("patch_id", pa.string()),
+            _required("probabilities", pa.list_(pa.float32(), classes)),
+            _required("labels", pa.list_(pa.string())),
+            _required("label_mask", pa.uint32()),
+            *pixel_map,
+            _required("digest", pa.string()),
+        ],
+        metadata=metadata,
+    )
 
 
 def sql_list(values: Iterable[str]) -> str:

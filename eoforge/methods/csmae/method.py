@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from eoforge.bundle import Bundle
+from eoforge.bundle import Bundle, training_patches
 from eoforge.data.bands import MODALITIES
 from eoforge.data.loading.loader import PatchBatch
 from eoforge.data.loading.prepare import Prepare
@@ -115,7 +115,7 @@ class CsmaeMethod(HashMethod):
         data = data.pinned()
         require_patches(data, config.pretraining(), config.heads(""))
         pretrained = self.pretrain(data, out, config, resume=resume)
-        table = TableRef(pretrained.config["patches"]["uri"], pretrained.config["patches"]["version"])
+        table = training_patches(pretrained)
         recipe = Recipe(
             method=self.name,
             bands=config.sensor_bands,

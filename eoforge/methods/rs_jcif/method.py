@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, cast
 
-from eoforge.bundle import Bundle, load_bundle
+from eoforge.bundle import Bundle, load_bundle, training_patches
 from eoforge.codec.learned.model import Codec
 from eoforge.data.loading.loader import PatchFilter, PatchLoader
 from eoforge.errors import BundleError
@@ -72,7 +72,7 @@ class RsJcifMethod(ConfiguredMethod):
             tasks: "both", or "hash" for codes alone, the baseline of the joint run.
             resume: As for :meth:`train`.
         """
-        table = TableRef(first.config["patches"]["uri"], first.config["patches"]["version"])
+        table = training_patches(first)
         teacher = load_bundle(config.teacher) if config.teacher else None
         origin = first.id if teacher is None else f"{first.id}+{teacher.id}"
         stage = config.joint(origin, tasks)
@@ -90,6 +90,7 @@ class RsJcifMethod(ConfiguredMethod):
             # The bundle keeps the user's config; the stage's config is internal.
             facts=lambda _: {"config": asdict(config), **_facts(config), "compression": first.id, "tasks": tasks},
             card=_CARD,
+            read={"labelled": config.similarity == "labels"},
         )
         return train_run(recipe, table, out, stage, resume=resume)
 

@@ -13,6 +13,7 @@ import pytest
 import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
@@ -135,6 +136,30 @@ def test_strips_with_gaps_between_them_are_read_as_rasterio_reads_them() -> None
     raster = read_geotiff(moved)
     assert_equals_rasterio(moved, raster)
     np.testing.assert_array_equal(raster.pixels, pixels)
+
+
+@pytest.mark.parametrize(
+    "crs",
+    [
+        "+proj=utm +zone=33 +ellps=WGS84",
+        "+proj=utm +zone=33 +ellps=WGS84 +towgs84=500,0,0,0,0,0,0",
+        "+proj=utm +zone=33 +ellps=intl",
+    ],
+)
+def test_a_crs_that_resembles_a_code_has_none(crs: str) -> None:
+    data = with_rasterio(some_array(20, "uint16"), crs=CRS.from_string(crs))
+    with MemoryFile(data) as memory, memory.open() as source:
+        assert source.crs.to_epsg()  # what rasterio takes it for
+        raster = read_geotiff(data)
+        assert (raster.epsg, raster.crs) == (None, source.crs.to_wkt())
+
+
+def test_a_geotiff_key_that_moves_the_datum_is_not_overlooked() -> None:
+    data = write_geotiff(None, some_array(20, "uint16"), 32633, 300_000, 5_400_000, 10)
+    keys = np.frombuffer(data[data.index(struct.pack("<4H", 1, 1, 0, 7)) :][:64], "<u2").reshape(-1, 4)
+    shifted = np.concatenate([keys[:1] + np.array([0, 0, 0, 1]), keys[1:], [[2062, 0, 1, 0]]])
+    assert tiff.epsg_of(keys[:8].tobytes()) == 32633
+    assert tiff.epsg_of(shifted.astype("<u2").tobytes()) is None
 
 
 def test_points_instead_of_areas_shift_the_transform_as_in_gdal() -> None:

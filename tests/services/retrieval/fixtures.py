@@ -109,9 +109,9 @@ class RetrievalFixture:
         build_index(self.bundle.uri, table, self.codes, self.encoder)
 
 
-def make_retrieval_fixture(folder: Path) -> RetrievalFixture:
-    """Writes the first patches, the bundle and their index below ``folder``."""
-    pairs = tuple(synthetic_pairs(ALL, seed=7))
+def make_retrieval_fixture(folder: Path, given: Sequence[PatchPair] = ()) -> RetrievalFixture:
+    """Writes the first patches, or those that are given, the bundle and their index below ``folder``."""
+    pairs = tuple(given or synthetic_pairs(ALL, seed=7))
     patches, codes = str(folder / "patches.lance"), str(folder / "codes.lance")
     table = _append(patches, pairs[:FIRST])
     bundle = write_bundle(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +61,18 @@ def test_a_mistyped_split_or_country_is_refused_with_the_nearest(
         assert main(["search", "--server", server.target, *args, option, mistyped]) == 2
         message = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["message"]
         assert f"{mistyped!r}; did you mean {meant}" in message
+
+
+def test_hits_are_exported_for_maps(
+    server: Running, archive: RetrievalFixture, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import geopandas
+
+    out = tmp_path / "hits.parquet"
+    hits = found(capsys, server, "--patch-id", archive.pairs[0].meta.patch_id, "--export", str(out))
+    frame = geopandas.read_parquet(out)
+    assert frame["patch_id"].tolist() == [hit["patch_id"] for hit in hits]
+    assert frame["distance"].tolist() == [hit["distance"] for hit in hits]
+    assert frame["rank"].tolist() == list(range(1, len(hits) + 1))
+    assert [list(map(float, box.bounds)) for box in frame.geometry] == [hit["footprint"] for hit in hits]
+    assert [list(labels) for labels in frame["labels"]] == [hit["labels"] for hit in hits]
