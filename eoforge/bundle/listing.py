@@ -12,7 +12,7 @@ import structlog
 
 from eoforge.bundle.format import CONFIG, MANIFEST, METRICS, size_limit
 from eoforge.errors import EoforgeError
-from eoforge.storage.addresses import join, normalise
+from eoforge.storage.addresses import join, normalise, resolve
 from eoforge.storage.objects import ObjectStore
 
 MAX_KEYS = 100_000
@@ -65,9 +65,12 @@ def list_bundles(uri: str) -> list[BundleSummary]:
 def _summary(store: ObjectStore, folder: str, date: datetime) -> BundleSummary:
     config, metrics = (_object(store, f"{folder}{name}", size_limit(name)) for name in (CONFIG, METRICS))
     patches = config.get("patches")
-    data = f"{patches.get('uri')}@{patches.get('version')}" if isinstance(patches, Mapping) else ""
+    bundle = join(store.root, folder).rstrip("/")
+    data = (
+        f"{resolve(str(patches.get('uri')), bundle)}@{patches.get('version')}" if isinstance(patches, Mapping) else ""
+    )
     metric, score = _score(metrics)
-    return BundleSummary(join(store.root, folder).rstrip("/"), str(config.get("method")), date, data, score, metric)
+    return BundleSummary(bundle, str(config.get("method")), date, data, score, metric)
 
 
 def _object(store: ObjectStore, key: str, limit: int) -> dict[str, Any]:

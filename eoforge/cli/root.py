@@ -24,6 +24,7 @@ from eoforge.cli.construct import construct
 from eoforge.cli.demo.command import demo
 from eoforge.cli.doctor import doctor
 from eoforge.cli.evaluate import evaluate
+from eoforge.cli.export import export
 from eoforge.cli.federate.commands import federate_app
 from eoforge.cli.index import index
 from eoforge.cli.ingest import ingest
@@ -55,6 +56,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "synth": synth,
     "ingest": ingest,
     "construct": construct,
+    "export": export,
     "train": train,
     "runs": runs,
     "eval": evaluate,

@@ -40,6 +40,8 @@ class Reason(StrEnum):
     WRONG_DTYPE = "wrong_dtype"
     CRS_MISMATCH = "crs_mismatch"
     TRANSFORM_MISMATCH = "transform_mismatch"
+    OFFSET_UNKNOWN = "offset_unknown"
+    OFFSET_REMOVED = "offset_removed"
     NODATA_S2 = "nodata_s2"
     NONFINITE_S1 = "nonfinite_s1"
     UNKNOWN_CLC = "unknown_clc"
@@ -48,7 +50,7 @@ class Reason(StrEnum):
     SPLIT_MISMATCH = "split_mismatch"
 
 
-WARNINGS: frozenset[Reason] = frozenset({Reason.SPLIT_MISMATCH})
+WARNINGS: frozenset[Reason] = frozenset({Reason.SPLIT_MISMATCH, Reason.OFFSET_REMOVED})
 """Reasons that are reported and do not exclude a patch."""
 
 DIGEST_CHARS = 32

@@ -14,6 +14,7 @@ def all_pipelines() -> dict[str, Any]:
 
 PIPELINES: tuple[str, ...] = (
     "ingest",
+    "construct",
     "train",
     "index",
     "compress_archive",

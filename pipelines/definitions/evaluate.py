@@ -12,7 +12,11 @@ from pipelines.components.evaluate import evaluate as evaluate_step
 from pipelines.definitions.placement import place
 
 
-@dsl.pipeline(name="eoforge-evaluate", description="Measure all tasks of a run bundle: retrieval, labels, maps.")
+@dsl.pipeline(
+    name="eoforge-evaluate",
+    display_name="Evaluate a bundle",
+    description="Measure all tasks of a run bundle: retrieval, labels, maps.",
+)
 def evaluate(bundle: str, table: str, version: str = "", k: int = 10) -> NamedTuple(
     "Evaluated", [("report", HTML), ("overview", Markdown)]
 ):

@@ -11,7 +11,11 @@ from pipelines.components import predict as steps
 from pipelines.definitions.placement import encode_in_shards, place
 
 
-@dsl.pipeline(name="eoforge-predict", description="Predict labels and maps of every patch of a table, exactly once.")
+@dsl.pipeline(
+    name="eoforge-predict",
+    display_name="Predict a table",
+    description="Predict labels and maps of every patch of a table, exactly once.",
+)
 def predict(bundle: str, table: str, predictions: str, version: str = "", shard_rows: int = 4096) -> NamedTuple(
     "Predicted", [("predictions_table", str), ("predictions_version", str)]
 ):

@@ -60,6 +60,12 @@ class Overloaded(Retriable):
     reason = "OVERLOADED"
 
 
+class NotReady(Retriable):
+    """Call before the service has the data that it serves."""
+
+    reason = "NOT_READY"
+
+
 class IndexChanged(EoforgeError):
     """Page token of an index version that is not served any more."""
 
@@ -96,6 +102,7 @@ CATALOGUE: dict[str, Entry] = {
     "PERMISSION_DENIED": Entry(grpc.StatusCode.PERMISSION_DENIED, 403),
     "QUOTA_EXCEEDED": Entry(grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
     "OVERLOADED": Entry(grpc.StatusCode.RESOURCE_EXHAUSTED, 503),
+    "NOT_READY": Entry(grpc.StatusCode.UNAVAILABLE, 503),
     "INDEX_CHANGED": Entry(grpc.StatusCode.FAILED_PRECONDITION, 409),
     "CONFLICT": Entry(grpc.StatusCode.ABORTED, 409),
     "NOT_LEADER": Entry(grpc.StatusCode.UNAVAILABLE, 503),

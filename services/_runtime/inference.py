@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from fastapi import FastAPI
 
+from eoforge.api.oip.v1 import oip_pb2
+from services._runtime.admission import RESERVATION
 from services._runtime.errors import Unimplemented
 from services._runtime.wire import OIP_SERVICE
 
@@ -79,6 +81,9 @@ class OpenInference:
         return await asyncio.to_thread(self.load) if self._plane is None else self._plane
 
     async def _answer(self, method: str, request: bytes, context: Any) -> bytes:
+        if self._plane is None and method == "ModelInfer":  # what is too large is refused before KServe takes memory
+            name, reservation = f"/{OIP_SERVICE}/{method}", RESERVATION.get()
+            await self._reception.parse(name, request, oip_pb2.ModelInferRequest, reservation)
         return await (await self._loaded()).answer(method, request)
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:

@@ -12,7 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from services._runtime.errors import DeadlineExceeded, abort, describe, forget, 
 from services._runtime.fair import FairPool
 from services._runtime.settings import RuntimeSettings
 from services._runtime.telemetry import IN_FLIGHT, REQUESTS, SECONDS, server_span
+from services._runtime.turns import InTurn, Turns
 from services._runtime.wire import COPIES, Limits
 
 OPEN_PREFIXES = ("/grpc.health.v1.Health/",)
@@ -65,6 +66,7 @@ class Reception:
         budget: Bytes in flight.
         admission: Calls and streams at the same time.
         limits: Elements and depth of a message.
+        turns: Time that copies take on the event loop.
         pool: Threads that parse large messages.
         max_bytes: Largest message of the whole server; gRPC refuses larger ones before they are received.
         default_bytes: Largest message of a method that ``sizes`` does not name.
@@ -77,6 +79,7 @@ class Reception:
     budget: Budget
     admission: Admission
     limits: Limits
+    turns: Turns
     pool: FairPool
     max_bytes: int
     default_bytes: int
@@ -92,6 +95,7 @@ class Reception:
             Budget(settings.max_inflight_bytes, settings.receive_seconds),
             Admission(settings.max_calls, settings.max_calls_per_caller, settings.max_streams_per_caller),
             Limits(settings.max_elements),
+            Turns(),
             FairPool(PARSERS, settings.max_calls, "parsing"),
             settings.max_message_bytes,
             settings.max_plain_bytes,
@@ -193,19 +197,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                     request = await self._request(method, kind, caller, context, streaming)
                     result = behaviour(request, context)
                     del request
-                    await _write(context, await result if inspect.isawaitable(result) else result)
+                    await self._write(context, await result if inspect.isawaitable(result) else result)
 
         return answer
 
     def _many(self, behaviour: Any, method: str, headers: dict[str, Any], kind: Any, streaming: bool) -> Any:
-        async def answer(_: Any, context: Context[Any, Any]) -> AsyncIterator[Any]:
+        async def answer(_: Any, context: Context[Any, Any]) -> None:
             async with _Trimmed(), self._call(method, headers, context, streaming) as caller:
                 results = behaviour(await self._request(method, kind, caller, context, streaming), context)
                 if inspect.isawaitable(results):  # a handler that writes to the context itself
                     await results
                     return
-                async for result in results:
-                    yield result
+                async with aclosing(results):
+                    async for result in results:
+                        await self._write(context, result)
+                        del result
 
         return answer
 
@@ -215,7 +221,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         async def answer(_: Any, context: Context[Any, Any]) -> Any:
             try:
                 with places.enter(_address(context)):
-                    raw = await _read(context, OPEN_SECONDS)
+                    raw = await self._read(context, OPEN_SECONDS)
                     if raw is EOF or len(raw) > OPEN_BYTES:
                         raise LimitExceeded(f"expected a message of at most {OPEN_BYTES} bytes")
                     request = raw if kind is None else wire.parse(raw, kind, self._reception.limits)[0]
@@ -237,7 +243,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         if streaming:
             return self._paced(method, kind, caller, context)
         await reservation.take(reception.max_bytes)
-        raw = await _read(context, reception.seconds)
+        raw = await self._read(context, reception.seconds)
         if raw is EOF:
             raise UsageError("expected one message; the call has none")
         return await reception.parse(method, raw, kind, reservation)
@@ -246,7 +252,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         reception, reservation = self._reception, RESERVATION.get()
 
         async def message() -> Any:
-            raw = await _read(context, reception.idle_seconds)
+            raw = await self._read(context, reception.idle_seconds)
             if raw is EOF:
                 return raw
             await self._quota.wait(caller.name)
@@ -258,6 +264,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             del taken
             yield box.pop()  # nothing here keeps a message while its stream is worked on
             reservation.resize(0)
+
+    async def _read(self, context: Context[Any, Any], seconds: float) -> Any:
+        try:
+            async with asyncio.timeout(seconds):
+                return await InTurn(context.read(), self._reception.turns)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no message arrived within {seconds:g} s") from error
+
+    async def _write(self, context: Context[Any, Any], answer: Any) -> None:
+        """Sends an answer before the call ends, so that one which nobody reads stays in its caller's share of bytes.
+
+        Raises:
+            CancelledError: The caller is gone.
+        """
+        try:
+            await InTurn(context.write(answer), self._reception.turns)
+        except grpc.aio.InternalError as error:
+            raise asyncio.CancelledError from error
 
     @asynccontextmanager
     async def _call(
@@ -324,26 +348,6 @@ class _Trimmed:
 def _made(behaviour: Any, many: bool, serializer: Any) -> Any:
     make = grpc.stream_stream_rpc_method_handler if many else grpc.stream_unary_rpc_method_handler
     return make(behaviour, request_deserializer=None, response_serializer=serializer)
-
-
-async def _read(context: Context[Any, Any], seconds: float) -> Any:
-    try:
-        async with asyncio.timeout(seconds):
-            return await context.read()
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"no message arrived within {seconds:g} s") from error
-
-
-async def _write(context: Context[Any, Any], answer: Any) -> None:
-    """Sends an answer before the call ends, so that one which nobody reads stays in its caller's share of bytes.
-
-    Raises:
-        CancelledError: The caller is gone.
-    """
-    try:
-        await context.write(answer)
-    except grpc.aio.InternalError as error:
-        raise asyncio.CancelledError from error
 
 
 def _or_bytes(serializer: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:

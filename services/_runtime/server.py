@@ -67,7 +67,7 @@ class Service:
         models: Maker of the OIP V2 models.
         further: Full names of its other typed services.
         sizes: Full method name -> largest message, of methods that take more than ``max_plain_bytes``.
-        reports: Whether it says by itself, with :meth:`Server.report`, when its typed services are answered here.
+        reports: Whether it says by itself, with :meth:`Server.report`, when its services are answered here.
         inference_on_demand: Load KServe and these models when they are first asked for, not at the start.
         start: Called inside the loop before the ports open.
         stop: Called when the last call has ended.
@@ -111,6 +111,7 @@ class Server:
     certificate_port: int | None = None
     health_port: int | None = None
     _draining: bool = False
+    _answering: bool = True
     _grpc: list[grpc.aio.Server] = field(default_factory=list)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _admission: asyncio.Task[None] | None = None
@@ -130,7 +131,7 @@ class Server:
         quota = Quota(settings.quota_per_second, settings.quota_burst)
         self._health = Health()
         reception = Reception.of(settings, {**dict.fromkeys(INFER, settings.max_message_bytes), **service.sizes})
-        inference = OpenInference(service.models, reception, lambda: self._draining)
+        inference = OpenInference(service.models, reception, lambda: self._draining or not self._answering)
         # Threads that compute in Python would keep the event loop from answering others for 5 ms at a time.
         sys.setswitchinterval(SWITCH_SECONDS)
         if settings.reflection or not service.inference_on_demand:  # reflection shows the types that are loaded
@@ -190,7 +191,8 @@ class Server:
         await self._start_rest(inference, authenticator, quota, reception, files)
         for started in self._grpc:
             await started.start()
-        self._health.set(OIP_SERVICE, True)
+        if service.inference_on_demand:
+            self._health.set(OIP_SERVICE, True)
         if not service.reports:
             self._report(True)
         if service.admit is not None:
@@ -200,15 +202,19 @@ class Server:
             log.warning("EOFORGE_INSECURE is set: the network must restrict access and protect traffic")
 
     async def report(self, answered: bool) -> None:
-        """Sets the health of the typed services; the health of the process does not change.
+        """Sets the health of the typed services and of models that are not loaded on demand.
+
+        The health of the process does not change.
 
         Args:
-            answered: Whether the typed services are answered here.
+            answered: Whether the services are answered here.
         """
         self._report(answered)
 
     def _report(self, answered: bool) -> None:
-        for name in (self.service.name, *self.service.further):
+        inference = () if self.service.inference_on_demand else (OIP_SERVICE,)
+        self._answering = answered or self.service.inference_on_demand
+        for name in (self.service.name, *self.service.further, *inference):
             self._health.set(name, answered)
 
     async def stop(self) -> None:
@@ -248,7 +254,15 @@ class Server:
         app = rest.application()
         if not self.service.inference_on_demand:
             await inference.mount(app)
-        guard = Guard(app, self.settings, inference, authenticator, quota, reception, lambda: self._draining)
+        guard = Guard(
+            app,
+            self.settings,
+            inference,
+            authenticator,
+            quota,
+            reception,
+            lambda: self._draining or not self._answering,
+        )
         self._rest = rest.server(self.settings, guard, files)
         try:
             listener = rest.listen(self.settings)

@@ -45,7 +45,6 @@ class PatchModel(Model):
         super().__init__(f"{settings.model_name}-{self.kind}-{modality}")
         self._settings, self._modality, self._work, self._limit = settings, modality, work, settings.codec_queue
         self._groups = [g for g in GROUPS if set(g.bands) <= set(MODALITIES[modality])]
-        self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of the input."""

@@ -64,26 +64,34 @@ def raster_of(message: pb.Raster, max_pixels: int, max_bytes: int, *, exact: boo
     return Raster(bands, (0, 0), _georeference(given), given.patch_id, profile, masks), ()
 
 
-def raster_message(raster: Raster, pixel_format: int) -> tuple[pb.Raster, list[str]]:
+def raster_message(raster: Raster, pixel_format: int, message: pb.Raster | None = None) -> tuple[pb.Raster, list[str]]:
     """A raster in the form that was asked for, and what that form cannot hold.
+
+    Args:
+        raster: The raster.
+        pixel_format: Form of the pixels.
+        message: What is filled, such as a part of a response; a message of its own would be copied into that.
 
     Raises:
         UsageError: There is no such form.
     """
+    message = pb.Raster() if message is None else message
     if pixel_format == pb.PIXEL_FORMAT_GEOTIFF:
-        files = [pb.GeoTiffFile(content=content) for content in write_cogs(raster).values()]
-        return pb.Raster(geotiff=pb.GeoTiffRaster(files=files, patch_id=raster.patch_id)), []
+        message.geotiff.patch_id = raster.patch_id
+        for content in write_cogs(raster).values():
+            message.geotiff.files.add(content=content)
+        return message, []
     if pixel_format not in (pb.PIXEL_FORMAT_UNSPECIFIED, pb.PIXEL_FORMAT_BANDS):
         raise UsageError(f"format must be PIXEL_FORMAT_BANDS or PIXEL_FORMAT_GEOTIFF; got {pixel_format}")
-    message = pb.BandRaster(patch_id=raster.patch_id)
+    message.bands.patch_id = raster.patch_id
     marks = band_marks(raster)
     for name, samples in raster.bands.items():
         height, width = samples.shape
         little = np.ascontiguousarray(samples, dtype=_wire_type(name))
-        message.bands.append(pb.Band(name=name, height=height, width=width, samples=little.tobytes(), **marks[name]))
+        message.bands.bands.add(name=name, height=height, width=width, samples=little.tobytes(), **marks[name])
     if raster.georeference is not None:
-        message.georeference.CopyFrom(_georeference_message(raster.georeference))
-    return pb.Raster(bands=message), lost_in_arrays(raster.profile)
+        message.bands.georeference.CopyFrom(_georeference_message(raster.georeference))
+    return message, lost_in_arrays(raster.profile)
 
 
 def rate_of(message: pb.Rate) -> Rate:

@@ -1,4 +1,4 @@
-"""Servicer of the typed API; blocking work runs in threads."""
+"""Servicer of the typed API; blocking work runs in threads, which also make and serialise large answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from eoforge.errors import UsageError
 from services._runtime.errors import argument
 from services._runtime.ordered import answers_of, deadline_of
 from services.compression.rasters import KINDS, code_messages, info_message, rate_of
-from services.compression.state import Codecs
 from services.compression.work import Work
 
 BOUNDED = "bounded"
@@ -32,10 +31,10 @@ Context = grpc.aio.ServicerContext
 class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
     """Implementation of ``CompressionService``; the interceptor of the runtime maps raised errors to statuses."""
 
-    def __init__(self, work: Work, codecs: Codecs, window: int) -> None:
-        self._work, self._codecs, self._window = work, codecs, window
+    def __init__(self, work: Work, window: int) -> None:
+        self._work, self._window = work, window
 
-    async def Compress(self, request: pb.CompressRequest, context: Context[Any, Any]) -> pb.CompressResponse:
+    async def Compress(self, request: pb.CompressRequest, context: Context[Any, Any]) -> bytes:
         """See the proto."""
         return await self._compress(request, deadline_of(context))
 
@@ -45,7 +44,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         """See the proto. Rasters are processed concurrently within a window, so that they share calls of the codec."""
         deadline = deadline_of(context)
 
-        def compress(given: pb.CompressStreamRequest) -> Awaitable[pb.CompressResponse]:
+        def compress(given: pb.CompressStreamRequest) -> Awaitable[bytes]:
             return self._compress(given.compress, deadline)
 
         found = answers_of(requests, pb.CompressStreamResponse, pb.Error, compress, self._window)
@@ -53,7 +52,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
             async for response in responses:
                 yield response
 
-    async def Decompress(self, request: pb.DecompressRequest, context: Context[Any, Any]) -> pb.DecompressResponse:
+    async def Decompress(self, request: pb.DecompressRequest, context: Context[Any, Any]) -> bytes:
         """See the proto."""
         return await self._decompress(request, deadline_of(context))
 
@@ -63,7 +62,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         """See the proto. Streams are processed concurrently within a window."""
         deadline = deadline_of(context)
 
-        def decompress(given: pb.DecompressStreamRequest) -> Awaitable[pb.DecompressResponse]:
+        def decompress(given: pb.DecompressStreamRequest) -> Awaitable[bytes]:
             return self._decompress(given.decompress, deadline)
 
         found = answers_of(requests, pb.DecompressStreamResponse, pb.Error, decompress, self._window)
@@ -83,7 +82,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
             header = self._work.header(request.stream)
         return pb.InspectResponse(info=info_message(header, len(request.stream)))
 
-    async def Transcode(self, request: pb.TranscodeRequest, context: Context[Any, Any]) -> pb.TranscodeResponse:
+    async def Transcode(self, request: pb.TranscodeRequest, context: Context[Any, Any]) -> bytes:
         """See the proto."""
         deadline = deadline_of(context)
         with argument("rate"):
@@ -92,7 +91,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
             header = self._work.header(request.stream)
             [raster] = await self._work.decompress([request.stream], deadline)
         [stream] = await self._work.compress([raster], rate, request.codec or header.bundle, deadline)
-        return pb.TranscodeResponse(stream=stream, info=self._info(stream), codes=self._codes(stream))
+        return await self._work.in_thread(self._described, pb.TranscodeResponse, stream)
 
     async def ListCodecs(self, request: pb.ListCodecsRequest, context: Context[Any, Any]) -> pb.ListCodecsResponse:
         """See the proto. The list has one page, so no page token is valid."""
@@ -100,7 +99,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
             with argument("page_token"):
                 raise UsageError("page_token was not issued by this service; the list has one page")
         codecs = []
-        for bundle_id, method in self._codecs.methods.items():
+        for bundle_id, method in self._work.codecs.methods.items():
             config = self._work.coder.named(bundle_id[:NAME_CHARS]).config
             codecs.append(
                 pb.Codec(
@@ -123,23 +122,26 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         codecs.append(pb.Codec(name=BOUNDED, kind=KINDS[Kind.BOUNDED], bands=all_bands))
         return pb.ListCodecsResponse(codecs=codecs)
 
-    async def _compress(self, request: pb.CompressRequest, deadline: float | None) -> pb.CompressResponse:
+    async def _compress(self, request: pb.CompressRequest, deadline: float | None) -> bytes:
         with argument("rate"):
             rate = rate_of(request.rate)
         with argument("raster"):
             raster, lost = await self._work.read(request.raster, rate)
         [stream] = await self._work.compress([raster], rate, request.codec, deadline)
-        return pb.CompressResponse(stream=stream, info=self._info(stream), codes=self._codes(stream), warnings=lost)
+        return await self._work.in_thread(self._described, pb.CompressResponse, stream, lost)
 
-    async def _decompress(self, request: pb.DecompressRequest, deadline: float | None) -> pb.DecompressResponse:
+    async def _decompress(self, request: pb.DecompressRequest, deadline: float | None) -> bytes:
         with argument("stream"):
             [raster] = await self._work.decompress([request.stream], deadline)
-        message, lost = await self._work.write(raster, request.format)
-        return pb.DecompressResponse(raster=message, warnings=lost)
+        return await self._work.write(raster, request.format)
 
-    def _info(self, stream: bytes) -> pb.StreamInfo:
-        return info_message(self._work.header(stream), len(stream))
-
-    def _codes(self, stream: bytes) -> list[pb.Code]:
-        has_codes = self._work.header(stream).codes
-        return code_messages(stored_codes(stream, self._work.coder.limits)) if has_codes else []
+    def _described(
+        self, kind: type[pb.CompressResponse | pb.TranscodeResponse], stream: bytes, lost: tuple[str, ...] = ()
+    ) -> bytes:
+        """Serialised response with a stream, its header and codes, and warnings of what was not kept."""
+        header = self._work.header(stream)
+        codes = code_messages(stored_codes(stream, self._work.coder.limits)) if header.codes else []
+        response = kind(stream=stream, info=info_message(header, len(stream)), codes=codes)
+        if lost and isinstance(response, pb.CompressResponse):
+            response.warnings.extend(lost)
+        return response.SerializeToString()

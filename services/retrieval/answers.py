@@ -19,6 +19,7 @@ from eoforge.data.search_filter import SearchFilter
 from eoforge.data.tables.schema import sql_list, tensor_column
 from eoforge.errors import LimitExceeded, NotFound, StoreError, UsageError, did_you_mean
 from eoforge.index.catalog import IndexSnapshot
+from services.retrieval.batching import Encoding
 from services.retrieval.state import Served
 
 THUMBNAIL_COLUMN = {"s1": "s1", "s2": "s2_10m"}
@@ -56,8 +57,8 @@ def search_filter(message: pb.Filter) -> SearchFilter:
 
 def nearest(
     served: Served, code: npt.NDArray[np.uint8], target: str, search_filter: SearchFilter | None, offset: int, size: int
-) -> tuple[list[pb.Hit], bool, int]:
-    """Hits ``offset`` to ``offset + size`` of one query, whether more follow, and the number of candidate rows.
+) -> pb.SearchResponse:
+    """Response with hits ``offset`` to ``offset + size`` of one query, without the token of a next page.
 
     Raises:
         NotFound: The index holds no codes of ``target``.
@@ -69,11 +70,18 @@ def nearest(
     distances, rows = index.search(code[None], offset + size, allow)
     kept = rows[0, offset:]
     metadata = metadata_messages(snapshot, kept)
-    hits = [
-        pb.Hit(patch=patch, modality=RETRIEVAL_MODALITIES[target], distance=int(distance))
-        for patch, distance in zip(metadata, distances[0, offset:], strict=True)
-    ]
-    return hits, candidates > offset + size, candidates
+    response = pb.SearchResponse(query_code=code.tobytes(), index_version=snapshot.version, candidates=candidates)
+    for patch, distance in zip(metadata, distances[0, offset:], strict=True):
+        response.hits.add(patch=patch, modality=RETRIEVAL_MODALITIES[target], distance=int(distance))
+    return response
+
+
+def encode_response(encodings: Sequence[Encoding], bundle_id: str) -> pb.EncodeResponse:
+    """Response with packed codes and embeddings."""
+    response = pb.EncodeResponse(bundle_id=bundle_id)
+    for code, embedding in encodings:
+        response.encodings.add(code=code.tobytes(), embedding=embedding.tolist())
+    return response
 
 
 def metadata_messages(snapshot: IndexSnapshot, rows: npt.NDArray[np.int64]) -> list[pb.PatchMetadata]:

@@ -44,7 +44,6 @@ class EncodeModel(Model):
         super().__init__(f"{settings.model_name}-encode-{modality}")
         self._settings, self._modality = settings, modality
         self._holder, self._batcher, self._pool = holder, batcher, pool
-        self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type, shape and meaning of each input."""
@@ -98,7 +97,6 @@ class SearchModel(Model):
         super().__init__(f"{settings.model_name}-search-{modality}")
         self._settings, self._modality = settings, modality
         self._holder, self._pool = holder, pool
-        self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type, shape and meaning of each input: codes or patches, and a number of hits."""

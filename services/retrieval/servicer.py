@@ -74,10 +74,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         served = self._holder.current
         rasters = [await self._pool.run(self._image, image, served) for image in request.images]
         encodings = await self._batcher.encode(served.encoder, rasters, deadline_of(context))
-        return pb.EncodeResponse(
-            encodings=[pb.Encoding(code=c.tobytes(), embedding=e.tolist()) for c, e in encodings],
-            bundle_id=served.bundle.id,
-        )
+        return await self._pool.run(answers.encode_response, encodings, served.bundle.id)
 
     async def GetPatch(self, request: pb.GetPatchRequest, context: Context[Any, Any]) -> pb.GetPatchResponse:
         """See the proto."""
@@ -121,19 +118,13 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         with argument("filter"):
             search_filter = answers.search_filter(request.filter) if request.HasField("filter") else None
         code = await self._query_code(request, served, deadline)
-        hits, more, candidates = await self._pool.run(
-            answers.nearest, served, code, target, search_filter, offset, size
-        )
-        if request.include_thumbnails and hits:
-            await self._reads.run(answers.add_thumbnails, served, hits, target)
+        response = await self._pool.run(answers.nearest, served, code, target, search_filter, offset, size)
+        if request.include_thumbnails and response.hits:
+            await self._reads.run(answers.add_thumbnails, served, response.hits, target)
         end = offset + size
-        return pb.SearchResponse(
-            hits=hits,
-            next_page_token=token_for(request, version, end) if more and end < MAX_K else "",
-            query_code=code.tobytes(),
-            index_version=version,
-            candidates=candidates,
-        )
+        if response.candidates > end and end < MAX_K:
+            response.next_page_token = token_for(request, version, end)
+        return response
 
     async def _query_code(self, request: pb.SearchRequest, served: Served, deadline: float | None) -> Code:
         kind = request.WhichOneof("query")

@@ -164,6 +164,10 @@ def test_services_routes_and_probes_meet_ports_that_exist(name: str, service: st
     container = pod.spec["containers"][0]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["grpc"]["port"] == ports["health"]
+        # A pod that waits for its first index lives and gets no calls; a standby coordinator tells silos where to go.
+        api = f"eoforge.api.{service}.v1.{service.capitalize()}Service"
+        waits = probe == "readinessProbe" and service != "federation"
+        assert container[probe]["grpc"].get("service", "") == (api if waits else "")
 
 
 @pytest.mark.parametrize(("name", "service"), PAIRS)

@@ -1,6 +1,7 @@
 """Binaries and manifests of the cluster: built from pinned Go modules, kept outside the clone by version.
 
-    python -m tests.cluster.binaries      # builds what is missing and prints one line per component
+    python -m tests.cluster.binaries           # builds what is missing and prints one line per component
+    python -m tests.cluster.binaries --pods    # and what a node with real pods needs
 
 Each folder of ``modules/`` is a Go module that pins one component by ``go.mod`` and ``go.sum``. What it makes is kept
 in ``$XDG_CACHE_HOME/eoforge/cluster/COMPONENT-VERSION-DIGEST``; another pin is another folder. Binaries from elsewhere
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +38,8 @@ class Component:
         binaries: Name of a binary, and the package that it is built from.
         files: Folder in the cache, and a glob below the module whose files are copied there.
         variables: Linker variables to set.
+        pins: Folder below ``modules/`` with ``go.mod`` and ``go.sum``, where it is not ``name``.
+        edit: A text of the program's main package, and what replaces it.
     """
 
     name: str
@@ -42,6 +47,8 @@ class Component:
     binaries: dict[str, str] = field(default_factory=dict)
     files: tuple[tuple[str, str], ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
+    pins: str = ""
+    edit: tuple[str, str] | None = None
 
     @property
     def version(self) -> str:
@@ -59,12 +66,13 @@ class Component:
     @property
     def home(self) -> str:
         """Folder with the pins: definitions of several projects share one."""
-        return self.name if self.binaries else "crds"
+        return self.pins or (self.name if self.binaries else "crds")
 
     @property
     def folder(self) -> Path:
         """Where it is kept."""
-        digest = hashlib.sha256(repr((self.binaries, self.files, self.variables)).encode())
+        made_of = (self.binaries, self.files, self.variables, *([self.edit] if self.edit else []))
+        digest = hashlib.sha256(repr(made_of).encode())
         for name in ("go.mod", "go.sum"):
             digest.update((MODULES / self.home / name).read_bytes())
         return cache() / f"{self.name}-{self.version}-{digest.hexdigest()[:8]}"
@@ -105,6 +113,8 @@ COMPONENTS = (
             ("webhooks", "config/webhook/manifests.yaml"),
             ("config", "config/configmap/inferenceservice.yaml"),
         ),
+        # There is no option for it: its webhooks would listen on all addresses of the machine.
+        edit=("Port: options.webhookPort,", 'Host: "127.0.0.1", Port: options.webhookPort,'),
     ),
     Component(
         "jobset",
@@ -146,6 +156,26 @@ COMPONENTS = (
     ),
 )
 
+NODE = (
+    Component(
+        "node",
+        "k8s.io/kubernetes",
+        {name: f"k8s.io/kubernetes/cmd/{name}" for name in ("kubelet", "kube-proxy")},
+        variables=_GIT_VERSION,
+    ),
+    Component("coredns", "github.com/coredns/coredns", {"coredns": "github.com/coredns/coredns"}),
+    Component(
+        "kube-router",
+        "github.com/cloudnativelabs/kube-router/v2",
+        {"kube-router": "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"},
+    ),
+    # The container that KServe puts into pods of models; with our charts it must not come.
+    Component(
+        "kserve-agent", "github.com/kserve/kserve", {"agent": "github.com/kserve/kserve/cmd/agent"}, pins="kserve"
+    ),
+)
+"""What a node with real pods needs besides."""
+
 
 def cache() -> Path:
     """Folder of everything that is built."""
@@ -163,9 +193,9 @@ def _objects() -> Path:
     return cache() / ".go-build"
 
 
-def missing() -> list[Component]:
+def missing(components: Sequence[Component] = COMPONENTS) -> list[Component]:
     """Components that have to be built or copied."""
-    wanted = () if existing() else (component for component in COMPONENTS if _wanted(component))
+    wanted = () if existing() else (component for component in components if _wanted(component))
     return [component for component in wanted if not component.folder.is_dir()]
 
 
@@ -188,7 +218,7 @@ def binary(name: str) -> Path:
     """
     if found := _elsewhere(name):
         return found
-    (component,) = (c for c in COMPONENTS if name in c.binaries)
+    (component,) = (c for c in (*COMPONENTS, *NODE) if name in c.binaries)
     if not (path := component.folder / name).exists():
         raise FileNotFoundError(f"{path}: build it with python -m tests.cluster.binaries")
     return path
@@ -214,18 +244,43 @@ def build(component: Component) -> None:
     made = Path(tempfile.mkdtemp(prefix=f".{component.name}-", dir=cache()))
     try:
         flags = " ".join(["-s -w", *(f"-X {name}={value}" for name, value in component.variables.items())])
+        command = ["go", "mod", "download", "-json", component.module]
+        answer = subprocess.run(command, cwd=home, env=environment, check=True, stdout=subprocess.PIPE)
+        module = Path(json.loads(answer.stdout)["Dir"])
         for name, package in component.binaries.items():
-            command = ["go", "build", "-ldflags", flags, "-o", str(made / name), package]
-            subprocess.run(command, cwd=home, env=environment, check=True)
-        if component.files:
-            command = ["go", "mod", "download", "-json", component.module]
-            answer = subprocess.run(command, cwd=home, env=environment, check=True, stdout=subprocess.PIPE)
-            _copy(component, Path(json.loads(answer.stdout)["Dir"]), made)
+            with _edited(component, module, package) as (folder, target):
+                command = ["go", "build", "-ldflags", flags, "-o", str(made / name), target]
+                subprocess.run(command, cwd=folder, env=environment, check=True)
+        _copy(component, module, made)
         made.chmod(0o755)
         made.rename(component.folder)
     except BaseException:
         shutil.rmtree(made)
         raise
+
+
+@contextmanager
+def _edited(component: Component, module: Path, package: str) -> Iterator[tuple[Path, str]]:
+    """Folder to build in, and the package: a copy of the main package beside the pins where it is edited.
+
+    Raises:
+        ValueError: The text to replace is not there once.
+    """
+    home = MODULES / component.home
+    if component.edit is None:
+        yield home, package
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for pin in ("go.mod", "go.sum"):
+            shutil.copyfile(home / pin, folder / pin)
+        sources = (module / package.removeprefix(component.module + "/")).glob("*.go")
+        texts = {p.name: p.read_text() for p in sources if not p.name.endswith("_test.go")}
+        if sum(text.count(component.edit[0]) for text in texts.values()) != 1:
+            raise ValueError(f"{package} does not hold {component.edit[0]!r} once")
+        for source, text in texts.items():
+            (folder / source).write_text(text.replace(*component.edit))
+        yield folder, "."
 
 
 def _copy(component: Component, module: Path, made: Path) -> None:
@@ -243,9 +298,9 @@ def size(path: Path) -> float:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code, 3 where Go is needed and not there."""
-    todo = missing()
+    todo = missing((*COMPONENTS, *NODE) if "--pods" in arguments else COMPONENTS)
     if todo and shutil.which("go") is None:
         print(GO_HINT, file=sys.stderr)
         return 3
@@ -262,4 +317,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

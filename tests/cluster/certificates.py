@@ -1,9 +1,10 @@
-"""A certificate authority for one run of the cluster: servers on 127.0.0.1, clients by user and group."""
+"""A certificate authority for one run of the cluster: servers by address, clients by user and group."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +25,18 @@ class Pair:
 
 
 class Authority:
-    """Signs certificates that are good for a day."""
+    """Signs certificates that are good for a day.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where the files go.
+        addresses: Addresses of the servers.
+    """
+
+    def __init__(self, folder: Path, addresses: Sequence[str] = ("127.0.0.1",)) -> None:
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address(a)) for a in addresses]
+        self._names.append(x509.DNSName("localhost"))
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "eoforge-test-ca")])
         builder = self._builder(self._name, self._key.public_key())
@@ -47,22 +56,29 @@ class Authority:
             .not_valid_after(now + DAY)
         )
 
-    def issue(self, user: str, group: str = "", *, folder: Path | None = None, name: str = "") -> Pair:
-        """A certificate for ``user`` in ``group``, good for servers on this machine too.
+    def issue(
+        self,
+        user: str,
+        group: str = "",
+        *,
+        folder: Path | None = None,
+        name: str = "",
+        names: Sequence[x509.GeneralName] = (),
+    ) -> Pair:
+        """A certificate for ``user`` in ``group``, good for servers at the authority's addresses too.
 
         Args:
             user: Common name.
             group: Organisation, which Kubernetes reads as the group.
             folder: Where the files go; that of the authority by default.
             name: File name without ``.crt`` and ``.key``; ``user`` by default.
+            names: Alternative names; the addresses of the authority by default.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         attributes = [x509.NameAttribute(NameOID.COMMON_NAME, user)]
         if group:
             attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, group))
-        hosts = x509.SubjectAlternativeName(
-            [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
-        )
+        hosts = x509.SubjectAlternativeName(names or self._names)
         signed = self._builder(x509.Name(attributes), key.public_key()).add_extension(hosts, critical=False)
         folder = folder or self.folder
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,8 @@ from tests.cluster import binaries
 from tests.cluster.certificates import Authority, Pair
 from tests.cluster.kubectl import Kubectl
 
+SERVICE_RANGE = "10.96.0.0/16"
+LOOPBACK = "127.0.0.1"
 NODES = ("node-a", "node-b")
 READY_S = 60.0
 LOGS = Path("pod-logs")
@@ -61,11 +63,17 @@ class ControlPlane:
 
     Attributes:
         folder: State, certificates and logs.
+        host: Address of the API server.
+        addresses: Further addresses of servers, for their certificates.
+        fake_nodes: Whether kwok plays two nodes.
         kubeconfig: Of the administrator.
         authority: Signs every certificate; None for an existing cluster.
     """
 
     folder: Path
+    host: str = LOOPBACK
+    addresses: tuple[str, ...] = ()
+    fake_nodes: bool = True
     kubeconfig: Path = field(init=False)
     authority: Authority | None = field(init=False, default=None)
     address: str = field(init=False, default="")
@@ -96,11 +104,15 @@ class ControlPlane:
         self._stack.close()
 
     def start(self, name: str, program: str, *arguments: str, environment: dict[str, str] | None = None) -> Process:
-        """Starts a program that ends with the cluster, in reverse order."""
+        """Starts a program of ``binaries`` that ends with the cluster, in reverse order."""
+        return self.launch(name, [os.fspath(binaries.binary(program)), *arguments], environment)
+
+    def launch(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> Process:
+        """Starts any program that ends with the cluster, in reverse order."""
         log = self.folder / f"{name}.log"
         with log.open("wb") as out:
             popen = subprocess.Popen(
-                [os.fspath(binaries.binary(program)), *arguments],
+                command,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
@@ -112,8 +124,8 @@ class ControlPlane:
 
     def _start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.authority = Authority(self.folder)
-        self.address = f"https://127.0.0.1:{free_ports(1)[0]}"
+        self.authority = Authority(self.folder, (LOOPBACK, self.host, *self.addresses))
+        self.address = f"https://{self.host}:{free_ports(1)[0]}"
         etcd = f"http://127.0.0.1:{free_ports(1)[0]}"
         peer = f"http://127.0.0.1:{free_ports(1)[0]}"
         process = self.start(
@@ -128,15 +140,16 @@ class ControlPlane:
         admin = self.authority.issue("admin", "system:masters")
         process = self.start(
             "kube-apiserver", "kube-apiserver", f"--etcd-servers={etcd}",
-            f"--secure-port={self.address.rpartition(':')[2]}", "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
+            f"--secure-port={self.address.rpartition(':')[2]}", f"--bind-address={self.host}",
+            f"--advertise-address={self.host}",
+            f"--endpoint-reconciler-type={'none' if self.host == LOOPBACK else 'lease'}",  # loopback is no endpoint
             f"--tls-cert-file={server.certificate}", f"--tls-private-key-file={server.key}",
             f"--client-ca-file={self.authority.certificate}",
             f"--kubelet-client-certificate={kubelet.certificate}", f"--kubelet-client-key={kubelet.key}",
             "--kubelet-preferred-address-types=InternalIP",
             f"--service-account-key-file={account.certificate}", f"--service-account-signing-key-file={account.key}",
             "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=Node,RBAC",
+            f"--service-cluster-ip-range={SERVICE_RANGE}", "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction,PodSecurity,ResourceQuota,LimitRanger,ServiceAccount",
         )  # fmt: skip
         write_kubeconfig(self.kubeconfig, self.address, self.authority.certificate, admin)
@@ -151,7 +164,8 @@ class ControlPlane:
             "kube-scheduler", "kube-scheduler", f"--kubeconfig={self.kubeconfig}", "--leader-elect=false",
             "--bind-address=127.0.0.1", f"--secure-port={free_ports(1)[0]}", "--authentication-skip-lookup=true",
         )  # fmt: skip
-        self._start_nodes()
+        if self.fake_nodes:
+            self._start_nodes()
 
     def _start_nodes(self) -> None:
         assert self.authority is not None
@@ -163,9 +177,10 @@ class ControlPlane:
         for name in NODES:
             labels = {**NODE_LABELS, "kubernetes.io/hostname": name}
             self.kubectl.apply({**NODE, "metadata": {"name": name, "labels": labels}})
+        port = free_ports(1)[0]
         self.start(
-            "kwok", "kwok", f"--kubeconfig={self.kubeconfig}", "--manage-all-nodes",
-            "--node-ip=127.0.0.1", f"--node-port={free_ports(1)[0]}", "--node-lease-duration-seconds=40",
+            "kwok", "kwok", f"--kubeconfig={self.kubeconfig}", "--manage-all-nodes", "--node-ip=127.0.0.1",
+            f"--node-port={port}", f"--server-address=127.0.0.1:{port}", "--node-lease-duration-seconds=40",
             f"--config={self.folder / 'kwok.yaml'}",
             f"--tls-cert-file={kubelet.certificate}", f"--tls-private-key-file={kubelet.key}",
         )  # fmt: skip

@@ -7,6 +7,7 @@ the cluster's own authority.
 from __future__ import annotations
 
 import base64
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from tests.cluster.kubectl import Object
 
 KSERVE = "kserve"
 """Namespace where KServe looks for its settings."""
+AGENT = "localhost/kserve/agent:test"
+"""Image of the container that KServe puts into pods of models."""
 
 
 def install_definitions(cluster: ControlPlane) -> list[str]:
@@ -73,6 +76,7 @@ def start_kserve(cluster: ControlPlane) -> None:
     """KServe's controller and webhooks, in mode Standard and without an ingress of its own."""
     settings = yaml.safe_load((binaries.folder("kserve") / "config" / "inferenceservice.yaml").read_text())
     settings["data"].pop("_example", None)
+    settings["data"]["agent"] = json.dumps(json.loads(settings["data"]["agent"]) | {"image": AGENT})
     settings["data"]["deploy"] = '{"defaultDeploymentMode": "Standard"}'
     settings["data"]["ingress"] = (
         '{"ingressDomain": "example.com", "ingressGateway": "x/y", "disableIngressCreation": true,'

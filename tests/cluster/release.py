@@ -136,9 +136,9 @@ def apart_from_hooks(objects: list[Object]) -> set[str]:
     return {support.label(o) for o in objects if "helm.sh/hook" not in o["metadata"].get("annotations", {})}
 
 
-def wait_ready(place: Home) -> None:
+def wait_ready(place: Home, timeout_s: float = TIMEOUT_S) -> None:
     """Waits until every workload and every InferenceService of a release is ready."""
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while waiting := list(_not_ready(place)):
         assert time.monotonic() < deadline, f"not ready: {waiting}; {events(place)}"
         time.sleep(0.5)
@@ -156,15 +156,15 @@ def _not_ready(place: Home) -> Iterator[str]:
             yield support.label(o)
 
 
-def wait_until(answers: Callable[[], bool], what: str) -> None:
+def wait_until(answers: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
     """Waits until something is so.
 
     Raises:
         AssertionError: It did not become so.
     """
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while not answers():
-        assert time.monotonic() < deadline, f"not seen within {TIMEOUT_S} s: {what}"
+        assert time.monotonic() < deadline, f"not seen within {timeout_s:.0f} s: {what}"
         time.sleep(0.5)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from helm_python import Chart
 from kfp.dsl import TaskConfig
-from kubernetes import client
+from kubernetes import client, config
 
 from eoforge.bundle import write_bundle
 from eoforge.errors import EoforgeError
@@ -57,8 +57,8 @@ def launcher(place: Home, image: str, **options: Any) -> ClusterLauncher:
     kubectl = place.cluster.kubectl
     token = kubectl.run("create", "token", ACCOUNT, f"--namespace={place.kubeflow}")
     loaded = client.Configuration()
-    loaded.host = place.cluster.address
-    loaded.ssl_ca_cert = os.fspath(place.cluster.folder / "ca.crt")
+    config.load_kube_config(os.fspath(place.cluster.kubeconfig), client_configuration=loaded)
+    loaded.cert_file = loaded.key_file = None  # the administrator's
     loaded.api_key = {"authorization": f"Bearer {token}"}
     task = TaskConfig(tolerations=[GPU], env=[{"name": "AWS_REGION", "value": "us-east-1"}])
     chosen = ClusterOptions(image=image, service_account=ACCOUNT, gpus=1, **options)

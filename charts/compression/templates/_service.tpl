@@ -7,6 +7,7 @@ uriSetting: bundleUris
 uriDefault: ""
 leastMemory: 1Gi
 single: false
+waits: true
 {{- end -}}
 
 {{- define "compression.alerts" -}}

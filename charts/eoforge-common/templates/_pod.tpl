@@ -66,9 +66,13 @@
 
 {{/* Kubernetes' gRPC probes speak no TLS: they ask the health-only port, which no Service and no policy opens. */}}
 {{- define "eoforge-common.probes" -}}
+{{- $service := include "eoforge-common.service" . | fromYaml -}}
 {{- $grpc := dict "grpc" (dict "port" (int .Values.ports.health)) -}}
+{{- /* A service that waits for its first index lives, but gets no calls: its API's own health says so. */ -}}
+{{- $ready := deepCopy $grpc -}}
+{{- if $service.waits -}}{{- $_ := set $ready.grpc "service" (first $service.apis) -}}{{- end -}}
 startupProbe: {{- mergeOverwrite (deepCopy $grpc) .Values.probes.startup | toYaml | nindent 2 }}
-readinessProbe: {{- mergeOverwrite (deepCopy $grpc) .Values.probes.readiness | toYaml | nindent 2 }}
+readinessProbe: {{- mergeOverwrite $ready .Values.probes.readiness | toYaml | nindent 2 }}
 livenessProbe: {{- mergeOverwrite (deepCopy $grpc) .Values.probes.liveness | toYaml | nindent 2 }}
 {{- end -}}
 

@@ -7,6 +7,7 @@ uriSetting: codesUri
 uriDefault: codes.lance
 leastMemory: 1Gi
 single: false
+waits: true
 {{- end -}}
 
 {{- define "retrieval.alerts" -}}

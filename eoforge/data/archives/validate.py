@@ -7,7 +7,7 @@ at the first defect: one run names all of them. docs/data.md explains the reason
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from eoforge.data.archives.geotiff import BandRaster
 from eoforge.data.archives.layout import REFERENCE_MAP
+from eoforge.data.archives.offset import may_carry_offset, named_offset, without_offset
 from eoforge.data.bands import GROUPS, MODALITIES, S1_10M, S2_10M, BandGroup
 from eoforge.data.labels import CLASSES, CLC_TO_CLASS, INDEX, KNOWN_CLC, mask_of, names_of
+from eoforge.data.names import TileName
 from eoforge.data.records import Defect, PatchMeta, PatchPair, ReadResult, Reason
 from eoforge.data.split import official_split
 from eoforge.errors import DataRefused
@@ -77,7 +79,7 @@ def read_patch(
         return ReadResult(meta, None, findings.defects())
     stacks: dict[str, npt.NDArray[Any]] = {}
     for modality, absent in (("s2", Reason.S2_MISSING), ("s1", Reason.S1_MISSING)):
-        _load_modality(modality, absent, footprint, load, file_of, findings, stacks)
+        _load_modality(modality, absent, meta, load, file_of, findings, stacks)
     reference_map = _load_map(meta, footprint, load, file_of, findings)
     defects = findings.defects()
     if any(d.fatal for d in defects):
@@ -119,14 +121,14 @@ def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | N
 def _load_modality(
     modality: str,
     absent: Reason,
-    footprint: Footprint,
+    meta: PatchMeta,
     load: Callable[[str], BandRaster | None],
     file_of: Callable[[str], str],
     findings: _Findings,
     stacks: dict[str, npt.NDArray[Any]],
 ) -> None:
     missing = []
-    bands = MODALITIES[modality]
+    bands, footprint, tile = MODALITIES[modality], meta.names.footprint, meta.names.patch.tile
     for group in GROUPS:
         if group.bands[0] not in bands:
             continue
@@ -138,6 +140,8 @@ def _load_modality(
                     missing.append(band)
                 else:
                     _check_raster(raster, band, group, footprint)
+                    if modality == "s2":
+                        raster = _corrected(raster, band, tile, file_of, findings)
                     slot[...] = raster.pixels
             except DataRefused as error:
                 reason = error.code if isinstance(error, Refused) else Reason.UNREADABLE
@@ -160,6 +164,29 @@ def _check_raster(raster: BandRaster, band: str, group: BandGroup, footprint: Fo
     elif not pixels.all():
         count = int((pixels == 0).sum())
         raise Refused(Reason.NODATA_S2, f"{band}: {count} pixels are 0, which means nodata")
+
+
+def _corrected(
+    raster: BandRaster, band: str, tile: TileName, file_of: Callable[[str], str], findings: _Findings
+) -> BandRaster:
+    """Raster without the offset of processing baseline 04.00; raises Refused if it is not known whether it has one."""
+    try:
+        offset = named_offset(raster)
+        if offset:
+            raster = replace(raster, pixels=without_offset(raster.pixels, offset))
+            findings.add(Reason.OFFSET_REMOVED, f"{band}: {offset:+g} was applied", file_of(band))
+        elif offset is None and may_carry_offset(tile):
+            raise Refused(
+                Reason.OFFSET_UNKNOWN,
+                f"{band}: products of baseline 04.00 and later (this one is {tile.baseline / 100:05.2f}, acquired "
+                f"{tile.acquired:%Y-%m-%d}) store 1,000 more than reflectance x 10,000, and the file does not say "
+                "whether it does: set its offset, or the tag BOA_ADD_OFFSET (-1000, or 0 if it was taken out)",
+            )
+    except Refused:
+        raise
+    except DataRefused as error:
+        raise Refused(Reason.OFFSET_UNKNOWN, f"{band}: {error}") from error
+    return raster
 
 
 def _check_grid(raster: BandRaster, what: str, size: int, dtype: str, resolution: int, footprint: Footprint) -> None:

@@ -19,8 +19,9 @@ from eoforge.data.synthetic.archive import synthetic_cell
 from eoforge.data.synthetic.scenes import SCENES
 from eoforge.errors import UsageError
 from eoforge.geo.footprint import PATCH_METRES, tile_origin
+from eoforge.geo.geopackage import outlines, reprojected, write_geopackage
 from eoforge.geo.grids import Grid
-from eoforge.geo.writers import outlines, reprojected, write_cog, write_geopackage, write_jp2
+from eoforge.geo.writers import write_cog, write_jp2
 from eoforge.progress import track
 
 WHOLE = 91
@@ -56,6 +57,7 @@ def write_tile(
     baseline: int = 9999,
     listed: bool = True,
     mgrs: str | None = None,
+    distinct: int = 0,
     fast: bool = False,
 ) -> SyntheticTile:
     """Tile written below a folder.
@@ -72,6 +74,7 @@ def write_tile(
         baseline: Processing baseline in the name, 9999 as in reBEN.
         listed: Whether the metadata list the offset.
         mgrs: Another MGRS tile than that of the scene; the ground stays that of the scene.
+        distinct: Number of different patches, which then repeat over the tile; 0 if all differ.
         fast: COGs without compression.
 
     Raises:
@@ -95,9 +98,15 @@ def write_tile(
     try:
         stacks = _stacks(scratch, columns, rows)
         with track("making synthetic patches", columns * rows) as progress:
+            pool: list[PatchPair] = []
             for x in range(columns):
                 for y in range(rows):
-                    _put(stacks, synthetic_cell(seed, scene, first[0] + x, first[1] + y), x, y, offset)
+                    if distinct and len(pool) == distinct:
+                        pair = pool[(x * rows + y) % distinct]
+                    else:
+                        pair = synthetic_cell(seed, scene, first[0] + x, first[1] + y)
+                        pool += [pair] if distinct else []
+                    _put(stacks, pair, x, y, offset)
                     progress.advance()
         images = folder
         if layout == "safe":

@@ -25,7 +25,7 @@ import pyarrow as pa
 import stamina
 
 from eoforge.data.tables.job import Job
-from eoforge.data.tables.schema import without_training_labels
+from eoforge.data.tables.schema import BANDS, without_training_labels
 from eoforge.data.tables.staged import MergePlan, StagedRows, keep_rows, read_staged, without_rows
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
 from eoforge.storage.addresses import (
@@ -111,7 +111,7 @@ def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
                     f"cannot create {uri}: {plain(error)}. Check the store with `eoforge doctor`."
                 ) from error
     table = _widened(open_table(TableRef(uri)), schema)
-    if not without_training_labels(table.schema).equals(schema, check_metadata=True):
+    if not _same_columns(table.schema, schema):
         raise DataRefused(
             f"{uri} exists with another schema than this job writes; choose another table name.\n"
             f"expected:\n{schema}\nfound:\n{table.schema}"
@@ -124,7 +124,7 @@ def _widened(table: lance.LanceDataset, schema: pa.Schema) -> lance.LanceDataset
     held = table.schema
     strict = [f.name for f in schema if f.nullable and f.name in held.names and not held.field(f.name).nullable]
     loose = pa.schema([f.with_nullable(True) if f.name in strict else f for f in held], held.metadata)
-    if not strict or not without_training_labels(loose).equals(schema, check_metadata=True):
+    if not strict or not _same_columns(loose, schema):
         return table
     try:
         changes: list[Any] = [{"path": name, "nullable": True} for name in strict]
@@ -133,6 +133,23 @@ def _widened(table: lance.LanceDataset, schema: pa.Schema) -> lance.LanceDataset
         if open_table(TableRef(address_of(table))).version == table.version:
             raise StoreError(f"cannot change the schema of {address_of(table)}: {plain(error)}") from error
     return open_table(TableRef(address_of(table)))
+
+
+def _same_columns(found: pa.Schema, wanted: pa.Schema) -> bool:
+    """Whether a table has the columns of a job, beside derived ones; older tables do not name the bands of theirs."""
+    own = without_training_labels(found)
+
+    def facts(field: pa.Field) -> dict[bytes, bytes]:
+        return {key: value for key, value in (field.metadata or {}).items() if key != BANDS}
+
+    return (
+        own.equals(wanted)
+        and (own.metadata or {}) == (wanted.metadata or {})
+        and all(
+            facts(old) == facts(new) and (old.metadata or {}).get(BANDS) in (None, (new.metadata or {}).get(BANDS))
+            for old, new in zip(own, wanted, strict=True)
+        )
+    )
 
 
 def _require_own_folder(uri: str) -> None:

@@ -19,9 +19,13 @@ from eoforge.errors import DataRefused, UsageError
 from eoforge.hashing.lengths import MAX_CODE_BITS
 
 CODE_CRC = "code_crc"
+ROW_CRC = "row_crc"
 """Column of ``codes.lance`` with the CRC-32C of the code."""
 PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 """Field metadata that lets Lance detect two writers of the same key."""
+
+BANDS = b"bands"
+"""Field metadata of a tensor column: the names of its channels in order, comma-separated. Older tables lack it."""
 
 
 def _key(name: str, dtype: pa.DataType) -> pa.Field:
@@ -62,7 +66,12 @@ METADATA_FIELDS: tuple[pa.Field, ...] = (
 """Columns without pixels; ``ulx``/``uly`` are metres in ``epsg``, the lon/lat bounds degrees in WGS 84."""
 
 RASTER_FIELDS: tuple[pa.Field, ...] = (
-    *(_optional(g.column, pa.fixed_shape_tensor(pa.type_for_alias(g.dtype), g.shape)) for g in GROUPS),
+    *(
+        _optional(g.column, pa.fixed_shape_tensor(pa.type_for_alias(g.dtype), g.shape)).with_metadata(
+            {BANDS: ",".join(g.bands)}
+        )
+        for g in GROUPS
+    ),
     _optional("reference_map", pa.fixed_shape_tensor(pa.uint16(), (S2_10M.size, S2_10M.size))),
 )
 
@@ -95,8 +104,8 @@ QUARANTINE: pa.Schema = pa.schema(
 def codes_schema(bits: int, embedding_dim: int, metadata: dict[str, str]) -> pa.Schema:
     """Schema of ``codes.lance``: one row per (patch_id, modality).
 
-    ``digest`` is the digest of the encoded patch: a code is out of date if its patch has another digest. ``code_crc``
-    is the CRC-32C of the code; tables of older versions lack this column.
+    ``digest`` is the digest of the encoded patch: a code is out of date if its patch has another digest. ``row_crc``
+    is the CRC-32C of code, modality and patch id. Older tables have ``code_crc``, of the code alone, or neither.
 
     Args:
         bits: Code length K, a multiple of 8 in 8..512.
@@ -115,7 +124,7 @@ def codes_schema(bits: int, embedding_dim: int, metadata: dict[str, str]) -> pa.
             _required("code", pa.list_(pa.uint8(), bits // 8)),
             pa.field("embedding", pa.list_(pa.float32(), embedding_dim)),
             _required("digest", pa.string()),
-            _required(CODE_CRC, pa.uint32()),
+            _required(ROW_CRC, pa.uint32()),
         ],
         metadata=metadata,
     )

@@ -58,3 +58,17 @@ class TileOptions:
             None if self.land_cover is None else normalise(self.land_cover),
             self.country,
         )
+
+
+def options_of(
+    boa_offset: str, radar: str, radar_scale: str, radar_days: int, land_cover: str, country: str
+) -> TileOptions:
+    """Options from texts, as pipelines give them; an empty text stands for None.
+
+    Raises:
+        UsageError: ``boa_offset`` is no whole number.
+    """
+    if boa_offset and not boa_offset.removeprefix("-").isdecimal():
+        raise UsageError(f"boa_offset must be a whole number such as -1000, or empty; got {boa_offset[:40]!r}")
+    offset = int(boa_offset) if boa_offset else None
+    return TileOptions(offset, radar or None, radar_scale or None, radar_days, land_cover or None, country or None)

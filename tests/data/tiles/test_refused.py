@@ -160,7 +160,7 @@ def test_a_land_cover_map_that_lies_elsewhere(kind: str, cogs: SyntheticTile, tm
     if kind == "polygons":
         from shapely.geometry import box
 
-        from eoforge.geo.writers import write_geopackage
+        from eoforge.geo.geopackage import write_geopackage
 
         cover = tmp_path / "map.gpkg"
         write_geopackage(cover, "clc", 32633, [(box(700_000, 5_000_000, 701_000, 5_001_000), "211")])

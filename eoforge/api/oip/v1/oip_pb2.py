@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65oforge/api/oip/v1/oip.proto\x12\x12\x65oforge.api.oip.v1\"@\n\x16RepositoryIndexRequest\x12\x17\n\x0frepository_name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\"I\n\x17RepositoryIndexResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.eoforge.api.oip.v1.ModelIndex\"J\n\nModelIndex\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"I\n\x18ModelStreamInferResponse\x12\x15\n\rerror_message\x18\x01 \x01(\t\x12\x16\n\x0einfer_response\x18\x02 \x01(\x0c\"\xb2\x01\n\x15ModelMetadataResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\x10\n\x08platform\x18\x03 \x01(\t\x12\x32\n\x06inputs\x18\x04 \x03(\x0b\x32\".eoforge.api.oip.v1.TensorMetadata\x12\x33\n\x07outputs\x18\x05 \x03(\x0b\x32\".eoforge.api.oip.v1.TensorMetadata\"\xde\x01\n\x0eTensorMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x46\n\nparameters\x18\x04 \x03(\x0b\x32\x32.eoforge.api.oip.v1.TensorMetadata.ParametersEntry\x1aU\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".eoforge.api.oip.v1.InferParameter:\x02\x38\x01\"<\n\x0eInferParameter\x12\x16\n\x0cstring_param\x18\x03 \x01(\tH\x00\x42\x12\n\x10parameter_choiceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65oforge/api/oip/v1/oip.proto\x12\x12\x65oforge.api.oip.v1\"@\n\x16RepositoryIndexRequest\x12\x17\n\x0frepository_name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\"I\n\x17RepositoryIndexResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.eoforge.api.oip.v1.ModelIndex\"J\n\nModelIndex\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"I\n\x18ModelStreamInferResponse\x12\x15\n\rerror_message\x18\x01 \x01(\t\x12\x16\n\x0einfer_response\x18\x02 \x01(\x0c\"\xb2\x01\n\x15ModelMetadataResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\x10\n\x08platform\x18\x03 \x01(\t\x12\x32\n\x06inputs\x18\x04 \x03(\x0b\x32\".eoforge.api.oip.v1.TensorMetadata\x12\x33\n\x07outputs\x18\x05 \x03(\x0b\x32\".eoforge.api.oip.v1.TensorMetadata\"\xde\x01\n\x0eTensorMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x46\n\nparameters\x18\x04 \x03(\x0b\x32\x32.eoforge.api.oip.v1.TensorMetadata.ParametersEntry\x1aU\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".eoforge.api.oip.v1.InferParameter:\x02\x38\x01\"<\n\x0eInferParameter\x12\x16\n\x0cstring_param\x18\x03 \x01(\tH\x00\x42\x12\n\x10parameter_choice\"\xc8\x02\n\x11ModelInferRequest\x12I\n\nparameters\x18\x04 \x03(\x0b\x32\x35.eoforge.api.oip.v1.ModelInferRequest.ParametersEntry\x12\x34\n\x06inputs\x18\x05 \x03(\x0b\x32$.eoforge.api.oip.v1.InferInputTensor\x12?\n\x07outputs\x18\x06 \x03(\x0b\x32..eoforge.api.oip.v1.InferRequestedOutputTensor\x12\x1a\n\x12raw_input_contents\x18\x07 \x03(\x0c\x1aU\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".eoforge.api.oip.v1.InferParameter:\x02\x38\x01\"\x9d\x02\n\x10InferInputTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12H\n\nparameters\x18\x04 \x03(\x0b\x32\x34.eoforge.api.oip.v1.InferInputTensor.ParametersEntry\x12\x39\n\x08\x63ontents\x18\x05 \x01(\x0b\x32\'.eoforge.api.oip.v1.InferTensorContents\x1aU\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".eoforge.api.oip.v1.InferParameter:\x02\x38\x01\"\xd5\x01\n\x1aInferRequestedOutputTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12R\n\nparameters\x18\x02 \x03(\x0b\x32>.eoforge.api.oip.v1.InferRequestedOutputTensor.ParametersEntry\x1aU\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".eoforge.api.oip.v1.InferParameter:\x02\x38\x01\"\xd0\x01\n\x13InferTensorContents\x12\x15\n\rbool_contents\x18\x01 \x03(\x08\x12\x14\n\x0cint_contents\x18\x02 \x03(\x05\x12\x16\n\x0eint64_contents\x18\x03 \x03(\x03\x12\x15\n\ruint_contents\x18\x04 \x03(\r\x12\x17\n\x0fuint64_contents\x18\x05 \x03(\x04\x12\x15\n\rfp32_contents\x18\x06 \x03(\x02\x12\x15\n\rfp64_contents\x18\x07 \x03(\x01\x12\x16\n\x0e\x62ytes_contents\x18\x08 \x03(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TENSORMETADATA_PARAMETERSENTRY']._loaded_options = None
   _globals['_TENSORMETADATA_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_MODELINFERREQUEST_PARAMETERSENTRY']._loaded_options = None
+  _globals['_MODELINFERREQUEST_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_INFERINPUTTENSOR_PARAMETERSENTRY']._loaded_options = None
+  _globals['_INFERINPUTTENSOR_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_INFERREQUESTEDOUTPUTTENSOR_PARAMETERSENTRY']._loaded_options = None
+  _globals['_INFERREQUESTEDOUTPUTTENSOR_PARAMETERSENTRY']._serialized_options = b'8\001'
   _globals['_REPOSITORYINDEXREQUEST']._serialized_start=52
   _globals['_REPOSITORYINDEXREQUEST']._serialized_end=116
   _globals['_REPOSITORYINDEXRESPONSE']._serialized_start=118
@@ -49,4 +55,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENSORMETADATA_PARAMETERSENTRY']._serialized_end=748
   _globals['_INFERPARAMETER']._serialized_start=750
   _globals['_INFERPARAMETER']._serialized_end=810
+  _globals['_MODELINFERREQUEST']._serialized_start=813
+  _globals['_MODELINFERREQUEST']._serialized_end=1141
+  _globals['_MODELINFERREQUEST_PARAMETERSENTRY']._serialized_start=663
+  _globals['_MODELINFERREQUEST_PARAMETERSENTRY']._serialized_end=748
+  _globals['_INFERINPUTTENSOR']._serialized_start=1144
+  _globals['_INFERINPUTTENSOR']._serialized_end=1429
+  _globals['_INFERINPUTTENSOR_PARAMETERSENTRY']._serialized_start=663
+  _globals['_INFERINPUTTENSOR_PARAMETERSENTRY']._serialized_end=748
+  _globals['_INFERREQUESTEDOUTPUTTENSOR']._serialized_start=1432
+  _globals['_INFERREQUESTEDOUTPUTTENSOR']._serialized_end=1645
+  _globals['_INFERREQUESTEDOUTPUTTENSOR_PARAMETERSENTRY']._serialized_start=663
+  _globals['_INFERREQUESTEDOUTPUTTENSOR_PARAMETERSENTRY']._serialized_end=748
+  _globals['_INFERTENSORCONTENTS']._serialized_start=1648
+  _globals['_INFERTENSORCONTENTS']._serialized_end=1856
 # @@protoc_insertion_point(module_scope)
