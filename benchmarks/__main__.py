@@ -25,6 +25,7 @@ CASES: dict[str, str] = {
     "read_archive": "benchmarks.data.read_archive",
     "ingest": "benchmarks.data.ingest",
     "ingest_memory": "benchmarks.data.ingest_memory",
+    "construct": "benchmarks.data.construct --loop-columns 17",
     "loader": "benchmarks.data.loader",
     "search": "benchmarks.index.search",
     "retrieval_service": "benchmarks.services.retrieval",

@@ -57,6 +57,7 @@ def write_tile(
     baseline: int = 9999,
     listed: bool = True,
     mgrs: str | None = None,
+    distinct: int = 0,
     fast: bool = False,
 ) -> SyntheticTile:
     """Tile written below a folder.
@@ -73,6 +74,7 @@ def write_tile(
         baseline: Processing baseline in the name, 9999 as in reBEN.
         listed: Whether the metadata list the offset.
         mgrs: Another MGRS tile than that of the scene; the ground stays that of the scene.
+        distinct: Number of different patches, which then repeat over the tile; 0 if all differ.
         fast: COGs without compression.
 
     Raises:
@@ -96,9 +98,15 @@ def write_tile(
     try:
         stacks = _stacks(scratch, columns, rows)
         with track("making synthetic patches", columns * rows) as progress:
+            pool: list[PatchPair] = []
             for x in range(columns):
                 for y in range(rows):
-                    _put(stacks, synthetic_cell(seed, scene, first[0] + x, first[1] + y), x, y, offset)
+                    if distinct and len(pool) == distinct:
+                        pair = pool[(x * rows + y) % distinct]
+                    else:
+                        pair = synthetic_cell(seed, scene, first[0] + x, first[1] + y)
+                        pool += [pair] if distinct else []
+                    _put(stacks, pair, x, y, offset)
                     progress.advance()
         images = folder
         if layout == "safe":

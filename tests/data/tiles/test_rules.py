@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +16,12 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
+from eoforge.data.archives.offset import without_offset
 from eoforge.data.ingest.quarantine import quarantine_uri
 from eoforge.data.ingest.run import IngestSummary, ingest
 from eoforge.data.labels import clc_to_classes
 from eoforge.data.synthetic.tile import SyntheticTile
 from eoforge.data.tiles.land_cover import LandCover
-from eoforge.data.tiles.offsets import without_offset
 from eoforge.data.tiles.options import TileOptions
 from eoforge.geo.grids import Grid
 from eoforge.storage.addresses import TableRef, open_table
@@ -101,8 +105,6 @@ def test_pixels_without_land_cover_are_999(cogs: SyntheticTile, tmp_path: Path) 
 
 
 def test_a_coarser_map_gives_the_code_at_the_centre_of_each_pixel(cogs: SyntheticTile, tmp_path: Path) -> None:
-    from contextlib import ExitStack
-
     left, top = origin(cogs.product)
     rng = np.random.default_rng(0)
     coarse = rng.choice(np.array([211, 311, 523], dtype=np.uint16), size=(16, 14))
@@ -112,6 +114,20 @@ def test_a_coarser_map_gives_the_code_at_the_centre_of_each_pixel(cogs: Syntheti
         found = cover.open(grid, stack).columns(0, 120)
     centre = 133 + 10 * np.arange(120) + 5
     np.testing.assert_array_equal(found, coarse[np.ix_(centre // 100, centre // 100)])
+
+
+def test_a_geopackage_of_gdal_is_read_like_ours(safe: SyntheticTile, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs.gpkg"
+    script = "import sys, geopandas as g; g.read_file(sys.argv[1]).to_file(sys.argv[2], layer='clc', driver='GPKG')"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GDAL", "PROJ", "CPL"))}
+    command = [sys.executable, "-c", script, str(safe.land_cover), str(theirs)]
+    subprocess.run(command, check=True, env=environment, timeout=120)
+    grid = Grid(32633, 314_400, 5_373_600, 10, 240, 360)
+    with ExitStack() as stack:
+        ours, other = (LandCover(str(p)).open(grid, stack).columns(0, 240) for p in (safe.land_cover, theirs))
+    np.testing.assert_array_equal(ours, other)
+    assert len(np.unique(ours)) > 2
+    assert 999 not in ours
 
 
 def test_unknown_codes_go_to_quarantine(cogs: SyntheticTile, tmp_path: Path) -> None:
