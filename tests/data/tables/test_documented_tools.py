@@ -57,7 +57,7 @@ def test_counts_agree_with_the_rows(ran: tuple[Path, dict[str, Any]], pairs: lis
 
 
 def test_footprints_lie_where_the_patches_are(ran: tuple[Path, dict[str, Any]], pairs: list[PatchPair]) -> None:
-    written = geopandas.read_file(ran[0] / "footprints.gpkg").set_index("patch_id")
+    written = geopandas.read_parquet(ran[0] / "footprints.parquet").set_index("patch_id")
     assert written.crs.to_epsg() == 4326
     metres = written.to_crs(pairs[0].meta.names.footprint.epsg)
     side = metres.loc[pairs[0].meta.patch_id].geometry.area ** 0.5
