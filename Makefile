@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 METHOD ?= ss_cm_rsir
 DEMO_ARGS ?=
 CLUSTER_ARGS ?=
+CHARTS_ARGS ?=
 
-.PHONY: help env demo demo-federated test cluster cluster-pods lint types proto pipelines charts images bench lock ci clean
+.PHONY: help env demo demo-federated test cluster cluster-pods lint types proto proto-release pipelines charts charts-package images bench lock ci clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
@@ -45,13 +46,16 @@ lint: env        ## style and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code --path eoforge && ../$(BIN)/buf breaking --against released.binpb
 
 types: env       ## mypy --strict on our packages
 	$(BIN)/mypy
 
 proto: env       ## regenerate eoforge/api from proto/
 	$(BIN)/python -m scripts.generate_proto
+
+proto-release: env ## make today's API the one that later changes must not break: run at each release
+	cd proto && ../$(BIN)/buf build --exclude-source-info --output released.binpb
 
 pipelines: env   ## recompile pipelines/compiled/*.yaml
 	$(BIN)/python -m pipelines.compile
@@ -61,6 +65,9 @@ bench: env       ## every benchmark, results into benchmarks/results/<device>/
 
 charts: env      ## remake the charts' values.schema.json and tables of values
 	$(BIN)/python -m scripts.chart_schema
+
+charts-package: env ## archives of the charts for an OCI registry into dist/charts (CHARTS_ARGS="--key NAME --keyring FILE" signs)
+	$(BIN)/python -m scripts.chart_package $(CHARTS_ARGS)
 
 images:          ## build the images with podman or docker (IMAGES_ARGS=--debian where no registry is reached)
 	$(PYTHON) -m scripts.images $(IMAGES_ARGS)

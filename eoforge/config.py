@@ -36,6 +36,9 @@ def build_config(
 ) -> ConfigT:
     """The preset, changed by the values of ``file`` (TOML, JSON or YAML) and then by ``overrides``.
 
+    ``epochs`` bounds every stage of a run: a setting that the class names in ``phases`` is at most ``epochs`` if it is
+    not given itself.
+
     Args:
         config_type: The method's config class.
         preset: "tiny" or "paper".
@@ -54,6 +57,9 @@ def build_config(
         values[key] = convert(_require_field(config_type, hints, key), value, f"{key} in {file}")
     for key, text in overrides.items():
         values[key] = parse(_require_field(config_type, hints, key), text, key)
+    if "epochs" in values:
+        for phase in getattr(config_type, "phases", ()):
+            values.setdefault(phase, min(getattr(start, phase), values["epochs"]))
     changed: ConfigT = dataclasses.replace(start, **values)
     return changed
 

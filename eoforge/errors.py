@@ -7,7 +7,18 @@ came, and what to do. The CLI maps ``exit_code`` to its exit status; services ma
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """End of a message on an unknown name: the known names that resemble it, or all of them."""
+    names = {name.casefold(): name for name in known}
+    given = given.casefold()[:80]
+    longer = [name for name in names if given and name.startswith(given)]
+    close = [names[name] for name in longer[:3] or get_close_matches(given, names, n=3, cutoff=0.6)]
+    return f"; did you mean {' or '.join(close)}?" if close else f"; expected one of {', '.join(names.values())}"
 
 
 class EoforgeError(Exception):
@@ -15,6 +26,8 @@ class EoforgeError(Exception):
 
     exit_code: ClassVar[int] = 1
     reason: ClassVar[str] = "INTERNAL"
+    field: str = ""
+    """Path of the request's field that it is about, where a service knows it."""
 
 
 class UsageError(EoforgeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,19 +33,30 @@ class _BarTracker:
 
 
 class _LogTracker:
+    """Log lines at even intervals, by a thread of its own: a single step may take minutes."""
+
     def __init__(self, total: int | None, what: str) -> None:
         self._log = structlog.get_logger("progress").bind(what=what, total=total)
-        self._start = self._last = time.monotonic()
+        self._start = time.monotonic()
         self._done = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._report_until_end, name="progress", daemon=True)
+        self._thread.start()
 
     def advance(self, steps: int = 1) -> None:
         self._done += steps
-        if time.monotonic() - self._last >= LOG_INTERVAL_S:
+
+    def end(self) -> None:
+        """Ends the thread."""
+        self._ended.set()
+        self._thread.join()
+
+    def _report_until_end(self) -> None:
+        while not self._ended.wait(LOG_INTERVAL_S):
             self.report("progress")
 
     def report(self, event: str) -> None:
-        self._last = time.monotonic()
-        elapsed = self._last - self._start
+        elapsed = time.monotonic() - self._start
         self._log.info(
             event, done=self._done, seconds=round(elapsed, 1), per_second=round(self._done / max(elapsed, 1e-9), 1)
         )
@@ -70,5 +82,8 @@ def track(what: str, total: int | None = None) -> Iterator[Tracker]:
             yield _BarTracker(progress, total, what)
         return
     tracker = _LogTracker(total, what)
-    yield tracker
+    try:
+        yield tracker
+    finally:
+        tracker.end()
     tracker.report("done")

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line of the compiler; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.compile", description="Compile the pipelines.")
     parser.add_argument("--check", action="store_true", help="compare with the committed files and write nothing")
-    parser.add_argument("--image", help="image of the steps, for a registry of your own (must contain 'python')")
+    parser.add_argument("--image", help="image of the steps, by tag or digest, for a registry of your own")
     parser.add_argument("--out", type=Path, default=COMPILED, help="folder to write")
     args = parser.parse_args(argv)
     if args.image:

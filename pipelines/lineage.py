@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eoforge.bundle import load_bundle
 from eoforge.storage.addresses import TableRef, open_table
+from pipelines.settings import IMAGE
 
 if TYPE_CHECKING:
     from eoforge.bundle import Bundle
@@ -21,7 +23,7 @@ BUNDLE_PLACEHOLDER = "{bundle}"
 
 
 def write_table_lineage(path: str, uri: str, version: int) -> dict[str, Any]:
-    """Lineage of a table, also written to ``path``: ``{"uri", "version", "rows", "schema_hash"}``.
+    """Lineage of a table, also written to ``path``: ``{"uri", "version", "rows", "schema_hash", "image"}``.
 
     Raises:
         NotFound: The table or version does not exist.
@@ -32,24 +34,32 @@ def write_table_lineage(path: str, uri: str, version: int) -> dict[str, Any]:
         "version": version,
         "rows": table.count_rows(),
         "schema_hash": hashlib.sha256(str(table.schema).encode()).hexdigest()[:16],
+        "image": _image(),
     }
     Path(path).write_text(json.dumps(facts, indent=2))
     return facts
 
 
 def write_bundle_lineage(path: str, bundle: Bundle) -> dict[str, Any]:
-    """Lineage of a bundle, also written to ``path``: address, id, method, code revision and training table."""
+    """Lineage of a bundle, also written to ``path``: address, id, method, seed, code, training table, image."""
     patches = bundle.config["patches"] or {}  # the silos of a federated run do not publish their tables
     facts = {
         "uri": bundle.uri,
         "id": bundle.id,
         "method": bundle.config["method"],
+        "seed": bundle.config["seed"],
         "code_revision": bundle.config["code_revision"],
         "patches_uri": patches.get("uri"),
         "patches_version": patches.get("version"),
+        "image": _image(),
     }
     Path(path).write_text(json.dumps(facts, indent=2))
     return facts
+
+
+def _image() -> str | None:
+    """Image of this step, by digest if the pipelines were installed so; None outside a cluster."""
+    return IMAGE if "KUBERNETES_SERVICE_HOST" in os.environ else None
 
 
 def codes_uri(template: str, bundle_uri: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 # kfp.local warns about every step whose image name does not contain "python".
-IMAGE = os.environ.get("EOFORGE_PIPELINES_IMAGE", "eoforge/pipelines-python:0.1.0")
-"""Image of every step, with eoforge, pipelines and kfp: no step installs packages at run time."""
+IMAGE_VARIABLE = "EOFORGE_PIPELINES_IMAGE"
+IMAGE = os.environ.get(IMAGE_VARIABLE, "eoforge/pipelines-python:0.1.0")
+"""Image of every step, by tag or digest, with eoforge, pipelines and kfp: no step installs packages at run time."""
 
 SECRET = "eoforge-s3"  # noqa: S105  # the name of a Kubernetes secret, not its content
 SECRET_KEYS = {"AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY"}

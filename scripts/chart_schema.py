@@ -4,8 +4,9 @@
 
 A value is documented where it is set: the comment above a key is its description, and a commented key is a leaf whose
 content is free unless a ``# @schema {...}`` line says more, or ``# @type NAME`` names a type of Kubernetes
-(``chart_types.py``). Every other object is closed. ``# @settings MODULE`` fills an object with the fields of a
-service's settings class, so charts and services cannot drift apart.
+(``chart_types.py``). ``# @settings MODULE`` fills an object with the fields of a service's settings class, so charts
+and services cannot drift apart. The templates refuse unknown keys and name the nearest one that there is: the list of
+keys in ``templates/_keys.tpl`` comes from here too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from scripts.chart_types import TYPES
 
 CHARTS = Path(__file__).resolve().parents[1] / "charts"
 MARKER = "<!-- values: made by `python -m scripts.chart_schema` -->"
+KEYS_HEAD = "{{/* Values that this chart knows; made by `python -m scripts.chart_schema`. */}}\n"
 FROM_CHART = frozenset(
     {"host", "port", "rest_port", "health_port", "silo_port", "insecure"}
     | {"tls_cert_file", "tls_key_file", "tls_client_ca_file", "otlp_endpoint"}
@@ -120,7 +122,7 @@ def settings_schema(module: str) -> dict[str, Any]:
         default = found.get("default")
         note = "" if default is None else f" Default: {default}."
         properties[camel(name)] = {"description": found["description"] + note} | kept
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+    return {"type": "object", "properties": properties}
 
 
 def settings_class(module: str) -> Any:
@@ -155,14 +157,12 @@ def schema(chart: Path) -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"Values of {chart.name}",
         "type": "object",
-        "additionalProperties": False,
         "properties": {},
     }
     for leaf in documented:
         node, value = root, values
         for key in leaf.path[:-1]:
-            empty = {"type": "object", "additionalProperties": False, "properties": {}}
-            node, value = node["properties"].setdefault(key, empty), value[key]
+            node, value = node["properties"].setdefault(key, {"type": "object", "properties": {}}), value[key]
         made: dict[str, Any] = {"description": leaf.description, "type": _TYPES[type(value[leaf.path[-1]])]}
         if made["type"] == "array":
             made["items"] = {"type": "object"}  # what Kubernetes takes as it is; names say so by @schema
@@ -173,21 +173,31 @@ def schema(chart: Path) -> dict[str, Any]:
         node["properties"][leaf.path[-1]] = made | leaf.extra
     # Helm hands a chart the values of its dependencies too; those check their own.
     for dependency in yaml.safe_load((chart / "Chart.yaml").read_text()).get("dependencies", []):
-        _open(root["properties"].setdefault(dependency.get("alias", dependency["name"]), {"type": "object"}))
+        root["properties"].setdefault(dependency.get("alias", dependency["name"]), {"type": "object"})
         for imported in dependency.get("import-values", []):
-            exported = yaml.safe_load(
-                (chart / dependency["repository"].removeprefix("file://") / "values.yaml").read_text()
-            )
+            exported = yaml.safe_load((_home(chart, dependency) / "values.yaml").read_text())
             target = root["properties"][imported["parent"]]["properties"]
             target |= {key: {"type": "object"} for key in exported[imported["child"]]}
     return root
 
 
-def _open(node: dict[str, Any]) -> None:
-    """Lifts ``additionalProperties`` from an object and those in it."""
-    node.pop("additionalProperties", None)
-    for child in node.get("properties", {}).values():
-        _open(child)
+def keys(chart: Path) -> list[str]:
+    """Paths of all values that a chart knows, settings included."""
+    found = []
+    for leaf in leaves((chart / "values.yaml").read_text()):
+        path = ".".join(leaf.path)
+        of_settings = settings_schema(leaf.settings).get("properties", {}) if leaf.settings else {}
+        found += [f"{path}.{name}" for name in of_settings] or [path]
+    for dependency in yaml.safe_load((chart / "Chart.yaml").read_text()).get("dependencies", []):
+        for imported in dependency.get("import-values", []):
+            exports = yaml.safe_load((_home(chart, dependency) / "values.yaml").read_text())[imported["child"]]
+            found += [f"{imported['parent']}.{key}" for key in exports]
+    return found
+
+
+def _home(chart: Path, dependency: dict[str, Any]) -> Path:
+    """Folder of a dependency."""
+    return chart / str(dependency["repository"]).removeprefix("file://")
 
 
 def table(chart: Path) -> str:
@@ -212,7 +222,11 @@ def generated(chart: Path) -> dict[Path, str]:
     """Files of a chart and the content that they should have."""
     readme = chart / "README.md"
     head = readme.read_text().partition(MARKER)[0] if readme.exists() else f"# {chart.name}\n\n## Values\n\n"
+    listed = "\n".join(f"- {key}" for key in keys(chart))
     return {
+        chart
+        / "templates"
+        / "_keys.tpl": f'{KEYS_HEAD}{{{{- define "{chart.name}.keys" -}}}}\n{listed}\n{{{{- end -}}}}\n',
         chart / "values.schema.json": json.dumps(schema(chart), indent=2) + "\n",
         readme: f"{head}{MARKER}\n\n{table(chart)}\n",
     }

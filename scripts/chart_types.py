@@ -192,10 +192,35 @@ _PARENT = fields(
     kind=text("[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?", most=63, empty=False),
 )
 
+_SECCOMP = fields(
+    "type", type={"enum": ["RuntimeDefault", "Localhost", "Unconfined"]}, localhostProfile={"type": "string"}
+)
+_SELINUX = fields(user=TEXT, role=TEXT, type=TEXT, level=TEXT)
+_CONTAINER: Schema = {
+    "type": "object",
+    "required": ["name", "image"],
+    "properties": {
+        "name": text(_LABEL, most=63, empty=False),
+        "image": {"type": "string", "minLength": 1},
+        "env": items(_VARIABLE),
+        "volumeMounts": items(_MOUNT),
+        "resources": fields(requests=QUANTITIES, limits=QUANTITIES),
+    },
+}
 _HOST_AND_PATH = r"[a-z0-9][-a-z0-9.]*(:[0-9]+)?(/[a-z0-9._-]+)*"
 _TAG = "[A-Za-z0-9_][-A-Za-z0-9_.]{0,127}"
 _DIGEST = "sha256:[0-9a-f]{64}"
 _PERCENT: Schema = {"type": "string", "pattern": "^(100|[1-9]?[0-9])%$"}
+
+_USERS: dict[str, Schema] = {
+    "runAsUser": number(0),
+    "runAsGroup": number(0),
+    "runAsNonRoot": {"type": "boolean"},
+    "seccompProfile": _SECCOMP,
+    "seLinuxOptions": _SELINUX,
+    "appArmorProfile": _SECCOMP,
+}
+_ADDED = items({"type": "string", "pattern": "^[A-Z_]+$"})
 
 TYPES: dict[str, Schema] = {
     "affinity": fields(
@@ -214,8 +239,23 @@ TYPES: dict[str, Schema] = {
     "annotations": ANNOTATIONS,
     "bucket": text("[a-z0-9][-a-z0-9.]{1,61}[a-z0-9]", most=63),
     "cidrs": items(CIDR),
+    "class": text(_QUALIFIED, most=317),
+    "container-security": fields(
+        "",
+        **_USERS,
+        allowPrivilegeEscalation={"type": "boolean"},
+        privileged={"type": "boolean"},
+        readOnlyRootFilesystem={"type": "boolean"},
+        capabilities=fields(add=_ADDED, drop=_ADDED),
+    ),
+    "containers": items(_CONTAINER),
     "count": number(1),
     "digest": text(_DIGEST),
+    "dns": fields(
+        nameservers=items({"type": "string", "pattern": rf"^({_IPV4}|[0-9a-fA-F]*:[0-9a-fA-F:.]*)$"}, maxItems=3),
+        searches=items(text(_SUBDOMAIN + r"\.?", empty=False), maxItems=32),
+        options=items(fields("name", name={"type": "string", "minLength": 1}, value=TEXT)),
+    ),
     "duration": text(_DURATION, empty=False),
     "egress": items(fields(ports=items(_NETWORK_PORT), to=items(_PEER))),
     "env": items(_VARIABLE),
@@ -224,6 +264,18 @@ TYPES: dict[str, Schema] = {
     "key": KEY,
     "label": text(_LABEL, most=63),
     "labels": LABELS,
+    "least-zero": number(0),
+    "manifests": items(
+        {
+            "type": "object",
+            "required": ["apiVersion", "kind", "metadata"],
+            "properties": {
+                "apiVersion": {"type": "string", "minLength": 1},
+                "kind": {"type": "string", "minLength": 1},
+                "metadata": {"type": "object", "required": ["name"]},
+            },
+        }
+    ),
     "mounts": items(_MOUNT),
     "name": NAME,
     "names": items(REQUIRED_NAME),
@@ -231,6 +283,14 @@ TYPES: dict[str, Schema] = {
     "object-name": text("[a-z]([-a-z0-9]*[a-z0-9])?", most=63),
     "parents": items(_PARENT, maxItems=32),
     "peers": items(_PEER),
+    "pod-security": fields(
+        "",
+        **_USERS,
+        fsGroup=number(0),
+        fsGroupChangePolicy={"enum": ["Always", "OnRootMismatch"]},
+        supplementalGroups=items(number(0)),
+        sysctls=items(fields("name value", name=TEXT, value=TEXT)),
+    ),
     "probe": _PROBE,
     "probe-once": _PROBE | {"properties": {**_PROBE["properties"], "successThreshold": {"const": 1}}},
     "quantity": QUANTITY,
@@ -242,6 +302,12 @@ TYPES: dict[str, Schema] = {
     "resources": fields(requests=QUANTITIES, limits=QUANTITIES),
     "rules": items(_RULE),
     "share": {"anyOf": [number(0), _PERCENT]},
+    "strategy": fields(
+        type={"enum": ["RollingUpdate", "Recreate"]},
+        rollingUpdate=fields(
+            maxUnavailable={"anyOf": [number(0), _PERCENT]}, maxSurge={"anyOf": [number(0), _PERCENT]}
+        ),
+    ),
     "tag": text(_TAG, most=128),
     "tolerations": items(_TOLERATION),
     "topology": text(_QUALIFIED, most=317, empty=False),

@@ -16,6 +16,8 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "proto"
+VENDOR = ROOT / "proto" / "vendor"
+"""Files of others that ours import; their Python code comes from googleapis-common-protos."""
 PACKAGE = Path("eoforge/api")
 INIT = '"""Generated from proto/ by ``python -m scripts.generate_proto``. Do not edit."""\n'
 
@@ -26,10 +28,10 @@ def generate(target: Path) -> None:
     Raises:
         SystemExit: The compiler refuses a source.
     """
-    protos = sorted(str(p.relative_to(SOURCES)) for p in SOURCES.rglob("*.proto"))
+    protos = sorted(str(p.relative_to(SOURCES)) for p in (SOURCES / "eoforge").rglob("*.proto"))
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     outputs = [f"--{kind}={target}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
-    code = protoc.main(["protoc", f"-I{SOURCES}", f"-I{well_known}", *outputs, *protos])
+    code = protoc.main(["protoc", f"-I{SOURCES}", f"-I{VENDOR}", f"-I{well_known}", *outputs, *protos])
     if code:
         raise SystemExit(f"protoc refused the files below {SOURCES} (exit code {code}); see its messages above")
     for folder in {target / PACKAGE, *(p.parent for p in (target / PACKAGE).rglob("*_pb2.py"))}:

@@ -19,7 +19,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICES, PIPELINES = "services/Dockerfile", "pipelines/Dockerfile"
-DOCKERFILES = {"retrieval": SERVICES, "compression": SERVICES, "federation": SERVICES, "pipelines-python": PIPELINES}
+DOCKERFILES = {
+    "retrieval": SERVICES,
+    "compression": SERVICES,
+    "prediction": SERVICES,
+    "federation": SERVICES,
+    "pipelines-python": PIPELINES,
+}
 """Image -> its Dockerfile."""
 ONE_VARIANT = ("federation",)
 """Images without torch, and so without a variant for machines without a GPU."""

@@ -22,6 +22,7 @@ LOCKS = ROOT / "requirements"
 EXTRAS: dict[str, tuple[str, ...]] = {
     "dev": ("dev",),
     "ingest": ("ingest",),
+    "export": ("ingest", "export"),
     "train": ("ingest", "train"),
     "federation": ("federation",),
     "serve": ("federation", "serve"),

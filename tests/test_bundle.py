@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from eoforge.bundle import (
     Bundle,
     code_revision,
     format,
+    list_bundles,
     load_bundle,
     model_card,
     store_bundle,
@@ -47,7 +49,7 @@ def test_round_trip(tmp_path: Path) -> None:
     tensors = loaded.weights()
     assert tensors.keys() == WEIGHTS.keys()
     assert all(torch.equal(tensors[k], WEIGHTS[k]) and tensors[k].dtype == WEIGHTS[k].dtype for k in WEIGHTS)
-    assert written.uri.endswith(written.short_id)
+    assert written.uri.endswith(f"/m-{written.short_id}")
 
 
 @pytest.mark.s3
@@ -209,3 +211,33 @@ def test_a_model_card_has_the_sections_that_have_content() -> None:
     assert "- s1: VV, VH\n" in full
     assert full.endswith("## Settings\n\n| setting | value |\n| --- | --- |\n| seed | 0 |\n")
     assert "## Figures" not in full
+
+
+def trained(parent: Path | str, method: str, score: float, **changes: Any) -> Bundle:
+    config = {"method": method}
+    return write(parent, config=config, metrics={"loss": 1.0, "validation_score": score}, **changes)
+
+
+@pytest.mark.parametrize("where", ["", "csmae/pretraining"])
+def test_the_bundles_below_a_folder_are_listed_newest_first(store_uri: str, where: str) -> None:
+    first = trained(f"{store_uri}/{where}" if where else store_uri, "csmae", 0.25)
+    time.sleep(1.1)  # object stores keep times in seconds
+    second = trained(store_uri, "ss_cm_rsir", 0.5)
+    listed = list_bundles(store_uri)
+    assert [(b.bundle, b.method, b.score, b.metric) for b in listed] == [
+        (second.uri, "ss_cm_rsir", 0.5, "validation_score"),
+        (first.uri, "csmae", 0.25, "validation_score"),
+    ]
+    assert listed[0].date > listed[1].date
+    with pytest.raises(NotFound, match=f"2 bundles lie below it.*{second.uri}.*{first.uri}.*Name one"):
+        load_bundle(store_uri)
+
+
+def test_a_damaged_bundle_is_left_out_of_the_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = trained(tmp_path, "a", 0.5), trained(tmp_path, "b", 0.5)
+    Path(bad.uri, "config.json").write_text("[]")
+    assert [b.bundle for b in list_bundles(str(tmp_path))] == [good.uri]
+    assert bad.uri in "".join(capsys.readouterr())
+    assert [b.bundle for b in list_bundles(good.uri)] == [good.uri]
+    assert list_bundles(str(tmp_path / "absent")) == []
+    assert not (tmp_path / "absent").exists()

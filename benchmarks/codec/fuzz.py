@@ -29,7 +29,9 @@ from eoforge.codec.container import MIN_TILE, Kind, Limits, inspect
 from eoforge.codec.learned import streams
 from eoforge.codec.learned.config import CodecConfig
 from eoforge.codec.learned.model import Codec
+from eoforge.codec.profile import BandProfile, ControlPoint, GridProfile, Profile
 from eoforge.codec.raster import Georeference, Raster, factor_of, grid_shape
+from eoforge.data.bands import GROUP_OF
 from eoforge.errors import EoforgeError
 
 LIMITS = Limits(max_pixels=1 << 14, max_tile_pixels=1 << 12, max_payload_bytes=1 << 20)
@@ -51,6 +53,20 @@ def small_raster(rng: np.random.Generator, bands: tuple[str, ...], shape: tuple[
     return Raster(pixels, shape, place, "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57")
 
 
+def profiled(raster: Raster) -> Raster:
+    """A raster with a profile: masks, nodata amid the values, tags, control points."""
+    grids: dict[str, GridProfile] = {}
+    masks: dict[str, Any] = {}
+    for band, pixels in raster.bands.items():
+        grid = GROUP_OF[band].column
+        bands = {**(grids[grid].bands if grid in grids else {}), band: BandProfile(scale=1e-4, tags={"a": "b"})}
+        point = ControlPoint(1.5, 2.5, 14.0, 50.0)
+        nodata = float(pixels.flat[0])
+        grids[grid] = GridProfile(bands, nodata, True, {"A": "B"}, (point,), "EPSG:4326")
+        masks[grid] = np.add.outer(np.arange(pixels.shape[0]), np.arange(pixels.shape[1])) % 5 > 0
+    return Raster(raster.bands, raster.shape, raster.georeference, raster.patch_id, Profile(grids), masks)
+
+
 def small_codec() -> Codec:
     """Untrained codec with integer tables, small enough for many mutants."""
     config = CodecConfig(channels=4, latent=8, hyper=4, kernel=3, bits=16, hash_hidden=4)
@@ -66,9 +82,15 @@ def seeds(codec: Codec, rng: np.random.Generator) -> list[bytes]:
     wide = small_raster(rng, ("B03",), (MIN_TILE + 12, 18))
     tiled = io.BytesIO()
     streams.write(codec, wide, 3.0, tiled, tile=MIN_TILE, overlap=6)
+    masked = io.BytesIO()
+    streams.write(codec, profiled(wide), 3.0, masked, tile=MIN_TILE, overlap=6)
     return [
-        *codec.compress([optical, whole], 4.5),
+        *codec.compress([optical, whole, profiled(whole)], 4.5),
         tiled.getvalue(),
+        masked.getvalue(),
+        bounded.compress_bounded(profiled(optical), 0),
+        bounded.compress_bounded(profiled(whole), {"s2": 3, "s1": 0.1}),
+        bounded.compress_bounded(profiled(wide), 2, tile=MIN_TILE),
         bounded.compress_bounded(optical, 0),
         bounded.compress_bounded(whole, {"s2": 3, "s1": 0.1}),
         bounded.compress_bounded(whole.only("s1"), 0),

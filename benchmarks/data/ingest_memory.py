@@ -49,6 +49,20 @@ def peak_of(archive: Path, table: Path, workers: int) -> dict[str, float]:
     start = time.perf_counter()
     command = [sys.executable, str(script), str(archive), str(table), str(workers)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    largest, total = sampled(process)
+    added = int(process.communicate()[0].splitlines()[-1])
+    if process.returncode:
+        raise SystemExit(f"ingestion of {archive} failed")
+    return {
+        "patches": added,
+        "peak_process_mib": largest / 2**20,
+        "peak_all_mib": total / 2**20,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def sampled(process: subprocess.Popen[str]) -> tuple[int, int]:
+    """Peak resident bytes of one process, and of all together, sampled until a process and its workers end."""
     root = psutil.Process(process.pid)
     largest = total = 0
     while process.poll() is None:
@@ -60,15 +74,7 @@ def peak_of(archive: Path, table: Path, workers: int) -> dict[str, float]:
             continue
         largest, total = max(largest, *sizes), max(total, sum(sizes))
         time.sleep(_SAMPLE_S)
-    added = int(process.communicate()[0].splitlines()[-1])
-    if process.returncode:
-        raise SystemExit(f"ingestion of {archive} failed")
-    return {
-        "patches": added,
-        "peak_process_mib": largest / 2**20,
-        "peak_all_mib": total / 2**20,
-        "seconds": time.perf_counter() - start,
-    }
+    return largest, total
 
 
 def main() -> None:

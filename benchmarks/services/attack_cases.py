@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+import json
 import socket
 import ssl
 import threading
@@ -150,6 +152,13 @@ def _numbers(count: int) -> bytes:
     return b'{"inputs":[{"name":"x","shape":[%d],"datatype":"INT32","data":[%s]}]}' % (count, data)
 
 
+def _decompress(payload: bytes, count: int) -> bytes:
+    from eoforge.api.compression.v1 import compression_pb2 as pb
+
+    texts = [base64.b64encode(pb.DecompressRequest.FromString(payload).stream).decode()] * count
+    return json.dumps({"inputs": [{"name": "stream", "shape": [count], "datatype": "BYTES", "data": texts}]}).encode()
+
+
 def _search_stream() -> bytes:
     from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 
@@ -187,6 +196,8 @@ def cases(kind: str) -> dict[str, Callable[[Attack], Counter[str]]]:
         common["40 unread streams of searches"] = lambda a: a.streams(_search_stream(), 40, 8.0, per_stream=64)
     if kind == "compression":
         common["12 small streams that decode for long"] = lambda a: a.calls(PROBES[kind][0], a.dear, 12)
+        common["20 x pixels of a patch as JSON"] = lambda a: a.posts(_decompress(a.payload, 1), 20)
+        common["20 x pixels of 32 patches as JSON"] = lambda a: a.posts(_decompress(a.payload, 32), 20)
     if kind == "federation":
         common["64 idle uploads"] = lambda a: a.streams(_manifest(), 64, 6.0, per_stream=1)
     return common

@@ -84,7 +84,7 @@ async def measure(target: str, coder: Coder, patches: int) -> dict[str, Any]:
 
             return call
 
-        messages = [raster_message(raster, pb.PIXEL_FORMAT_BANDS) for raster in originals]
+        messages = [raster_message(raster, pb.PIXEL_FORMAT_BANDS)[0] for raster in originals]
         compress = [pb.CompressRequest(raster=message, rate=pb.Rate(quality=QUALITY)) for message in messages]
         calls: dict[str, tuple[Callable[[Any], object], list[Any], Call, list[Any]]] = {
             "Compress": (lambda r: coder.compress([r], rate), originals, caller(stub.Compress), compress),

@@ -61,7 +61,7 @@ def snapshot(patches: int) -> IndexSnapshot:
         else pa.array(number % 90, type=pa.int64()).cast(f.type)
         for f in METADATA_FIELDS
     }
-    info = CodeTableInfo("benchmark", "none", "none", BITS, TableRef("none", 1))
+    info = CodeTableInfo("benchmark", "none", "none", TableRef("none", 1), bits=BITS)
     return IndexSnapshot(TableRef("none", 1), info, pa.table(columns), codes, None)
 
 

@@ -20,13 +20,13 @@ REQUIRED_CONFIG: tuple[str, ...] = (
     "bands",
     "normalisation",
     "interpolation",
-    "bits",
-    "embedding_dim",
     "seed",
     "patches",
     "code_revision",
 )
 """Keys that ``config.json`` of a trained model must hold; ``require_keys`` checks them."""
+ENCODER_CONFIG: tuple[str, ...] = ("bits", "embedding_dim")
+"""Further keys of a model that encodes."""
 
 MAX_WEIGHTS_BYTES = 8 << 30
 MAX_FILE_BYTES = 64 << 20

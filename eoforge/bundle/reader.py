@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,15 @@ from eoforge.bundle.format import (
     WEIGHTS,
     size_limit,
 )
-from eoforge.errors import BundleError, NotFound
-from eoforge.storage.addresses import join, normalise
+from eoforge.bundle.listing import list_bundles
+from eoforge.errors import BundleError, DataRefused, NotFound
+from eoforge.storage.addresses import TableRef, join, normalise, open_table, resolve
 from eoforge.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Bundle:
     Attributes:
         uri: Folder of the bundle.
         id: sha256 of ``manifest.json``, 64 hex digits.
-        config: Content of ``config.json``.
+        config: Content of ``config.json``, with the absolute address of the training patches.
         metrics: Content of ``metrics.json``.
         files: Name -> (sha256, bytes) of every file.
     """
@@ -101,16 +105,48 @@ def load_bundle(uri: str) -> Bundle:
         data = _read_checked(store, name, sha256, length)
         if name in (CONFIG, METRICS):
             contents[name] = _parse_object(join(uri, name), data)
-    return Bundle(uri, hashlib.sha256(raw).hexdigest(), contents[CONFIG], contents[METRICS], files)
+    config = with_patches(contents[CONFIG], lambda address: resolve(address, uri))
+    return Bundle(uri, hashlib.sha256(raw).hexdigest(), config, contents[METRICS], files)
 
 
-def require_keys(bundle: Bundle) -> None:
-    """Checks that ``config.json`` holds all keys that encoding with the model needs.
+def with_patches(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """Configuration with another address of the training patches, if it names any.
+
+    A bundle stores an address that is relative to its folder where it can be; in memory the address is absolute.
+    """
+    patches = config.get("patches")
+    if not isinstance(patches, Mapping) or not isinstance(patches.get("uri"), str):  # silos publish no table
+        return dict(config)
+    return {**config, "patches": {**patches, "uri": change(patches["uri"])}}
+
+
+def training_patches(bundle: Bundle) -> TableRef:
+    """Table and version that a bundle was trained on, for a training that continues from it.
+
+    Raises:
+        NotFound: The table or its version does not exist.
+        DataRefused: Another table is at the address.
+    """
+    from eoforge.data.tables.commit import table_identity  # local import: the coordinator needs no pyarrow for this
+
+    patches = bundle.config["patches"]
+    ref = TableRef(patches["uri"], patches["version"])
+    expected, found = patches.get("identity", ""), table_identity(open_table(ref))
+    if expected and found and expected != found:
+        raise DataRefused(
+            f"{ref} is another table than the one that {bundle.uri} was trained on: expected the table that was "
+            f"created as {expected}, got {found}"
+        )
+    return ref
+
+
+def require_keys(bundle: Bundle, further: tuple[str, ...] = ()) -> None:
+    """Checks that ``config.json`` holds the keys of every trained model, and ``further`` ones.
 
     Raises:
         BundleError: Keys are missing.
     """
-    missing = [key for key in REQUIRED_CONFIG if key not in bundle.config]
+    missing = [key for key in (*REQUIRED_CONFIG, *further) if key not in bundle.config]
     if missing:
         raise BundleError(f"{join(bundle.uri, CONFIG)} lacks {', '.join(missing)}: it is no trained model of eoforge")
 
@@ -121,7 +157,11 @@ def _existing(uri: str) -> ObjectStore:
         store = ObjectStore(uri)
         if store.exists(MANIFEST):
             return store
-    raise NotFound(f"no bundle at {uri}: expected {MANIFEST}, which is written last, when training has ended")
+    message = f"no bundle at {uri}: expected {MANIFEST}, which is written last, when training has ended"
+    if below := list_bundles(uri):
+        shown = "; ".join(f"{b.bundle} ({b.method}, {b.date:%Y-%m-%d %H:%M})" for b in below[:_SHOWN])
+        message += f". {len(below)} bundles lie below it, the newest first: {shown}. Name one of them"
+    raise NotFound(message)
 
 
 def _parse_object(where: str, data: bytes) -> dict[str, Any]:

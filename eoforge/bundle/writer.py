@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eoforge.bundle.format import CARD, CONFIG, FORMAT, MANIFEST, METRICS, PLAIN_NAME, WEIGHTS, size_limit
-from eoforge.bundle.reader import Bundle, load_bundle
+from eoforge.bundle.reader import Bundle, load_bundle, with_patches
 from eoforge.errors import ConflictError, LimitExceeded, StoreError, UsageError
-from eoforge.storage.addresses import TableRef, join, normalise, open_table
+from eoforge.storage.addresses import TableRef, address_of, join, normalise, open_table, relative_to
 from eoforge.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
+    import lance
     from torch import Tensor
 
 
@@ -39,7 +40,7 @@ def write_bundle(
         config: See ``REQUIRED_CONFIG``; ``patches`` (``{"uri", "version"}``), where present, is tagged.
         metrics: Finite JSON values.
         readme: Model card, Markdown.
-        name: Folder name; by default the short id, so that a repeated call writes the same bundle.
+        name: Folder name; by default ``<method>-<short id>``, so that a repeated call writes the same bundle.
         extra_files: Further files by name.
 
     Raises:
@@ -76,7 +77,7 @@ def store_bundle(
         config: Content of ``config.json``.
         metrics: Content of ``metrics.json``.
         readme: Model card.
-        name: Folder name; by default the short id.
+        name: Folder name; by default ``<method>-<short id>``.
         extra_files: Further files by name.
         trained_on: Table (``{"uri", "version"}``) whose version is tagged ``bundle-<short id>``. The tag is set before
             the manifest is written: an existing bundle protects its training data from clean-up, and a crash in
@@ -85,6 +86,8 @@ def store_bundle(
     Returns:
         URI of the bundle.
     """
+    table = open_table(TableRef(trained_on["uri"], trained_on["version"])) if trained_on else None
+    config = _movable(config, normalise(parent_uri), table)
     try:
         files = {CONFIG: _json(config), METRICS: _json(metrics), CARD: readme.encode(), **(extra_files or {})}
     except ValueError as error:
@@ -104,7 +107,8 @@ def store_bundle(
             raise LimitExceeded(f"{file_name} has {size} bytes; a bundle file may have {size_limit(file_name)}")
     manifest = _json({"format": FORMAT, "files": entries})
     short_id = hashlib.sha256(manifest).hexdigest()[:16]
-    folder = name or short_id
+    method = str(config.get("method", ""))
+    folder = name or (f"{method}-{short_id}" if PLAIN_NAME.fullmatch(method) else short_id)
     if not PLAIN_NAME.fullmatch(folder):
         raise UsageError(f"a bundle needs a plain name (letters, digits, '.', '_', '-'); got {folder!r}")
 
@@ -114,8 +118,8 @@ def store_bundle(
         store.put_stream(WEIGHTS, weights())
         for file_name, data in files.items():
             store.put(file_name, data)
-        if trained_on:
-            _tag(TableRef(trained_on["uri"], trained_on["version"]), f"bundle-{short_id}")
+        if table is not None:
+            _tag(table, f"bundle-{short_id}")
         store.put_if_absent(MANIFEST, manifest)
     if store.get(MANIFEST) != manifest:
         raise ConflictError(f"{uri} already holds another bundle; choose another name or remove it")
@@ -126,14 +130,24 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def _tag(table_ref: TableRef, tag: str) -> None:
-    table = open_table(table_ref)
+def _movable(config: Mapping[str, Any], parent: str, table: lance.LanceDataset | None) -> dict[str, Any]:
+    """Configuration whose training patches are named by an address relative to the bundle, and by their identity."""
+    config = with_patches(config, lambda uri: relative_to(uri, join(parent, "bundle")))
+    if table is None:
+        return config
+    from eoforge.data.tables.commit import table_identity  # local import: the coordinator needs no pyarrow
+
+    return {**config, "patches": {**config["patches"], "identity": table_identity(table)}}
+
+
+def _tag(table: lance.LanceDataset, tag: str) -> None:
     if tag in table.tags.list():
         return
     try:
-        table.tags.create(tag, table_ref.version)
+        table.tags.create(tag, table.version)
     except (OSError, ValueError) as error:
         if tag not in table.tags.list():  # another writer of the same bundle may have been faster
             raise StoreError(
-                f"cannot tag {table_ref} as {tag}: {error}. Training needs write access to its table"
+                f"cannot tag version {table.version} of {address_of(table)} as {tag}: {error}. Training needs write "
+                "access to its table"
             ) from error

@@ -18,7 +18,7 @@ def evaluate(
     out: Annotated[str | None, typer.Option(help="Folder for metrics.json and report.html.")] = None,
     json: Json = False,
 ) -> None:
-    """Evaluate a bundle: retrieval in four directions against random codes and the untrained network."""
+    """Evaluate a bundle by its tasks: retrieval, labels, maps, compression; with a report."""
     from eoforge.bundle import load_bundle
     from eoforge.methods.evaluation.run import evaluate as run
     from eoforge.storage.addresses import TableRef

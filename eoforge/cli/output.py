@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -19,6 +19,8 @@ from eoforge.logs import configure_logs, printable
 _state = {"json": False}
 _out = Console()
 _err = Console(stderr=True)
+_piped = Console(width=100_000)
+"""Console of results that go to a file or a pipe: a line is as long as its content."""
 
 
 def configure(as_json: bool) -> bool:
@@ -39,17 +41,23 @@ def as_dict(result: Any) -> dict[str, Any]:
     return dict(result)
 
 
-def emit(result: Any, *, title: str | None = None) -> None:
-    """Prints a flat result: one JSON line with ``--json``, a two-column table otherwise."""
+def emit(result: Any, *, title: str | None = None, details: Mapping[str, Any] | None = None) -> None:
+    """Prints a flat result: one JSON line with ``--json``, a two-column table otherwise.
+
+    Args:
+        result: Dataclass or mapping.
+        title: Title of the table.
+        details: Further values for machines only, such as lists that people saw line by line.
+    """
     values = as_dict(result)
     if _state["json"]:
-        _json_line(values, sys.stdout)
+        _json_line(values | dict(details or {}), sys.stdout)
         return
-    table = Table(title=title and _shown(title), show_header=False, title_justify="left")
+    table = _table(title, ["", ""], show_header=False)
     for key, value in values.items():
         text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
         table.add_row(_shown(key.replace("_", " ")), _shown(text))
-    _out.print(table)
+    _print(table)
 
 
 def emit_rows(
@@ -64,16 +72,16 @@ def emit_rows(
             print(printable(line(row)))
         return
     columns = [_shown(key.replace("_", " ")) for key in (rows[0] if rows else {})]
-    table = Table(*columns, title=title and _shown(title), title_justify="left")
+    table = _table(title, columns)
     for row in rows:
-        table.add_row(*(_shown(str(value)) for value in row.values()))
-    _out.print(table)
+        table.add_row(*("" if value is None else _shown(str(value)) for value in row.values()))
+    _print(table)
 
 
 def say(text: str) -> None:
     """Prints a line for people on standard error, separate from results."""
     if not _state["json"]:
-        _err.print(printable(text), highlight=False)
+        _err.print(printable(text), highlight=False, soft_wrap=True)
 
 
 def fail(error: EoforgeError) -> int:
@@ -91,8 +99,20 @@ def fail_with(reason: str, message: str, exit_code: int) -> int:
         _json_line({"error": {"reason": reason, "message": message, "exit_code": exit_code}}, sys.stderr)
     else:
         _err.print(f"[bold red]error[/] ({reason}): ", end="")
-        _err.print(printable(message), markup=False, highlight=False)
+        _err.print(printable(message), markup=False, highlight=False, soft_wrap=True)
     return exit_code
+
+
+def _table(title: str | None, columns: Sequence[str], show_header: bool = True) -> Table:
+    """Empty table whose long words are folded: rich would cut them."""
+    table = Table(title=title and _shown(title), title_justify="left", show_header=show_header)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    (_out if sys.stdout.isatty() else _piped).print(table)
 
 
 def _shown(text: str) -> str:

@@ -13,17 +13,25 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
+from typer import rich_utils
 
 from eoforge.cli.compression.commands import compress, decompress, inspect
+from eoforge.cli.construct import construct
 from eoforge.cli.demo.command import demo
 from eoforge.cli.doctor import doctor
 from eoforge.cli.evaluate import evaluate
+from eoforge.cli.export import export
 from eoforge.cli.federate.commands import federate_app
 from eoforge.cli.index import index
 from eoforge.cli.ingest import ingest
+from eoforge.cli.labels import audit, noise, review
 from eoforge.cli.output import configure, fail, fail_with
+from eoforge.cli.predict import predict
+from eoforge.cli.runs import runs
 from eoforge.cli.search import search
 from eoforge.cli.serve import serve_app
 from eoforge.cli.synth import synth
@@ -47,17 +55,45 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "synth": synth,
     "ingest": ingest,
+    "construct": construct,
+    "export": export,
     "train": train,
+    "runs": runs,
     "eval": evaluate,
     "index": index,
+    "predict": predict,
+    "noise": noise,
+    "audit": audit,
+    "review": review,
     "doctor": doctor,
     "demo": demo,
 }
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from eoforge.bundle import code_revision
+
+        print(f"eoforge {version('eoforge')} (revision {code_revision()})")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Search, compress and learn from satellite archives without moving the pixels."""
+
+
 for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(serve_app, name="serve")
 app.add_typer(federate_app, name="federate")
 
+_PIPED_WIDTH = 160
+"""Width of help texts that go to a file or a pipe."""
 _INTERRUPTED = 130
 """Exit code of typer on Ctrl-C."""
 _TYPER_USAGE: type[Exception] = typer.BadParameter.__mro__[1]
@@ -68,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code; pipelines and tests call this function too."""
     args = sys.argv[1:] if argv is None else argv
     as_json = configure("--json" in args)
+    # In a pipe rich takes 80 columns and cuts what is longer.
+    rich_utils.MAX_WIDTH = None if sys.stdout.isatty() else _PIPED_WIDTH
     try:
         # Typer prints its own errors for people; with --json they are caught below and become one line of JSON.
         code = app(args=args, standalone_mode=not as_json)
@@ -97,7 +135,7 @@ def _ended(code: int) -> int:
     """Exit code, after a message to a user who interrupted the command."""
     if code != _INTERRUPTED:
         return code
-    message = "interrupted; ingest, train, index and demo resume when they are run again"
+    message = "interrupted; ingest, construct, train, index, predict and demo resume when they are run again"
     return fail_with("INTERRUPTED", message, code)
 
 

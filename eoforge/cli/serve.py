@@ -57,3 +57,20 @@ def compression(
     from services.compression.settings import CompressionSettings
 
     run(CompressionSettings(**bind.settings(bundle_uris=",".join(bundle) if bundle else None)))
+
+
+@serve_app.command("prediction")
+@expand
+def prediction(
+    bundle: Annotated[
+        list[str] | None, typer.Option(help="Run bundle that classifies or segments (repeat) [EOFORGE_BUNDLE_URIS].")
+    ] = None,
+    *,
+    bind: Bind,
+    json: Json = False,
+) -> None:
+    """Serve predictions: KServe's Open Inference Protocol V2, labels and maps of patches."""
+    from services.prediction.server import run
+    from services.prediction.settings import PredictionSettings
+
+    run(PredictionSettings(**bind.settings(bundle_uris=",".join(bundle) if bundle else None)))

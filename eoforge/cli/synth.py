@@ -14,9 +14,13 @@ def synth(
     patches: Annotated[int, typer.Option(min=1, help="Number of patch pairs.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    dense: Annotated[
+        bool,
+        typer.Option("--dense", help="Patches side by side, each at two dates, instead of scattered over 20 scenes."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write a synthetic archive in the official reBEN layout."""
     from eoforge.data.synthetic.archive import generate_archive
 
-    emit(generate_archive(out, patches, seed, workers=workers), title="synthetic archive")
+    emit(generate_archive(out, patches, seed, workers=workers, dense=dense), title="synthetic archive")

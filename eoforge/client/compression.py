@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
@@ -31,20 +32,35 @@ Place = tuple[str, tuple[float, float, float, float, float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """Stream with its header and its hash codes by (modality, tile)."""
+    """Stream with its header and its hash codes by (modality, tile); ``warnings`` name what it does not keep."""
 
     stream: bytes = field(repr=False)
     info: pb.StreamInfo
     codes: dict[tuple[str, int], bytes]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Decompressed:
-    """Decoded bands on native grids, with patch id and georeference."""
+    """Decoded bands on native grids, with patch id and georeference.
+
+    Attributes:
+        bands: Samples ``[H, W]`` by band.
+        patch_id: Name, may be empty.
+        place: CRS (may be empty) and transform of the 10 m grid.
+        nodata: Sample that stands for no data, of the bands that have one.
+        scale: Scale and offset of the bands whose physical value is another than the sample.
+        valid: Mask ``[H, W]`` of the bands that have one, True where samples are valid.
+        warnings: What the stream holds that arrays cannot; :meth:`CompressionClient.decompress_geotiff` returns it.
+    """
 
     bands: dict[str, npt.NDArray[Any]] = field(repr=False)
     patch_id: str
     place: Place | None
+    nodata: dict[str, float] = field(default_factory=dict)
+    scale: dict[str, tuple[float, float]] = field(default_factory=dict)
+    valid: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict, repr=False)
+    warnings: tuple[str, ...] = ()
 
 
 class CompressionClient(ServiceClient):
@@ -178,7 +194,7 @@ def _codes(messages: Iterable[pb.Code]) -> dict[tuple[str, int], bytes]:
 
 
 def _compressed(message: Any) -> Compressed:
-    return Compressed(message.stream, message.info, _codes(message.codes))
+    return Compressed(message.stream, message.info, _codes(message.codes), tuple(getattr(message, "warnings", ())))
 
 
 def _decompressed(message: pb.DecompressResponse) -> Decompressed:
@@ -187,4 +203,17 @@ def _decompressed(message: pb.DecompressResponse) -> Decompressed:
     if raster.HasField("georeference"):
         a, b, c, d, e, f = raster.georeference.transform
         place = (raster.georeference.crs, (a, b, c, d, e, f))
-    return Decompressed({b.name: band_samples(b) for b in raster.bands}, raster.patch_id, place)
+    return Decompressed(
+        {b.name: band_samples(b) for b in raster.bands},
+        raster.patch_id,
+        place,
+        {b.name: b.nodata for b in raster.bands if b.HasField("nodata")},
+        {b.name: (b.scale, b.offset) for b in raster.bands if b.HasField("scale")},
+        {b.name: _mask(b) for b in raster.bands if b.valid},
+        tuple(message.warnings),
+    )
+
+
+def _mask(band: pb.Band) -> npt.NDArray[np.bool_]:
+    bits = np.unpackbits(np.frombuffer(band.valid, dtype=np.uint8), count=band.height * band.width)
+    return bits.reshape(band.height, band.width).astype(bool)

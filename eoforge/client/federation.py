@@ -6,6 +6,7 @@ Models are transferred in chunks that are checked on arrival; an interrupted tra
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,8 +49,9 @@ class FederationClient(FederationServiceClient):
         return self._again(step)
 
     def create_run(self, spec: pb.RunSpec, run_id: str = "") -> pb.Run:
-        """Creates a run; with a ``run_id`` the call is idempotent."""
-        return self._ask("CreateRun", pb.CreateRunRequest(run_id=run_id, spec=spec)).run
+        """Creates a run. Retries of the call never make a second one; with a ``run_id`` neither do repeated calls."""
+        request_id = "" if run_id else str(uuid.uuid4())
+        return self._ask("CreateRun", pb.CreateRunRequest(run_id=run_id, spec=spec, request_id=request_id)).run
 
     def run(self, run_id: str) -> pb.Run:
         """Run with its whole history, fetched in pages."""

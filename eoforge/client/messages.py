@@ -22,17 +22,21 @@ Bands = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class PatchInfo:
-    """Metadata of a patch; the footprint is (lon_min, lat_min, lon_max, lat_max) in degrees."""
+    """Metadata of a patch; the footprint is (lon_min, lat_min, lon_max, lat_max) in degrees.
+
+    A patch without a sensor has None for its name and time, an unlabelled one no labels; ``country`` is empty where it
+    is not known.
+    """
 
     patch_id: str
-    s1_name: str
+    s1_name: str | None
     split: str
     country: str
     labels: tuple[str, ...]
     contains_seasonal_snow: bool
     contains_cloud_or_shadow: bool
-    acquired_s2: datetime
-    acquired_s1: datetime
+    acquired_s2: datetime | None
+    acquired_s1: datetime | None
     mgrs_tile: str
     epsg: int
     ulx: int
@@ -129,10 +133,22 @@ def search_request(
     return request
 
 
-def geotiff_image(content: bytes | Sequence[bytes], modality: str | None) -> pb.GeoTiffImage:
-    """Message of an image given as one or more GeoTIFFs."""
+def geotiff_image(
+    content: bytes | Sequence[bytes], modality: str | None, bands: Sequence[Sequence[str]] | None = None
+) -> pb.GeoTiffImage:
+    """Message of an image given as one or more GeoTIFFs, with the names of the bands of each file if given.
+
+    Raises:
+        UsageError: ``bands`` has another length than the files.
+    """
     files = [content] if isinstance(content, bytes) else content
-    return pb.GeoTiffImage(modality=modality_number(modality), files=[pb.GeoTiffFile(content=f) for f in files])
+    if bands is not None and len(bands) != len(files):
+        raise UsageError(f"expected the band names of each of the {len(files)} files; got {len(bands)} lists of names")
+    named = bands or [()] * len(files)
+    return pb.GeoTiffImage(
+        modality=modality_number(modality),
+        files=[pb.GeoTiffFile(content=file, bands=names) for file, names in zip(files, named, strict=True)],
+    )
 
 
 def filter_message(wanted: SearchFilter) -> pb.Filter:
@@ -159,14 +175,14 @@ def patch_info(message: pb.PatchMetadata) -> PatchInfo:
     """Dataclass of a patch's metadata."""
     return PatchInfo(
         patch_id=message.patch_id,
-        s1_name=message.s1_name,
+        s1_name=message.s1_name or None,
         split=message.split,
         country=message.country,
         labels=tuple(message.labels),
         contains_seasonal_snow=message.contains_seasonal_snow,
         contains_cloud_or_shadow=message.contains_cloud_or_shadow,
-        acquired_s2=message.acquired_s2.ToDatetime(UTC),
-        acquired_s1=message.acquired_s1.ToDatetime(UTC),
+        acquired_s2=message.acquired_s2.ToDatetime(UTC) if message.HasField("acquired_s2") else None,
+        acquired_s1=message.acquired_s1.ToDatetime(UTC) if message.HasField("acquired_s1") else None,
         mgrs_tile=message.mgrs_tile,
         epsg=message.epsg,
         ulx=message.ulx,

@@ -128,6 +128,17 @@ class Coder:
             raise NotFound(f"no codec {name[:NAME_CHARS]!r} is loaded; the loaded codecs are {', '.join(self.codecs)}")
         return self.codecs[name or next(iter(self.codecs))]
 
+    def check(self, rate: Rate) -> None:
+        """Check of a rate before any pixel is read.
+
+        Raises:
+            NotFound: It needs a codec, and none is loaded.
+            UsageError: The codec has no such quality.
+        """
+        if rate.learned:
+            codec = self.named()
+            codec.config.require_quality(_quality(codec, rate))
+
     def reader(self, header: Header) -> Codec | None:
         """Codec that decodes a stream; None for a bounded stream.
 

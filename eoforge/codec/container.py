@@ -5,7 +5,10 @@ All numbers are little-endian; the order of the fields is the order of the bytes
     magic "EOFC" | version u16 | kind u8 | flags u8 | bands u16 | height u32 | width u32 | tile u16 | overlap u16
     | quality f32 | error_s2 u16 | error_s1 f32 | bundle 8 bytes | code bytes u16 | codes u32
     | name length u16 | CRS length u16 | name | [EPSG u32, x f64, y f64, pixel f64  or  CRS text, transform 6 f64]
-    | payload length u64 | payload | codes | CRC-32C u32 of all before it
+    | [profile length u32, profile] | payload length u64 | payload | codes | CRC-32C u32 of all before it
+
+Version 1 has no profile: its rasters follow the convention of reBEN. It is still written for rasters without one.
+Version 2 has a profile (``profile``), and each piece of its payload begins with a section of masks (``validity``).
 
 ``bands`` has bit ``i`` set for the i-th name of ``raster.BAND_ORDER``. No memory is allocated from a number in the
 header before that number has been checked against the limits and against the length of the stream.
@@ -21,13 +24,17 @@ from enum import IntEnum
 import google_crc32c
 import numpy as np
 
+from eoforge.codec.profile import MAX_PACKED_BYTES, Profile, pack_profile, unpack_profile
 from eoforge.codec.raster import ALIGNMENT, BAND_ORDER, Georeference, factor_of, grid_shape, modalities_of
 from eoforge.codec.slices import FileSlice, Stream
 from eoforge.data.bands import GROUP_OF
 from eoforge.errors import DataRefused, LimitExceeded
 
 MAGIC = b"EOFC"
-VERSION = 1
+VERSION = 2
+"""Highest version that is read; 1 is read too."""
+_PLAIN = 1
+"""Version of a stream without a profile."""
 DIGEST_BYTES = 8
 """Bytes of the bundle id in a stream: ``Bundle.short_id``."""
 MAX_NAME_BYTES = 256
@@ -38,10 +45,13 @@ MIN_TILE = 48
 _FIXED = struct.Struct("<4sHBBHIIHHfHf8sHIHH")
 _EPSG = struct.Struct("<Iddd")
 _TRANSFORM = struct.Struct("<6d")
+_PROFILE = struct.Struct("<I")
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _GEO_NONE, _GEO_EPSG, _GEO_TEXT = 0, 1, 2
-_MAX_HEAD = _FIXED.size + MAX_NAME_BYTES + MAX_CRS_BYTES + _TRANSFORM.size + _LENGTH.size
+_MAX_HEAD = (
+    _FIXED.size + MAX_NAME_BYTES + MAX_CRS_BYTES + _TRANSFORM.size + _PROFILE.size + MAX_PACKED_BYTES + _LENGTH.size
+)
 _CHUNK = 1 << 20
 
 
@@ -88,6 +98,7 @@ class Header:
         code_bytes: Bytes of one hash code, 0 if the stream has none.
         codes: Number of hash codes: one per tile and modality.
         payload_bytes: Length of the payload.
+        profile: Nodata, scales, tags and the like; None for the convention of reBEN.
     """
 
     kind: Kind
@@ -103,6 +114,7 @@ class Header:
     code_bytes: int = 0
     codes: int = 0
     payload_bytes: int = 0
+    profile: Profile | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -158,10 +170,14 @@ def pack_head(header: Header, payload_bytes: int) -> bytes:
             f"a stream holds a name of {MAX_NAME_BYTES} and a CRS of {MAX_CRS_BYTES} bytes; got {len(name)}, {len(crs)}"
         )
     _check_shape(header.shape, LIMITS)
+    profile = b""
+    if header.profile is not None:
+        packed = pack_profile(header.profile, header.bands)
+        profile = _PROFILE.pack(len(packed)) + packed
     errors = dict(header.max_error)
     fixed = _FIXED.pack(
         MAGIC,
-        VERSION,
+        _PLAIN if header.profile is None else VERSION,
         header.kind,
         kind,
         sum(1 << BAND_ORDER.index(band) for band in header.bands),
@@ -177,7 +193,7 @@ def pack_head(header: Header, payload_bytes: int) -> bytes:
         len(name),
         len(crs),
     )
-    return b"".join((fixed, name, crs, geo, _LENGTH.pack(payload_bytes)))
+    return b"".join((fixed, name, crs, geo, profile, _LENGTH.pack(payload_bytes)))
 
 
 def pack_checksum(body: Stream) -> bytes:
@@ -233,9 +249,10 @@ def _parse(stream: Stream, limits: Limits) -> tuple[Header, int]:
         _, version, kind, flags, mask, height, width, tile, overlap, quality, error_s2, error_s1, bundle,
         code_bytes, codes, name_bytes, crs_bytes,
     ) = _FIXED.unpack_from(head)  # fmt: skip
-    if version != VERSION:
+    if not _PLAIN <= version <= VERSION:
         raise DataRefused(
-            f"stream format {version}: this eoforge reads format {VERSION}. Use the eoforge that wrote it"
+            f"stream format {version}: this eoforge reads the formats {_PLAIN} to {VERSION}. Use the eoforge that "
+            "wrote it"
         )
     if kind not in tuple(Kind) or flags > _GEO_TEXT or not mask or mask >> len(BAND_ORDER):
         raise DataRefused(f"damaged stream: kind {kind}, flags {flags}, bands {mask:#x} are not defined")
@@ -246,9 +263,13 @@ def _parse(stream: Stream, limits: Limits) -> tuple[Header, int]:
     shape = (height, width)
     _check_shape(shape, limits)
     _check_tiles(shape, tile, overlap, limits)
-    geo_bytes = (0, _EPSG.size, _TRANSFORM.size)[flags]
-    start = _FIXED.size + name_bytes + crs_bytes + geo_bytes + _LENGTH.size
-    if len(stream) < start + _CRC.size:
+    geo_end = _FIXED.size + name_bytes + crs_bytes + (0, _EPSG.size, _TRANSFORM.size)[flags]
+    profile_bytes = 0 if version == _PLAIN else _PROFILE.size
+    start = geo_end + profile_bytes + _LENGTH.size
+    if profile_bytes and len(head) >= start:
+        profile_bytes += _PROFILE.unpack_from(head, geo_end)[0]
+        start = geo_end + profile_bytes + _LENGTH.size
+    if len(stream) < start + _CRC.size or len(head) < start:
         raise DataRefused(f"truncated stream: its header has {start} bytes, the stream {len(stream)}")
     name_end = _FIXED.size + name_bytes
     name = _text(head[_FIXED.size : name_end], "patch id")
@@ -267,6 +288,7 @@ def _parse(stream: Stream, limits: Limits) -> tuple[Header, int]:
     header = Header(
         Kind(kind), bands, shape, name, georeference, tile, overlap, quality, (), bundle.hex() if any(bundle) else "",
         code_bytes, codes, payload_bytes,
+        unpack_profile(head[geo_end + _PROFILE.size : geo_end + profile_bytes], bands) if profile_bytes else None,
     )  # fmt: skip
     if kind == Kind.BOUNDED:
         known = {"s1": error_s1, "s2": float(error_s2)}

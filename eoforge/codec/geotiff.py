@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
+from eoforge.codec.metadata import BAND_TAG, FileProfile, combine, read_file
 from eoforge.codec.raster import (
     BAND_ORDER,
     BASE_METRES,
+    FACTORS,
     Georeference,
     Raster,
     Transform,
@@ -32,6 +35,9 @@ from eoforge.geo.gdal import open_geotiff, refusing
 
 MAX_FILES = 16
 _FACTORS = (1, 2, 6)
+_NO_CRS = 'LOCAL_CS["unnamed"'
+"""What GDAL makes of GeoTIFF keys that name no CRS, such as that pixels are points."""
+_NO_TRANSFORMS = ((1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, 0.0, -1.0, 0.0))
 Array = npt.NDArray[Any]
 
 
@@ -53,6 +59,7 @@ class _Part:
     crs: str | None
     metres: bool
     transform: Transform
+    profile: FileProfile
     factor: int = 0
 
 
@@ -64,6 +71,8 @@ class GeoTiffSource:
         shape: Rows and columns of the 10 m grid.
         georeference: Where it lies.
         patch_id: Its name.
+        profile: Nodata, scales, tags and the like.
+        warnings: What the files hold that a stream does not keep, by name.
     """
 
     def __init__(self, parts: Sequence[_Part], shape: tuple[int, int], patch_id: str, exact: bool) -> None:
@@ -72,6 +81,13 @@ class GeoTiffSource:
         self.bands: Mapping[str, object] = {name: None for name in BAND_ORDER if name in present}
         self.shape, self.patch_id = shape, patch_id
         self.georeference = _georeference(parts)
+        self.profile = combine((part.profile.grid, part.factor) for part in parts)
+        lost = [warning for part in parts for warning in part.profile.warnings]
+        for name in self.bands:
+            value = self.profile.grids[GROUP_OF[name].column].nodata
+            if value is not None and self.profile.nodata_of(name) is None:
+                lost.append(f"nodata {value:g} of {name}, which its type cannot hold")
+        self.warnings = tuple(dict.fromkeys(lost))
 
     def given(self) -> Iterator[tuple[str, Array]]:
         """Each band ``[h, w]`` whole, on the grid of its file.
@@ -97,19 +113,21 @@ class GeoTiffSource:
         Raises:
             DataRefused: A file is damaged, or a band was interpolated and errors are to be bounded.
         """
-        from rasterio.windows import Window
-
         shape = (min(height, self.shape[0] - row), min(width, self.shape[1] - column))
         bands: dict[str, Array] = {}
+        masks: dict[str, Array] = {}
         for part in self._parts:
-            rows, columns = grid_shape(shape, part.factor)
-            window = Window(column // part.factor, row // part.factor, columns, rows)
+            window = _window(part.factor, row, column, shape)
+            with refusing():
+                mask = part.dataset.read_masks(1, window=window) != 0 if part.profile.grid.masked else None
             for index, name in enumerate(part.names, start=1):
                 with refusing():
                     pixels = part.dataset.read(index, window=window)
-                bands[name] = _to_native(name, pixels, part.factor, self._exact)
+                bands[name] = _to_native(name, pixels, part.factor, self._exact, self.profile.nodata_of(name), mask)
+                if mask is not None:
+                    _add_mask(masks, name, mask[:: factor_of(name) // part.factor, :: factor_of(name) // part.factor])
         place = None if self.georeference is None else self.georeference.moved(row, column)
-        return Raster(bands, shape, place, self.patch_id)
+        return Raster(bands, shape, place, self.patch_id, self.profile.moved(row, column, FACTORS), masks)
 
 
 @contextmanager
@@ -162,7 +180,7 @@ def _name(file: GeoTiff) -> str:
 
 
 def _header(dataset: Any, file: GeoTiff) -> _Part:
-    names = file.bands or tuple(d or "" for d in dataset.descriptions)
+    names = file.bands or tuple(dataset.tags(i).get(BAND_TAG) or d or "" for i, d in enumerate(dataset.descriptions, 1))
     if len(names) != dataset.count or not all(names):
         raise UsageError(
             f"the GeoTIFF has {dataset.count} bands but {sum(map(bool, names))} names; describe its bands "
@@ -175,9 +193,29 @@ def _header(dataset: Any, file: GeoTiff) -> _Part:
             raise UsageError(f"band {name} must be {GROUP_OF[name].dtype}; got {dtype}")
     with refusing():
         crs = dataset.crs
+        profile = read_file(dataset, names, file.content)
     text = crs_text(crs)
+    if text and text.startswith(_NO_CRS):
+        text = None
     metres = bool(crs and crs.is_projected and crs.linear_units_factor[1] == 1.0)
-    return _Part(dataset, names, shape, text, metres, tuple(dataset.transform)[:6])
+    return _Part(dataset, names, shape, text, metres, tuple(dataset.transform)[:6], profile)
+
+
+def _window(factor: int, row: int, column: int, shape: tuple[int, int]) -> Any:
+    from rasterio.windows import Window
+
+    rows, columns = grid_shape(shape, factor)
+    return Window(column // factor, row // factor, columns, rows)
+
+
+def _add_mask(masks: dict[str, Array], name: str, mask: Array) -> None:
+    """Adds the mask of a band to those of the native grids, of which each has one."""
+    known = masks.setdefault(GROUP_OF[name].column, mask)
+    if not np.array_equal(known, mask):
+        raise DataRefused(
+            f"the internal mask of {name} differs from that of another band of its grid, and both come back in one "
+            "GeoTIFF, which has one; compress them apart"
+        )
 
 
 def _require_shape(parts: Sequence[_Part], shape: tuple[int, int]) -> None:
@@ -223,12 +261,27 @@ def _factor_by_shape(part: _Part, shape: tuple[int, int]) -> int:
     return fits[0]
 
 
-def _to_native(name: str, pixels: Array, factor: int, exact: bool) -> Array:
+def _to_native(name: str, pixels: Array, factor: int, exact: bool, nodata: Array | None, mask: Array | None) -> Array:
+    """Pixels on the native grid of a band, from those on a grid as fine or finer."""
     ratio = factor_of(name) // factor
     if ratio == 1:
         return pixels
+
+    def repeated(coarse: Array) -> Array:
+        return coarse.repeat(ratio, axis=0).repeat(ratio, axis=1)[: len(pixels), : pixels.shape[1]]
+
     native = averaged(pixels, ratio)
-    again = native.repeat(ratio, axis=0).repeat(ratio, axis=1)[: len(pixels), : pixels.shape[1]]
+    empty = np.zeros(pixels.shape, dtype=bool) if nodata is None else pixels == nodata
+    for valid in (~empty, mask):
+        if valid is not None and (repeated(valid[::ratio, ::ratio]) != valid).any():
+            raise DataRefused(
+                f"band {name} was resampled to a finer grid, and its valid area does not follow its own pixels; give "
+                f"it on its native grid of {GROUP_OF[name].resolution} m"
+            )
+    if nodata is not None:  # the mean of valid pixels on both sides of the nodata value, which is never 0
+        collided = (native == nodata) & ~empty[::ratio, ::ratio]
+        native[collided] -= 1
+    again = repeated(native)
     if exact and (again != pixels).any():
         raise DataRefused(
             f"band {name} was interpolated to a finer grid than its own, so its error cannot be bounded; give it on "
@@ -238,13 +291,14 @@ def _to_native(name: str, pixels: Array, factor: int, exact: bool) -> Array:
 
 
 def _georeference(parts: Sequence[_Part]) -> Georeference | None:
-    """The place that all files agree on; files without a CRS agree with any."""
+    """The place that all files agree on; files without CRS and transform agree with any."""
     found: Georeference | None = None
     for part in parts:
-        if part.crs is None:
+        if part.crs is None and part.transform in _NO_TRANSFORMS:
             continue
         a, b, c, d, e, f = part.transform
-        mine = Georeference(part.crs, (a / part.factor, b / part.factor, c, d / part.factor, e / part.factor, f))
+        scaled = (a / part.factor, b / part.factor, c, d / part.factor, e / part.factor, f)
+        mine = Georeference(part.crs or "", scaled)
         if found is None:
             found = mine
         pixel = max(map(abs, found.transform[:2]))

@@ -6,17 +6,19 @@ All grids derive from one base grid, that of the 10 m bands, which need not be p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from eoforge.codec.profile import Profile
 from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S1_10M, S2_10M, S2_20M, S2_60M
 from eoforge.data.names import parse_patch_id
 from eoforge.errors import DataRefused, UsageError
 from eoforge.geo.crs import check_crs
+from eoforge.geo.footprint import Footprint
 
 if TYPE_CHECKING:  # bounded streams are read without torch and Lance
     from eoforge.data.loading.batch import PatchBatch
@@ -28,7 +30,12 @@ ALIGNMENT = 6
 BAND_ORDER: tuple[str, ...] = tuple(GROUP_OF)
 """All bands in the order of the columns of ``patches.lance``."""
 
+FACTORS = {group.column: group.resolution // BASE_METRES for group in GROUPS}
+"""Base pixels per pixel of each native grid."""
+
 Transform = tuple[float, float, float, float, float, float]
+Masks = Mapping[str, npt.NDArray[np.bool_]]
+"""Native grid -> mask ``[h, w]``, True where pixels are valid."""
 
 
 def factor_of(band: str) -> int:
@@ -79,7 +86,7 @@ class Georeference:
     """Georeference of a raster.
 
     Attributes:
-        crs: ``EPSG:<code>`` or WKT.
+        crs: ``EPSG:<code>`` or WKT; empty where only the transform is known.
         transform: ``(a, b, c, d, e, f)`` of the base grid: x = a * column + b * row + c, y = d * column + e * row + f.
 
     Raises:
@@ -90,7 +97,8 @@ class Georeference:
     transform: Transform
 
     def __post_init__(self) -> None:
-        check_crs(self.crs)
+        if self.crs:
+            check_crs(self.crs)
 
     def moved(self, row: int, column: int) -> Georeference:
         """Georeference of a window that starts at this base pixel."""
@@ -113,12 +121,16 @@ class Raster:
         shape: Rows and columns of the base grid; derived from the finest band if not given.
         georeference: Georeference, None if unknown.
         patch_id: Name, may be empty.
+        profile: Nodata, scales, tags and the like; None for the convention of reBEN.
+        masks: Masks of the grids that the profile calls masked.
     """
 
     bands: Mapping[str, npt.NDArray[Any]]
     shape: tuple[int, int] = (0, 0)
     georeference: Georeference | None = None
     patch_id: str = ""
+    profile: Profile | None = None
+    masks: Masks = field(default_factory=dict)
     modalities: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,6 +152,10 @@ class Raster:
                     f"got {pixels.dtype} {list(pixels.shape)}"
                 )
             ordered[band] = pixels
+        masked = {grid for grid, part in self.profile.grids.items() if part.masked} if self.profile else set()
+        shapes = {GROUP_OF[band].column: pixels.shape for band, pixels in ordered.items()}
+        if masked != set(self.masks) or any(mask.shape != shapes.get(g) for g, mask in self.masks.items()):
+            raise DataRefused(f"expected masks of {sorted(masked)} as large as their bands; got {sorted(self.masks)}")
         object.__setattr__(self, "bands", ordered)
         object.__setattr__(self, "shape", (int(shape[0]), int(shape[1])))
         object.__setattr__(self, "modalities", modalities_of(ordered))
@@ -153,7 +169,10 @@ class Raster:
         chosen = {b: p for b, p in self.bands.items() if b in MODALITIES.get(modality, ())}
         if not chosen:
             raise UsageError(f"the raster has bands of {', '.join(self.modalities)}; none of {modality!r}")
-        return Raster(chosen, self.shape, self.georeference, self.patch_id)
+        grids = {GROUP_OF[band].column for band in chosen}
+        masks = {grid: mask for grid, mask in self.masks.items() if grid in grids}
+        profile = self.profile.only(chosen) if self.profile else None
+        return Raster(chosen, self.shape, self.georeference, self.patch_id, profile, masks)
 
     def window(self, row: int, column: int, height: int, width: int) -> Raster:
         """View of the base pixels ``[row, row + height) x [column, column + width)``, cut at the raster's edge.
@@ -166,30 +185,47 @@ class Raster:
                 f"a window starts at multiples of {ALIGNMENT} inside {list(self.shape)}; got row {row}, column {column}"
             )
         shape = (min(height, self.shape[0] - row), min(width, self.shape[1] - column))
-        cut = {}
-        for band, pixels in self.bands.items():
-            f = factor_of(band)
+
+        def cut(whole: npt.NDArray[Any], f: int) -> npt.NDArray[Any]:
             rows, columns = grid_shape(shape, f)
-            cut[band] = pixels[row // f : row // f + rows, column // f : column // f + columns]
+            return whole[row // f : row // f + rows, column // f : column // f + columns]
+
+        bands = {band: cut(pixels, factor_of(band)) for band, pixels in self.bands.items()}
+        masks = {grid: cut(mask, FACTORS[grid]) for grid, mask in self.masks.items()}
         moved = None if self.georeference is None else self.georeference.moved(row, column)
-        return Raster(cut, shape, moved, self.patch_id)
+        profile = self.profile.moved(row, column, FACTORS) if self.profile else None
+        return Raster(bands, shape, moved, self.patch_id, profile, masks)
 
 
 def from_pair(pair: PatchPair, modalities: tuple[str, ...] = ("s1", "s2")) -> Raster:
-    """A patch pair as the readers yield it, with the georeference that its name implies."""
-    groups = {group.column: getattr(pair, group.column) for group in GROUPS}
-    return _assemble(pair.meta.patch_id, groups, modalities)
+    """A patch as the readers yield it, of the given sensors as far as it has them."""
+    groups = {group.column: pixels for group in GROUPS if (pixels := getattr(pair, group.column)) is not None}
+    return _assemble(pair.meta.patch_id, groups, modalities, pair.meta.corner)
 
 
-def from_batch(batch: PatchBatch, modalities: tuple[str, ...] = ("s1", "s2")) -> list[Raster]:
-    """The patches of a batch, each as one raster; modalities that the batch does not hold are left out."""
+def from_batch(
+    batch: PatchBatch, modalities: tuple[str, ...] = ("s1", "s2"), corners: Sequence[Footprint] | None = None
+) -> list[Raster]:
+    """The patches of a batch, each as one raster; modalities that the batch does not hold are left out.
+
+    Args:
+        batch: The patches.
+        modalities: The sensors.
+        corners: Places of the patches; None takes those that their names imply.
+    """
     columns = {
         group.column: tensor.cpu().numpy() for group in GROUPS if (tensor := getattr(batch, group.column)) is not None
     }
-    return [_assemble(name, {c: t[i] for c, t in columns.items()}, modalities) for i, name in enumerate(batch.patch_id)]
+    places: Sequence[Footprint | None] = [None] * len(batch) if corners is None else corners
+    return [
+        _assemble(name, {c: t[i] for c, t in columns.items()}, modalities, place)
+        for i, (name, place) in enumerate(zip(batch.patch_id, places, strict=True))
+    ]
 
 
-def _assemble(patch_id: str, groups: Mapping[str, npt.NDArray[Any]], modalities: tuple[str, ...]) -> Raster:
+def _assemble(
+    patch_id: str, groups: Mapping[str, npt.NDArray[Any]], modalities: tuple[str, ...], corner: Footprint | None
+) -> Raster:
     known = {band for modality in modalities for band in MODALITIES[modality]}
     bands = {
         band: groups[group.column][i]
@@ -198,12 +234,12 @@ def _assemble(patch_id: str, groups: Mapping[str, npt.NDArray[Any]], modalities:
         for i, band in enumerate(group.bands)
         if band in known
     }
-    return Raster(bands, georeference=_georeference(patch_id), patch_id=patch_id)
+    return Raster(bands, georeference=_georeference(patch_id, corner), patch_id=patch_id)
 
 
-def _georeference(patch_id: str) -> Georeference | None:
+def _georeference(patch_id: str, corner: Footprint | None) -> Georeference | None:
     try:
-        place = parse_patch_id(patch_id).footprint
+        place = corner or parse_patch_id(patch_id).footprint
     except DataRefused:  # a name of another archive says nothing about the place
         return None
     transform = (float(BASE_METRES), 0.0, float(place.ulx), 0.0, -float(BASE_METRES), float(place.uly))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.codec.raster import Georeference, Raster, factor_of, grid_shape
+from eoforge.codec.profile import Profile
+from eoforge.codec.raster import FACTORS, Georeference, Masks, Raster, factor_of, grid_shape
 from eoforge.codec.slices import FileSlice
 from eoforge.data.bands import GROUP_OF
 from eoforge.errors import DataRefused
@@ -50,6 +51,10 @@ class Source(Protocol):
     def patch_id(self) -> str:
         """Name, may be empty."""
 
+    @property
+    def profile(self) -> Profile | None:
+        """Nodata, scales, tags and the like; None for the convention of reBEN."""
+
     def window(self, row: int, column: int, height: int, width: int) -> Raster:
         """Raster of a window; see :meth:`Raster.window`."""
 
@@ -66,11 +71,12 @@ class Window:
 
 @dataclass(frozen=True)
 class Block:
-    """Finished pixels of all bands; ``row`` and ``column`` are the first base pixel."""
+    """Finished pixels of all bands, and masks; ``row`` and ``column`` are the first base pixel."""
 
     row: int
     column: int
     pixels: Pixels
+    masks: Masks = field(default_factory=dict)
 
 
 def is_tiled(shape: tuple[int, int]) -> bool:
@@ -178,9 +184,20 @@ def _cast(values: _Floats, band: str) -> npt.NDArray[Any]:
 
 def assemble(bands: Sequence[str], shape: tuple[int, int], parts: Iterable[Block]) -> Pixels:
     """Whole bands, assembled from blocks."""
+    return assemble_masked(bands, shape, parts)[0]
+
+
+def assemble_masked(bands: Sequence[str], shape: tuple[int, int], parts: Iterable[Block]) -> tuple[Pixels, Masks]:
+    """Whole bands and masks, assembled from blocks."""
+    masks: dict[str, npt.NDArray[np.bool_]] = {}
     whole = {b: np.empty(grid_shape(shape, factor_of(b)), dtype=GROUP_OF[b].dtype) for b in bands}
     for block in parts:
         for band, pixels in block.pixels.items():
             top, left = block.row // factor_of(band), block.column // factor_of(band)
             whole[band][top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-    return whole
+        for grid, mask in block.masks.items():
+            top, left = block.row // FACTORS[grid], block.column // FACTORS[grid]
+            if grid not in masks:
+                masks[grid] = np.ones(grid_shape(shape, FACTORS[grid]), dtype=bool)
+            masks[grid][top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    return whole, masks

@@ -27,8 +27,8 @@ GRID_SIDE = 91
 # Zone 1..60, a latitude band, then the two letters of the 100 km square (rows repeat after V); no I and no O in MGRS.
 MGRS_PATTERN = r"(?:0[1-9]|[1-5]\d|60)[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V]"
 
-_TILE = re.compile(rf"(S2[AB])_MSIL2A_(\d{{8}}T\d{{6}})_N(\d{{4}})_R(\d{{3}})_T({MGRS_PATTERN})", re.ASCII)
-_SCENE = re.compile(r"(S1[AB])_IW_GRDH_1SDV_(\d{8}T\d{6})", re.ASCII)
+_TILE = re.compile(rf"(S2[A-D])_MSIL2A_(\d{{8}}T\d{{6}})_N(\d{{4}})_R(\d{{3}})_T({MGRS_PATTERN})", re.ASCII)
+_SCENE = re.compile(r"(S1[A-D])_IW_GRDH_1SDV_(\d{8}T\d{6})", re.ASCII)
 _MGRS = re.compile(MGRS_PATTERN, re.ASCII)
 # The v1 time lost leading zeros of the hour (T93020) and has seconds beyond 59 (T94161): five or six digits, no clock.
 _V1 = re.compile(r"(S2[AB])_MSIL2A_(\d{8})T(\d{5,6})_(\d{1,2})_(\d{1,2})", re.ASCII)
@@ -116,12 +116,12 @@ class PairNames:
 
     Attributes:
         patch: Tile and cell, from the ``patch_id``.
-        s1: Scene and cell, from the ``s1_name``.
+        s1: Scene and cell, from the ``s1_name``; None for a patch without radar.
         footprint: Zone and upper-left corner of the patch.
     """
 
     patch: PatchName
-    s1: S1Name
+    s1: S1Name | None
     footprint: Footprint
 
 
@@ -212,16 +212,17 @@ def parse_s2v1_name(name: str) -> S2V1Name:
     return S2V1Name(match[1], match[2], match[3], match[4], match[5])
 
 
-def parse_pair(patch_id: str, s1_name: str, s2v1_name: str) -> PairNames:
-    """Parsed names of a metadata row.
+def parse_pair(patch_id: str, s1_name: str | None, s2v1_name: str | None) -> PairNames:
+    """Parsed names of a metadata row; a patch without radar has no ``s1_name``, one of a new tile no ``s2v1_name``.
 
     Raises:
         DataRefused: A name has another form, or the tile names no 100 km square.
     """
     patch = parse_patch_id(patch_id)
     place = patch.footprint
-    s1 = parse_s1_name(s1_name)
-    parse_s2v1_name(s2v1_name)
+    s1 = None if s1_name is None else parse_s1_name(s1_name)
+    if s2v1_name is not None:
+        parse_s2v1_name(s2v1_name)
     return PairNames(patch, s1, place)
 
 

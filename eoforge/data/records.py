@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -22,7 +22,8 @@ from eoforge.data.bands import GROUPS
 from eoforge.data.labels import mask_of
 from eoforge.data.names import PairNames, parse_pair
 from eoforge.data.tables.schema import PATCHES
-from eoforge.geo.footprint import lonlat_bounds
+from eoforge.errors import DataRefused
+from eoforge.geo.footprint import Footprint, lonlat_bounds
 
 
 class Reason(StrEnum):
@@ -39,14 +40,17 @@ class Reason(StrEnum):
     WRONG_DTYPE = "wrong_dtype"
     CRS_MISMATCH = "crs_mismatch"
     TRANSFORM_MISMATCH = "transform_mismatch"
+    OFFSET_UNKNOWN = "offset_unknown"
+    OFFSET_REMOVED = "offset_removed"
     NODATA_S2 = "nodata_s2"
     NONFINITE_S1 = "nonfinite_s1"
     UNKNOWN_CLC = "unknown_clc"
+    UNLABELLED = "unlabelled"
     LABEL_MISMATCH = "label_mismatch"
     SPLIT_MISMATCH = "split_mismatch"
 
 
-WARNINGS: frozenset[Reason] = frozenset({Reason.SPLIT_MISMATCH})
+WARNINGS: frozenset[Reason] = frozenset({Reason.SPLIT_MISMATCH, Reason.OFFSET_REMOVED})
 """Reasons that are reported and do not exclude a patch."""
 
 DIGEST_CHARS = 32
@@ -54,17 +58,43 @@ DIGEST_CHARS = 32
 
 @dataclass(frozen=True)
 class PatchMeta:
-    """Row of the official metadata; ``repeated`` marks rows whose patch_id an earlier row has."""
+    """Row of the official metadata, or of a patch that was built from a tile.
+
+    Attributes:
+        patch_id: Name of the patch.
+        s1_name: Name of the radar patch; None without radar.
+        s2v1_name: Name in BigEarthNet v1; None for a new patch.
+        split: ``train``, ``validation`` or ``test``.
+        country: None where it is not known.
+        labels: Names of its classes; None for an unlabelled patch.
+        contains_seasonal_snow: Listed as such.
+        contains_cloud_or_shadow: Listed as such.
+        repeated: An earlier row has the same patch_id.
+        corner: Upper-left corner of a patch of a raster that does not lie on the grid of its tile; None if the name
+            implies it.
+    """
 
     patch_id: str
-    s1_name: str
-    s2v1_name: str
+    s1_name: str | None
+    s2v1_name: str | None
     split: str
-    country: str
-    labels: tuple[str, ...]
+    country: str | None
+    labels: tuple[str, ...] | None
     contains_seasonal_snow: bool
     contains_cloud_or_shadow: bool
     repeated: bool = False
+    corner: Footprint | None = None
+
+    @property
+    def radar_name(self) -> str:
+        """``s1_name`` of a row that must have one.
+
+        Raises:
+            DataRefused: The patch has no radar.
+        """
+        if self.s1_name is None:
+            raise DataRefused(f"patch {self.patch_id} has no Sentinel-1 partner")
+        return self.s1_name
 
     @cached_property
     def names(self) -> PairNames:
@@ -73,12 +103,13 @@ class PatchMeta:
         Raises:
             DataRefused: A name is malformed.
         """
-        return parse_pair(self.patch_id, self.s1_name, self.s2v1_name)
+        names = parse_pair(self.patch_id, self.s1_name, self.s2v1_name)
+        return names if self.corner is None else replace(names, footprint=self.corner)
 
 
 @dataclass(frozen=True, slots=True)
 class PatchPair:
-    """Patch pair with all data of a row of ``patches.lance``.
+    """Patch pair with all data of a row of ``patches.lance``; the rasters of a missing sensor are None.
 
     Attributes:
         meta: The metadata row.
@@ -90,10 +121,10 @@ class PatchPair:
     """
 
     meta: PatchMeta
-    s2_10m: npt.NDArray[np.uint16]
-    s2_20m: npt.NDArray[np.uint16]
-    s2_60m: npt.NDArray[np.uint16]
-    s1: npt.NDArray[np.float32]
+    s2_10m: npt.NDArray[np.uint16] | None
+    s2_20m: npt.NDArray[np.uint16] | None
+    s2_60m: npt.NDArray[np.uint16] | None
+    s1: npt.NDArray[np.float32] | None
     reference_map: npt.NDArray[np.uint16] | None
 
 
@@ -134,16 +165,19 @@ def digest(pair: PatchPair) -> str:
             meta.s2v1_name,
             meta.split,
             meta.country,
-            sorted(meta.labels),
+            None if meta.labels is None else sorted(meta.labels),
             meta.contains_seasonal_snow,
             meta.contains_cloud_or_shadow,
             pair.reference_map is not None,
+            # Only where it says something new: the digests of complete pairs of the archive stay as they are.
+            *([] if meta.corner is None else [[meta.corner.epsg, meta.corner.ulx, meta.corner.uly]]),
         ],
         ensure_ascii=True,
     )
     state = hashlib.sha256(head.encode())
     for group in GROUPS:
-        state.update(_bytes(getattr(pair, group.column), group.dtype))
+        pixels = getattr(pair, group.column)
+        state.update(b"" if pixels is None else _bytes(pixels, group.dtype))
     if pair.reference_map is not None:
         state.update(_bytes(pair.reference_map, "uint16"))
     return state.hexdigest()[:DIGEST_CHARS]
@@ -171,12 +205,14 @@ def record_batch(pairs: Sequence[PatchPair]) -> pa.RecordBatch:
         "s2v1_name": [m.s2v1_name for m in metas],
         "split": [m.split for m in metas],
         "country": [m.country for m in metas],
-        "labels": [list(m.labels) for m in metas],
-        "label_mask": [mask_of(m.labels) for m in metas],
+        "labels": [None if m.labels is None else list(m.labels) for m in metas],
+        "label_mask": [None if m.labels is None else mask_of(m.labels) for m in metas],
         "contains_seasonal_snow": [m.contains_seasonal_snow for m in metas],
         "contains_cloud_or_shadow": [m.contains_cloud_or_shadow for m in metas],
-        "acquired_s2": [n.patch.tile.acquired for n in names],
-        "acquired_s1": [n.s1.scene.acquired for n in names],
+        "acquired_s2": [None if p.s2_10m is None else n.patch.tile.acquired for p, n in zip(pairs, names, strict=True)],
+        "acquired_s1": [
+            None if p.s1 is None or n.s1 is None else n.s1.scene.acquired for p, n in zip(pairs, names, strict=True)
+        ],
         "mgrs_tile": [n.patch.tile.mgrs for n in names],
         "epsg": epsg,
         "ulx": ulx,

@@ -7,10 +7,24 @@ from datetime import datetime
 
 from eoforge.data.labels import CLASSES, INDEX
 from eoforge.data.split import SPLITS
-from eoforge.errors import UsageError
+from eoforge.errors import UsageError, did_you_mean
 
 BoundingBox = tuple[float, float, float, float]
 """lon_min, lat_min, lon_max, lat_max in degrees (WGS 84); lon_min > lon_max crosses the 180th meridian."""
+
+COUNTRIES: tuple[str, ...] = (
+    "Austria",
+    "Belgium",
+    "Finland",
+    "Ireland",
+    "Kosovo",
+    "Lithuania",
+    "Luxembourg",
+    "Portugal",
+    "Serbia",
+    "Switzerland",
+)
+"""Countries of reBEN; an archive of one's own may have others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +32,7 @@ class SearchFilter:
     """Conditions on the patches of a search; all must hold, an empty field does not restrict.
 
     Attributes:
-        countries: Any of these countries.
+        countries: Any of these countries. The index refuses one that is neither in it nor in ``COUNTRIES``.
         splits: Any of ``train``, ``validation``, ``test``.
         labels_any: At least one of these classes.
         labels_all: All of these classes.
@@ -42,11 +56,11 @@ class SearchFilter:
     def __post_init__(self) -> None:
         unknown = [name for name in (*self.labels_any, *self.labels_all) if name not in INDEX]
         if unknown:
-            raise UsageError(f"unknown label {unknown[0]!r}; the 19 classes are {'; '.join(CLASSES)}")
+            raise UsageError(f"unknown label {unknown[0][:80]!r}{did_you_mean(unknown[0], CLASSES)}")
         # Without this check, a mistyped split ("val") would give an empty result.
         unknown = [name for name in self.splits if name not in SPLITS]
         if unknown:
-            raise UsageError(f"unknown split {unknown[0][:80]!r}; the splits are {', '.join(SPLITS)}")
+            raise UsageError(f"unknown split {unknown[0][:80]!r}{did_you_mean(unknown[0], SPLITS)}")
         if self.bbox is not None:
             west, south, east, north = self.bbox
             if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):

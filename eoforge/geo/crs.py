@@ -90,18 +90,24 @@ def parse_crs(text: str) -> Any:
 
 
 def epsg_of(crs: Any) -> int | None:
-    """The EPSG code of a CRS that a file named, None if it has none.
+    """The EPSG code of a CRS that a file named, None if no code means exactly this CRS.
 
-    Its WKT is checked first: the search for a code opens the grids that it names.
+    The search for a code takes the most similar one too: another datum of the same zone, or one whose shift to WGS 84
+    the file replaced (TOWGS84); both lie up to hundreds of metres away. So the code's own CRS must equal the file's.
+    The WKT is checked first, because the search opens the grids that it names.
 
     Raises:
         DataRefused: The file's CRS names a grid or a pipeline.
     """
+    from rasterio.crs import CRS
+
     if not crs:
         return None
-    check_crs(crs.to_wkt())
+    text = crs.to_wkt()
+    check_crs(text)
     code: int | None = crs.to_epsg()
-    return code
+    shifted = "TOWGS84" in text.upper() or "BOUNDCRS" in text.upper()  # the comparison ignores such a shift
+    return code if code is not None and not shifted and CRS.from_epsg(code) == crs else None
 
 
 def crs_text(crs: Any) -> str | None:

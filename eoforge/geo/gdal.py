@@ -1,4 +1,4 @@
-"""The one way to GDAL (through rasterio): GeoTIFFs alone, no network, and no file beside the one that was named.
+"""The one way to GDAL (through rasterio): GeoTIFF and JPEG 2000, no network, no file beside the one that was named.
 
 A file or a text of a stranger can ask GDAL to open others: by URLs and ``/vsi`` paths, by sidecar files, by metadata,
 by formats that are lists of files. GDAL holds Python's interpreter lock while it waits for them, so it must not wait.
@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from eoforge.errors import DataRefused, LimitExceeded
-from eoforge.geo.tiff_head import check_head
+import numpy as np
 
-DRIVERS = ("COG", "GTiff", "MEM")
-"""Formats that a process of ours has: what is read and written, and the memory that the COG writer needs."""
+from eoforge.errors import DataRefused, LimitExceeded
+from eoforge.geo.jp2_head import SIGNATURE, check_jp2
+from eoforge.geo.tiff_head import check_expansion, check_head
+
+DRIVERS = ("COG", "GTiff", "JP2OpenJPEG", "MEM", "Memory")
+"""Formats that a process of ours has: what is read and written, and two for memory, which open no file."""
 CACHE_BYTES = 1 << 26
 """What GDAL may keep of a file's blocks: its own default is a share of the machine's memory."""
 MAX_BANDS = 16
+JP2 = "JPEG 2000 file; download it again"
+"""What a damaged file of that format should have been, for messages."""
 _BLOCK_PIXELS = 1 << 20
 """A file's internal tiles are read whole: a tile far larger than its image is an attack, not an image."""
 _OTHER_DRIVERS = (
@@ -31,8 +37,8 @@ _OTHER_DRIVERS = (
     "COSAR,CPG,CTG,CTable2,DAAS,DERIVED,DIMAP,DIPEx,DOQ1,DOQ2,DTED,ECRGTOC,EEDA,EEDAI,EHdr,EIR,"
     "ELAS,ENVI,ERS,ESAT,ESRI Shapefile,ESRIC,ESRIJSON,FAST,FIT,GFF,GIF,GNMDatabase,GNMFile,GPKG,"
     "GRASSASCIIGrid,GRIB,GS7BG,GSAG,GSBG,GSC,GTI,GTX,GXF,GenBin,GeoJSON,GeoJSONSeq,HDF5,HDF5Image,"
-    "HF2,HFA,HTTP,ILWIS,IRIS,ISCE,ISG,ISIS2,ISIS3,JAXAPALSAR,JDEM,JP2OpenJPEG,JPEG,KMLSUPEROVERLAY,"
-    "KRO,L1B,LAN,LCP,LOSLAS,Leveller,MAP,MBTiles,MFF,MFF2,MRF,MSGN,MVT,Memory,NDF,NGSGEOID,NITF,"
+    "HF2,HFA,HTTP,ILWIS,IRIS,ISCE,ISG,ISIS2,ISIS3,JAXAPALSAR,JDEM,JPEG,KMLSUPEROVERLAY,"
+    "KRO,L1B,LAN,LCP,LOSLAS,Leveller,MAP,MBTiles,MFF,MFF2,MRF,MSGN,MVT,NDF,NGSGEOID,NITF,"
     "NOAA_B,NSIDCbin,NTv2,NWT_GRC,NWT_GRD,OSM,OZI,PAux,PCIDSK,PCRaster,PDF,PDS,PDS4,PLMOSAIC,PNG,"
     "PNM,PRF,R,RIK,RMF,ROI_PAC,RPFTOC,RRASTER,RS2,RST,Rasterlite,S102,S104,S111,SAFE,SAGA,SAR_CEOS,"
     "SDTS,SENTINEL2,SGI,SIGDEM,SNAP_TIFF,SNODAS,SQLite,SRP,SRTMHGT,STACIT,STACTA,TGA,TIL,TSX,"
@@ -46,6 +52,7 @@ OPTIONS = {
     "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",  # no URL has this name, so /vsicurl/, /vsis3/ and the like open nothing
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "none",
     "GDAL_VRT_ENABLE_PYTHON": "NO",
+    "GDAL_TIFF_INTERNAL_MASK": "YES",  # masks that are written go into the file, since none is read beside it
 }
 _PROCESS = {**OPTIONS, "PROJ_NETWORK": "OFF", "GDAL_DRIVER_PATH": "disable", "GDAL_SKIP": _OTHER_DRIVERS}
 
@@ -66,16 +73,17 @@ def session() -> Iterator[None]:
 
 
 @contextmanager
-def open_geotiff(content: bytes | Path, what: str = "a file") -> Iterator[Any]:
+def open_geotiff(content: bytes | Path, what: str = "a file", max_pixels: int | None = None) -> Iterator[Any]:
     """A GeoTIFF as rasterio's dataset, of which nothing but the header has been read.
 
     Args:
         content: The file's bytes, or where it lies on this machine.
         what: What to call it in messages.
+        max_pixels: Most pixels of a band, where a reader takes the whole file at once.
 
     Raises:
         DataRefused: It is empty, no regular file, or no readable GeoTIFF.
-        LimitExceeded: It has too many bands, or internal tiles far larger than the image.
+        LimitExceeded: It has too many bands, internal tiles far larger than the image, or pixels far larger than it.
     """
     import rasterio
     from rasterio.io import MemoryFile  # noqa: TID251
@@ -97,6 +105,44 @@ def open_geotiff(content: bytes | Path, what: str = "a file") -> Iterator[Any]:
                 dataset = stack.enter_context(MemoryFile(content)).open(driver="GTiff")
             stack.enter_context(dataset)
             _check_layout(dataset)
+        if max_pixels is not None and dataset.height * dataset.width > max_pixels:
+            raise LimitExceeded(f"claims {dataset.width} x {dataset.height} pixels; at most {max_pixels} are read")
+        pixels = dataset.height * dataset.width * sum(np.dtype(kind).itemsize for kind in dataset.dtypes)
+        check_expansion(pixels, content.stat().st_size if isinstance(content, Path) else len(content), what)
+        yield dataset
+
+
+@contextmanager
+def open_raster(path: Path, what: str = "a file") -> Iterator[Any]:
+    """A GeoTIFF or JPEG 2000 file, told apart by its first bytes; the georeference of the latter is not read.
+
+    The boxes of a JPEG 2000 file hold GML and a small GeoTIFF, which may name other files; a Sentinel-2 product says
+    in its own metadata where its rasters lie.
+
+    Raises:
+        DataRefused: It is no regular file, or no readable raster of these formats.
+        LimitExceeded: It has too many bands, or internal tiles far larger than the image.
+    """
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    path = path.absolute()
+    if not path.is_file():
+        raise DataRefused(f"{what} is no regular file")
+    with path.open("rb") as file:
+        if file.read(len(SIGNATURE)) != SIGNATURE:
+            with open_geotiff(path, what) as dataset:
+                yield dataset
+            return
+        file.seek(0)
+        check_jp2(file, path.stat().st_size, what)
+    with session(), ExitStack() as stack:
+        with refusing(what, JP2), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            dataset = stack.enter_context(
+                rasterio.open(path, driver="JP2OpenJPEG", GEOREF_SOURCES="NONE")  # noqa: TID251
+            )
+            _check_layout(dataset)
         yield dataset
 
 
@@ -112,11 +158,11 @@ def _check_layout(dataset: Any) -> None:
 
 
 @contextmanager
-def refusing(what: str = "a file") -> Iterator[None]:
+def refusing(what: str = "a file", expected: str = "GeoTIFF; give a .tif") -> Iterator[None]:
     """A block in which GDAL's errors are refusals of the file that it reads."""
     from rasterio.errors import RasterioError
 
     try:
         yield
     except (RasterioError, UnicodeDecodeError) as error:  # the latter from a damaged CRS name
-        raise DataRefused(f"{what} is not a readable GeoTIFF; give a .tif") from error
+        raise DataRefused(f"{what} is not a readable {expected}") from error

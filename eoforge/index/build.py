@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eoforge.data.tables.schema import CODE_CRC, codes_schema
-from eoforge.hashing.checksum import code_checksums
+from eoforge.data.tables.schema import CODE_CRC, ROW_CRC, codes_schema
+from eoforge.hashing.checksum import code_checksums, row_checksums
 from eoforge.index.encode import encode_rows
 from eoforge.index.encoder import Encoder
 from eoforge.index.jobs import (
     IndexPlan,
     IndexSummary,
     Inputs,
+    code_info,
     commit_rows,
     load_plan,
     open_job,
@@ -51,9 +52,9 @@ def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int
         UsageError: The codes belong to a newer version of the patches, ``shard_rows`` is below 1, or ``codes_uri``
             names a version or a whole bucket.
     """
-    inputs = Inputs.open(bundle_uri, table, codes_uri, shard_rows)
+    inputs = Inputs.open(code_info, bundle_uri, table, codes_uri, shard_rows)
     info = inputs.info
-    schema = codes_schema(info.bits, inputs.bundle.config["embedding_dim"], info.metadata())
+    schema = codes_schema(info.bits, inputs.bundle.config["embedding_dim"], info.metadata(inputs.uri))
     return plan_rows("index", inputs, table_for(info, inputs.uri, schema, "codes"))
 
 
@@ -68,7 +69,7 @@ def encode_shards(codes_uri: str, job_id: str, first: int, count: int, encoder: 
         encoder: Encoder of the bundle of the plan.
 
     Returns:
-        Shards and codes written by this call, and shards skipped.
+        Shards and codes written by this call, and shards skipped. A patch has a code for each sensor that it has.
 
     Raises:
         NotFound: The plan does not exist.
@@ -84,7 +85,7 @@ def encode_shards(codes_uri: str, job_id: str, first: int, count: int, encoder: 
     done = write_shards(plan, job, first, count, make, "encoding patches")
     return {
         "shards": done["shards"],
-        "codes": done["patches"] * len(encoder.modalities),
+        "codes": done["rows"],
         "skipped_shards": done["skipped_shards"],
     }
 
@@ -114,13 +115,16 @@ def _code_batches(
 ) -> Iterator[pa.RecordBatch]:
     for block in encode_rows(patches, rows, encoder, columns=("patch_id", "digest")):
         for modality, (packed, embeddings) in block.outputs.items():
+            extra = block.columns[modality]
+            names = pa.array([modality] * len(packed), pa.string())
             columns = {
-                "patch_id": block.columns["patch_id"],
-                "modality": pa.array([modality] * len(packed), pa.string()),
+                "patch_id": extra["patch_id"],
+                "modality": names,
                 "code": pa.FixedSizeListArray.from_arrays(pa.array(packed.reshape(-1)), packed.shape[1]),
                 "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1]),
-                "digest": block.columns["digest"],
-                CODE_CRC: pa.array(code_checksums(packed)),
+                "digest": extra["digest"],
+                ROW_CRC: pa.array(row_checksums(packed, names, extra["patch_id"])),
+                CODE_CRC: pa.array(code_checksums(packed)),  # of tables that older versions made
             }
             yield pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
-        progress.advance(len(block.columns["patch_id"]))
+        progress.advance(block.patches)

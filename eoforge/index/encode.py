@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eoforge.data.loading.batch import PatchBatch, read_rows
+from eoforge.data.tables.schema import ACQUIRED
 from eoforge.index.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -26,11 +27,14 @@ class EncodedRows:
     """Encoded batch of patches.
 
     Attributes:
-        columns: Requested extra columns, one value per patch.
-        outputs: Packed codes ``[B, K/8]`` and embeddings ``[B, D]`` by modality.
+        patches: Number of patches ``B``.
+        columns: Requested extra columns by modality, one value per patch that has the sensor.
+        outputs: Packed codes ``[b, K/8]`` and embeddings ``[b, D]`` by modality, ``b <= B``; modalities that no patch
+            of the batch has are left out.
     """
 
-    columns: dict[str, pa.Array]
+    patches: int
+    columns: dict[str, dict[str, pa.Array]]
     outputs: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]
 
 
@@ -40,16 +44,31 @@ def encode_rows(
     """Encoded batches of rows (ascending positions) in all modalities; the next batch is read meanwhile."""
     parts = [rows[start : start + ENCODE_ROWS] for start in range(0, len(rows), ENCODE_ROWS)]
 
-    def read(part: npt.NDArray[np.int64]) -> tuple[PatchBatch, dict[str, pa.Array]]:
-        extra = patches.take(part, columns=list(columns)) if columns else None
-        values = {name: extra.column(name).combine_chunks() for name in columns} if extra else {}
-        return read_rows(patches, part, encoder.modalities, reference_map=False), values
+    def read(part: npt.NDArray[np.int64]) -> tuple[int, dict[str, PatchBatch], dict[str, dict[str, pa.Array]]]:
+        return len(part), *read_present(patches, part, encoder.modalities, columns)
 
     with ThreadPoolExecutor(1) as reader:
         pending = reader.submit(read, parts[0]) if parts else None
         for next_part in [*parts[1:], None]:
             if pending is None:
                 return
-            batch, values = pending.result()
+            count, batches, values = pending.result()
             pending = None if next_part is None else reader.submit(read, next_part)
-            yield EncodedRows(values, {modality: encoder.encode(batch, modality) for modality in encoder.modalities})
+            yield EncodedRows(count, values, {m: encoder.encode(batch, m) for m, batch in batches.items()})
+
+
+def read_present(
+    patches: lance.LanceDataset, rows: npt.NDArray[np.int64], modalities: Sequence[str], columns: Sequence[str] = ()
+) -> tuple[dict[str, PatchBatch], dict[str, dict[str, pa.Array]]]:
+    """Batch, and extra columns, by modality of the rows that have it; one batch serves all if every row has all."""
+    extra = patches.take(rows, columns=[*columns, *(ACQUIRED[m] for m in modalities)])
+    present = {m: extra.column(ACQUIRED[m]).is_valid().to_numpy() for m in modalities}
+    values = {
+        m: {name: extra.column(name).combine_chunks().filter(pa.array(mask)) for name in columns}
+        for m, mask in present.items()
+        if mask.any()
+    }
+    if all(mask.all() for mask in present.values()):
+        whole = read_rows(patches, rows, tuple(modalities), reference_map=False)
+        return dict.fromkeys(modalities, whole), values
+    return {m: read_rows(patches, rows[present[m]], (m,), reference_map=False) for m in values}, values

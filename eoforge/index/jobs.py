@@ -1,4 +1,4 @@
-"""Jobs that make tables from patches: planning and commit shared by ``codes.lance`` and ``streams.lance``.
+"""Jobs that make tables from patches: planning and commit of ``codes.lance``, ``streams.lance`` and predictions.
 
 A table belongs to one bundle and one table of patches. Each row carries the digest of its patch, so that a new
 version of the patches costs only the missing and the changed rows. The metadata of the schema name that version; they
@@ -10,15 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eoforge.bundle import Bundle, load_bundle, require_keys
+from eoforge.bundle import ENCODER_CONFIG, Bundle, load_bundle, require_keys
 from eoforge.data.tables.commit import (
     CommitResult,
     Job,
@@ -28,8 +28,9 @@ from eoforge.data.tables.commit import (
     table_identity,
     write_fragments,
 )
+from eoforge.data.tables.schema import ACQUIRED
 from eoforge.errors import BundleError, ConflictError, DataRefused, NotFound, UsageError
-from eoforge.index.code_table import PATCHES_VERSION, CodeTableInfo
+from eoforge.index.code_table import PATCHES_ID, PATCHES_VERSION, CodeTableInfo, MadeTableInfo
 from eoforge.index.encoder import Encoder
 from eoforge.progress import Tracker, track
 from eoforge.storage.addresses import TableRef, normalise, open_table, table_exists, table_to_write
@@ -79,21 +80,39 @@ class IndexSummary:
     skipped: int
 
 
+InfoT = TypeVar("InfoT", bound=MadeTableInfo)
+
+
 @dataclass(frozen=True)
-class Inputs:
+class Inputs(Generic[InfoT]):
     """Opened bundle and patches of a job, and the address of its table."""
 
     bundle: Bundle
     patches: lance.LanceDataset
-    info: CodeTableInfo
+    info: InfoT
     uri: str
     shard_rows: int
 
     @classmethod
-    def open(cls, bundle_uri: str, table: TableRef, uri: str, shard_rows: int) -> Inputs:
+    def open(
+        cls,
+        describe: Callable[[Bundle, TableRef, str], InfoT],
+        bundle_uri: str,
+        table: TableRef,
+        uri: str,
+        shard_rows: int,
+    ) -> Inputs[InfoT]:
         """Inputs of a job; without a version the newest patches are pinned.
 
+        Args:
+            describe: Makes the description of the table from the bundle, the pinned patches and their identity.
+            bundle_uri: Run bundle.
+            table: Table of patches.
+            uri: Table to make.
+            shard_rows: Patches per shard.
+
         Raises:
+            BundleError: The bundle cannot make such rows.
             NotFound: The bundle or the patches do not exist.
             UsageError: ``shard_rows`` is below 1, or ``uri`` names a version or a whole bucket.
         """
@@ -104,11 +123,26 @@ class Inputs:
         require_keys(bundle)
         patches = open_table(table)
         pinned = TableRef(normalise(table.uri), patches.version)
-        info = CodeTableInfo(bundle.id, bundle.uri, bundle.config["method"], bundle.config["bits"], pinned)
-        return cls(bundle, patches, info, uri, shard_rows)
+        return cls(bundle, patches, describe(bundle, pinned, table_identity(patches)), uri, shard_rows)
 
 
-def table_for(info: CodeTableInfo, uri: str, schema: pa.Schema, what: str) -> lance.LanceDataset:
+def made_info(bundle: Bundle, patches: TableRef, patches_id: str) -> MadeTableInfo:
+    """Description of a table of predictions."""
+    return MadeTableInfo(bundle.id, bundle.uri, bundle.config["method"], patches, patches_id)
+
+
+def code_info(bundle: Bundle, patches: TableRef, patches_id: str) -> CodeTableInfo:
+    """Description of a table of codes.
+
+    Raises:
+        BundleError: The bundle makes no codes.
+    """
+    require_keys(bundle, ENCODER_CONFIG)
+    config = bundle.config
+    return CodeTableInfo(bundle.id, bundle.uri, config["method"], patches, patches_id, bits=config["bits"])
+
+
+def table_for(info: MadeTableInfo, uri: str, schema: pa.Schema, what: str) -> lance.LanceDataset:
     """Table at ``uri``, created if absent.
 
     Args:
@@ -127,11 +161,12 @@ def table_for(info: CodeTableInfo, uri: str, schema: pa.Schema, what: str) -> la
         except DataRefused:  # a concurrent plan, perhaps for another version, created the table: check it below
             pass
     table = open_table(TableRef(uri))
-    existing = CodeTableInfo.of(table.schema, uri)
+    existing = info.of(table.schema, uri)
     if (existing.bundle_id, existing.patches.uri) != (info.bundle_id, info.patches.uri):
         raise DataRefused(
             f"{uri} holds {what} of bundle {existing.bundle_id[:16]} for {existing.patches.uri}; this is bundle "
-            f"{info.bundle_id[:16]} for {info.patches.uri}. Choose another table of {what}"
+            f"{info.bundle_id[:16]} for {info.patches.uri}. Choose another table of {what}, or, if these are the same "
+            "bundle and patches at another address, call `eoforge index` with --rebase"
         )
     if (existing.patches.version or 0) > (info.patches.version or 0):
         raise UsageError(
@@ -140,7 +175,7 @@ def table_for(info: CodeTableInfo, uri: str, schema: pa.Schema, what: str) -> la
     return table
 
 
-def plan_rows(kind: str, inputs: Inputs, table: lance.LanceDataset, recipe: str = "") -> IndexPlan:
+def plan_rows(kind: str, inputs: Inputs[InfoT], table: lance.LanceDataset, recipe: str = "") -> IndexPlan:
     """Plan of the patches without rows of their present digest, cut into shards.
 
     The id of the job is a function of bundle, patches version, table and recipe: a repeated call returns the same plan,
@@ -155,7 +190,7 @@ def plan_rows(kind: str, inputs: Inputs, table: lance.LanceDataset, recipe: str 
     _tag_version(patches, f"codes-{job_id}")
     rows = job.find(_ROWS)
     if rows is None:
-        modalities = sorted(modality for modality, bands in bundle.config["bands"].items() if bands)
+        modalities = _modalities(bundle) if "modality" in table.schema.names else None
         job.put_if_absent(_ROWS, _rows_to_make(patches, table, modalities).astype("<i8").tobytes())
         rows = job.get(_ROWS)
     count = len(rows) // 8
@@ -206,12 +241,12 @@ def write_shards(plan: IndexPlan, job: Job, first: int, count: int, make: RowMak
     """Writing of shards ``first`` to ``first + count - 1``; existing shards and those past the last are skipped.
 
     Returns:
-        Shards and patches written by this call, and shards skipped.
+        Shards, patches and rows written by this call, and shards skipped.
     """
     schema = open_table(plan.codes).schema
     patches = open_table(plan.patches)
     rows = np.frombuffer(job.get(_ROWS), dtype="<i8")
-    done = {"shards": 0, "patches": 0, "skipped_shards": 0}
+    done = {"shards": 0, "patches": 0, "rows": 0, "skipped_shards": 0}
     wanted = range(max(first, 0), min(first + count, plan.shards))
     parts = {shard: rows[shard * plan.shard_rows : (shard + 1) * plan.shard_rows] for shard in wanted}
     with track(label, total=sum(map(len, parts.values()))) as progress:
@@ -220,12 +255,19 @@ def write_shards(plan: IndexPlan, job: Job, first: int, count: int, make: RowMak
                 done["skipped_shards"] += 1
                 progress.advance(len(part))
                 continue
-            fragments = write_fragments(plan.codes, schema, make(patches, part, schema, progress))
+            batches = _counted(make(patches, part, schema, progress), done)
+            fragments = write_fragments(plan.codes, schema, batches)
             if not job.put_manifest(shard, {"fragments": fragments}):
                 discard_fragments(plan.codes, fragments)  # a concurrent worker finished the shard first
             done["shards"] += 1
             done["patches"] += len(part)
     return done
+
+
+def _counted(batches: Iterator[pa.RecordBatch], done: dict[str, int]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        done["rows"] += batch.num_rows
+        yield batch
 
 
 def commit_rows(plan: IndexPlan, job: Job) -> IndexSummary:
@@ -235,16 +277,19 @@ def commit_rows(plan: IndexPlan, job: Job) -> IndexSummary:
         StoreError: A shard is not written yet.
         ConflictError: The table meanwhile belongs to a newer version of the patches.
     """
-    held = CodeTableInfo.of(open_table(plan.codes).schema, plan.codes).patches.version or 0
+    existing = MadeTableInfo.of(open_table(plan.codes).schema, plan.codes)
+    held = existing.patches.version or 0
     if held > plan.patches_version:
         raise ConflictError(
             f"{plan.codes} meanwhile belongs to version {held} of {plan.patches_uri}, newer than version "
             f"{plan.patches_version} of this job; the job is obsolete"
         )
-    result: CommitResult = commit(plan.codes, job, plan.shards, KEYS, digest="digest")
+    keys = tuple(key for key in KEYS if key in open_table(plan.codes).schema.names)
+    result: CommitResult = commit(plan.codes, job, plan.shards, keys, digest="digest")
     table = open_table(plan.codes)
-    if held < plan.patches_version:
-        table.update_schema_metadata({PATCHES_VERSION: str(plan.patches_version)})
+    made_of = table_identity(open_table(plan.patches))
+    if (held, existing.patches_id) != (plan.patches_version, made_of):
+        table.update_schema_metadata({PATCHES_VERSION: str(plan.patches_version), PATCHES_ID: made_of})
     return IndexSummary(
         codes=plan.codes,
         version=table.version,
@@ -255,6 +300,43 @@ def commit_rows(plan: IndexPlan, job: Job) -> IndexSummary:
         changed=result.changed,
         skipped=result.skipped,
     )
+
+
+def rebase(bundle_uri: str, table: TableRef, uri: str) -> CodeTableInfo:
+    """New addresses of the bundle and the patches in a table of codes or streams; no row changes.
+
+    Args:
+        bundle_uri: Bundle of the codes, at its new address.
+        table: Patches of the codes, at their new address.
+        uri: Table of codes or streams.
+
+    Raises:
+        NotFound: The bundle, the patches in the version of the codes, or the codes do not exist.
+        DataRefused: The bundle or the patches are others than those of the codes.
+    """
+    uri = table_to_write(uri)
+    codes = open_table(TableRef(uri))
+    existing = CodeTableInfo.of(codes.schema, uri)
+    moved = replace(
+        existing,
+        bundle_uri=normalise(bundle_uri),
+        patches=TableRef(normalise(table.uri), existing.patches.version),
+    )
+    bundle, patches = moved.open_bundle(), moved.open_patches()
+    # Tables of older releases name no identity, and a clean-up removes it: digests of all patches decide.
+    missing = len(_rows_to_make(patches, codes, _modalities(bundle)))
+    if missing:
+        raise DataRefused(
+            f"{moved.patches} are other patches than those of {uri}: {missing} of {patches.count_rows()} have no code "
+            "of the same pixels"
+        )
+    moved = replace(moved, patches_id=table_identity(patches))
+    codes.update_schema_metadata(dict[str, str | None](moved.metadata(uri)))
+    return moved
+
+
+def _modalities(bundle: Bundle) -> list[str]:
+    return sorted(modality for modality, bands in bundle.config["bands"].items() if bands)
 
 
 def _tag_version(patches: lance.LanceDataset, tag: str) -> None:
@@ -269,15 +351,28 @@ def _tag_version(patches: lance.LanceDataset, tag: str) -> None:
 
 
 def _rows_to_make(
-    patches: lance.LanceDataset, table: lance.LanceDataset, modalities: Sequence[str]
+    patches: lance.LanceDataset, table: lance.LanceDataset, modalities: Sequence[str] | None
 ) -> npt.NDArray[np.int64]:
-    """Positions of patches without a row of their present digest in some modality."""
-    wanted = patches.to_table(columns=["patch_id", "digest"]).combine_chunks()
-    held = table.to_table(columns=[*KEYS, "digest"]).combine_chunks()
+    """Positions of patches without a row of their present digest in some modality that they have.
+
+    For a table without modalities (None), of patches without a row of their present digest.
+    """
+    columns = [ACQUIRED[m] for m in modalities or ()]
+    wanted = patches.to_table(columns=["patch_id", "digest", *columns]).combine_chunks()
+    keys = [key for key in KEYS if key in table.schema.names]
+    held = table.to_table(columns=[*keys, "digest"]).combine_chunks()
+    if modalities is None:
+        return np.flatnonzero(~_held(wanted, held))
     current = np.ones(wanted.num_rows, dtype=bool)
     for modality in modalities:
         part = held.filter(pc.equal(held.column("modality"), modality)).combine_chunks()
-        place = pc.index_in(wanted.column("patch_id"), value_set=part.column("patch_id").combine_chunks())
-        same = pc.equal(part.column("digest").combine_chunks().take(place.combine_chunks()), wanted.column("digest"))
-        current &= pc.fill_null(same, False).to_numpy(zero_copy_only=False)
+        current &= wanted.column(ACQUIRED[modality]).is_null().to_numpy() | _held(wanted, part)
     return np.flatnonzero(~current)
+
+
+def _held(wanted: pa.Table, held: pa.Table) -> npt.NDArray[np.bool_]:
+    """Whether each patch has a row with its present digest."""
+    place = pc.index_in(wanted.column("patch_id"), value_set=held.column("patch_id").combine_chunks())
+    same = pc.equal(held.column("digest").combine_chunks().take(place.combine_chunks()), wanted.column("digest"))
+    found: npt.NDArray[np.bool_] = pc.fill_null(same, False).to_numpy(zero_copy_only=False)
+    return found

@@ -18,15 +18,18 @@ import pyarrow as pa
 from eoforge.codec.coder import Coder, MaxError, Rate
 from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import Raster, from_batch
-from eoforge.data.loading.batch import PatchBatch, read_rows
-from eoforge.data.tables.schema import CODE_CRC, RASTER_COLUMNS, sql_list, streams_schema
+from eoforge.data.loading.batch import PatchBatch
+from eoforge.data.tables.schema import CODE_CRC, RASTER_COLUMNS, ROW_CRC, sql_list, streams_schema
 from eoforge.errors import DataRefused
-from eoforge.hashing.checksum import code_checksums
+from eoforge.geo.footprint import Footprint
+from eoforge.hashing.checksum import code_checksums, row_checksums
+from eoforge.index.encode import read_present
 from eoforge.index.encoder import Encoder
 from eoforge.index.jobs import (
     IndexPlan,
     IndexSummary,
     Inputs,
+    code_info,
     commit_rows,
     load_plan,
     open_job,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 RATE = "eoforge.rate"
 """Key of the schema metadata with the rate of all streams, as JSON."""
 STREAM = "stream"
+CORNER = ("epsg", "ulx", "uly")
 _BATCH = 32
 
 
@@ -65,10 +69,10 @@ def plan_streams(bundle_uri: str, table: TableRef, streams_uri: str, rate: Rate,
         UsageError: The streams belong to a newer version of the patches, ``shard_rows`` is below 1, or
             ``streams_uri`` names a version or a whole bucket.
     """
-    inputs = Inputs.open(bundle_uri, table, streams_uri, shard_rows)
+    inputs = Inputs.open(code_info, bundle_uri, table, streams_uri, shard_rows)
     info, streams_uri = inputs.info, inputs.uri
     recipe = json.dumps(asdict(rate), sort_keys=True)
-    schema = streams_schema(info.bits, info.metadata() | {RATE: recipe})
+    schema = streams_schema(info.bits, info.metadata(streams_uri) | {RATE: recipe})
     streams = table_for(info, streams_uri, schema, "streams")
     held = (streams.schema.metadata or {}).get(RATE.encode(), b"").decode()
     if held != recipe:
@@ -113,17 +117,19 @@ def compress_shards(
     ) -> Iterator[pa.RecordBatch]:
         for start in range(0, len(rows), _BATCH):
             part = rows[start : start + _BATCH]
-            digests = patches.take(part, columns=["digest"]).column("digest").combine_chunks()
-            batch = read_rows(patches, part, encoder.modalities, reference_map=False)
-            for modality in encoder.modalities:
-                streams, codes = _compressed(batch, modality, coder, encoder, rate)
+            batches, extra = read_present(patches, part, encoder.modalities, ("digest", *CORNER))
+            for modality, batch in batches.items():
+                streams, codes = _compressed(batch, modality, coder, encoder, rate, _corners(extra[modality]))
+                ids = pa.array(batch.patch_id, pa.string())
+                names = pa.array([modality] * len(batch), pa.string())
                 columns = {
-                    "patch_id": pa.array(batch.patch_id, pa.string()),
-                    "modality": pa.array([modality] * len(batch), pa.string()),
+                    "patch_id": ids,
+                    "modality": names,
                     STREAM: pa.array(streams, pa.large_binary()),
                     "code": pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), codes.shape[1]),
-                    "digest": digests,
-                    CODE_CRC: pa.array(code_checksums(codes)),
+                    "digest": extra[modality]["digest"],
+                    ROW_CRC: pa.array(row_checksums(codes, names, ids)),
+                    CODE_CRC: pa.array(code_checksums(codes)),  # of tables that older versions made
                 }
                 yield pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
             progress.advance(len(part))
@@ -188,10 +194,15 @@ def holds_streams(table: lance.LanceDataset) -> bool:
     return STREAM in table.schema.names
 
 
+def _corners(columns: dict[str, pa.Array]) -> list[Footprint]:
+    """Places of patches: their names alone do not say that of a raster off the grid of its tile."""
+    return [Footprint(*place) for place in zip(*(columns[name].to_pylist() for name in CORNER), strict=True)]
+
+
 def _compressed(
-    batch: PatchBatch, modality: str, coder: Coder, encoder: Encoder, rate: Rate
+    batch: PatchBatch, modality: str, coder: Coder, encoder: Encoder, rate: Rate, corners: Sequence[Footprint]
 ) -> tuple[list[bytes], npt.NDArray[np.uint8]]:
-    rasters = from_batch(batch, (modality,))
+    rasters = from_batch(batch, (modality,), corners)
     if not rate.learned:
         return coder.compress(rasters, rate), encoder.encode(batch, modality)[0]
     known = set(coder.named().config.bands[modality])

@@ -184,8 +184,9 @@ def require_facts(bundle: Bundle, facts: Mapping[str, Any]) -> None:
     """Checks that the facts of config.json agree with its settings.
 
     Raises:
-        BundleError: A fact differs.
+        BundleError: A fact is missing or differs.
     """
+    require_keys(bundle, tuple(facts))
     for key, value in facts.items():
         if bundle.config[key] != value:
             raise BundleError(f"{bundle.uri}: config.json says {key} {bundle.config[key]!r}, its settings {value!r}")

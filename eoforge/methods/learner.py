@@ -9,11 +9,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from eoforge.errors import UsageError
+from eoforge.methods.schedule import Schedule
 
 if TYPE_CHECKING:
     from eoforge.data.loading.loader import PatchBatch  # imports Lance, which a config does not need
@@ -28,15 +29,22 @@ class TrainConfig:
         epochs: Passes over the training split.
         batch_size: Patches per batch over all ranks together.
         accumulate: Batches per optimiser step. Negatives and neighbours come from one batch, not from all of them.
-        learning_rate: Peak of the schedule (linear warm-up, cosine to zero).
-        warmup_epochs: Length of the warm-up.
+        learning_rate: Peak of the schedule; see :func:`~eoforge.methods.schedule.relative_rate`.
+        warmup_epochs: Length of the linear warm-up from 0.
+        schedule: After the warm-up, "cosine" to zero or "constant".
         weight_decay: Decoupled, as in AdamW; with 0 this is Adam.
         beta2: Decay of the optimiser's squared gradients.
         patience: Stop after this many epochs without a better validation score; None never stops early.
         validation_patches: Limit of the patches of the validation split that are scored after each epoch.
         checkpoint_steps: Optimiser steps between checkpoints; every epoch ends with one too.
         workers: Loader processes per rank; 0 reads in the training process.
+        phases: Names of the settings that count epochs of later stages. A caller who chooses ``epochs`` alone bounds
+            these too; see :func:`eoforge.config.build_config`.
+        batch_setting: Name under which a user sets ``batch_size``; that of a later stage has another one.
     """
+
+    phases: ClassVar[tuple[str, ...]] = ()
+    batch_setting: ClassVar[str] = "batch_size"
 
     seed: int = 0
     epochs: int = 100
@@ -44,6 +52,7 @@ class TrainConfig:
     accumulate: int = 1
     learning_rate: float = 1e-3
     warmup_epochs: float = 1.0
+    schedule: Schedule = "cosine"
     weight_decay: float = 0.0
     beta2: float = 0.999
     patience: int | None = None

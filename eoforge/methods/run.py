@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import torch
 from torch import distributed, nn
 
 from eoforge.bundle import Bundle, code_revision, load_bundle, model_card, write_bundle
-from eoforge.data.loading.loader import PatchFilter, PatchLoader
+from eoforge.data.loading.loader import PatchBatch, PatchFilter, PatchLoader
 from eoforge.data.tables.statistics import band_statistics
 from eoforge.errors import NotFound, UsageError
 from eoforge.methods.learner import Learner, TrainConfig
 from eoforge.methods.run_files import CURVE, RunFiles, State, run_name
 from eoforge.nn.distributed import World
+from eoforge.progress import track
 from eoforge.report import markdown_code
-from eoforge.storage.addresses import TableRef, normalise
+from eoforge.storage.addresses import TableRef, normalise, open_table
 
 if TYPE_CHECKING:
     from eoforge.methods.training import Fitted
@@ -39,6 +41,9 @@ class Recipe:
         facts: Further keys of ``config.json`` (bits, embedding length, interpolation, ...).
         card: First paragraph of the model card, in Markdown: what the model is and what it is for.
         training_loader: Loader of the training batches, with the signature of :class:`PatchLoader`.
+        read: What both loaders read, as arguments of :class:`PatchLoader`: ``modalities``,
+            ``reference_map``, ``labelled``.
+        calibrate: Further keys of ``config.json`` from the trained learner and batches of the validation split.
     """
 
     method: str
@@ -48,6 +53,8 @@ class Recipe:
     facts: Callable[[Learner], dict[str, Any]]
     card: str
     training_loader: Callable[..., PatchLoader] = PatchLoader
+    read: Mapping[str, Any] = field(default_factory=dict)
+    calibrate: Callable[[Learner, Iterable[PatchBatch]], dict[str, Any]] | None = None
 
 
 def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, resume: bool = True) -> Bundle:
@@ -66,7 +73,10 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
         data = _pinned(data, world)
         files = RunFiles(normalise(out), run_name(recipe.method, asdict(config), data))
         if resume and (bundle := _finished(files)) is not None:
+            if world.rank == 0:
+                structlog.get_logger("training").info("already trained", method=recipe.method, bundle=bundle.uri)
             return bundle
+        require_patches(data, config)
         if not resume and world.rank == 0:
             files.clear()
         start = files.resume() if resume else (State(), None)
@@ -74,12 +84,17 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
         from eoforge.methods.training import fit  # imports Lightning, which takes seconds; a wrong call fails before
 
         names = [band for group in recipe.bands.values() for band in group]
-        normalisation: Normalisation = band_statistics(data).normalisation(names)
+        with track(f"preparing {recipe.method}: statistics of the bands") if world.rank == 0 else nullcontext():
+            normalisation: Normalisation = band_statistics(data).normalisation(names)
         learner = recipe.learner(normalisation)
         training, validation = _loaders(recipe, data, config, world)
         fitted = fit(learner, training, validation, config, files, world, start)
         if world.rank == 0:
-            bundle = _write(recipe, learner, fitted, normalisation, data, out, config, world)
+            learner.load_state_dict(fitted.weights)
+            facts = recipe.facts(learner)
+            if recipe.calibrate is not None and validation is not None:
+                facts |= recipe.calibrate(learner, validation)
+            bundle = _write(recipe, learner, facts, fitted, normalisation, data, out, config, world)
             files.finish(bundle.uri)
         _barrier(world)
         found = _finished(files)
@@ -88,6 +103,24 @@ def train_run(recipe: Recipe, data: TableRef, out: str, config: TrainConfig, *, 
             f"rank {world.rank} does not find the bundle that rank 0 wrote; {out} must be the same place for all ranks"
         )
     return found
+
+
+def require_patches(data: TableRef, *stages: TrainConfig) -> None:
+    """Check that the training split fills one optimiser step of every stage, by a count of rows alone.
+
+    A method of several stages calls it for all of them before the first.
+
+    Raises:
+        NotFound: There is no such table or version.
+        UsageError: The split is too small.
+    """
+    rows = open_table(data).count_rows("split = 'train'")
+    for stage in stages:
+        if rows < (needed := stage.accumulate * stage.batch_size):
+            raise UsageError(
+                f"one optimiser step takes {needed} patches (batch_size x accumulate); the training split of {data} "
+                f"has {rows}. Choose a smaller {stage.batch_setting}, or ingest more"
+            )
 
 
 def _finished(files: RunFiles) -> Bundle | None:
@@ -113,10 +146,13 @@ def _loaders(
         world_size=world.size,
         workers=config.workers,
         drop_last=True,
+        **recipe.read,
     )
     # Every rank scores the same patches: this needs no exchange between ranks.
     try:
-        validation = PatchLoader(data, batch_size=config.batch_size, filter=PatchFilter(splits=("validation",)))
+        validation = PatchLoader(
+            data, batch_size=config.batch_size, filter=PatchFilter(splits=("validation",)), **recipe.read
+        )
     except NotFound:
         return training, None  # a small table may have no such patches; the last epoch is the best one then
     return training, validation
@@ -125,6 +161,7 @@ def _loaders(
 def _write(
     recipe: Recipe,
     learner: Learner,
+    facts: Mapping[str, Any],
     fitted: Fitted,
     normalisation: Normalisation,
     data: TableRef,
@@ -132,8 +169,7 @@ def _write(
     config: TrainConfig,
     world: World,
 ) -> Bundle:
-    learner.load_state_dict(fitted.weights)
-    facts = {
+    described = {
         "method": recipe.method,
         "config": asdict(config),
         "bands": {modality: list(names) for modality, names in recipe.bands.items()},
@@ -141,7 +177,7 @@ def _write(
         "seed": config.seed,
         "patches": {"uri": data.uri, "version": data.version},
         "code_revision": code_revision(),
-        **recipe.facts(learner),
+        **facts,
     }
     best = next(row for row in fitted.curve.epochs if row["epoch"] == fitted.best_epoch)
     metrics = {
@@ -167,7 +203,7 @@ def _write(
         settings=asdict(config),
     )
     extra = {CURVE: fitted.curve.csv()}
-    return write_bundle(out, weights=weights, config=facts, metrics=metrics, readme=readme, extra_files=extra)
+    return write_bundle(out, weights=weights, config=described, metrics=metrics, readme=readme, extra_files=extra)
 
 
 @contextmanager

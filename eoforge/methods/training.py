@@ -19,14 +19,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+import structlog
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, distributed
 
 from eoforge.data.loading.loader import PatchBatch, PatchLoader
-from eoforge.errors import EoforgeError, UsageError
+from eoforge.errors import EoforgeError
 from eoforge.methods.learner import Learner, TrainConfig
 from eoforge.methods.run_files import Curve, RunFiles, State
+from eoforge.methods.schedule import relative_rate
 from eoforge.nn.distributed import World
 from eoforge.nn.seeds import derive_seed
 from eoforge.progress import Tracker, track
@@ -105,9 +107,11 @@ class _Engine(pl.LightningModule):
             group["lr"] = self._learning_rate(batch) * group.get("scale", 1.0)
 
     def _learning_rate(self, slot: Slot) -> float:
-        done = (slot.epoch + slot.number / self.per_epoch) / self.config.epochs
-        warm = (slot.epoch + (slot.number + 1) / self.per_epoch) / max(self.config.warmup_epochs, 1e-9)
-        return self.config.learning_rate * min(1.0, warm) * 0.5 * (1 + math.cos(math.pi * done))
+        config = self.config
+        per_epoch = self.per_epoch // config.accumulate
+        step = slot.epoch * per_epoch + slot.number // config.accumulate
+        warmup = config.warmup_epochs * per_epoch
+        return config.learning_rate * relative_rate(step, config.epochs * per_epoch, warmup, config.schedule)
 
     def training_step(self, batch: Slot, batch_idx: int) -> Tensor:
         terms = self.learner.losses(batch.batch, batch.epoch)
@@ -213,7 +217,8 @@ def fit(
 
     Args:
         learner: Its initial weights are equal on all ranks.
-        training: Batches of this rank (``batch_size // world.size`` patches each), ``drop_last=True``.
+        training: Batches of this rank (``batch_size // world.size`` patches each), ``drop_last=True``; they fill at
+            least one optimiser step.
         validation: The whole validation split, on every rank; None if there is none.
         config: Settings.
         files: Checkpoints and logs of the run.
@@ -221,19 +226,16 @@ def fit(
         start: State and weights of the last checkpoint, or a fresh state and None to keep the learner's weights.
 
     Raises:
-        UsageError: The training split holds fewer patches than one optimiser step needs.
         EoforgeError: The loss became NaN or infinite.
         KeyboardInterrupt: Ctrl-C; a later call continues from the last checkpoint.
     """
     per_epoch = len(training) // config.accumulate * config.accumulate
-    if per_epoch == 0:
-        raise UsageError(
-            f"one optimiser step takes {config.accumulate * config.batch_size} patches (batch_size x accumulate); the "
-            f"training split has {training.rows}. Choose a smaller batch_size, or ingest more"
-        )
     state, weights = start
     if weights is not None:
         learner.load_state_dict(weights)
+        if world.rank == 0:
+            steps = (state.epoch * per_epoch + state.number, config.epochs * per_epoch)
+            structlog.get_logger("training").info(f"resumed at step {steps[0]} of {steps[1]}", epoch=state.epoch)
     if state.epoch < config.epochs and not state.stopped:
         left = config.epochs * per_epoch - state.epoch * per_epoch - state.number
         with ExitStack() as stack:

@@ -88,6 +88,18 @@ def multilabel_figures(probabilities_NL: Tensor, labels_NL: Tensor) -> dict[str,
     return {name: float(value) for name, value in figures.items()}
 
 
+def f1_of_labels(predicted_NL: Tensor, labels_NL: Tensor) -> dict[str, float]:
+    """``f1_micro``, ``f1_macro`` and ``f1_weighted`` of predicted labels, 0 or 1, against the true ones."""
+    from torchmetrics.functional.classification import multilabel_f1_score
+
+    labels = _checked(predicted_NL, labels_NL)
+    count = labels.shape[1]
+    return {
+        f"f1_{average}": float(multilabel_f1_score(predicted_NL.long(), labels, count, average=average))
+        for average in AVERAGES
+    }
+
+
 def multilabel_measures(probabilities_NL: Tensor, labels_NL: Tensor) -> LabelMeasures:
     """All averages and the measures of every label; arguments and errors as :func:`multilabel_figures`."""
     from torchmetrics.functional.classification import (

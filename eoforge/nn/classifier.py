@@ -26,7 +26,13 @@ from eoforge.nn.seeds import derive_seed
 
 
 class Network(nn.Module, ABC):
-    """A classifier in two parts: a representation, which objectives may read, and a linear classifier on it."""
+    """A classifier in two parts: a representation, which objectives may read, and a linear classifier on it.
+
+    Attributes:
+        alone: Whether it predicts from each of its sensors alone too, not only from all of them together.
+    """
+
+    alone = True
 
     @abstractmethod
     def represent(self, images: Any) -> Any:

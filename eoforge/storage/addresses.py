@@ -11,6 +11,7 @@ so addresses to Lance pass :func:`lance_uri`, the only place that encodes, and a
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 S3_SCHEME = "s3://"
 TABLE_SUFFIX = ".lance"
+_UP = "../"
 # Suffixes of messages of Lance and obstore: positions in Rust sources, and a dump of the error object.
 _RUST_POSITION = re.compile(r",? \S+\.rs:\d+:\d+")
 _RUST_DUMP = "\n\nDebug source:"
@@ -113,6 +115,31 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *(p.strip("/") for p in parts)])
 
 
+def relative_to(uri: str, base: str) -> str:
+    """Address of ``uri`` as seen from ``base``, such as ``../patches.lance``, so that both can move together.
+
+    Args:
+        uri: Normalised address.
+        base: Normalised address of the table or bundle that names ``uri``.
+
+    Returns:
+        Relative address; ``uri`` itself if both share neither a bucket nor a folder below the root of the disk.
+    """
+    if is_s3(uri) != is_s3(base) or uri.startswith(_UP):
+        return uri
+    apart = uri.split("/")[:3] != base.split("/")[:3] if is_s3(uri) else uri.split("/")[:2] != base.split("/")[:2]
+    return uri if apart else posixpath.relpath(uri.removeprefix(S3_SCHEME), base.removeprefix(S3_SCHEME))
+
+
+def resolve(address: str, base: str) -> str:
+    """Address that ``base`` names, the inverse of :func:`relative_to`; other addresses are returned as they are."""
+    if not address.startswith(_UP):
+        return address
+    if not is_s3(base):
+        return posixpath.normpath(f"{base}/{address}")
+    return S3_SCHEME + posixpath.normpath(f"{base.removeprefix(S3_SCHEME)}/{address}")
+
+
 def lance_uri(uri: str) -> str:
     """Address in the form that Lance takes: the key of an S3 address percent-encoded, a local path unchanged."""
     if not is_s3(uri):
@@ -160,8 +187,23 @@ def open_table(ref: TableRef | str) -> lance.LanceDataset:
         reason = plain(error)
         # Lance raises ValueError for an absent table, wrong credentials and a dead server alike.
         if any(word in reason.lower() for word in _ABSENT):
+            if ref.version is not None:
+                newest = open_table(TableRef(ref.uri))  # raises if there is no such table
+                raise NotFound(f"{ref.uri} has no version {ref.version}; it has {_versions(newest)}") from error
             raise NotFound(f"no Lance table at {ref}: {reason}") from error
         raise StoreError(f"cannot open {ref}: {reason}. Check with `eoforge doctor`.") from error
+
+
+def _versions(table: lance.LanceDataset) -> str:
+    """Versions of a table as text: ranges, the newest ten at most."""
+    ranges: list[list[int]] = []
+    for version in sorted(int(entry["version"]) for entry in table.versions()):
+        if ranges and ranges[-1][1] == version - 1:
+            ranges[-1][1] = version
+        else:
+            ranges.append([version, version])
+    shown = [str(first) if first == last else f"{first} to {last}" for first, last in ranges]
+    return ("... " if len(shown) > 10 else "") + ", ".join(shown[-10:])
 
 
 def table_exists(uri: str) -> bool:

@@ -165,10 +165,10 @@ class ObjectStore:
         self._call(obstore.copy, source, key)
         self._flush(key)
 
-    def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
-        """Keys below ``prefix`` with their age in seconds, by the clocks of store and caller."""
+    def ages(self, prefix: str, limit: int | None = None) -> Iterator[tuple[str, float]]:
+        """Keys below ``prefix``, about ``limit`` at most, with their age in seconds (clocks of store and caller)."""
         now = dt.datetime.now(dt.UTC)
-        for meta in self._entries(prefix):
+        for meta in self._entries(prefix, limit):
             yield str(meta["path"]), (now - meta["last_modified"]).total_seconds()
 
     def delete(self, key: str) -> None:
@@ -230,9 +230,14 @@ class ObjectStore:
             self._flushed.clear()
         self._flushed.add(path.parent)
 
-    def _entries(self, prefix: str) -> builtins.list[Any]:
+    def _entries(self, prefix: str, limit: int | None = None) -> builtins.list[Any]:
+        found: builtins.list[Any] = []
         try:
-            return [meta for page in obstore.list(self._opened(), prefix or None) for meta in page]
+            for page in obstore.list(self._opened(), prefix or None):
+                found += page
+                if limit is not None and len(found) >= limit:
+                    break
+            return found
         except NotFound:
             return []
         except Exception as error:

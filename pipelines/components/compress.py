@@ -5,7 +5,7 @@
 
 from typing import NamedTuple
 
-from kfp.dsl import Artifact, Metrics, Output
+from kfp.dsl import Dataset, Metrics, Output
 
 from pipelines.components._component import component
 
@@ -69,7 +69,7 @@ def compress_range(bundle: str, streams: str, shard_range: str):
 
 
 @component
-def commit_compress(streams_table: str, job_id: str, metrics: Output[Metrics], lineage: Output[Artifact]) -> str:
+def commit_compress(streams_table: str, job_id: str, metrics: Output[Metrics], lineage: Output[Dataset]) -> str:
     """Commit of the new streams; a repeated call changes nothing.
 
     Args:

@@ -1,6 +1,6 @@
-"""Step of evaluation: retrieval in four directions, with images."""
+"""Step of evaluation: all tasks of a bundle, with a page."""
 
-from kfp.dsl import HTML, Markdown, Metrics, Output
+from kfp.dsl import HTML, ClassificationMetrics, Markdown, Metrics, Output
 
 from pipelines.components._component import component
 
@@ -14,8 +14,9 @@ def evaluate(
     report: Output[HTML],
     overview: Output[Markdown],
     metrics: Output[Metrics],
+    classes: Output[ClassificationMetrics],
 ):
-    """Evaluation of a bundle: queries from the validation split, gallery from the test split.
+    """Evaluation of a bundle on the test split; queries of retrieval come from the validation split.
 
     Args:
         bundle: Run bundle to evaluate.
@@ -24,9 +25,10 @@ def evaluate(
         k: Cut-off of the metrics.
 
     Returns:
-        report: Queries, hits and distances, one self-contained page.
+        report: Retrieval, labels and maps, as the bundle can, one self-contained page.
         overview: Table of the metrics, with those of random codes and the untrained network.
         metrics: The metrics as numbers.
+        classes: Receiver operating characteristic and confusion of labels or pixels; empty for other bundles.
     """
     from pathlib import Path
 
@@ -37,3 +39,8 @@ def evaluate(
     Path(overview.path).write_text(result.markdown)
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)
+    found = result.classes
+    if found.fpr:
+        classes.log_roc_curve(found.fpr, found.tpr, found.threshold)
+    if found.matrix:
+        classes.log_confusion_matrix(found.categories, found.matrix)

@@ -5,7 +5,7 @@
 
 from typing import NamedTuple
 
-from kfp.dsl import HTML, Artifact, Markdown, Metrics, Output
+from kfp.dsl import HTML, Markdown, Metrics, Model, Output
 
 from pipelines.components._component import component
 
@@ -24,7 +24,7 @@ def federate(
     rounds: Output[HTML],
     card: Output[Markdown],
     metrics: Output[Metrics],
-    lineage: Output[Artifact],
+    lineage: Output[Model],
 ) -> NamedTuple("Federated", [("bundle", str), ("bundle_id", str)]):
     """Federated run, started and awaited; a repeated step waits for the same run.
 
@@ -45,7 +45,7 @@ def federate(
         rounds: Curves and table of the rounds, one self-contained page.
         card: Model card.
         metrics: Metrics of the silos after the last round.
-        lineage: JSON with the bundle.
+        lineage: JSON with the bundle, its seed, and the image.
     """
     from pathlib import Path
 

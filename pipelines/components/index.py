@@ -5,7 +5,7 @@
 
 from typing import NamedTuple
 
-from kfp.dsl import Artifact, Metrics, Output
+from kfp.dsl import Dataset, Metrics, Output
 
 from pipelines.components._component import component
 
@@ -67,7 +67,7 @@ def encode_range(bundle: str, codes: str, shard_range: str):
 
 
 @component
-def commit_index(codes_table: str, job_id: str, metrics: Output[Metrics], lineage: Output[Artifact]) -> str:
+def commit_index(codes_table: str, job_id: str, metrics: Output[Metrics], lineage: Output[Dataset]) -> str:
     """Commit of the new codes; a repeated call changes nothing.
 
     Args:

@@ -5,7 +5,7 @@
 
 from typing import NamedTuple
 
-from kfp.dsl import HTML, Artifact, Markdown, Metrics, Output
+from kfp.dsl import HTML, Dataset, Markdown, Metrics, Output
 
 from pipelines.components._component import component
 
@@ -52,7 +52,7 @@ def ingest_range(table: str, shard_range: str):
 
 
 @component
-def commit_ingest(table: str, ingest_id: str, metrics: Output[Metrics], lineage: Output[Artifact]) -> NamedTuple(
+def commit_ingest(table: str, ingest_id: str, metrics: Output[Metrics], lineage: Output[Dataset]) -> NamedTuple(
     "Commit", [("version", str), ("summary", str)]
 ):
     """Commit of the new patches; a repeated call changes nothing.

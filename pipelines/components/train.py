@@ -6,7 +6,7 @@
 from typing import NamedTuple
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Markdown, Metrics, Output
+from kfp.dsl import HTML, Markdown, Metrics, Model, Output
 
 from pipelines.components._component import component
 
@@ -41,7 +41,7 @@ def train(
     curves: Output[HTML],
     card: Output[Markdown],
     metrics: Output[Metrics],
-    lineage: Output[Artifact],
+    lineage: Output[Model],
     task_config: dsl.TaskConfig,
 ) -> NamedTuple("Trained", [("bundle", str), ("bundle_id", str)]):
     """Training of a method: a TrainJob on a cluster, a subprocess with the same command elsewhere.
@@ -54,7 +54,7 @@ def train(
         preset: tiny or paper.
         overrides: Configuration overrides, each "key=value".
         nodes: Number of training nodes (cluster only).
-        image: Image of the training pods.
+        image: Image of the training pods; by digest, it never changes.
         runtime: ClusterTrainingRuntime that the TrainJob refers to.
         service_account: Service account of the training pods.
         timeout_hours: Time limit of training in hours.
@@ -70,7 +70,7 @@ def train(
         curves: Training curves, one self-contained page.
         card: Model card.
         metrics: Last metrics of the training.
-        lineage: JSON with the bundle and the version of its training table.
+        lineage: JSON with the bundle, its seed, the version of its training table, and the image.
     """
     from pathlib import Path
 

@@ -14,9 +14,11 @@ def all_pipelines() -> dict[str, Any]:
 
 PIPELINES: tuple[str, ...] = (
     "ingest",
+    "construct",
     "train",
     "index",
     "compress_archive",
+    "predict",
     "evaluate",
     "archive_to_service",
     "federate",

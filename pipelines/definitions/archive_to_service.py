@@ -12,10 +12,14 @@ from pipelines.definitions.evaluate import evaluate
 from pipelines.definitions.index import index
 from pipelines.definitions.ingest import ingest
 from pipelines.definitions.train import train
-from pipelines.settings import SERVICE_ACCOUNT, TRAINING_RUNTIME
+from pipelines.settings import IMAGE, SERVICE_ACCOUNT, TRAINING_RUNTIME
 
 
-@dsl.pipeline(name="eoforge-archive-to-service", description="Ingest, train, evaluate and index in one run.")
+@dsl.pipeline(
+    name="eoforge-archive-to-service",
+    display_name="Archive to service",
+    description="Ingest, train, evaluate and index in one run.",
+)
 def archive_to_service(
     archive: str,
     table: str,
@@ -31,6 +35,7 @@ def archive_to_service(
     runtime: str = TRAINING_RUNTIME,
     service_account: str = SERVICE_ACCOUNT,
     timeout_hours: int = 72,
+    image: str = IMAGE,
 ) -> NamedTuple(
     "Served",
     [
@@ -62,6 +67,7 @@ def archive_to_service(
         runtime: ClusterTrainingRuntime of Kubeflow Trainer that the TrainJob refers to.
         service_account: Service account of the training pods.
         timeout_hours: Time limit of training in hours.
+        image: Image of the training pods, for example REGISTRY/eoforge/pipelines-python@sha256:...
 
     Returns:
         version: Version of the patches table for all following outputs.
@@ -88,6 +94,7 @@ def archive_to_service(
         runtime=runtime,
         service_account=service_account,
         timeout_hours=timeout_hours,
+        image=image,
     )
     bundle = trained.outputs["bundle"]
     indexed = index(bundle=bundle, table=table, version=version, codes=codes, shard_rows=shard_rows)

@@ -13,6 +13,7 @@ from pipelines.definitions.placement import encode_in_shards, place
 
 @dsl.pipeline(
     name="eoforge-compress-archive",
+    display_name="Compress an archive",
     description="Compress every patch of a table into streams that carry their binary codes, exactly once.",
 )
 def compress_archive(

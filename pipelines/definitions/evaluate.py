@@ -1,4 +1,4 @@
-"""Pipeline run bundle + patches table -> retrieval report."""
+"""Pipeline run bundle + patches table -> report."""
 
 # mypy: disable-error-code="valid-type,call-arg,empty-body,return-value"
 # kfp reads named outputs from a NamedTuple call in the annotation, which mypy takes for an invalid type.
@@ -12,11 +12,15 @@ from pipelines.components.evaluate import evaluate as evaluate_step
 from pipelines.definitions.placement import place
 
 
-@dsl.pipeline(name="eoforge-evaluate", description="Measure retrieval with a run bundle and show queries and hits.")
+@dsl.pipeline(
+    name="eoforge-evaluate",
+    display_name="Evaluate a bundle",
+    description="Measure all tasks of a run bundle: retrieval, labels, maps.",
+)
 def evaluate(bundle: str, table: str, version: str = "", k: int = 10) -> NamedTuple(
     "Evaluated", [("report", HTML), ("overview", Markdown)]
 ):
-    """Pipeline of the evaluation of a bundle: queries from the validation split, gallery from the test split.
+    """Pipeline of the evaluation of a bundle on the test split; queries of retrieval come from the validation split.
 
     Args:
         bundle: Run bundle to evaluate.
@@ -25,7 +29,7 @@ def evaluate(bundle: str, table: str, version: str = "", k: int = 10) -> NamedTu
         k: Cut-off of the metrics.
 
     Returns:
-        report: Queries, hits and distances.
+        report: Retrieval, labels and maps, as the bundle can.
         overview: Table of the metrics.
     """
     from collections import namedtuple

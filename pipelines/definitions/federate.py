@@ -15,7 +15,11 @@ from pipelines.definitions.placement import place
 from pipelines.settings import FEDERATION_CREDENTIALS, FEDERATION_SECRET
 
 
-@dsl.pipeline(name="eoforge-federate", description="Train over silos that keep their patches; evaluate and publish.")
+@dsl.pipeline(
+    name="eoforge-federate",
+    display_name="Train over silos",
+    description="Train over silos that keep their patches; evaluate and publish.",
+)
 def federate(
     coordinator: str,
     run_id: str,

@@ -11,7 +11,11 @@ from pipelines.components import index as steps
 from pipelines.definitions.placement import encode_in_shards, place
 
 
-@dsl.pipeline(name="eoforge-index", description="Encode every patch of a table into binary codes, exactly once.")
+@dsl.pipeline(
+    name="eoforge-index",
+    display_name="Index a table",
+    description="Encode every patch of a table into binary codes, exactly once.",
+)
 def index(bundle: str, table: str, codes: str, version: str = "", shard_rows: int = 4096) -> NamedTuple(
     "Indexed", [("codes_table", str), ("codes_version", str)]
 ):

@@ -13,7 +13,11 @@ from pipelines.definitions.placement import place
 from pipelines.settings import INGEST_PARALLELISM
 
 
-@dsl.pipeline(name="eoforge-ingest", description="Ingest a reBEN archive into a Lance table, exactly once.")
+@dsl.pipeline(
+    name="eoforge-ingest",
+    display_name="Ingest an archive",
+    description="Ingest a reBEN archive into a Lance table, exactly once.",
+)
 def ingest(archive: str, table: str, shard_rows: int = 1024, strict: bool = False) -> NamedTuple(
     "Ingested", [("version", str), ("summary", str), ("quality", HTML)]
 ):

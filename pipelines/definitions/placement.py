@@ -13,6 +13,8 @@ from pipelines.settings import (
     ENCODE_PARALLELISM,
     GPU_RESOURCE,
     GPUS_PER_NODE,
+    IMAGE,
+    IMAGE_VARIABLE,
     SECRET,
     SECRET_KEYS,
     USER_ID,
@@ -39,6 +41,8 @@ def place(
         The task.
     """
     task.set_caching_options(False)
+    task.set_display_name(task.name.replace("-", " ").capitalize())
+    task.set_env_variable(IMAGE_VARIABLE, IMAGE)  # for lineage
     task.set_retry(retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
     task.set_cpu_request(f"{int(cpu) * 500}m").set_cpu_limit(cpu)
     task.set_memory_request(memory).set_memory_limit(memory)

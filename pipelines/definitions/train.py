@@ -13,7 +13,9 @@ from pipelines.definitions.placement import place
 from pipelines.settings import GPU_RESOURCE, GPUS_PER_NODE, IMAGE, NAMESPACE, SERVICE_ACCOUNT, TRAINING_RUNTIME
 
 
-@dsl.pipeline(name="eoforge-train", description="Train a method on a version of a patches table.")
+@dsl.pipeline(
+    name="eoforge-train", display_name="Train a method", description="Train a method on a version of a patches table."
+)
 def train(
     table: str,
     runs: str,
@@ -26,6 +28,7 @@ def train(
     service_account: str = SERVICE_ACCOUNT,
     timeout_hours: int = 72,
     keep_job: bool = False,
+    image: str = IMAGE,
 ) -> NamedTuple("Trained", [("bundle", str), ("bundle_id", str), ("curves", HTML), ("card", Markdown)]):
     """Pipeline of the training of a method; an interrupted run resumes at its last checkpoint.
 
@@ -41,6 +44,7 @@ def train(
         service_account: Service account of the training pods.
         timeout_hours: Time limit of training in hours.
         keep_job: Keep the finished TrainJob; a failed one is always kept.
+        image: Image of the training pods, for example REGISTRY/eoforge/pipelines-python@sha256:...
 
     Returns:
         bundle: URI of the run bundle.
@@ -59,7 +63,7 @@ def train(
             preset=preset,
             overrides=overrides,
             nodes=nodes,
-            image=IMAGE,
+            image=image,
             runtime=runtime,
             service_account=service_account,
             timeout_hours=timeout_hours,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from eoforge.data.ingest.quarantine import quarantine_uri
 from eoforge.data.labels import CLASSES, multi_hot
@@ -25,17 +26,20 @@ if TYPE_CHECKING:
 SAMPLES = 24
 """Number of sample patches, spread evenly over the ids, so that tiles and seasons vary."""
 MAX_QUARANTINE_ROWS = 40
-_COLUMNS = ["patch_id", "split", "country", "label_mask", "lon_min", "lat_min", "lon_max", "lat_max", "acquired_s2"]
+_COLUMNS = ["patch_id", "split", "country", "label_mask", "lon_min", "lat_min", "lon_max", "lat_max", "acquired_s1"]
+_COLUMNS += ["acquired_s2"]
 _FLAGS = ["contains_seasonal_snow", "contains_cloud_or_shadow"]
+_MAY_LACK = {"acquired_s1": "without_sentinel_1", "acquired_s2": "without_sentinel_2", "label_mask": "without_labels"}
+UNKNOWN_COUNTRY = "unknown"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Sample patch: PNG bytes of S2 true colour, S1 composite and, if it exists, reference map."""
+    """Sample patch: PNG bytes of S2 true colour, S1 composite and reference map, as far as it has them."""
 
     patch_id: str
     country: str
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] | None
     pictures: tuple[bytes, ...]
 
 
@@ -52,7 +56,7 @@ class Quality:
         months: Patches per month of the year, January first.
         class_counts: Patches per class and split, ``[19, splits]``.
         labels_per_patch: Patches with 0, 1, 2, ... classes.
-        flags: Patches with seasonal snow, with cloud or shadow.
+        flags: Patches with seasonal snow, with cloud or shadow, without a sensor, and without labels.
         centres: Longitude and latitude of every patch, ``[N, 2]`` in degrees.
         split_of: Index into ``splits`` of every patch, ``[N]``.
         quarantine: Quarantined findings of this ingestion: id, reason, detail, file.
@@ -95,12 +99,15 @@ def collect(ref: TableRef, summary: Mapping[str, Any]) -> Quality:
     split_names = meta["split"].to_numpy()
     splits = _ordered(Counter(split_names.tolist()))
     split_of = np.array([list(splits).index(name) for name in split_names], dtype=np.int64)
-    hot = multi_hot(meta["label_mask"].to_numpy()).astype(np.int64)
+    # An unlabelled patch counts in no class; the flags say how many there are.
+    labelled = meta["label_mask"].is_valid().to_numpy()
+    hot = multi_hot(pc.fill_null(meta["label_mask"], 0).to_numpy()).astype(np.int64)
     class_counts = np.stack([hot[split_of == i].sum(0) for i in range(len(splits))], axis=1)
     countries: dict[str, dict[str, int]] = {}
-    for (country, split), count in sorted(Counter(zip(meta["country"].to_pylist(), split_names, strict=True)).items()):
+    names = pc.fill_null(meta["country"], UNKNOWN_COUNTRY).to_pylist()
+    for (country, split), count in sorted(Counter(zip(names, split_names, strict=True)).items()):
         countries.setdefault(country, {})[split] = count
-    months = meta["acquired_s2"].to_numpy().astype("datetime64[M]").astype(np.int64) % 12
+    months = meta["acquired_s2"].drop_null().to_numpy().astype("datetime64[M]").astype(np.int64) % 12
     lon = (meta["lon_min"].to_numpy() + meta["lon_max"].to_numpy()) / 2
     lat = (meta["lat_min"].to_numpy() + meta["lat_max"].to_numpy()) / 2
     quarantine, total = _quarantine(ref.uri, str(summary.get("ingest_id", "")))
@@ -112,8 +119,9 @@ def collect(ref: TableRef, summary: Mapping[str, Any]) -> Quality:
         countries=countries,
         months=np.bincount(months, minlength=12),
         class_counts=class_counts,
-        labels_per_patch=np.bincount(hot.sum(1)),
-        flags={name: int(meta[name].to_numpy().sum()) for name in _FLAGS},
+        labels_per_patch=np.bincount(hot[labelled].sum(1)),
+        flags={name: int(meta[name].to_numpy().sum()) for name in _FLAGS}
+        | {name: count for column, name in _MAY_LACK.items() if (count := meta[column].null_count)},
         centres=np.stack([lon, lat], axis=1),
         split_of=split_of,
         quarantine=quarantine,
@@ -152,15 +160,15 @@ def _pictures(rows: pa.Table) -> list[Sample]:
     from eoforge.data.loading.plot import map_colours, rgb, s1_composite, thumbnail_png
     from eoforge.data.tables.schema import tensor_column
 
-    optical, _ = tensor_column(rows["s2_10m"])
-    radar, _ = tensor_column(rows["s1"])
-    maps, has_map = tensor_column(rows["reference_map"])
+    drawn = [
+        (draw, *tensor_column(rows[column]))
+        for column, draw in (("s2_10m", rgb), ("s1", s1_composite), ("reference_map", map_colours))
+    ]
     samples = []
-    for i, patch_id in enumerate(rows["patch_id"].to_pylist()):
-        pictures = [rgb(optical[i]), s1_composite(radar[i])] + ([map_colours(maps[i])] if has_map[i] else [])
-        labels = tuple(rows["labels"][i].as_py())
-        thumbnails = tuple(thumbnail_png(picture) for picture in pictures)
-        samples.append(Sample(patch_id, rows["country"][i].as_py(), labels, thumbnails))
+    for i, row in enumerate(rows.select(["patch_id", "country", "labels"]).to_pylist()):
+        thumbnails = tuple(thumbnail_png(draw(pixels[i])) for draw, pixels, present in drawn if present[i])
+        labels = None if row["labels"] is None else tuple(row["labels"])
+        samples.append(Sample(row["patch_id"], row["country"] or UNKNOWN_COUNTRY, labels, thumbnails))
     return samples
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS
 from eoforge.data.labels import CLASSES
 from eoforge.data.tables.statistics import S1_EDGES, S2_EDGES
+from eoforge.methods.evaluation.answers import radar_legend
 from eoforge.report import Html, concat, element, escape, figure, image, page, section, table, tiles
 from pipelines.reports.quality import MAX_QUARANTINE_ROWS, Quality, Sample, class_rows
 
@@ -105,9 +111,22 @@ def _places(quality: Quality) -> Html:
     rows.append(("all", *quality.splits.values(), quality.rows))
     return section(
         "Where and when",
-        figure(drawing, f"Centres of the patches in longitude and latitude{part}. {flags}."),
+        figure(
+            drawing, f"Centres of the patches in longitude and latitude{part}; coastlines of Natural Earth. {flags}."
+        ),
         table(("country", *splits, "all"), rows),
     )
+
+
+@cache
+def coastlines() -> list[NDArray[np.float64]]:
+    """Coastlines of Europe, longitude and latitude in degrees ``[N, 2]`` each.
+
+    Natural Earth 1:50m, public domain (from the package world-atlas), 25 W to 46 E and 33 N to 72 N, simplified to 0.02
+    degrees.
+    """
+    lines = json.loads(Path(__file__).with_name("coastlines.json").read_text())
+    return [np.array(line, dtype=np.float64).reshape(-1, 2) for line in lines]
 
 
 def _map(axes: Axes, quality: Quality) -> None:
@@ -120,12 +139,18 @@ def _map(axes: Axes, quality: Quality) -> None:
         axes.scatter(chosen[:, 0], chosen[:, 1], s=size, c=SPLIT_COLOURS[i % 4], linewidths=0, label=split, alpha=0.75)
     axes.grid(color=_LINE, linewidth=0.6)
     if len(centres):
+        coast = LineCollection(coastlines(), colors=_SOFT, linewidths=0.7, zorder=0.5)
+        axes.add_collection(coast, autolim=False)  # the map keeps to the footprints
         # Ratio of one degree of longitude to one of latitude; the limits of the axes may grow.
         axes.set_aspect(1 / np.cos(np.radians(centres[:, 1].mean())), adjustable="datalim")
     axes.set_title("Footprints", fontsize=9, color=_SOFT, loc="left")
     axes.set_xlabel("degrees east", fontsize=8, color=_SOFT)
     axes.set_ylabel("degrees north", fontsize=8, color=_SOFT)
     axes.legend(frameon=False, fontsize=8, markerscale=max(1.0, (16 / size) ** 0.5), loc="best")
+
+
+def _named(sample: Sample) -> str:
+    return "unlabelled" if sample.labels is None else ", ".join(sample.labels)
 
 
 def _samples(samples: list[Sample]) -> Html:
@@ -138,7 +163,7 @@ def _samples(samples: list[Sample]) -> Html:
                 [
                     element("div", concat(image(png, sample.patch_id) for png in sample.pictures), class_="triple"),
                     element("p", sample.patch_id, class_="id"),
-                    element("p", concat([element("b", sample.country), ": " + ", ".join(sample.labels)])),
+                    element("p", concat([element("b", sample.country), ": " + _named(sample)])),
                 ]
             ),
             class_="sample",
@@ -152,8 +177,12 @@ def _samples(samples: list[Sample]) -> Html:
         ".triple{display:flex;gap:4px}.triple img{width:33%;aspect-ratio:1;border-radius:4px;object-fit:cover}"
         "</style>"
     )
-    note = element("p", "Sentinel-2 true colour, Sentinel-1 composite, reference map if it exists.", class_="soft")
-    return section("Samples", style, note, element("div", concat(cards), class_="samples"))
+    note = element(
+        "p",
+        "Sentinel-2 true colour, Sentinel-1 composite and reference map, as far as a patch has them.",
+        class_="soft",
+    )
+    return section("Samples", style, note, radar_legend(), element("div", concat(cards), class_="samples"))
 
 
 def _quarantine(quality: Quality) -> Html:
@@ -182,7 +211,7 @@ def _bands(quality: Quality) -> Html:
     statistics = quality.bands
     if statistics is None:
         return section("Bands", element("p", "The table is empty."))
-    bands = (*S2_BANDS, *S1_BANDS)
+    bands = [band for band in (*S2_BANDS, *S1_BANDS) if band in statistics.bands]
     drawing = Figure(figsize=(10, 4.8), facecolor="white")
     for i, band in enumerate(bands):
         axes = drawing.add_subplot(3, 5, i + 1)

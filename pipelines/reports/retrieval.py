@@ -1,7 +1,8 @@
-"""Retrieval report for Kubeflow: the page of ``eoforge eval``, its metrics, and a Markdown table of them."""
+"""Evaluation for Kubeflow: the page of ``eoforge eval``, its metrics, a Markdown table of them, and class figures."""
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,18 +12,20 @@ from typing import Any
 from eoforge.bundle import load_bundle
 from eoforge.report import markdown, markdown_code
 from eoforge.storage.addresses import TableRef
+from pipelines.reports.classes import ClassFigures, class_figures
 from pipelines.reports.curves import scalar_metrics
 
-REPORT = "report.html"
+METRICS, REPORT = "metrics.json", "report.html"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of an evaluation: HTML page, Markdown table, metrics."""
+    """Result of an evaluation: HTML page, Markdown table, metrics, figures of classes."""
 
     html: str
     markdown: str
     metrics: dict[str, float]
+    classes: ClassFigures
 
 
 def evaluate_bundle(bundle_uri: str, table: str, version: str, k: int) -> Evaluation:
@@ -41,8 +44,10 @@ def evaluate_bundle(bundle_uri: str, table: str, version: str, k: int) -> Evalua
     with tempfile.TemporaryDirectory() as folder:
         result = evaluate(bundle, ref, k=k, out=folder)
         html = Path(folder, REPORT).read_text()
+        classes = class_figures(json.loads(Path(folder, METRICS).read_text()))
     metrics = scalar_metrics(result)
-    return Evaluation(html, metrics_markdown(f"{bundle.config['method']} {bundle.short_id}", ref, metrics), metrics)
+    shown = metrics_markdown(f"{bundle.config['method']} {bundle.short_id}", ref, metrics)
+    return Evaluation(html, shown, metrics, classes)
 
 
 def metrics_markdown(title: str, table: TableRef, metrics: Mapping[str, Any]) -> str:
@@ -50,7 +55,7 @@ def metrics_markdown(title: str, table: TableRef, metrics: Mapping[str, Any]) ->
     lines = [
         f"# {markdown(title)}",
         "",
-        f"{markdown_code(table)}: queries from the validation split, gallery from the test split.",
+        f"{markdown_code(table)}: the test split; queries of retrieval from the validation split.",
         "",
     ]
     lines += ["| figure | value |", "| --- | ---: |"]

@@ -120,6 +120,11 @@ class Reservation:
         if self._budget is not None:
             self._held += await self._budget.take(self.caller, size, unbounded=unbounded)
 
+    @property
+    def held(self) -> int:
+        """Reserved bytes."""
+        return self._held
+
     def resize(self, size: int) -> None:
         """Sets the reserved bytes to ``size``."""
         if self._budget is not None and size != self._held:

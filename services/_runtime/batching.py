@@ -50,10 +50,20 @@ class _Waiting(Generic[Item, Result]):
     future: asyncio.Future[Result]
     caller: str
     turn: int
+    request: list[_Waiting[Item, Result]]
+
+    def fail(self, error: Exception) -> None:
+        """Fails the item and with it its request, whose other items nobody needs any more."""
+        if not self.future.done():
+            self.future.set_exception(error)
+        for other in self.request:
+            other.future.cancel()
 
 
 class Batcher(Generic[Item, Result]):
     """Collects items of concurrent requests into batches for one function, which runs in a thread of its own.
+
+    A request whose item fails has failed; its items that still wait are left out.
 
     Callers take turns, item by item. When the queue is full, the caller with most items in it loses its last one, and
     with it that request, to a caller with fewer.
@@ -109,15 +119,17 @@ class Batcher(Generic[Item, Result]):
         loop, caller = asyncio.get_running_loop(), caller_name()
         self._make_room(caller, len(items))
         turn = max((w.turn for w in self._waiting if w.caller == caller), default=self._turn)
-        added: list[_Waiting[Item, Result]] = [
-            _Waiting(*item, deadline, loop.create_future(), caller, turn + number)
-            for number, item in enumerate(items, start=1)
-        ]
+        added: list[_Waiting[Item, Result]] = []
+        for number, item in enumerate(items, start=1):
+            added.append(_Waiting(*item, deadline, loop.create_future(), caller, turn + number, added))
         self._waiting = sorted([*self._waiting, *added], key=lambda w: w.turn)
         self._metrics.queued.set(len(self._waiting))
         self._arrived.set()
         # A cancelled call cancels its futures, which is how the worker knows to leave the items out.
-        return list(await asyncio.gather(*(w.future for w in added)))
+        try:
+            return list(await asyncio.gather(*(w.future for w in added)))
+        finally:
+            added.clear()  # each item holds the list: a circle with the images in it
 
     def _make_room(self, caller: str, count: int) -> None:
         wait = max(_MIN_RETRY_S, -(-len(self._waiting) // self._max_batch) * self._seconds_per_batch)
@@ -126,21 +138,21 @@ class Batcher(Generic[Item, Result]):
             last = last_of_busiest([w.caller for w in self._waiting], caller, count)
             if last is None:
                 raise Overloaded(message, wait)
-            lost = self._waiting.pop(last)
-            self._metrics.dropped.labels("overloaded").inc()
-            if not lost.future.done():
-                lost.future.set_exception(Overloaded(message, wait))
+            self._waiting[last].fail(Overloaded(message, wait))
+            left = [w for w in self._waiting if not w.future.done()]
+            self._metrics.dropped.labels("overloaded").inc(len(self._waiting) - len(left))
+            self._waiting = left
 
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
             if len(self._waiting) < self._max_batch:
                 await asyncio.sleep(self._max_delay)
-            batch = self._next_batch()
-            if batch:
-                await self._run(batch)
+            await self._run(self._next_batch())  # no name for the batch: it would keep its items until the next one
 
     async def _run(self, batch: list[_Waiting[Item, Result]]) -> None:
+        if not batch:
+            return
         self._metrics.size.observe(len(batch))
         started = time.monotonic()
         items = [w.item for w in batch]
@@ -156,7 +168,7 @@ class Batcher(Generic[Item, Result]):
             if waiting.future.done():
                 continue
             if isinstance(result, Exception):
-                waiting.future.set_exception(result)
+                waiting.fail(result)
             else:
                 waiting.future.set_result(result)
 
@@ -170,9 +182,7 @@ class Batcher(Generic[Item, Result]):
                 self._metrics.dropped.labels("cancelled").inc()
             elif waiting.deadline is not None and waiting.deadline <= now:
                 self._metrics.dropped.labels("deadline").inc()
-                waiting.future.set_exception(
-                    DeadlineExceeded(f"the deadline passed while waiting for its turn ({self._metrics.name})")
-                )
+                waiting.fail(DeadlineExceeded(f"the deadline passed while waiting for its turn ({self._metrics.name})"))
             elif len(batch) < self._max_batch and (not batch or batch[0].key == waiting.key):
                 batch.append(waiting)
                 self._turn = waiting.turn

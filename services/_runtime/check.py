@@ -2,7 +2,8 @@
 
     python -m services._runtime.check HOST:PORT PACKAGE.SERVICE/METHOD [--ca FILE] [--token-file FILE] ...
 
-The call goes out with an empty request, so METHOD must take one (``ListIndexes``). With ``--expect-refusal``
+The call goes out with an empty request, so METHOD must take one (``ListIndexes``, or ``ServerMetadata`` of the Open
+Inference Protocol). With ``--expect-refusal``
 a caller without a credential must be refused, by a service that is reachable.
 """
 
@@ -22,8 +23,10 @@ from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from eoforge.errors import EoforgeError, UsageError
+from services._runtime.wire import OIP_SERVICE
 
 REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+OIP_TYPES = "kserve.protocol.grpc.grpc_predict_v2_pb2"
 _WAIT_S = 60.0
 
 
@@ -82,7 +85,8 @@ def empty_call(channel: grpc.Channel, name: str, token: str | None) -> dict[str,
     full, _, method = name.partition("/")
     package, _, service = full.rpartition(".")
     try:
-        generated = importlib.import_module(f"{package}.{package.rsplit('.', 2)[-2]}_pb2")
+        module = OIP_TYPES if full == OIP_SERVICE else f"{package}.{package.rsplit('.', 2)[-2]}_pb2"
+        generated = importlib.import_module(module)
         found = generated.DESCRIPTOR.services_by_name[service].methods_by_name[method]
     except (ImportError, IndexError, KeyError) as error:
         raise UsageError(f"expected PACKAGE.SERVICE/METHOD of this image's API; got {name!r}") from error

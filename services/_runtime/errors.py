@@ -1,6 +1,7 @@
 """Catalogue of errors: gRPC and HTTP status of each reason, and the words that may leave the process.
 
-Every error answer carries ``google.rpc.ErrorInfo`` (domain ``eoforge``, the reason, the request id). Messages written
+Every error answer carries ``google.rpc.ErrorInfo`` (domain ``eoforge``, the reason, the request id), and one about a
+bad argument ``google.rpc.BadRequest`` with the field, where :func:`argument` named it. Messages written
 for callers pass; those that may name hosts, paths or secrets are replaced by a fixed sentence with the request id, and
 the log holds the rest.
 """
@@ -8,12 +9,15 @@ the log holds the rest.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
 import structlog
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from eoforge.errors import EoforgeError
@@ -56,6 +60,12 @@ class Overloaded(Retriable):
     reason = "OVERLOADED"
 
 
+class NotReady(Retriable):
+    """Call before the service has the data that it serves."""
+
+    reason = "NOT_READY"
+
+
 class IndexChanged(EoforgeError):
     """Page token of an index version that is not served any more."""
 
@@ -92,6 +102,7 @@ CATALOGUE: dict[str, Entry] = {
     "PERMISSION_DENIED": Entry(grpc.StatusCode.PERMISSION_DENIED, 403),
     "QUOTA_EXCEEDED": Entry(grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
     "OVERLOADED": Entry(grpc.StatusCode.RESOURCE_EXHAUSTED, 503),
+    "NOT_READY": Entry(grpc.StatusCode.UNAVAILABLE, 503),
     "INDEX_CHANGED": Entry(grpc.StatusCode.FAILED_PRECONDITION, 409),
     "CONFLICT": Entry(grpc.StatusCode.ABORTED, 409),
     "NOT_LEADER": Entry(grpc.StatusCode.UNAVAILABLE, 503),
@@ -124,6 +135,22 @@ Only stores read and write files while a call is answered, and Lance raises OSEr
 """
 MAX_MESSAGE_CHARS = 1000
 """Longest message of an answer; gRPC sends messages as headers, whose size is limited."""
+MAX_VIOLATION_CHARS = 200
+"""Longest description of a field: it repeats the message, in the same headers."""
+
+
+@contextmanager
+def argument(field: str) -> Iterator[None]:
+    """Names the field of the request that an error of the block is about.
+
+    Args:
+        field: Path from the request, such as ``spec``; blocks within put theirs behind it.
+    """
+    try:
+        yield
+    except EoforgeError as error:
+        error.field = f"{field}.{error.field}" if error.field else field
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +162,7 @@ class Problem:
     message: str
     request_id: str
     retry_after: float | None = None
+    field: str = ""
 
     @property
     def hides(self) -> bool:
@@ -142,9 +170,15 @@ class Problem:
         return self.entry.fixed is not None
 
     def rich_status(self) -> status_pb2.Status:
-        """The status with its ErrorInfo and, where waiting helps, RetryInfo."""
+        """The status with its ErrorInfo and, where they help, BadRequest and RetryInfo."""
         info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata={"request_id": self.request_id})
-        details = [info]
+        details: list[Message] = [info]
+        if self.entry.status is grpc.StatusCode.INVALID_ARGUMENT:
+            about = self.message[:MAX_VIOLATION_CHARS]
+            violation = error_details_pb2.BadRequest.FieldViolation(
+                field=self.field, description=about, reason=self.reason
+            )
+            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
         if self.retry_after is not None:
             details.append(error_details_pb2.RetryInfo(retry_delay=duration(self.retry_after)))
         packed = []
@@ -172,7 +206,8 @@ def describe(error: BaseException, request_id: str) -> Problem:
         reason = "INTERNAL"
     entry = CATALOGUE[reason]
     message = _printable(words or str(error)) if entry.fixed is None else f"{entry.fixed} (request id {request_id})"
-    return Problem(reason, entry, message, request_id, getattr(error, "retry_after", None))
+    waiting, field = getattr(error, "retry_after", None), getattr(error, "field", "")
+    return Problem(reason, entry, message, request_id, waiting, field)
 
 
 def _foreign(error: BaseException) -> tuple[str, str | None] | None:

@@ -12,7 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from services._runtime.errors import DeadlineExceeded, abort, describe, forget, 
 from services._runtime.fair import FairPool
 from services._runtime.settings import RuntimeSettings
 from services._runtime.telemetry import IN_FLIGHT, REQUESTS, SECONDS, server_span
+from services._runtime.turns import InTurn, Turns
 from services._runtime.wire import COPIES, Limits
 
 OPEN_PREFIXES = ("/grpc.health.v1.Health/",)
@@ -34,7 +35,10 @@ OPEN_PREFIXES = ("/grpc.health.v1.Health/",)
 OPEN_METHODS = frozenset({"/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"})
 OPEN_BYTES, OPEN_SECONDS = 1024, 5.0
 OPEN_CALLS, OPEN_CALLS_EACH = 64, 16
-"""Limits on calls without authentication at the same time, over all and per address; a watch of health is one."""
+"""Limits on calls without authentication at the same time, over all and per address."""
+WATCH = "/grpc.health.v1.Health/Watch"
+WATCHES, WATCHES_EACH, WATCH_SECONDS = 64, 8, 600.0
+"""The same for watches of health, which last: they take no places of checks, and end, so that a client asks again."""
 INLINE_BYTES = 4096
 """Largest message that is parsed on the event loop: a thread would take longer."""
 PARSERS = 2
@@ -58,9 +62,11 @@ class Reception:
     """Reception of messages: limits on number and size, and threads that parse.
 
     Attributes:
+        settings: Limits of the process.
         budget: Bytes in flight.
         admission: Calls and streams at the same time.
         limits: Elements and depth of a message.
+        turns: Time that copies take on the event loop.
         pool: Threads that parse large messages.
         max_bytes: Largest message of the whole server; gRPC refuses larger ones before they are received.
         default_bytes: Largest message of a method that ``sizes`` does not name.
@@ -69,9 +75,11 @@ class Reception:
         idle_seconds: Longest time between messages of a stream.
     """
 
+    settings: RuntimeSettings
     budget: Budget
     admission: Admission
     limits: Limits
+    turns: Turns
     pool: FairPool
     max_bytes: int
     default_bytes: int
@@ -83,9 +91,11 @@ class Reception:
     def of(cls, settings: RuntimeSettings, sizes: Mapping[str, int]) -> Reception:
         """Reception by the settings."""
         return cls(
+            settings,
             Budget(settings.max_inflight_bytes, settings.receive_seconds),
             Admission(settings.max_calls, settings.max_calls_per_caller, settings.max_streams_per_caller),
             Limits(settings.max_elements),
+            Turns(),
             FairPool(PARSERS, settings.max_calls, "parsing"),
             settings.max_message_bytes,
             settings.max_plain_bytes,
@@ -140,6 +150,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._authenticator, self._quota, self._reception = authenticator, quota, reception
         self._max_call_seconds = max_call_seconds
         self._open = Admission(OPEN_CALLS, OPEN_CALLS_EACH, OPEN_CALLS_EACH)
+        self._watches = Admission(WATCHES, WATCHES_EACH, WATCHES_EACH)
         self._admit = admit or (lambda _: None)
         self._callers: dict[asyncio.Task[Any], Caller] = {}
         self._refusals: dict[asyncio.Task[Any], EoforgeError] = {}
@@ -169,7 +180,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         kind = getattr(handler.request_deserializer, "__self__", None)
         serializer = _or_bytes(handler.response_serializer)
         if method.startswith(OPEN_PREFIXES) or method in OPEN_METHODS:
-            return _made(self._unauthenticated(behaviour, kind), handler.response_streaming, serializer)
+            places, seconds = (self._watches, WATCH_SECONDS) if method == WATCH else (self._open, OPEN_SECONDS)
+            return _made(
+                self._unauthenticated(behaviour, kind, places, seconds), handler.response_streaming, serializer
+            )
         wrap = self._many if handler.response_streaming else self._one
         wrapped = wrap(behaviour, method, headers, kind, handler.request_streaming)
         return _made(wrapped, True, serializer)
@@ -183,35 +197,40 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                     request = await self._request(method, kind, caller, context, streaming)
                     result = behaviour(request, context)
                     del request
-                    await _write(context, await result if inspect.isawaitable(result) else result)
+                    await self._write(context, await result if inspect.isawaitable(result) else result)
 
         return answer
 
     def _many(self, behaviour: Any, method: str, headers: dict[str, Any], kind: Any, streaming: bool) -> Any:
-        async def answer(_: Any, context: Context[Any, Any]) -> AsyncIterator[Any]:
+        async def answer(_: Any, context: Context[Any, Any]) -> None:
             async with _Trimmed(), self._call(method, headers, context, streaming) as caller:
                 results = behaviour(await self._request(method, kind, caller, context, streaming), context)
                 if inspect.isawaitable(results):  # a handler that writes to the context itself
                     await results
                     return
-                async for result in results:
-                    yield result
+                async with aclosing(results):
+                    async for result in results:
+                        await self._write(context, result)
+                        del result
 
         return answer
 
-    def _unauthenticated(self, behaviour: Any, kind: Any) -> Any:
-        """Handler without authentication: few calls at the same time from one address, with small messages."""
+    def _unauthenticated(self, behaviour: Any, kind: Any, places: Admission, seconds: float) -> Any:
+        """Handler without authentication: few and short calls at the same time from one address, small messages."""
 
         async def answer(_: Any, context: Context[Any, Any]) -> Any:
             try:
-                with self._open.enter(_address(context)):
-                    async with asyncio.timeout(OPEN_SECONDS):
-                        raw = await context.read()
+                with places.enter(_address(context)):
+                    raw = await self._read(context, OPEN_SECONDS)
                     if raw is EOF or len(raw) > OPEN_BYTES:
                         raise LimitExceeded(f"expected a message of at most {OPEN_BYTES} bytes")
                     request = raw if kind is None else wire.parse(raw, kind, self._reception.limits)[0]
-                    return await behaviour(request, context)
-            except (EoforgeError, TimeoutError) as error:
+                    async with asyncio.timeout(seconds):
+                        return await behaviour(request, context)
+            except TimeoutError:
+                late = DeadlineExceeded(f"a call without authentication may take {seconds:g} s; call again")
+                return await abort(context, describe(late, uuid.uuid4().hex))
+            except EoforgeError as error:
                 return await abort(context, describe(error, uuid.uuid4().hex))
 
         return answer
@@ -224,7 +243,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         if streaming:
             return self._paced(method, kind, caller, context)
         await reservation.take(reception.max_bytes)
-        raw = await _read(context, reception.seconds)
+        raw = await self._read(context, reception.seconds)
         if raw is EOF:
             raise UsageError("expected one message; the call has none")
         return await reception.parse(method, raw, kind, reservation)
@@ -233,7 +252,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         reception, reservation = self._reception, RESERVATION.get()
 
         async def message() -> Any:
-            raw = await _read(context, reception.idle_seconds)
+            raw = await self._read(context, reception.idle_seconds)
             if raw is EOF:
                 return raw
             await self._quota.wait(caller.name)
@@ -245,6 +264,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             del taken
             yield box.pop()  # nothing here keeps a message while its stream is worked on
             reservation.resize(0)
+
+    async def _read(self, context: Context[Any, Any], seconds: float) -> Any:
+        try:
+            async with asyncio.timeout(seconds):
+                return await InTurn(context.read(), self._reception.turns)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no message arrived within {seconds:g} s") from error
+
+    async def _write(self, context: Context[Any, Any], answer: Any) -> None:
+        """Sends an answer before the call ends, so that one which nobody reads stays in its caller's share of bytes.
+
+        Raises:
+            CancelledError: The caller is gone.
+        """
+        try:
+            await InTurn(context.write(answer), self._reception.turns)
+        except grpc.aio.InternalError as error:
+            raise asyncio.CancelledError from error
 
     @asynccontextmanager
     async def _call(
@@ -311,26 +348,6 @@ class _Trimmed:
 def _made(behaviour: Any, many: bool, serializer: Any) -> Any:
     make = grpc.stream_stream_rpc_method_handler if many else grpc.stream_unary_rpc_method_handler
     return make(behaviour, request_deserializer=None, response_serializer=serializer)
-
-
-async def _read(context: Context[Any, Any], seconds: float) -> Any:
-    try:
-        async with asyncio.timeout(seconds):
-            return await context.read()
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"no message arrived within {seconds:g} s") from error
-
-
-async def _write(context: Context[Any, Any], answer: Any) -> None:
-    """Sends an answer before the call ends, so that one which nobody reads stays in its caller's share of bytes.
-
-    Raises:
-        CancelledError: The caller is gone.
-    """
-    try:
-        await context.write(answer)
-    except grpc.aio.InternalError as error:
-        raise asyncio.CancelledError from error
 
 
 def _or_bytes(serializer: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:

@@ -14,7 +14,7 @@ import structlog
 from eoforge.errors import LimitExceeded
 from services._runtime.admission import RESERVATION, Reservation
 from services._runtime.errors import describe, duration, forget, report
-from services._runtime.wire import COPIES
+from services._runtime.wire import COPIES, field_head
 
 MAX_CORRELATION_BYTES = 128
 ANSWER_BYTES = 1 << 20
@@ -37,9 +37,9 @@ async def in_order(
     slots, parent = asyncio.Semaphore(window), RESERVATION.get()
     running: asyncio.Queue[tuple[asyncio.Task[Answer], Reservation] | None] = asyncio.Queue()
 
-    async def run(request: Request, reservation: Reservation) -> Answer:
+    async def run(request: Request, size: int, reservation: Reservation) -> Answer:
         RESERVATION.set(reservation)
-        await reservation.take(COPIES * _size(request) + ANSWER_BYTES, unbounded=True)
+        await reservation.take(size + ANSWER_BYTES, unbounded=True)
         found = await answer(request)
         reservation.resize(COPIES * _size(found))
         return found
@@ -47,8 +47,8 @@ async def in_order(
     async def read() -> None:
         async for request in requests:
             await slots.acquire()
-            reservation = parent.child()
-            running.put_nowait((asyncio.create_task(run(request, reservation)), reservation))
+            reservation = parent.child()  # the call's own one holds the size of this request until the next is read
+            running.put_nowait((asyncio.create_task(run(request, parent.held, reservation)), reservation))
 
     reader = asyncio.create_task(read())
     reader.add_done_callback(lambda _: running.put_nowait(None))
@@ -71,11 +71,15 @@ async def in_order(
 
 
 def _size(message: Any) -> int:
+    if isinstance(message, bytes):
+        return len(message)
     return int(message.ByteSize()) if hasattr(message, "ByteSize") else 0
 
 
 async def fill(answer: Any, request: Any, error_type: Any, result: Callable[[], Awaitable[Any]]) -> Any:
     """Puts the result of one request of a stream into its answer, or the error that a unary call would have ended with.
+
+    A result that was serialised, because it is large, makes a serialised answer.
 
     Args:
         answer: Empty message with ``correlation_id``, ``result`` and ``error``.
@@ -87,7 +91,11 @@ async def fill(answer: Any, request: Any, error_type: Any, result: Callable[[], 
     try:
         if len(request.correlation_id.encode()) > MAX_CORRELATION_BYTES:
             raise LimitExceeded(f"correlation_id may have {MAX_CORRELATION_BYTES} bytes")
-        answer.result.CopyFrom(await result())
+        made = await result()
+        if isinstance(made, bytes):
+            number = answer.DESCRIPTOR.fields_by_name["result"].number
+            return b"".join((answer.SerializeToString(), field_head(number, len(made)), made))
+        answer.result.CopyFrom(made)
     except Exception as error:
         problem = describe(error, structlog.contextvars.get_contextvars().get("request_id", ""))
         report(problem, error)

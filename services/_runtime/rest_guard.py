@@ -22,6 +22,7 @@ from services._runtime.auth import CALLER, Authenticator
 from services._runtime.errors import DOMAIN, DeadlineExceeded, Problem, Unimplemented, describe, forget, report
 from services._runtime.inference import OpenInference
 from services._runtime.interceptor import Reception, request_id_of
+from services._runtime.rest_coding import CODINGS, decoded, most_of
 from services._runtime.settings import RuntimeSettings
 from services._runtime.telemetry import REQUESTS, SECONDS
 from services._runtime.wire import COPIES
@@ -29,6 +30,7 @@ from services._runtime.wire import COPIES
 OPEN_PATHS = frozenset({"/metrics", "/v2/health/live", "/v2/health/ready"})
 CERTIFICATE_CALLER = ("rest-client-certificate",)
 """Name of all callers with certificates: Uvicorn verifies certificates but does not pass on whose they are."""
+PIECE_BYTES = 64 << 10
 
 log = structlog.get_logger("access")
 
@@ -43,7 +45,7 @@ class Guard:
         authenticator: Authentication of callers.
         quota: Counts per caller, together with gRPC.
         reception: Bounds calls and bytes, together with gRPC.
-        draining: Whether the service is draining; readiness reports it.
+        draining: Whether the service is draining, or has nothing to serve yet; readiness reports it.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            await send(message)
+            await _in_pieces(message, send)
 
         reservation = Reservation(None, "")
         limit = asyncio.timeout(self._settings.max_call_seconds)
@@ -114,8 +116,8 @@ class Guard:
     async def _handle(
         self, request: Request, scope: Scope, receive: Receive, answer: Send, reservation: Reservation
     ) -> None:
-        if scope["path"].startswith("/v2/repository"):
-            raise Unimplemented("this service loads its model itself; it cannot be loaded or unloaded")
+        if scope["path"].startswith("/v2/repository/models"):
+            raise Unimplemented("this service loads its models itself; they cannot be loaded or unloaded")
         body = await self._body(request, receive, reservation)
         await self._inference.mount(self._app)
         await self._app(scope, _once(body, receive), answer)
@@ -124,13 +126,15 @@ class Guard:
         """The body, after its declared length, which is therefore required, was found to be allowed and has room."""
         if request.method not in ("POST", "PUT", "PATCH"):
             return [b""]
-        length = request.headers.get("content-length", "")
+        length, coding = request.headers.get("content-length", ""), request.headers.get("content-encoding", "identity")
+        if not length and "transfer-encoding" not in request.headers:
+            return [b""]
         if not re.fullmatch("[0-9]{1,12}", length):
             raise UsageError("a request with a body needs a Content-Length header")
         if int(length) > self._settings.max_message_bytes:
             raise LimitExceeded(f"a body may have {self._settings.max_message_bytes} bytes; this one has {length}")
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise UsageError("a body must come without Content-Encoding; binary tensors are as small")
+        if coding not in ("identity", *CODINGS):
+            raise UsageError(f"Content-Encoding may be one of {', '.join(CODINGS)}")
         await reservation.take(COPIES * int(length))
         parts = []
         try:
@@ -144,7 +148,13 @@ class Guard:
                         break
         except TimeoutError as error:
             raise DeadlineExceeded(f"the body did not arrive within {self._settings.receive_seconds:g} s") from error
-        return [b"".join(parts)]
+        if coding == "identity":
+            return [await self._reception.turns.copy(lambda: b"".join(parts))]
+        limit = self._settings.max_message_bytes
+        await reservation.take(COPIES * most_of(int(length), limit))
+        box = [await self._reception.pool.run(decoded, b"".join(parts), coding, limit, cost=int(length))]
+        reservation.resize(COPIES * len(box[0]))
+        return box
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         caller = CALLER.get(None)
@@ -179,6 +189,22 @@ def problem_response(problem: Problem) -> JSONResponse:
         "request_id": problem.request_id,
     }
     return JSONResponse(body, status_code=problem.entry.http, headers=headers)
+
+
+async def _in_pieces(message: Message, send: Send) -> None:
+    """Sends a message; a large body piece by piece, each when the client has read nearly all before it.
+
+    The call, and with it the bytes reserved for its answer, lasts until then.
+    """
+    body = message.get("body", b"")
+    if len(body) <= PIECE_BYTES:
+        await send(message)
+        return
+    for start in range(0, len(body), PIECE_BYTES):
+        piece = body[start : start + PIECE_BYTES]
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await asyncio.sleep(0)  # a reader that is fast enough never makes the line above wait
+    await send({"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)})
 
 
 def _once(body: list[bytes], receive: Receive) -> Receive:

@@ -21,6 +21,7 @@ from services._runtime import rest
 from services._runtime.admission import Quota
 from services._runtime.auth import Authenticator, Caller
 from services._runtime.files import ReloadedFiles, TlsFiles, tls_files
+from services._runtime.health import Health
 from services._runtime.inference import OpenInference
 from services._runtime.interceptor import CallInterceptor, Reception
 from services._runtime.rest_guard import Guard
@@ -36,8 +37,12 @@ LOOKAHEAD_BYTES = 256 << 10
 """What a stream may send before it is read; the rest of a message follows as soon as somebody reads it."""
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 20_000
 """Keepalive, which detects lost connections; with gRPC's two hours their streams would stay open."""
-CONNECTION_IDLE_MS = 600_000
-"""A connection without calls is closed after this; clients connect anew when they need it."""
+IDLE_TIMES = 3
+"""A connection without calls is closed after so many times the longest time for a message.
+
+gRPC does not tell which connections have made a call that was authenticated, so this holds for all. A client's channel
+connects anew with its next call, in some milliseconds; a stranger's connection would keep its place among all.
+"""
 MAX_PROBES = 64
 PROBE_OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -47,7 +52,7 @@ PROBE_OPTIONS = (
 SWITCH_SECONDS = 0.001
 ADMISSION_SECONDS = 1.0
 """Time between two checks of the callers of open calls."""
-INFER = f"/{OIP_SERVICE}/ModelInfer"
+INFER = (f"/{OIP_SERVICE}/ModelInfer", f"/{OIP_SERVICE}/ModelStreamInfer")
 
 log = structlog.get_logger("server")
 
@@ -57,12 +62,12 @@ class Service:
     """Parts of one service.
 
     Attributes:
-        name: Full name of the typed gRPC service.
+        name: Full name of the typed gRPC service; that of the protocol for a service without a typed API.
         register: Function that adds the servicer to a gRPC server.
         models: Maker of the OIP V2 models.
         further: Full names of its other typed services.
         sizes: Full method name -> largest message, of methods that take more than ``max_plain_bytes``.
-        reports: Whether it says by itself, with :meth:`Server.report`, when its typed services are answered here.
+        reports: Whether it says by itself, with :meth:`Server.report`, when its services are answered here.
         inference_on_demand: Load KServe and these models when they are first asked for, not at the start.
         start: Called inside the loop before the ports open.
         stop: Called when the last call has ended.
@@ -106,6 +111,7 @@ class Server:
     certificate_port: int | None = None
     health_port: int | None = None
     _draining: bool = False
+    _answering: bool = True
     _grpc: list[grpc.aio.Server] = field(default_factory=list)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _admission: asyncio.Task[None] | None = None
@@ -123,15 +129,15 @@ class Server:
         return_large_blocks()
         authenticator = Authenticator(settings, either=service.certificate_port is not None)
         quota = Quota(settings.quota_per_second, settings.quota_burst)
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs leave aio out
-        reception = Reception.of(settings, {INFER: settings.max_message_bytes, **service.sizes})
-        inference = OpenInference(service.models, reception)
+        self._health = Health()
+        reception = Reception.of(settings, {**dict.fromkeys(INFER, settings.max_message_bytes), **service.sizes})
+        inference = OpenInference(service.models, reception, lambda: self._draining or not self._answering)
         # Threads that compute in Python would keep the event loop from answering others for 5 ms at a time.
         sys.setswitchinterval(SWITCH_SECONDS)
         if settings.reflection or not service.inference_on_demand:  # reflection shows the types that are loaded
             inference.load()
         if service.reports:
-            await self.report(False)
+            self._report(False)
         await service.start()
 
         options = [
@@ -142,7 +148,7 @@ class Server:
             ("grpc.max_concurrent_streams", settings.max_calls_per_caller),
             ("grpc.max_allowed_incoming_connections", settings.max_connections),
             ("grpc.server_handshake_timeout_ms", int(settings.receive_seconds * 1000)),
-            ("grpc.max_connection_idle_ms", CONNECTION_IDLE_MS),
+            ("grpc.max_connection_idle_ms", int(IDLE_TIMES * settings.receive_seconds * 1000)),
             ("grpc.so_reuseport", 0),
             # A stream reads so far ahead and no further: on a fast line gRPC would take many times that.
             ("grpc.http2.bdp_probe", 0),
@@ -161,7 +167,7 @@ class Server:
         server.add_generic_rpc_handlers((inference.rpc_handler(),))
         service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (service.name, *service.further, OIP_SERVICE)
+        names = tuple(dict.fromkeys((service.name, *service.further, OIP_SERVICE)))
         if settings.reflection:
             reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         second = service.certificate_port
@@ -185,10 +191,10 @@ class Server:
         await self._start_rest(inference, authenticator, quota, reception, files)
         for started in self._grpc:
             await started.start()
-        for name in ("", OIP_SERVICE):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if service.inference_on_demand:
+            self._health.set(OIP_SERVICE, True)
         if not service.reports:
-            await self.report(True)
+            self._report(True)
         if service.admit is not None:
             self._admission = asyncio.create_task(_readmit(calls))
         log.info("serving", host=settings.host, port=self.port, rest_port=self.rest_port, tls=settings.tls)
@@ -196,14 +202,20 @@ class Server:
             log.warning("EOFORGE_INSECURE is set: the network must restrict access and protect traffic")
 
     async def report(self, answered: bool) -> None:
-        """Sets the health of the typed services; the health of the process does not change.
+        """Sets the health of the typed services and of models that are not loaded on demand.
+
+        The health of the process does not change.
 
         Args:
-            answered: Whether the typed services are answered here.
+            answered: Whether the services are answered here.
         """
-        status = health_pb2.HealthCheckResponse.SERVING if answered else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in (self.service.name, *self.service.further):
-            await self._health.set(name, status)
+        self._report(answered)
+
+    def _report(self, answered: bool) -> None:
+        inference = () if self.service.inference_on_demand else (OIP_SERVICE,)
+        self._answering = answered or self.service.inference_on_demand
+        for name in (self.service.name, *self.service.further, *inference):
+            self._health.set(name, answered)
 
     async def stop(self) -> None:
         """Graceful end: reports NOT_SERVING, waits until callers have noticed, then waits for running calls."""
@@ -212,8 +224,9 @@ class Server:
         self._draining = True
         log.info("draining")
         self.service.drain()
-        await self._health.enter_graceful_shutdown()
+        self._health.drain()
         await asyncio.sleep(self.settings.drain_notice_seconds)
+        self._health.end()
         self._rest.should_exit = True
         await asyncio.gather(*(server.stop(self.settings.drain_seconds) for server in self._grpc), *self._tasks)
         if self._admission is not None:
@@ -241,7 +254,15 @@ class Server:
         app = rest.application()
         if not self.service.inference_on_demand:
             await inference.mount(app)
-        guard = Guard(app, self.settings, inference, authenticator, quota, reception, lambda: self._draining)
+        guard = Guard(
+            app,
+            self.settings,
+            inference,
+            authenticator,
+            quota,
+            reception,
+            lambda: self._draining or not self._answering,
+        )
         self._rest = rest.server(self.settings, guard, files)
         try:
             listener = rest.listen(self.settings)

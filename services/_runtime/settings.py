@@ -15,6 +15,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from eoforge.errors import UsageError
 
+MOST_BYTES = 2**31 - 1
+"""Of one message: gRPC counts them in 32 bits."""
+MOST_COUNT = 10**9
+"""Of things that are counted or queued; gRPC aborts the process at 2**31 - 1 connections."""
+MOST_SECONDS = 366 * 86_400.0
+"""Of any duration: timers of the event loop and of gRPC overflow far beyond a year."""
+MOST_THREADS = 1024
+"""Of one pool of workers."""
+_JSON_FACTOR = 8
+"""Size of JSON relative to plain messages, and number of its values relative to their fields."""
+
 
 class RuntimeSettings(BaseSettings):
     """Settings common to all services; the descriptions become the tables in the services' READMEs.
@@ -45,43 +56,63 @@ class RuntimeSettings(BaseSettings):
     token_audience: str | None = Field(None, description="Required aud claim.")
     token_issuer: str | None = Field(None, description="Required iss claim.")
 
-    quota_per_second: float | None = Field(None, gt=0, description="Requests a second per caller; unset: no quota.")
-    quota_burst: int = Field(20, ge=1, description="Requests that a caller may make at once before the rate counts.")
+    quota_per_second: float | None = Field(
+        None, gt=0, le=1e9, description="Requests a second per caller; unset: no quota."
+    )
+    quota_burst: int = Field(
+        20, ge=1, le=MOST_COUNT, description="Requests that a caller may make at once before the rate counts."
+    )
     max_message_bytes: int = Field(
-        16 << 20, ge=1 << 10, description="Largest gRPC message or REST body, of calls that carry pixels or streams."
+        16 << 20,
+        ge=1 << 10,
+        le=MOST_BYTES,
+        description="Largest gRPC message or REST body, of calls that carry pixels or streams.",
     )
     max_plain_bytes: int = Field(
         256 << 10,
         ge=1 << 10,
+        le=MOST_BYTES,
         description="Largest message of other calls, and largest JSON part of a REST body times 8.",
     )
     max_elements: int = Field(
         16_384,
         ge=1000,
+        le=MOST_COUNT,
         description="Most fields and numbers in one message; JSON values in one body: eight times that.",
     )
     max_inflight_bytes: int = Field(
         256 << 20,
         ge=1 << 20,
+        le=1 << 50,
         description="Bytes of messages in flight over all calls; a caller has at most half of them.",
     )
-    max_calls: int = Field(4096, ge=1, description="Calls that are answered at the same time.")
-    max_calls_per_caller: int = Field(128, ge=1, description="Such calls of one caller.")
-    max_streams_per_caller: int = Field(16, ge=1, description="Streams of requests of one caller at the same time.")
-    max_connections: int = Field(4096, ge=1, description="Connections to each port.")
-    receive_seconds: float = Field(20.0, gt=0, description="Longest time for a message, a REST head or body to arrive.")
+    max_calls: int = Field(4096, ge=1, le=MOST_COUNT, description="Calls that are answered at the same time.")
+    max_calls_per_caller: int = Field(128, ge=1, le=MOST_COUNT, description="Such calls of one caller.")
+    max_streams_per_caller: int = Field(
+        16, ge=1, le=MOST_COUNT, description="Streams of requests of one caller at the same time."
+    )
+    max_connections: int = Field(4096, ge=1, le=MOST_COUNT, description="Connections to each port.")
+    receive_seconds: float = Field(
+        20.0, gt=0, le=86_400, description="Longest time for a message, a REST head or body to arrive."
+    )
     stream_idle_seconds: float = Field(
-        300.0, gt=0, description="A stream of requests that sends nothing for so long is ended."
+        300.0, gt=0, le=MOST_SECONDS, description="A stream of requests that sends nothing for so long is ended."
     )
-    max_call_seconds: float = Field(60.0, gt=0, description="Longest unary call, whatever deadline the client sets.")
+    max_call_seconds: float = Field(
+        60.0, gt=0, le=MOST_SECONDS, description="Longest unary call, whatever deadline the client sets."
+    )
     drain_notice_seconds: float = Field(
-        3.0, ge=0, description="Time between reporting NOT_SERVING and refusing new calls."
+        3.0, ge=0, le=MOST_SECONDS, description="Time between reporting NOT_SERVING and refusing new calls."
     )
-    drain_seconds: float = Field(30.0, ge=0, description="Time for running calls to finish after that.")
+    drain_seconds: float = Field(
+        30.0, ge=0, le=MOST_SECONDS, description="Time for running calls to finish after that."
+    )
 
     reflection: bool = Field(True, description="Serve gRPC reflection (grpcurl needs it).")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line kept.")
-    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector (gRPC), such as http://otel:4317.")
+    otlp_endpoint: str | None = Field(
+        None, description="OpenTelemetry collector (gRPC), such as http://otel:4317; OTEL_* variables count too."
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -90,6 +121,16 @@ class RuntimeSettings(BaseSettings):
             prefix = self.model_config["env_prefix"]
             found = [f"{prefix}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
             raise UsageError("settings refused: " + "; ".join(found)) from error
+
+    @property
+    def max_json_values(self) -> int:
+        """Most values in the JSON of a REST request or answer."""
+        return _JSON_FACTOR * self.max_elements
+
+    @property
+    def max_json_bytes(self) -> int:
+        """Largest JSON of a REST request, and most bytes of texts in the JSON of an answer."""
+        return _JSON_FACTOR * self.max_plain_bytes
 
     @property
     def tls(self) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Counter, Gauge, Histogram
 
+from eoforge.errors import UsageError
 from services._runtime.settings import RuntimeSettings
 
 REQUESTS = Counter("eoforge_requests_total", "Calls by method and status.", ("method", "code"))
@@ -19,24 +21,52 @@ SECONDS = Histogram(
 )
 IN_FLIGHT = Gauge("eoforge_requests_in_flight", "Calls being answered.")
 
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 TRACER = trace.get_tracer("eoforge.services")
 _TRACE_CONTEXT = TraceContextTextMapPropagator()
 """Without baggage, which nothing here uses; its parser logs malformed headers word for word."""
 
 
 def configure_traces(settings: RuntimeSettings, service: str) -> None:
-    """Sends spans to the OpenTelemetry collector, if one is set; otherwise spans cost next to nothing."""
-    if settings.otlp_endpoint is None:
+    """Sends spans to the OpenTelemetry collector, if one is set; otherwise spans cost next to nothing.
+
+    The ``OTEL_*`` variables of OpenTelemetry's specification count: endpoint, headers, certificates, sampler, resource
+    and batches. ``EOFORGE_OTLP_ENDPOINT`` wins over their endpoint.
+
+    Args:
+        settings: Settings of the service.
+        service: Its name; ``OTEL_SERVICE_NAME`` or ``service.name`` in ``OTEL_RESOURCE_ATTRIBUTES`` wins.
+
+    Raises:
+        UsageError: A variable asks for an exporter or a protocol that is not here.
+    """
+    exporter = _variable("OTEL_TRACES_EXPORTER", ("otlp", "none"))
+    endpoint = settings.otlp_endpoint or next((v for n in _ENDPOINTS if (v := os.environ.get(n))), None)
+    if exporter == "none" or (endpoint is None and exporter is None):
         return
+    for name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
+        _variable(name, ("grpc",))
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider(resource=Resource.create({"service.name": f"eoforge-{service}"}))
-    insecure = settings.otlp_endpoint.startswith("http://")
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.otlp_endpoint, insecure=insecure)))
+    resource = Resource.create({"service.name": f"eoforge-{service}"}).merge(OTELResourceDetector().detect())
+    insecure = True if endpoint is not None and endpoint.startswith("http://") else None  # None: as OTEL_* says
+    try:
+        provider = TracerProvider(resource=resource)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, insecure=insecure)))
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"an OTEL_* variable is malformed: {error}") from error
     trace.set_tracer_provider(provider)
+
+
+def _variable(name: str, possible: tuple[str, ...]) -> str | None:
+    """Value of a variable of which only some values are possible here; None when it is unset or empty."""
+    value = os.environ.get(name, "").strip().lower() or None
+    if value is not None and value not in possible:
+        raise UsageError(f"{name}={value}: this service knows {' and '.join(possible)} alone")
+    return value
 
 
 def server_span(method: str, headers: Mapping[str, str]) -> trace.Span:

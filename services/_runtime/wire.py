@@ -111,6 +111,17 @@ def count_elements(raw: bytes, descriptor: Descriptor, limits: Limits) -> int:
     return found
 
 
+def field_head(number: int, length: int) -> bytes:
+    """What stands before the ``length`` bytes of field ``number`` (text, bytes or message) on the wire."""
+    out = bytearray()
+    for value in (number << 3 | _LENGTH, length):
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        out.append(value)
+    return bytes(out)
+
+
 def check_json(text: bytes, limits: Limits) -> int:
     """Values of a JSON text at most, by its commas and brackets; those inside strings count too.
 

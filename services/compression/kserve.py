@@ -1,12 +1,14 @@
 """Open Inference Protocol V2 models for patches of one sensor: compression, decompression, hash codes.
 
-Streams have the datatype BYTES: raw bytes over gRPC, base64 text in JSON.
+Streams have the datatype BYTES: the bytes themselves in binary data, base64 text in JSON. Tensors are read and made in
+threads.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -18,9 +20,13 @@ from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import Raster
 from eoforge.data.bands import GROUPS, MODALITIES, BandGroup
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
-from services._runtime.oip import DATATYPES, input_array, input_number, response
+from services._runtime.oip.answers import require_json_fits, response
+from services._runtime.oip.tensors import DATATYPES, band_tensor, input_array, input_number, tensor
 from services.compression.settings import CompressionSettings
 from services.compression.work import Work
+
+STREAM = tensor("stream", "BYTES", -1, json="base64")
+CODE = tensor("code", "UINT8", -1, -1, unit="8 bits; bit k of a code is bit k % 8 of byte k // 8", range="0 to 255")
 
 
 class PatchModel(Model):
@@ -37,24 +43,25 @@ class PatchModel(Model):
 
     def __init__(self, settings: CompressionSettings, modality: str, work: Work) -> None:
         super().__init__(f"{settings.model_name}-{self.kind}-{modality}")
-        self._modality, self._work, self._limit = modality, work, settings.codec_queue
+        self._settings, self._modality, self._work, self._limit = settings, modality, work, settings.codec_queue
         self._groups = [g for g in GROUPS if set(g.bands) <= set(MODALITIES[modality])]
-        self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of the input."""
-        return [{"name": "stream", "datatype": "BYTES", "shape": [-1]}]
+        return [STREAM]
 
     @property
     def _tensors(self) -> list[dict[str, Any]]:
-        return [{"name": g.column, "datatype": DATATYPES[g.dtype], "shape": [-1, *g.shape]} for g in self._groups]
+        return [band_tensor(group) for group in self._groups]
 
     def _streams(self, payload: InferRequest) -> list[bytes]:
         given = input_array(payload, "stream", "BYTES", (), self._limit).tolist()
         try:
             return [s if isinstance(s, bytes) else base64.b64decode(s, validate=True) for s in given]
         except (binascii.Error, ValueError, TypeError) as error:
-            raise UsageError("a stream in JSON must be base64 text; over gRPC it is the bytes themselves") from error
+            raise UsageError(
+                "a stream in JSON must be base64 text; in binary data it is the bytes themselves"
+            ) from error
 
 
 class CompressModel(PatchModel):
@@ -64,15 +71,16 @@ class CompressModel(PatchModel):
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of each input; ``quality`` and ``max_error`` are optional."""
-        rates = [{"name": name, "datatype": "FP32", "shape": [1]} for name in ("quality", "max_error")]
+        unit = "dB" if self._modality == "s1" else "digital numbers"
+        rates = (
+            tensor("quality", "FP32", 1, optional="true", range="0 (smallest) to the codec's max_quality"),
+            tensor("max_error", "FP32", 1, optional="true", unit=unit, range="0 (lossless) or more"),
+        )
         return [*self._tensors, *rates]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of each output; only learned streams have codes."""
-        return [
-            {"name": "stream", "datatype": "BYTES", "shape": [-1]},
-            {"name": "code", "datatype": "UINT8", "shape": [-1, -1]},
-        ]
+        return [STREAM, CODE]
 
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
@@ -84,19 +92,26 @@ class CompressModel(PatchModel):
             LimitExceeded: There are too many patches.
             NotFound: A quality is requested and the server has no codec.
         """
+        rasters, rate = await self._work.in_thread(self._given, payload)
+        streams = await self._work.compress(rasters, rate, "", None)
+        del rasters
+        return response(self.name, payload, await self._work.in_thread(self._outputs, streams, rate))
+
+    def _given(self, payload: InferRequest) -> tuple[list[Raster], Rate]:
         arrays = {g: input_array(payload, g.column, DATATYPES[g.dtype], g.shape, self._limit) for g in self._groups}
         if len({len(a) for a in arrays.values()}) != 1:
             raise UsageError("all inputs need the same number of patches")
-        rate = self._rate(payload)
         count = len(next(iter(arrays.values())))
         rasters = [Raster({b: a[i, j] for g, a in arrays.items() for j, b in enumerate(g.bands)}) for i in range(count)]
-        streams = await self._work.compress(rasters, rate, "", None)
-        outputs = {"stream": _bytes(streams, raw=payload.from_grpc)}
+        return rasters, self._rate(payload)
+
+    def _outputs(self, streams: list[bytes], rate: Rate) -> dict[str, Any]:
+        outputs: dict[str, Any] = {"stream": np.empty(len(streams), dtype=object)}
+        outputs["stream"][:] = streams
         if rate.learned:
-            outputs["code"] = np.concatenate(
-                [stored_codes(s, self._work.coder.limits)[self._modality] for s in streams]
-            )
-        return response(self.name, payload, outputs)
+            codes = [stored_codes(s, self._work.coder.limits)[self._modality] for s in streams]
+            outputs["code"] = np.concatenate(codes)
+        return outputs
 
     def _rate(self, payload: InferRequest) -> Rate:
         quality, error = (input_number(payload, name, "FP32") for name in ("quality", "max_error"))
@@ -128,18 +143,32 @@ class DecompressModel(PatchModel):
             LimitExceeded: There are too many streams.
             DataRefused: A stream is damaged.
         """
+        streams = await self._work.in_thread(self._checked, payload)
+        rasters = await self._work.decompress(streams, None)
+        return response(self.name, payload, await self._work.in_thread(self._outputs, rasters))
+
+    def _checked(self, payload: InferRequest) -> list[bytes]:
         streams = self._streams(payload)
         needed = {band for group in self._groups for band in group.bands}
         for stream in streams:
             header = self._work.header(stream)
             if header.shape != (GROUPS[0].size, GROUPS[0].size) or not needed <= set(header.bands):
                 raise UsageError(f"{self.name} decodes patches with all bands; use Decompress of the typed API")
-        size, limit = len(streams) * sum(_group_bytes(g) for g in self._groups), self._work.settings.max_raster_bytes
+            for grid, part in (header.profile.grids if header.profile else {}).items():
+                if part.masked or part.nodata not in (None, 0.0):
+                    raise UsageError(
+                        f"the stream marks pixels of {grid} as invalid, which tensors cannot; use Decompress of the "
+                        "typed API"
+                    )
+        size, limit = len(streams) * sum(_group_bytes(g) for g in self._groups), self._settings.max_raster_bytes
         if size > limit:
             raise LimitExceeded(f"an answer may have at most {limit} bytes; {len(streams)} patches have {size}")
-        rasters = await self._work.decompress(streams, None)
-        outputs = {g.column: np.stack([[r.bands[b] for b in g.bands] for r in rasters]) for g in self._groups}
-        return response(self.name, payload, outputs)
+        values = {g.column: len(streams) * math.prod(g.shape) for g in self._groups}
+        require_json_fits(payload, values, self._settings)
+        return streams
+
+    def _outputs(self, rasters: list[Raster]) -> dict[str, Any]:
+        return {g.column: np.stack([[r.bands[b] for b in g.bands] for r in rasters]) for g in self._groups}
 
 
 class HashModel(PatchModel):
@@ -149,7 +178,7 @@ class HashModel(PatchModel):
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of the output."""
-        return [{"name": "code", "datatype": "UINT8", "shape": [-1, -1]}]
+        return [CODE]
 
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
@@ -160,7 +189,7 @@ class HashModel(PatchModel):
             UsageError: The input is missing or malformed, or a stream is tiled.
             DataRefused: A stream is damaged, bounded, or holds nothing of this sensor.
         """
-        found = await self._work.codes(self._streams(payload), None)
+        found = await self._work.codes(await self._work.in_thread(self._streams, payload), None)
         rows = [codes.get(self._modality) for codes in found]
         if any(row is None for row in rows):
             raise DataRefused(f"a stream holds no bands of {self._modality}; ask the model of its sensor")
@@ -170,10 +199,4 @@ class HashModel(PatchModel):
 
 
 def _group_bytes(group: BandGroup) -> int:
-    return int(np.prod(group.shape)) * np.dtype(group.dtype).itemsize
-
-
-def _bytes(streams: list[bytes], *, raw: bool) -> Any:
-    out = np.empty(len(streams), dtype=object)
-    out[:] = streams if raw else [base64.b64encode(s).decode("ascii") for s in streams]
-    return out
+    return math.prod(group.shape) * np.dtype(group.dtype).itemsize

@@ -12,21 +12,22 @@ from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.codec.coder import Codes, MaxError, Rate
 from eoforge.codec.cog import write_cogs
 from eoforge.codec.container import Header, Kind
-from eoforge.codec.geotiff import GeoTiff, read_raster
+from eoforge.codec.geotiff import GeoTiff, open_raster
 from eoforge.codec.raster import Georeference, Raster, factor_of
 from eoforge.data.bands import GROUP_OF
 from eoforge.data.modalities import COMPRESSION_MODALITIES
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.geo.crs import parse_crs
 from eoforge.geo.gdal import MAX_BANDS
+from services.compression.marks import band_marks, lost_in_arrays, profile_of
 
 MAX_NAME_CHARS = 128
 KINDS = {Kind.LEARNED: pb.STREAM_KIND_LEARNED, Kind.BOUNDED: pb.STREAM_KIND_BOUNDED}
 Array = npt.NDArray[Any]
 
 
-def raster_of(message: pb.Raster, max_pixels: int, max_bytes: int, *, exact: bool) -> Raster:
-    """The raster of a message.
+def raster_of(message: pb.Raster, max_pixels: int, max_bytes: int, *, exact: bool) -> tuple[Raster, tuple[str, ...]]:
+    """The raster of a message, and what its files hold that a stream does not keep.
 
     Args:
         message: The raster.
@@ -50,7 +51,8 @@ def raster_of(message: pb.Raster, max_pixels: int, max_bytes: int, *, exact: boo
         raise LimitExceeded(f"a raster may have {max_bytes} bytes; this one has {size}")
     if kind == "geotiff":
         files = [GeoTiff(f.content, tuple(f.bands)) for f in given.files]
-        return read_raster(files, given.patch_id, max_pixels=max_pixels, exact=exact)
+        with open_raster(files, given.patch_id, max_pixels=max_pixels, exact=exact) as source:
+            return source.window(0, 0, *source.shape), source.warnings
     if not 1 <= len(given.bands) <= MAX_BANDS:
         raise LimitExceeded(f"a raster has 1 to {MAX_BANDS} bands; this one has {len(given.bands)}")
     bands: dict[str, Array] = {}
@@ -58,28 +60,38 @@ def raster_of(message: pb.Raster, max_pixels: int, max_bytes: int, *, exact: boo
         if band.name in bands:
             raise UsageError(f"band {band.name} is given twice")
         bands[band.name] = _samples(band, max_pixels)
-    return Raster(bands, georeference=_georeference(given), patch_id=given.patch_id)
+    profile, masks = profile_of(given.bands)
+    return Raster(bands, (0, 0), _georeference(given), given.patch_id, profile, masks), ()
 
 
-def raster_message(raster: Raster, pixel_format: int) -> pb.Raster:
-    """A raster in the form that was asked for.
+def raster_message(raster: Raster, pixel_format: int, message: pb.Raster | None = None) -> tuple[pb.Raster, list[str]]:
+    """A raster in the form that was asked for, and what that form cannot hold.
+
+    Args:
+        raster: The raster.
+        pixel_format: Form of the pixels.
+        message: What is filled, such as a part of a response; a message of its own would be copied into that.
 
     Raises:
         UsageError: There is no such form.
     """
+    message = pb.Raster() if message is None else message
     if pixel_format == pb.PIXEL_FORMAT_GEOTIFF:
-        files = [pb.GeoTiffFile(content=content) for content in write_cogs(raster).values()]
-        return pb.Raster(geotiff=pb.GeoTiffRaster(files=files, patch_id=raster.patch_id))
+        message.geotiff.patch_id = raster.patch_id
+        for content in write_cogs(raster).values():
+            message.geotiff.files.add(content=content)
+        return message, []
     if pixel_format not in (pb.PIXEL_FORMAT_UNSPECIFIED, pb.PIXEL_FORMAT_BANDS):
         raise UsageError(f"format must be PIXEL_FORMAT_BANDS or PIXEL_FORMAT_GEOTIFF; got {pixel_format}")
-    message = pb.BandRaster(patch_id=raster.patch_id)
+    message.bands.patch_id = raster.patch_id
+    marks = band_marks(raster)
     for name, samples in raster.bands.items():
         height, width = samples.shape
         little = np.ascontiguousarray(samples, dtype=_wire_type(name))
-        message.bands.append(pb.Band(name=name, height=height, width=width, samples=little.tobytes()))
+        message.bands.bands.add(name=name, height=height, width=width, samples=little.tobytes(), **marks[name])
     if raster.georeference is not None:
-        message.georeference.CopyFrom(_georeference_message(raster.georeference))
-    return pb.Raster(bands=message)
+        message.bands.georeference.CopyFrom(_georeference_message(raster.georeference))
+    return message, lost_in_arrays(raster.profile)
 
 
 def rate_of(message: pb.Rate) -> Rate:
@@ -154,7 +166,8 @@ def _georeference(message: pb.BandRaster) -> Georeference | None:
     place = message.georeference
     if len(place.transform) != 6 or not all(map(math.isfinite, place.transform)):
         raise DataRefused(f"a georeference has six finite numbers; got {list(place.transform)[:7]}")
-    parse_crs(place.crs)  # a stream with a CRS that nobody can read is not made
+    if place.crs:
+        parse_crs(place.crs)  # a stream with a CRS that nobody can read is not made
     a, b, c, d, e, f = place.transform
     return Georeference(place.crs, (a, b, c, d, e, f))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
@@ -14,26 +16,40 @@ from services.compression.settings import CompressionSettings
 from services.compression.state import Codecs, load
 from services.compression.work import Work
 from services.process import serve
+from services.waiting import Waiting
 
 SERVICE = pb.DESCRIPTOR.services_by_name["CompressionService"].full_name
 
 
-def build(settings: CompressionSettings, codecs: Codecs) -> Server:
+def build(settings: CompressionSettings, codecs: Codecs | None = None) -> Server:
     """Server of ``settings``; to be called in the event loop that runs it.
 
     Args:
         settings: All settings.
-        codecs: Codecs from :func:`services.compression.state.load`.
+        codecs: Codecs to serve instead of those of the settings.
 
     Raises:
         UsageError: The settings contradict each other or expose the service.
     """
     settings.require_consistent()
-    work = Work(settings, codecs.coder)
-    servicer = CompressionServicer(work, codecs, settings.stream_window)
+    work = Work(settings, codecs)
+    servicer = CompressionServicer(work, settings.stream_window)
+
+    async def take_up() -> None:
+        work.use(await asyncio.to_thread(load, settings) if codecs is None else codecs)
+        for model in models:
+            model.ready = True
+        await server.report(True)
+
+    waiting = Waiting(take_up, "codec", settings.bundle_uris)
 
     async def start() -> None:
         work.start()
+        await waiting.start()
+
+    async def stop() -> None:
+        await waiting.stop()
+        await work.stop()
 
     models = [
         *(CompressModel(settings, modality, work) for modality in MODALITIES),
@@ -49,8 +65,11 @@ def build(settings: CompressionSettings, codecs: Codecs) -> Server:
         ("Decompress", "DecompressStream", "HashStream", "Inspect", "Transcode"), settings.max_stream_bytes
     )
     sizes = {f"/{SERVICE}/{name}": size + settings.max_plain_bytes for name, size in (rasters | streams).items()}
-    service = Service(name=SERVICE, register=register, models=lambda: models, start=start, stop=work.stop, sizes=sizes)
-    return Server(settings, service)
+    service = Service(
+        name=SERVICE, register=register, reports=True, models=lambda: models, start=start, stop=stop, sizes=sizes
+    )
+    server = Server(settings, service)
+    return server
 
 
 def run(settings: CompressionSettings) -> None:
@@ -58,8 +77,7 @@ def run(settings: CompressionSettings) -> None:
 
     Raises:
         UsageError: The settings contradict each other or expose the service, or a port is taken.
-        NotFound: A bundle does not exist.
         BundleError: A bundle is damaged, or holds no codec.
     """
     settings.require_consistent()
-    serve("compression", settings, lambda: build(settings, load(settings)))
+    serve("compression", settings, lambda: build(settings))

@@ -1,4 +1,4 @@
-"""Servicer of the typed API; blocking work runs in threads."""
+"""Servicer of the typed API; blocking work runs in threads, which also make and serialise large answers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from eoforge.codec.raster import BAND_ORDER
 from eoforge.data.bands import MODALITIES as BANDS
 from eoforge.data.modalities import COMPRESSION_MODALITIES
 from eoforge.errors import UsageError
+from services._runtime.errors import argument
 from services._runtime.ordered import answers_of, deadline_of
 from services.compression.rasters import KINDS, code_messages, info_message, rate_of
-from services.compression.state import Codecs
 from services.compression.work import Work
 
 BOUNDED = "bounded"
@@ -31,10 +31,10 @@ Context = grpc.aio.ServicerContext
 class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
     """Implementation of ``CompressionService``; the interceptor of the runtime maps raised errors to statuses."""
 
-    def __init__(self, work: Work, codecs: Codecs, window: int) -> None:
-        self._work, self._codecs, self._window = work, codecs, window
+    def __init__(self, work: Work, window: int) -> None:
+        self._work, self._window = work, window
 
-    async def Compress(self, request: pb.CompressRequest, context: Context[Any, Any]) -> pb.CompressResponse:
+    async def Compress(self, request: pb.CompressRequest, context: Context[Any, Any]) -> bytes:
         """See the proto."""
         return await self._compress(request, deadline_of(context))
 
@@ -44,7 +44,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         """See the proto. Rasters are processed concurrently within a window, so that they share calls of the codec."""
         deadline = deadline_of(context)
 
-        def compress(given: pb.CompressStreamRequest) -> Awaitable[pb.CompressResponse]:
+        def compress(given: pb.CompressStreamRequest) -> Awaitable[bytes]:
             return self._compress(given.compress, deadline)
 
         found = answers_of(requests, pb.CompressStreamResponse, pb.Error, compress, self._window)
@@ -52,7 +52,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
             async for response in responses:
                 yield response
 
-    async def Decompress(self, request: pb.DecompressRequest, context: Context[Any, Any]) -> pb.DecompressResponse:
+    async def Decompress(self, request: pb.DecompressRequest, context: Context[Any, Any]) -> bytes:
         """See the proto."""
         return await self._decompress(request, deadline_of(context))
 
@@ -62,7 +62,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         """See the proto. Streams are processed concurrently within a window."""
         deadline = deadline_of(context)
 
-        def decompress(given: pb.DecompressStreamRequest) -> Awaitable[pb.DecompressResponse]:
+        def decompress(given: pb.DecompressStreamRequest) -> Awaitable[bytes]:
             return self._decompress(given.decompress, deadline)
 
         found = answers_of(requests, pb.DecompressStreamResponse, pb.Error, decompress, self._window)
@@ -78,23 +78,28 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
 
     async def Inspect(self, request: pb.InspectRequest, context: Context[Any, Any]) -> pb.InspectResponse:
         """See the proto."""
-        header = self._work.header(request.stream)
+        with argument("stream"):
+            header = self._work.header(request.stream)
         return pb.InspectResponse(info=info_message(header, len(request.stream)))
 
-    async def Transcode(self, request: pb.TranscodeRequest, context: Context[Any, Any]) -> pb.TranscodeResponse:
+    async def Transcode(self, request: pb.TranscodeRequest, context: Context[Any, Any]) -> bytes:
         """See the proto."""
-        deadline, rate = deadline_of(context), rate_of(request.rate)
-        header = self._work.header(request.stream)
-        [raster] = await self._work.decompress([request.stream], deadline)
+        deadline = deadline_of(context)
+        with argument("rate"):
+            rate = rate_of(request.rate)
+        with argument("stream"):
+            header = self._work.header(request.stream)
+            [raster] = await self._work.decompress([request.stream], deadline)
         [stream] = await self._work.compress([raster], rate, request.codec or header.bundle, deadline)
-        return pb.TranscodeResponse(stream=stream, info=self._info(stream), codes=self._codes(stream))
+        return await self._work.in_thread(self._described, pb.TranscodeResponse, stream)
 
     async def ListCodecs(self, request: pb.ListCodecsRequest, context: Context[Any, Any]) -> pb.ListCodecsResponse:
         """See the proto. The list has one page, so no page token is valid."""
         if request.page_token:
-            raise UsageError("page_token was not issued by this service; the list has one page")
+            with argument("page_token"):
+                raise UsageError("page_token was not issued by this service; the list has one page")
         codecs = []
-        for bundle_id, method in self._codecs.methods.items():
+        for bundle_id, method in self._work.codecs.methods.items():
             config = self._work.coder.named(bundle_id[:NAME_CHARS]).config
             codecs.append(
                 pb.Codec(
@@ -117,19 +122,26 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         codecs.append(pb.Codec(name=BOUNDED, kind=KINDS[Kind.BOUNDED], bands=all_bands))
         return pb.ListCodecsResponse(codecs=codecs)
 
-    async def _compress(self, request: pb.CompressRequest, deadline: float | None) -> pb.CompressResponse:
-        rate = rate_of(request.rate)
-        raster = await self._work.read(request.raster, rate)
+    async def _compress(self, request: pb.CompressRequest, deadline: float | None) -> bytes:
+        with argument("rate"):
+            rate = rate_of(request.rate)
+        with argument("raster"):
+            raster, lost = await self._work.read(request.raster, rate)
         [stream] = await self._work.compress([raster], rate, request.codec, deadline)
-        return pb.CompressResponse(stream=stream, info=self._info(stream), codes=self._codes(stream))
+        return await self._work.in_thread(self._described, pb.CompressResponse, stream, lost)
 
-    async def _decompress(self, request: pb.DecompressRequest, deadline: float | None) -> pb.DecompressResponse:
-        [raster] = await self._work.decompress([request.stream], deadline)
-        return pb.DecompressResponse(raster=await self._work.write(raster, request.format))
+    async def _decompress(self, request: pb.DecompressRequest, deadline: float | None) -> bytes:
+        with argument("stream"):
+            [raster] = await self._work.decompress([request.stream], deadline)
+        return await self._work.write(raster, request.format)
 
-    def _info(self, stream: bytes) -> pb.StreamInfo:
-        return info_message(self._work.header(stream), len(stream))
-
-    def _codes(self, stream: bytes) -> list[pb.Code]:
-        has_codes = self._work.header(stream).codes
-        return code_messages(stored_codes(stream, self._work.coder.limits)) if has_codes else []
+    def _described(
+        self, kind: type[pb.CompressResponse | pb.TranscodeResponse], stream: bytes, lost: tuple[str, ...] = ()
+    ) -> bytes:
+        """Serialised response with a stream, its header and codes, and warnings of what was not kept."""
+        header = self._work.header(stream)
+        codes = code_messages(stored_codes(stream, self._work.coder.limits)) if header.codes else []
+        response = kind(stream=stream, info=info_message(header, len(stream)), codes=codes)
+        if lost and isinstance(response, pb.CompressResponse):
+            response.warnings.extend(lost)
+        return response.SerializeToString()

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from eoforge.errors import UsageError
-from services._runtime.settings import RuntimeSettings
+from services._runtime.settings import MOST_BYTES, MOST_COUNT, MOST_SECONDS, MOST_THREADS, RuntimeSettings
 
 
 class CompressionSettings(RuntimeSettings):
@@ -24,21 +24,30 @@ class CompressionSettings(RuntimeSettings):
     device: str | None = Field(None, description="Torch device of the codecs; unset takes the CPU.")
 
     max_pixels: int = Field(
-        1 << 22, ge=1, description="Most pixels of the 10 m grid in one raster, given or to be decoded."
+        1 << 22, ge=1, le=MOST_COUNT, description="Most pixels of the 10 m grid in one raster, given or to be decoded."
     )
-    max_raster_bytes: int = Field(12 << 20, ge=1 << 10, description="Largest raster (all bands or files of it).")
-    max_stream_bytes: int = Field(12 << 20, ge=1 << 10, description="Largest stream.")
+    max_raster_bytes: int = Field(
+        12 << 20, ge=1 << 10, le=MOST_BYTES, description="Largest raster (all bands or files of it)."
+    )
+    max_stream_bytes: int = Field(12 << 20, ge=1 << 10, le=MOST_BYTES, description="Largest stream.")
 
-    codec_batch: int = Field(16, ge=1, description="Most patches that a codec gets at once.")
-    codec_delay_seconds: float = Field(0.002, ge=0, description="How long a patch waits for company.")
-    codec_queue: int = Field(256, ge=1, description="Patches that may wait; beyond that callers get OVERLOADED.")
+    codec_batch: int = Field(16, ge=1, le=MOST_COUNT, description="Most patches that a codec gets at once.")
+    codec_delay_seconds: float = Field(0.002, ge=0, le=MOST_SECONDS, description="How long a patch waits for company.")
+    codec_queue: int = Field(
+        256, ge=1, le=MOST_COUNT, description="Patches that may wait; beyond that callers get OVERLOADED."
+    )
     codec_workers: int = Field(
-        2, ge=1, description="Bounded-error codings, GeoTIFF readings and header readings that run at the same time."
+        2,
+        ge=1,
+        le=MOST_THREADS,
+        description="Bounded-error codings, GeoTIFF readings and header readings that run at the same time.",
     )
     codec_worker_queue: int = Field(
-        256, ge=1, description="Such calls that may wait; beyond that callers get OVERLOADED."
+        256, ge=1, le=MOST_COUNT, description="Such calls that may wait; beyond that callers get OVERLOADED."
     )
-    stream_window: int = Field(16, ge=1, description="Patches of one stream of requests that are worked on at once.")
+    stream_window: int = Field(
+        16, ge=1, le=MOST_COUNT, description="Patches of one stream of requests that are worked on at once."
+    )
 
     def __init__(self, **values: Any) -> None:  # explicit, because type checkers would otherwise require every field
         super().__init__(**values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
 from eoforge.codec.coder import Coder, Codes, Rate
@@ -13,13 +13,18 @@ from eoforge.codec.raster import Raster
 from eoforge.errors import EoforgeError, LimitExceeded
 from services._runtime.admission import RESERVATION
 from services._runtime.batching import Batcher, BatchMetrics
+from services._runtime.errors import NotReady
 from services._runtime.fair import EXPENSIVE_BYTES, FairPool
+from services._runtime.wire import COPIES
 from services.compression.rasters import raster_message, raster_of
 from services.compression.settings import CompressionSettings
+from services.compression.state import Codecs
 
+Result = TypeVar("Result")
 METRICS = BatchMetrics("codec", "patches")
 MAX_PIECE = 1 << 19
 """Pixels that a network decodes at once; tiles of ours have 552 x 552 with their overlap."""
+_RETRY_S = 5.0
 ANSWER_COPIES = 3
 """Pixels that a stream decodes to: as arrays, in the message, and serialised."""
 
@@ -29,15 +34,31 @@ class Work:
 
     Args:
         settings: Limits.
-        coder: Coder with the loaded codecs.
+        codecs: Loaded codecs; without them calls are refused until :meth:`use`.
     """
 
-    def __init__(self, settings: CompressionSettings, coder: Coder) -> None:
-        self.coder, self.settings = coder, settings
+    def __init__(self, settings: CompressionSettings, codecs: Codecs | None) -> None:
+        self._codecs, self.settings = codecs, settings
         self._pool = FairPool(settings.codec_workers, settings.codec_worker_queue, "patches")
         self._batcher: Batcher[Any, Any] = Batcher(
             self._batch, METRICS, settings.codec_batch, settings.codec_delay_seconds, settings.codec_queue
         )
+
+    @property
+    def codecs(self) -> Codecs:
+        """Served codecs."""
+        if self._codecs is None:
+            raise NotReady("the codecs are not there yet; the service answers as soon as they are trained", _RETRY_S)
+        return self._codecs
+
+    @property
+    def coder(self) -> Coder:
+        """Coder with the served codecs."""
+        return self.codecs.coder
+
+    def use(self, codecs: Codecs) -> None:
+        """Serves these codecs from now on."""
+        self._codecs = codecs
 
     def start(self) -> None:
         """Starts the batcher in the running loop."""
@@ -48,18 +69,29 @@ class Work:
         await self._batcher.stop()
         self._pool.stop()
 
-    async def read(self, message: pb.Raster, rate: Rate) -> Raster:
-        """Raster of a message, checked by :func:`raster_of`."""
+    async def in_thread(self, function: Callable[..., Result], *args: object) -> Result:
+        """Result of a function that reads or makes tensors, in a thread."""
+        return await self._pool.run(function, *args)
+
+    async def read(self, message: pb.Raster, rate: Rate) -> tuple[Raster, tuple[str, ...]]:
+        """Raster of a message and what is not kept of it, checked by :func:`raster_of`."""
         limits = self.settings
 
-        def parse() -> Raster:
+        def parse() -> tuple[Raster, tuple[str, ...]]:
             return raster_of(message, limits.max_pixels, limits.max_raster_bytes, exact=not rate.learned)
 
-        return await self._pool.run(parse, cost=message.ByteSize())
+        return await self._pool.run(parse, cost=RESERVATION.get().held / COPIES)
 
-    async def write(self, raster: Raster, pixel_format: int) -> pb.Raster:
-        """Message of a raster."""
-        return await self._pool.run(raster_message, raster, pixel_format, cost=_bytes(raster))
+    async def write(self, raster: Raster, pixel_format: int) -> bytes:
+        """Serialised DecompressResponse of a raster, with warnings of what the form cannot hold."""
+
+        def written() -> bytes:
+            response = pb.DecompressResponse()
+            _, lost = raster_message(raster, pixel_format, response.raster)
+            response.warnings.extend(lost)
+            return response.SerializeToString()
+
+        return await self._pool.run(written, cost=_bytes(raster))
 
     async def compress(self, rasters: Sequence[Raster], rate: Rate, name: str, deadline: float | None) -> list[bytes]:
         """Streams of rasters; see :meth:`Coder.compress` for errors.

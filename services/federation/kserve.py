@@ -10,7 +10,8 @@ from kserve import InferRequest, InferResponse, Model
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from services._runtime.errors import PermissionDenied
-from services._runtime.oip import input_texts, response
+from services._runtime.oip.answers import response
+from services._runtime.oip.tensors import input_texts, tensor
 from services.federation.coordinator import Coordinator
 from services.federation.identity import Identities, may_control
 
@@ -28,12 +29,18 @@ class RunsModel(Model):
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of the input."""
-        return [{"name": "run_id", "datatype": "BYTES", "shape": [-1]}]
+        return [tensor("run_id", "BYTES", -1)]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Name, type and shape of each output."""
-        outputs = (("status", "BYTES"), ("round", "INT64"), ("rounds", "INT64"), ("bundle_uri", "BYTES"))
-        return [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in outputs]
+        return [
+            tensor(
+                "status", "BYTES", -1, range=", ".join(n.removeprefix("RUN_STATUS_") for n in pb.RunStatus.keys()[1:])
+            ),
+            tensor("round", "INT64", -1, range="0 to rounds"),
+            tensor("rounds", "INT64", -1, range="1 or more"),
+            tensor("bundle_uri", "BYTES", -1, range="an address; empty until the run has finished"),
+        ]
 
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import secrets
 from collections.abc import AsyncIterator
@@ -24,7 +25,7 @@ from eoforge.federated.store.chunk_store import StoredFile
 from eoforge.federated.store.run_files import RunFiles
 from eoforge.federated.strategies.registry import make_strategy
 from eoforge.storage.chunks import check_manifest, digest_of
-from services._runtime.errors import PermissionDenied
+from services._runtime.errors import PermissionDenied, argument
 from services.federation.coordinator import Coordinator
 from services.federation.estimate import estimate
 from services.federation.identity import Identities, may_control
@@ -57,7 +58,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     ) -> pb.PrepareModelResponse:
         """See the proto."""
         self._identities.operator()
-        check_manifest(request.manifest, self._coordinator.settings.max_model_bytes)
+        with argument("manifest"):
+            check_manifest(request.manifest, self._coordinator.settings.max_model_bytes)
         return pb.PrepareModelResponse(
             missing=await self._coordinator.in_thread(self._models.missing, request.manifest)
         )
@@ -70,7 +72,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         first = await anext(requests, None)
         if first is None or not first.HasField("manifest"):
             raise UsageError("the first message of a model must hold its manifest")
-        check_manifest(first.manifest, self._coordinator.settings.max_model_bytes)
+        with argument("manifest"):
+            check_manifest(first.manifest, self._coordinator.settings.max_model_bytes)
         manifest = pb.Manifest.FromString(first.manifest.SerializeToString())
         chunks = chunks_of(first, requests)
         del first
@@ -80,18 +83,19 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context[Any, Any]) -> pb.CreateRunResponse:
         """See the proto."""
         operator = self._identities.operator()
-        run_id = request.run_id or f"run-{secrets.token_hex(6)}"
-        if not RUN_ID.fullmatch(run_id):
-            raise UsageError(f"a run_id has 1 to 64 letters, digits, '.', '_' or '-'; got {run_id!r:.80}")
+        run_id = _run_id(request, operator)
         spec = request.spec
-        check_storable(spec, "spec")
-        strategy = make_strategy(spec.strategy, plain(spec.strategy_options))
-        check_manifest(spec.initial_model, self._coordinator.settings.max_model_bytes)
+        with argument("spec"):
+            check_storable(spec, "spec")
+            strategy = make_strategy(spec.strategy, plain(spec.strategy_options))
+            with argument("initial_model"):
+                check_manifest(spec.initial_model, self._coordinator.settings.max_model_bytes)
         missing = await self._coordinator.in_thread(self._models.missing, spec.initial_model)
         if missing or not spec.initial_model.chunks:
             raise WrongState(f"{len(missing)} chunks of the initial model are missing; send them with PutModel first")
         model = await self._coordinator.in_thread(StoredFile, self._models, spec.initial_model)
-        check_spec(spec, strategy, model.specs)
+        with argument("spec"):
+            check_spec(spec, strategy, model.specs)
         await self._coordinator.in_thread(check_model, model, self._coordinator.compute)
         run = await self._coordinator.create(run_id, spec, digest_of(spec.initial_model), operator)
         self._coordinator.audit.note(operator, "create", run_id)
@@ -262,9 +266,26 @@ def _page(run: pb.Run, before: int = 0) -> tuple[pb.Run, bool]:
     return short, bool(page) and page[-1].number != run.history[0].number
 
 
+def _run_id(request: pb.CreateRunRequest, operator: str) -> str:
+    """Name of a new run: the one asked for, one that follows from caller and request_id, or a random one."""
+    for field in ("run_id", "request_id"):
+        given = getattr(request, field)
+        with argument(field):
+            if given and not RUN_ID.fullmatch(given):
+                raise UsageError(f"a {field} has 1 to 64 letters, digits, '.', '_' or '-'; got {given!r:.80}")
+    if request.run_id and request.request_id:
+        with argument("request_id"):
+            raise UsageError("run_id makes the call safe to repeat by itself; leave request_id out")
+    if request.request_id:
+        asked = f"{operator}\n{request.request_id}".encode()
+        return f"run-{hashlib.sha256(asked).hexdigest()[:24]}"
+    return request.run_id or f"run-{secrets.token_hex(6)}"
+
+
 def _page_size(asked: int) -> int:
     if asked > MAX_PAGE:
-        raise LimitExceeded(f"page_size may be {MAX_PAGE}; got {asked}")
+        with argument("page_size"):
+            raise LimitExceeded(f"page_size may be {MAX_PAGE}; got {asked}")
     return asked or DEFAULT_PAGE
 
 
@@ -280,4 +301,5 @@ def _after(token: str, names: list[str]) -> int:
         name = base64.urlsafe_b64decode(token.encode("ascii")).decode()
         return names.index(name) + 1
     except ValueError as error:
-        raise UsageError("page_token is not one of this service; pass next_page_token unchanged") from error
+        with argument("page_token"):
+            raise UsageError("page_token is not one of this service; pass next_page_token unchanged") from error

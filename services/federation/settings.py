@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from eoforge.errors import UsageError
-from services._runtime.settings import RuntimeSettings
+from services._runtime.settings import MOST_BYTES, MOST_COUNT, MOST_SECONDS, MOST_THREADS, RuntimeSettings
 
 
 class FederationSettings(RuntimeSettings):
@@ -34,28 +34,41 @@ class FederationSettings(RuntimeSettings):
         "Unset: the host name.",
     )
     lease_seconds: float = Field(
-        15.0, gt=0, description="A coordinator silent for this long loses the lead, and all runs, to another one."
+        15.0,
+        gt=0,
+        le=MOST_SECONDS,
+        description="A coordinator silent for this long loses the lead, and all runs, to another one.",
     )
-    heartbeat_seconds: float = Field(10.0, gt=0, description="Interval at which silos must send heartbeats.")
-    retain_rounds: int = Field(2, ge=1, description="Rounds whose updates are kept after they were reduced.")
+    heartbeat_seconds: float = Field(
+        10.0, gt=0, le=MOST_SECONDS, description="Interval at which silos must send heartbeats."
+    )
+    retain_rounds: int = Field(
+        2, ge=1, le=MOST_COUNT, description="Rounds whose updates are kept after they were reduced."
+    )
     upload_seconds: float = Field(
-        86400.0, gt=0, description="An initial model is deleted so long after its upload; runs keep their own."
+        86400.0,
+        gt=0,
+        le=MOST_SECONDS,
+        description="An initial model is deleted so long after its upload; runs keep their own.",
     )
     flush: bool = Field(
         True, description="On a local path: flush to the disk before acknowledging, so that a power cut loses nothing."
     )
-    workers: int = Field(4, ge=1, description="Threads that hash, check, store and reduce.")
+    workers: int = Field(4, ge=1, le=MOST_THREADS, description="Threads that hash, check, store and reduce.")
     reflection: bool = Field(False, description="Serve gRPC reflection (grpcurl needs it).")
 
-    max_model_bytes: int = Field(16 << 30, ge=1 << 10, description="Largest model or update.")
-    max_silos: int = Field(1000, ge=1, description="Most silos that may register.")
-    max_runs: int = Field(100, ge=1, description="Most runs that may be unfinished at the same time.")
+    max_model_bytes: int = Field(16 << 30, ge=1 << 10, le=1 << 50, description="Largest model or update.")
+    max_silos: int = Field(1000, ge=1, le=MOST_COUNT, description="Most silos that may register.")
+    max_runs: int = Field(100, ge=1, le=MOST_COUNT, description="Most runs that may be unfinished at the same time.")
     max_uploads: int = Field(
         64,
         ge=1,
+        le=MOST_COUNT,
         description="Uploads at the same time; beyond that the caller with most of them loses one, or gets OVERLOADED.",
     )
-    max_message_bytes: int = Field(8 << 20, ge=5 << 20, description="Largest gRPC message; chunks have 4 MiB.")
+    max_message_bytes: int = Field(
+        8 << 20, ge=5 << 20, le=MOST_BYTES, description="Largest gRPC message; chunks have 4 MiB."
+    )
 
     def __init__(
         self, **values: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +17,9 @@ from eoforge.data.labels import CLASSES, INDEX
 from eoforge.data.modalities import RETRIEVAL_MODALITIES
 from eoforge.data.search_filter import SearchFilter
 from eoforge.data.tables.schema import sql_list, tensor_column
-from eoforge.errors import LimitExceeded, NotFound, StoreError, UsageError
+from eoforge.errors import LimitExceeded, NotFound, StoreError, UsageError, did_you_mean
 from eoforge.index.catalog import IndexSnapshot
+from services.retrieval.batching import Encoding
 from services.retrieval.state import Served
 
 THUMBNAIL_COLUMN = {"s1": "s1", "s2": "s2_10m"}
@@ -38,7 +40,7 @@ def search_filter(message: pb.Filter) -> SearchFilter:
             raise LimitExceeded(f"filter.{name} may list {MAX_CHOICES} values; got {len(getattr(message, name))}")
     unknown = [label for label in (*message.labels_any, *message.labels_all) if label not in INDEX]
     if unknown:
-        raise UsageError(f"unknown label {unknown[0][:80]!r}; the 19 classes are {'; '.join(CLASSES)}")
+        raise UsageError(f"unknown label {unknown[0][:80]!r}{did_you_mean(unknown[0], CLASSES)}")
     box = message.bounds
     return SearchFilter(
         countries=tuple(message.countries),
@@ -55,24 +57,31 @@ def search_filter(message: pb.Filter) -> SearchFilter:
 
 def nearest(
     served: Served, code: npt.NDArray[np.uint8], target: str, search_filter: SearchFilter | None, offset: int, size: int
-) -> tuple[list[pb.Hit], bool, int]:
-    """Hits ``offset`` to ``offset + size`` of one query, whether more follow, and the number of candidate rows.
+) -> pb.SearchResponse:
+    """Response with hits ``offset`` to ``offset + size`` of one query, without the token of a next page.
 
     Raises:
         NotFound: The index holds no codes of ``target``.
     """
     snapshot = served.snapshot
     index = snapshot.index_of(target)
-    allow = None if search_filter in (None, SearchFilter()) else snapshot.allow(search_filter)
+    allow = snapshot.allowed(search_filter, target)
     candidates = len(snapshot) if allow is None else int(np.count_nonzero(allow))
     distances, rows = index.search(code[None], offset + size, allow)
     kept = rows[0, offset:]
     metadata = metadata_messages(snapshot, kept)
-    hits = [
-        pb.Hit(patch=patch, modality=RETRIEVAL_MODALITIES[target], distance=int(distance))
-        for patch, distance in zip(metadata, distances[0, offset:], strict=True)
-    ]
-    return hits, candidates > offset + size, candidates
+    response = pb.SearchResponse(query_code=code.tobytes(), index_version=snapshot.version, candidates=candidates)
+    for patch, distance in zip(metadata, distances[0, offset:], strict=True):
+        response.hits.add(patch=patch, modality=RETRIEVAL_MODALITIES[target], distance=int(distance))
+    return response
+
+
+def encode_response(encodings: Sequence[Encoding], bundle_id: str) -> pb.EncodeResponse:
+    """Response with packed codes and embeddings."""
+    response = pb.EncodeResponse(bundle_id=bundle_id)
+    for code, embedding in encodings:
+        response.encodings.add(code=code.tobytes(), embedding=embedding.tolist())
+    return response
 
 
 def metadata_messages(snapshot: IndexSnapshot, rows: npt.NDArray[np.int64]) -> list[pb.PatchMetadata]:
@@ -106,7 +115,7 @@ def patch_response(served: Served, request: pb.GetPatchRequest) -> pb.GetPatchRe
     snapshot = served.snapshot
     if not snapshot.modalities:
         raise NotFound("the index is still empty")
-    row = row_of(snapshot, request.patch_id, snapshot.modalities[0])
+    row = row_of(snapshot, request.patch_id)
     response = pb.GetPatchResponse(patch=metadata_messages(snapshot, np.array([row]))[0])
     columns = {g.column for g in GROUPS} if request.include_pixels else set()
     columns |= set(THUMBNAIL_COLUMN.values()) if request.include_thumbnails else set()
@@ -129,16 +138,18 @@ def patch_response(served: Served, request: pb.GetPatchRequest) -> pb.GetPatchRe
     return response
 
 
-def row_of(snapshot: IndexSnapshot, patch_id: str, modality: str) -> int:
-    """Row of a patch.
+def row_of(snapshot: IndexSnapshot, patch_id: str, modality: str | None = None) -> int:
+    """Row of a patch, with a sensor if one is named.
 
     Raises:
-        NotFound: The patch is not in the index; unlike the error of the snapshot, the message names no store.
+        NotFound: The patch is not in the index, or lacks the sensor; unlike the error of the snapshot, the message
+            names no store.
     """
-    try:
-        return snapshot.row_of(patch_id, modality)
-    except NotFound as error:
-        raise NotFound(f"no patch {patch_id[:128]!r} with {modality} in index version {snapshot.version}") from error
+    for sensor in snapshot.modalities if modality is None else (modality,):
+        with suppress(NotFound):
+            return snapshot.row_of(patch_id, sensor)
+    wanted = "" if modality is None else f" with {modality}"
+    raise NotFound(f"no patch {patch_id[:128]!r}{wanted} in index version {snapshot.version}")
 
 
 def read_pixels(served: Served, patch_ids: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -194,8 +205,10 @@ def _metadata(row: dict[str, Any]) -> pb.PatchMetadata:
         uly=row["uly"],
         footprint=box,
     )
-    message.acquired_s2.FromDatetime(row["acquired_s2"])
-    message.acquired_s1.FromDatetime(row["acquired_s1"])
+    if row["acquired_s2"] is not None:
+        message.acquired_s2.FromDatetime(row["acquired_s2"])
+    if row["acquired_s1"] is not None:
+        message.acquired_s1.FromDatetime(row["acquired_s1"])
     return message
 
 

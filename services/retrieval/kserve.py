@@ -1,4 +1,7 @@
-"""Open Inference Protocol V2 models: encoding per sensor, and search by code, with metadata of inputs and outputs."""
+"""Open Inference Protocol V2 models: encoding per sensor, and search by code or patch, with metadata of all tensors.
+
+Tensors are read and made in threads.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,27 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import orjson
+from google.protobuf import json_format
 from kserve import InferRequest, InferResponse, Model
 
-from eoforge.data.bands import GROUPS
-from eoforge.errors import DataRefused, LimitExceeded, UsageError
+from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.data.bands import GROUPS, require_modality
+from eoforge.data.search_filter import SearchFilter
+from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
 from eoforge.index.search import MAX_K
 from services._runtime.fair import FairPool
-from services._runtime.oip import DATATYPES, input_array, input_number, response
-from services.retrieval.batching import EncodeBatcher
+from services._runtime.oip.answers import require_json_fits, response
+from services._runtime.oip.tensors import DATATYPES, band_tensor, input_array, input_number, input_texts, tensor
+from services.retrieval import answers
+from services.retrieval.batching import EncodeBatcher, Encoding
 from services.retrieval.images import Raster
 from services.retrieval.paging import DEFAULT_PAGE
 from services.retrieval.settings import RetrievalSettings
-from services.retrieval.state import IndexHolder
+from services.retrieval.state import IndexHolder, Served
 
 GROUP_BY_COLUMN = {g.column: g for g in GROUPS}
+MAX_FILTER_CHARS, MAX_MODALITY_CHARS = 32_768, 32
 
 
 class EncodeModel(Model):
@@ -28,24 +38,22 @@ class EncodeModel(Model):
     Inputs are the columns of ``patches.lance`` that the encoder reads, ``[N, C, H, W]`` on native grids.
     """
 
-    def __init__(self, settings: RetrievalSettings, modality: str, holder: IndexHolder, batcher: EncodeBatcher) -> None:
+    def __init__(
+        self, settings: RetrievalSettings, modality: str, holder: IndexHolder, batcher: EncodeBatcher, pool: FairPool
+    ) -> None:
         super().__init__(f"{settings.model_name}-encode-{modality}")
-        self._max_images, self._modality = settings.max_images, modality
-        self._holder, self._batcher = holder, batcher
-        self.ready = True
+        self._settings, self._modality = settings, modality
+        self._holder, self._batcher, self._pool = holder, batcher, pool
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """Name, type and shape of each input."""
-        groups = [GROUP_BY_COLUMN[c] for c in self._holder.current.columns(self._modality)]
-        return [{"name": g.column, "datatype": DATATYPES[g.dtype], "shape": [-1, *g.shape]} for g in groups]
+        """Name, type, shape and meaning of each input."""
+        return [band_tensor(GROUP_BY_COLUMN[c]) for c in self._holder.current.columns(self._modality)]
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        """Name, type and shape of each output."""
+        """Name, type, shape and meaning of each output."""
         encoder = self._holder.current.encoder
-        return [
-            {"name": "code", "datatype": "UINT8", "shape": [-1, encoder.bits // 8]},
-            {"name": "embedding", "datatype": "FP32", "shape": [-1, encoder.embedding_dim]},
-        ]
+        embedding = tensor("embedding", "FP32", -1, encoder.embedding_dim, range="finite numbers")
+        return [_code(encoder.bits), embedding]
 
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
@@ -58,65 +66,120 @@ class EncodeModel(Model):
             DataRefused: Pixels carry no data.
         """
         served = self._holder.current
+        rasters = await self._pool.run(self._rasters, payload, served)
+        encodings = await self._batcher.encode(served.encoder, rasters, None)
+        return response(self.name, payload, await self._pool.run(_stacked, encodings))
+
+    def _rasters(self, payload: InferRequest, served: Served) -> list[Raster]:
         arrays = {}
         for column in served.columns(self._modality):
             group = GROUP_BY_COLUMN[column]
-            tensor = input_array(payload, column, DATATYPES[group.dtype], group.shape, self._max_images)
+            given = input_array(payload, column, DATATYPES[group.dtype], group.shape, self._settings.max_images)
             needed = [i for i, band in enumerate(group.bands) if band in served.bands(self._modality)]
-            complete = np.isfinite(tensor) if self._modality == "s1" else tensor != 0
+            complete = np.isfinite(given) if self._modality == "s1" else given != 0
             if not complete[:, needed].all():
                 raise DataRefused(f"input {column} has pixels without data; images must be complete")
-            arrays[column] = tensor
+            arrays[column] = given
         if len({len(a) for a in arrays.values()}) != 1:
             raise UsageError("all inputs need the same number of images")
         count = len(next(iter(arrays.values())))
-        rasters = [Raster(self._modality, {c: a[i] for c, a in arrays.items()}) for i in range(count)]
-        encodings = await self._batcher.encode(served.encoder, rasters, None)
-        outputs = {"code": np.stack([c for c, _ in encodings]), "embedding": np.stack([e for _, e in encodings])}
-        return response(self.name, payload, outputs)
+        return [Raster(self._modality, {c: a[i] for c, a in arrays.items()}) for i in range(count)]
 
 
 class SearchModel(Model):
-    """Search model: codes to the ``k`` nearest patches of one sensor, without filters."""
+    """Search model: codes or patch ids to the ``k`` nearest patches of one sensor.
+
+    Parameters of the request mean what the fields of the typed API mean: ``query_modality`` (s1 or s2) is the sensor of
+    the patches, ``filter`` a Filter message in its JSON form.
+    """
 
     def __init__(self, settings: RetrievalSettings, modality: str, holder: IndexHolder, pool: FairPool) -> None:
         super().__init__(f"{settings.model_name}-search-{modality}")
-        self._max_queries, self._modality = settings.max_images, modality
+        self._settings, self._modality = settings, modality
         self._holder, self._pool = holder, pool
-        self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """Name, type and shape of each input; ``k`` is optional."""
-        width = self._holder.current.encoder.bits // 8
-        return [
-            {"name": "code", "datatype": "UINT8", "shape": [-1, width]},
-            {"name": "k", "datatype": "INT32", "shape": [1]},
-        ]
+        """Name, type, shape and meaning of each input: codes or patches, and a number of hits."""
+        patches = tensor("patch_id", "BYTES", -1, instead_of="code", needs="parameter query_modality: s1 or s2")
+        hits = tensor("k", "INT32", 1, optional="true", default=str(DEFAULT_PAGE), range=f"1 to {MAX_K}")
+        return [_code(self._holder.current.encoder.bits), patches, hits]
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        """Name, type and shape of each output."""
+        """Name, type, shape and meaning of each output."""
+        bits = self._holder.current.encoder.bits
         return [
-            {"name": "patch_id", "datatype": "BYTES", "shape": [-1, -1]},
-            {"name": "distance", "datatype": "INT32", "shape": [-1, -1]},
+            tensor("patch_id", "BYTES", -1, -1, order="by distance, then by patch id"),
+            tensor("distance", "INT32", -1, -1, unit="bits that differ", range=f"0 to {bits}"),
         ]
 
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
     ) -> InferResponse:
-        """Nearest patches of every code of one request.
+        """Nearest patches of every code or patch of one request.
 
         Raises:
-            UsageError: An input is missing or has another type or shape.
-            LimitExceeded: There are too many codes, or ``k`` is too large.
-            NotFound: The index holds no codes of this sensor.
+            UsageError: An input is missing or has another type or shape, ``k`` is below 1, or a parameter is malformed.
+            LimitExceeded: There are too many codes or patches, or ``k`` is too large.
+            NotFound: The index holds no codes of this sensor, or not one of the patches.
         """
-        snapshot = self._holder.current.snapshot
-        codes = input_array(payload, "code", "UINT8", (snapshot.info.bits // 8,), self._max_queries)
+        return response(self.name, payload, await self._pool.run(self._nearest, payload, self._holder.current))
+
+    def _nearest(self, payload: InferRequest, served: Served) -> dict[str, Any]:
+        snapshot = served.snapshot
+        if self._modality not in snapshot.modalities:
+            raise NotFound(f"the index holds no codes of {self._modality}")
         given = input_number(payload, "k", "INT32")
         k = DEFAULT_PAGE if given is None else int(given)
-        if not 1 <= k <= MAX_K:
+        if k < 1:
+            raise UsageError(f"k must be 1 to {MAX_K}; got {k}")
+        if k > MAX_K:
             raise LimitExceeded(f"k must be 1 to {MAX_K}; got {k}")
-        distances, rows = await self._pool.run(snapshot.index_of(self._modality).search, codes, k)
+        codes = self._codes(payload, served)
+        count = len(codes) * min(k, len(snapshot))
+        require_json_fits(payload, {"patch_id": count, "distance": count}, self._settings)
+        chosen = _filter(payload)
+        allow = None if chosen == SearchFilter() else snapshot.allow(chosen)
+        distances, rows = snapshot.index_of(self._modality).search(codes, k, allow)
         ids = snapshot.metadata.column("patch_id").take(rows.ravel()).to_pylist()
-        patch_ids = np.array(ids, dtype=object).reshape(rows.shape)
-        return response(self.name, payload, {"patch_id": patch_ids, "distance": distances})
+        return {"patch_id": np.array(ids, dtype=object).reshape(rows.shape), "distance": distances}
+
+    def _codes(self, payload: InferRequest, served: Served) -> Any:
+        """Codes ``[N, K/8]`` of the queries."""
+        limit = self._settings.max_images
+        if payload.get_input_by_name("patch_id") is None:
+            return input_array(payload, "code", "UINT8", (served.encoder.bits // 8,), limit)
+        if payload.get_input_by_name("code") is not None:
+            raise UsageError("a search has input code or input patch_id; got both")
+        modality = require_modality(_text(payload, "query_modality", MAX_MODALITY_CHARS))
+        rows = [answers.row_of(served.snapshot, name, modality) for name in input_texts(payload, "patch_id", limit)]
+        return served.snapshot.indexes[modality].codes[rows]
+
+
+def _filter(payload: InferRequest) -> SearchFilter:
+    text = _text(payload, "filter", MAX_FILTER_CHARS)
+    try:
+        found = orjson.loads(text or "{}")
+        if not isinstance(found, dict):
+            raise UsageError("parameter filter must be a JSON object")
+        message = json_format.ParseDict(found, pb.Filter())
+    except (orjson.JSONDecodeError, json_format.ParseError) as error:
+        raise UsageError("parameter filter must be a Filter of the typed API in its JSON form") from error
+    return answers.search_filter(message)
+
+
+def _text(payload: InferRequest, name: str, limit: int) -> str:
+    found = (payload.parameters or {}).get(name, "")
+    if not isinstance(found, str):
+        raise UsageError(f"parameter {name} must be a text")
+    if len(found) > limit:
+        raise LimitExceeded(f"parameter {name} may have {limit} characters; this one has {len(found)}")
+    return found
+
+
+def _code(bits: int) -> dict[str, Any]:
+    meaning = "8 bits; bit k of a code is bit k % 8 of byte k // 8"
+    return tensor("code", "UINT8", -1, bits // 8, unit=meaning, range="0 to 255")
+
+
+def _stacked(encodings: list[Encoding]) -> dict[str, Any]:
+    return {"code": np.stack([c for c, _ in encodings]), "embedding": np.stack([e for _, e in encodings])}

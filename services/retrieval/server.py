@@ -40,7 +40,13 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
     reads = FairPool(settings.read_workers, settings.search_queue, "reads", settings.read_seconds)
     servicer = RetrievalServicer(settings, index, batcher, pool, reads)
 
+    async def answer() -> None:
+        for model in models:
+            model.ready = True
+        await server.report(True)
+
     async def start() -> None:
+        index.on_first = answer
         await index.start()
         batcher.start()
 
@@ -50,8 +56,8 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
         pool.stop()
         reads.stop()
 
-    models = [
-        *(EncodeModel(settings, modality, index, batcher) for modality in MODALITIES),
+    models: list[EncodeModel | SearchModel] = [
+        *(EncodeModel(settings, modality, index, batcher, pool) for modality in MODALITIES),
         *(SearchModel(settings, modality, index, pool) for modality in MODALITIES),
     ]
 
@@ -61,6 +67,7 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
     service = Service(
         name=SERVICE,
         register=register,
+        reports=True,
         models=lambda: models,
         start=start,
         stop=stop,
@@ -70,7 +77,8 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
             f"/{SERVICE}/Encode": settings.max_message_bytes,
         },
     )
-    return Server(settings, service)
+    server = Server(settings, service)
+    return server
 
 
 def run(settings: RetrievalSettings) -> None:
@@ -78,6 +86,6 @@ def run(settings: RetrievalSettings) -> None:
 
     Raises:
         UsageError: The settings contradict each other or expose the service, or a port is taken.
-        NotFound: Codes, patches or bundle do not exist.
+        DataRefused: The codes are damaged, or do not fit their bundle or patches.
     """
     serve("retrieval", settings, lambda: build(settings))

@@ -15,6 +15,7 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.data.modalities import MODALITY_NAMES, RETRIEVAL_MODALITIES
 from eoforge.errors import LimitExceeded, NotFound, UsageError
 from eoforge.index.search import MAX_K
+from services._runtime.errors import argument
 from services._runtime.fair import FairPool
 from services._runtime.ordered import answers_of, deadline_of
 from services.retrieval import answers
@@ -73,10 +74,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         served = self._holder.current
         rasters = [await self._pool.run(self._image, image, served) for image in request.images]
         encodings = await self._batcher.encode(served.encoder, rasters, deadline_of(context))
-        return pb.EncodeResponse(
-            encodings=[pb.Encoding(code=c.tobytes(), embedding=e.tolist()) for c, e in encodings],
-            bundle_id=served.bundle.id,
-        )
+        return await self._pool.run(answers.encode_response, encodings, served.bundle.id)
 
     async def GetPatch(self, request: pb.GetPatchRequest, context: Context[Any, Any]) -> pb.GetPatchResponse:
         """See the proto."""
@@ -85,11 +83,12 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     async def ListIndexes(self, request: pb.ListIndexesRequest, context: Context[Any, Any]) -> pb.ListIndexesResponse:
         """See the proto. The list has one page, so no page token is valid."""
         if request.page_token:
-            raise UsageError("page_token was not issued by this service; the list has one page")
+            with argument("page_token"):
+                raise UsageError("page_token was not issued by this service; the list has one page")
         served = self._holder.current
         snapshot = served.snapshot
         modalities = [
-            pb.ModalitySize(modality=RETRIEVAL_MODALITIES[m], patches=len(snapshot.indexes[m]), bands=served.bands(m))
+            pb.ModalitySize(modality=RETRIEVAL_MODALITIES[m], patches=snapshot.count(m), bands=served.bands(m))
             for m in snapshot.modalities
         ]
         index = pb.Index(
@@ -107,7 +106,8 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     async def _search(self, request: pb.SearchRequest, deadline: float | None) -> pb.SearchResponse:
         served = self._holder.current
         version = served.snapshot.version
-        target = _modality(request.target_modality, "target_modality")
+        with argument("target_modality"):
+            target = _modality(request.target_modality, "target_modality")
         if target not in served.snapshot.modalities:
             raise NotFound(f"the index holds no codes of {target}")
         offset, size = page_of(request, version, self._settings.max_page_size)
@@ -115,44 +115,44 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
             raise LimitExceeded(
                 f"a page with thumbnails may hold at most {self._settings.max_thumbnails} hits; got page_size {size}"
             )
-        search_filter = answers.search_filter(request.filter) if request.HasField("filter") else None
+        with argument("filter"):
+            search_filter = answers.search_filter(request.filter) if request.HasField("filter") else None
         code = await self._query_code(request, served, deadline)
-        hits, more, candidates = await self._pool.run(
-            answers.nearest, served, code, target, search_filter, offset, size
-        )
-        if request.include_thumbnails and hits:
-            await self._reads.run(answers.add_thumbnails, served, hits, target)
+        response = await self._pool.run(answers.nearest, served, code, target, search_filter, offset, size)
+        if request.include_thumbnails and response.hits:
+            await self._reads.run(answers.add_thumbnails, served, response.hits, target)
         end = offset + size
-        return pb.SearchResponse(
-            hits=hits,
-            next_page_token=token_for(request, version, end) if more and end < MAX_K else "",
-            query_code=code.tobytes(),
-            index_version=version,
-            candidates=candidates,
-        )
+        if response.candidates > end and end < MAX_K:
+            response.next_page_token = token_for(request, version, end)
+        return response
 
     async def _query_code(self, request: pb.SearchRequest, served: Served, deadline: float | None) -> Code:
         kind = request.WhichOneof("query")
         if kind == "patch_id":
             if len(request.patch_id) > MAX_PATCH_ID_CHARS:
-                raise LimitExceeded(f"patch_id may have at most {MAX_PATCH_ID_CHARS} characters")
-            modality = _modality(request.query_modality, "query_modality")
+                with argument("patch_id"):
+                    raise LimitExceeded(f"patch_id may have at most {MAX_PATCH_ID_CHARS} characters")
+            with argument("query_modality"):
+                modality = _modality(request.query_modality, "query_modality")
             row = answers.row_of(served.snapshot, request.patch_id, modality)
             return served.snapshot.indexes[modality].codes[row]
         if kind == "code":
             if len(request.code) != served.encoder.bits // 8:
-                raise UsageError(
-                    f"codes of this index have {served.encoder.bits // 8} bytes ({served.encoder.bits} bits); "
-                    f"got {len(request.code)} bytes"
-                )
+                with argument("code"):
+                    raise UsageError(
+                        f"codes of this index have {served.encoder.bits // 8} bytes ({served.encoder.bits} bits); "
+                        f"got {len(request.code)} bytes"
+                    )
             return np.frombuffer(request.code, dtype=np.uint8)
         if kind is None:
             raise UsageError("a search needs one of patch_id, bands, geotiff and code; got none")
         given = getattr(request, kind)
         image = pb.Image(**{kind: given})
         if request.query_modality and given.modality and request.query_modality != given.modality:
-            raise UsageError("query_modality contradicts the image's own modality; leave query_modality out")
-        raster = await self._pool.run(self._image, image, served, request.query_modality)
+            with argument("query_modality"):
+                raise UsageError("query_modality contradicts the image's own modality; leave query_modality out")
+        with argument(kind):
+            raster = await self._pool.run(self._image, image, served, request.query_modality)
         [(code, _)] = await self._batcher.encode(served.encoder, [raster], deadline)
         return code
 

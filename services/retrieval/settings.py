@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from eoforge.errors import UsageError
-from services._runtime.settings import RuntimeSettings
+from services._runtime.settings import MOST_BYTES, MOST_COUNT, MOST_SECONDS, MOST_THREADS, RuntimeSettings
 
 
 class RetrievalSettings(RuntimeSettings):
@@ -17,21 +17,31 @@ class RetrievalSettings(RuntimeSettings):
     index_name: str = Field("default", description="Name of the index in ListIndexes.")
     model_name: str = Field("eoforge-retrieval", description="Prefix of the OIP V2 model names (-encode and -search).")
     device: str | None = Field(None, description="Torch device of encoder and search; unset takes the CPU.")
-    poll_seconds: float = Field(30.0, gt=0, description="How often to look for a newer version of the codes.")
+    poll_seconds: float = Field(
+        30.0, gt=0, le=MOST_SECONDS, description="How often to look for a newer version of the codes."
+    )
 
     max_page_size: int = Field(1000, ge=1, le=1000, description="Most hits in one answer.")
-    max_images: int = Field(64, ge=1, description="Most images in one Encode or OIP request.")
-    max_image_bytes: int = Field(4 << 20, ge=1 << 10, description="Largest encoded image (all GeoTIFF files of it).")
-    max_thumbnails: int = Field(100, ge=0, description="Most hits with thumbnails in one answer.")
+    max_images: int = Field(64, ge=1, le=MOST_COUNT, description="Most images in one Encode or OIP request.")
+    max_image_bytes: int = Field(
+        4 << 20, ge=1 << 10, le=MOST_BYTES, description="Largest encoded image (all GeoTIFF files of it)."
+    )
+    max_thumbnails: int = Field(100, ge=0, le=MOST_COUNT, description="Most hits with thumbnails in one answer.")
 
-    encode_batch: int = Field(32, ge=1, description="Most images that the encoder gets at once.")
-    encode_delay_seconds: float = Field(0.002, ge=0, description="How long an image waits for company.")
-    encode_queue: int = Field(256, ge=1, description="Images that may wait; beyond that callers get OVERLOADED.")
-    search_workers: int = Field(2, ge=1, description="Searches that run at the same time.")
-    read_workers: int = Field(4, ge=1, description="Reads of the store that run at the same time.")
-    read_seconds: float = Field(20.0, gt=0, description="Longest read; then callers get STORE_UNAVAILABLE.")
+    encode_batch: int = Field(32, ge=1, le=MOST_COUNT, description="Most images that the encoder gets at once.")
+    encode_delay_seconds: float = Field(
+        0.002, ge=0, le=MOST_SECONDS, description="How long an image waits for company."
+    )
+    encode_queue: int = Field(
+        256, ge=1, le=MOST_COUNT, description="Images that may wait; beyond that callers get OVERLOADED."
+    )
+    search_workers: int = Field(2, ge=1, le=MOST_THREADS, description="Searches that run at the same time.")
+    read_workers: int = Field(4, ge=1, le=MOST_THREADS, description="Reads of the store that run at the same time.")
+    read_seconds: float = Field(
+        20.0, gt=0, le=MOST_SECONDS, description="Longest read; then callers get STORE_UNAVAILABLE."
+    )
     search_queue: int = Field(
-        256, ge=1, description="Searches, and reads, that may wait; beyond that callers get OVERLOADED."
+        256, ge=1, le=MOST_COUNT, description="Searches, and reads, that may wait; beyond that callers get OVERLOADED."
     )
 
     def __init__(self, **values: Any) -> None:  # explicit, because type checkers would otherwise require every field

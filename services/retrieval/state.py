@@ -7,6 +7,7 @@ index is freed when its last request ends.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 import structlog
 from prometheus_client import Counter, Gauge
 
-from eoforge.bundle import Bundle, load_bundle
+from eoforge.bundle import Bundle
 from eoforge.data.bands import GROUPS, MODALITIES
 from eoforge.errors import BundleError, DataRefused
 from eoforge.index.catalog import IndexSnapshot
@@ -23,7 +24,9 @@ from eoforge.index.streams import StreamReader, holds_streams
 from eoforge.methods import get_method
 from eoforge.methods.codecs import coder_of
 from eoforge.storage.addresses import TableRef, open_table
+from services._runtime.errors import NotReady
 from services.retrieval.images import Raster, batch_of, empty_columns
+from services.waiting import LONGEST_WAIT_S, Waiting
 
 if TYPE_CHECKING:
     import lance
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 VERSION = Gauge("eoforge_index_version", "Version of the codes that are served.")
 PATCHES = Gauge("eoforge_index_patches", "Patches in the index.")
 SWAPS = Counter("eoforge_index_swaps_total", "Attempts to take up a newer version.", ("result",))
+
+_RETRY_S = 5.0
 
 log = structlog.get_logger("index")
 
@@ -72,13 +77,11 @@ def load(codes: TableRef, device: str | None, previous: Served | None = None) ->
     """
     snapshot = IndexSnapshot.open(codes, device)
     info = snapshot.info
-    patches, table = open_table(info.patches), open_table(TableRef(codes.uri, snapshot.version))
+    patches, table = info.open_patches(), open_table(TableRef(codes.uri, snapshot.version))
     if previous is not None and previous.bundle.id == info.bundle_id:
         streams = StreamReader(table, coder_of(previous.encoder)) if holds_streams(table) else None
         return Served(snapshot, previous.encoder, previous.bundle, patches, streams)
-    bundle = load_bundle(info.bundle_uri)
-    if bundle.id != info.bundle_id:
-        raise BundleError(f"the codes were made with bundle {info.bundle_id}, but {info.bundle_uri} is {bundle.id}")
+    bundle = info.open_bundle()
     encoder = get_method(info.method).load(bundle, device)
     if encoder.bits != info.bits:
         raise BundleError(f"codes of {codes} have {info.bits} bits, but bundle {bundle.short_id} makes {encoder.bits}")
@@ -114,28 +117,41 @@ class IndexHolder:
         codes: Table of codes; with a version it is never replaced.
         device: Torch device.
         poll_seconds: Seconds between polls.
+
+    Attributes:
+        on_first: Called when the first index is loaded.
     """
 
     def __init__(self, codes: TableRef, device: str | None, poll_seconds: float) -> None:
         self._codes, self._device, self._poll_seconds = codes, device, poll_seconds
         self._served: Served | None = None
+        self._waiting = Waiting(self._first, "index", str(codes), min(poll_seconds, LONGEST_WAIT_S))
+        self.on_first: Callable[[], Awaitable[None]] | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
     def current(self) -> Served:
         """Served index; to be read once per request."""
         if self._served is None:
-            raise RuntimeError("the index was used before it was loaded")
+            raise NotReady("there is no index yet; the service answers as soon as its archive is indexed", _RETRY_S)
         return self._served
 
+    @property
+    def loaded(self) -> bool:
+        """Whether there is an index."""
+        return self._served is not None
+
     async def start(self) -> None:
-        """Loads the index and starts polling in the background."""
-        self._replace(await asyncio.to_thread(load, self._codes, self._device))
-        if self._codes.version is None:
-            self._task = asyncio.create_task(self._poll())
+        """Loads the index and starts polling in the background; without an index it waits there for one.
+
+        Raises:
+            EoforgeError: The index is damaged, or does not fit its bundle or patches.
+        """
+        await self._waiting.start()
 
     async def stop(self) -> None:
-        """Stops polling."""
+        """Stops waiting and polling."""
+        await self._waiting.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -155,6 +171,13 @@ class IndexHolder:
         await asyncio.to_thread(require_match, newer.snapshot, self.current.snapshot)
         self._replace(newer)
         return True
+
+    async def _first(self) -> None:
+        self._replace(await asyncio.to_thread(load, self._codes, self._device))
+        if self._codes.version is None:
+            self._task = asyncio.create_task(self._poll())
+        if self.on_first is not None:
+            await self.on_first()
 
     def _replace(self, served: Served) -> None:
         self._served = served

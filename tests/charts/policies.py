@@ -77,7 +77,7 @@ def needs(pod: Pod) -> list[tuple[str, Place, int, str]]:
     """What the environment of a pod makes it reach: names, store, collector; as (what, where, port, protocol)."""
     dns = in_namespace("kube-system", k8s_app="kube-dns")
     found = [("names", dns, DNS, "UDP"), ("names", dns, DNS, "TCP")]
-    env = support.env_of(pod.containers[0])
+    env = support.env_of(pod.spec["containers"][0])
     urls = {"store": env.get("AWS_ENDPOINT_URL", "https://aws"), "traces": env.get("EOFORGE_OTLP_ENDPOINT")}
     for what, url in urls.items():
         if url:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from helm_python import Chart
 ROOT = Path(__file__).resolve().parents[2]
 CHARTS = ROOT / "charts"
 UMBRELLA = CHARTS / "eoforge"
-SERVICES = ("retrieval", "compression", "federation")
+SERVICES = ("retrieval", "compression", "prediction", "federation")
 RELEASE, NAMESPACE = "eo", "eo-system"
 SCENARIOS = sorted(path.name.removesuffix("-values.yaml") for path in (UMBRELLA / "ci").glob("*-values.yaml"))
 POD_TEMPLATES = {
@@ -31,6 +32,18 @@ def values_of(scenario: str) -> Object:
     """The values of one file in ``charts/eoforge/ci``."""
     found: Object = yaml.safe_load((UMBRELLA / "ci" / f"{scenario}-values.yaml").read_text())
     return found
+
+
+def api_of(service: str) -> Any:
+    """Generated types of a service's API; prediction has the Open Inference Protocol alone."""
+    own = f"eoforge.api.{service}.v1.{service}_pb2"
+    return importlib.import_module("kserve.protocol.grpc.grpc_predict_v2_pb2" if service == "prediction" else own)
+
+
+def enabled(scenario: str, service: str) -> bool:
+    """Whether a scenario installs a service, by its values or by the default of the umbrella."""
+    default = yaml.safe_load((UMBRELLA / "values.yaml").read_text())[service]["enabled"]
+    return bool(values_of(scenario).get(service, {}).get("enabled", default))
 
 
 def render(chart: Path, values: Object, namespace: str = NAMESPACE, release: str = RELEASE) -> dict[str, str]:
@@ -151,7 +164,7 @@ def env_of(container: Object) -> dict[str, str | None]:
     Raises:
         ValueError: A variable is set twice: which one counts would hang on the order.
     """
-    names = [variable["name"] for variable in container["env"]]
+    names = [variable["name"] for variable in container.get("env", [])]
     if len(set(names)) != len(names):
         raise ValueError(f"set twice: {sorted({n for n in names if names.count(n) > 1})}")
-    return {variable["name"]: variable.get("value") for variable in container["env"]}
+    return {variable["name"]: variable.get("value") for variable in container.get("env", [])}

@@ -120,7 +120,7 @@ def test_the_compiled_pipelines_name_the_image_that_the_chart_replaces() -> None
     template = (support.UMBRELLA / "templates" / "_kubeflow.tpl").read_text()
     assert f'"{settings.IMAGE}"' in template
     steps = list(images(documents("train")[0]))
-    assert len(steps) == 2, "the step, and the constant that it makes the TrainJob's image"
+    assert len(steps) == 3, "the step, its variable for lineage, and the default of the TrainJob's image"
 
 
 def test_steps_find_config_map_and_secret_under_their_names() -> None:

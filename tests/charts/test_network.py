@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 
 import pytest
 
@@ -11,10 +10,7 @@ from tests.charts import policies, support
 from tests.charts.policies import OUTSIDE, Place, allowed, beside, in_namespace
 
 PAIRS = [
-    (name, service)
-    for name in support.SCENARIOS
-    for service in support.SERVICES
-    if support.values_of(name).get(service, {}).get("enabled", True)
+    (name, service) for name in support.SCENARIOS for service in support.SERVICES if support.enabled(name, service)
 ]
 PROMETHEUS = in_namespace("monitoring")
 GATEWAY = in_namespace("gateways")
@@ -168,6 +164,10 @@ def test_services_routes_and_probes_meet_ports_that_exist(name: str, service: st
     container = pod.spec["containers"][0]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["grpc"]["port"] == ports["health"]
+        # A pod that waits for its first index lives and gets no calls; a standby coordinator tells silos where to go.
+        api = f"eoforge.api.{service}.v1.{service.capitalize()}Service"
+        waits = probe == "readinessProbe" and service != "federation"
+        assert container[probe]["grpc"].get("service", "") == (api if waits else "")
 
 
 @pytest.mark.parametrize(("name", "service"), PAIRS)
@@ -193,6 +193,6 @@ def test_services_may_share_a_host_name_of_a_gateway(service: str) -> None:
     exact, rest = support.pick(found, "GRPCRoute")["spec"]["rules"]
     assert exact["backendRefs"] == rest["backendRefs"]
     assert "matches" not in rest
-    generated = importlib.import_module(f"eoforge.api.{service}.v1.{service}_pb2")
+    generated = support.api_of(service)
     apis = {s.full_name for s in generated.DESCRIPTOR.services_by_name.values()}
     assert {match["method"]["service"] for match in exact["matches"]} == apis

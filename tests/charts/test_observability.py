@@ -91,7 +91,7 @@ def test_slow_calls_are_those_that_can_be_slow(service: str) -> None:
     """Streams of the federation last for hours by design; and a limit above the last bucket is never reached."""
     (slow,) = (str(r["expr"]) for r in rules(service) if str(r["alert"]).endswith("Slow"))
     left_out = re.findall(r'method!~"([^"]*)"', slow)
-    generated = importlib.import_module(f"eoforge.api.{service}.v1.{service}_pb2")
+    generated = support.api_of(service)
     for api in generated.DESCRIPTOR.services_by_name.values():
         for rpc in api.methods:
             streams = rpc.client_streaming or rpc.server_streaming

@@ -135,8 +135,8 @@ def test_a_changed_selector_is_refused_by_the_server(cluster: tuple[Cluster, Con
         helm.install(chart, RELEASE, values, namespace=NAMESPACE, wait="hookOnly", timeout=300)
     library = copied / "eoforge-common" / "templates" / "_names.tpl"
     changed = library.read_text().replace(
-        "app.kubernetes.io/instance: {{ .Release.Name }}\n{{- end -}}",
-        "app.kubernetes.io/instance: {{ .Release.Name }}\nversion: v2\n{{- end -}}",
+        "app.kubernetes.io/instance: {{ .Release.Name | quote }}\n{{- end -}}",
+        "app.kubernetes.io/instance: {{ .Release.Name | quote }}\nversion: v2\n{{- end -}}",
     )
     library.write_text(changed)
     with Chart.load(os.fspath(copied / "retrieval")) as chart, pytest.raises(HelmError) as refused:

@@ -12,7 +12,7 @@ from pipelines.training import ClusterOptions, TrainingJob
 from tests.charts import schemas, support
 
 KINDS = {
-    "Certificate", "ConfigMap", "Deployment", "GRPCRoute", "HorizontalPodAutoscaler",
+    "Certificate", "ConfigMap", "Deployment", "GRPCRoute", "HorizontalPodAutoscaler", "Ingress",
     "InferenceService", "Job", "NetworkPolicy", "Pipeline", "PipelineVersion", "Pod", "PodDisruptionBudget",
     "PrometheusRule", "Role", "RoleBinding", "ScaledObject", "Secret", "Service", "ServiceAccount", "ServiceMonitor",
     "StatefulSet", "TLSRoute", "TrainingRuntime",

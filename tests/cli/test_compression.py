@@ -198,6 +198,89 @@ def test_an_unfinished_file_is_not_visible(
         assert run(capsys, "decompress", streams, tmp_path / "back")["streams"] == 1
 
 
+def small_radar(pairs: tuple[PatchPair, ...]) -> bytes:
+    return write_cogs(from_pair(pairs[0], ("s1",)).window(0, 0, 12, 12))["s1"]
+
+
+def test_a_folder_with_foreign_and_bad_files(
+    pairs: tuple[PatchPair, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """macOS and Windows leave files of their own; of the others, the bad ones are named and the good ones made."""
+    folder, streams, back = tmp_path / "in", tmp_path / "streams", tmp_path / "back"
+    (folder / "sub").mkdir(parents=True)
+    good = small_radar(pairs)
+    for name in ("a.tif", "sub/b.tif"):
+        (folder / name).write_bytes(good)
+        (folder / name).with_name("._" + Path(name).name).write_bytes(b"\0\5\26\7")
+    for name in (".DS_Store", "Thumbs.db", "__MACOSX/c.tif", ".hidden/c.tif"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    assert run(capsys, "compress", folder, streams, "--max-error", "0")["streams"] == 2
+    (folder / "bad.tif").write_bytes(good[:500])
+    (folder / "worse.tif").write_bytes(b"no tiff")
+    code = main(["compress", str(folder), str(streams), "--max-error", "0", "--json"])
+    made = json.loads(capsys.readouterr().out)
+    assert (code, made["streams"], made["failed"]) == (3, 2, 2)
+    assert [(f["name"], f["reason"]) for f in made["failures"]] == [("bad", "DATA_REFUSED"), ("worse", "DATA_REFUSED")]
+    assert main(["compress", str(folder), str(streams), "--max-error", "0"]) == 3
+    people = capsys.readouterr()
+    assert "failed: worse: " in people.err.replace("\n", " ")
+    assert "failed" in people.out
+
+    (streams / "bad.eofc").write_bytes((streams / "a.eofc").read_bytes()[:-9])
+    (streams / "._a.eofc").write_bytes(b"\0\5\26\7")
+    code = main(["decompress", str(streams), str(back), "--json"])
+    made = json.loads(capsys.readouterr().out)
+    assert (code, made["streams"], made["failed"], made["failures"][0]["name"]) == (3, 2, 1, "bad")
+    assert {p.relative_to(back).as_posix() for p in back.rglob("*.tif")} == {"a_s1.tif", "sub/b_s1.tif"}
+
+
+def test_output_into_an_existing_folder(
+    pairs: tuple[PatchPair, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "a.tif", tmp_path / "out"
+    source.write_bytes(small_radar(pairs))
+    out.mkdir()
+    made = run(capsys, "compress", source, out, "--max-error", "0")
+    assert made["target"] == str(out / "a.eofc")
+    assert (out / "a.eofc").is_file()
+    run(capsys, "compress", source, f"{tmp_path}/new/", "--max-error", "0")
+    assert (tmp_path / "new" / "a.eofc").is_file()
+    run(capsys, "decompress", out / "a.eofc", out)
+    assert (out / "a_s1.tif").is_file()
+    (tmp_path / "folder.tif").mkdir()
+    run(capsys, "decompress", out / "a.eofc", tmp_path / "folder.tif")
+    assert (tmp_path / "folder.tif" / "a_s1.tif").is_file()
+    for args in (("compress", out, source, "--max-error", "0"), ("decompress", out, source)):
+        code, message = refused(capsys, *args)
+        assert (code, "is a file" in message) == (2, True), message
+
+
+def test_nodata_and_masks_survive_and_what_does_not_is_named(
+    pairs: tuple[PatchPair, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = from_pair(pairs[0], ("s2",)).bands["B04"].copy()
+    pixels[:9, :30] = 700
+    source = tmp_path / "a.tif"
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(source, "w", driver="GTiff", height=120, width=120, count=1, dtype="uint16", nodata=700) as sink,
+    ):
+        sink.set_band_description(1, "B04")
+        sink.update_tags(ns="mine", a="b")
+        sink.write(pixels, 1)
+        sink.write_mask(np.arange(14_400).reshape(120, 120) > 600)
+    made = run(capsys, "compress", source, tmp_path / "a.eofc", "--max-error", 9)
+    assert made["warnings"] == ["a: not kept: metadata of B04 in the domains mine"]
+    header = run(capsys, "inspect", tmp_path / "a.eofc")
+    assert (header["nodata"], header["masked"]) == ("s2_10m 700", "s2_10m")
+    run(capsys, "decompress", tmp_path / "a.eofc", tmp_path / "back.tif")
+    with rasterio.open(tmp_path / "back.tif") as back, rasterio.open(source) as given:
+        assert back.nodata == 700
+        np.testing.assert_array_equal(back.read_masks(1), given.read_masks(1))
+        np.testing.assert_array_equal(back.read(1) == 700, pixels == 700)
+
+
 def test_bad_rasters_and_streams_are_refused_and_leave_nothing(
     pairs: tuple[PatchPair, ...], bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 
 from eoforge.codec.entropy import MAX_VALUE, Decoder, Encoder, TableSet
 from eoforge.codec.learned.exact import ACTIVATION_LIMIT, ONE, ExactConv, ExactHash, ExactHyperDecoder, rescale
-from eoforge.codec.learned.priors import HashModule, HyperDecoder, gaussian_likelihood, scale_index
+from eoforge.codec.learned.priors import HashModule, HyperDecoder, bounded, gaussian_likelihood, scale_index
 from eoforge.codec.tables import SCALES, SIGMA_MIN, SIGMA_RATIO, gaussian_frequencies, mixture_frequencies
 from eoforge.errors import BundleError, DataRefused
 
@@ -114,6 +115,64 @@ def test_the_float_likelihood_is_the_table() -> None:
             assert float(mass) == pytest.approx(expected, abs=3e-4)
 
 
+def reference_mass(residual: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Mass of the interval in float64, from SciPy's tails."""
+    sigma = float(SIGMA_MIN) * float(SIGMA_RATIO) ** index
+    distance = np.abs(residual)
+    return np.asarray(norm.sf((distance - 0.5) / sigma) - norm.sf((distance + 0.5) / sigma))
+
+
+def grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Residuals, indices and masses from one down to the floor of likelihoods."""
+    index, steps = np.meshgrid(np.linspace(0, SCALES - 1, 40), np.linspace(0, 6, 200))
+    residual = (steps * float(SIGMA_MIN) * float(SIGMA_RATIO) ** index).astype(np.float32).astype(np.float64)
+    index = index.astype(np.float32).astype(np.float64)
+    mass = reference_mass(residual, index)
+    kept = mass > 2e-9
+    return residual[kept], index[kept], mass[kept]
+
+
+def test_likelihoods_are_right_far_from_the_centre() -> None:
+    residual, index, mass = grid()
+    assert ((mass > 1e-8) & (mass < 1e-7)).sum() > 100, "the tail that float32 loses when it is one minus the rest"
+    found = gaussian_likelihood(torch.from_numpy(residual).float(), torch.from_numpy(index).float()).numpy()
+    np.testing.assert_allclose(np.log2(found), np.log2(mass), atol=2e-4)  # bits
+
+
+def test_gradients_of_the_likelihood_are_right_far_from_the_centre() -> None:
+    residual, index, mass = grid()
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [torch.tensor(values, dtype=dtype, requires_grad=True) for values in (residual, index)]
+        gaussian_likelihood(*leaves).log2().sum().backward()
+        gradients.append([leaf.grad.double().numpy() for leaf in leaves if leaf.grad is not None])
+    tail = mass < 1e-6
+    for found, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(found[tail], expected[tail], rtol=2e-3)
+    step = 1e-5
+    numeric = np.log2(reference_mass(residual + step, index)) - np.log2(reference_mass(residual - step, index))
+    np.testing.assert_allclose(gradients[1][0][tail], numeric[tail] / (2 * step), rtol=1e-4)
+
+
+def test_a_value_outside_its_bounds_can_return() -> None:
+    values = torch.tensor([-1.0, -1.0, 2.0, 9.0, 9.0], requires_grad=True)
+    out = bounded(values, 0.0, 5.0)
+    np.testing.assert_array_equal(out.detach(), [0, 0, 2, 5, 5])
+    (out * torch.tensor([1.0, -1.0, 3.0, 1.0, -1.0])).sum().backward()
+    assert values.grad is not None
+    np.testing.assert_array_equal(values.grad, [0, -1, 3, 1, 0])
+
+
+def test_an_unlikely_latent_still_teaches_its_scale() -> None:
+    """A likelihood at its floor had no gradient, and a scale below the smallest table never grew again."""
+    residual, index = torch.tensor([3.0, 0.7]), torch.tensor([8.0, -2.0], requires_grad=True)
+    likelihood = gaussian_likelihood(residual, index)
+    assert float(likelihood.detach()[0]) == pytest.approx(1e-9)
+    (-likelihood.log2()).sum().backward()
+    assert index.grad is not None
+    assert (index.grad < 0).all(), "descent widens both"
+
+
 def slow_conv(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, kernel: int) -> np.ndarray:
     """A convolution in Python integers."""
     pad = kernel // 2
@@ -166,3 +225,13 @@ def test_weights_too_large_to_be_exact_are_refused() -> None:
 
 def test_rescale_rounds_half_up() -> None:
     assert rescale(torch.tensor([-6, -5, 5, 6, 8]), 2).tolist() == [-1, -1, 1, 2, 2]
+
+
+def test_a_value_far_from_its_mean_costs_its_bits() -> None:
+    """A floor above the mass of a rare value hides from training what it costs: 13 bits at 1e-4."""
+    sigma = 2.0
+    index = scale_index(torch.tensor([sigma]))
+    for distance, most in ((10.0, 1e-6), (14.0, 1e-8)):
+        mass = 0.5 * (math.erfc((distance - 0.5) / sigma / 2**0.5) - math.erfc((distance + 0.5) / sigma / 2**0.5))
+        assert mass < most
+        assert float(gaussian_likelihood(torch.tensor([distance]), index)) <= most

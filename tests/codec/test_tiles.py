@@ -146,6 +146,7 @@ class Reader:
         self._raster = raster
         self.bands: Mapping[str, object] = dict.fromkeys(raster.bands)
         self.shape, self.georeference, self.patch_id = raster.shape, raster.georeference, raster.patch_id
+        self.profile = raster.profile
         self.largest = 0
 
     def window(self, row: int, column: int, height: int, width: int) -> Raster:

@@ -95,14 +95,38 @@ def test_what_gdal_writes_is_read(crs: CRS, version: str) -> None:
     assert parse_crs(text) == CRS.from_wkt(text)
 
 
-@pytest.mark.parametrize("crs", [*map(CRS.from_epsg, CODES), *map(CRS.from_string, CUSTOM)], ids=[*CODES, *CUSTOM])
-def test_the_text_of_a_crs_leads_back_to_it(crs: CRS) -> None:
-    code, text = crs.to_epsg(), crs_text(crs)
-    assert text is not None
-    if code:
-        assert text == f"EPSG:{code}"
-    else:
-        assert parse_crs(text) == crs
+@pytest.mark.parametrize("code", CODES)
+def test_a_crs_of_a_code_has_the_code_as_its_text(code: int) -> None:
+    assert crs_text(CRS.from_epsg(code)) == f"EPSG:{code}"
+
+
+ALIKE = {
+    "another ellipsoid and no datum": CRS.from_string("+proj=utm +zone=33 +ellps=intl"),
+    "the ellipsoid of WGS 84 and no datum": CRS.from_string("+proj=utm +zone=33 +ellps=WGS84"),
+    "a shift of its own": CRS.from_string("+proj=utm +zone=33 +ellps=intl +towgs84=-87,-98,-121,0,0,0,0"),
+    "a shift in the place of that of the code": CRS.from_wkt(
+        CRS.from_epsg(31467)
+        .to_wkt()
+        .replace('"7004"]]', '"7004"]],TOWGS84[598.1,73.7,418.2,0.202,0.045,-2.455,6.7]', 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("crs", [*ALIKE.values(), *map(CRS.from_string, CUSTOM)], ids=[*ALIKE, *CUSTOM])
+def test_a_crs_that_resembles_a_code_is_written_out(crs: CRS) -> None:
+    text = crs_text(crs)
+    assert text == crs.to_wkt()
+    assert parse_crs(text).to_wkt() == text
+
+
+@pytest.mark.parametrize("crs", ALIKE.values(), ids=ALIKE)
+def test_a_resembling_crs_has_a_code_for_rasterio(crs: CRS) -> None:
+    assert crs.to_epsg()  # so the test above would fail if this code were taken
+
+
+def test_a_crs_in_another_notation_has_its_code() -> None:
+    assert crs_text(CRS.from_string("+proj=utm +zone=33 +datum=WGS84")) == "EPSG:32633"
+    assert crs_text(CRS.from_wkt(UTM.to_wkt(version="WKT1_ESRI"))) == "EPSG:32633"
 
 
 def test_codes_are_epsg_codes() -> None:

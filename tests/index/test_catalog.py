@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 from structlog.testing import capture_logs
 
 from eoforge.data.labels import CLASSES
-from eoforge.data.search_filter import SearchFilter
+from eoforge.data.search_filter import COUNTRIES, SearchFilter
 from eoforge.data.tables.schema import METADATA_COLUMNS
 from eoforge.errors import DataRefused, NotFound, UsageError
+from eoforge.hashing.checksum import code_checksums
 from eoforge.index.build import build_index, commit_index, encode_shards, plan_index
-from eoforge.index.catalog import IndexSnapshot
+from eoforge.index.catalog import IndexSnapshot, _require_countries
 from eoforge.storage.addresses import TableRef, open_table
 from tests.index.conftest import PixelEncoder, expected_code, flip_a_bit, make_bundle, write_patches
 
@@ -61,6 +64,31 @@ def test_absent_things_are_named(snapshot, built):
         IndexSnapshot.open(TableRef(built[0], 99))
 
 
+def test_a_mistyped_country_is_refused_with_the_nearest(snapshot):
+    present = snapshot.metadata.column("country")[0].as_py()
+    for mistyped in (present + "d", present.lower()):
+        with pytest.raises(UsageError, match=f"unknown country '{mistyped}'; did you mean {present}"):
+            snapshot.allow(SearchFilter(countries=(present, mistyped)))
+    with pytest.raises(UsageError, match=r"unknown country 'Q'; expected one of .*Austria.*Switzerland"):
+        snapshot.allow(SearchFilter(countries=("Q",)))
+    _require_countries(("Kosovo", "Madagascar"), ("Madagascar",))  # reBEN's are known to every index
+    with pytest.raises(UsageError, match="unknown country 'Madagascar'"):
+        _require_countries(("Madagascar",), COUNTRIES)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"splits": ("val",)}, r"unknown split 'val'; did you mean validation\?"),
+        ({"splits": ("tests",)}, r"unknown split 'tests'; did you mean test\?"),
+        ({"labels_any": ("mixed forests",)}, r"unknown label 'mixed forests'; did you mean Mixed forest.*\?"),
+    ],
+)
+def test_unknown_names_of_a_filter_come_with_the_nearest(given, says):
+    with pytest.raises(UsageError, match=says):
+        SearchFilter(**given)
+
+
 def slow_allow(row, wanted):
     west, south, east, north = wanted.bbox or (-180, -90, 180, 90)
     in_longitude = (
@@ -89,9 +117,9 @@ def test_filters_equal_a_loop_over_rows(snapshot):
     box = (one["lon_max"], one["lat_max"], one["lon_max"] + 1, one["lat_max"] + 1)  # touches in one corner only
     wanted = [
         SearchFilter(),
-        SearchFilter(countries=(one["country"], "Atlantis")),
-        SearchFilter(countries=("Atlantis",)),
+        SearchFilter(countries=(one["country"], "Kosovo")),
         SearchFilter(splits=("validation", "test")),
+        SearchFilter(labels_all=CLASSES),
         SearchFilter(labels_any=(CLASSES[2], CLASSES[8])),
         SearchFilter(labels_all=tuple(one["labels"])),
         SearchFilter(bbox=box),
@@ -115,7 +143,7 @@ def test_malformed_filters_are_refused():
     with pytest.raises(UsageError, match="unknown label"):
         SearchFilter(labels_any=("Forest",))
     with pytest.raises(UsageError, match="train, validation, test"):
-        SearchFilter(splits=("val",))
+        SearchFilter(splits=("holdout",))
     with pytest.raises(UsageError, match="degrees"):
         SearchFilter(bbox=(0, 50, 10, 40))
     with pytest.raises(UsageError, match="time zone"):
@@ -168,6 +196,47 @@ def test_a_flipped_bit_of_a_code_is_refused(tmp_path, pairs):
         IndexSnapshot.open(TableRef(codes))
 
 
+def rewritten(codes, change):
+    """The table of codes, with its rows changed and its schema's metadata kept."""
+    table = open_table(codes)
+    schema = table.schema
+    lance.write_dataset(change(table.to_table()).replace_schema_metadata(schema.metadata), codes, mode="overwrite")
+
+
+def test_codes_of_two_patches_that_changed_places_are_refused(tmp_path, pairs):
+    patches, codes = str(tmp_path / "patches.lance"), str(tmp_path / "codes.lance")
+    bundle = make_bundle(str(tmp_path / "runs"), patches, write_patches(patches, pairs[:10]))
+    build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
+    ids = open_table(codes).to_table(columns=["patch_id"])["patch_id"].to_pylist()
+    ids[0], ids[1] = ids[1], ids[0]
+    rewritten(codes, lambda rows: rows.set_column(0, rows.schema.field("patch_id"), pa.array(ids, pa.string())))
+    with pytest.raises(DataRefused, match="2 of 20 codes differ from their checksums"):
+        IndexSnapshot.open(TableRef(codes))
+
+
+def test_a_table_with_checksums_of_codes_alone_is_checked_grows_and_says_so_once(tmp_path, pairs):
+    patches, codes = str(tmp_path / "patches.lance"), str(tmp_path / "codes.lance")
+    bundle = make_bundle(str(tmp_path / "runs"), patches, write_patches(patches, pairs[:10]))
+    build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
+
+    def older(rows):
+        packed = rows["code"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
+        field = pa.field("code_crc", pa.uint32(), nullable=False)
+        return rows.drop_columns(["row_crc"]).append_column(field, pa.array(code_checksums(packed)))
+
+    rewritten(codes, older)
+    with capture_logs() as log:
+        IndexSnapshot.open(TableRef(codes))
+        assert len(IndexSnapshot.open(TableRef(codes))) == 10
+    assert [entry["event"] for entry in log] == ["codes whose checksums do not cover the patch id"]
+    write_patches(patches, pairs[10:20])
+    build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
+    assert len(IndexSnapshot.open(TableRef(codes))) == 20
+    flip_a_bit(codes)
+    with pytest.raises(DataRefused, match="1 of 40 codes differ from their checksums"):
+        IndexSnapshot.open(TableRef(codes))
+
+
 def test_a_table_without_checksums_is_read_and_named_in_the_log(tmp_path, pairs):
     patches, codes = str(tmp_path / "patches.lance"), str(tmp_path / "codes.lance")
     bundle = make_bundle(str(tmp_path / "runs"), patches, write_patches(patches, pairs[:10]))
@@ -175,10 +244,11 @@ def test_a_table_without_checksums_is_read_and_named_in_the_log(tmp_path, pairs)
     with capture_logs() as log:
         whole = IndexSnapshot.open(TableRef(codes))
     assert log == []
-    open_table(codes).drop_columns(["code_crc"])
+    open_table(codes).drop_columns(["row_crc"])
     with capture_logs() as log:
         read = IndexSnapshot.open(TableRef(codes))
-    assert [entry["event"] for entry in log] == ["codes without checksums"]
+        IndexSnapshot.open(TableRef(codes))
+    assert [entry["event"] for entry in log] == ["codes without checksums"], "once, not at every load"
     np.testing.assert_array_equal(read.indexes["s2"].codes, whole.indexes["s2"].codes)
     # Such a table grows as before.
     write_patches(patches, pairs[10:20])

@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import structlog
 
+from eoforge.bundle import write_bundle
 from eoforge.cli import main
 from eoforge.cli.output import configure, emit, emit_rows, fail
 from eoforge.errors import UsageError
 from tests.data.archives.archive_files import make_pair, write_archive
 
-COMMANDS = ("synth", "ingest", "train", "eval", "index", "serve", "search", "doctor", "demo", "federate")
-COMMANDS += ("compress", "decompress", "inspect")
+COMMANDS = ("synth", "ingest", "train", "runs", "eval", "index", "serve", "search", "doctor", "demo", "federate")
+COMMANDS += ("compress", "decompress", "inspect", "predict")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -118,3 +120,67 @@ def test_a_line_for_machines_is_one_write(monkeypatch: pytest.MonkeyPatch) -> No
     assert out == ['{"bundle": "b"}\n', '[{"id": 1}]\n']
     assert [json.loads(line).get("event") for line in err] == ["event", None]
     assert all(line.endswith("}\n") for line in err)
+
+
+LONG = "/data/" + "patches-of-a-very-long-name/" * 12 + "table.lance"
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_results_in_a_pipe_are_never_cut(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    configure(as_json=False)
+    emit({"table": LONG, "rows": 3}, title="ingested")
+    emit_rows([{"bundle": LONG, "data": LONG + "@7", "score": None}])
+    fail(UsageError(f"no table at {LONG}"))
+    printed = capsys.readouterr()
+    assert printed.out.count(LONG) == 3
+    assert LONG + "@7" in printed.out
+    assert "None" not in printed.out
+    assert LONG in printed.err
+
+
+def test_a_long_word_on_a_terminal_is_folded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    configure(as_json=False)
+    emit({"table": LONG})
+    printed = capsys.readouterr().out
+    assert "\u2026" not in printed
+    assert LONG in "".join(character for character in printed if character.isascii() and not character.isspace())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_in_a_pipe_is_not_cut(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([command, "--help"]) == 0
+    assert "\u2026" not in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    name, number, *_ = capsys.readouterr().out.split()
+    assert (name, number) == ("eoforge", version("eoforge"))
+
+
+def test_runs_lists_bundles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    facts = {"method": "csmae", "patches": None}
+    bundle = write_bundle(
+        str(tmp_path), weights={"w": torch.ones(1)}, config=facts, metrics={"validation_score": 0.5}, readme=""
+    )
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["bundle"], row["method"], row["score"]) == (bundle.uri, "csmae", 0.5)
+    assert main(["runs", str(tmp_path)]) == 0
+    assert bundle.uri in capsys.readouterr().out
+    assert main(["eval", str(tmp_path), "--data", "t.lance", "--json"]) == 1
+    assert bundle.uri in json.loads(capsys.readouterr().err)["error"]["message"]
+    assert main(["runs", str(tmp_path / "absent")]) == 0
+    assert "no run bundle below" in capsys.readouterr().err

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from eoforge.bundle import Bundle
 from eoforge.data.records import record_batch
 from eoforge.data.synthetic.archive import synthetic_pairs
+from eoforge.methods import get_method
 from eoforge.storage.addresses import TableRef
 
 SMALL = {
@@ -23,6 +25,11 @@ SMALL = {
     "epochs": "3",
 }
 """Overrides of the tiny preset with which three epochs take about a second."""
+
+
+SCENES = {"width": "8", "size": "40", "batch_size": "8", "epochs": "3"}
+PIXELS = {"task": "pixels", "backbone": "test_resnet", "size": "40", "batch_size": "8", "epochs": "2", "sensors": "s2"}
+"""The same for the reBEN baselines, for labels and for maps."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,3 +56,17 @@ def table(tmp_path_factory: pytest.TempPathFactory, pairs) -> TableRef:
 @pytest.fixture
 def runs(tmp_path: Path) -> str:
     return str(tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def scene_bundle(table, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Scene labels by the reBEN baselines, trained for a few steps."""
+    config = get_method("reben").config("tiny", {**SCENES, "epochs": "6"})
+    return get_method("reben").train(table, str(tmp_path_factory.mktemp("scenes")), config)
+
+
+@pytest.fixture(scope="session")
+def pixel_bundle(table, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Pixel maps by the reBEN baselines, trained for a few steps."""
+    config = get_method("reben").config("tiny", PIXELS)
+    return get_method("reben").train(table, str(tmp_path_factory.mktemp("pixels")), config)

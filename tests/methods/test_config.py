@@ -96,8 +96,16 @@ def test_a_config_survives_the_bundle() -> None:
 def test_methods_are_found_by_name() -> None:
     assert get_method("ss_cm_rsir").name == "ss_cm_rsir"
     assert get_method("ss_cm_rsir").config("paper", {}) == Config.paper()
-    with pytest.raises(UsageError, match="unknown method 'resnet'; the ten methods are reben"):
+    with pytest.raises(UsageError, match="unknown method 'resnet'; the methods are reben"):
         get_method("resnet")
     planned = next(name for name, entry in METHODS.items() if entry.path is None)
     with pytest.raises(UsageError, match="not built yet"):
         get_method(planned)
+
+
+def test_epochs_bound_every_stage() -> None:
+    csmae, jcif = get_method("csmae"), get_method("rs_jcif")
+    assert (csmae.config("tiny", {"epochs": "2"}).hash_epochs, csmae.config("tiny", {}).hash_epochs) == (2, 20)
+    assert csmae.config("tiny", {"epochs": "2", "hash_epochs": "5"}).hash_epochs == 5
+    assert csmae.config("paper", {"epochs": "100"}).hash_epochs == 25
+    assert (jcif.config("tiny", {"epochs": "3"}).joint_epochs, jcif.config("tiny", {}).joint_epochs) == (3, 8)

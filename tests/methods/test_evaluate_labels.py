@@ -15,13 +15,15 @@ from eoforge.bundle import Bundle, write_bundle
 from eoforge.data.labels import CLASSES
 from eoforge.data.loading.batch import PatchFilter
 from eoforge.data.loading.loader import PatchLoader
-from eoforge.errors import EoforgeError, UsageError
+from eoforge.errors import BundleError, EoforgeError, UsageError
 from eoforge.methods import METHODS, MethodEntry, Task, federated_methods, get_method
 from eoforge.methods.evaluation.run import evaluate
 from eoforge.metrics.multilabel import labels_of_masks, multilabel_measures
 from eoforge.nn.classifier import Network
 from eoforge.storage.addresses import TableRef
+from tests.methods.fakes import RegisteredMethod
 from tests.methods.mm_fl.support import config as settings
+from tests.methods.mm_fl.support import untrained_bundle
 
 BANDS = {"s1": ("VV", "VH"), "s2": ("B02", "B03", "B04", "B08")}
 NORMALISATION = {band: [-12.0, 4.0] if band.startswith("V") else [1500.0, 900.0] for b in BANDS.values() for band in b}
@@ -41,8 +43,10 @@ class BandMeans(Network):
         return torch.stack([means @ weights(sensor) for sensor, means in representation.items()]).sum(dim=0)
 
 
-class BandMeansMethod:
+class BandMeansMethod(RegisteredMethod):
     """A method that classifies and does nothing else."""
+
+    name = "band_means"
 
     def classifier(self, bundle: Bundle, device: str | None = None) -> Network:
         return BandMeans()
@@ -95,22 +99,7 @@ def test_labels_are_measured_by_sensor_and_together(bundle: Bundle, table: Table
 
 def test_a_bundle_of_two_sensors_that_encodes_and_classifies(table: TableRef, tmp_path: Path) -> None:
     """An untrained network of MM-FL: its classifier takes one sensor or both."""
-    config = settings()
-    bands = {sensor: list(names) for sensor, names in config.sensor_bands.items()}
-    network = get_method("mm_fl").build(config)  # type: ignore[attr-defined]  # of federated methods
-    facts: dict[str, Any] = {
-        "method": "mm_fl",
-        "config": config.as_dict(),
-        "bands": bands,
-        "normalisation": {band: [0.0, 1000.0] for names in bands.values() for band in names},
-        "interpolation": config.interpolation,
-        "bits": config.bits,
-        "embedding_dim": network.features,
-        "seed": config.seed,
-        "patches": {"uri": table.uri, "version": table.version},
-        "code_revision": "none",
-    }
-    bundle = write_bundle(str(tmp_path / "runs"), weights=network.state_dict(), config=facts, metrics={}, readme="")
+    bundle = untrained_bundle(settings(), table, str(tmp_path / "runs"))
     result = evaluate(bundle, table, out=str(tmp_path / "out"), device="cpu")
     measured = {name.rpartition("_")[2] for name in result if name.startswith("label_map_macro")}
     assert measured == {"s1", "s2", "both"}
@@ -123,8 +112,8 @@ def test_a_bundle_of_two_sensors_that_encodes_and_classifies(table: TableRef, tm
 def test_tasks_without_an_evaluation_are_refused(
     bundle: Bundle, table: TableRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "band_means", MethodEntry((Task.SEGMENT,), METHODS["band_means"].path))
-    with pytest.raises(UsageError, match="bundles of band_means can segment"):
+    monkeypatch.setitem(METHODS, "band_means", MethodEntry((Task.REGRESS,), METHODS["band_means"].path))
+    with pytest.raises(UsageError, match="bundles of band_means can regress"):
         evaluate(bundle, table)
 
 
@@ -133,12 +122,52 @@ def test_a_method_object_that_lacks_a_function_of_its_tasks_is_refused(
 ) -> None:
     tasks = (Task.CLASSIFY, Task.ENCODE, Task.COMPRESS)
     monkeypatch.setitem(METHODS, "band_means", MethodEntry(tasks, METHODS["band_means"].path))
-    with pytest.raises(EoforgeError, match="lacks load, untrained, evaluate_codec"):
+    with pytest.raises(EoforgeError, match=r"encode needs load.*encode needs untrained.*compress needs evaluate_codec"):
         get_method("band_means")
 
 
-def test_every_built_method_offers_what_its_tasks_need() -> None:
-    for name, entry in METHODS.items():
-        if entry.path is not None:
-            assert get_method(name).name == name
+def test_the_federated_methods() -> None:
     assert federated_methods() == ("fl_rs", "mm_fl")
+
+
+def test_details_add_up_to_the_whole(bundle: Bundle, table: TableRef, tmp_path: Path) -> None:
+    out = tmp_path / "evaluation"
+    result = evaluate(bundle, table, out=str(out), device="cpu")
+    one = json.loads((out / "metrics.json").read_text())["labels"]["inputs"]["both"]
+    written = json.loads((out / "metrics.json").read_text())["labels"]
+    for key in ("country", "season"):
+        assert sum(group["patches"] for group in one["groups"][key].values()) == written["patches"]
+    for counts, row in zip(one["confusion"], one["classes"], strict=True):
+        (absent, false), (missed, found) = counts
+        assert absent + false + missed + found == written["patches"]
+        assert missed + found == row["patches"]
+    assert one["calibration"]["fitted"] is False
+    assert one["calibration"]["ece"] == one["calibration"]["ece_raw"] == result["label_ece_both"]
+    assert one["calibration"]["f1_micro"] == pytest.approx(one["averages"]["f1_micro"])
+    roc = one["curves"]["roc"]
+    assert roc["fpr"] == sorted(roc["fpr"])
+    assert (roc["fpr"][-1], roc["tpr"][-1]) == (1.0, 1.0)
+    assert len(roc["fpr"]) == len(roc["threshold"])
+
+
+def test_a_calibration_changes_probabilities_and_labels_but_no_ranking(
+    bundle: Bundle, table: TableRef, tmp_path: Path
+) -> None:
+    config = {**bundle.config, "calibration": {"temperature": 3.0, "thresholds": [0.2] * len(CLASSES)}}
+    warm = write_bundle(str(tmp_path / "warm"), weights={"w": torch.zeros(1)}, config=config, metrics={}, readme="")
+    plain, scaled = (evaluate(b, table, out=str(tmp_path / b.id[:8]), device="cpu") for b in (bundle, warm))
+    assert scaled["label_map_micro_both"] == pytest.approx(plain["label_map_micro_both"])
+    assert scaled["label_ece_both"] != plain["label_ece_both"]
+    found = json.loads((tmp_path / warm.id[:8] / "metrics.json").read_text())["labels"]["inputs"]["both"]["calibration"]
+    assert found["ece_raw"] == plain["label_ece_both"]
+    assert found["f1_micro"] != pytest.approx(scaled["label_f1_micro_both"])
+
+
+@pytest.mark.parametrize(
+    "calibration", [{"temperature": 0.0}, {"temperature": 1.0, "thresholds": [0.5]}, {"temperature": "1"}, []]
+)
+def test_a_calibration_that_is_none_is_refused(bundle: Bundle, table: TableRef, tmp_path: Path, calibration) -> None:
+    config = {**bundle.config, "calibration": {"thresholds": [0.5] * 19} | calibration if calibration else calibration}
+    wrong = write_bundle(str(tmp_path / "wrong"), weights={"w": torch.zeros(1)}, config=config, metrics={}, readme="")
+    with pytest.raises(BundleError, match="calibration must hold"):
+        evaluate(wrong, table, device="cpu")

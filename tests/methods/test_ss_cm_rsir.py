@@ -101,6 +101,17 @@ def test_similar_neighbours_lower_the_objective_and_raise_that_of_the_port() -> 
     assert float(port["loss"] - ours["loss"]) == pytest.approx(2 * terms["similarity"], rel=1e-5)
 
 
+def test_parallel_features_of_the_sensors_lower_the_objective_by_the_discrepancy() -> None:
+    """The discrepancy is log(1 + e^cos), subtracted: from cosine 0 to 1 the loss falls by log(1 + e) - log 2."""
+    drawn, config = outputs(2), dataclasses.replace(CONFIG, similarity_weight=0.0)
+    first, apart = torch.eye(8)[:6], torch.eye(8)[[6, 7, 0, 1, 2, 3]]
+    parallel, orthogonal = (
+        float(objective(dataclasses.replace(drawn, features=pair), config.epochs - 1, config)["loss"])
+        for pair in ((first, 2 * first), (first, apart))
+    )
+    assert parallel - orthogonal == pytest.approx(-(math.log(1 + math.e) - math.log(2)), rel=1e-4)
+
+
 def test_ramped_terms_start_near_zero() -> None:
     first, last = (objective(outputs(1), epoch, CONFIG) for epoch in (0, CONFIG.epochs - 1))
     change = 1 - CONFIG.ramp_start

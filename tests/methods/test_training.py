@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import json
 import signal
 import subprocess
 import sys
@@ -15,14 +17,16 @@ import pyarrow as pa
 import pytest
 import torch
 
-from eoforge.bundle import load_bundle
+from eoforge.bundle import load_bundle, training_patches
 from eoforge.data.records import PatchPair, record_batch
 from eoforge.errors import DataRefused, EoforgeError, NotFound, UsageError
+from eoforge.logs import configure_logs
 from eoforge.methods import get_method
 from eoforge.methods.run_files import RunFiles, State, run_name
 from eoforge.storage.addresses import TableRef, join, storage_options
 from eoforge.storage.objects import ObjectStore
 from tests.methods.conftest import SMALL
+from tests.methods.train_worker import killed_after
 
 METHOD = get_method("ss_cm_rsir")
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +118,7 @@ def test_a_finished_run_is_not_trained_again_unless_asked(table: TableRef, runs:
 
 def test_the_newest_version_is_pinned_and_tagged(table: TableRef, runs: str) -> None:
     bundle = METHOD.train(TableRef(table.uri), runs, METHOD.config("tiny", {**RUN, "epochs": "1"}))
-    assert bundle.config["patches"] == {"uri": table.uri, "version": 1}
+    assert training_patches(bundle) == table
     assert lance.dataset(table.uri).tags.list()[f"bundle-{bundle.short_id}"]["version"] == 1
 
 
@@ -134,8 +138,9 @@ def test_logs_hold_every_step(table: TableRef, runs: str) -> None:
 
 
 def test_accumulated_gradients_are_the_mean_over_batches(table: TableRef, runs: str) -> None:
-    once = METHOD.train(table, runs, METHOD.config("tiny", {**RUN, "epochs": "1"}))
-    twice = METHOD.train(table, runs, METHOD.config("tiny", {**RUN, "epochs": "1", "accumulate": "2"}))
+    run = {**RUN, "epochs": "1", "warmup_epochs": "0"}  # the first rate of a warm-up is 0
+    once = METHOD.train(table, runs, METHOD.config("tiny", run))
+    twice = METHOD.train(table, runs, METHOD.config("tiny", {**run, "accumulate": "2"}))
     first, second = (list(csv.DictReader(io.StringIO(b.read("curve.csv").decode()))) for b in (once, twice))
     assert first[0]["loss"] == second[0]["loss"]
     assert first[1]["loss"] != second[1]["loss"]  # no step was made in between
@@ -165,7 +170,7 @@ def test_training_on_s3(s3: str, pairs: list[PatchPair]) -> None:
 def test_runs_that_cannot_train_are_refused(
     table: TableRef, runs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match=r"takes 512 patches .* training split has \d+\."):
+    with pytest.raises(UsageError, match=r"takes 512 patches .* training split of .*patches.lance@1 has 32\."):
         METHOD.train(table, runs, METHOD.config("tiny", {**RUN, "batch_size": "512"}))
     with pytest.raises(EoforgeError, match="training diverged: loss nan"):
         METHOD.train(table, runs, METHOD.config("tiny", {**RUN, "learning_rate": "1e30", "warmup_epochs": "0"}))
@@ -174,6 +179,41 @@ def test_runs_that_cannot_train_are_refused(
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UsageError, match="multiple of the 3 ranks"):
         METHOD.train(table, runs, METHOD.config("tiny", RUN))
+
+
+@pytest.mark.parametrize("method", ["ss_cm_rsir", "csmae", "rs_jcif"])
+@pytest.mark.parametrize("stage", ["batch_size", "hash_batch_size", "joint_batch_size"])
+def test_a_small_table_is_refused_before_anything_is_read(
+    method: str, stage: str, table: TableRef, runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second stage too: it would fail after the first has trained."""
+    chosen = get_method(method)
+    names = {field.name for field in dataclasses.fields(chosen.config_type)}
+    if stage not in names:
+        with pytest.raises(UsageError, match="unknown setting"):
+            chosen.config("tiny", {stage: "512"})
+        return
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("pixels were read")
+
+    monkeypatch.setattr("eoforge.methods.run.band_statistics", refused)
+    with pytest.raises(UsageError, match=rf"takes 512 patches .* has 32\. Choose a smaller {stage}, or ingest more"):
+        chosen.train(table, runs, chosen.config("tiny", {"batch_size": "8", stage: "512"}))
+    assert not Path(runs).exists()
+
+
+def test_a_resumed_run_says_where_it_goes_on(
+    table: TableRef, runs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs(as_json=True)
+    killed_after(6, lambda: METHOD.train(table, runs, METHOD.config("tiny", RUN)), monkeypatch)
+    assert "resumed" not in capsys.readouterr().err
+    bundle = METHOD.train(table, runs, METHOD.config("tiny", RUN))
+    assert "resumed at step 6 of 12" in capsys.readouterr().err
+    METHOD.train(table, runs, METHOD.config("tiny", RUN))
+    (said,) = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "already trained" in line]
+    assert said["bundle"] == bundle.uri
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -19,15 +19,26 @@ from pipelines.settings import (
     CONFIG_MAP,
     GPU_RESOURCE,
     IMAGE,
+    IMAGE_VARIABLE,
     MAX_ITERATIONS,
     SECRET,
     USER_ID,
 )
 
-GPU_STEPS = {"train", "encode-range", "evaluate", "compress-range"}
-TABLE_STEPS = {"plan-ingest", "ingest-range", "commit-ingest", "finish-table", "quality-report", "train", "plan-index"}
+GPU_STEPS = {"train", "encode-range", "evaluate", "compress-range", "predict-range"}
+TABLE_STEPS = {
+    "plan-ingest",
+    "plan-construct",
+    "ingest-range",
+    "commit-ingest",
+    "finish-table",
+    "quality-report",
+    "train",
+    "plan-index",
+}
 TABLE_STEPS |= {"encode-range", "commit-index", "evaluate", "federate"}
 TABLE_STEPS |= {"plan-compress", "compress-range", "commit-compress"}
+TABLE_STEPS |= {"plan-predict", "predict-range", "commit-predict"}
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -69,7 +80,7 @@ def test_check_finds_a_stale_file(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_another_image_reaches_every_step(tmp_path: Path) -> None:
-    image = "lab/eoforge-python:7"
+    image = f"lab.example/eoforge-python@sha256:{'0' * 64}"
     subprocess.run(
         [sys.executable, "-m", "pipelines.compile", "--image", image, "--out", str(tmp_path)], check=True, timeout=120
     )
@@ -77,7 +88,28 @@ def test_another_image_reaches_every_step(tmp_path: Path) -> None:
         text = path.read_text()
         assert IMAGE not in text
         spec = next(yaml.safe_load_all(text))
-        assert {e["container"]["image"] for e in spec["deploymentSpec"]["executors"].values()} == {image}
+        containers = [e["container"] for e in spec["deploymentSpec"]["executors"].values()]
+        assert {c["image"] for c in containers} == {image}
+        assert all({"name": IMAGE_VARIABLE, "value": image} in c["env"] for c in containers)
+        defaults = spec["root"]["inputDefinitions"]["parameters"]
+        assert "image" not in defaults or defaults["image"]["defaultValue"] == image
+
+
+def test_pipelines_and_steps_have_names_for_people(compiled: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    spec, _ = compiled
+    assert spec["pipelineInfo"]["displayName"][0].isupper()
+    for name, task, _ in tasks(spec):
+        assert task["taskInfo"]["name"] == name.replace("-", " ").capitalize()
+
+
+def test_lineage_has_the_type_of_what_it_names(compiled: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    spec, _ = compiled
+    expected = {"train": "system.Model", "federate": "system.Model"}
+    expected |= dict.fromkeys(("commit-ingest", "commit-index", "commit-compress"), "system.Dataset")
+    for name, _, component in tasks(spec):
+        artifacts = component.get("outputDefinitions", {}).get("artifacts", {})
+        found = artifacts["lineage"]["artifactType"]["schemaTitle"] if "lineage" in artifacts else None
+        assert found == expected.get(name)
 
 
 def test_nothing_is_cached(compiled: tuple[dict[str, Any], dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from eoforge.methods.federated_launch import trainers
 from eoforge.storage.addresses import TableRef
 from pipelines.federation import federate
 from pipelines.lineage import write_bundle_lineage
+from pipelines.settings import IMAGE
 from tests.services.federation.helpers import server_for
 from tests.services.support import running
 
@@ -63,6 +64,10 @@ def test_a_run_is_started_awaited_and_found_again(tables: dict[str, str], tmp_pa
     bundle = load_bundle(run.bundle_uri)
     facts = write_bundle_lineage(str(tmp_path / "lineage.json"), bundle)
     assert (facts["method"], facts["patches_uri"]) == ("fl_rs", None)
+    assert (facts["seed"], facts["image"]) == (bundle.config["seed"], None)
+    with pytest.MonkeyPatch.context() as pod:
+        pod.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        assert write_bundle_lineage(str(tmp_path / "lineage.json"), bundle)["image"] == IMAGE
 
 
 def test_a_run_that_cannot_be_is_refused(tables: dict[str, str], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from eoforge.bundle import load_bundle
+from eoforge.bundle import load_bundle, training_patches
 from eoforge.data.ingest.run import ingest
 from eoforge.storage.addresses import TableRef, open_table
 from pipelines.run_local import LocalRun, run_local
@@ -101,7 +101,7 @@ def test_chain_resumes_the_killed_ingestion_and_equals_a_direct_one(
 def test_chain_leaves_a_bundle_and_codes_of_the_same_version(served: tuple[LocalRun, Path]) -> None:
     run, root = served
     bundle = load_bundle(run.outputs["bundle"])
-    assert bundle.config["patches"] == {"uri": str(root / "patches.lance"), "version": int(run.outputs["version"])}
+    assert training_patches(bundle) == TableRef(str(root / "patches.lance"), int(run.outputs["version"]))
     assert bundle.config["bits"] == 32
     assert run.outputs["codes_table"] == str(root / f"codes-{bundle.short_id}.lance")
     codes = open_table(TableRef(run.outputs["codes_table"], int(run.outputs["codes_version"])))

@@ -16,7 +16,9 @@ from scripts import images
 from tests.charts import support
 from tests.charts.support import ROOT, SERVICES
 
-LOCKS = {"federation": "federation", "pipelines-python": "pipelines", "retrieval": "serve", "compression": "serve"}
+LOCKS = {"federation": "federation", "pipelines-python": "pipelines"} | dict.fromkeys(
+    ("retrieval", "compression", "prediction"), "serve"
+)
 
 
 def dockerfile(name: str) -> str:

@@ -117,16 +117,19 @@ def ended(method: str, *codes: str) -> float:
 
 
 def details(error: grpc.RpcError) -> dict[str, Any]:
-    """Reason, domain, request id and retry delay from the rich status of an error."""
+    """Reason, domain, request id, retry delay and bad fields from the rich status of an error."""
     out: dict[str, Any] = {}
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             for detail in status_pb2.Status.FromString(value).details:
                 info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+                bad = error_details_pb2.BadRequest()
                 if detail.Unpack(info):
                     out |= {"reason": info.reason, "domain": info.domain, "request_id": info.metadata["request_id"]}
                 elif detail.Unpack(retry):
                     out["retry_after"] = retry.retry_delay.ToTimedelta().total_seconds()
+                elif detail.Unpack(bad):
+                    out["fields"] = [(v.field, v.description, v.reason) for v in bad.field_violations]
     return out
 
 

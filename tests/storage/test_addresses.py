@@ -8,7 +8,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import lance
 import psutil
+import pyarrow as pa
 import pytest
 
 from eoforge.errors import NotFound, StoreError, UsageError
@@ -125,6 +127,18 @@ def test_no_table(store_uri: str) -> None:
         open_table(join(store_uri, "t.lance@3"))
 
 
+def test_a_version_that_is_not_there_names_those_that_are(store_uri: str) -> None:
+    uri = join(store_uri, "t.lance")
+    for value in range(4):
+        mode = "append" if value else "create"
+        lance.write_dataset(pa.table({"x": [value]}), uri, mode=mode, storage_options=storage_options(uri))
+    with pytest.raises(NotFound, match=r"t\.lance has no version 9; it has 1 to 4$"):
+        open_table(TableRef(uri, 9))
+    with pytest.raises(NotFound, match="no Lance table"):
+        open_table(TableRef(join(store_uri, "absent.lance"), 9))
+
+
+@pytest.mark.s3
 def test_a_store_that_refuses_us_is_not_an_absent_table(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     for uri in (join(s3, "t.lance"), join(s3, "t.lance@3")):

@@ -5,7 +5,9 @@ apis: [eoforge.api.compression.v1.CompressionService]
 rpc: ListCodecs
 uriSetting: bundleUris
 uriDefault: ""
+leastMemory: 1Gi
 single: false
+waits: true
 {{- end -}}
 
 {{- define "compression.alerts" -}}

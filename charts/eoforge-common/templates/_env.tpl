@@ -51,9 +51,9 @@
 {{- with .Values.auth.tokens }}
 {{- if .existingSecret }}
 - name: EOFORGE_TOKEN_KEY_FILE
-  value: /etc/eoforge/token/{{ .key }}
+  value: "/etc/eoforge/token/{{ .key }}"
 - name: EOFORGE_TOKEN_ALGORITHM
-  value: {{ .algorithm }}
+  value: {{ .algorithm | quote }}
 - name: EOFORGE_TOKEN_AUDIENCE
   value: {{ .audience | quote }}
 - name: EOFORGE_TOKEN_ISSUER
@@ -66,7 +66,7 @@
 {{- end }}
 {{- range $key, $value := $settings }}
 {{- if not (or (kindIs "invalid" $value) (eq (toString $value) "")) }}
-- name: EOFORGE_{{ $key | snakecase | upper }}
+- name: "EOFORGE_{{ $key | snakecase | upper }}"
   value: {{ include "eoforge-common.scalar" $value | quote }}
 {{- end }}
 {{- end }}

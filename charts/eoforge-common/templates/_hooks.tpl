@@ -6,7 +6,7 @@ restartPolicy: Never
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- include "eoforge-common.pullSecrets" .root }}
-securityContext: {{- include "eoforge-common.podSecurity" . | nindent 2 }}
+securityContext: {{- include "eoforge-common.podSecurity" .root | nindent 2 }}
 {{- end -}}
 
 {{/* Hooks run before anything else exists, so service account and policy are hooks of lower weight themselves. */}}
@@ -18,8 +18,8 @@ securityContext: {{- include "eoforge-common.podSecurity" . | nindent 2 }}
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ $name }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ $name | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- $labels | nindent 4 }}
   annotations:
     helm.sh/hook: pre-install,pre-upgrade
@@ -34,8 +34,8 @@ automountServiceAccountToken: false
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  name: {{ $name }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ $name | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- $labels | nindent 4 }}
   annotations:
     helm.sh/hook: pre-install,pre-upgrade
@@ -53,8 +53,8 @@ spec:
 apiVersion: batch/v1
 kind: Job
 metadata:
-  name: {{ $name }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ $name | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- $labels | nindent 4 }}
   annotations:
     helm.sh/hook: pre-install,pre-upgrade
@@ -70,11 +70,11 @@ spec:
       labels: {{- $labels | nindent 8 }}
     spec:
       {{- include "eoforge-common.hookPod" (dict "root" .) | nindent 6 }}
-      serviceAccountName: {{ $name }}
+      serviceAccountName: {{ $name | quote }}
       containers:
         - name: doctor
-          image: {{ include "eoforge-common.image" . }}
-          imagePullPolicy: {{ .Values.image.pullPolicy }}
+          image: {{ include "eoforge-common.image" . | quote }}
+          imagePullPolicy: {{ .Values.image.pullPolicy | quote }}
           command: [eoforge, doctor, "s3://{{ $s3.bucket }}"]
           env:
             {{- include "eoforge-common.s3Env" . | nindent 12 }}
@@ -108,8 +108,8 @@ spec:
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  name: {{ $name }}-test
-  namespace: {{ .Release.Namespace }}
+  name: "{{ $name }}-test"
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- $labels | nindent 4 }}
 spec:
   podSelector:
@@ -129,8 +129,8 @@ spec:
 apiVersion: v1
 kind: Pod
 metadata:
-  name: {{ $name }}-test
-  namespace: {{ .Release.Namespace }}
+  name: "{{ $name }}-test"
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- $labels | nindent 4 }}
   annotations:
     helm.sh/hook: test
@@ -141,8 +141,8 @@ spec:
   {{- include "eoforge-common.hookPod" (dict "root" .) | nindent 2 }}
   containers:
     - name: check
-      image: {{ include "eoforge-common.image" . }}
-      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      image: {{ include "eoforge-common.image" . | quote }}
+      imagePullPolicy: {{ .Values.image.pullPolicy | quote }}
       command:
         - python
         - -m
@@ -182,15 +182,15 @@ spec:
     - {name: cache, emptyDir: {}}
     {{- if $tls }}
     - name: tls
-      secret: {secretName: {{ .Values.tests.caSecret | default (include "eoforge-common.tlsSecret" .) }}, defaultMode: 0440, items: [{key: ca.crt, path: ca.crt}]}
+      secret: {secretName: {{ .Values.tests.caSecret | default (include "eoforge-common.tlsSecret" .) | quote }}, defaultMode: 0440, items: [{key: ca.crt, path: ca.crt}]}
     {{- end }}
     {{- with .Values.tests.tokenSecret }}
     - name: token
-      secret: {secretName: {{ . }}, defaultMode: 0440}
+      secret: {secretName: {{ . | quote }}, defaultMode: 0440}
     {{- end }}
     {{- with .Values.tests.clientCertSecret }}
     - name: client
-      secret: {secretName: {{ . }}, defaultMode: 0440}
+      secret: {secretName: {{ . | quote }}, defaultMode: 0440}
     {{- end }}
 {{- end }}
 {{- end -}}

@@ -20,18 +20,28 @@
 
 {{/* Labels that never change between versions: selectors are immutable. */}}
 {{- define "eoforge-common.selector" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ .Chart.Name | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "eoforge-common.metaLabels" -}}
 app.kubernetes.io/part-of: eoforge
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
+{{- with include "eoforge-common.commonLabels" . | fromYaml }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{/* Labels that the operator wants on every object: those of all charts, and this chart's own, which win. */}}
+{{- define "eoforge-common.commonLabels" -}}
+{{- merge (dict) (.Values.commonLabels | default dict) (dig "commonLabels" (dict) (.Values.global | default dict)) | toYaml -}}
+{{- end -}}
+
+{{/* Labels of an object that has labels of its own, which win; takes (dict "root" . "more" LABELS). */}}
+{{- define "eoforge-common.labelsAnd" -}}
+{{- mergeOverwrite (include "eoforge-common.labels" .root | fromYaml) (.more | default dict) | toYaml -}}
 {{- end -}}
 
 {{- define "eoforge-common.labels" -}}
@@ -49,14 +59,14 @@ app.kubernetes.io/component: server
 {{/* Takes (dict "root" . "component" NAME). */}}
 {{- define "eoforge-common.componentLabels" -}}
 {{ include "eoforge-common.selector" .root }}
-app.kubernetes.io/component: {{ .component }}
+app.kubernetes.io/component: {{ .component | quote }}
 {{ include "eoforge-common.metaLabels" .root }}
 {{- end -}}
 
 {{/* Takes (dict "root" . "image" IMAGE). A digest wins over a tag. */}}
 {{- define "eoforge-common.imageOf" -}}
 {{- $global := dig "image" (dict) (.root.Values.global | default dict) -}}
-{{- $registry := .image.registry | default (get $global "registry") -}}
+{{- $registry := .image.registry | default (get $global "registry") | default (dig "imageRegistry" "" (.root.Values.global | default dict)) -}}
 {{- $tag := .image.tag | default (get $global "tag") | default .root.Chart.AppVersion -}}
 {{- if $registry }}{{ $registry }}/{{ end }}{{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ $tag }}{{ end -}}
 {{- end -}}
@@ -71,7 +81,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- if $names }}
 imagePullSecrets:
 {{- range uniq $names }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -89,8 +99,8 @@ imagePullSecrets:
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ include "eoforge-common.serviceAccount" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "eoforge-common.serviceAccount" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- include "eoforge-common.labels" . | nindent 4 }}
   {{- with .Values.serviceAccount.annotations }}
   annotations: {{- toYaml . | nindent 4 }}

@@ -5,11 +5,11 @@
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ include "eoforge-common.fullname" . }}-api
-  namespace: {{ .Release.Namespace }}
+  name: "{{ include "eoforge-common.fullname" . }}-api"
+  namespace: {{ .Release.Namespace | quote }}
   labels:
     {{- include "eoforge-common.labels" . | nindent 4 }}
-    {{- if ne .Values.service.type "LoadBalancer" }}
+    {{- if eq .Values.service.type "ClusterIP" }}
     {{- include "eoforge-common.metricsLabel" . | nindent 4 }}
     {{- end }}
   {{- with .Values.service.annotations }}
@@ -20,8 +20,13 @@ spec:
   {{- if .Values.service.headless }}
   clusterIP: None  # clients see every pod and balance themselves: one HTTP/2 connection sticks to one pod
   {{- end }}
+  {{- if ne .Values.service.type "ClusterIP" }}
+  externalTrafficPolicy: {{ .Values.service.externalTrafficPolicy }}
+  {{- end }}
   {{- if eq .Values.service.type "LoadBalancer" }}
-  externalTrafficPolicy: Local
+  {{- with .Values.service.loadBalancerClass }}
+  loadBalancerClass: {{ . | quote }}
+  {{- end }}
   {{- with .Values.service.loadBalancerSourceRanges }}
   loadBalancerSourceRanges: {{- toYaml . | nindent 4 }}
   {{- end }}
@@ -31,22 +36,25 @@ spec:
     - name: grpc
       port: {{ .Values.ports.grpc }}
       targetPort: {{ .Values.ports.grpc }}
+      {{- with .Values.service.nodePort }}
+      nodePort: {{ . }}
+      {{- end }}
       protocol: TCP
       appProtocol: {{ ternary "https" "kubernetes.io/h2c" (eq .Values.tls.mode "pod") }}
     {{- with .Values.ports.silo }}
     - {name: silo, port: {{ . }}, targetPort: {{ . }}, protocol: TCP, appProtocol: https}
     {{- end }}
-    {{- if ne .Values.service.type "LoadBalancer" }}
+    {{- if eq .Values.service.type "ClusterIP" }}
     - {name: rest, port: {{ .Values.ports.rest }}, targetPort: {{ .Values.ports.rest }}, protocol: TCP}
     {{- end }}
-{{- if eq .Values.service.type "LoadBalancer" }}
+{{- if ne .Values.service.type "ClusterIP" }}
 ---
 {{- /* REST and metrics stay inside the cluster. */}}
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ include "eoforge-common.fullname" . }}-rest
-  namespace: {{ .Release.Namespace }}
+  name: "{{ include "eoforge-common.fullname" . }}-rest"
+  namespace: {{ .Release.Namespace | quote }}
   labels:
     {{- include "eoforge-common.labels" . | nindent 4 }}
     {{- include "eoforge-common.metricsLabel" . | nindent 4 }}
@@ -58,6 +66,41 @@ spec:
 {{- end }}
 {{- end -}}
 
+{{/* An Ingress of gRPC or of REST: what it wants to know about the protocol behind it is an annotation of its own. */}}
+{{- define "eoforge-common.ingress" -}}
+{{- with .Values.ingress }}
+{{- if .enabled }}
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: {{ include "eoforge-common.fullname" $ | quote }}
+  namespace: {{ $.Release.Namespace | quote }}
+  labels: {{- include "eoforge-common.labels" $ | nindent 4 }}
+  {{- with .annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  {{- with .className }}
+  ingressClassName: {{ . | quote }}
+  {{- end }}
+  {{- with .tlsSecret }}
+  tls: [{hosts: {{ toJson $.Values.ingress.hosts }}, secretName: {{ . | quote }}}]
+  {{- end }}
+  rules:
+    {{- $rest := eq .port "rest" }}
+    {{- $backend := ternary (include "eoforge-common.restService" $) (printf "%s-api" (include "eoforge-common.fullname" $)) $rest }}
+    {{- range .hosts }}
+    - host: {{ . | quote }}
+      http:
+        paths:
+          - path: /
+            pathType: Prefix
+            backend: {service: {name: {{ $backend | quote }}, port: {number: {{ ternary $.Values.ports.rest $.Values.ports.grpc $rest }}}}}
+    {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* KServe routes only its own protocol from outside, so the typed API brings its route along. */}}
 {{- define "eoforge-common.route" -}}
 {{- if .Values.route.enabled }}
@@ -66,8 +109,8 @@ spec:
 apiVersion: {{ ternary .Values.route.tlsRouteApiVersion "gateway.networking.k8s.io/v1" $pod }}
 kind: {{ ternary "TLSRoute" "GRPCRoute" $pod }}
 metadata:
-  name: {{ $name }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ $name | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- include "eoforge-common.labels" . | nindent 4 }}
 spec:
   parentRefs: {{- toYaml .Values.route.parentRefs | nindent 4 }}
@@ -75,7 +118,7 @@ spec:
   hostnames: {{- toYaml . | nindent 4 }}
   {{- end }}
   rules:
-    {{- $backend := printf "{name: %s-api, port: %v}" $name (.Values.ports.silo | default .Values.ports.grpc) }}
+    {{- $backend := printf "{name: \"%s-api\", port: %v}" $name (.Values.ports.silo | default .Values.ports.grpc) }}
     {{- if not $pod }}
     {{- /* The more exact match wins, so that services may share a host name; without one the whole host is this service's. */}}
     - matches:
@@ -94,14 +137,14 @@ spec:
 apiVersion: cert-manager.io/v1
 kind: Certificate
 metadata:
-  name: {{ $name }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ $name | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- include "eoforge-common.labels" . | nindent 4 }}
 spec:
-  secretName: {{ $name }}-tls
+  secretName: "{{ $name }}-tls"
   issuerRef:
-    name: {{ .Values.tls.certManager.issuerRef.name }}
-    kind: {{ .Values.tls.certManager.issuerRef.kind }}
+    name: {{ .Values.tls.certManager.issuerRef.name | quote }}
+    kind: {{ .Values.tls.certManager.issuerRef.kind | quote }}
   usages: [digital signature, key encipherment, server auth]
   privateKey: {algorithm: ECDSA, size: 256, rotationPolicy: Always}
   dnsNames:
@@ -123,7 +166,7 @@ spec:
 - ports: [{port: 8333, protocol: TCP}]
   to:
     - podSelector:
-        matchLabels: {app.kubernetes.io/name: dev, app.kubernetes.io/instance: {{ .Release.Name }}}
+        matchLabels: {app.kubernetes.io/name: dev, app.kubernetes.io/instance: {{ .Release.Name | quote }}}
 {{- else }}
 - ports: [{port: {{ include "eoforge-common.portOf" ($s3.endpoint | default "https://aws") }}, protocol: TCP}]
   {{- with .Values.networkPolicy.storePeers }}
@@ -138,8 +181,8 @@ spec:
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  name: {{ include "eoforge-common.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "eoforge-common.fullname" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- include "eoforge-common.labels" . | nindent 4 }}
 spec:
   podSelector:

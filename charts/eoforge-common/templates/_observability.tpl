@@ -11,7 +11,7 @@ eoforge.io/metrics: "true"
 {{- end -}}
 
 {{- define "eoforge-common.restService" -}}
-{{ include "eoforge-common.fullname" . }}-{{ ternary "rest" "api" (eq .Values.service.type "LoadBalancer") }}
+{{ include "eoforge-common.fullname" . }}-{{ ternary "api" "rest" (eq .Values.service.type "ClusterIP") }}
 {{- end -}}
 
 {{- define "eoforge-common.serviceMonitor" -}}
@@ -19,31 +19,28 @@ eoforge.io/metrics: "true"
 apiVersion: monitoring.coreos.com/v1
 kind: ServiceMonitor
 metadata:
-  name: {{ include "eoforge-common.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "eoforge-common.fullname" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels:
-    {{- include "eoforge-common.labels" . | nindent 4 }}
-    {{- with .Values.metrics.serviceMonitor.labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "eoforge-common.labelsAnd" (dict "root" . "more" .Values.metrics.serviceMonitor.labels) | nindent 4 }}
 spec:
   selector:
     matchLabels:
       {{- include "eoforge-common.selector" . | nindent 6 }}
       {{- include "eoforge-common.metricsLabel" . | nindent 6 }}
-  namespaceSelector: {matchNames: [{{ .Release.Namespace }}]}
+  namespaceSelector: {matchNames: [{{ .Release.Namespace | quote }}]}
   endpoints:
     - port: rest
       path: /metrics
-      interval: {{ .Values.metrics.serviceMonitor.interval }}
+      interval: {{ .Values.metrics.serviceMonitor.interval | quote }}
       {{- if include "eoforge-common.tlsInPod" . }}
       scheme: https
       tlsConfig:
         serverName: {{ include "eoforge-common.fullname" . }}-api
-        ca: {secret: {name: {{ .Values.metrics.serviceMonitor.caSecret | default (include "eoforge-common.tlsSecret" .) }}, key: ca.crt}}
+        ca: {secret: {name: {{ .Values.metrics.serviceMonitor.caSecret | default (include "eoforge-common.tlsSecret" .) | quote }}, key: ca.crt}}
         {{- with .Values.metrics.serviceMonitor.clientCertSecret }}
-        cert: {secret: {name: {{ . }}, key: tls.crt}}
-        keySecret: {name: {{ . }}, key: tls.key}
+        cert: {secret: {name: {{ . | quote }}, key: tls.crt}}
+        keySecret: {name: {{ . | quote }}, key: tls.key}
         {{- end }}
       {{- end }}
 {{- end }}
@@ -59,16 +56,13 @@ spec:
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
-  name: {{ $name }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ $name | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels:
-    {{- include "eoforge-common.labels" . | nindent 4 }}
-    {{- with $limits.labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "eoforge-common.labelsAnd" (dict "root" . "more" $limits.labels) | nindent 4 }}
 spec:
   groups:
-    - name: {{ $name }}
+    - name: {{ $name | quote }}
       rules:
         - alert: Eoforge{{ $title }}Down
           expr: absent(up{ {{- $series -}} } == 1)
@@ -156,11 +150,10 @@ spec:
 apiVersion: v1
 kind: ConfigMap
 metadata:
-  name: {{ $name }}-dashboard
-  namespace: {{ .Release.Namespace }}
+  name: "{{ $name }}-dashboard"
+  namespace: {{ .Release.Namespace | quote }}
   labels:
-    {{- include "eoforge-common.labels" . | nindent 4 }}
-    {{- toYaml .Values.metrics.dashboard.labels | nindent 4 }}
+    {{- include "eoforge-common.labelsAnd" (dict "root" . "more" .Values.metrics.dashboard.labels) | nindent 4 }}
 data:
   {{ $name }}.json: |-
     {{- dict "title" (printf "eoforge %s (%s)" .Chart.Name .Release.Namespace) "uid" (printf "%s-%s" .Release.Namespace $name | sha256sum | trunc 32) "schemaVersion" 39 "tags" (list "eoforge") "time" (dict "from" "now-6h" "to" "now") "refresh" "1m" "templating" (dict "list" (list $source)) "panels" $panels | toPrettyJson | nindent 4 }}

@@ -1,17 +1,19 @@
 {{/* The serving pod. Every pod of these charts meets the pod security standard "restricted". */}}
 
+{{/* OpenShift gives each namespace a range of users of its own, and refuses a pod that names another one. */}}
 {{- define "eoforge-common.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-seccompProfile: {type: RuntimeDefault}
+{{- $global := .Values.global | default dict -}}
+{{- $context := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- if not (or .Values.openshift (dig "openshift" false $global)) -}}
+{{- $context = merge $context (dict "runAsUser" 10001 "runAsGroup" 10001 "fsGroup" 10001) -}}
+{{- end -}}
+{{- mergeOverwrite $context (dig "podSecurityContext" (dict) $global | deepCopy) (.Values.podSecurityContext | default dict | deepCopy) | toYaml -}}
 {{- end -}}
 
 {{- define "eoforge-common.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
+{{- $context := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")) -}}
+{{- $global := dig "containerSecurityContext" (dict) (.Values.global | default dict) -}}
+{{- mergeOverwrite $context ($global | deepCopy) (.Values.containerSecurityContext | default dict | deepCopy) | toYaml -}}
 {{- end -}}
 
 {{- define "eoforge-common.volumes" -}}
@@ -19,23 +21,23 @@ capabilities: {drop: [ALL]}
   emptyDir: {sizeLimit: {{ .Values.scratch.tmpSize }}}
 {{- if .Values.scratch.cacheClaim }}
 - name: cache
-  persistentVolumeClaim: {claimName: {{ .Values.scratch.cacheClaim }}}
+  persistentVolumeClaim: {claimName: {{ .Values.scratch.cacheClaim | quote }}}
 {{- else }}
 - name: cache
   emptyDir: {sizeLimit: {{ .Values.scratch.cacheSize }}}
 {{- end }}
 {{- if include "eoforge-common.tlsInPod" . }}
 - name: tls
-  secret: {secretName: {{ include "eoforge-common.tlsSecret" . }}, defaultMode: 0440}
+  secret: {secretName: {{ include "eoforge-common.tlsSecret" . | quote }}, defaultMode: 0440}
 {{- if .Values.tls.clientCaSecret }}
 - name: client-ca  # the certificate alone: a secret that cert-manager made for a CA holds its key too
-  secret: {secretName: {{ .Values.tls.clientCaSecret }}, defaultMode: 0440, items: [{key: ca.crt, path: ca.crt}]}
+  secret: {secretName: {{ .Values.tls.clientCaSecret | quote }}, defaultMode: 0440, items: [{key: ca.crt, path: ca.crt}]}
 {{- end }}
 {{- end }}
 {{- with .Values.auth.tokens }}
 {{- if .existingSecret }}
 - name: token
-  secret: {secretName: {{ .existingSecret }}, defaultMode: 0440, items: [{key: {{ .key }}, path: {{ .key }}}]}
+  secret: {secretName: {{ .existingSecret | quote }}, defaultMode: 0440, items: [{key: {{ .key | quote }}, path: {{ .key | quote }}}]}
 {{- end }}
 {{- end }}
 {{- include "eoforge-common.s3Volumes" . }}
@@ -64,9 +66,13 @@ capabilities: {drop: [ALL]}
 
 {{/* Kubernetes' gRPC probes speak no TLS: they ask the health-only port, which no Service and no policy opens. */}}
 {{- define "eoforge-common.probes" -}}
+{{- $service := include "eoforge-common.service" . | fromYaml -}}
 {{- $grpc := dict "grpc" (dict "port" (int .Values.ports.health)) -}}
+{{- /* A service that waits for its first index lives, but gets no calls: its API's own health says so. */ -}}
+{{- $ready := deepCopy $grpc -}}
+{{- if $service.waits -}}{{- $_ := set $ready.grpc "service" (first $service.apis) -}}{{- end -}}
 startupProbe: {{- mergeOverwrite (deepCopy $grpc) .Values.probes.startup | toYaml | nindent 2 }}
-readinessProbe: {{- mergeOverwrite (deepCopy $grpc) .Values.probes.readiness | toYaml | nindent 2 }}
+readinessProbe: {{- mergeOverwrite $ready .Values.probes.readiness | toYaml | nindent 2 }}
 livenessProbe: {{- mergeOverwrite (deepCopy $grpc) .Values.probes.liveness | toYaml | nindent 2 }}
 {{- end -}}
 
@@ -74,8 +80,8 @@ livenessProbe: {{- mergeOverwrite (deepCopy $grpc) .Values.probes.liveness | toY
 {{- define "eoforge-common.container" -}}
 {{- $service := include "eoforge-common.service" . | fromYaml -}}
 name: {{ ternary "kserve-container" "server" .Values.kserve.enabled }}
-image: {{ include "eoforge-common.image" . }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+image: {{ include "eoforge-common.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy | quote }}
 command: [python, -m, {{ $service.module }}]
 ports:
   - {name: {{ ternary "tls" "grpc" (eq .Values.tls.mode "pod") }}, containerPort: {{ .Values.ports.grpc }}, protocol: TCP}
@@ -105,8 +111,8 @@ volumeMounts: {{- include "eoforge-common.mounts" . | nindent 2 }}
 {{- define "eoforge-common.waitForStore" -}}
 {{- $s3 := include "eoforge-common.s3" . | fromYaml -}}
 - name: wait-for-store
-  image: {{ include "eoforge-common.image" . }}
-  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  image: {{ include "eoforge-common.image" . | quote }}
+  imagePullPolicy: {{ .Values.image.pullPolicy | quote }}
   command: [/bin/sh, -c, 'until eoforge doctor "$0"; do sleep 2; done', "s3://{{ $s3.bucket }}"]
   env:
     {{- include "eoforge-common.s3Env" . | nindent 4 }}
@@ -124,17 +130,17 @@ volumeMounts: {{- include "eoforge-common.mounts" . | nindent 2 }}
 
 {{/* Everything of the pod but its containers. */}}
 {{- define "eoforge-common.podSettings" -}}
-serviceAccountName: {{ include "eoforge-common.serviceAccount" . }}
+serviceAccountName: {{ include "eoforge-common.serviceAccount" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- include "eoforge-common.pullSecrets" . }}
 terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
 securityContext: {{- include "eoforge-common.podSecurity" . | nindent 2 }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -148,13 +154,26 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- if (.Values.topologySpread).enabled }}
 topologySpreadConstraints:
   - maxSkew: 1
-    topologyKey: {{ .Values.topologySpread.topologyKey }}
-    whenUnsatisfiable: {{ .Values.topologySpread.whenUnsatisfiable }}
+    topologyKey: {{ .Values.topologySpread.topologyKey | quote }}
+    whenUnsatisfiable: {{ .Values.topologySpread.whenUnsatisfiable | quote }}
     labelSelector:
       matchLabels: {{- include "eoforge-common.podSelector" . | nindent 8 }}
 {{- end }}
-{{- if dig "devS3" "enabled" false (.Values.global | default dict) }}
-initContainers: {{- include "eoforge-common.waitForStore" . | nindent 2 }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ . | quote }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- $wait := dig "devS3" "enabled" false (.Values.global | default dict) }}
+{{- if or $wait .Values.initContainers }}
+initContainers:
+  {{- if $wait }}
+  {{- include "eoforge-common.waitForStore" . | nindent 2 }}
+  {{- end }}
+  {{- with .Values.initContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
 volumes: {{- include "eoforge-common.volumes" . | nindent 2 }}
 {{- end -}}
@@ -167,8 +186,5 @@ eoforge.io/settings: {{ toJson .Values.settings | sha256sum | trunc 16 }}
 {{- end -}}
 
 {{- define "eoforge-common.podLabels" -}}
-{{ include "eoforge-common.labels" . }}
-{{- with .Values.podLabels }}
-{{ toYaml . }}
-{{- end }}
+{{ include "eoforge-common.labelsAnd" (dict "root" . "more" .Values.podLabels) }}
 {{- end -}}

@@ -39,13 +39,13 @@
   value: {{ $s3.region | quote }}
 {{- if $s3.existingSecret }}
 - name: AWS_ACCESS_KEY_ID
-  valueFrom: {secretKeyRef: {name: {{ $s3.existingSecret }}, key: AWS_ACCESS_KEY_ID}}
+  valueFrom: {secretKeyRef: {name: {{ $s3.existingSecret | quote }}, key: AWS_ACCESS_KEY_ID}}
 - name: AWS_SECRET_ACCESS_KEY
-  valueFrom: {secretKeyRef: {name: {{ $s3.existingSecret }}, key: AWS_SECRET_ACCESS_KEY}}
+  valueFrom: {secretKeyRef: {name: {{ $s3.existingSecret | quote }}, key: AWS_SECRET_ACCESS_KEY}}
 {{- end }}
 {{- if $s3.caBundle.configMap }}
 - name: SSL_CERT_FILE
-  value: /etc/eoforge/s3-ca/{{ $s3.caBundle.key }}
+  value: "/etc/eoforge/s3-ca/{{ $s3.caBundle.key }}"
 {{- end }}
 {{- end -}}
 
@@ -53,7 +53,7 @@
 {{- $s3 := include "eoforge-common.s3" . | fromYaml -}}
 {{- if $s3.caBundle.configMap }}
 - name: s3-ca
-  configMap: {name: {{ $s3.caBundle.configMap }}, defaultMode: 0444}
+  configMap: {name: {{ $s3.caBundle.configMap | quote }}, defaultMode: 0444}
 {{- end }}
 {{- end -}}
 

@@ -8,11 +8,11 @@
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata:
-  name: {{ $name }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ $name | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- include "eoforge-common.labels" . | nindent 4 }}
 spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ $name }}}
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ $name | quote }}}
   minReplicas: {{ .Values.autoscaling.minReplicas }}
   maxReplicas: {{ .Values.autoscaling.maxReplicas }}
   metrics:
@@ -26,11 +26,11 @@ spec:
 apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
 metadata:
-  name: {{ $name }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ $name | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- include "eoforge-common.labels" . | nindent 4 }}
 spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ $name }}{{ if .Values.kserve.enabled }}-predictor{{ end }}}
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: "{{ $name }}{{ if .Values.kserve.enabled }}-predictor{{ end }}"}
   minReplicaCount: {{ .Values.autoscaling.minReplicas }}
   maxReplicaCount: {{ .Values.autoscaling.maxReplicas }}
   pollingInterval: 15
@@ -39,7 +39,7 @@ spec:
     - type: prometheus
       metricType: AverageValue
       metadata:
-        serverAddress: {{ .Values.autoscaling.prometheusAddress }}
+        serverAddress: {{ .Values.autoscaling.prometheusAddress | quote }}
         query: sum(eoforge_requests_in_flight{ {{- include "eoforge-common.series" . -}} })
         threshold: {{ .Values.autoscaling.targetInFlight | quote }}
 ---
@@ -49,8 +49,8 @@ spec:
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
-  name: {{ $name }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ $name | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- include "eoforge-common.labels" . | nindent 4 }}
 spec:
   maxUnavailable: {{ .Values.pdb.maxUnavailable }}

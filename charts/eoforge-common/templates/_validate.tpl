@@ -1,9 +1,25 @@
-{{/* Contradictions that a schema cannot express; all of them are named at once, with what to do. */}}
+{{/*
+Contradictions that a schema cannot express, and unknown keys; all of them are named at once, with what to do. Below the
+umbrella chart, that chart asks all of its services, so that one message names what is wrong with any of them.
+*/}}
 
 {{- define "eoforge-common.validate" -}}
+{{- if not (contains "eoforge/charts/" .Template.BasePath) -}}
+{{- include "eoforge-common.refuse" (include "eoforge-common.problems" . | fromJsonArray) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "eoforge-common.refuse" -}}
+{{- if . -}}
+{{- fail (printf "\n%s" (join "\n" .)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Problems of one service's values, as a JSON list of lines that begin with the chart's name. */}}
+{{- define "eoforge-common.problems" -}}
 {{- $service := include "eoforge-common.service" . | fromYaml -}}
 {{- $v := .Values -}}
-{{- $problems := list -}}
+{{- $problems := include "eoforge-common.unknown" . | fromJsonArray -}}
 {{- $name := include "eoforge-common.fullname" . -}}
 {{- if gt (len $name) 48 -}}
 {{- $problems = append $problems (printf "the name %q has %d characters, and 48 is the most: labels and names of objects are made of it. Set a shorter fullnameOverride or nameOverride" $name (len $name)) -}}
@@ -38,8 +54,36 @@
 {{- if not (or $tokens.existingSecret $v.tls.clientCaSecret $v.auth.anonymous) -}}
 {{- $problems = append $problems "nobody could be told apart: set auth.tokens.existingSecret or tls.clientCaSecret, or say auth.anonymous=true" -}}
 {{- end -}}
+{{- if and $v.auth.anonymous (or $tokens.existingSecret $v.tls.clientCaSecret) -}}
+{{- $problems = append $problems "auth.anonymous=true lets anyone call, and auth.tokens.existingSecret or tls.clientCaSecret asks who calls: set one of them" -}}
+{{- end -}}
 {{- if and $v.ports.silo (not (and $tokens.existingSecret $v.tls.clientCaSecret)) -}}
 {{- $problems = append $problems "ports.silo separates silos with certificates from operators with tokens: it needs tls.clientCaSecret and auth.tokens.existingSecret" -}}
+{{- end -}}
+{{- range $key, $value := $v.settings -}}
+{{- if and (regexMatch "Uris?$" $key) (kindIs "string" $value) -}}
+{{- range splitList "," $value -}}
+{{- $scheme := regexFind "^[A-Za-z][A-Za-z0-9+.-]*://" (trim .) -}}
+{{- if and $scheme (not (has $scheme (list "s3://" "file://"))) -}}
+{{- $problems = append $problems (printf "settings.%s: %q is no address of a store; expected s3://BUCKET/..., or a path in the pod" $key (trim .)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $problems = concat $problems (include "eoforge-common.resourceProblems" . | fromJsonArray) -}}
+{{- $own := ternary "kserve-container" "server" $v.kserve.enabled -}}
+{{- $taken := list $own "wait-for-store" -}}
+{{- range concat ($v.initContainers | default list) ($v.sidecars | default list) -}}
+{{- if has .name $taken -}}
+{{- $problems = append $problems (printf "initContainers and sidecars: the name %q is taken by another container of the pod" .name) -}}
+{{- end -}}
+{{- $taken = append $taken .name -}}
+{{- end -}}
+{{- if and $v.ingress.enabled (not $v.ingress.hosts) -}}
+{{- $problems = append $problems "ingress.enabled=true needs ingress.hosts" -}}
+{{- end -}}
+{{- if and $v.service.nodePort (ne $v.service.type "NodePort") -}}
+{{- $problems = append $problems (printf "service.nodePort needs service.type=NodePort; got %s" $v.service.type) -}}
 {{- end -}}
 {{- if and $v.route.enabled (not $v.route.parentRefs) -}}
 {{- $problems = append $problems "route.enabled=true needs route.parentRefs, the Gateway to attach to" -}}
@@ -68,7 +112,9 @@
 {{- $problems = append $problems "autoscaling.minReplicas is above autoscaling.maxReplicas" -}}
 {{- end -}}
 {{- end -}}
-{{- if $problems -}}
-{{- fail (printf "\n%s: %s" .Chart.Name (join (printf "\n%s: " .Chart.Name) $problems)) -}}
+{{- $lines := list -}}
+{{- range $problems -}}
+{{- $lines = append $lines (printf "%s: %s" $.Chart.Name .) -}}
 {{- end -}}
+{{- toJson $lines -}}
 {{- end -}}

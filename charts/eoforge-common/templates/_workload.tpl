@@ -14,8 +14,8 @@
 apiVersion: apps/v1
 kind: {{ ternary "StatefulSet" "Deployment" $service.single }}
 metadata:
-  name: {{ include "eoforge-common.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "eoforge-common.fullname" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels: {{- include "eoforge-common.labels" . | nindent 4 }}
 spec:
   {{- if or $service.single (eq .Values.autoscaling.type "none") }}
@@ -23,14 +23,14 @@ spec:
   {{- else if include "eoforge-common.keptReplicas" . }}
   replicas: {{ include "eoforge-common.keptReplicas" . }}
   {{- end }}
-  revisionHistoryLimit: 5
+  revisionHistoryLimit: {{ .Values.revisionHistoryLimit }}
   selector:
     matchLabels: {{- include "eoforge-common.podSelector" . | nindent 6 }}
   {{- if $service.single }}
-  serviceName: {{ include "eoforge-common.fullname" . }}-api
+  serviceName: "{{ include "eoforge-common.fullname" . }}-api"
   podManagementPolicy: Parallel  # in order, a pod that never got ready would hold up the rollback that replaces it
   {{- else }}
-  strategy: {type: RollingUpdate, rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
+  strategy: {{- include "eoforge-common.strategy" . | nindent 4 }}
   {{- end }}
   template:
     metadata:
@@ -40,6 +40,18 @@ spec:
       {{- include "eoforge-common.podSettings" . | nindent 6 }}
       containers:
         - {{- include "eoforge-common.container" . | nindent 10 }}
+        {{- with .Values.sidecars }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+{{- end -}}
+
+{{/* A rollingUpdate beside type Recreate would be refused, and Helm merges it in from the defaults. */}}
+{{- define "eoforge-common.strategy" -}}
+{{- if eq .Values.strategy.type "Recreate" -}}
+type: Recreate
+{{- else -}}
+{{- toYaml .Values.strategy -}}
+{{- end -}}
 {{- end -}}
 
 {{/*
@@ -67,8 +79,8 @@ to KServe: its webhook puts an agent into each pod that fetches models, and that
 apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata:
-  name: {{ include "eoforge-common.fullname" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "eoforge-common.fullname" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
   labels:
     {{- include "eoforge-common.labels" . | nindent 4 }}
     {{- if .Values.kserve.clusterLocal }}
@@ -94,7 +106,7 @@ spec:
     {{- else if eq .Values.autoscaling.type "none" }}
     minReplicas: {{ .Values.replicas }}
     maxReplicas: {{ .Values.replicas }}
-    deploymentStrategy: {type: RollingUpdate, rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
+    deploymentStrategy: {{- include "eoforge-common.strategy" . | nindent 6 }}
     {{- else }}
     minReplicas: {{ .Values.autoscaling.minReplicas }}
     maxReplicas: {{ .Values.autoscaling.maxReplicas }}
@@ -102,9 +114,12 @@ spec:
     scaleMetric: cpu
     scaleTarget: {{ .Values.autoscaling.targetCpuPercent }}
     {{- end }}
-    deploymentStrategy: {type: RollingUpdate, rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
+    deploymentStrategy: {{- include "eoforge-common.strategy" . | nindent 6 }}
     {{- end }}
     {{- include "eoforge-common.podSettings" . | nindent 4 }}
     containers:
       - {{- include "eoforge-common.container" . | nindent 8 }}
+      {{- with .Values.sidecars }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
 {{- end -}}

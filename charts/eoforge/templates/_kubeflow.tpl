@@ -6,11 +6,14 @@
 
 {{- define "eoforge.labels" -}}
 app.kubernetes.io/name: eoforge
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/part-of: eoforge
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
+{{- with include "eoforge-common.commonLabels" . | fromYaml }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "eoforge.pipelinesImage" -}}
@@ -31,9 +34,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* One compiled pipeline with this installation's image; takes (dict "root" . "name" NAME). */}}
 {{- define "eoforge.compiled" -}}
 {{- $text := .root.Files.Get (printf "pipelines/%s.yaml" .name) -}}
-{{- if not $text -}}
-{{- fail (printf "kubeflow.pipelines.names: there is no compiled pipeline %q" .name) -}}
-{{- end -}}
 {{- $text | replace "eoforge/pipelines-python:0.1.0" (include "eoforge.pipelinesImage" .root) -}}
 {{- end -}}
 
@@ -52,7 +52,7 @@ another pipeline of the same release must have another name.
 {{/* The context that the doctor of the library wants, made of the umbrella's values. */}}
 {{- define "eoforge.doctor" -}}
 {{- $values := dict
-  "image" .Values.doctor.image "doctor" .Values.doctor "global" .Values.global "s3" (dict) "extraEnv" .Values.doctor.extraEnv
+  "image" .Values.doctor.image "doctor" .Values.doctor "global" .Values.global "s3" (dict) "extraEnv" .Values.doctor.extraEnv "commonLabels" .Values.commonLabels
   "networkPolicy" (dict "enabled" .Values.doctor.networkPolicy) "serviceAccount" (dict "annotations" .Values.doctor.serviceAccountAnnotations) -}}
 {{- include "eoforge-common.doctor" (dict "Values" $values "Release" .Release "Chart" .Chart "Files" .Files) -}}
 {{- end -}}

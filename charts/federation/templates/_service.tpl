@@ -5,6 +5,7 @@ apis: [eoforge.api.federation.v1.FederationService, eoforge.api.federation.v1.Si
 rpc: ListRuns
 uriSetting: federationUri
 uriDefault: federation
+leastMemory: 256Mi
 single: true
 long: .*/(WatchTasks|WatchRun|PutModel|GetModel|Download|PutUpdate)  # streams: open for hours, or as long as a model is large
 {{- end -}}

@@ -5,7 +5,9 @@ apis: [eoforge.api.retrieval.v1.RetrievalService]
 rpc: ListIndexes
 uriSetting: codesUri
 uriDefault: codes.lance
+leastMemory: 1Gi
 single: false
+waits: true
 {{- end -}}
 
 {{- define "retrieval.alerts" -}}

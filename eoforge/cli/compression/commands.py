@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eoforge.cli.output import Json, emit
+from eoforge.cli.output import Json, as_dict, emit
+from eoforge.data.bands import GROUP_OF
 from eoforge.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -48,15 +49,15 @@ def compress(
             raise UsageError("a table of streams carries codes: name the bundle that makes them with --bundle")
         if one_bound:
             raise UsageError(f"a table holds both sensors: --max-error DN,dB, such as {max_error},0.5")
-        result: Any = compress_table(source, target, bundle, rate, device)
+        emit(compress_table(source, target, bundle, rate, device), title="compressed")
     else:
-        result = compress_files(Path(source), Path(target), bundle, rate, device, one_bound=one_bound)
-    emit(result, title="compressed")
+        result, outcomes = compress_files(Path(source), target, bundle, rate, device, one_bound=one_bound)
+        outcomes.report(as_dict(result), "compressed")
 
 
 def decompress(
     source: Annotated[str, typer.Argument(metavar="IN", help="Stream, folder of streams, or table of streams.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="GeoTIFF, or folder for them.")],
+    target: Annotated[str, typer.Argument(metavar="OUT", help="GeoTIFF, or folder for them.")],
     bundle: Bundle = None,
     patch_id: Annotated[list[str] | None, typer.Option(help="Only these patches of a table (repeat).")] = None,
     device: Device = None,
@@ -66,10 +67,10 @@ def decompress(
     from eoforge.cli.compression.files import decompress_files, decompress_table, is_table
 
     if is_table(source):
-        result = decompress_table(source, target, tuple(patch_id or ()), device)
+        emit(decompress_table(source, Path(target), tuple(patch_id or ()), device), title="decompressed")
     else:
-        result = decompress_files(Path(source), target, bundle, device)
-    emit(result, title="decompressed")
+        result, outcomes = decompress_files(Path(source), target, bundle, device)
+        outcomes.report(result, "decompressed")
 
 
 def inspect(
@@ -103,7 +104,23 @@ def header_row(header: Header, stream_bytes: int) -> dict[str, Any]:
         "tile": header.tile,
         "codes": header.codes,
         "code_bits": 8 * header.code_bytes,
+        "nodata": _nodata_of(header),
+        "masked": _masked_of(header),
         "bytes": stream_bytes,
         "bits_per_pixel": round(8 * stream_bytes / math.prod(header.shape), 4),
         "bits_per_sample": round(8 * stream_bytes / header.samples, 4),
     }
+
+
+def _nodata_of(header: Header) -> str | None:
+    """Nodata value of each grid that has one; of a stream without a profile that of reBEN."""
+    if header.profile is None:
+        return ", ".join(f"{grid} 0" for grid in sorted({GROUP_OF[b].column for b in header.bands} - {"s1"})) or None
+    parts = header.profile.grids.items()
+    return ", ".join(f"{grid} {part.nodata:g}" for grid, part in parts if part.nodata is not None) or None
+
+
+def _masked_of(header: Header) -> str | None:
+    """Grids with a mask."""
+    parts = header.profile.grids.items() if header.profile else ()
+    return " ".join(grid for grid, part in parts if part.masked) or None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eoforge.cli.compression.jobs import Outcomes, files_below, require_folder, target_of_file
 from eoforge.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -55,18 +56,21 @@ def compress_table(source: str, target: str, bundle: str, rate: Rate, device: st
 
 
 def compress_files(
-    source: Path, target: Path, bundle: str | None, rate: Rate, device: str | None, *, one_bound: bool = False
-) -> Compressed:
+    source: Path, target: str, bundle: str | None, rate: Rate, device: str | None, *, one_bound: bool = False
+) -> tuple[Compressed, Outcomes]:
     """Compression of GeoTIFFs of any size to streams, with one tile in memory at a time.
 
     Args:
         source: GeoTIFF, or folder: files named ``<name>_<band>.tif`` form one raster ``<name>``, any other file is a
-            raster of its own.
-        target: Path of the stream, or folder for the streams of a folder.
+            raster of its own. Hidden files are left out.
+        target: Path of the stream, or folder for it or for the streams of a folder.
         bundle: Run bundle of the codec, where the rate needs one.
         rate: Rate of all streams.
         device: Torch device of the codec.
         one_bound: Whether the error bound is one number in the unit of one sensor; rasters of both are refused.
+
+    Returns:
+        Summary, and the files of a folder that failed.
 
     Raises:
         NotFound: There is no GeoTIFF.
@@ -81,24 +85,41 @@ def compress_files(
     jobs = list(_rasters_of(source))
     if not jobs:
         raise NotFound(f"no GeoTIFF at {source}: expected a .tif, a folder with some, or a Lance table")
+    outcomes = Outcomes(alone=source.is_file())
+    folder = Path(target)
+    single = target_of_file(target, f"{source.stem}{SUFFIX}") if outcomes.alone else None
+    if single is None:
+        require_folder(folder)
     coder = open_coder([bundle] if bundle and rate.learned else [], device)
-    raw = made = samples = 0
+    coder.check(rate)
+    streams = raw = made = samples = 0
     with track("compressing tiles") as progress:
         for name, files in jobs:
-            with open_raster(files, Path(name).name, max_pixels=LIMITS.max_pixels, exact=not rate.learned) as raster:
+            with (
+                outcomes.one(name, [file.content for file in files if isinstance(file.content, Path)]),
+                open_raster(files, Path(name).name, max_pixels=LIMITS.max_pixels, exact=not rate.learned) as raster,
+            ):
                 if one_bound and len(modalities_of(raster.bands)) > 1:
                     raise UsageError(f"{name} holds both sensors, whose units differ: --max-error DN,dB, such as 8,0.5")
-                path = target if source.is_file() else target / f"{name}{SUFFIX}"
+                outcomes.warn(name, raster.warnings)
+                path = single or folder / f"{name}{SUFFIX}"
                 with atomic_path(path) as unfinished, unfinished.open("w+b") as file:
                     header = coder.write(ReportingSource(raster, progress), rate, file)
+                streams += 1
                 made += path.stat().st_size
                 samples += header.samples
                 raw += header.raw_bytes
-    return Compressed(len(jobs), raw, made, round(raw / made, 2), round(8 * made / samples, 4), str(target))
+    ratio, bits = (round(raw / made, 2), round(8 * made / samples, 4)) if streams else (0.0, 0.0)
+    return Compressed(streams, raw, made, ratio, bits, str(single or folder)), outcomes
 
 
-def decompress_files(source: Path, target: Path, bundle: str | None, device: str | None) -> dict[str, Any]:
+def decompress_files(
+    source: Path, target: str, bundle: str | None, device: str | None
+) -> tuple[dict[str, Any], Outcomes]:
     """Decompression of streams to cloud-optimised GeoTIFFs, with one tile in memory at a time.
+
+    Returns:
+        Summary, and the streams of a folder that failed.
 
     Raises:
         NotFound: There is no stream.
@@ -108,23 +129,27 @@ def decompress_files(source: Path, target: Path, bundle: str | None, device: str
     from eoforge.methods.codecs import open_coder
     from eoforge.progress import track
 
-    streams = sorted(source.rglob(f"*{SUFFIX}")) if source.is_dir() else [source] if source.is_file() else []
+    streams = files_below(source, [SUFFIX]) if source.is_dir() else [source] if source.is_file() else []
     if not streams:
         raise NotFound(f"no stream at {source}: expected a {SUFFIX} file, a folder with some, or a table of streams")
+    outcomes = Outcomes(alone=source.is_file())
+    out = Path(target)
+    if not outcomes.alone or out.suffix.lower() not in TIFFS or out.is_dir():
+        require_folder(out)
     coder = open_coder([bundle] if bundle else [], device)
-    files = 0
+    done = files = 0
     with track("decoding tiles") as progress:
         for path in streams:
-            with path.open("rb") as file:
+            inside = path.relative_to(source).with_suffix("") if source.is_dir() else Path(path.stem)
+            with outcomes.one(str(inside), [path]), path.open("rb") as file:
                 stream = FileSlice(file)
                 header = inspect(stream, coder.limits)
                 if header.kind is Kind.LEARNED and not coder.codecs:
                     raise UsageError(f"{path} was made by the codec of bundle {header.bundle}; name it with --bundle")
-                inside = path.relative_to(source).with_suffix("") if source.is_dir() else Path(path.stem)
-                paths = _cog_paths(header.bands, target, inside, single=source.is_file())
+                paths = _cog_paths(header.bands, out, inside, single=outcomes.alone)
                 _write_cogs(paths, header, _reported(coder.blocks(stream), progress))
-                files += len(paths)
-    return {"streams": len(streams), "files": files, "target": str(target)}
+                done, files = done + 1, files + len(paths)
+    return {"streams": done, "files": files, "target": target}, outcomes
 
 
 def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device: str | None) -> dict[str, Any]:
@@ -134,7 +159,6 @@ def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device
         UsageError: The table holds no streams.
         NotFound: A patch is not in the table.
     """
-    from eoforge.bundle import load_bundle
     from eoforge.codec.tiles import Block
     from eoforge.index.code_table import CodeTableInfo
     from eoforge.index.streams import StreamReader, holds_streams
@@ -147,7 +171,7 @@ def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device
     if not holds_streams(table):
         raise UsageError(f"{source} is not a table of streams; make one with `eoforge compress`")
     info = CodeTableInfo.of(table.schema, source)
-    encoder = get_method(info.method).load(load_bundle(info.bundle_uri), device)
+    encoder = get_method(info.method).load(info.open_bundle(), device)
     reader = StreamReader(table, coder_of(encoder))
     selected = patch_ids or sorted(set(table.to_table(columns=["patch_id"]).column("patch_id").to_pylist()))
     files = 0
@@ -161,7 +185,7 @@ def decompress_table(source: str, target: Path, patch_ids: Sequence[str], device
             for patch_id, rasters in found.items():
                 for raster in rasters.values():
                     paths = _cog_paths(raster.bands, target, Path(patch_id), single=False)
-                    _write_cogs(paths, raster, [Block(0, 0, raster.bands)])
+                    _write_cogs(paths, raster, [Block(0, 0, raster.bands, raster.masks)])
                     files += len(paths)
             progress.advance(len(part))
     return {"patches": len(selected), "files": files, "target": str(target)}
@@ -176,7 +200,7 @@ def _rasters_of(source: Path) -> Iterator[tuple[str, list[GeoTiff]]]:
         yield source.stem, [GeoTiff(source)]
         return
     groups: dict[str, list[GeoTiff]] = {}
-    for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in TIFFS and p.is_file()):
+    for path in files_below(source, TIFFS):
         inside = path.relative_to(source).with_suffix("")
         name, _, band = inside.name.rpartition("_")
         if inside.name.endswith(_MAP):
@@ -194,7 +218,7 @@ class ReportingSource:
     def __init__(self, source: Source, progress: Tracker) -> None:
         self._source, self._progress = source, progress
         self.bands, self.shape = source.bands, source.shape
-        self.georeference, self.patch_id = source.georeference, source.patch_id
+        self.georeference, self.patch_id, self.profile = source.georeference, source.patch_id, source.profile
 
     def window(self, row: int, column: int, height: int, width: int) -> Raster:
         """Window of the wrapped source."""
@@ -213,7 +237,7 @@ def _cog_paths(bands: Iterable[str], target: Path, name: Path, *, single: bool) 
     from eoforge.codec.cog import grids_of
 
     grids = list(grids_of(bands))
-    named = single and target.suffix.lower() in TIFFS
+    named = single and target.suffix.lower() in TIFFS and not target.is_dir()
     base = target.with_suffix("") if named else target / name
     return {
         g: base.with_name(f"{base.name}.tif" if named and len(grids) == 1 else f"{base.name}_{g}.tif") for g in grids
@@ -225,7 +249,7 @@ def _write_cogs(paths: Mapping[str, Path], like: Header | Raster, blocks: Iterab
 
     with ExitStack() as stack:
         unfinished = {grid: str(stack.enter_context(atomic_path(path)).absolute()) for grid, path in paths.items()}
-        write_cog_files(unfinished, like.bands, like.shape, like.georeference, blocks)
+        write_cog_files(unfinished, like.bands, like.shape, like.georeference, blocks, like.profile)
 
 
 @contextmanager

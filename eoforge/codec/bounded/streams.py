@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
 
-from eoforge.codec import tiles
+from eoforge.codec import tiles, validity
 from eoforge.codec.bounded.piece import decode_piece, encode_piece
 from eoforge.codec.bounded.planes import FIXED_BITS
 from eoforge.codec.container import LIMITS, Header, Kind, Limits, inspect, unpack
@@ -58,10 +58,12 @@ def write_bounded(
         source.georeference,
         side,
         max_error=tuple(errors.items()),
+        profile=source.profile,
     )
     writer = StreamWriter(file, header)
     for w in tiles.plan(source.shape, side, 0):
-        writer.add(encode_piece(source.window(w.row, w.column, w.height, w.width), steps))
+        raster, section = validity.cover(header, source.window(w.row, w.column, w.height, w.width))
+        writer.add(section + encode_piece(raster, steps))
     return writer.finish()
 
 
@@ -75,8 +77,8 @@ def decompress(streams: Sequence[Stream], limits: Limits = LIMITS) -> list[Raste
     rasters = []
     for stream in streams:
         head = inspect(stream, limits)
-        bands = tiles.assemble(head.bands, head.shape, decompress_blocks(stream, limits))
-        rasters.append(Raster(bands, head.shape, head.georeference, head.patch_id))
+        bands, masks = tiles.assemble_masked(head.bands, head.shape, decompress_blocks(stream, limits))
+        rasters.append(Raster(bands, head.shape, head.georeference, head.patch_id, head.profile, masks))
     return rasters
 
 
@@ -95,10 +97,11 @@ def decompress_blocks(stream: Stream, limits: Limits = LIMITS) -> Iterator[tiles
     windows = tiles.plan(head.shape, head.tile, head.overlap)
     payloads = tiles.split(container.payload, len(windows)) if head.tile else [container.payload]
     decoded = (
-        (window, decode_piece(bytes(payload), head.bands, (window.height, window.width)))
+        (window, section, decode_piece(piece, head.bands, (window.height, window.width)))
         for window, payload in zip(windows, payloads, strict=True)
+        for section, piece in [validity.part(head, payload)]
     )
-    yield from tiles.blocks(decoded, head.shape, head.overlap)
+    yield from validity.blocks(head, decoded)
 
 
 def _errors(source: tiles.Source, max_error: float | Mapping[str, float]) -> dict[str, float]:

@@ -172,7 +172,7 @@ def _stack(images: Sequence[npt.NDArray[Any]], band: str) -> Tensor:
     if not np.isfinite(pixels).all():
         raise DataRefused(
             f"{band} holds values that are not finite; the learned codec needs backscatter in dB everywhere. "
-            "Fill them, or use max_error, which keeps them"
+            "Declare them as nodata, fill them, or use max_error, which keeps them"
         )
     return torch.from_numpy(pixels)
 

@@ -7,6 +7,7 @@ Each module whose outputs decide probabilities or hash codes has an integer coun
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +26,36 @@ _FLOOR = 1e-9
 _HYPER_TOTAL = 1 << 22
 
 
+class _Bounded(torch.autograd.Function):
+    """Clamp that keeps the gradients that lead back between the bounds; those of ``clamp`` are zero outside."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(values)
+        ctx.low, ctx.high = low, high
+        return values.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (values,), (gradient,) = ctx.saved_tensors, gradients
+        # Descent moves against the gradient: a negative one raises the value.
+        outwards = ((values < ctx.low) & (gradient > 0)) | ((values > ctx.high) & (gradient < 0))
+        return gradient.masked_fill(outwards, 0.0), None, None
+
+
+def bounded(values: Tensor, low: float, high: float = math.inf) -> Tensor:
+    """Values within bounds, with gradients that lead back into them."""
+    return cast(Tensor, _Bounded.apply(values, low, high))
+
+
+def _upper_tail(distance: Tensor) -> Tensor:
+    """Mass of the standard Gaussian beyond ``distance``.
+
+    ``torch.special.ndtr`` is one minus such a mass and loses all digits of a small one in float32.
+    """
+    return 0.5 * torch.special.erfc(distance * math.sqrt(0.5))
+
+
 def scale_index(sigma: Tensor) -> Tensor:
     """Fractional index into ``tables`` of the standard deviation ``sigma``."""
     return (sigma.log() - LOG_SIGMA_MIN) / LOG_RATIO
@@ -32,12 +63,11 @@ def scale_index(sigma: Tensor) -> Tensor:
 
 def gaussian_likelihood(residual: Tensor, index: Tensor) -> Tensor:
     """Mass of the interval of width one around ``residual`` under the centred Gaussian of a table index."""
-    sigma = (index.clamp(0, SCALES - 1) * LOG_RATIO + LOG_SIGMA_MIN).exp()
+    sigma = (bounded(index, 0, SCALES - 1) * LOG_RATIO + LOG_SIGMA_MIN).exp()
     distance = residual.abs()
-    # Both arguments negative: differences of small tails instead of differences of numbers near one.
-    upper = torch.special.ndtr((0.5 - distance) / sigma)
-    lower = torch.special.ndtr((-0.5 - distance) / sigma)
-    return (upper - lower).clamp(min=_FLOOR)
+    # On one side of the centre: differences of small tails instead of differences of numbers near one.
+    mass = _upper_tail((distance - 0.5) / sigma) - _upper_tail((distance + 0.5) / sigma)
+    return bounded(mass, _FLOOR)
 
 
 class FactorisedPrior(nn.Module):
@@ -59,13 +89,13 @@ class FactorisedPrior(nn.Module):
     def likelihood(self, z_BZhw: Tensor) -> Tensor:
         """Mass of the interval of width one around each value."""
         x = z_BZhw.permute(0, 2, 3, 1)[..., None]
-        scale = self.log_scale.clamp(-4.0, 5.0).exp()
+        scale = bounded(self.log_scale, -4.0, 5.0).exp()
         # The same reflection as for Gaussians: the mass of an interval left of the centre.
         distance = (x - self.centre).abs()
         upper = torch.sigmoid((0.5 - distance) / scale)
         lower = torch.sigmoid((-0.5 - distance) / scale)
         mass = ((upper - lower) * self.weight.softmax(-1)).sum(-1)
-        return mass.permute(0, 3, 1, 2).clamp(min=_FLOOR)
+        return bounded(mass.permute(0, 3, 1, 2), _FLOOR)
 
     @torch.no_grad()
     def update(self) -> None:

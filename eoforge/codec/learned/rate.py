@@ -17,6 +17,7 @@ from eoforge.codec.learned.network import CodecNetwork
 from eoforge.codec.raster import Raster, factor_of
 from eoforge.codec.slices import FileSlice, Stream
 from eoforge.codec.tiles import Pixels, Source
+from eoforge.codec.validity import invalid_of
 from eoforge.data.bands import S1_BANDS
 from eoforge.errors import UsageError
 
@@ -28,7 +29,7 @@ _IN_MEMORY = 1 << 24
 
 
 def psnr(original: Raster, decoded: Raster, peak: float | None = None) -> float:
-    """PSNR in dB over all samples of all bands, each on its native grid.
+    """PSNR in dB over all valid samples of all bands, each on its native grid.
 
     Args:
         original: Raster before compression.
@@ -44,9 +45,10 @@ def _squares(original: Raster, decoded: Pixels, peak: float | None = None) -> tu
     squares, samples = 0.0, 0
     for band, pixels in original.bands.items():
         scale = peak or (BACKSCATTER_PEAK if band in S1_BANDS else REFLECTANCE_PEAK)
-        difference = (pixels.astype(np.float64) - decoded[band].astype(np.float64)) / scale
+        seen = ~invalid_of(original, band)
+        difference = (pixels[seen].astype(np.float64) - decoded[band][seen].astype(np.float64)) / scale
         squares += float(np.square(difference).sum())
-        samples += pixels.size
+        samples += difference.size
     return squares, samples
 
 

@@ -9,13 +9,13 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from eoforge.codec import tiles
+from eoforge.codec import tiles, validity
 from eoforge.codec.container import DIGEST_BYTES, Container, Header, Kind, Limits, pack, unpack
 from eoforge.codec.learned import pieces
 from eoforge.codec.learned.config import QUALITY_FRACTIONS
 from eoforge.codec.learned.network import CodecNetwork
 from eoforge.codec.learned.pieces import PieceSpec
-from eoforge.codec.raster import Raster
+from eoforge.codec.raster import Masks, Raster
 from eoforge.codec.slices import Stream
 from eoforge.codec.writer import StreamWriter
 from eoforge.errors import BundleError, DataRefused, UsageError
@@ -34,10 +34,11 @@ def compress(codec: CodecNetwork, rasters: Sequence[Raster], quality: float) -> 
                 streams[i] = file.getvalue()
     specs = {i: _spec(r.bands, r.shape, quality) for i, r in enumerate(rasters) if i not in streams}
     for spec, chosen in _batches(specs):
-        coded = pieces.encode(codec, [rasters[i] for i in chosen], spec)
-        for i, piece in zip(chosen, coded, strict=True):
-            header = _header(codec, rasters[i], quality, len(piece.codes))
-            streams[i] = pack(header, piece.payload, b"".join(piece.codes))
+        covered = {i: validity.cover(_header(codec, rasters[i], quality, 0), rasters[i]) for i in chosen}
+        coded = pieces.encode(codec, [raster for raster, _ in covered.values()], spec)
+        for (i, (raster, section)), piece in zip(covered.items(), coded, strict=True):
+            header = _header(codec, raster, quality, len(piece.codes))
+            streams[i] = pack(header, section + piece.payload, b"".join(piece.codes))
     return [streams[i] for i in range(len(rasters))]
 
 
@@ -62,11 +63,13 @@ def write(
     quality = codec.config.require_quality(quality)
     side = tile if tile is not None else tiles.TILE * tiles.is_tiled(source.shape)
     overlap = overlap if side else 0
-    writer = StreamWriter(file, _header(codec, source, quality, 0, side, overlap))
+    header = _header(codec, source, quality, 0, side, overlap)
+    writer = StreamWriter(file, header)
     for window in tiles.plan(source.shape, side, overlap):
-        raster = source.window(window.row, window.column, window.height, window.width)
+        given = source.window(window.row, window.column, window.height, window.width)
+        raster, section = validity.cover(header, given)
         (piece,) = pieces.encode(codec, [raster], _spec(raster.bands, raster.shape, quality))
-        writer.add(piece.payload, piece.codes)
+        writer.add(section + piece.payload, piece.codes)
     return writer.finish()
 
 
@@ -77,10 +80,13 @@ def decompress(codec: CodecNetwork, streams: Sequence[Stream], limits: Limits) -
     for i, container in enumerate(containers):
         head = container.header
         if head.tile:
-            rasters[i] = _raster(head, tiles.assemble(head.bands, head.shape, _blocks(codec, container)))
+            rasters[i] = _raster(head, *tiles.assemble_masked(head.bands, head.shape, _blocks(codec, container)))
     for spec, chosen in _batches(_untiled_specs(containers)):
-        decoded = pieces.decode(codec, [bytes(containers[i].payload) for i in chosen], spec)
-        rasters.update({i: _raster(containers[i].header, bands) for i, bands in zip(chosen, decoded, strict=True)})
+        parts = [validity.part(containers[i].header, containers[i].payload) for i in chosen]
+        decoded = pieces.decode(codec, [payload for _, payload in parts], spec)
+        for i, (section, _), bands in zip(chosen, parts, decoded, strict=True):
+            head = containers[i].header
+            rasters[i] = _raster(head, *validity.restore(head, section, head.shape, bands))
     return [rasters[i] for i in range(len(streams))]
 
 
@@ -102,7 +108,8 @@ def hash_stream(
         sensor = modality or ("s2" if "s2" in spec.modalities else "s1")
         if sensor not in spec.modalities:
             raise UsageError(f"a stream holds {', '.join(spec.modalities)}; it has no code of {modality}")
-        codes[chosen] = pieces.hashes(codec, [bytes(containers[i].payload) for i in chosen], spec)[sensor]
+        payloads = [validity.part(containers[i].header, containers[i].payload)[1] for i in chosen]
+        codes[chosen] = pieces.hashes(codec, payloads, spec)[sensor]
     return codes
 
 
@@ -136,6 +143,7 @@ def _header(
         bundle=codec.bundle_id[: 2 * DIGEST_BYTES],
         code_bytes=codec.config.bits // 8,
         codes=codes,
+        profile=source.profile,
     )
 
 
@@ -186,13 +194,14 @@ def _blocks(codec: CodecNetwork, container: Container) -> Iterator[tiles.Block]:
     windows = tiles.plan(head.shape, head.tile, head.overlap)
     payloads = tiles.split(container.payload, len(windows)) if head.tile else [container.payload]
 
-    def decoded() -> Iterator[tuple[tiles.Window, tiles.Pixels]]:
+    def decoded() -> Iterator[tuple[tiles.Window, bytes, tiles.Pixels]]:
         for window, payload in zip(windows, payloads, strict=True):
             spec = _spec(head.bands, (window.height, window.width), head.quality)
-            yield window, pieces.decode(codec, [bytes(payload)], spec)[0]
+            section, piece = validity.part(head, payload)
+            yield window, section, pieces.decode(codec, [piece], spec)[0]
 
-    yield from tiles.blocks(decoded(), head.shape, head.overlap)
+    yield from validity.blocks(head, decoded())
 
 
-def _raster(head: Header, bands: tiles.Pixels) -> Raster:
-    return Raster(bands, head.shape, head.georeference, head.patch_id)
+def _raster(head: Header, bands: tiles.Pixels, masks: Masks) -> Raster:
+    return Raster(bands, head.shape, head.georeference, head.patch_id, head.profile, masks)

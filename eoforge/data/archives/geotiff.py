@@ -18,8 +18,9 @@ import numpy.typing as npt
 from eoforge.data.archives import tiff
 from eoforge.data.archives.tiff_template import build_template
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
-from eoforge.geo.crs import epsg_of
+from eoforge.geo.crs import crs_text
 from eoforge.geo.gdal import open_geotiff, refusing
+from eoforge.geo.tiff_head import check_expansion
 
 MAX_PIXELS = 1 << 24
 """Largest number of pixels that is decoded; an official raster has 14,400."""
@@ -31,15 +32,21 @@ class BandRaster:
 
     Attributes:
         pixels: ``[H, W]``; read-only if they are a view of the bytes of the file.
-        epsg: CRS code, None if the file names none.
+        epsg: CRS code, None if the file names no CRS or none that a code means exactly.
         transform: ``(a, b, c, d, e, f)``: x = a * column + b * row + c, y = d * column + e * row + f.
         nodata: The nodata value, None if the file names none.
+        crs: ``EPSG:<code>`` or WKT where ``epsg`` is None for lack of an exact code; for messages.
+        scaling: Scale and offset by which the file turns its numbers into physical values.
+        boa_offset: Value of its tag BOA_ADD_OFFSET, None without one.
     """
 
     pixels: npt.NDArray[Any]
     epsg: int | None
     transform: tuple[float, float, float, float, float, float]
     nodata: float | None
+    crs: str | None = None
+    scaling: tuple[float, float] = (1.0, 0.0)
+    boa_offset: float | None = None
 
 
 def read_geotiff(data: bytes, name: str = "GeoTIFF") -> BandRaster:
@@ -72,16 +79,16 @@ def read_geotiff(data: bytes, name: str = "GeoTIFF") -> BandRaster:
     scale_x, scale_y, _ = struct.unpack("<3d", _field(data, layout.pixel_scale, name))
     if epsg is None or i or j or (layout.nodata is not None and nodata is None):
         return _read_with_rasterio(data, name)
-    _check_size(layout.width, layout.height, name)
+    if layout.width * layout.height > MAX_PIXELS:
+        raise DataRefused(f"{name}: claims {layout.width} x {layout.height} pixels; at most {MAX_PIXELS} are read")
+    try:
+        check_expansion(layout.width * layout.height * layout.dtype.itemsize, len(data), name)
+    except LimitExceeded as error:
+        raise DataRefused(str(error)) from error
     pixels = _decode(data, layout, name)
     if pixels is None:
         return _read_with_rasterio(data, name)
     return BandRaster(pixels, epsg, (scale_x, 0.0, x, 0.0, -scale_y, y), nodata)
-
-
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise DataRefused(f"{name}: claims {width} x {height} pixels; at most {MAX_PIXELS} are read")
 
 
 def _field(data: bytes, field: tiff.Field, name: str) -> bytes:
@@ -135,15 +142,28 @@ def _inflate(strip: bytes, size: int, name: str) -> bytes:
 
 def _read_with_rasterio(data: bytes, name: str) -> BandRaster:
     try:
-        with open_geotiff(data, name) as source:
+        with open_geotiff(data, name, MAX_PIXELS) as source:
             if source.count != 1:
                 raise DataRefused(f"{name}: expected one band, got {source.count}")
-            _check_size(source.width, source.height, name)
             with refusing(name):
-                epsg = epsg_of(source.crs)
-                return BandRaster(source.read(1), epsg, tuple(source.transform)[:6], source.nodata)
+                crs = crs_text(source.crs)
+                code = crs.removeprefix("EPSG:") if crs else ""
+                epsg = int(code) if code.isdecimal() else None
+                scaling = (float(source.scales[0]), float(source.offsets[0]))
+                tag = (source.tags() | source.tags(1)).get("BOA_ADD_OFFSET")
+                transform = tuple(source.transform)[:6]
+                return BandRaster(source.read(1), epsg, transform, source.nodata, crs, scaling, _number(tag, name))
     except LimitExceeded as error:
         raise DataRefused(f"{name}: {error}") from error
+
+
+def _number(text: str | None, name: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise DataRefused(f"{name}: expected a number as BOA_ADD_OFFSET, got {text[:40]!r}") from error
 
 
 def write_geotiff(

@@ -41,7 +41,7 @@ _FILE_ERRORS = {errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP}
 def path_of(meta: PatchMeta, band: str) -> str:
     """Path of the file of a band (or of ``reference_map``) below the root of the archive, without extension."""
     if band in S1_BANDS:
-        name = meta.s1_name
+        name = meta.radar_name
         return f"{S1_FOLDER}/{scene_of(name)}/{name}/{name}_{band}"
     name = meta.patch_id
     folder = MAP_FOLDER if band == REFERENCE_MAP else S2_FOLDER

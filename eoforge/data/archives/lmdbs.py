@@ -19,7 +19,7 @@ from eoforge.data.archives.base import Archive
 from eoforge.data.archives.geotiff import BandRaster
 from eoforge.data.archives.layout import MAIN_FILE, MAX_FILE_BYTES, MAX_METADATA_BYTES, REFERENCE_MAP, read_file
 from eoforge.data.archives.lmdb_file import LmdbFile
-from eoforge.data.archives.metadata import MetadataRows, read_metadata
+from eoforge.data.archives.metadata import MetadataRows, NoMetadata, read_metadata
 from eoforge.data.archives.validate import read_patch
 from eoforge.data.bands import GROUP_OF, S1_BANDS, S2_10M
 from eoforge.data.records import PatchMeta, ReadResult
@@ -34,7 +34,7 @@ def find_lmdb(path: Path) -> Path | None:
         return path.parent
     if not path.is_dir():
         return None
-    found = [path] if (path / _DATA_FILE).is_file() else sorted(p.parent for p in path.glob(f"*/{_DATA_FILE}"))
+    found = [path] if (path / _DATA_FILE).is_file() else sorted(p.parent for p in path.glob(f"[!.]*/{_DATA_FILE}"))
     return found[0] if len(found) == 1 else None
 
 
@@ -56,8 +56,8 @@ class LmdbArchive(Archive):
                 lambda name: read_file(str(self._metadata_folder / name), MAX_METADATA_BYTES),
                 str(self._metadata_folder),
             )
-        except NotFound as error:
-            raise NotFound(
+        except NoMetadata as error:
+            raise NoMetadata(
                 f"an LMDB holds no labels: put the official {MAIN_FILE} into {self._folder} or {self._folder.parent}"
             ) from error
 
@@ -109,7 +109,7 @@ class _LmdbPatch:
     def _key(self, band: str) -> str:
         if band == REFERENCE_MAP:
             return f"{self._meta.patch_id}_{REFERENCE_MAP}"
-        return self._meta.s1_name if band in S1_BANDS else self._meta.patch_id
+        return self._meta.radar_name if band in S1_BANDS else self._meta.patch_id
 
     def key_of(self, band: str) -> str:
         return f"{self._uri}#{self._key(band)}"

@@ -51,6 +51,9 @@ LINEAR_UNITS: Final = 3076
 
 METRE: Final = 9001
 
+_NAMING_KEYS: Final = {GEO_MODEL, GEO_RASTER, 1026, 2049, 2054, PROJECTED_CRS, 3073, LINEAR_UNITS}
+"""GeoTIFF keys that leave a projected CRS as its code defines it: model, pixel type, citations, units."""
+
 TYPE_FORMATS: Final = {SHORT: "H", LONG: "I", DOUBLE: "d", ASCII: "s"}
 _NEEDED = {WIDTH, HEIGHT, BITS, STRIP_OFFSETS, STRIP_BYTE_COUNTS, PIXEL_SCALE, TIE_POINT, GEO_KEYS}
 # A tag outside this set may change the meaning of the pixels (orientation, masks, tiles, scale): left to GDAL.
@@ -180,14 +183,19 @@ def gapless_span(layout: StripLayout, offsets: bytes, counts: bytes) -> tuple[in
 
 @lru_cache(maxsize=256)
 def epsg_of(geo_keys: bytes) -> int | None:
-    """EPSG code of a GeoKey directory; None unless it is a projected CRS in metres with area pixels."""
+    """EPSG code of a GeoKey directory; None unless it is a projected CRS in metres with area pixels, and nothing more.
+
+    Other keys replace a part of the CRS (its datum, its shift to WGS 84): such a file is left to GDAL.
+    """
     count = len(geo_keys) // 2
     values = struct.unpack(f"<{count}H", geo_keys)
     if count < 4 or values[0] != 1 or count < 4 + 4 * values[3]:
         return None
     keys = {values[i]: (values[i + 1], values[i + 3]) for i in range(4, 4 + 4 * values[3], 4)}
     expected = {GEO_MODEL: 1, GEO_RASTER: 1, LINEAR_UNITS: METRE}
-    if any(keys.get(key, (0, value)) != (0, value) for key, value in expected.items()):
+    if not keys.keys() <= _NAMING_KEYS or any(
+        keys.get(key, (0, value)) != (0, value) for key, value in expected.items()
+    ):
         return None
     location, code = keys.get(PROJECTED_CRS, (1, 0))
     return code if location == 0 and 1024 <= code <= 32766 else None

@@ -7,7 +7,7 @@ at the first defect: one run names all of them. docs/data.md explains the reason
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,14 +16,18 @@ import numpy.typing as npt
 
 from eoforge.data.archives.geotiff import BandRaster
 from eoforge.data.archives.layout import REFERENCE_MAP
+from eoforge.data.archives.offset import may_carry_offset, named_offset, without_offset
 from eoforge.data.bands import GROUPS, MODALITIES, S1_10M, S2_10M, BandGroup
 from eoforge.data.labels import CLASSES, CLC_TO_CLASS, INDEX, KNOWN_CLC, mask_of, names_of
+from eoforge.data.names import TileName
 from eoforge.data.records import Defect, PatchMeta, PatchPair, ReadResult, Reason
 from eoforge.data.split import official_split
 from eoforge.errors import DataRefused
 from eoforge.geo.footprint import Footprint
 
 _TOLERANCE_M = 1e-3
+_CRS_SHOWN = 120
+"""Characters of a WKT in a message."""
 _CODES = 1 << 16
 
 
@@ -75,7 +79,7 @@ def read_patch(
         return ReadResult(meta, None, findings.defects())
     stacks: dict[str, npt.NDArray[Any]] = {}
     for modality, absent in (("s2", Reason.S2_MISSING), ("s1", Reason.S1_MISSING)):
-        _load_modality(modality, absent, footprint, load, file_of, findings, stacks)
+        _load_modality(modality, absent, meta, load, file_of, findings, stacks)
     reference_map = _load_map(meta, footprint, load, file_of, findings)
     defects = findings.defects()
     if any(d.fatal for d in defects):
@@ -101,9 +105,9 @@ def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | N
         findings.add(Reason.BAD_NAME, str(error), file)
         return None
     patch, s1 = names.patch, names.s1
-    if (s1.mgrs, s1.x, s1.y) != (patch.tile.mgrs, patch.x, patch.y):
+    if s1 is None or (s1.mgrs, s1.x, s1.y) != (patch.tile.mgrs, patch.x, patch.y):
         findings.add(Reason.BAD_NAME, f"s1_name {meta.s1_name} names another cell than patch_id", file)
-    unknown = [name for name in meta.labels if name not in INDEX]
+    unknown = [name for name in meta.labels or () if name not in INDEX]
     if unknown or not meta.labels:
         detail = f"expected 1..{len(CLASSES)} of the reBEN classes, got {unknown or 'no label'}"
         findings.add(Reason.UNKNOWN_LABEL, detail, file)
@@ -117,14 +121,14 @@ def _check_row(meta: PatchMeta, findings: _Findings, file: str) -> Footprint | N
 def _load_modality(
     modality: str,
     absent: Reason,
-    footprint: Footprint,
+    meta: PatchMeta,
     load: Callable[[str], BandRaster | None],
     file_of: Callable[[str], str],
     findings: _Findings,
     stacks: dict[str, npt.NDArray[Any]],
 ) -> None:
     missing = []
-    bands = MODALITIES[modality]
+    bands, footprint, tile = MODALITIES[modality], meta.names.footprint, meta.names.patch.tile
     for group in GROUPS:
         if group.bands[0] not in bands:
             continue
@@ -136,6 +140,8 @@ def _load_modality(
                     missing.append(band)
                 else:
                     _check_raster(raster, band, group, footprint)
+                    if modality == "s2":
+                        raster = _corrected(raster, band, tile, file_of, findings)
                     slot[...] = raster.pixels
             except DataRefused as error:
                 reason = error.code if isinstance(error, Refused) else Reason.UNREADABLE
@@ -160,6 +166,29 @@ def _check_raster(raster: BandRaster, band: str, group: BandGroup, footprint: Fo
         raise Refused(Reason.NODATA_S2, f"{band}: {count} pixels are 0, which means nodata")
 
 
+def _corrected(
+    raster: BandRaster, band: str, tile: TileName, file_of: Callable[[str], str], findings: _Findings
+) -> BandRaster:
+    """Raster without the offset of processing baseline 04.00; raises Refused if it is not known whether it has one."""
+    try:
+        offset = named_offset(raster)
+        if offset:
+            raster = replace(raster, pixels=without_offset(raster.pixels, offset))
+            findings.add(Reason.OFFSET_REMOVED, f"{band}: {offset:+g} was applied", file_of(band))
+        elif offset is None and may_carry_offset(tile):
+            raise Refused(
+                Reason.OFFSET_UNKNOWN,
+                f"{band}: products of baseline 04.00 and later (this one is {tile.baseline / 100:05.2f}, acquired "
+                f"{tile.acquired:%Y-%m-%d}) store 1,000 more than reflectance x 10,000, and the file does not say "
+                "whether it does: set its offset, or the tag BOA_ADD_OFFSET (-1000, or 0 if it was taken out)",
+            )
+    except Refused:
+        raise
+    except DataRefused as error:
+        raise Refused(Reason.OFFSET_UNKNOWN, f"{band}: {error}") from error
+    return raster
+
+
 def _check_grid(raster: BandRaster, what: str, size: int, dtype: str, resolution: int, footprint: Footprint) -> None:
     pixels = raster.pixels
     if pixels.shape != (size, size):
@@ -167,8 +196,9 @@ def _check_grid(raster: BandRaster, what: str, size: int, dtype: str, resolution
     if pixels.dtype != dtype:
         raise Refused(Reason.WRONG_DTYPE, f"{what}: expected {dtype}, got {pixels.dtype}")
     if raster.epsg != footprint.epsg:
+        found = (raster.crs or "no CRS")[:_CRS_SHOWN] if raster.epsg is None else f"EPSG:{raster.epsg}"
         raise Refused(
-            Reason.CRS_MISMATCH, f"{what}: the patch name implies EPSG:{footprint.epsg}, the file EPSG:{raster.epsg}"
+            Reason.CRS_MISMATCH, f"{what}: the patch name implies EPSG:{footprint.epsg}, the file has {found}"
         )
     expected = (float(resolution), 0.0, float(footprint.ulx), 0.0, -float(resolution), float(footprint.uly))
     if raster.transform != expected and not all(
@@ -190,7 +220,7 @@ def _load_map(
         if raster is None:
             return None
         _check_grid(raster, REFERENCE_MAP, S2_10M.size, "uint16", S2_10M.resolution, footprint)
-        _check_labels(raster.pixels, meta.labels)
+        _check_labels(raster.pixels, meta.labels or ())
     except DataRefused as error:
         reason = error.code if isinstance(error, Refused) else Reason.UNREADABLE
         findings.add(reason, str(error), file_of(REFERENCE_MAP))
@@ -200,15 +230,24 @@ def _load_map(
 
 def _check_labels(reference_map: npt.NDArray[np.uint16], labels: tuple[str, ...]) -> None:
     """Raises Refused if map and labels disagree: one 10 m pixel of a class implies its label, whatever its area."""
-    present = np.zeros(_CODES, dtype=bool)
-    present[reference_map.ravel()] = True
-    shown = _classes_of(tuple(np.flatnonzero(present).tolist()))
+    shown = mask_of_map(reference_map)
     known = [name for name in labels if name in INDEX]
     if len(known) == len(labels) and shown != mask_of(known):
         only_map = names_of(shown & ~mask_of(known))
         only_labels = names_of(mask_of(known) & ~shown)
         detail = f"labels without a pixel in the map: {only_labels}; classes of the map without label: {only_map}"
         raise Refused(Reason.LABEL_MISMATCH, detail)
+
+
+def mask_of_map(reference_map: npt.NDArray[np.uint16]) -> int:
+    """Label mask of the classes in a map ``[H, W]`` of CLC codes.
+
+    Raises:
+        Refused: A value is no CLC level-3 code.
+    """
+    present = np.zeros(_CODES, dtype=bool)
+    present[reference_map.ravel()] = True
+    return _classes_of(tuple(np.flatnonzero(present).tolist()))
 
 
 @lru_cache(maxsize=4096)

@@ -27,6 +27,7 @@ from eoforge.data.ingest.workers import in_processes
 from eoforge.data.tables.commit import Job, changed_keys, commit
 from eoforge.data.tables.indexes import ensure_indexes
 from eoforge.data.tables.statistics import band_statistics
+from eoforge.data.tiles.options import TileOptions
 from eoforge.errors import DataRefused, NotFound, StoreError
 from eoforge.progress import track
 from eoforge.storage.addresses import TableRef, normalise, open_table
@@ -62,6 +63,7 @@ class IngestSummary:
         duplicates: Rows excluded because an earlier row has the same patch_id.
         warnings: Findings that excluded no patch.
         reasons: Findings per reason code (one patch may have several).
+        edges: Incomplete patches at the edges of tiles, which count nowhere else; 0 for an archive of patches.
         changed_ids: The first 100 changed patches; all are in ``<table>.jobs/<ingest_id>/fragments.changed.json``.
     """
 
@@ -77,6 +79,7 @@ class IngestSummary:
     warnings: int
     reasons: dict[str, int] = field(default_factory=dict)
     changed_ids: tuple[str, ...] = ()
+    edges: int = 0
 
 
 def commit_ingest(table: str, ingest_id: str) -> IngestSummary:
@@ -96,7 +99,7 @@ def commit_ingest(table: str, ingest_id: str) -> IngestSummary:
         job.put_if_absent(SUMMARY, json.dumps(asdict(summary)).encode())
         stored = job.get(SUMMARY)
     with suppress(NotFound):  # an archive that was deleted meanwhile has no copies to release
-        open_archive(plan.archive).release()
+        open_archive(plan.archive, tiles=plan.tiles).release()
     values = json.loads(stored)
     summary = IngestSummary(**{**values, "changed_ids": tuple(values["changed_ids"])})
     if plan.strict and summary.quarantined:
@@ -133,6 +136,7 @@ def _commit(job: Job, plan: IngestPlan) -> IngestSummary:
         warnings=totals["warnings"],
         reasons=dict(sorted(reasons.items())),
         changed_ids=tuple(changed_keys(job)[:_CHANGED_SHOWN]),
+        edges=plan.edges,
         **counts,
     )
 
@@ -168,7 +172,14 @@ def finish_table(table: str) -> int:
 
 
 def ingest(
-    archive: str, table: str, *, workers: int = 1, strict: bool = False, shard_rows: int = 2048
+    archive: str,
+    table: str,
+    *,
+    workers: int = 1,
+    strict: bool = False,
+    shard_rows: int = 2048,
+    tiles: TileOptions | None = None,
+    only_present: bool = False,
 ) -> IngestSummary:
     """Ingestion of an archive on this machine: plan, shards in spawned processes, commit, indexes, statistics.
 
@@ -178,13 +189,24 @@ def ingest(
         workers: Number of processes; 1 runs in the calling process.
         strict: Refuse the whole archive, before any write, if one patch is bad.
         shard_rows: Limit of rows per shard.
+        tiles: Options of a construction: ``archive`` holds tiles, from which the patches are cut.
+        only_present: Leave out metadata rows whose patches are not in the archive.
 
     Raises:
-        DataRefused: The archive has no rows; or ``strict`` and a patch is bad.
+        DataRefused: The archive has no rows, or its metadata name far more patches than it has; or ``strict`` and a
+            patch is bad.
         NotFound: The archive does not exist.
     """
     bound_arenas()
-    plan = plan_ingest(archive, table, shard_rows=shard_rows, strict=strict, workers=workers)
+    plan = plan_ingest(
+        archive,
+        table,
+        shard_rows=shard_rows,
+        strict=strict,
+        workers=workers,
+        tiles=tiles,
+        only_present=only_present,
+    )
     calls = [(plan.table, plan.ingest_id, shard, 1) for shard in range(plan.shards)]
     with track("ingesting patches", plan.rows) as progress:
         for done in in_processes(ingest_shards, calls, workers):

@@ -86,7 +86,7 @@ def ingest_shards(table: str, ingest_id: str, first: int, count: int) -> dict[st
         raise UsageError(
             f"expected shards in 0..{plan.shards - 1} of ingestion {ingest_id}; got {first}..{first + count - 1}"
         )
-    archive = open_archive(plan.archive)
+    archive = open_archive(plan.archive, tiles=plan.tiles)
     quarantine = quarantine_uri(plan.table)
     done = {"shards": 0, "resumed": 0, "rows": 0}
     for shard in range(first, first + count):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +14,7 @@ from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 from eoforge.errors import EoforgeError, UsageError
+from eoforge.logs import configure_logs
 
 T = TypeVar("T")
 
@@ -56,6 +58,7 @@ def _start_worker() -> None:
     """Ends this worker when its parent ends: the workers of an executor outlive a killed parent."""
     # Ctrl-C reaches the whole process group; the parent reports to the user, the workers end silently.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    configure_logs(as_json=not sys.stderr.isatty())  # a new process would log to standard output
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch.utils.dlpack import from_dlpack
 
 from eoforge.data.bands import GROUPS, MODALITIES
 from eoforge.data.labels import INDEX, clc_to_classes
 from eoforge.data.split import SPLITS
-from eoforge.data.tables.schema import sql_list, tensor_column
-from eoforge.errors import UsageError
+from eoforge.data.tables.schema import ACQUIRED, TRAIN_LABEL_MASK, TRAIN_REFERENCE_MAP, sql_list, tensor_column
+from eoforge.errors import DataRefused, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import lance
@@ -40,8 +41,9 @@ class PatchBatch:
         s2_20m: uint16 ``[B, 6, 60, 60]``: B05 B06 B07 B8A B11 B12.
         s2_60m: uint16 ``[B, 2, 20, 20]``: B01 B09.
         s1: float32 ``[B, 2, 120, 120]``: VV VH in dB.
-        label_mask: int64 ``[B]``, bit ``i`` for class ``i`` of ``labels.CLASSES``.
-        reference_map: uint8 ``[B, 120, 120]`` class indices; 255 for pixels or patches without a class.
+        label_mask: int64 ``[B]``, bit ``i`` for class ``i`` of ``labels.CLASSES``, 0 for an unlabelled patch; the
+            training label of a derived version where there is one.
+        reference_map: uint8 ``[B, 120, 120]`` class indices; 255 for pixels or patches without a class. As above.
     """
 
     patch_id: list[str]
@@ -100,8 +102,11 @@ class PatchFilter:
             ("labels_any", self.labels_any, INDEX),
             ("labels_all", self.labels_all, INDEX),
         ):
-            if any(name not in known for name in given):
-                raise UsageError(f"{what} must be a tuple of names out of {'; '.join(known)}; got {given!r}")
+            if unknown := [name for name in given if name not in known]:
+                raise UsageError(
+                    f"{what} must be a tuple of names out of {'; '.join(known)}; got {given!r}, of which "
+                    f"{unknown[0][:80]!r} is unknown{did_you_mean(unknown[0], known)}"
+                )
 
     def sql(self) -> str | None:
         """Condition in the SQL of Lance; None if every patch passes."""
@@ -135,6 +140,32 @@ def select_rows(dataset: lance.LanceDataset, patches: PatchFilter) -> npt.NDArra
     return np.flatnonzero(np.isin(all_ids, chosen)).astype(np.int64)
 
 
+def require(
+    dataset: lance.LanceDataset, condition: str | None, modalities: Sequence[str], *, labels: bool = False
+) -> None:
+    """Refuses a table of which some chosen patches lack a sensor or labels.
+
+    Args:
+        dataset: A patches table.
+        condition: Which patches, in the SQL of Lance; None for all.
+        modalities: Sensors that all of them must have.
+        labels: Whether all must have labels.
+
+    Raises:
+        DataRefused: Some do not.
+    """
+    needed = {ACQUIRED[m]: f"Sentinel-{m[1]} ({m})" for m in modalities} | ({"label_mask": "labels"} if labels else {})
+    for column, what in needed.items():
+        if column not in dataset.schema.names or not dataset.schema.field(column).nullable:
+            continue  # written by an older version: all are complete
+        count = dataset.count_rows(f"{f'({condition}) AND ' if condition else ''}{column} IS NULL")
+        if count:
+            raise DataRefused(
+                f"{count} of {dataset.count_rows(condition)} chosen patches have no {what}, which is needed here; "
+                "choose a table of patches that have it"
+            )
+
+
 def read_rows(
     dataset: lance.LanceDataset, rows: npt.NDArray[np.int64], modalities: tuple[str, ...], *, reference_map: bool
 ) -> PatchBatch:
@@ -145,18 +176,42 @@ def read_rows(
         rows: Positions ``[B]``, ascending (Lance reads sorted positions about four times as fast).
         modalities: ``s1``, ``s2`` or both.
         reference_map: Whether to read the reference maps.
+
+    Raises:
+        DataRefused: A patch lacks one of the modalities.
     """
     bands = {band for modality in modalities for band in MODALITIES[modality]}
     columns = [group.column for group in GROUPS if bands.issuperset(group.bands)]
     maps = ["reference_map"] if reference_map else []
-    table = dataset.take(rows, columns=["patch_id", "label_mask", *columns, *maps])
+    derived = [TRAIN_LABEL_MASK, *([TRAIN_REFERENCE_MAP] if maps else [])]
+    derived = [name for name in derived if name in dataset.schema.names]
+    table = dataset.take(rows, columns=["patch_id", "label_mask", *columns, *maps, *derived])
+    for name in columns:
+        if table[name].null_count:
+            first = table["patch_id"][table[name].is_null().index(True).as_py()]
+            raise DataRefused(f"patch {first} has no {name}; {' and '.join(modalities)} are needed here")
     rasters = {name: _raster(table[name]) for name in columns}
     return PatchBatch(
         patch_id=table["patch_id"].to_pylist(),
-        label_mask=torch.from_numpy(table["label_mask"].to_numpy().astype(np.int64)),
-        reference_map=torch.from_numpy(clc_to_classes(tensor_column(table["reference_map"])[0])) if maps else None,
+        label_mask=torch.from_numpy(_label_masks(table)),
+        reference_map=torch.from_numpy(clc_to_classes(_reference_maps(table))) if maps else None,
         **{group.column: rasters.get(group.column) for group in GROUPS},
     )
+
+
+def _label_masks(table: pa.Table) -> npt.NDArray[np.int64]:
+    masks = table["label_mask"]
+    if TRAIN_LABEL_MASK in table.column_names:
+        masks = pc.coalesce(table[TRAIN_LABEL_MASK], masks)
+    return pc.fill_null(masks, 0).to_numpy().astype(np.int64)
+
+
+def _reference_maps(table: pa.Table) -> npt.NDArray[np.uint16]:
+    maps = tensor_column(table["reference_map"])[0]
+    if TRAIN_REFERENCE_MAP in table.column_names:
+        derived, valid = tensor_column(table[TRAIN_REFERENCE_MAP])
+        maps[valid] = derived[valid]
+    return maps
 
 
 def _raster(column: pa.ChunkedArray) -> torch.Tensor:
@@ -165,6 +220,6 @@ def _raster(column: pa.ChunkedArray) -> torch.Tensor:
     The tensor shares the memory into which Lance decoded the request, and keeps it alive: a copy would take half the
     time of the reading.
     """
-    if column.num_chunks != 1 or column.null_count:
+    if column.num_chunks != 1:
         return torch.from_numpy(tensor_column(column)[0])
     return from_dlpack(column.chunk(0).storage.flatten()).view(len(column), *column.type.shape)

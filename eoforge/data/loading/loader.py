@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.data.bands import require_modality
-from eoforge.data.loading.batch import SEASONS, PatchBatch, PatchFilter, read_rows, select_rows
+from eoforge.data.loading.batch import SEASONS, PatchBatch, PatchFilter, read_rows, require, select_rows
+from eoforge.data.loading.reopened import ReopenedTable
 from eoforge.errors import NotFound, UsageError
-from eoforge.storage.addresses import TableRef, open_table
+from eoforge.storage.addresses import TableRef
 
 __all__ = ["SEASONS", "PatchBatch", "PatchFilter", "PatchLoader"]
 
@@ -53,6 +54,7 @@ class PatchLoader:
         reference_map: bool = False,
         drop_last: bool = False,
         pin_memory: bool = False,
+        labelled: bool = False,
     ) -> None:
         """Loader of the rows of one table version.
 
@@ -72,8 +74,10 @@ class PatchLoader:
             reference_map: Whether to read the reference maps.
             drop_last: Leave out the rows that do not fill a batch on every rank.
             pin_memory: Deliver batches in page-locked memory.
+            labelled: Refuse patches without labels.
 
         Raises:
+            DataRefused: A chosen patch lacks one of the modalities, or labels where they are needed.
             UsageError: A number is out of range or a name unknown.
             NotFound: The table does not exist, or no patch passes the filter.
         """
@@ -82,21 +86,22 @@ class PatchLoader:
                 "expected batch_size >= 1, run_length >= 1, workers >= 0, 0 <= rank < world_size and at least one "
                 f"modality; got {batch_size=}, {run_length=}, {workers=}, {rank=}, {world_size=}, {modalities=}"
             )
-        self._dataset = open_table(table)
+        self._table = ReopenedTable(table)
         self.modalities = tuple(require_modality(m) for m in modalities)
         self.batch_size, self.shuffle, self.seed, self.workers = batch_size, shuffle, seed, workers
         self._rank, self._world_size, self._run_length = rank, world_size, run_length
         self._reference_map, self._drop_last, self._pin_memory = reference_map, drop_last, pin_memory
         self._filter = filter
-        self._rows = select_rows(self._dataset, filter)
+        self._rows = select_rows(self._table.here, filter)
         if not len(self._rows):
             raise NotFound(f"no patch of {table} passes the filter {filter.sql()}")
+        require(self._table.here, filter.sql(), self.modalities, labels=labelled)
         self._epoch = self._done = self._resume_at = 0
 
     @property
     def version(self) -> int:
         """Version of the table."""
-        return int(self._dataset.version)
+        return int(self._table.ref.version or 0)
 
     @property
     def rows(self) -> int:
@@ -183,5 +188,5 @@ class PatchLoader:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, rows: npt.NDArray[np.int64]) -> PatchBatch:
-        batch = read_rows(self._dataset, rows, self.modalities, reference_map=self._reference_map)
+        batch = read_rows(self._table.here, rows, self.modalities, reference_map=self._reference_map)
         return batch.pin_memory() if self._pin_memory else batch

@@ -86,6 +86,24 @@ def s1_composite(s1: npt.NDArray[np.float32]) -> RGB:
     return _stretched(np.stack([vv, vh, vv - vh], axis=-1), low, high)
 
 
+_RADAR_EXAMPLES = {
+    "water": (-21.0, -28.0),
+    "fields": (-13.0, -20.0),
+    "forest": (-10.0, -15.5),
+    "towns": (-2.0, -9.0),
+}
+"""Typical backscatter (VV, VH) in dB."""
+
+
+def radar_colours() -> dict[str, str]:
+    """Colours that :func:`s1_composite` gives to typical surfaces, ``#rrggbb`` by name."""
+    colours = {}
+    for name, backscatter in _RADAR_EXAMPLES.items():
+        pixel = s1_composite(np.array(backscatter, dtype=np.float32).reshape(2, 1, 1))[0, 0]
+        colours[name] = "#" + bytes(pixel.tolist()).hex()
+    return colours
+
+
 def map_colours(reference_map: npt.NDArray[np.integer]) -> RGB:
     """Image of a reference map in the colours of CORINE.
 
@@ -114,20 +132,21 @@ def thumbnail_png(image: RGB, size: int = 120) -> bytes:
 
 
 def plot(pair: PatchPair) -> Figure:
-    """Figure of one pair: true colour, radar composite, and the reference map, if any, with a legend."""
+    """Figure of one patch: true colour, radar composite and reference map with a legend, as far as it has them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    meta, panels = (
-        pair.meta,
-        [("Sentinel-2 B04 B03 B02", rgb(pair.s2_10m)), ("Sentinel-1 VV VH", s1_composite(pair.s1))],
-    )
+    meta, panels = pair.meta, list[tuple[str, RGB]]()
+    if pair.s2_10m is not None:
+        panels.append(("Sentinel-2 B04 B03 B02", rgb(pair.s2_10m)))
+    if pair.s1 is not None:
+        panels.append(("Sentinel-1 VV VH", s1_composite(pair.s1)))
     if pair.reference_map is not None:
         panels.append(("CORINE land cover", map_colours(pair.reference_map)))
     figure = Figure(figsize=(4 * len(panels), 5.2), layout="constrained")
     FigureCanvasAgg(figure)  # a canvas of its own: no pyplot state, safe in services
-    for axis, (title, image) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axis, (title, image) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axis.imshow(image, interpolation="nearest")
         axis.set_title(title)
         axis.set_axis_off()
@@ -138,7 +157,7 @@ def plot(pair: PatchPair) -> Figure:
             for index, colour in zip(present, map_colours(present), strict=True)
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
-    figure.suptitle(f"{meta.patch_id}\n{meta.country}, {meta.split}", fontsize=10)
+    figure.suptitle(f"{meta.patch_id}\n{meta.country or 'country unknown'}, {meta.split}", fontsize=10)
     return figure
 
 

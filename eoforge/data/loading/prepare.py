@@ -108,7 +108,7 @@ class Prepare(nn.Module):
             values = self._resized((chosen.to(torch.float32) - self.mean[channels]).div_(self.std[channels]))
             for i, channel in enumerate(channels):
                 _fill(images[:, channel], values[:, i])
-        return images if flip is None else _flipped(images, flip)
+        return images if flip is None else flipped(images, flip)
 
     def _resized(self, values: torch.Tensor) -> torch.Tensor:
         size = (self.size, self.size)
@@ -158,7 +158,12 @@ def _fill(target: torch.Tensor, source: torch.Tensor) -> None:
     target.view(batch, side, factor, side * factor).copy_(rows)
 
 
-def _flipped(images: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
+def flipped(images: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
+    """Images ``[B, C, H, W]`` mirrored by the bits of ``flip`` ``[B]``.
+
+    Raises:
+        UsageError: The numbers of flips and images differ.
+    """
     if flip.shape != images.shape[:1]:
         raise UsageError(f"expected one flip per patch, [{len(images)}]; got {list(flip.shape)}")
     flip = flip.to(images.device)

@@ -8,7 +8,6 @@ error instead of an empty dataset.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +15,12 @@ from torch.utils.data import Dataset
 
 from eoforge.data.bands import MODALITIES
 from eoforge.data.labels import multi_hot
-from eoforge.data.loading.batch import PatchFilter, read_rows, select_rows
+from eoforge.data.loading.batch import PatchFilter, read_rows, require, select_rows
 from eoforge.data.loading.prepare import Prepare
+from eoforge.data.loading.reopened import ReopenedTable
 from eoforge.data.split import SPLITS
 from eoforge.errors import UsageError
-from eoforge.storage.addresses import TableRef, open_table
+from eoforge.storage.addresses import TableRef
 
 _BANDS: dict[str, tuple[str, ...]] = {"s1": ("s1",), "s2": ("s2",), "all": ("s1", "s2")}
 _SPLIT_ALIASES = {"val": "validation"}
@@ -29,7 +29,7 @@ Sample = dict[str, torch.Tensor]
 
 
 class TorchgeoView(Dataset[Sample]):
-    """Map-style dataset of one split; see :func:`as_torchgeo`. Workers must be spawned: Lance is not fork-safe."""
+    """Map-style dataset of one split; see :func:`as_torchgeo`. Workers of a DataLoader may be forked or spawned."""
 
     def __init__(
         self,
@@ -39,26 +39,19 @@ class TorchgeoView(Dataset[Sample]):
         transforms: Callable[[Sample], Sample] | None,
         interpolation: str,
     ) -> None:
-        self._ref = TableRef.parse(table) if isinstance(table, str) else table
-        self._dataset = open_table(self._ref)
-        self._ref = TableRef(self._ref.uri, int(self._dataset.version))
+        self._table = ReopenedTable(table)
         self.split = split
         self.modalities = _BANDS[bands]
         self.transforms = transforms
-        self._rows = select_rows(self._dataset, PatchFilter(splits=(split,)))
+        chosen = PatchFilter(splits=(split,))
+        require(self._table.here, chosen.sql(), self.modalities, labels=True)
+        self._rows = select_rows(self._table.here, chosen)
         self._prepare = {
             m: Prepare(b, np.zeros(len(b)), np.ones(len(b)), 120, interpolation) for m, b in MODALITIES.items()
         }
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_dataset": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._dataset = open_table(self._ref)
 
     def __getitem__(self, index: int) -> Sample:
         """Sample by index; negative indices count from the end, as in a list."""
@@ -67,7 +60,7 @@ class TorchgeoView(Dataset[Sample]):
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Samples in the order of ``indices``, read in one sorted request (the DataLoader's batched hook)."""
         rows, place = np.unique(self._rows[np.asarray(indices, dtype=np.int64)], return_inverse=True)
-        batch = read_rows(self._dataset, rows, self.modalities, reference_map=True)
+        batch = read_rows(self._table.here, rows, self.modalities, reference_map=True)
         images = {m: self._prepare[m](batch) for m in self.modalities}
         labels = torch.from_numpy(multi_hot(batch.label_mask.numpy().astype(np.uint32))).long()
         assert batch.reference_map is not None  # requested above

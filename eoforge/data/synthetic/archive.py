@@ -33,7 +33,7 @@ from eoforge.data.bands import GROUPS, S1_10M, S2_10M
 from eoforge.data.labels import CLASSES, IGNORE_INDEX, clc_to_classes
 from eoforge.data.names import GRID_SIDE, parse_patch_id
 from eoforge.data.records import PatchMeta, PatchPair
-from eoforge.data.split import SPLITS, official_splits
+from eoforge.data.split import SPLITS, official_split, official_splits
 from eoforge.data.synthetic.land import Ground, ground, key_of
 from eoforge.data.synthetic.radiometry import abundances, optical, radar
 from eoforge.data.synthetic.scenes import COUNTRIES, SCENES, Scene
@@ -52,6 +52,11 @@ _CLOUD_EVERY = 40
 _PATCHES_PER_WORKER = 1000  # a spawned process imports for as long as it takes to write some 400
 MAX_PATCHES = 120_000
 """Limit below the number of cells of the 20 scenes: some cells are dropped for lack of labels."""
+_BLOCK = 5
+_TILES = [scene.mgrs for scene in SCENES]
+DENSE_SCENES: tuple[int, ...] = tuple(i for i, mgrs in enumerate(_TILES) if _TILES.count(mgrs) > 1)
+"""Scenes of a dense archive: those of the tiles with two dates."""
+MAX_DENSE = MAX_PATCHES * len(DENSE_SCENES) // len(SCENES)
 
 
 @dataclass(frozen=True)
@@ -84,19 +89,29 @@ class _Slot:
         return self.weather and SCENES[self.scene].snow and self.number // len(SCENES) % 4 != 3
 
 
-def _slots(patches: int, weather: bool) -> Iterator[_Slot]:
+def _slots(patches: int, weather: bool, dense: bool) -> Iterator[_Slot]:
     """Slots in order: scenes alternate, and splits follow the official shares even in a small archive."""
-    scenes = len(SCENES)
+    chosen = DENSE_SCENES if dense else range(len(SCENES))
+    scenes = len(chosen)
     for i in range(patches):
-        yield _Slot(i, i % scenes, _SPLIT_PATTERN[(i + i // scenes) % len(_SPLIT_PATTERN)], weather)
+        yield _Slot(i, chosen[i % scenes], _SPLIT_PATTERN[(i + i // scenes) % len(_SPLIT_PATTERN)], weather)
 
 
-def _cells(seed: int, scene: Scene, split: str) -> Iterator[tuple[int, int, Ground]]:
-    """Cells of a split in random order, without the cells that the labelling rule drops."""
+def _cells(seed: int, scene: Scene, split: str, dense: bool) -> Iterator[tuple[int, int, Ground]]:
+    """Cells of a split in random order, without the cells that the labelling rule drops.
+
+    A dense archive takes blocks of cells that touch, and the same ones at every date of a tile.
+    """
     x_all, y_all = np.divmod(np.arange(GRID_SIDE**2), GRID_SIDE)
     cells = np.flatnonzero(official_splits(x_all, y_all) == SPLITS.index(split))
-    rng = np.random.Generator(np.random.Philox(key=key_of("cells", seed, scene.s2, split)))
-    for cell in rng.permutation(cells).tolist():
+    where = scene.mgrs if dense else scene.s2
+    rng = np.random.Generator(np.random.Philox(key=key_of("cells", seed, where, split)))
+    order = rng.permutation(cells)
+    if dense:
+        blocks = x_all // _BLOCK * GRID_SIDE + y_all // _BLOCK
+        turns = rng.permutation(int(blocks.max()) + 1)
+        order = cells[np.argsort(turns[blocks[cells]], kind="stable")]
+    for cell in order.tolist():
         x, y = divmod(cell, GRID_SIDE)
         place = parse_patch_id(f"{scene.s2}_{x:02d}_{y:02d}").footprint
         cell_ground = ground(seed, place.epsg, scene.country_at(x, y), place.ulx, place.uly)
@@ -132,30 +147,44 @@ def _pair(seed: int, slot: _Slot, x: int, y: int, land: Ground) -> PatchPair:
     return PatchPair(meta, s2_10m, s2_20m, s2_60m, s1, land.clc)
 
 
-def _generate(patches: int, seed: int, scenes: range, weather: bool) -> Iterator[PatchPair]:
+def _generate(patches: int, seed: int, scenes: range, weather: bool, dense: bool) -> Iterator[PatchPair]:
     """Pairs of ``scenes`` (the share of a worker) in slot order."""
     cells: dict[tuple[int, str], Iterator[tuple[int, int, Ground]]] = {}
-    for slot in _slots(patches, weather):
+    for slot in _slots(patches, weather, dense):
         if slot.scene in scenes:
             key = (slot.scene, slot.split)
             if key not in cells:
-                cells[key] = _cells(seed, SCENES[slot.scene], slot.split)
+                cells[key] = _cells(seed, SCENES[slot.scene], slot.split, dense)
             yield _pair(seed, slot, *next(cells[key]))
 
 
-def _check_size(patches: int) -> None:
-    if not 1 <= patches <= MAX_PATCHES:
-        raise UsageError(f"expected 1 to {MAX_PATCHES} synthetic patches, got {patches}")
+def _check_size(patches: int, dense: bool) -> None:
+    limit = MAX_DENSE if dense else MAX_PATCHES
+    if not 1 <= patches <= limit:
+        raise UsageError(f"expected 1 to {limit} {'dense ' * dense}synthetic patches, got {patches}")
 
 
-def synthetic_pairs(patches: int, seed: int = 0) -> Iterator[PatchPair]:
+def synthetic_pairs(patches: int, seed: int = 0, *, dense: bool = False) -> Iterator[PatchPair]:
     """Synthetic pairs in memory; a longer run starts with the pairs of a shorter one.
+
+    Args:
+        patches: Number of pairs.
+        seed: Seed of the archive.
+        dense: See :func:`generate_archive`.
 
     Raises:
         UsageError: ``patches`` is not in 1..``MAX_PATCHES``.
     """
-    _check_size(patches)
-    yield from _generate(patches, seed, range(len(SCENES)), weather=True)
+    _check_size(patches, dense)
+    yield from _generate(patches, seed, range(len(SCENES)), True, dense)
+
+
+def synthetic_cell(seed: int, scene: int, x: int, y: int) -> PatchPair:
+    """Pair of one cell of a scene, without snow or clouds; the labelling rule is not applied."""
+    known = SCENES[scene]
+    place = parse_patch_id(f"{known.s2}_{x:02d}_{y:02d}").footprint
+    land = ground(seed, place.epsg, known.country_at(x, y), place.ulx, place.uly)
+    return _pair(seed, _Slot(0, scene, official_split(x, y), weather=False), x, y, land)
 
 
 def generate_archive(
@@ -166,6 +195,7 @@ def generate_archive(
     workers: int = 1,
     reference_maps: bool = True,
     snow_cloud: bool = True,
+    dense: bool = False,
 ) -> SyntheticSummary:
     """Summary of a synthetic archive, written in the official layout below ``out``.
 
@@ -176,17 +206,21 @@ def generate_archive(
         workers: Limit of processes; small archives use fewer.
         reference_maps: Whether to write ``Reference_Maps``.
         snow_cloud: Whether some patches have snow or clouds; the second parquet file holds their metadata.
+        dense: Whether patches lie side by side, each cell at both dates of its tile: the real archive has 2.2 a cell.
+            Otherwise a small archive scatters its patches over 20 scenes, and hardly two are neighbours.
 
     Raises:
         UsageError: ``patches`` is out of range, or ``out`` holds an archive.
     """
-    _check_size(patches)
+    _check_size(patches, dense)
     root = Path(normalise(out))
     if is_s3(out) or any((root / name).exists() for name in (MAIN_FILE, S2_FOLDER, S1_FOLDER, MAP_FOLDER)):
         raise UsageError(f"{out} must be a local folder without an archive in it; choose another or delete it first")
     root.mkdir(parents=True, exist_ok=True)
     workers = max(1, min(workers, len(SCENES), patches // _PATCHES_PER_WORKER))
-    jobs = [(root, patches, seed, range(w, len(SCENES), workers), reference_maps, snow_cloud) for w in range(workers)]
+    jobs = [
+        (root, patches, seed, range(w, len(SCENES), workers), reference_maps, snow_cloud, dense) for w in range(workers)
+    ]
     with track("writing synthetic patches", patches) as tracker:
         metas: list[PatchMeta] = []
         if workers == 1:
@@ -212,15 +246,15 @@ def generate_archive(
     )
 
 
-def _write_share(job: tuple[Path, int, int, range, bool, bool]) -> list[PatchMeta]:
+def _write_share(job: tuple[Path, int, int, range, bool, bool, bool]) -> list[PatchMeta]:
     return list(_write_pairs(*job))
 
 
 def _write_pairs(
-    root: Path, patches: int, seed: int, scenes: range, reference_maps: bool, snow_cloud: bool
+    root: Path, patches: int, seed: int, scenes: range, reference_maps: bool, snow_cloud: bool, dense: bool
 ) -> Iterator[PatchMeta]:
     """Metadata of the pairs of ``scenes``, each after its files are written."""
-    for pair in _generate(patches, seed, scenes, snow_cloud):
+    for pair in _generate(patches, seed, scenes, snow_cloud, dense):
         meta = pair.meta
         place = meta.names.footprint
         corner = (place.epsg, place.ulx, place.uly)
@@ -244,5 +278,5 @@ def _write_pairs(
 
 def _write_metadata(path: Path, metas: list[PatchMeta]) -> None:
     """Writes one of the two official metadata files: eight columns, rows in the order of ``patch_id``."""
-    rows = [{**asdict(m), "labels": list(m.labels)} for m in sorted(metas, key=lambda m: m.patch_id)]
+    rows = [{**asdict(m), "labels": list(m.labels or ())} for m in sorted(metas, key=lambda m: m.patch_id)]
     pq.write_table(pa.Table.from_pylist(rows, schema=_METADATA), path, compression="zstd")

@@ -19,16 +19,18 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import stamina
 
 from eoforge.data.tables.job import Job
+from eoforge.data.tables.schema import BANDS, without_training_labels
 from eoforge.data.tables.staged import MergePlan, StagedRows, keep_rows, read_staged, without_rows
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
 from eoforge.storage.addresses import (
     TableRef,
+    address_of,
     is_s3,
     lance_uri,
     normalise,
@@ -77,6 +79,10 @@ class CommitResult:
     changed: int = 0
 
 
+_NO_OBSTACLES = {"data", ".DS_Store", "Thumbs.db", "desktop.ini"}
+"""Of Lance, and files that desktops leave in folders that a user looked into."""
+
+
 def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
     """Table at an address, created empty if absent; of concurrent creators one creates and all open the same table.
 
@@ -104,13 +110,46 @@ def create_table(uri: str, schema: pa.Schema) -> lance.LanceDataset:
                 raise StoreError(
                     f"cannot create {uri}: {plain(error)}. Check the store with `eoforge doctor`."
                 ) from error
-    table = open_table(TableRef(uri))
-    if not table.schema.equals(schema, check_metadata=True):
+    table = _widened(open_table(TableRef(uri)), schema)
+    if not _same_columns(table.schema, schema):
         raise DataRefused(
             f"{uri} exists with another schema than this job writes; choose another table name.\n"
             f"expected:\n{schema}\nfound:\n{table.schema}"
         )
     return table
+
+
+def _widened(table: lance.LanceDataset, schema: pa.Schema) -> lance.LanceDataset:
+    """Table of an older version whose columns now may be null, changed in its schema alone; others as they are."""
+    held = table.schema
+    strict = [f.name for f in schema if f.nullable and f.name in held.names and not held.field(f.name).nullable]
+    loose = pa.schema([f.with_nullable(True) if f.name in strict else f for f in held], held.metadata)
+    if not strict or not _same_columns(loose, schema):
+        return table
+    try:
+        changes: list[Any] = [{"path": name, "nullable": True} for name in strict]
+        table.alter_columns(*changes)
+    except OSError as error:  # another writer was faster, or the store fails
+        if open_table(TableRef(address_of(table))).version == table.version:
+            raise StoreError(f"cannot change the schema of {address_of(table)}: {plain(error)}") from error
+    return open_table(TableRef(address_of(table)))
+
+
+def _same_columns(found: pa.Schema, wanted: pa.Schema) -> bool:
+    """Whether a table has the columns of a job, beside derived ones; older tables do not name the bands of theirs."""
+    own = without_training_labels(found)
+
+    def facts(field: pa.Field) -> dict[bytes, bytes]:
+        return {key: value for key, value in (field.metadata or {}).items() if key != BANDS}
+
+    return (
+        own.equals(wanted)
+        and (own.metadata or {}) == (wanted.metadata or {})
+        and all(
+            facts(old) == facts(new) and (old.metadata or {}).get(BANDS) in (None, (new.metadata or {}).get(BANDS))
+            for old, new in zip(own, wanted, strict=True)
+        )
+    )
 
 
 def _require_own_folder(uri: str) -> None:
@@ -121,7 +160,7 @@ def _require_own_folder(uri: str) -> None:
     # Files of Lance may come from a concurrent creator.
     obstacle = None if folder.is_dir() else "is a file"
     if obstacle is None:
-        names = sorted(p.name for p in folder.iterdir() if p.name != "data" and not p.name.startswith("_"))
+        names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("_") and p.name not in _NO_OBSTACLES)
         obstacle = f"is no table and holds {names[0]!r}" if names else None
     if obstacle is not None:
         raise UsageError(
@@ -292,7 +331,7 @@ def _merge(table: lance.LanceDataset, staged: StagedRows, plan: MergePlan, job_k
             kept = [text]
         elif wanted.any():
             # A fragment cannot have a deletion vector before its commit: write the rows to keep again.
-            kept = write_fragments(uri, table.schema, keep_rows(uri, text, wanted))
+            kept = write_fragments(uri, without_training_labels(table.schema), keep_rows(uri, text, wanted))
         else:
             kept = []
         fragments += [lance.FragmentMetadata.from_json(k) for k in kept]

@@ -44,7 +44,7 @@ class BandStatistic:
 
 @dataclass(frozen=True)
 class BandStatistics:
-    """Statistics of all bands of one version of a table.
+    """Statistics of all bands of one version of a table, each over the patches that have the band.
 
     Attributes:
         uri: The table.
@@ -83,7 +83,7 @@ class BandStatistics:
 
     def _band(self, name: str) -> BandStatistic:
         if name not in self.bands:
-            raise UsageError(f"no statistics of band {name!r}; expected one of {', '.join(self.bands)}")
+            raise UsageError(f"no statistics of band {name!r}: the patches of {self.uri} have {', '.join(self.bands)}")
         return self.bands[name]
 
 
@@ -100,6 +100,8 @@ class _Accumulator:
 
     def add(self, pixels: npt.NDArray[np.generic]) -> None:
         """Adds pixels ``[B, C, H, W]``."""
+        if not len(pixels):
+            return
         self.count += pixels[:, 0].size
         for channel in range(pixels.shape[1]):
             values = pixels[:, channel].ravel()
@@ -114,7 +116,9 @@ class _Accumulator:
             self.levels[channel] += np.bincount(bins, minlength=len(S1_EDGES) - 1)
 
     def results(self) -> dict[str, BandStatistic]:
-        """Statistics by band name."""
+        """Statistics by band name; none if no patch has this sensor."""
+        if not self.count:
+            return {}
         return {band: self._result(channel) for channel, band in enumerate(self.group.bands)}
 
     def _result(self, channel: int) -> BandStatistic:
@@ -176,6 +180,7 @@ def _compute(dataset: lance.LanceDataset, uri: str) -> BandStatistics:
     for start in range(0, len(rows), _BATCH_ROWS):
         batch = dataset.take(rows[start : start + _BATCH_ROWS], columns=list(accumulators))
         for column, accumulator in accumulators.items():
-            accumulator.add(tensor_column(batch.column(column))[0])
+            pixels, valid = tensor_column(batch.column(column))
+            accumulator.add(pixels[valid])
     bands = {band: s for a in accumulators.values() for band, s in a.results().items()}
     return BandStatistics(uri, dataset.version, split, len(rows), bands)

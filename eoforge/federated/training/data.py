@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eoforge.data.labels import NUM_CLASSES
-from eoforge.data.loading.batch import PatchBatch, read_rows
+from eoforge.data.loading.batch import PatchBatch, read_rows, require
 from eoforge.data.loading.prepare import Prepare
 from eoforge.data.tables.statistics import band_statistics
 from eoforge.federated.training.config import FederatedConfig
@@ -47,6 +47,7 @@ class Images:
 
     def __init__(self, table: TableRef, prepare: Mapping[str, Prepare], memory_patches: int = 0) -> None:
         self._dataset = open_table(table)
+        require(self._dataset, None, tuple(prepare), labels=True)
         self.prepare = dict(prepare)
         self._limit = memory_patches
         self._cache: dict[int, tuple[dict[str, Tensor], Tensor]] = {}

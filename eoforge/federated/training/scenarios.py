@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.data.labels import CLASSES, multi_hot
-from eoforge.data.loading.batch import SEASONS
+from eoforge.data.loading.batch import SEASONS, require
 from eoforge.errors import NotFound, UsageError
 from eoforge.nn.seeds import derive_seed
 from eoforge.storage.addresses import TableRef, open_table
@@ -59,14 +59,17 @@ class PatchMetadata:
 
         Raises:
             NotFound: The table or its version does not exist.
+            DataRefused: A patch has no labels or no optical date.
         """
         import pyarrow.compute as pc
 
         columns = ["split", "country", "acquired_s2", "label_mask", "patch_id"]
-        read = open_table(table).to_table(columns=columns)
+        dataset = open_table(table)
+        require(dataset, None, ("s2",), labels=True)
+        read = dataset.to_table(columns=columns)
         return cls(
             np.array(read["split"].to_pylist(), dtype=np.str_),
-            np.array(read["country"].to_pylist(), dtype=np.str_),
+            np.array(pc.fill_null(read["country"], "unknown").to_pylist(), dtype=np.str_),
             pc.month(read["acquired_s2"]).to_numpy().astype(np.int64),
             read["label_mask"].to_numpy().astype(np.uint32),
             np.array(read["patch_id"].to_pylist(), dtype=np.str_),

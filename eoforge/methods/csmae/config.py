@@ -6,12 +6,13 @@ The imports are torch and NumPy only: the benchmark of a step runs on machines w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.errors import UsageError
 from eoforge.hashing.lengths import require_code_bits
 from eoforge.methods.learner import TrainConfig, fields_of
+from eoforge.methods.schedule import Schedule
 
 VITS: dict[str, tuple[int, int, int]] = {
     "micro": (96, 3, 4),
@@ -169,6 +170,10 @@ class Config(Pretraining):
         hash_epochs: Passes over the cached features.
         hash_batch_size: Patches per step of the heads, over all ranks together.
         hash_learning_rate: Peak of the heads' schedule.
+        hash_warmup_epochs: Length of the heads' warm-up.
+        hash_schedule: Shape of the heads' schedule after the warm-up.
+        hash_weight_decay: Weight decay of the heads.
+        hash_beta2: Decay of the squared gradients of the heads' optimiser.
         hash_temperature: Temperature of the contrast between the sensors' hash outputs.
         quantisation_weight: Weight of the quantisation term (hash outputs towards -1 and 1).
         balance_weight: Weight of the bit balance.
@@ -177,11 +182,17 @@ class Config(Pretraining):
         standardise: Whether to standardise features over the training split before the heads.
     """
 
+    phases: ClassVar[tuple[str, ...]] = ("hash_epochs",)
+
     bits: int = 128
     hash_hidden: int = 768
     hash_epochs: int = 25
     hash_batch_size: int = 128
     hash_learning_rate: float = 1e-4
+    hash_warmup_epochs: float = 1.0
+    hash_schedule: Schedule = "cosine"
+    hash_weight_decay: float = 0.01
+    hash_beta2: float = 0.999
     hash_temperature: float = 0.5
     quantisation_weight: float = 0.1
     balance_weight: float = 0.1
@@ -195,7 +206,9 @@ class Config(Pretraining):
         require_code_bits(self.bits)
         self._require_positive("hash_hidden", "hash_epochs", "hash_batch_size", "hash_learning_rate")
         self._require_positive("hash_temperature")
-        self._require_not_negative("quantisation_weight", "balance_weight")
+        self._require_not_negative("quantisation_weight", "balance_weight", "hash_warmup_epochs", "hash_weight_decay")
+        if not 0 <= self.hash_beta2 < 1:
+            raise UsageError(f"hash_beta2 must be at least 0 and less than 1; got {self.hash_beta2}")
 
     @classmethod
     def tiny(cls) -> Config:
@@ -224,7 +237,11 @@ class Config(Pretraining):
 
     @classmethod
     def paper(cls) -> Config:
-        """The authors' configuration (SECD, their best for cross-sensor retrieval), band order included."""
+        """The authors' configuration (SECD, their best for cross-sensor retrieval), band order included.
+
+        The heads are those of DA4DTE: AdamW with its default decay and betas, at a constant rate. The README lists what
+        differs beyond settings.
+        """
         return cls(
             seed=42,
             epochs=150,
@@ -236,6 +253,8 @@ class Config(Pretraining):
             s1_bands=("VH", "VV"),
             s2_bands=("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B11", "B12", "B8A"),
             interpolation="bicubic",
+            hash_warmup_epochs=0.0,
+            hash_schedule="constant",
             quantisation_weight=0.001,
             balance_weight=0.01,
             hash_reduction="sum",
@@ -252,7 +271,10 @@ class Config(Pretraining):
             "epochs": self.hash_epochs,
             "batch_size": self.hash_batch_size,
             "learning_rate": self.hash_learning_rate,
-            "warmup_epochs": min(1.0, self.hash_epochs),
+            "warmup_epochs": self.hash_warmup_epochs,
+            "schedule": self.hash_schedule,
+            "weight_decay": self.hash_weight_decay,
+            "beta2": self.hash_beta2,
             "pretrained": pretrained,
         }
         return HashStage(**values)
@@ -265,5 +287,7 @@ class HashStage(Config):
     Attributes:
         pretrained: Id of the pre-training bundle; it is part of the run's identity.
     """
+
+    batch_setting: ClassVar[str] = "hash_batch_size"
 
     pretrained: str = ""

@@ -80,7 +80,7 @@ class NameLoader(PatchLoader):
     """A loader whose batches have names and labels only."""
 
     def _read(self, rows: npt.NDArray[np.int64]) -> PatchBatch:
-        return read_rows(self._dataset, rows, (), reference_map=False)
+        return read_rows(self._table.here, rows, (), reference_map=False)
 
 
 class HashLearner(Learner):

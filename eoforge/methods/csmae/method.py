@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from eoforge.bundle import Bundle
+from eoforge.bundle import Bundle, training_patches
 from eoforge.data.bands import MODALITIES
 from eoforge.data.loading.loader import PatchBatch
 from eoforge.data.loading.prepare import Prepare
@@ -24,7 +24,7 @@ from eoforge.methods.csmae.pixels import NativeGrids, Pixels
 from eoforge.methods.csmae.step import RecordedObjective, compile_blocks
 from eoforge.methods.learner import Learner
 from eoforge.methods.pairs import feature_recall, random_flips
-from eoforge.methods.run import Normalisation, Recipe, train_run
+from eoforge.methods.run import Normalisation, Recipe, require_patches, train_run
 from eoforge.nn.build import seeded
 from eoforge.nn.distributed import World
 from eoforge.storage.addresses import TableRef, join
@@ -112,8 +112,10 @@ class CsmaeMethod(HashMethod):
 
     def train(self, data: TableRef, out: str, config: Any, *, resume: bool = True) -> Bundle:
         self.require_own(config)
+        data = data.pinned()
+        require_patches(data, config.pretraining(), config.heads(""))
         pretrained = self.pretrain(data, out, config, resume=resume)
-        table = TableRef(pretrained.config["patches"]["uri"], pretrained.config["patches"]["version"])
+        table = training_patches(pretrained)
         recipe = Recipe(
             method=self.name,
             bands=config.sensor_bands,

@@ -13,8 +13,11 @@ import torch
 from eoforge.data.labels import CLASSES
 from eoforge.data.loading.batch import PatchFilter
 from eoforge.data.loading.loader import PatchLoader
-from eoforge.methods import encoding
+from eoforge.methods.calibration import Calibration
 from eoforge.methods.evaluation.charts import SENSOR
+from eoforge.methods.evaluation.label_details import LabelDetails, details_of, places_of
+from eoforge.methods.evaluation.label_report import detail_parts
+from eoforge.methods.prediction import prepares_of
 from eoforge.metrics.multilabel import AVERAGES, LabelMeasures, labels_of_masks, multilabel_measures
 from eoforge.nn.build import choose_device
 from eoforge.progress import track
@@ -37,17 +40,19 @@ class LabelEvaluation:
     Attributes:
         patches: Number of patches.
         measures: Input (a sensor, or "both") -> measures over ``CLASSES``.
+        details: Input -> figures by country and season, calibration, confusion and curves.
     """
 
     patches: int
     measures: dict[str, LabelMeasures]
+    details: dict[str, LabelDetails]
 
     def headline(self) -> dict[str, float]:
         """Averages by name and input: ``label_f1_macro_s2`` and so on."""
         return {
             f"label_{name}_{source}": value
             for source, measures in self.measures.items()
-            for name, value in measures.averages.items()
+            for name, value in {**measures.averages, "ece": self.details[source].calibration["ece"]}.items()
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -58,6 +63,7 @@ class LabelEvaluation:
                 "classes": [
                     {"label": label, **asdict(one)} for label, one in zip(CLASSES, measures.classes, strict=True)
                 ],
+                **asdict(self.details[source]),
             }
             for source, measures in self.measures.items()
         }
@@ -81,13 +87,15 @@ def measure_labels(bundle: Bundle, method: Classifies, data: TableRef, device: s
     """
     where = choose_device(device)
     network = method.classifier(bundle, device)
-    named: dict[str, Any] = bundle.config["bands"]
-    bands = encoding.bands_of(bundle, {sensor: tuple(names) for sensor, names in named.items()})
-    prepare = {m: p.to(where) for m, p in encoding.prepares(bundle, bands, bundle.config["config"]["size"]).items()}
-    inputs = {sensor: (sensor,) for sensor in prepare} | ({BOTH: tuple(prepare)} if len(prepare) > 1 else {})
-    loader = PatchLoader(data, batch_size=BATCH, modalities=tuple(prepare), filter=PatchFilter(splits=(LABEL_SPLIT,)))
+    calibration, prepare = Calibration.of(bundle), prepares_of(bundle, where)
+    each = {sensor: (sensor,) for sensor in prepare} if network.alone or len(prepare) == 1 else {}
+    inputs = each | ({BOTH: tuple(prepare)} if len(prepare) > 1 else {})
+    loader = PatchLoader(
+        data, batch_size=BATCH, modalities=tuple(prepare), filter=PatchFilter(splits=(LABEL_SPLIT,)), labelled=True
+    )
     logits: dict[str, list[torch.Tensor]] = {source: [] for source in inputs}
     masks: list[torch.Tensor] = []
+    names: list[str] = []
     with track("classifying", total=len(loader)) as progress:
         for batch in loader:
             moved = batch.to(where)
@@ -95,10 +103,16 @@ def measure_labels(bundle: Bundle, method: Classifies, data: TableRef, device: s
             for source, sensors in inputs.items():
                 logits[source].append(network.predict({s: images[s] for s in sensors}).float().cpu())
             masks.append(batch.label_mask)
+            names += batch.patch_id
             progress.advance()
     labels = labels_of_masks(torch.cat(masks), len(CLASSES))
     measures = {source: multilabel_measures(torch.cat(parts).sigmoid(), labels) for source, parts in logits.items()}
-    return LabelEvaluation(len(labels), measures)
+    places = places_of(data, LABEL_SPLIT)
+    where_taken = [places[name] for name in names]
+    details = {
+        source: details_of(torch.cat(parts), labels, where_taken, calibration) for source, parts in logits.items()
+    }
+    return LabelEvaluation(len(labels), measures, details)
 
 
 def label_section(measured: LabelEvaluation) -> Html:
@@ -120,6 +134,7 @@ def label_section(measured: LabelEvaluation) -> Html:
         ]
         title = element("h3", f"Every class, {_name(source)}")
         parts += [title, table(("class", "patches", "predicted", "average precision", "F1", "AUROC"), body)]
+        parts += detail_parts(measured.details[source], _name(source))
     return section("Labels", concat(parts))
 
 

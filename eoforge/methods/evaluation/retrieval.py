@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from eoforge.data.loading.batch import require
 from eoforge.errors import UsageError
 from eoforge.index.encode import encode_rows
 from eoforge.index.search import HammingIndex
@@ -114,8 +115,10 @@ def measure(bundle: Bundle, data: TableRef, *, k: int = 10, device: str | None =
 
     Raises:
         UsageError: A split is empty.
+        DataRefused: A patch of these splits lacks a sensor or labels.
     """
     patches = open_table(data)
+    require(patches, f"split IN ('{QUERY_SPLIT}', '{GALLERY_SPLIT}')", _sensors(bundle), labels=True)
     table = patches.to_table(columns=list(_METADATA)).combine_chunks()
     split = np.asarray(table.column("split").to_pylist())
     rows = np.flatnonzero((split == QUERY_SPLIT) | (split == GALLERY_SPLIT))
@@ -165,6 +168,10 @@ def measure(bundle: Bundle, data: TableRef, *, k: int = 10, device: str | None =
     )
 
 
+def _sensors(bundle: Bundle) -> list[str]:
+    return [sensor for sensor, bands in bundle.config["bands"].items() if bands]
+
+
 def _encode(
     what: str, patches: lance.LanceDataset, rows: Rows, encoder: Encoder, *, keep_embeddings: bool
 ) -> dict[str, Features]:
@@ -176,7 +183,7 @@ def _encode(
                 codes[modality].append(packed)
                 if keep_embeddings:
                     floats[modality].append(embeddings)
-            progress.advance(len(next(iter(block.outputs.values()))[0]))
+            progress.advance(block.patches)
     return {
         m: Features(np.concatenate(codes[m]), np.concatenate(floats[m]) if keep_embeddings else None) for m in codes
     }

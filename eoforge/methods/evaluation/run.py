@@ -1,4 +1,4 @@
-"""Evaluation of a bundle by the tasks of its method: retrieval, labels and compression, in one report."""
+"""Evaluation of a bundle by its tasks: retrieval, labels, maps and compression, in one report."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any, cast
 
 from eoforge.errors import UsageError
-from eoforge.methods import Classifies, Compresses, Task, entry_of, get_method
+from eoforge.methods import Classifies, Compresses, Segments, Task, get_method, tasks_of
 from eoforge.methods.evaluation.labels import label_section, measure_labels
+from eoforge.methods.evaluation.pixels import measure_pixels, pixel_section
 from eoforge.methods.evaluation.retrieval import measure
 from eoforge.methods.evaluation.retrieval_report import retrieval_report_html
 from eoforge.report import page
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from eoforge.bundle import Bundle
 
 METRICS, REPORT = "metrics.json", "report.html"
-EVALUATED = (Task.ENCODE, Task.CLASSIFY, Task.COMPRESS)
+EVALUATED = (Task.ENCODE, Task.CLASSIFY, Task.SEGMENT, Task.COMPRESS)
 
 
 def evaluate(
@@ -27,7 +28,7 @@ def evaluate(
     """Figures of every task that the bundle can do; with ``out`` also ``metrics.json`` and ``report.html`` there.
 
     Args:
-        bundle: A bundle of a method that encodes, classifies or compresses.
+        bundle: A bundle of a method that encodes, classifies, segments or compresses.
         data: Patches; without a version the newest is taken and named.
         k: Cut-off of the headline figures of retrieval; 5, 10 and 20 are measured too.
         out: Folder or ``s3://`` prefix; not the bundle's own, which is sealed.
@@ -42,7 +43,7 @@ def evaluate(
     if out is not None and normalise(out) == bundle.uri:
         raise UsageError(f"a bundle is sealed: write the evaluation elsewhere than {bundle.uri}")
     name = str(bundle.config["method"])
-    tasks = entry_of(name).tasks
+    tasks = tasks_of(bundle)
     if not set(tasks) & set(EVALUATED):
         raise UsageError(f"bundles of {name} can {', '.join(tasks)}; evaluated are {', '.join(EVALUATED)}")
     method = get_method(name)
@@ -50,7 +51,8 @@ def evaluate(
     facts = {"method": name, "bundle": bundle.uri, "bundle_id": bundle.id, "patches": str(data)}
     result: dict[str, Any] = dict(facts)
     metrics: dict[str, Any] = {"facts": facts}
-    retrieval = labels = None
+    retrieval = None
+    sections = []
     if Task.ENCODE in tasks:
         retrieval = measure(bundle, data, k=k, device=device)
         result |= {**retrieval.facts, **retrieval.headline()}
@@ -59,12 +61,17 @@ def evaluate(
         labels = measure_labels(bundle, cast("Classifies", method), data, device)
         result |= labels.headline()
         metrics["labels"] = labels.as_json()
+        sections.append(label_section(labels))
+    if Task.SEGMENT in tasks:
+        pixels = measure_pixels(bundle, cast("Segments", method), data, device)
+        result |= pixels.headline()
+        metrics["pixels"] = pixels.as_json()
+        sections.append(pixel_section(pixels))
     if Task.COMPRESS in tasks:
         result |= cast("Compresses", method).evaluate_codec(bundle, data, out, device)
     if out is not None:
         store = ObjectStore(out)
         store.put(METRICS, (json.dumps(metrics, indent=2, sort_keys=True) + "\n").encode())
-        sections = [] if labels is None else [label_section(labels)]
         if retrieval is not None:
             store.put(REPORT, retrieval_report_html(retrieval, sections).encode())
         elif sections:

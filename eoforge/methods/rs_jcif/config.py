@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from eoforge.codec.learned.config import CodecConfig
 from eoforge.data.bands import MODALITIES, S1_BANDS, S2_BANDS, require_bands
@@ -131,6 +131,8 @@ class Config(Compression):
         bank: Rows of the memory bank of the pairwise loss; 0 for none.
     """
 
+    phases: ClassVar[tuple[str, ...]] = ("joint_epochs",)
+
     joint_epochs: int = 30
     joint_batch_size: int = 64
     joint_learning_rate: float = 1e-4
@@ -228,6 +230,8 @@ class JointStage(Config):
         first: Id of the first stage's bundle; it is part of the run's identity.
         tasks: "both", or "hash" for the baseline: a network of the same shape that is trained for codes alone.
     """
+
+    batch_setting: ClassVar[str] = "joint_batch_size"
 
     first: str = ""
     tasks: Tasks = "both"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, cast
 
-from eoforge.bundle import Bundle, load_bundle
+from eoforge.bundle import Bundle, load_bundle, training_patches
 from eoforge.codec.learned.model import Codec
 from eoforge.data.loading.loader import PatchFilter, PatchLoader
 from eoforge.errors import BundleError
@@ -16,7 +16,7 @@ from eoforge.methods.rs_jcif.config import Compression, Config, Tasks
 from eoforge.methods.rs_jcif.evaluate import evaluate_codec
 from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, Teacher
 from eoforge.methods.rs_jcif.model import LatentEncoder
-from eoforge.methods.run import Normalisation, Recipe, train_run
+from eoforge.methods.run import Normalisation, Recipe, require_patches, train_run
 from eoforge.nn.build import choose_device
 from eoforge.storage.addresses import TableRef, join
 
@@ -41,6 +41,8 @@ class RsJcifMethod(ConfiguredMethod):
 
     def train(self, data: TableRef, out: str, config: Any, *, resume: bool = True) -> Bundle:
         self.require_own(config)
+        data = data.pinned()
+        require_patches(data, config.compression(), config.joint(""))
         return self.join(self.compress_first(data, out, config, resume=resume), out, config, resume=resume)
 
     def compress_first(self, data: TableRef, out: str, config: Config, *, resume: bool = True) -> Bundle:
@@ -70,7 +72,7 @@ class RsJcifMethod(ConfiguredMethod):
             tasks: "both", or "hash" for codes alone, the baseline of the joint run.
             resume: As for :meth:`train`.
         """
-        table = TableRef(first.config["patches"]["uri"], first.config["patches"]["version"])
+        table = training_patches(first)
         teacher = load_bundle(config.teacher) if config.teacher else None
         origin = first.id if teacher is None else f"{first.id}+{teacher.id}"
         stage = config.joint(origin, tasks)
@@ -88,6 +90,7 @@ class RsJcifMethod(ConfiguredMethod):
             # The bundle keeps the user's config; the stage's config is internal.
             facts=lambda _: {"config": asdict(config), **_facts(config), "compression": first.id, "tasks": tasks},
             card=_CARD,
+            read={"labelled": config.similarity == "labels"},
         )
         return train_run(recipe, table, out, stage, resume=resume)
 

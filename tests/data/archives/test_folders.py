@@ -128,7 +128,7 @@ def test_metadata_problems_say_what_was_expected(archive: Path) -> None:
     with pytest.raises(DataRefused, match="no parquet"):
         open_archive(str(archive)).metadata()
     path.unlink()
-    with pytest.raises(NotFound, match=MAIN_FILE):
+    with pytest.raises(DataRefused, match=MAIN_FILE):
         open_archive(str(archive)).metadata()
 
 
@@ -139,7 +139,7 @@ def test_what_is_no_archive_says_what_was_expected(tmp_path: Path) -> None:
         open_archive(str(tmp_path))
     folder = write_lmdb(tmp_path / "converted" / "lmdb", make_pairs()[:1])
     (folder.parent / MAIN_FILE).unlink()
-    with pytest.raises(NotFound, match="labels"):
+    with pytest.raises(DataRefused, match="labels"):
         open_archive(str(folder)).metadata()
 
 

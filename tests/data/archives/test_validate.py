@@ -6,15 +6,19 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+import rasterio
 
 from eoforge.data.archives.geotiff import read_geotiff, write_geotiff
 from eoforge.data.archives.layout import path_of
 from eoforge.data.archives.metadata import MetadataRows
+from eoforge.data.archives.offset import without_offset
 from eoforge.data.archives.open import open_archive
+from eoforge.data.bands import GROUPS
 from eoforge.data.labels import UNLABELED_CLC
 from eoforge.data.names import scene_of, tile_of
 from eoforge.data.records import WARNINGS, Defect, PatchMeta, Reason
@@ -167,7 +171,7 @@ def test_a_wrong_split_is_a_warning(folder: Path) -> None:
     assert len(ids) == 6
     assert [(d.reason, d.fatal) for d in defects] == [(Reason.SPLIT_MISMATCH, False)]
     assert "'train'" in defects[0].detail
-    assert {Reason.SPLIT_MISMATCH} == WARNINGS
+    assert {Reason.SPLIT_MISMATCH, Reason.OFFSET_REMOVED} == WARNINGS
 
 
 def test_a_repeated_id_is_read_once(folder: Path) -> None:
@@ -205,6 +209,64 @@ def test_a_patch_is_judged_to_the_end_with_one_entry_per_reason(folder: Path) ->
     (nodata,) = (d for d in defects if d.reason is Reason.NODATA_S2)
     assert "B09: 3 pixels" in nodata.detail
     assert "B01: 1 pixels" in nodata.detail
+
+
+def product(folder: Path, name: str, **says: Any) -> Path:
+    """Archive with one patch whose tile has another name; optical files hold 1,000 more and say so or not."""
+    pair = make_pair(3, 3)
+    tile, rest = pair.meta.patch_id[:-6], pair.meta.patch_id[-6:]
+    assert tile.endswith("N9999_R022_T33UUP")
+    meta = replace(pair.meta, patch_id=tile.replace("20170613", name[:8]).replace("N9999", name[8:]) + rest)
+    stacks = {g.column: getattr(pair, g.column) + 1000 for g in GROUPS if g.dtype == "uint16"}
+    write_archive(folder, [replace(pair, meta=meta, **stacks)])
+    for path in (folder / "BigEarthNet-S2").rglob("*.tif"):
+        with rasterio.open(path, "r+") as file:
+            if "tag" in says:
+                file.update_tags(BOA_ADD_OFFSET=says["tag"])
+            if "scaling" in says:
+                file.scales, file.offsets = [(value,) for value in says["scaling"]]
+    return folder
+
+
+@pytest.mark.parametrize("says", [{"tag": "-1000"}, {"scaling": (1e-4, -0.1)}, {"scaling": (1.0, -1000.0)}], ids=str)
+@pytest.mark.parametrize("name", ["20170613N0500", "20230613N9999", "20170613N9999"])
+def test_an_offset_that_the_product_names_is_taken_out(name: str, says: dict[str, Any], tmp_path: Path) -> None:
+    [result] = (archive := open_archive(str(product(tmp_path / "a", name, **says)))).read(archive.metadata())
+    assert result.pair is not None
+    original = make_pair(3, 3)
+    for group in GROUPS:
+        np.testing.assert_array_equal(getattr(result.pair, group.column), getattr(original, group.column))
+    [finding] = result.defects
+    assert (finding.reason, finding.fatal) == (Reason.OFFSET_REMOVED, False)
+    assert finding.detail.startswith("B02: -1000 was applied; B03")
+
+
+@pytest.mark.parametrize(
+    "says", [{}, {"scaling": (2.75e-5, -0.2)}, {"tag": "-1000.5"}, {"tag": "1000"}, {"tag": "much"}], ids=str
+)
+def test_an_offset_that_is_not_known_is_refused(says: dict[str, Any], tmp_path: Path) -> None:
+    ids, defects = findings(product(tmp_path / "a", "20170613N0400", **says))
+    assert ids == []
+    reason = Reason.UNREADABLE if says == {"tag": "much"} else Reason.OFFSET_UNKNOWN
+    assert {d.reason for d in defects} == {reason}
+    assert "B02" in defects[0].detail
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("20220124N9999", {}), ("20170613N0399", {}), ("20170613N0511", {"tag": "0"})]
+)
+def test_products_without_an_offset_stay_as_they_are(name: str, says: dict[str, Any], tmp_path: Path) -> None:
+    archive = open_archive(str(product(tmp_path / "a", name, **says)))
+    [result] = archive.read(archive.metadata())
+    assert result.pair is not None
+    assert result.defects == []
+    np.testing.assert_array_equal(result.pair.s2_10m, make_pair(3, 3).s2_10m + 1000)
+
+
+def test_reflectance_below_zero_is_no_nodata() -> None:
+    pixels = np.array([[0, 1, 999, 1000, 1001, 65_535]], dtype=np.uint16)
+    np.testing.assert_array_equal(without_offset(pixels, -1000), [[0, 1, 1, 1, 1, 64_535]])
+    np.testing.assert_array_equal(without_offset(pixels, 0), pixels)
 
 
 def test_unlabelled_codes_are_no_contradiction(tmp_path: Path) -> None:
@@ -259,7 +321,10 @@ def test_the_real_sample_with_one_damage_of_each_kind(shared_data: Path, tmp_pat
 
 def test_every_reason_is_provoked_here() -> None:
     tested = {reason for reason, *_ in [*DAMAGES.values(), *METADATA_DAMAGES.values()]}
-    assert tested | {Reason.SPLIT_MISMATCH, Reason.DUPLICATE_ID} == set(Reason)
+    # UNLABELLED is a rule of the construction: tests/data/tiles/test_rules.py
+    elsewhere = {Reason.SPLIT_MISMATCH, Reason.DUPLICATE_ID, Reason.UNLABELLED}
+    elsewhere |= {Reason.OFFSET_UNKNOWN, Reason.OFFSET_REMOVED}
+    assert tested | elsewhere == set(Reason)
 
 
 def test_the_official_metadata_is_sound(official: MetadataRows) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
 from eoforge.data.ingest.workers import in_processes
 from eoforge.errors import EoforgeError, UsageError
@@ -20,6 +21,11 @@ def square(n: int) -> int:
 
 def sign_of_interrupt() -> str:
     return str(signal.getsignal(signal.SIGINT))
+
+
+def warn(n: int) -> int:
+    structlog.get_logger("worker").warning("retrying", attempt=n)
+    return n
 
 
 def be_killed(mark: str) -> None:
@@ -39,6 +45,14 @@ def test_no_workers() -> None:
 
 def test_ctrl_c_ends_workers_without_a_traceback_each() -> None:
     assert set(in_processes(sign_of_interrupt, [(), ()], 2)) == {str(signal.SIG_DFL)}
+
+
+def test_workers_log_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    """Standard output is for results, also of the processes that a command starts."""
+    assert list(in_processes(warn, [(0,), (1,)], 2)) == [0, 1]
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("retrying") == 2
 
 
 def test_a_worker_that_was_killed_is_explained(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from eoforge.data.labels import INDEX, clc_to_classes
 from eoforge.data.loading.torchgeo_view import as_torchgeo
 from eoforge.data.records import PatchPair, record_batch
 from eoforge.data.synthetic.archive import synthetic_pairs
+from eoforge.data.tables.commit import create_table
 from eoforge.data.tables.schema import PATCHES
 from eoforge.errors import UsageError
+from eoforge.storage.addresses import join, storage_options
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +81,34 @@ def test_order_repeats_and_transforms(table: str) -> None:
     assert torch.equal(plain[-1]["image"], plain[7]["image"])
 
 
+@pytest.fixture
+def stored(pairs: list[PatchPair], store_uri: str) -> str:
+    """The table in a folder and on a real S3 server."""
+    uri = join(store_uri, "patches.lance")
+    create_table(uri, PATCHES).insert(record_batch(pairs), storage_options=storage_options(uri))
+    return uri
+
+
+@pytest.mark.filterwarnings("ignore:lance is not fork-safe")
+def test_forked_workers_read_what_their_parent_has_read(stored: str) -> None:
+    """Two workers, the start method of Linux, and two epochs; a read through the parent's handle never ends."""
+    view = as_torchgeo(stored, "train")
+    expected = torch.stack([view[i]["image_s2"] for i in range(8)])
+    loader = DataLoader(view, batch_size=4, num_workers=2, multiprocessing_context="fork", timeout=60)
+    for _ in range(2):
+        assert torch.equal(torch.cat([batch["image_s2"] for batch in loader]), expected)
+    assert torch.equal(view[7]["image_s2"], expected[7]), "the parent's own handle works on"
+
+
 @pytest.mark.slow
-def test_works_in_spawned_workers(table: str) -> None:
-    view = as_torchgeo(table, "train", "s1")
-    loader = DataLoader(view, batch_size=4, num_workers=1, multiprocessing_context="spawn")
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_started_workers_open_the_version_of_their_parent(pairs: list[PatchPair], tmp_path: Path, method: str) -> None:
+    uri = str(tmp_path / "patches.lance")
+    first = create_table(uri, PATCHES)
+    first.insert(record_batch(pairs))
+    view = as_torchgeo(uri, "train", "s1")
+    lance.dataset(uri).delete("true")  # a newer version without patches
+    loader = DataLoader(view, batch_size=4, num_workers=1, multiprocessing_context=method, timeout=120)
     images = torch.cat([batch["image"] for batch in loader])
     assert torch.equal(images, torch.stack([view[i]["image"] for i in range(8)]))
 

@@ -253,3 +253,24 @@ def test_every_country_has_known_codes() -> None:
     for country in COUNTRIES.values():
         codes = {c for c, _ in (*country.fields, *country.wild, *country.high)} | {country.wetland_code}
         assert codes <= KNOWN_CLC
+
+
+def test_a_dense_archive_has_neighbours_and_both_dates_of_a_cell(tmp_path: Path) -> None:
+    def cells(dense: bool) -> list[tuple[str, int, int]]:
+        names = [parse_patch_id(p.meta.patch_id) for p in synthetic_pairs(96, seed=2, dense=dense)]
+        return [(n.tile.mgrs, n.x, n.y) for n in names]
+
+    def touching(found: list[tuple[str, int, int]]) -> float:
+        places = set(found)
+        return sum((mgrs, x + 1, y) in places or (mgrs, x, y + 1) in places for mgrs, x, y in places) / len(places)
+
+    dense, scattered = cells(True), cells(False)
+    assert len(set(dense)) < 0.6 * len(dense)
+    assert len({mgrs for mgrs, _, _ in dense}) == 3
+    assert touching(dense) > 0.6
+    assert touching(scattered) < 0.1
+    for p in synthetic_pairs(6, seed=2, dense=True):
+        name = parse_patch_id(p.meta.patch_id)
+        assert p.meta.split == official_split(name.x, name.y)
+    with pytest.raises(UsageError, match="dense synthetic patches"):
+        generate_archive(str(tmp_path / "much"), 36_001, dense=True)

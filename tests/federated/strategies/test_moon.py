@@ -8,8 +8,10 @@ import torch
 from torch.nn import functional
 
 from eoforge.federated.strategies.moon import contrast
+from eoforge.federated.strategies.objective import Local
+from eoforge.federated.strategies.registry import make_strategy
 from eoforge.nn.classifier import Classifier
-from tests.federated.training.federations import NetworkFederation
+from tests.federated.training.federations import BatchNormNetwork, GaussianData, NetworkFederation
 
 
 def test_moon_contrast_in_closed_form() -> None:
@@ -55,3 +57,19 @@ def test_the_projection_lets_the_encoder_learn_as_fast_as_without_it() -> None:
         )
 
     assert gradient(256) > 0.7 * gradient(0)
+
+
+def test_the_other_two_models_judge_every_patch_alone() -> None:
+    """In training mode their batch normalisation would depend on the rest of the batch, and change with it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model, moved = BatchNormNetwork(4).train(), BatchNormNetwork(4).state_dict()
+        x, z = 3 + 2 * torch.randn(6, 3), torch.randn(6, 4)
+    anchor = {n: t.clone() for n, t in model.state_dict().items() if t.is_floating_point()}
+    previous = {f"previous/{n}": t + 0.3 for n, t in moved.items() if n in anchor}
+    objective = make_strategy("moon").objective(Local(model, anchor, {}, previous, GaussianData(0)))
+    together = objective.penalty(x, z)
+    alone = torch.stack([objective.penalty(x[i : i + 1], z[i : i + 1]) for i in range(6)]).mean()
+    assert float(together) == pytest.approx(float(alone), rel=1e-5)
+    assert float(objective.penalty(x, z)) == float(together)
+    assert model.training

@@ -123,6 +123,40 @@ def test_batch_norm_never_reaches_another_silo_under_fedbn() -> None:
     assert not any("norm" in n for n in uploads)
 
 
+HOME = ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
+
+
+def test_the_unseen_average_of_fedbn_follows_the_weighting() -> None:
+    for weighting in ("uniform", "examples"):
+        federation = NetworkFederation("fedbn", weighting=weighting)
+        federation.round()
+        sizes = [1.0 if weighting == "uniform" else float(s.examples) for s in federation.silos]
+        for tensor in HOME:
+            own = [federation.state.silos[s.id][f"own/{tensor}"] for s in federation.silos]
+            expected = np.average(own, axis=0, weights=sizes)
+            assert np.allclose(federation.state.tensors[f"model/{tensor}"], expected, rtol=1e-5), (weighting, tensor)
+
+
+def test_running_statistics_stay_at_the_silo_under_fedbn() -> None:
+    """Other silos' statistics, however wrong, change nothing of what a silo trains and evaluates."""
+    federation = NetworkFederation("fedbn")
+    federation.round()
+    silo, trainer = federation.silos[0], federation.trainers["silo-0"]
+    state = federation.state.silos["silo-0"]
+    task = simulate.task_for(federation.strategy, federation.state, silo, federation.silos)
+    before, figures = trainer.train(task, state), trainer.evaluate(task, state)
+    for tensor in ("norm.running_mean", "norm.running_var"):
+        others = [federation.state.silos[s.id][f"own/{tensor}"] for s in federation.silos[1:]]
+        assert not any(np.allclose(state[f"own/{tensor}"], other, rtol=1e-3) for other in others)
+        federation.state.tensors[f"model/{tensor}"] += 100
+        assert f"delta/{tensor}" not in before.tensors
+    task = simulate.task_for(federation.strategy, federation.state, silo, federation.silos)
+    again = trainer.train(task, state)
+    assert all(np.array_equal(again.tensors[n], t) for n, t in before.tensors.items())
+    assert trainer.evaluate(task, state) == figures
+    assert np.array_equal(again.state["own/norm.running_mean"], before.state["own/norm.running_mean"])
+
+
 def test_fedbn_refuses_a_model_without_batch_norm() -> None:
     with pytest.raises(UsageError, match="choose another backbone"):
         QuadraticFederation(make_strategy("fedbn"), three_silos())

@@ -68,6 +68,16 @@ def test_pfedla_by_hand() -> None:
         assert np.allclose(federation.w, np.mean(list(last.values()), axis=0))
 
 
+def test_the_model_for_others_weighs_silos_by_their_examples() -> None:
+    problems = three_silos()
+    federation = QuadraticFederation(PFedLA("examples", rate=0.01), problems)
+    federation.round()
+    federation.round(0, 2)
+    last = [federation.state.tensors[f"last/silo-{i}/w"] for i in range(3)]
+    assert np.allclose(federation.w, np.average(last, axis=0, weights=[p.examples for p in problems]), rtol=1e-9)
+    assert not np.allclose(federation.w, np.mean(last, axis=0), rtol=1e-3)
+
+
 def test_pfedla_refuses_silos_that_join_later() -> None:
     federation = QuadraticFederation(PFedLA(), three_silos())
     federation.silos.append(SiloInfo("silo-9", 5))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from eoforge.errors import UsageError
+from eoforge.federated import simulate
 from eoforge.federated.strategies.objective import normaliser
 from eoforge.federated.strategies.registry import make_strategy
 from eoforge.methods.fl_rs.config import ALGORITHMS
@@ -220,6 +221,33 @@ def test_control_variates_recover_the_mean_gradient_of_the_round(momentum: float
     federation = QuadraticFederation(make_strategy("scaffold"), [flat], momentum=momentum)
     federation.round()
     assert np.allclose(federation.remembered(0, "control"), [1.0, -2.0, 3.0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "group"), [("scaffold", "control"), ("feddc", "gradient")])
+def test_estimates_of_the_gradient_follow_a_decaying_learning_rate(name: str, group: str) -> None:
+    """The distance of a round is divided by the rate of that round, not by that of the first."""
+    slope = np.array([1.0, -2.0, 3.0])
+    flat = QuadraticData([1e-9] * 3, START - 1e9 * slope, steps=5)
+    options = {"alpha": 1e-9} if name == "feddc" else {}
+    federation = QuadraticFederation(make_strategy(name, options), [flat], decay=0.5)
+    for _ in range(3):
+        federation.round()
+        assert np.allclose(federation.remembered(0, group), slope, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddc", "feddyn"])
+def test_clipping_bounds_the_corrected_gradient(name: str) -> None:
+    """A clipped gradient with a correction added is not bounded."""
+    flat = QuadraticData([1e-9] * 3, START - 1e9 * np.array([3.0, 0.0, 4.0]), steps=1)
+    federation = QuadraticFederation(make_strategy(name), [flat], clip=0.5)
+    federation.round()
+    group = {"scaffold": "control", "feddc": "gradient", "feddyn": "history"}[name]
+    federation.state.silos["silo-0"][f"{group}/w"] = np.array([0.0, 70.0, 0.0])
+    task = simulate.task_for(federation.strategy, federation.state, federation.silos[0], federation.silos)
+    result = federation.trainers["silo-0"].train(task, federation.state.silos["silo-0"])
+    moved = result.tensors["delta/w"]
+    assert np.linalg.norm(moved) == pytest.approx(ETA * 0.5, rel=1e-6)
+    assert abs(moved[1]) > 0.9 * np.linalg.norm(moved)  # mostly the correction
 
 
 def test_a_silo_with_no_examples_cannot_be_averaged() -> None:

@@ -19,6 +19,8 @@ from eoforge.methods.csmae.config import Config, Settings
 from eoforge.methods.csmae.loss import objective, plain_mse
 from eoforge.methods.csmae.masking import DecodeLayout, draw_masks, layout
 from eoforge.methods.csmae.model import Csmae, Decoder, position_embedding
+from eoforge.methods.csmae.pixels import Pixels
+from kernels.masked_mse import masked_mse
 from kernels.random_mask import mask_state
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -95,6 +97,78 @@ def test_norm_pix_and_class_token_agree_on_both_paths_too() -> None:
         ]
         assert results[0].keys() == results[1].keys()
         assert all(torch.allclose(results[0][n], results[1][n], rtol=2e-6) for n in results[0]), changes
+
+
+def test_norm_pix_divides_by_the_unbiased_variance_on_both_paths() -> None:
+    """A prediction of zeros has the mean square (P - 1) / P of P values with unbiased variance 1, not 1."""
+    settings = settings_of(size=4, patch=2, norm_pix=True)
+    image = torch.randn(PAIRS, 2, 4, 4, generator=torch.Generator().manual_seed(4)) * 9 + 5
+    masks = masks_of(settings)
+    how = layout(masks, "s1", "s1", settings)
+    plain = plain_mse(torch.zeros(PAIRS, 4, 8), image, how, settings)
+    pixels = Pixels.of(image)
+    zeros = torch.zeros(PAIRS, how.places.shape[1], 8)
+    shared = masked_mse(
+        zeros, pixels.sources, how.places, pixels.table, size=4, patch=2, pixel_major=True, norm_pix=True
+    )
+    assert float(plain) == pytest.approx(7 / 8, rel=1e-4)
+    assert float(shared) == pytest.approx(7 / 8, rel=1e-4)
+
+
+@pytest.mark.parametrize("sharing", [True, False])
+def test_every_reconstruction_counts_once(sharing: bool) -> None:
+    weights = {"umr_weight": 0.5, "cmr_weight": 3.0, "mim_weight": 7.0, "mde_weight": 11.0}
+    settings = settings_of(**weights, sharing=sharing)
+    network, images, masks = build(settings), images_of(settings), masks_of(settings)
+    terms = {n: float(value.detach()) for n, value in objective(network, images, masks).items()}
+    expected = sum(weights[f"{name}_weight"] * value for name, value in terms.items() if name != "loss")
+    assert terms["loss"] == pytest.approx(expected, rel=1e-5)
+    tokens = {}
+    for modality, image in images.items():
+        index = masks[modality].visible.long()[..., None].expand(-1, -1, settings.width)
+        embedded = network.encoder.embed_all(image, modality).gather(1, index)
+        tokens[modality] = network.encoder.shared(network.encoder.specific_stage(embedded, modality))
+    errors = {}
+    for source, target in ((a, b) for a in images for b in images):
+        how = layout(masks, source, target, settings)
+        predicted = network.decoder(target)(tokens[source], how, target)
+        errors[source, target] = float(plain_mse(predicted, images[target], how, settings))
+    assert terms["umr"] == pytest.approx(errors["s1", "s1"] + errors["s2", "s2"], rel=1e-4)
+    assert terms["cmr"] == pytest.approx(errors["s1", "s2"] + errors["s2", "s1"], rel=1e-4)
+
+
+def test_the_feature_is_the_mean_of_patch_tokens_without_the_class_token() -> None:
+    for feature, reads in (("gap", slice(1, None)), ("cls", slice(0, 1))):
+        encoder = build(settings_of(feature=feature)).encoder
+        tokens = torch.randn(2, 6, 96, generator=torch.Generator().manual_seed(5)).requires_grad_()
+        encoder.pool(tokens)[:, 0].sum().backward()
+        assert tokens.grad is not None
+        touched = tokens.grad.abs().sum(dim=(0, 2)) > 0
+        assert torch.arange(6)[touched].tolist() == list(range(6))[reads]
+    gap = build(settings_of()).encoder
+    expected = torch.nn.functional.layer_norm(tokens[:, 1:].mean(dim=1), (96,), eps=1e-6)
+    assert torch.allclose(gap.pool(tokens), expected, atol=1e-6)
+
+
+def test_each_sensor_has_a_norm_of_its_own_before_the_shared_blocks() -> None:
+    encoder = build(settings_of(variant="secd")).encoder
+    image = images_of(settings_of())["s1"]
+    staged = encoder.specific_stage(encoder.embed_all(image, "s1"), "s1")
+    assert torch.allclose(staged.mean(dim=-1), torch.zeros(()), atol=1e-5)
+    assert torch.allclose(staged.var(dim=-1, correction=0), torch.ones(()), atol=1e-3)
+    with torch.no_grad():
+        encoder.specific["s1"][-1].bias += 1.0  # type: ignore[index, union-attr, operator]
+    assert torch.allclose(encoder.specific_stage(encoder.embed_all(image, "s1"), "s1"), staged + 1, atol=1e-5)
+    other = images_of(settings_of())["s2"]
+    assert encoder.specific_stage(encoder.embed_all(other, "s2"), "s2").mean().abs() < 1e-5
+
+
+def test_layer_norms_have_the_released_epsilons() -> None:
+    """timm's ViT says 1e-6; the decoder takes torch's default."""
+    network = build(settings_of())
+    for module, eps in ((network.encoder, 1e-6), (network.decoders, 1e-5)):
+        found = {m.eps for m in module.modules() if isinstance(m, torch.nn.LayerNorm)}
+        assert found == {eps}
 
 
 def count_blocks(network: Csmae, run: Any) -> dict[str, list[int]]:

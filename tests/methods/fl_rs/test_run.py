@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from eoforge.bundle import Bundle, load_bundle, write_bundle
+from eoforge.bundle import Bundle, load_bundle, training_patches, write_bundle
 from eoforge.data.loading.loader import PatchLoader
 from eoforge.errors import BundleError, DataRefused, NotFound, UsageError
 from eoforge.federated import simulate
@@ -49,7 +49,7 @@ def test_a_run_ends_as_a_bundle_with_figures_and_skew(table, trained: Bundle) ->
     assert metrics["history"][-1]["loss"] < metrics["history"][0]["loss"]
     skew = json.loads(trained.read("skew.json"))
     assert {row["silo"]: row["patches"] for row in skew["silos"]} == trained.config["silos"]
-    assert trained.config["patches"] == {"uri": table.uri, "version": 1}
+    assert training_patches(trained) == table
     assert f"bundle-{trained.short_id}" in open_table(table).tags.list()
     card = trained.read("README.md").decode()
     assert "| algorithm | fedbn |" in card

@@ -25,6 +25,7 @@ from eoforge.methods import get_method
 from eoforge.methods.rs_jcif.config import Config
 from eoforge.methods.rs_jcif.evaluate import ladder
 from eoforge.methods.rs_jcif.learner import CompressionLearner, JointLearner, rate_distortion
+from eoforge.methods.rs_jcif.loss import Keys, hash_terms
 from eoforge.methods.rs_jcif.method import COMPRESSION, METHOD, load_codec
 from eoforge.methods.rs_jcif.paths import query_paths
 from eoforge.methods.rs_jcif.split import read_split
@@ -347,3 +348,16 @@ def test_one_sensor_alone_and_any_bands(table: TableRef, runs: str, batch: Patch
     encoder = METHOD.load(METHOD.train(table, runs, config), "cpu")
     assert encoder.modalities == ("s2",)
     assert encoder.encode(batch, "s2")[0].shape == (len(batch), 4)
+
+
+def test_both_sensors_of_a_place_are_alike_for_every_teacher() -> None:
+    """A teacher whose features of the two sensors differ must not push the codes of one place apart."""
+    config = dataclasses.replace(CONFIG, similarity="teacher", teacher="bundle", pair_form="cosine")
+    signs = torch.ones(2, 32)
+    signs[0, 16:], signs[1, ::2] = -1, -1  # the codes of the two places are orthogonal
+    features = torch.eye(4).reshape(2, 2, 4)  # sensor, place: all four features are orthogonal
+    keys = Keys(torch.zeros(2, dtype=torch.int64), features)
+    alike = hash_terms({"s1": 9 * signs, "s2": 9 * signs}, None, keys, None, config)["pair"]
+    assert float(alike) == pytest.approx(0.0, abs=1e-6)
+    apart = hash_terms({"s1": 9 * signs, "s2": 9 * signs.flip(0)}, None, keys, None, config)["pair"]
+    assert float(apart) == pytest.approx(8 / 16, abs=1e-5)  # of 16 pairs four are 0 for 1, four 1 for 0

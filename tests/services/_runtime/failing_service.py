@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
-from kserve import Model
+import numpy as np
+from kserve import InferRequest, Model
 
 from eoforge import errors as library_errors
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
@@ -14,6 +16,8 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.errors import EoforgeError
 from services._runtime import errors as service_errors
 from services._runtime.errors import Retriable
+from services._runtime.oip.answers import response
+from services._runtime.oip.tensors import input_number, tensor
 from services._runtime.server import Server, Service
 from services._runtime.settings import RuntimeSettings
 
@@ -75,6 +79,37 @@ class Echo(Model):
         self.ready = True
 
 
+class Counted(np.ndarray[Any, Any]):
+    """Array that notes the thread in which its values become Python's numbers one by one."""
+
+    threads: ClassVar[list[int]] = []
+
+    def flatten(self, *args: Any) -> Any:
+        self.threads.append(threading.get_ident())
+        return np.ndarray.flatten(self, *args)
+
+
+class Counting(Model):
+    """Model of ``n``, INT32 [1], to the numbers below it, as FP32 and as texts; of -1, to one that is no number."""
+
+    def __init__(self) -> None:
+        super().__init__("counting")
+        self.ready = True
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        return [tensor("n", "INT32", 1)]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        return [tensor("numbers", "FP32", -1, unit="m"), tensor("texts", "BYTES", -1)]
+
+    async def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> Any:
+        n = int(input_number(payload, "n", "INT32") or 0)
+        numbers = np.arange(n, dtype=np.float32) if n >= 0 else np.full(1, np.nan, np.float32)
+        texts = np.empty(min(n, 10) if n >= 0 else 0, dtype=object)
+        texts[:] = [f"é{number}" for number in range(len(texts))]
+        return response(self.name, payload, {"numbers": numbers.view(Counted), "texts": texts})
+
+
 async def _nothing() -> None:
     return None
 
@@ -85,7 +120,7 @@ def make(**values: Any) -> Server:
     service = Service(
         name=NAME,
         register=lambda server: retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, server),
-        models=lambda: [Echo()],
+        models=lambda: [Echo(), Counting()],
         start=_nothing,
         stop=_nothing,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from google.api import field_behavior_pb2
+from google.api.field_behavior_pb2 import field_behavior
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from scripts import generate_proto
@@ -25,7 +28,7 @@ def test_the_check_notices_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     sources = tmp_path / "proto"
     shutil.copytree(ROOT / "proto", sources)
     proto = sources / "eoforge/api/retrieval/v1/retrieval.proto"
-    proto.write_text(proto.read_text().replace("string page_token = 9;", "string page_token = 19;"))
+    proto.write_text(proto.read_text().replace("string page_token = 9", "string page_token = 19"))
     monkeypatch.setattr(generate_proto, "SOURCES", sources)
     assert "eoforge/api/retrieval/v1/retrieval_pb2.py" in generate_proto.differences()
 
@@ -47,6 +50,37 @@ def test_buf_lint_and_format() -> None:
     for command in (["lint"], ["format", "--diff", "--exit-code"]):
         done = subprocess.run([buf, *command], cwd=ROOT / "proto", capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_nothing_breaks_what_the_last_release_promised(tmp_path: Path) -> None:
+    buf = Path(sys.executable).parent / "buf"
+    released = ROOT / "proto/released.binpb"
+
+    def breaks(sources: Path) -> str:
+        done = subprocess.run(
+            [buf, "breaking", "--against", released], cwd=sources, capture_output=True, text=True, check=False
+        )
+        return "" if done.returncode == 0 else done.stdout + done.stderr
+
+    assert breaks(ROOT / "proto") == ""
+    copied = tmp_path / "proto"
+    shutil.copytree(ROOT / "proto", copied)
+    proto = copied / "eoforge/api/retrieval/v1/retrieval.proto"
+    proto.write_text(proto.read_text().replace("string page_token = 9", "string page_token = 19"))
+    assert "page_token" in breaks(copied)
+
+
+def test_every_field_of_a_request_says_whether_it_is_required() -> None:
+    for module in ("retrieval", "compression", "federation"):
+        generated = importlib.import_module(f"eoforge.api.{module}.v1.{module}_pb2").DESCRIPTOR
+        for message in generated.message_types_by_name.values():
+            silent = [f.name for f in message.fields if not f.GetOptions().Extensions[field_behavior]]
+            assert not message.name.endswith("Request") or silent == [], f"{message.full_name}: {silent}"
+
+
+def test_the_vendored_file_is_that_of_the_package() -> None:
+    packaged = Path(field_behavior_pb2.__file__).with_name("field_behavior.proto")
+    assert (ROOT / "proto/vendor/google/api/field_behavior.proto").read_text() == packaged.read_text()
 
 
 def test_the_reasons_in_the_reference_are_in_the_catalogue() -> None:

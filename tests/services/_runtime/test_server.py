@@ -8,12 +8,14 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from google.rpc.error_details_pb2 import BadRequest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
-from services._runtime.errors import CATALOGUE, Retriable
+from eoforge.errors import UsageError
+from services._runtime.errors import CATALOGUE, Problem, Retriable, argument, describe
 from tests.services._runtime.failing_service import ERROR_TYPES, NAME, SECRET, OnDemand, get, make
 from tests.services.support import Running, details, running, until
 
@@ -26,6 +28,15 @@ def test_every_reason_of_the_library_is_in_the_catalogue() -> None:
     assert set(ERROR_TYPES) == set(CATALOGUE)
 
 
+def test_a_field_is_named_from_the_outside_in() -> None:
+    with pytest.raises(UsageError) as caught, argument("spec"), argument("policy.rounds"):
+        raise UsageError("rounds must be at least 1")
+    (violation,) = BadRequest.FromString(describe(caught.value, "x").rich_status().details[1].value).field_violations
+    assert violation.field == "spec.policy.rounds"
+    long = Problem("INVALID_ARGUMENT", CATALOGUE["INVALID_ARGUMENT"], "x" * 1000, "x").rich_status()
+    assert len(long.SerializeToString()) < 1500, "it travels in headers, beside the message itself"
+
+
 @pytest.mark.parametrize("reason", sorted(CATALOGUE))
 def test_every_declared_error_arrives_with_its_status_and_reason(stub: Any, reason: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
@@ -34,6 +45,8 @@ def test_every_declared_error_arrives_with_its_status_and_reason(stub: Any, reas
     assert caught.value.code() is CATALOGUE[reason].status
     assert (found["reason"], found["domain"], found["request_id"]) == (reason, "eoforge", "mine-1")
     assert (SECRET in caught.value.details()) == (CATALOGUE[reason].fixed is None)
+    bad = CATALOGUE[reason].status is grpc.StatusCode.INVALID_ARGUMENT
+    assert found.get("fields") == ([("", f"about {SECRET}", reason)] if bad else None)
     own = getattr(ERROR_TYPES[reason], "retry_after", None)
     assert found.get("retry_after") == (1.5 if issubclass(ERROR_TYPES[reason], Retriable) else own)
 

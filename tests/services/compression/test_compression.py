@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import rasterio
 from rasterio.io import MemoryFile
 
 from eoforge.api.compression.v1 import compression_pb2 as pb
@@ -19,6 +20,7 @@ from eoforge.codec.container import inspect
 from eoforge.codec.learned.rate import psnr
 from eoforge.codec.raster import Raster
 from eoforge.errors import UsageError
+from services.compression.rasters import raster_message, raster_of
 from tests.services.compression.fixtures import BITS, CompressionFixture, compression_server, same
 from tests.services.support import Running, details, running
 
@@ -103,6 +105,45 @@ def test_geotiffs_in_and_out(client: CompressionClient, archive: CompressionFixt
             found |= {name: source.read(i + 1) for i, name in enumerate(source.descriptions)}
     assert set(found) == set(raster.bands)
     assert all((found[b] == pixels).all() for b, pixels in raster.bands.items())
+
+
+def test_marks_of_pixels_come_back_in_both_forms(client: CompressionClient, archive: CompressionFixture) -> None:
+    pixels = archive.raster(3).bands["B04"].copy()
+    pixels[:5] = 777
+    mask = np.arange(pixels.size).reshape(pixels.shape) % 7 > 0
+    with MemoryFile() as memory:
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            memory.open(driver="GTiff", height=120, width=120, count=1, dtype="uint16", nodata=777) as sink,
+        ):
+            sink.descriptions, sink.scales, sink.offsets = ("B04",), (1e-4,), (-0.1,)
+            sink.update_tags(A="x")
+            sink.update_tags(ns="mine", b="y")
+            sink.write(pixels, 1)
+            sink.write_mask(mask)
+        content = bytes(memory.read())
+    made = client.compress(geotiff=content, max_error=(9, 0.0))
+    assert made.warnings == ("metadata of B04 in the domains mine",)
+    back = client.decompress(made.stream)
+    assert (back.nodata, back.scale) == ({"B04": 777.0}, {"B04": (1e-4, -0.1)})
+    np.testing.assert_array_equal(back.valid["B04"], mask)
+    np.testing.assert_array_equal(back.bands["B04"] == 777, pixels == 777)
+    assert back.warnings == ("s2_10m: tags A; PIXEL_FORMAT_GEOTIFF has them",)
+    [file] = client.decompress_geotiff(client.transcode(made.stream, max_error=(1, 0.0)).stream)
+    with MemoryFile(file) as memory, memory.open() as source:
+        np.testing.assert_array_equal(source.read_masks(1) != 0, mask)
+        assert (source.nodata, source.scales, source.tags()["A"]) == (777, (1e-4,), "x")
+
+    samples = pixels.astype("<u2").tobytes()
+    band = {"name": "B04", "height": 120, "width": 120, "samples": samples, "nodata": 777.0}
+    message = pb.Raster(bands=pb.BandRaster(bands=[pb.Band(**band, valid=np.packbits(mask).tobytes())]))
+    raster, lost = raster_of(message, 1 << 22, 1 << 22, exact=True)
+    assert lost == ()
+    again, _ = raster_message(raster, pb.PIXEL_FORMAT_BANDS)
+    assert again == message
+    short = pb.Raster(bands=pb.BandRaster(bands=[pb.Band(**band, valid=b"x")]))
+    with pytest.raises(UsageError, match="mask of B04 of 120 x 120 samples needs 1800 bytes; got 1"):
+        raster_of(short, 1 << 22, 1 << 22, exact=True)
 
 
 def test_bands_resampled_to_10_m_become_native_again(client: CompressionClient, archive: CompressionFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as oip_pb2
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
 
-from eoforge.data.bands import GROUPS
-from tests.services._runtime.test_oip import outputs, request
+from eoforge.data.bands import GROUPS, S1_BANDS
+from services.compression.work import Work
+from tests.services._runtime.oip.test_retrieval import outputs, request
 from tests.services.compression.fixtures import CompressionFixture, compression_server
 from tests.services.support import Running, details, running
 
@@ -108,3 +110,62 @@ def test_metadata_of_inputs(stub: Any) -> None:
     assert [(t.name, t.datatype) for t in found.inputs][:2] == [("s2_10m", "UINT16"), ("s2_20m", "UINT16")]
     assert [t.name for t in found.outputs] == ["stream", "code"]
     assert stub.ModelReady(oip_pb2.ModelReadyRequest(name=f"{NAME}-hash-s1"), timeout=60).ready
+
+
+def test_pixels_by_rest(server: Running, archive: CompressionFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON holds the pixels of one patch; more come as binary data, and are refused as JSON before they are decoded."""
+    streams = archive.codecs.coder.named().compress([archive.raster(i).only("s2") for i in range(2)], 3)
+    url = f"{server.rest}/v2/models/{NAME}-decompress-s2/infer"
+
+    def body(count: int, **further: Any) -> dict[str, Any]:
+        texts = [base64.b64encode(stream).decode() for stream in streams[:count]]
+        return {"inputs": [{"name": "stream", "shape": [count], "datatype": "BYTES", "data": texts}], **further}
+
+    one = {o["name"]: o["data"] for o in httpx.post(url, json=body(1), timeout=60).json()["outputs"]}
+    answer = httpx.post(url, json=body(2, parameters={"binary_data_output": True}), timeout=60)
+    length = int(answer.headers["inference-header-content-length"])
+    at, found = length, {}
+    for output in json.loads(answer.content[:length])["outputs"]:
+        end = at + output["parameters"]["binary_data_size"]
+        found[output["name"]] = np.frombuffer(answer.content[at:end], np.uint16).reshape(output["shape"])
+        at = end
+    assert at == len(answer.content)
+    for column, pixels in found.items():
+        assert pixels[0].ravel().tolist() == one[column]
+    monkeypatch.setattr(Work, "decompress", None)
+    refused = httpx.post(url, json=body(2), timeout=60)
+    assert (refused.status_code, "binary_data_output" in refused.text) == (413, True)
+
+
+def test_streams_as_binary_data_by_rest(server: Running, archive: CompressionFixture) -> None:
+    image = columns(archive, "s1", 1)["s1"]
+    tensors = [
+        {
+            "name": "s1",
+            "shape": list(image.shape),
+            "datatype": "FP32",
+            "parameters": {"binary_data_size": image.nbytes},
+        },
+        {"name": "max_error", "shape": [1], "datatype": "FP32", "data": [0.0]},
+    ]
+    asked = [{"name": "stream", "parameters": {"binary_data": True}}]
+    text = json.dumps({"inputs": tensors, "outputs": asked}).encode()
+    answer = httpx.post(
+        f"{server.rest}/v2/models/{NAME}-compress-s1/infer",
+        content=text + image.tobytes(),
+        headers={"inference-header-content-length": str(len(text))},
+        timeout=60,
+    )
+    raw = answer.content[int(answer.headers["inference-header-content-length"]) :]
+    assert int.from_bytes(raw[:4], "little") == len(raw) - 4
+    [decoded] = archive.codecs.coder.decompress([raw[4:]])
+    np.testing.assert_array_equal(np.stack([decoded.bands[band] for band in S1_BANDS]), image[0])
+    asked[0]["name"] = "code"  # only learned streams have one
+    text = json.dumps({"inputs": tensors, "outputs": asked}).encode()
+    refused = httpx.post(
+        f"{server.rest}/v2/models/{NAME}-compress-s1/infer",
+        content=text + image.tobytes(),
+        headers={"inference-header-content-length": str(len(text))},
+        timeout=60,
+    )
+    assert (refused.status_code, "'code'" in refused.text) == (400, True)

@@ -114,6 +114,62 @@ def test_an_estimate_counts_the_bytes_of_the_strategy(client: FederationClient, 
         assert found.bytes_total == 2 * (found.bytes_down + found.bytes_up)
 
 
+def test_a_request_id_makes_a_create_without_a_name_safe_to_repeat(client: FederationClient, tmp_path: Path) -> None:
+    model = client.put_model(write_model(tmp_path / "model.safetensors"))
+
+    def create(**given: Any) -> pb.Run:
+        return client._call(client.stub.CreateRun, pb.CreateRunRequest(**given)).run
+
+    wanted = spec(model, silos=["nobody"])
+    first = create(spec=wanted, request_id="abc")
+    assert create(spec=wanted, request_id="abc") == first
+    assert create(spec=wanted, request_id="abd").run_id != first.run_id
+    assert client.create_run(wanted).run_id != client.create_run(wanted).run_id, "two calls are two runs"
+    with pytest.raises(RemoteError) as caught:
+        create(spec=spec(model, silos=["somebody"]), request_id="abc")
+    assert caught.value.remote_reason == "CONFLICT"
+    for bad in ({"request_id": "a b"}, {"request_id": "a", "run_id": "b"}):
+        with pytest.raises(grpc.RpcError) as refused:
+            client.stub.CreateRun(pb.CreateRunRequest(spec=wanted, **bad), timeout=60)
+        assert details(refused.value)["fields"][0][0] == "request_id"
+
+
+def test_a_retried_create_makes_one_run(
+    client: FederationClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is lost and the client asks again: the run that is there comes back."""
+    model = client.put_model(write_model(tmp_path / "model.safetensors"))
+    before = {run.run_id for run in client.runs()}
+    asked, stream = [], client._stream
+
+    def lose_the_first(call: Any, request: Any, timeout: float) -> Any:
+        answer = stream(call, request, timeout)
+        asked.append(request)
+        if len(asked) == 1:
+            raise RemoteError("lost", "UNAVAILABLE", "", 0.01)
+        return answer
+
+    monkeypatch.setattr(client, "_stream", lose_the_first)
+    created = client.create_run(spec(model, silos=["nobody"]))
+    monkeypatch.undo()
+    assert len(asked) == 2
+    assert {run.run_id for run in client.runs()} - before == {created.run_id}
+
+
+def test_bad_arguments_are_named(client: FederationClient, tmp_path: Path) -> None:
+    model = client.put_model(write_model(tmp_path / "model.safetensors"))
+    for call, request, field in (
+        (client.stub.CreateRun, pb.CreateRunRequest(spec=spec(model, strategy="fedmagic")), "spec"),
+        (client.stub.CreateRun, pb.CreateRunRequest(run_id="a b", spec=spec(model)), "run_id"),
+        (client.stub.PrepareModel, pb.PrepareModelRequest(manifest=pb.Manifest(length=5)), "manifest"),
+        (client.stub.ListRuns, pb.ListRunsRequest(page_size=5000), "page_size"),
+        (client.stub.ListSilos, pb.ListSilosRequest(page_token="!"), "page_token"),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            call(request, timeout=60)
+        assert [name for name, _, _ in details(refused.value)["fields"]] == [field]
+
+
 def test_creating_the_same_run_twice_gives_the_same_run(client: FederationClient, tmp_path: Path) -> None:
     model = client.put_model(write_model(tmp_path / "model.safetensors"))
     wanted = spec(model, silos=["nobody"])
@@ -299,6 +355,6 @@ def test_the_readme_lists_every_setting_and_the_proto_every_error() -> None:
     assert table("services.federation.settings") in readme, "run python -m scripts.settings_table and paste the result"
     head = (ROOT / "proto/eoforge/api/federation/v1/federation.proto").read_text().split("service ")[0]
     named = {reason for reason in CATALOGUE if reason in head}
-    assert named == set(CATALOGUE) - {"INDEX_CHANGED", "BUNDLE_REFUSED", "UNIMPLEMENTED"}
+    assert named == set(CATALOGUE) - {"NOT_READY", "INDEX_CHANGED", "BUNDLE_REFUSED", "UNIMPLEMENTED"}
     for reason in named:
         assert f"| {reason} | {CATALOGUE[reason].status.name} | {CATALOGUE[reason].http} |" in readme

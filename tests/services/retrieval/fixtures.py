@@ -27,6 +27,7 @@ from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.data.tables.schema import PATCHES
 from eoforge.index.build import build_index
 from eoforge.storage.addresses import TableRef
+from tests.methods.fakes import RegisteredMethod
 
 BITS, DIM, CELLS = 64, 8, 4
 METHOD = "test_projection"
@@ -70,7 +71,7 @@ def _cells(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return x.reshape(n, c, CELLS, side // CELLS, CELLS, side // CELLS).mean(axis=(3, 5)).reshape(n, -1)
 
 
-class ProjectionMethod:
+class ProjectionMethod(RegisteredMethod):
     """The method that ``get_method`` finds under ``METHOD`` in these tests."""
 
     name = METHOD
@@ -108,9 +109,9 @@ class RetrievalFixture:
         build_index(self.bundle.uri, table, self.codes, self.encoder)
 
 
-def make_retrieval_fixture(folder: Path) -> RetrievalFixture:
-    """Writes the first patches, the bundle and their index below ``folder``."""
-    pairs = tuple(synthetic_pairs(ALL, seed=7))
+def make_retrieval_fixture(folder: Path, given: Sequence[PatchPair] = ()) -> RetrievalFixture:
+    """Writes the first patches, or those that are given, the bundle and their index below ``folder``."""
+    pairs = tuple(given or synthetic_pairs(ALL, seed=7))
     patches, codes = str(folder / "patches.lance"), str(folder / "codes.lance")
     table = _append(patches, pairs[:FIRST])
     bundle = write_bundle(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import Any
 
@@ -125,7 +125,7 @@ def test_filters_equal_those_of_the_index(
         {"exclude_snow": True},
         {"exclude_cloud": True},
         {"splits": ("train",), "labels_any": tuple(some["labels"]), "exclude_cloud": True},
-        {"countries": ("Atlantis",)},
+        {"acquired_until": datetime(1999, 1, 1, tzinfo=UTC)},
     ]
     code = snapshot.code_of(some["patch_id"], "s1")
     sizes = set()

@@ -1,5 +1,6 @@
 import datetime
 
+from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -38,16 +39,24 @@ PIXEL_FORMAT_BANDS: PixelFormat
 PIXEL_FORMAT_GEOTIFF: PixelFormat
 
 class Band(_message.Message):
-    __slots__ = ("name", "height", "width", "samples")
+    __slots__ = ("name", "height", "width", "samples", "nodata", "scale", "offset", "valid")
     NAME_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    NODATA_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    VALID_FIELD_NUMBER: _ClassVar[int]
     name: str
     height: int
     width: int
     samples: bytes
-    def __init__(self, name: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., samples: _Optional[bytes] = ...) -> None: ...
+    nodata: float
+    scale: float
+    offset: float
+    valid: bytes
+    def __init__(self, name: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., samples: _Optional[bytes] = ..., nodata: _Optional[float] = ..., scale: _Optional[float] = ..., offset: _Optional[float] = ..., valid: _Optional[bytes] = ...) -> None: ...
 
 class Georeference(_message.Message):
     __slots__ = ("crs", "transform")
@@ -168,14 +177,16 @@ class CompressRequest(_message.Message):
     def __init__(self, raster: _Optional[_Union[Raster, _Mapping]] = ..., rate: _Optional[_Union[Rate, _Mapping]] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class CompressResponse(_message.Message):
-    __slots__ = ("stream", "info", "codes")
+    __slots__ = ("stream", "info", "codes", "warnings")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
     CODES_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     stream: bytes
     info: StreamInfo
     codes: _containers.RepeatedCompositeFieldContainer[Code]
-    def __init__(self, stream: _Optional[bytes] = ..., info: _Optional[_Union[StreamInfo, _Mapping]] = ..., codes: _Optional[_Iterable[_Union[Code, _Mapping]]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stream: _Optional[bytes] = ..., info: _Optional[_Union[StreamInfo, _Mapping]] = ..., codes: _Optional[_Iterable[_Union[Code, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CompressStreamRequest(_message.Message):
     __slots__ = ("correlation_id", "compress")
@@ -204,10 +215,12 @@ class DecompressRequest(_message.Message):
     def __init__(self, stream: _Optional[bytes] = ..., format: _Optional[_Union[PixelFormat, str]] = ...) -> None: ...
 
 class DecompressResponse(_message.Message):
-    __slots__ = ("raster",)
+    __slots__ = ("raster", "warnings")
     RASTER_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     raster: Raster
-    def __init__(self, raster: _Optional[_Union[Raster, _Mapping]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, raster: _Optional[_Union[Raster, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DecompressStreamRequest(_message.Message):
     __slots__ = ("correlation_id", "decompress")

@@ -36,8 +36,10 @@ class CompressionServiceStub:
     bounded stream keeps every pixel within a given error, 0 being lossless, and needs no model.
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
-    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, DEADLINE_EXCEEDED,
-    INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
+    DEADLINE_EXCEEDED, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY also carry a google.rpc.RetryInfo.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     def __init__(self, channel):
@@ -99,8 +101,10 @@ class CompressionServiceServicer:
     bounded stream keeps every pixel within a given error, 0 being lossless, and needs no model.
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
-    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, DEADLINE_EXCEEDED,
-    INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
+    DEADLINE_EXCEEDED, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY also carry a google.rpc.RetryInfo.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     def Compress(self, request, context):
@@ -222,8 +226,10 @@ class CompressionService:
     bounded stream keeps every pixel within a given error, 0 being lossless, and needs no model.
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
-    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, DEADLINE_EXCEEDED,
-    INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
+    DEADLINE_EXCEEDED, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY also carry a google.rpc.RetryInfo.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     @staticmethod

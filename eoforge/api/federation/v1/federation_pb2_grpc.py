@@ -36,6 +36,8 @@ class FederationServiceStub:
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED, QUOTA_EXCEEDED, OVERLOADED, CONFLICT,
     NOT_LEADER, WRONG_STATE, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_LEADER also
     carry a google.rpc.RetryInfo. After NOT_LEADER connect anew, to the next address: another coordinator acts.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     def __init__(self, channel):
@@ -117,6 +119,8 @@ class FederationServiceServicer:
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED, QUOTA_EXCEEDED, OVERLOADED, CONFLICT,
     NOT_LEADER, WRONG_STATE, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_LEADER also
     carry a google.rpc.RetryInfo. After NOT_LEADER connect anew, to the next address: another coordinator acts.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     def PutModel(self, request_iterator, context):
@@ -285,6 +289,8 @@ class FederationService:
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED, QUOTA_EXCEEDED, OVERLOADED, CONFLICT,
     NOT_LEADER, WRONG_STATE, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_LEADER also
     carry a google.rpc.RetryInfo. After NOT_LEADER connect anew, to the next address: another coordinator acts.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     @staticmethod

@@ -34,8 +34,11 @@ class RetrievalServiceStub:
     stays the same.
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
-    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, INDEX_CHANGED,
-    DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
+    INDEX_CHANGED, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY also carry a
+    google.rpc.RetryInfo.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     def __init__(self, channel):
@@ -80,8 +83,11 @@ class RetrievalServiceServicer:
     stays the same.
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
-    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, INDEX_CHANGED,
-    DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
+    INDEX_CHANGED, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY also carry a
+    google.rpc.RetryInfo.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     def Search(self, request, context):
@@ -165,8 +171,11 @@ class RetrievalService:
     stays the same.
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
-    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, INDEX_CHANGED,
-    DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED and OVERLOADED also carry a google.rpc.RetryInfo.
+    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
+    INDEX_CHANGED, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY also carry a
+    google.rpc.RetryInfo.
+    INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
+    in the request, where that is known.
     """
 
     @staticmethod

@@ -1,0 +1,1 @@
+"""Exports of a patches table to formats of other tools."""

@@ -1,0 +1,181 @@
+"""Building and reading of ``predictions.lance``: probabilities, labels and maps of patches, exactly once.
+
+One row per patch, of one bundle. Planning, shards and commit are those of the index (``jobs.py``). ``placed_maps`` is
+what an export of maps reads: class indices with the place of each patch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from eoforge.data.labels import CLASSES, mask_of
+from eoforge.data.loading.batch import read_rows
+from eoforge.data.tables.schema import predictions_schema, sql_list, tensor_column
+from eoforge.errors import DataRefused, UsageError
+from eoforge.index.code_table import MadeTableInfo
+from eoforge.index.jobs import (
+    IndexPlan,
+    IndexSummary,
+    Inputs,
+    commit_rows,
+    load_plan,
+    made_info,
+    plan_rows,
+    table_for,
+    write_shards,
+)
+from eoforge.index.predictor import Predicted, Predictor
+from eoforge.progress import Tracker
+from eoforge.storage.addresses import TableRef, open_table
+
+if TYPE_CHECKING:
+    import lance
+
+CLASSES_KEY = "eoforge.classes"
+"""Key of the schema metadata with the names of the classes, as JSON, in the order of the probabilities."""
+CALIBRATION_KEY = "eoforge.calibration"
+"""Key of the schema metadata with temperature and thresholds, as JSON."""
+_BATCH = 32
+_READ = 256
+
+
+def plan_predictions(
+    bundle_uri: str, table: TableRef, predictions_uri: str, predictor: Predictor, shard_rows: int = 4096
+) -> IndexPlan:
+    """Plan of the patches without a prediction of this bundle, or with one of other pixels, cut into shards.
+
+    A repeated call returns the same plan, so that a killed run continues where it stopped.
+
+    Args:
+        bundle_uri: Run bundle that classifies or segments.
+        table: Table of patches; without a version the newest is pinned.
+        predictions_uri: Table of predictions, created if absent.
+        predictor: Predictor of the bundle; its calibration is written beside the rows.
+        shard_rows: Patches per shard.
+
+    Raises:
+        NotFound: The bundle or the patches do not exist.
+        DataRefused: The table belongs to another bundle or other patches.
+        UsageError: The predictions belong to a newer version of the patches, ``shard_rows`` is below 1, or
+            ``predictions_uri`` names a version or a whole bucket.
+    """
+    inputs = Inputs.open(made_info, bundle_uri, table, predictions_uri, shard_rows)
+    calibration = {"temperature": predictor.temperature, "thresholds": list(predictor.thresholds)}
+    metadata = inputs.info.metadata(inputs.uri) | {
+        CLASSES_KEY: json.dumps(CLASSES),
+        CALIBRATION_KEY: json.dumps(calibration),
+    }
+    schema = predictions_schema(len(CLASSES), predictor.maps, metadata)
+    made = table_for(inputs.info, inputs.uri, schema, "predictions")
+    if "probabilities" not in made.schema.names:
+        raise DataRefused(f"{inputs.uri} is no table of predictions; choose another address")
+    return plan_rows("predict", inputs, made)
+
+
+def predict_shards(predictions_uri: str, job_id: str, first: int, count: int, predictor: Predictor) -> dict[str, int]:
+    """Prediction of shards ``first`` to ``first + count - 1``; shards with a manifest are skipped.
+
+    Args:
+        predictions_uri: Table of predictions.
+        job_id: From :func:`plan_predictions`.
+        first: First shard.
+        count: Number of shards; those past the last are ignored.
+        predictor: Predictor of the bundle of the plan.
+
+    Returns:
+        Shards and patches written by this call, and shards skipped.
+
+    Raises:
+        NotFound: The plan does not exist.
+        DataRefused: The patches lack a sensor that the bundle reads.
+    """
+    plan, job = load_plan(predictions_uri, job_id)
+
+    def make(
+        patches: lance.LanceDataset, rows: npt.NDArray[np.int64], schema: pa.Schema, progress: Tracker
+    ) -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(rows), _BATCH):
+            part = rows[start : start + _BATCH]
+            digests = patches.take(part, columns=["digest"]).column("digest").combine_chunks()
+            batch = read_rows(patches, part, predictor.sensors, reference_map=False)  # refuses a patch without a sensor
+            yield _record_batch(batch.patch_id, predictor.predict(batch), digests, schema)
+            progress.advance(len(part))
+
+    done = write_shards(plan, job, first, count, make, "predicting")
+    return {key: done[key] for key in ("shards", "patches", "skipped_shards")}
+
+
+def commit_predictions(predictions_uri: str, job_id: str) -> IndexSummary:
+    """Commit of the predictions of a job, once.
+
+    Raises:
+        NotFound: The plan does not exist.
+        StoreError: A shard is not predicted yet.
+        ConflictError: The predictions meanwhile belong to a newer version of the patches.
+    """
+    return commit_rows(*load_plan(predictions_uri, job_id))
+
+
+def predict_table(
+    bundle_uri: str, table: TableRef, predictions_uri: str, predictor: Predictor, shard_rows: int = 4096
+) -> IndexSummary:
+    """Plan, prediction and commit in this process; a run after a crash continues. See the steps for errors."""
+    plan = plan_predictions(bundle_uri, table, predictions_uri, predictor, shard_rows)
+    predict_shards(predictions_uri, plan.job_id, 0, plan.shards, predictor)
+    return commit_predictions(predictions_uri, plan.job_id)
+
+
+class PlacedMap(NamedTuple):
+    """Map of one patch: class indices uint8 ``[120, 120]``, and the upper-left corner in metres of ``epsg``."""
+
+    patch_id: str
+    epsg: int
+    ulx: int
+    uly: int
+    classes: npt.NDArray[np.uint8]
+
+
+def placed_maps(predictions: TableRef) -> Iterator[PlacedMap]:
+    """Maps of all patches of a table of predictions with their places, from the patches that they were made of.
+
+    Raises:
+        DataRefused: The table is no table of predictions.
+        UsageError: The bundle of the table maps no pixels.
+    """
+    table = open_table(predictions)
+    info = MadeTableInfo.of(table.schema, predictions.uri)
+    if "pixel_map" not in table.schema.names:
+        raise UsageError(
+            f"{predictions} holds no maps: bundle {info.bundle_id[:16]} of {info.method} classifies patches"
+        )
+    patches = info.open_patches()
+    for rows in table.to_batches(columns=["patch_id", "pixel_map"], batch_size=_READ):
+        names = rows.column("patch_id").to_pylist()
+        maps, _ = tensor_column(rows.column("pixel_map"))
+        condition = f"patch_id IN ({sql_list(names)})"
+        found = patches.to_table(columns=["patch_id", "epsg", "ulx", "uly"], filter=condition).to_pylist()
+        places = {row["patch_id"]: row for row in found}
+        for name, classes in zip(names, maps, strict=True):
+            place = places[name]
+            yield PlacedMap(name, place["epsg"], place["ulx"], place["uly"], classes)
+
+
+def _record_batch(names: list[str], predicted: Predicted, digests: pa.Array, schema: pa.Schema) -> pa.RecordBatch:
+    labels = [sorted(CLASSES[i] for i in np.flatnonzero(row)) for row in predicted.labels]
+    flat = np.ascontiguousarray(predicted.probabilities, dtype=np.float32).reshape(-1)
+    columns = {
+        "patch_id": pa.array(names, pa.string()),
+        "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(flat), predicted.probabilities.shape[1]),
+        "labels": pa.array(labels, pa.list_(pa.string())),
+        "label_mask": pa.array([mask_of(row) for row in labels], pa.uint32()),
+        "digest": digests,
+    }
+    if predicted.pixel_map is not None:
+        columns["pixel_map"] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(predicted.pixel_map))
+    return pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)

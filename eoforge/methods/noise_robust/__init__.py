@@ -1,0 +1,1 @@
+"""Learning from labels that are partly wrong: GRID, RS-IRL-SVAE and the baselines, in one trainer."""

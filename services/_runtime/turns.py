@@ -1,0 +1,83 @@
+"""Large copies on the event loop, of few milliseconds in one turn of it.
+
+gRPC copies a message between its own memory and Python's on the event loop: some milliseconds for a large one. Of
+several that arrive together each is copied in a turn of its own, so that other callers are answered between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+Result = TypeVar("Result")
+TURN_SECONDS = 0.002
+"""Time for copies in one turn, after which the next one waits; a small message takes some microseconds of it."""
+
+
+class Turns:
+    """Time that copies took in the present turn of the event loop.
+
+    Args:
+        clock: Seconds that this thread has computed: a busy machine does not make a copy larger.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
+        self.clock, self._spent = clock, 0.0
+
+    async def free(self) -> None:
+        """Waits for a turn in which there is time left."""
+        while self._spent >= TURN_SECONDS:
+            await asyncio.sleep(0)
+
+    def take(self, seconds: float) -> None:
+        """Counts time in the present turn."""
+        if not self._spent:
+            asyncio.get_running_loop().call_soon(self._begin)
+        self._spent += seconds
+
+    async def copy(self, make: Callable[[], Result]) -> Result:
+        """Result of ``make``, which copies much, in a turn with time left."""
+        await self.free()
+        started = self.clock()
+        try:
+            return make()
+        finally:
+            self.take(self.clock() - started)
+
+    def _begin(self) -> None:
+        self._spent = 0.0
+
+
+class InTurn(Generic[Result]):
+    """Awaitable of a coroutine each of whose steps waits for a turn with time left.
+
+    Args:
+        work: A read or write of gRPC; one of its steps makes the copy.
+        turns: Of the event loop.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, Result], turns: Turns) -> None:
+        self._work, self._turns = work, turns
+
+    def __await__(self) -> Generator[Any, Any, Result]:
+        error: BaseException | None = None
+        while True:
+            try:
+                yield from self._turns.free().__await__()
+            except BaseException as raised:
+                error = raised
+            started = self._turns.clock()
+            try:
+                awaited = self._work.send(None) if error is None else self._work.throw(error)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+            finally:
+                self._turns.take(self._turns.clock() - started)
+            error = None
+            try:
+                yield awaited
+            except BaseException as raised:
+                error = raised
