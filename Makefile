@@ -11,7 +11,7 @@ DEMO_ARGS ?=
 CLUSTER_ARGS ?=
 CHARTS_ARGS ?=
 
-.PHONY: help env demo demo-federated test cluster lint types proto proto-release pipelines charts charts-package images podman bench lock ci clean
+.PHONY: help env demo demo-federated test cluster cluster-pods lint types proto proto-release pipelines charts charts-package images bench lock ci clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
@@ -36,6 +36,11 @@ test: env        ## all tests (kernels in two processes: plain, then through the
 cluster: env     ## the charts on a real control plane, with KServe and Trainer (Go builds it once; CLUSTER_ARGS for pytest)
 	$(BIN)/python -m tests.cluster.binaries
 	$(BIN)/python -m pytest tests/cluster -n 0 $(CLUSTER_ARGS)
+
+cluster-pods: env ## the charts in real pods on a node of this machine: needs root, containerd and podman, and builds images
+	$(BIN)/python -m tests.cluster.pods.machine
+	$(BIN)/python -m tests.cluster.binaries --pods
+	$(BIN)/python -m pytest tests/cluster/pods -n 0 $(CLUSTER_ARGS)
 
 lint: env        ## style and the direction of imports
 	$(BIN)/ruff check .
@@ -66,9 +71,6 @@ charts-package: env ## archives of the charts for an OCI registry into dist/char
 
 images:          ## build the images with podman or docker (IMAGES_ARGS=--debian where no registry is reached)
 	$(PYTHON) -m scripts.images $(IMAGES_ARGS)
-
-podman: env      ## run the charts' own pods from the images and ask them from outside
-	$(BIN)/python -m scripts.podman.services
 
 lock: env        ## recompile requirements/*.txt from pyproject.toml
 	$(BIN)/python -m scripts.lock

@@ -22,21 +22,28 @@ _CSS = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--tint);color:var(--ink)}
 body{font:15px/1.5 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-main{max-width:1120px;margin:0 auto;padding:28px 20px 60px}
+main{max-width:1240px;margin:0 auto;padding:28px 20px 60px}
 h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:0 0 10px}p{margin:6px 0}
 .lead,.soft,figcaption{color:var(--soft)}
 section{background:var(--paper);border:1px solid var(--line);border-radius:10px}
 section{padding:18px 20px;margin:18px 0;overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:14px}
 th,td{padding:5px 12px;border-bottom:1px solid var(--line);text-align:right}
-td{white-space:nowrap}th{vertical-align:bottom}
+td{white-space:nowrap;vertical-align:top}th{vertical-align:bottom}
+td.text{white-space:normal;overflow-wrap:anywhere;text-align:left;min-width:90px}
 th{color:var(--soft);font-weight:600}h3{font-size:15px;margin:16px 0 6px}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 .tiles{display:flex;flex-wrap:wrap;gap:12px;margin:18px 0}
 .tile{flex:1 1 180px;background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:12px 16px}
 .tile b{display:block;font-size:24px;color:var(--accent)}.tile span{color:var(--soft);font-size:13px}
 figure{margin:0}figure img{max-width:100%;height:auto;display:block}
-.row{display:flex;gap:10px;margin:10px 0 18px}.card{width:132px;flex:none;font-size:12px;line-height:1.35}
+.row{display:flex;flex-wrap:wrap;gap:10px;margin:10px 0 18px}
+.card{width:132px;flex:none;font-size:12px;line-height:1.35}
+.card summary{list-style:none;cursor:zoom-in}.card summary::-webkit-details-marker{display:none}
+.card .id{display:block;font-size:10px;line-height:1.25;overflow-wrap:anywhere;color:var(--soft)}
+.card[open]{width:486px}.card[open] img{width:486px;height:486px;image-rendering:pixelated}
+.card[open] summary{cursor:zoom-out}
+.swatch{display:inline-block;width:12px;height:12px;border-radius:3px;margin:0 4px 0 6px;vertical-align:-1px}
 .card img{width:132px;height:132px;border-radius:6px;display:block;image-rendering:auto;border:3px solid var(--line)}
 .card.query img{border-color:var(--accent)}
 .card.partner img{border-color:var(--good)}.card.miss img{border-color:var(--bad)}
@@ -117,8 +124,18 @@ def tiles(figures: Mapping[str, str]) -> Html:
 def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
     """Table; floats with four decimals, integers with thousands separators."""
     head = element("tr", concat(element("th", cell) for cell in header))
-    body = concat(element("tr", concat(element("td", _cell(cell)) for cell in row)) for row in rows)
+    body = concat(element("tr", concat(_column(cell) for cell in row)) for row in rows)
     return element("table", concat([element("thead", head), element("tbody", body)]))
+
+
+_LONG_TEXT = 24
+"""Characters of a cell from which it may break: paths and sentences push later columns out of the page."""
+
+
+def _column(value: object) -> Html:
+    if isinstance(value, str) and len(value) > _LONG_TEXT:
+        return element("td", value, class_="text")
+    return element("td", _cell(value))
 
 
 def _cell(value: object) -> object:

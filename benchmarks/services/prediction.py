@@ -34,7 +34,7 @@ from eoforge.methods.reben.config import Config
 from eoforge.methods.reben.method import facts_of
 from eoforge.methods.reben.model import build as build_network
 from eoforge.nn.build import seeded
-from services._runtime.oip import DATATYPES
+from services._runtime.oip.tensors import DATATYPES
 
 PATCHES, SEQUENTIAL = 24, 48
 CLIENTS = (1, 8, 64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ def export(
 
 
 def export_hits(hits: Sequence[Mapping[str, Any]], out: str) -> None:
-    """GeoParquet of the hits of a search: their rank, distance, metadata and footprint.
+    """GeoParquet of the hits of a search: rank in their query, distance, metadata, footprint, window of the image.
 
     Raises:
         UsageError: ``out`` exists already or is no local path.
@@ -47,7 +48,14 @@ def export_hits(hits: Sequence[Mapping[str, Any]], out: str) -> None:
         "acquired": pa.timestamp("us", tz="UTC"),
         "epsg": pa.int32(),
     }
-    rows = [{**hit, "rank": rank, "labels": list(hit["labels"])} for rank, hit in enumerate(hits, 1)]
+    if any("window" in hit for hit in hits):  # an image that was cut into several queries
+        columns["window"] = pa.list_(pa.int32())
+    seen: Counter[tuple[int, ...]] = Counter()
+    rows = []
+    for hit in hits:
+        query = tuple(hit.get("window", ()))
+        seen[query] += 1
+        rows.append({**hit, "rank": seen[query], "labels": list(hit["labels"])})
     table = pa.Table.from_pylist(
         [{k: row[k] for k in columns} for row in rows], schema=pa.schema(list(columns.items()))
     )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eoforge.cli.export import export_hits
 from eoforge.cli.options import DEFAULT_SERVER
 from eoforge.cli.output import Json, as_dict, emit_rows, say
-from eoforge.errors import NotFound, UsageError
+from eoforge.data.bands import require_modality
+from eoforge.errors import UsageError
+
+if TYPE_CHECKING:
+    from eoforge.client import Hit
 
 _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 
@@ -19,8 +24,20 @@ _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 def search(
     server: Annotated[str, typer.Option(help="HOST:PORT of a retrieval service.")] = DEFAULT_SERVER,
     patch_id: Annotated[str | None, typer.Option(help="Query by a patch of the archive.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Query by a multi-band GeoTIFF.")] = None,
-    from_: Annotated[str, typer.Option("--from", help="Sensor of the query: s1 or s2.")] = "s1",
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Query by your own image: a GeoTIFF of several bands, a folder of GeoTIFFs like x_B02.tif, or files "
+            "of single bands (repeat). Other sizes are cropped, cut into windows or resampled."
+        ),
+    ] = None,
+    bands: Annotated[
+        str | None, typer.Option(help="Names of the image's bands in order, such as B02,B03,B04 or VV,VH.")
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="Sensor of the query: s1 or s2; by default s1, or that of the image's bands."),
+    ] = None,
     to: Annotated[str, typer.Option("--to", help="Sensor of the hits: s1 or s2.")] = "s2",
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of hits.")] = 10,
     country: Annotated[list[str] | None, typer.Option(help="Only these countries (repeat).")] = None,
@@ -45,8 +62,12 @@ def search(
     """Find the patches most similar to one patch or image, across sensors."""
     from eoforge.client import RetrievalClient, SearchFilter
 
-    if (patch_id is None) == (image is None):
+    if (patch_id is None) == (not image):
         raise UsageError("give exactly one of --patch-id and --image")
+    if bands is not None and not image:
+        raise UsageError("--bands names the bands of --image; it needs one")
+    if from_ is not None:
+        require_modality(from_)
     conditions = SearchFilter(
         countries=tuple(country or ()),
         splits=tuple(split or ()),
@@ -60,10 +81,18 @@ def search(
     )
     with RetrievalClient(server, ca_file=str(ca) if ca else None, token=token) as client:
         if patch_id is not None:
-            hits = client.search(patch_id=patch_id, source=from_, target=to, k=k, filter=conditions)
+            rows = _rows(client.search(patch_id=patch_id, source=from_ or "s1", target=to, k=k, filter=conditions))
         else:
-            hits = client.search(geotiff=_read(image), source=from_, target=to, k=k, filter=conditions)
-    rows = [{name: v for name, v in as_dict(h).items() if name != "thumbnail_png"} for h in hits]
+            names = [name.strip() for name in bands.split(",")] if bands else []
+            read, found = client.search_files(image or [], bands=names, source=from_, target=to, k=k, filter=conditions)
+            for note in read.notes:
+                say(note)
+            several = len(read.windows) > 1
+            rows = [
+                ({"window": [window.row, window.column]} if several else {}) | row
+                for window, hits in zip(read.windows, found, strict=True)
+                for row in _rows(hits)
+            ]
     if export is not None:
         export_hits(rows, export)
     emit_rows(rows, line=_line)
@@ -71,11 +100,16 @@ def search(
         say("no patch passes these filters" if conditions != SearchFilter() else "the index is empty")
 
 
+def _rows(hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    return [{name: v for name, v in as_dict(hit).items() if name != "thumbnail_png"} for hit in hits]
+
+
 def _line(hit: dict[str, Any]) -> str:
     """Line of a hit: distance in bits, patch, country, date, labels."""
     labels = "; ".join(hit["labels"])
     country = hit["country"] or "country unknown"
-    return f"{hit['distance']:>4}  {hit['patch_id']}  {country}, {hit['acquired']:%Y-%m-%d}  {labels}"
+    place = "window {},{}  ".format(*hit["window"]) if "window" in hit else ""
+    return f"{place}{hit['distance']:>4}  {hit['patch_id']}  {country}, {hit['acquired']:%Y-%m-%d}  {labels}"
 
 
 def _bbox(text: str) -> tuple[float, float, float, float]:
@@ -85,9 +119,3 @@ def _bbox(text: str) -> tuple[float, float, float, float]:
     except ValueError:
         raise UsageError(f"--bbox must be LON_MIN,LAT_MIN,LON_MAX,LAT_MAX in degrees; got {text!r}") from None
     return lon_min, lat_min, lon_max, lat_max
-
-
-def _read(path: Path | None) -> bytes:
-    if path is None or not path.is_file():
-        raise NotFound(f"no image at {path}")
-    return path.read_bytes()

@@ -133,10 +133,22 @@ def search_request(
     return request
 
 
-def geotiff_image(content: bytes | Sequence[bytes], modality: str | None) -> pb.GeoTiffImage:
-    """Message of an image given as one or more GeoTIFFs."""
+def geotiff_image(
+    content: bytes | Sequence[bytes], modality: str | None, bands: Sequence[Sequence[str]] | None = None
+) -> pb.GeoTiffImage:
+    """Message of an image given as one or more GeoTIFFs, with the names of the bands of each file if given.
+
+    Raises:
+        UsageError: ``bands`` has another length than the files.
+    """
     files = [content] if isinstance(content, bytes) else content
-    return pb.GeoTiffImage(modality=modality_number(modality), files=[pb.GeoTiffFile(content=f) for f in files])
+    if bands is not None and len(bands) != len(files):
+        raise UsageError(f"expected the band names of each of the {len(files)} files; got {len(bands)} lists of names")
+    named = bands or [()] * len(files)
+    return pb.GeoTiffImage(
+        modality=modality_number(modality),
+        files=[pb.GeoTiffFile(content=file, bands=names) for file, names in zip(files, named, strict=True)],
+    )
 
 
 def filter_message(wanted: SearchFilter) -> pb.Filter:

@@ -11,7 +11,8 @@ retry is safe and useful, and return dataclasses.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +35,9 @@ from eoforge.client.messages import (
 from eoforge.data.search_filter import SearchFilter
 from eoforge.errors import UsageError
 
+if TYPE_CHECKING:
+    from eoforge.data.query_image import QueryImage
+
 MAX_PAGE = 1000
 """Hits per page; servers allow at least as many by default."""
 
@@ -51,6 +55,7 @@ class RetrievalClient(ServiceClient):
         patch_id: str | None = None,
         bands: Bands | None = None,
         geotiff: bytes | Sequence[bytes] | None = None,
+        geotiff_bands: Sequence[Sequence[str]] | None = None,
         code: bytes | None = None,
         source: str | None = None,
         target: str,
@@ -63,7 +68,8 @@ class RetrievalClient(ServiceClient):
         Args:
             patch_id: Id of a patch of the archive.
             bands: Image as arrays by band name.
-            geotiff: Image as the bytes of one or more GeoTIFFs, whose band descriptions name the bands.
+            geotiff: Image as the bytes of one or more GeoTIFFs of a patch's size; see :meth:`search_files` for others.
+            geotiff_bands: Names of the bands of each GeoTIFF; by default its band descriptions name them.
             code: Packed code.
             source: Sensor of the query, ``s1`` or ``s2``; not needed with ``code``.
             target: Sensor of the hits.
@@ -75,7 +81,7 @@ class RetrievalClient(ServiceClient):
             UsageError: The arguments contradict each other, or the server refuses them.
             RemoteError: The server answered with another error, or could not be reached.
         """
-        image = None if geotiff is None else geotiff_image(geotiff, source)
+        image = None if geotiff is None else geotiff_image(geotiff, source, geotiff_bands)
         given = [q for q in (patch_id, bands, image, code) if q is not None]
         if len(given) != 1:
             raise UsageError(f"give exactly one of patch_id, bands, geotiff and code; got {len(given)}")
@@ -89,6 +95,41 @@ class RetrievalClient(ServiceClient):
             request.page_token = response.next_page_token
             if len(hits) >= k or not request.page_token:
                 return hits
+
+    def search_files(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        target: str,
+        bands: Sequence[str] = (),
+        source: str | None = None,
+        k: int = 10,
+        filter: SearchFilter | None = None,
+    ) -> tuple[QueryImage, list[list[Hit]]]:
+        """Search for the patches that are most similar to an image in files, window by window.
+
+        Args:
+            paths: One GeoTIFF of several bands, GeoTIFFs of single bands, or one folder of them.
+            target: Sensor of the hits.
+            bands: Names of the bands, where neither the files nor their names say them.
+            source: Sensor of the image; by default that of its bands.
+            k: Number of hits per window.
+            filter: Conditions on the hits.
+
+        Returns:
+            The image as it was read, with notes on what was cropped or resampled, and the hits of each window.
+
+        Raises:
+            EoforgeError: As :func:`eoforge.data.query_image.read_query_image`, or as :meth:`search`.
+        """
+        from eoforge.data.query_image import read_query_image  # local import: other calls need no GDAL
+
+        given = [paths] if isinstance(paths, str | Path) else paths
+        image = read_query_image([Path(path) for path in given], bands, source)
+        return image, [
+            self.search(bands=window.bands, source=image.modality, target=target, k=k, filter=filter)
+            for window in image.windows
+        ]
 
     def search_many(
         self,

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.codec.metadata import BAND_TAG, FileProfile, combine, read_file
+from eoforge.codec.profile import Profile
 from eoforge.codec.raster import (
     BAND_ORDER,
     BASE_METRES,
@@ -59,7 +61,7 @@ class _Part:
     crs: str | None
     metres: bool
     transform: Transform
-    profile: FileProfile
+    content: bytes | Path
     factor: int = 0
 
 
@@ -71,8 +73,6 @@ class GeoTiffSource:
         shape: Rows and columns of the 10 m grid.
         georeference: Where it lies.
         patch_id: Its name.
-        profile: Nodata, scales, tags and the like.
-        warnings: What the files hold that a stream does not keep, by name.
     """
 
     def __init__(self, parts: Sequence[_Part], shape: tuple[int, int], patch_id: str, exact: bool) -> None:
@@ -81,13 +81,31 @@ class GeoTiffSource:
         self.bands: Mapping[str, object] = {name: None for name in BAND_ORDER if name in present}
         self.shape, self.patch_id = shape, patch_id
         self.georeference = _georeference(parts)
-        self.profile = combine((part.profile.grid, part.factor) for part in parts)
-        lost = [warning for part in parts for warning in part.profile.warnings]
+
+    @cached_property
+    def _profiles(self) -> list[FileProfile]:
+        """Profile of each file; read when it is wanted, because a search looks at pixels alone."""
+        with refusing():
+            return [read_file(part.dataset, part.names, part.content) for part in self._parts]
+
+    @cached_property
+    def profile(self) -> Profile:
+        """Nodata, scales, tags and the like.
+
+        Raises:
+            DataRefused: Files differ in what one GeoTIFF has once, or mark pixels in a way that is not read.
+        """
+        return combine((file.grid, part.factor) for file, part in zip(self._profiles, self._parts, strict=True))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the files hold that a stream does not keep, by name."""
+        lost = [warning for file in self._profiles for warning in file.warnings]
         for name in self.bands:
             value = self.profile.grids[GROUP_OF[name].column].nodata
             if value is not None and self.profile.nodata_of(name) is None:
                 lost.append(f"nodata {value:g} of {name}, which its type cannot hold")
-        self.warnings = tuple(dict.fromkeys(lost))
+        return tuple(dict.fromkeys(lost))
 
     def given(self) -> Iterator[tuple[str, Array]]:
         """Each band ``[h, w]`` whole, on the grid of its file.
@@ -116,10 +134,10 @@ class GeoTiffSource:
         shape = (min(height, self.shape[0] - row), min(width, self.shape[1] - column))
         bands: dict[str, Array] = {}
         masks: dict[str, Array] = {}
-        for part in self._parts:
+        for part, file in zip(self._parts, self._profiles, strict=True):
             window = _window(part.factor, row, column, shape)
             with refusing():
-                mask = part.dataset.read_masks(1, window=window) != 0 if part.profile.grid.masked else None
+                mask = part.dataset.read_masks(1, window=window) != 0 if file.grid.masked else None
             for index, name in enumerate(part.names, start=1):
                 with refusing():
                     pixels = part.dataset.read(index, window=window)
@@ -193,12 +211,11 @@ def _header(dataset: Any, file: GeoTiff) -> _Part:
             raise UsageError(f"band {name} must be {GROUP_OF[name].dtype}; got {dtype}")
     with refusing():
         crs = dataset.crs
-        profile = read_file(dataset, names, file.content)
     text = crs_text(crs)
     if text and text.startswith(_NO_CRS):
         text = None
     metres = bool(crs and crs.is_projected and crs.linear_units_factor[1] == 1.0)
-    return _Part(dataset, names, shape, text, metres, tuple(dataset.transform)[:6], profile)
+    return _Part(dataset, names, shape, text, metres, tuple(dataset.transform)[:6], file.content)
 
 
 def _window(factor: int, row: int, column: int, shape: tuple[int, int]) -> Any:

@@ -6,6 +6,7 @@ The order is therefore explicit: every function that stacks channels takes the b
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from eoforge.errors import UsageError
@@ -51,6 +52,28 @@ S2_BANDS_10: tuple[str, ...] = tuple(b for b in S2_BANDS if b not in S2_60M.band
 
 MODALITIES: dict[str, tuple[str, ...]] = {"s1": S1_BANDS, "s2": S2_BANDS}
 """Bands of each of the two sensors."""
+
+
+_SPELT = re.compile(r"(?:BAND[ _-]?|B)0?([1-9]|1[0-2]|8A)|(VV|VH)", re.IGNORECASE)
+
+
+def canonical_band(text: str) -> str | None:
+    """Band of a name as people and products spell it (``B2``, ``b02``, ``Band 2``, ``vv``); None if it is none.
+
+    ``B10`` of Level-1C products is a band, but none of :data:`S2_BANDS`.
+    """
+    found = _SPELT.fullmatch(text.strip())
+    if found is None:
+        return None
+    number, radar = found.groups()
+    if radar:
+        return str(radar).upper()
+    return f"B{number.upper():0>2}"
+
+
+def band_in_name(stem: str) -> str | None:
+    """Band in the name of a file without its suffix, such as ``T33UUP_20170613_B02_10m``; None if it names none."""
+    return next(filter(None, map(canonical_band, reversed(re.split(r"[_.\s-]+", stem)))), None)
 
 
 def require_modality(name: str) -> str:

@@ -17,9 +17,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eoforge.errors import DataRefused, LimitExceeded
 from eoforge.geo.jp2_head import SIGNATURE, check_jp2
-from eoforge.geo.tiff_head import check_head
+from eoforge.geo.tiff_head import check_expansion, check_head
 
 DRIVERS = ("COG", "GTiff", "JP2OpenJPEG", "MEM", "Memory")
 """Formats that a process of ours has: what is read and written, and two for memory, which open no file."""
@@ -71,16 +73,17 @@ def session() -> Iterator[None]:
 
 
 @contextmanager
-def open_geotiff(content: bytes | Path, what: str = "a file") -> Iterator[Any]:
+def open_geotiff(content: bytes | Path, what: str = "a file", max_pixels: int | None = None) -> Iterator[Any]:
     """A GeoTIFF as rasterio's dataset, of which nothing but the header has been read.
 
     Args:
         content: The file's bytes, or where it lies on this machine.
         what: What to call it in messages.
+        max_pixels: Most pixels of a band, where a reader takes the whole file at once.
 
     Raises:
         DataRefused: It is empty, no regular file, or no readable GeoTIFF.
-        LimitExceeded: It has too many bands, or internal tiles far larger than the image.
+        LimitExceeded: It has too many bands, internal tiles far larger than the image, or pixels far larger than it.
     """
     import rasterio
     from rasterio.io import MemoryFile  # noqa: TID251
@@ -102,6 +105,10 @@ def open_geotiff(content: bytes | Path, what: str = "a file") -> Iterator[Any]:
                 dataset = stack.enter_context(MemoryFile(content)).open(driver="GTiff")
             stack.enter_context(dataset)
             _check_layout(dataset)
+        if max_pixels is not None and dataset.height * dataset.width > max_pixels:
+            raise LimitExceeded(f"claims {dataset.width} x {dataset.height} pixels; at most {max_pixels} are read")
+        pixels = dataset.height * dataset.width * sum(np.dtype(kind).itemsize for kind in dataset.dtypes)
+        check_expansion(pixels, content.stat().st_size if isinstance(content, Path) else len(content), what)
         yield dataset
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-from eoforge.errors import DataRefused
+from eoforge.errors import DataRefused, LimitExceeded
 
 _GEO_ASCII_PARAMS = 34737
 _ASCII = 2
 _MAX_ENTRIES = 4096
 _MAX_TEXT = 1 << 16
 _MAX_OFFSET = 1 << 50  # files are smaller, and seek takes 63 bits at most
+_FREE_BYTES = 1 << 20
+_MAX_EXPANSION = 4096
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 
 
@@ -49,6 +51,25 @@ def check_head(file: BinaryIO, what: str) -> None:
             value = _read(file, size, what)
         if b"ESRI PE String" in value:
             raise DataRefused(f"{what} holds its CRS as an ESRI PE string, which is not read; give it an EPSG code")
+
+
+def check_expansion(pixel_bytes: int, file_bytes: int, what: str) -> None:
+    """Refuses a raster that is far larger than its file can hold: tiles that are left out, or one that stands for all.
+
+    Args:
+        pixel_bytes: Size of all pixels.
+        file_bytes: Size of the file.
+        what: What to call it in messages.
+
+    Raises:
+        LimitExceeded: The pixels have more than 1 MiB and more than 4,096 bytes for each byte of the file. Constant
+            tiles of 256 x 256 pixels come to 3,600 with the best codec: only a sparse file is beyond.
+    """
+    if pixel_bytes > max(_FREE_BYTES, _MAX_EXPANSION * file_bytes):
+        raise LimitExceeded(
+            f"{what} has {file_bytes} bytes and claims {pixel_bytes} bytes of pixels; at most {_MAX_EXPANSION} times "
+            "the file are read. Write it without sparse tiles"
+        )
 
 
 def _seek(file: BinaryIO, offset: int, what: str) -> None:

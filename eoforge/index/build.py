@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eoforge.data.tables.schema import CODE_CRC, codes_schema
-from eoforge.hashing.checksum import code_checksums
+from eoforge.data.tables.schema import CODE_CRC, ROW_CRC, codes_schema
+from eoforge.hashing.checksum import code_checksums, row_checksums
 from eoforge.index.encode import encode_rows
 from eoforge.index.encoder import Encoder
 from eoforge.index.jobs import (
@@ -116,13 +116,15 @@ def _code_batches(
     for block in encode_rows(patches, rows, encoder, columns=("patch_id", "digest")):
         for modality, (packed, embeddings) in block.outputs.items():
             extra = block.columns[modality]
+            names = pa.array([modality] * len(packed), pa.string())
             columns = {
                 "patch_id": extra["patch_id"],
-                "modality": pa.array([modality] * len(packed), pa.string()),
+                "modality": names,
                 "code": pa.FixedSizeListArray.from_arrays(pa.array(packed.reshape(-1)), packed.shape[1]),
                 "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1]),
                 "digest": extra["digest"],
-                CODE_CRC: pa.array(code_checksums(packed)),
+                ROW_CRC: pa.array(row_checksums(packed, names, extra["patch_id"])),
+                CODE_CRC: pa.array(code_checksums(packed)),  # of tables that older versions made
             }
             yield pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
         progress.advance(block.patches)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,9 @@ import structlog
 
 from eoforge.data.labels import mask_of
 from eoforge.data.search_filter import COUNTRIES, BoundingBox, SearchFilter
-from eoforge.data.tables.schema import ACQUIRED, CODE_CRC, METADATA_COLUMNS
+from eoforge.data.tables.schema import ACQUIRED, CODE_CRC, METADATA_COLUMNS, ROW_CRC
 from eoforge.errors import DataRefused, NotFound, UsageError, did_you_mean
-from eoforge.hashing.checksum import code_checksums
+from eoforge.hashing.checksum import code_checksums, row_checksums
 from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.search import HammingIndex
 from eoforge.storage.addresses import TableRef, open_table
@@ -70,13 +71,13 @@ class IndexSnapshot:
         """
         table = open_table(codes)
         info = CodeTableInfo.of(table.schema, codes.uri)
-        checked = [CODE_CRC] if CODE_CRC in table.schema.names else []
+        checked = [name for name in (ROW_CRC, CODE_CRC) if name in table.schema.names]
         rows = table.to_table(columns=["patch_id", "modality", "code", *checked]).combine_chunks()
         ref = TableRef(codes.uri, table.version)
         if checked:
             _check_codes(rows, info.bits, ref)
-        else:
-            log.warning("codes without checksums", table=str(ref), advice="index again into a new table to have them")
+        if ROW_CRC not in checked:
+            _tell("codes whose checksums do not cover the patch id" if checked else "codes without checksums", str(ref))
         metadata = info.open_patches().to_table(columns=list(METADATA_COLUMNS)).sort_by("patch_id")
         complete, any_code = np.ones(metadata.num_rows, dtype=bool), np.zeros(metadata.num_rows, dtype=bool)
         places: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = {}
@@ -172,9 +173,25 @@ def _packed(rows: pa.Table, bits: int) -> npt.NDArray[np.uint8]:
     return packed
 
 
+def _whole(rows: pa.Table, column: str) -> pa.Array:
+    """A column as one array."""
+    return pa.concat_arrays(rows.column(column).chunks) if rows.num_rows else pa.array([], pa.string())
+
+
+@cache
+def _tell(what: str, table: str) -> None:
+    """Warning about a version of a table, once per process: a service loads it again and again."""
+    log.warning(what, table=table, advice="index again into a new table to have them")
+
+
 def _check_codes(rows: pa.Table, bits: int, ref: TableRef) -> None:
     """Refuses codes that differ from their checksums."""
-    wrong = np.flatnonzero(code_checksums(_packed(rows, bits)) != rows.column(CODE_CRC).to_numpy())
+    packed = _packed(rows, bits)
+    if ROW_CRC in rows.column_names:
+        name, found = ROW_CRC, row_checksums(packed, *(_whole(rows, column) for column in ("modality", "patch_id")))
+    else:
+        name, found = CODE_CRC, code_checksums(packed)
+    wrong = np.flatnonzero(found != rows.column(name).to_numpy())
     if len(wrong):
         first = rows.column("patch_id")[int(wrong[0])]
         raise DataRefused(

@@ -103,11 +103,12 @@ def predict_shards(predictions_uri: str, job_id: str, first: int, count: int, pr
         for start in range(0, len(rows), _BATCH):
             part = rows[start : start + _BATCH]
             digests = patches.take(part, columns=["digest"]).column("digest").combine_chunks()
-            batch = read_rows(patches, part, predictor.sensors, reference_map=False)
+            batch = read_rows(patches, part, predictor.sensors, reference_map=False)  # refuses a patch without a sensor
             yield _record_batch(batch.patch_id, predictor.predict(batch), digests, schema)
             progress.advance(len(part))
 
-    return write_shards(plan, job, first, count, make, "predicting")
+    done = write_shards(plan, job, first, count, make, "predicting")
+    return {key: done[key] for key in ("shards", "patches", "skipped_shards")}
 
 
 def commit_predictions(predictions_uri: str, job_id: str) -> IndexSummary:
@@ -153,7 +154,7 @@ def placed_maps(predictions: TableRef) -> Iterator[PlacedMap]:
         raise UsageError(
             f"{predictions} holds no maps: bundle {info.bundle_id[:16]} of {info.method} classifies patches"
         )
-    patches = open_table(info.patches)
+    patches = info.open_patches()
     for rows in table.to_batches(columns=["patch_id", "pixel_map"], batch_size=_READ):
         names = rows.column("patch_id").to_pylist()
         maps, _ = tensor_column(rows.column("pixel_map"))

@@ -19,10 +19,10 @@ from eoforge.codec.coder import Coder, MaxError, Rate
 from eoforge.codec.learned.streams import stored_codes
 from eoforge.codec.raster import Raster, from_batch
 from eoforge.data.loading.batch import PatchBatch
-from eoforge.data.tables.schema import CODE_CRC, RASTER_COLUMNS, sql_list, streams_schema
+from eoforge.data.tables.schema import CODE_CRC, RASTER_COLUMNS, ROW_CRC, sql_list, streams_schema
 from eoforge.errors import DataRefused
 from eoforge.geo.footprint import Footprint
-from eoforge.hashing.checksum import code_checksums
+from eoforge.hashing.checksum import code_checksums, row_checksums
 from eoforge.index.encode import read_present
 from eoforge.index.encoder import Encoder
 from eoforge.index.jobs import (
@@ -120,13 +120,16 @@ def compress_shards(
             batches, extra = read_present(patches, part, encoder.modalities, ("digest", *CORNER))
             for modality, batch in batches.items():
                 streams, codes = _compressed(batch, modality, coder, encoder, rate, _corners(extra[modality]))
+                ids = pa.array(batch.patch_id, pa.string())
+                names = pa.array([modality] * len(batch), pa.string())
                 columns = {
-                    "patch_id": pa.array(batch.patch_id, pa.string()),
-                    "modality": pa.array([modality] * len(batch), pa.string()),
+                    "patch_id": ids,
+                    "modality": names,
                     STREAM: pa.array(streams, pa.large_binary()),
                     "code": pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), codes.shape[1]),
                     "digest": extra[modality]["digest"],
-                    CODE_CRC: pa.array(code_checksums(codes)),
+                    ROW_CRC: pa.array(row_checksums(codes, names, ids)),
+                    CODE_CRC: pa.array(code_checksums(codes)),  # of tables that older versions made
                 }
                 yield pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
             progress.advance(len(part))

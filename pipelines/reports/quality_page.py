@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS
 from eoforge.data.labels import CLASSES
 from eoforge.data.tables.statistics import S1_EDGES, S2_EDGES
+from eoforge.methods.evaluation.answers import radar_legend
 from eoforge.report import Html, concat, element, escape, figure, image, page, section, table, tiles
 from pipelines.reports.quality import MAX_QUARANTINE_ROWS, Quality, Sample, class_rows
 
@@ -105,9 +111,22 @@ def _places(quality: Quality) -> Html:
     rows.append(("all", *quality.splits.values(), quality.rows))
     return section(
         "Where and when",
-        figure(drawing, f"Centres of the patches in longitude and latitude{part}. {flags}."),
+        figure(
+            drawing, f"Centres of the patches in longitude and latitude{part}; coastlines of Natural Earth. {flags}."
+        ),
         table(("country", *splits, "all"), rows),
     )
+
+
+@cache
+def coastlines() -> list[NDArray[np.float64]]:
+    """Coastlines of Europe, longitude and latitude in degrees ``[N, 2]`` each.
+
+    Natural Earth 1:50m, public domain (from the package world-atlas), 25 W to 46 E and 33 N to 72 N, simplified to 0.02
+    degrees.
+    """
+    lines = json.loads(Path(__file__).with_name("coastlines.json").read_text())
+    return [np.array(line, dtype=np.float64).reshape(-1, 2) for line in lines]
 
 
 def _map(axes: Axes, quality: Quality) -> None:
@@ -120,6 +139,8 @@ def _map(axes: Axes, quality: Quality) -> None:
         axes.scatter(chosen[:, 0], chosen[:, 1], s=size, c=SPLIT_COLOURS[i % 4], linewidths=0, label=split, alpha=0.75)
     axes.grid(color=_LINE, linewidth=0.6)
     if len(centres):
+        coast = LineCollection(coastlines(), colors=_SOFT, linewidths=0.7, zorder=0.5)
+        axes.add_collection(coast, autolim=False)  # the map keeps to the footprints
         # Ratio of one degree of longitude to one of latitude; the limits of the axes may grow.
         axes.set_aspect(1 / np.cos(np.radians(centres[:, 1].mean())), adjustable="datalim")
     axes.set_title("Footprints", fontsize=9, color=_SOFT, loc="left")
@@ -161,7 +182,7 @@ def _samples(samples: list[Sample]) -> Html:
         "Sentinel-2 true colour, Sentinel-1 composite and reference map, as far as a patch has them.",
         class_="soft",
     )
-    return section("Samples", style, note, element("div", concat(cards), class_="samples"))
+    return section("Samples", style, note, radar_legend(), element("div", concat(cards), class_="samples"))
 
 
 def _quarantine(quality: Quality) -> Html:

@@ -38,7 +38,7 @@ class OpenInference:
     Args:
         models: Maker of the models; called once, on a thread if that happens on demand.
         reception: Reception of messages.
-        draining: Whether the service is draining; readiness reports it.
+        draining: Whether the service is draining, or waits for what it serves; readiness reports it.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class OpenInference:
             if self._plane is None:
                 from services._runtime.oip.plane import Plane
 
-                self._plane = Plane(self._models(), self._reception)
+                self._plane = Plane(self._models(), self._reception, self._draining)
             return self._plane
 
     def rpc_handler(self) -> grpc.GenericRpcHandler[Any, Any]:

@@ -66,6 +66,7 @@ class Reception:
         budget: Bytes in flight.
         admission: Calls and streams at the same time.
         limits: Elements and depth of a message.
+        turns: Time that copies take on the event loop.
         pool: Threads that parse large messages.
         max_bytes: Largest message of the whole server; gRPC refuses larger ones before they are received.
         default_bytes: Largest message of a method that ``sizes`` does not name.
@@ -78,6 +79,7 @@ class Reception:
     budget: Budget
     admission: Admission
     limits: Limits
+    turns: Turns
     pool: FairPool
     max_bytes: int
     default_bytes: int
@@ -93,6 +95,7 @@ class Reception:
             Budget(settings.max_inflight_bytes, settings.receive_seconds),
             Admission(settings.max_calls, settings.max_calls_per_caller, settings.max_streams_per_caller),
             Limits(settings.max_elements),
+            Turns(),
             FairPool(PARSERS, settings.max_calls, "parsing"),
             settings.max_message_bytes,
             settings.max_plain_bytes,
@@ -149,7 +152,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._open = Admission(OPEN_CALLS, OPEN_CALLS_EACH, OPEN_CALLS_EACH)
         self._watches = Admission(WATCHES, WATCHES_EACH, WATCHES_EACH)
         self._admit = admit or (lambda _: None)
-        self._turns = Turns()
         self._callers: dict[asyncio.Task[Any], Caller] = {}
         self._refusals: dict[asyncio.Task[Any], EoforgeError] = {}
 
@@ -266,7 +268,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     async def _read(self, context: Context[Any, Any], seconds: float) -> Any:
         try:
             async with asyncio.timeout(seconds):
-                return await InTurn(context.read(), self._turns)
+                return await InTurn(context.read(), self._reception.turns)
         except TimeoutError as error:
             raise DeadlineExceeded(f"no message arrived within {seconds:g} s") from error
 
@@ -277,7 +279,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             CancelledError: The caller is gone.
         """
         try:
-            await InTurn(context.write(answer), self._turns)
+            await InTurn(context.write(answer), self._reception.turns)
         except grpc.aio.InternalError as error:
             raise asyncio.CancelledError from error
 

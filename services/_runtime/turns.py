@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
@@ -17,10 +17,14 @@ TURN_SECONDS = 0.002
 
 
 class Turns:
-    """Time that copies took in the present turn of the event loop."""
+    """Time that copies took in the present turn of the event loop.
 
-    def __init__(self) -> None:
-        self._spent = 0.0
+    Args:
+        clock: Seconds that this thread has computed: a busy machine does not make a copy larger.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
+        self.clock, self._spent = clock, 0.0
 
     async def free(self) -> None:
         """Waits for a turn in which there is time left."""
@@ -32,6 +36,15 @@ class Turns:
         if not self._spent:
             asyncio.get_running_loop().call_soon(self._begin)
         self._spent += seconds
+
+    async def copy(self, make: Callable[[], Result]) -> Result:
+        """Result of ``make``, which copies much, in a turn with time left."""
+        await self.free()
+        started = self.clock()
+        try:
+            return make()
+        finally:
+            self.take(self.clock() - started)
 
     def _begin(self) -> None:
         self._spent = 0.0
@@ -55,14 +68,14 @@ class InTurn(Generic[Result]):
                 yield from self._turns.free().__await__()
             except BaseException as raised:
                 error = raised
-            started = time.perf_counter()
+            started = self._turns.clock()
             try:
                 awaited = self._work.send(None) if error is None else self._work.throw(error)
             except StopIteration as done:
                 result: Result = done.value
                 return result
             finally:
-                self._turns.take(time.perf_counter() - started)
+                self._turns.take(self._turns.clock() - started)
             error = None
             try:
                 yield awaited

@@ -1,8 +1,11 @@
-"""Open Inference Protocol V2 models: patches of one choice of sensors to probabilities, labels and maps."""
+"""Open Inference Protocol V2 models: patches of one choice of sensors to probabilities, labels and maps.
+
+Tensors are read and made in threads.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, cast
 
@@ -13,6 +16,7 @@ from eoforge.data.bands import S1_BANDS, S2_10M
 from eoforge.data.labels import CLASSES
 from eoforge.errors import DataRefused, UsageError
 from services._runtime.batching import Batcher, BatchMetrics
+from services._runtime.fair import FairPool
 from services._runtime.oip.answers import require_json_fits, response
 from services._runtime.oip.tensors import DATATYPES, band_tensor, input_array, tensor
 from services.prediction.settings import PredictionSettings
@@ -41,27 +45,28 @@ class PredictModel(Model):
         settings: Names and limits.
         served: Predictor and its sensors.
         batcher: Batching of all models.
+        pool: Threads that read and make tensors.
     """
 
-    def __init__(self, settings: PredictionSettings, served: Served, batcher: PredictBatcher) -> None:
+    def __init__(self, settings: PredictionSettings, served: Served, batcher: PredictBatcher, pool: FairPool) -> None:
         super().__init__(f"{settings.model_name}-{served.key}")
-        self._settings, self._served, self._batcher, self._limit = settings, served, batcher, settings.max_patches
+        self._settings, self._served, self._batcher, self._pool = settings, served, batcher, pool
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """Name, type and shape of each input."""
+        """Name, type, shape and meaning of each input."""
         return [band_tensor(group) for group in self._served.groups]
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        """Name, type and shape of each output; ``classes`` names the columns of the others."""
-        count = len(CLASSES)
+        """Name, type, shape and meaning of each output; ``classes`` names the columns of the others."""
+        count, side = len(CLASSES), S2_10M.size
         outputs = [
             tensor("probabilities", "FP32", -1, count, range="0 to 1, calibrated"),
-            tensor("labels", "UINT8", -1, count, range="0 (absent) or 1 (present)"),
-            tensor("classes", "BYTES", count),
+            tensor("labels", "UINT8", -1, count, range="1 where the probability reaches the threshold of its class"),
+            tensor("classes", "BYTES", count, order="of the columns of probabilities and labels"),
         ]
         if self._served.predictor.maps:
-            outputs.append(tensor("pixel_map", "UINT8", -1, S2_10M.size, S2_10M.size, unit="column of classes"))
+            outputs.append(tensor("pixel_map", "UINT8", -1, side, side, unit="column of classes", grid="10 m"))
         return outputs
 
     async def predict(
@@ -71,36 +76,37 @@ class PredictModel(Model):
 
         Raises:
             UsageError: An input is missing or has another type or shape.
-            LimitExceeded: There are too many patches.
+            LimitExceeded: There are too many patches, or too many numbers to answer as JSON.
             DataRefused: Pixels of a band that the network reads carry no data.
         """
-        patches = await asyncio.to_thread(self._patches, payload)
+        patches = await self._pool.run(self._patches, payload)
         rows = await self._batcher.submit([(self._served, patch) for patch in patches], None)
+        return response(self.name, payload, await self._pool.run(self._outputs, rows))
+
+    def _patches(self, payload: InferRequest) -> list[Columns]:
+        arrays = {}
+        for group in self._served.groups:
+            given = input_array(payload, group.column, DATATYPES[group.dtype], group.shape, self._settings.max_patches)
+            needed = [i for i, band in enumerate(group.bands) if band in self._served.bands]
+            complete = np.isfinite(given) if set(group.bands) <= set(S1_BANDS) else given != 0
+            if not complete[:, needed].all():
+                raise DataRefused(f"input {group.column} has pixels without data; patches must be complete")
+            arrays[group.column] = given
+        counts = {len(given) for given in arrays.values()}
+        if len(counts) != 1:
+            raise UsageError("all inputs need the same number of patches")
+        count = counts.pop()
+        sizes = {output["name"]: abs(math.prod(output["shape"])) for output in self.get_output_types()}
+        values = {name: size if name == "classes" else count * size for name, size in sizes.items()}
+        require_json_fits(payload, values, self._settings)
+        return [{column: given[i] for column, given in arrays.items()} for i in range(count)]
+
+    def _outputs(self, rows: Sequence[Row]) -> dict[str, Any]:
         probabilities, labels, maps = zip(*rows, strict=True)
         outputs = {"probabilities": np.stack(probabilities), "labels": np.stack(labels), "classes": NAMES}
         if self._served.predictor.maps:
             outputs["pixel_map"] = np.stack(maps)
-        return response(self.name, payload, outputs)
-
-    def _patches(self, payload: InferRequest) -> list[Columns]:
-        """Patches of a request, and a check that its answer fits."""
-        arrays = {}
-        for group in self._served.groups:
-            pixels = input_array(payload, group.column, DATATYPES[group.dtype], group.shape, self._limit)
-            needed = [i for i, band in enumerate(group.bands) if band in self._served.bands]
-            complete = np.isfinite(pixels) if set(group.bands) <= set(S1_BANDS) else pixels != 0
-            if not complete[:, needed].all():
-                raise DataRefused(f"input {group.column} has pixels without data; patches must be complete")
-            arrays[group.column] = pixels
-        counts = {len(pixels) for pixels in arrays.values()}
-        if len(counts) != 1:
-            raise UsageError("all inputs need the same number of patches")
-        count = counts.pop()
-        values = {"probabilities": count * len(CLASSES), "labels": count * len(CLASSES), "classes": len(CLASSES)}
-        if self._served.predictor.maps:
-            values["pixel_map"] = count * S2_10M.size**2
-        require_json_fits(payload, values, self._settings)
-        return [{column: pixels[i] for column, pixels in arrays.items()} for i in range(count)]
+        return outputs
 
 
 def _predict(key: Hashable, patches: Sequence[Columns]) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services._runtime.fair import FairPool
 from services._runtime.server import Server, Service
 from services._runtime.wire import OIP_SERVICE
 from services.prediction.kserve import PredictBatcher, PredictModel
@@ -22,13 +23,18 @@ def build(settings: PredictionSettings, predictors: dict[str, Served]) -> Server
     """
     settings.require_consistent()
     batcher = PredictBatcher(settings)
-    models = [PredictModel(settings, served, batcher) for served in predictors.values()]
+    pool = FairPool(settings.tensor_workers, settings.tensor_queue, "requests")
+    models = [PredictModel(settings, served, batcher, pool) for served in predictors.values()]
 
     async def start() -> None:
         batcher.start()
 
+    async def stop() -> None:
+        await batcher.stop()
+        pool.stop()
+
     # The protocol is the whole API: the runtime answers it, and there is no servicer to add.
-    service = Service(name=OIP_SERVICE, register=lambda _: None, models=lambda: models, start=start, stop=batcher.stop)
+    service = Service(name=OIP_SERVICE, register=lambda _: None, models=lambda: models, start=start, stop=stop)
     return Server(settings, service)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from eoforge.errors import UsageError
-from services._runtime.settings import RuntimeSettings
+from services._runtime.settings import MOST_COUNT, MOST_SECONDS, MOST_THREADS, RuntimeSettings
 
 
 class PredictionSettings(RuntimeSettings):
@@ -20,10 +20,20 @@ class PredictionSettings(RuntimeSettings):
     model_name: str = Field("eoforge-predict", description="Prefix of the OIP V2 model names (-s1, -s2 and -s1s2).")
     device: str | None = Field(None, description="Torch device of the networks; unset takes the CPU.")
 
-    max_patches: int = Field(32, ge=1, description="Most patches in one request.")
-    predict_batch: int = Field(32, ge=1, description="Most patches that a network gets at once.")
-    predict_delay_seconds: float = Field(0.002, ge=0, description="How long a patch waits for company.")
-    predict_queue: int = Field(256, ge=1, description="Patches that may wait; beyond that callers get OVERLOADED.")
+    max_patches: int = Field(32, ge=1, le=MOST_COUNT, description="Most patches in one request.")
+    predict_batch: int = Field(32, ge=1, le=MOST_COUNT, description="Most patches that a network gets at once.")
+    predict_delay_seconds: float = Field(
+        0.002, ge=0, le=MOST_SECONDS, description="How long a patch waits for company."
+    )
+    predict_queue: int = Field(
+        256, ge=1, le=MOST_COUNT, description="Patches that may wait; beyond that callers get OVERLOADED."
+    )
+    tensor_workers: int = Field(
+        2, ge=1, le=MOST_THREADS, description="Requests read and answers made at the same time."
+    )
+    tensor_queue: int = Field(
+        256, ge=1, le=MOST_COUNT, description="Such calls that may wait; beyond that callers get OVERLOADED."
+    )
 
     def __init__(self, **values: Any) -> None:  # explicit, because type checkers would otherwise require every field
         super().__init__(**values)

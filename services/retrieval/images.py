@@ -12,7 +12,7 @@ import numpy.typing as npt
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.codec.geotiff import GeoTiff, open_raster
 from eoforge.codec.raster import averaged
-from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S2_10M, require_modality
+from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S2_10M, canonical_band, require_modality
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.geo.gdal import MAX_BANDS
 
@@ -60,7 +60,7 @@ def from_geotiff(message: pb.GeoTiffImage, modality: str, needed: Sequence[str],
     size = sum(len(f.content) for f in message.files)
     if size > max_bytes:
         raise LimitExceeded(f"the files of an image may have {max_bytes} bytes; these have {size}")
-    files = [GeoTiff(f.content, tuple(f.bands)) for f in message.files]
+    files = [GeoTiff(f.content, tuple(canonical_band(name) or name for name in f.bands)) for f in message.files]
     with open_raster(files, max_pixels=FULL_SIDE**2, shape=(FULL_SIDE, FULL_SIDE)) as source:
         return assemble(source.given(), modality, needed)
 
@@ -79,6 +79,9 @@ def assemble(bands: Iterable[tuple[str, Array]], modality: str, needed: Sequence
     columns = empty_columns(known)
     found = set()
     for name, samples in bands:
+        if name in GROUP_OF and name not in known:
+            other = next(m for m, names in MODALITIES.items() if name in names)
+            raise UsageError(f"the image is of {other} (band {name}), and the request says {modality}")
         if name not in known:
             raise UsageError(f"bands of {modality} are {', '.join(known)}; got {name!r}")
         if name in found:

@@ -255,6 +255,8 @@ def test_files_of_one_grid_share_what_a_geotiff_has_once(tmp_path: Path) -> None
         read({"rpcs": RPCS}, {})
     with pytest.raises(DataRefused, match="different places"):
         read({"transform": AFFINE}, {"transform": AFFINE @ rasterio.Affine.translation(3, 0)})
+    with open_raster(pair({"nodata": 0}, {"nodata": 65_535}), max_pixels=1 << 20) as source:
+        assert [name for name, _ in source.given()] == ["B02", "B03"], "who wants pixels alone is not refused"
     raster = read({"tags": {"A": "1", "B": "2"}}, {"tags": {"A": "1", "B": "3"}})
     assert raster.profile is not None
     part = raster.profile.grids["s2_10m"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 from structlog.testing import capture_logs
 
@@ -12,6 +14,7 @@ from eoforge.data.labels import CLASSES
 from eoforge.data.search_filter import COUNTRIES, SearchFilter
 from eoforge.data.tables.schema import METADATA_COLUMNS
 from eoforge.errors import DataRefused, NotFound, UsageError
+from eoforge.hashing.checksum import code_checksums
 from eoforge.index.build import build_index, commit_index, encode_shards, plan_index
 from eoforge.index.catalog import IndexSnapshot, _require_countries
 from eoforge.storage.addresses import TableRef, open_table
@@ -193,6 +196,47 @@ def test_a_flipped_bit_of_a_code_is_refused(tmp_path, pairs):
         IndexSnapshot.open(TableRef(codes))
 
 
+def rewritten(codes, change):
+    """The table of codes, with its rows changed and its schema's metadata kept."""
+    table = open_table(codes)
+    schema = table.schema
+    lance.write_dataset(change(table.to_table()).replace_schema_metadata(schema.metadata), codes, mode="overwrite")
+
+
+def test_codes_of_two_patches_that_changed_places_are_refused(tmp_path, pairs):
+    patches, codes = str(tmp_path / "patches.lance"), str(tmp_path / "codes.lance")
+    bundle = make_bundle(str(tmp_path / "runs"), patches, write_patches(patches, pairs[:10]))
+    build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
+    ids = open_table(codes).to_table(columns=["patch_id"])["patch_id"].to_pylist()
+    ids[0], ids[1] = ids[1], ids[0]
+    rewritten(codes, lambda rows: rows.set_column(0, rows.schema.field("patch_id"), pa.array(ids, pa.string())))
+    with pytest.raises(DataRefused, match="2 of 20 codes differ from their checksums"):
+        IndexSnapshot.open(TableRef(codes))
+
+
+def test_a_table_with_checksums_of_codes_alone_is_checked_grows_and_says_so_once(tmp_path, pairs):
+    patches, codes = str(tmp_path / "patches.lance"), str(tmp_path / "codes.lance")
+    bundle = make_bundle(str(tmp_path / "runs"), patches, write_patches(patches, pairs[:10]))
+    build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
+
+    def older(rows):
+        packed = rows["code"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
+        field = pa.field("code_crc", pa.uint32(), nullable=False)
+        return rows.drop_columns(["row_crc"]).append_column(field, pa.array(code_checksums(packed)))
+
+    rewritten(codes, older)
+    with capture_logs() as log:
+        IndexSnapshot.open(TableRef(codes))
+        assert len(IndexSnapshot.open(TableRef(codes))) == 10
+    assert [entry["event"] for entry in log] == ["codes whose checksums do not cover the patch id"]
+    write_patches(patches, pairs[10:20])
+    build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
+    assert len(IndexSnapshot.open(TableRef(codes))) == 20
+    flip_a_bit(codes)
+    with pytest.raises(DataRefused, match="1 of 40 codes differ from their checksums"):
+        IndexSnapshot.open(TableRef(codes))
+
+
 def test_a_table_without_checksums_is_read_and_named_in_the_log(tmp_path, pairs):
     patches, codes = str(tmp_path / "patches.lance"), str(tmp_path / "codes.lance")
     bundle = make_bundle(str(tmp_path / "runs"), patches, write_patches(patches, pairs[:10]))
@@ -200,10 +244,11 @@ def test_a_table_without_checksums_is_read_and_named_in_the_log(tmp_path, pairs)
     with capture_logs() as log:
         whole = IndexSnapshot.open(TableRef(codes))
     assert log == []
-    open_table(codes).drop_columns(["code_crc"])
+    open_table(codes).drop_columns(["row_crc"])
     with capture_logs() as log:
         read = IndexSnapshot.open(TableRef(codes))
-    assert [entry["event"] for entry in log] == ["codes without checksums"]
+        IndexSnapshot.open(TableRef(codes))
+    assert [entry["event"] for entry in log] == ["codes without checksums"], "once, not at every load"
     np.testing.assert_array_equal(read.indexes["s2"].codes, whole.indexes["s2"].codes)
     # Such a table grows as before.
     write_patches(patches, pairs[10:20])

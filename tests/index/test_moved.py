@@ -52,7 +52,7 @@ def test_a_restored_store_is_read_without_the_old_one(indexed, store_uri):
     assert after.metadata.equals(before.metadata)
     assert after.info.patches.uri == join(restored, "patches.lance")
     assert after.info.open_bundle().id == bundle.id
-    moved = load_bundle(join(restored, "runs", bundle.short_id))
+    moved = load_bundle(bundle.uri.replace(store_uri, restored))
     assert training_patches(moved).uri == join(restored, "patches.lance")
 
     again = PixelEncoder()
@@ -108,7 +108,7 @@ def test_codes_of_older_releases_are_rebased_by_their_pixels(indexed, store_uri,
     copied = store_uri + "-copied"
     copy_store(store_uri, copied)
     write_patches(join(copied, "other.lance"), [changed(pair) for pair in pairs])
-    new_codes, new_bundle = join(copied, "codes.lance"), join(copied, "runs", bundle.short_id)
+    new_codes, new_bundle = join(copied, "codes.lance"), bundle.uri.replace(store_uri, copied)
     with pytest.raises(DataRefused, match=f"{len(pairs)} of {len(pairs)} have no code of the same pixels"):
         rebase(new_bundle, TableRef(join(copied, "other.lance")), new_codes)
     rebase(new_bundle, TableRef(join(copied, "patches.lance")), new_codes)

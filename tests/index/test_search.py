@@ -56,6 +56,16 @@ def test_queries_in_chunks_of_one(monkeypatch, queries):
     check(codes, codes[:queries], 400, rng.random(len(codes)) < 0.7)
 
 
+@pytest.mark.parametrize("k", [search._HEAP_K, search._HEAP_K + 1])
+@pytest.mark.parametrize("order", [1, -1], ids=["nearest first", "farthest first"])
+def test_both_searches_of_the_cpu_order_ties_by_row(k, order):
+    rng = np.random.default_rng(1)
+    codes = rng.integers(0, 256, (3_000, 4), dtype=np.uint8) & rng.integers(0, 256, (3_000, 4), dtype=np.uint8)
+    query = codes[:1].copy()
+    near = np.argsort(order * np.bitwise_count(codes ^ query).sum(axis=1, dtype=np.int64), kind="stable")
+    check(np.ascontiguousarray(codes[near]), np.repeat(query, 3, axis=0), k)
+
+
 def test_all_codes_equal_gives_rows_in_order():
     codes = np.full((5_000, 16), 0xA5, np.uint8)
     distances, rows = HammingIndex(codes).search(~codes[:1], MAX_K)

@@ -7,9 +7,11 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 600
@@ -17,7 +19,7 @@ CODE_FOLDERS = ("eoforge", "kernels", "pipelines", "services", "tests", "benchma
 METHOD_FILES = {"README.md", "__init__.py", "config.py", "method.py"}
 """Networks and losses that several methods share are in eoforge/nn, eoforge/losses and the federated strategies."""
 KERNEL_FILES = {"README.md", "__init__.py", "kernel.py", "reference.py"}
-SERVICE_FILES = {"README.md", "__init__.py", "__main__.py", "servicer.py", "settings.py", "kserve.py"}
+SERVICE_FILES = {"README.md", "__init__.py", "__main__.py", "settings.py", "kserve.py", "server.py"}
 SHARED_FOLDERS = {"evaluation", "noise_robust"}
 """Folders beside the methods that hold none of them."""
 PUBLISHED = {"reben", "csmae", "ss_cm_rsir", "rs_jcif", "anneal", "dml_s2r", "rs_irl_svae", "grid", "fl_rs", "mm_fl"}
@@ -68,6 +70,12 @@ def test_fixed_file_sets(parent: str, required: set[str]) -> None:
         assert required <= present, f"{folder.relative_to(ROOT)} lacks {sorted(required - present)}"
 
 
+def test_a_service_with_a_typed_api_has_a_servicer() -> None:
+    with_api = [p.name for p in folders("services") if (ROOT / "proto" / "eoforge" / "api" / p.name).is_dir()]
+    assert len(with_api) >= 3
+    assert [name for name in with_api if not (ROOT / "services" / name / "servicer.py").is_file()] == []
+
+
 def test_the_registry_names_the_published_methods_and_matches_the_folders() -> None:
     from eoforge.methods import METHODS
 
@@ -106,3 +114,10 @@ def test_locks_match_pyproject() -> None:
     from scripts.lock import stale_locks
 
     assert stale_locks() == []
+
+
+def test_the_citation_names_this_version_and_licence() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()

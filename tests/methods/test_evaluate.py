@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from eoforge.bundle import write_bundle
+from eoforge.data.loading.plot import radar_colours
 from eoforge.data.records import record_batch
 from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.data.tables.commit import create_table
 from eoforge.data.tables.schema import PATCHES
 from eoforge.errors import UsageError
 from eoforge.methods import METHODS, MethodEntry, Task
-from eoforge.methods.evaluation.retrieval import RANDOM, TRAINED, UNTRAINED, measure
+from eoforge.methods.evaluation.answers import tie_note
+from eoforge.methods.evaluation.retrieval import EMBEDDING, RANDOM, TRAINED, UNTRAINED, measure
 from eoforge.methods.evaluation.retrieval_report import retrieval_report_html
 from eoforge.methods.evaluation.run import evaluate
 from eoforge.metrics.retrieval import retrieval_measures
@@ -144,12 +146,48 @@ def test_the_report_is_self_contained_shows_pictures_and_escapes(bundle, data):
     assert "&lt;script&gt;alert(1)" in page
     assert "&lt;b&gt;mine&lt;/b&gt;" in page
     assert not re.findall(r'(?:src|href)="(?!data:image/png;base64,)', page)
-    # Per direction 5 queries with 6 hits each, and a loss curve and one plot of bits per sensor.
-    assert page.count("<img ") == 2 * 5 * 7 + 3
+    # Per direction 5 queries with 6 hits each, and one plot of bits per sensor; the loss curve has a page of its own.
+    assert page.count("<img ") == 2 * 5 * 7 + 2
+    ids = re.findall(r'<code class="id">([^<]+)</code>', page)
+    assert len(ids) == 2 * 5 * 7
+    assert set(ids) <= set(measured.metadata.column("patch_id").to_pylist())
+    assert page.count('<details class="card') == 2 * 5 * 7  # a click opens the large picture
+    assert page.count("red B04, green B03, blue B02") == 5 + 5 * 6
+    for colour in radar_colours().values():
+        assert f'style="background:{colour}"' in page
     assert page.count('class="card query"') == 10
     assert page.count('class="card partner"') == 4  # both partner queries of both directions, in first place
     assert "validation split" in page
     assert "test split" in page
+
+
+def test_the_curve_of_epochs_is_left_to_its_own_page(bundle, data):
+    page = retrieval_report_html(measure(bundle, data))
+    assert "curve.csv of the bundle" in page
+    assert "Loss per" not in page
+
+
+def test_ties_are_explained_only_where_hits_tie():
+    assert tie_note([[0, 3, 5], [1, 2, 9]], 64, "their patch ids") == ""
+    some = tie_note([[0, 3, 3], [1, 2, 9], [0, 0, 0]], 64, "their patch ids")
+    assert "In 2 of 3 answers hits tie: codes of 64 bits" in some
+    assert "in the order of their patch ids" in some
+    assert "In 1 of them every shown hit has the distance 0" in some
+    assert "every shown hit" not in tie_note([[2, 2]], 64, "their rows")
+
+
+def test_worse_embeddings_are_named_where_they_are(bundle, data):
+    measured = measure(bundle, data)
+    assert "Embeddings are worse" not in retrieval_report_html(with_embedding(measured, 2.0))
+    page = retrieval_report_html(with_embedding(measured, 0.5))
+    assert "Embeddings are worse than codes here: radar → optical (partner recall@10)." in page
+
+
+def with_embedding(measured, factor):
+    """The evaluation with embeddings that equal the codes but for the partner recall from radar to optical."""
+    codes = {direction: dict(values) for direction, values in measured.measures[TRAINED].items()}
+    codes["s1_to_s2"]["partner_recall@10"] *= factor
+    return dataclasses.replace(measured, measures={**measured.measures, EMBEDDING: codes})
 
 
 def test_without_history_the_report_says_so(bundle, data):

@@ -6,8 +6,10 @@ import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from eoforge.bundle import Bundle, write_bundle
 from eoforge.data.ingest.run import ingest
@@ -19,7 +21,7 @@ from eoforge.data.tables.schema import PATCHES
 from eoforge.storage.addresses import TableRef, open_table
 from pipelines.reports.curves import curves_html, read_steps, scalar_metrics
 from pipelines.reports.quality import SAMPLES, Quality, class_rows, collect, quality_markdown
-from pipelines.reports.quality_page import quality_html
+from pipelines.reports.quality_page import _map, coastlines, quality_html
 from pipelines.reports.retrieval import metrics_markdown
 from tests.pipelines.conftest import DamagedArchive
 
@@ -99,6 +101,23 @@ def test_page_is_one_file_with_every_picture_inside(quality: Quality, html: str)
     assert_self_contained(html)
     assert len(quality.samples) == SAMPLES
     assert html.count("<img") >= 3 * SAMPLES + 3
+
+
+def test_the_map_has_coastlines_and_keeps_to_the_footprints(quality: Quality) -> None:
+    lines = coastlines()
+    assert len(lines) > 100
+    lon, lat = np.concatenate(lines).T
+    assert (lon.min(), lon.max(), lat.min(), lat.max()) == pytest.approx((-25, 46, 33, 72), abs=0.7)
+    # Dover and Calais: the coast of each side of the strait is where it is.
+    for place in ((1.32, 51.12), (1.85, 50.96)):
+        assert np.hypot(lon - place[0], lat - place[1]).min() < 0.15
+    axes = Figure().add_subplot()
+    _map(axes, quality)
+    assert [type(c).__name__ for c in axes.collections].count("LineCollection") == 1
+    assert max(np.abs(np.diff(line, axis=0)).max() for line in lines) < 5  # no line across the map
+    west, east, south, north = axes.axis()
+    assert east - west < 3 * max(np.ptp(quality.centres[:, 0]), 1)
+    assert north - south < 3 * max(np.ptp(quality.centres[:, 1]), 1)
 
 
 def test_names_from_the_data_cannot_inject_markup(quality: Quality) -> None:

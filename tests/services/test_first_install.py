@@ -31,6 +31,10 @@ def health(run: Running, name: str) -> int:
         return int(health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name)).status)
 
 
+def states(run: Running) -> set[str]:
+    return {model["state"] for model in httpx.post(f"{run.rest}/v2/repository/index", timeout=60).json()}
+
+
 def test_retrieval_serves_when_its_index_appears(tmp_path: Path) -> None:
     archive = make_retrieval_fixture(tmp_path / "made")
     known = archive.pairs[0].meta.patch_id
@@ -42,6 +46,8 @@ def test_retrieval_serves_when_its_index_appears(tmp_path: Path) -> None:
         assert health(run, "") == SERVING, "a living process is not restarted"
         assert health(run, RETRIEVAL) == health(run, OIP_SERVICE) == NOT_SERVING
         assert httpx.get(f"{run.rest}/v2/health/ready").status_code != 200
+        assert states(run) == {"UNAVAILABLE"}
+        assert httpx.get(f"{run.rest}/v2/models/eoforge-retrieval-search-s1/ready").status_code == 503
         with RetrievalClient(run.target, attempts=1) as client:
             with pytest.raises(RemoteError, match="no index yet") as caught:
                 client.search(patch_id=known, source="s2", target="s2", k=1)
@@ -55,6 +61,8 @@ def test_retrieval_serves_when_its_index_appears(tmp_path: Path) -> None:
             until(lambda: health(run, RETRIEVAL) == SERVING)
             assert health(run, OIP_SERVICE) == SERVING
             assert httpx.get(f"{run.rest}/v2/health/ready").status_code == 200
+            assert states(run) == {"READY"}
+            assert httpx.get(f"{run.rest}/v2/models/eoforge-retrieval-search-s1/ready").status_code == 200
             assert client.search(patch_id=known, source="s2", target="s2", k=1)[0].patch_id == known
             assert client.indexes()[0].patches["s2"] == FIRST
 

@@ -16,8 +16,8 @@ from services._runtime.telemetry import configure_traces
 from tests.services._runtime.failing_service import get, make
 from tests.services.support import running
 
-SERVICES = ("retrieval", "compression", "federation")
-REQUIRED = {"codes_uri": "codes.lance", "federation_uri": "federation"}
+SERVICES = ("retrieval", "compression", "prediction", "federation")
+REQUIRED = {"codes_uri": "codes.lance", "federation_uri": "federation", "bundle_uris": "predictor"}
 
 
 def of(service: str) -> type[RuntimeSettings]:

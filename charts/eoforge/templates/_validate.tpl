@@ -1,6 +1,6 @@
 {{/* What is wrong with the values of this chart and of all its services, in one message. */}}
 {{- define "eoforge.validate" -}}
-{{- $services := list "retrieval" "compression" "federation" -}}
+{{- $services := list "retrieval" "compression" "prediction" "federation" -}}
 {{- $others := concat $services (list "dev") -}}
 {{- $problems := include "eoforge-common.unknown" (dict "Values" .Values "Chart" .Chart "Template" .Template "Others" $others) | fromJsonArray -}}
 {{- $s3 := include "eoforge-common.s3" . | fromYaml -}}

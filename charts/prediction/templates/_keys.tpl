@@ -11,6 +11,8 @@
 - image.pullPolicy
 - imagePullSecrets
 - replicas
+- strategy
+- revisionHistoryLimit
 - settings.quotaPerSecond
 - settings.quotaBurst
 - settings.maxMessageBytes
@@ -35,6 +37,8 @@
 - settings.predictBatch
 - settings.predictDelaySeconds
 - settings.predictQueue
+- settings.tensorWorkers
+- settings.tensorQueue
 - kserve.enabled
 - kserve.cpuLimit
 - kserve.clusterLocal
@@ -66,6 +70,9 @@
 - ports.rest
 - ports.health
 - service.type
+- service.nodePort
+- service.externalTrafficPolicy
+- service.loadBalancerClass
 - service.headless
 - service.annotations
 - service.loadBalancerSourceRanges
@@ -73,6 +80,12 @@
 - route.parentRefs
 - route.hostnames
 - route.tlsRouteApiVersion
+- ingress.enabled
+- ingress.className
+- ingress.annotations
+- ingress.hosts
+- ingress.tlsSecret
+- ingress.port
 - networkPolicy.enabled
 - networkPolicy.clientPeers
 - networkPolicy.metricsPeers
@@ -96,6 +109,9 @@
 - topologySpread.enabled
 - topologySpread.topologyKey
 - topologySpread.whenUnsatisfiable
+- openshift
+- podSecurityContext
+- containerSecurityContext
 - terminationGracePeriodSeconds
 - probes.startup
 - probes.readiness
@@ -126,6 +142,11 @@
 - tests.caSecret
 - tests.resources
 - waitForStore.resources
+- initContainers
+- sidecars
+- dnsPolicy
+- dnsConfig
+- extraManifests
 - podAnnotations
 - podLabels
 - extraEnv

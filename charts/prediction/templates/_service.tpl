@@ -5,6 +5,7 @@ apis: [inference.GRPCInferenceService]
 rpc: ServerMetadata
 uriSetting: bundleUris
 uriDefault: bundles/predictor
+leastMemory: 1Gi
 single: false
 {{- end -}}
 

@@ -15,7 +15,7 @@ from eoforge.report import Html, concat, element
 
 if TYPE_CHECKING:
     from eoforge.cli.demo.service import Answer, Answers
-    from eoforge.client import Hit, Patch
+    from eoforge.client import Hit
     from pipelines.run_local import LocalRun
 
 PAGES = {"quality": "Quality of the ingested archive", "curves": "Training curves", "retrieval": "Retrieval evaluation"}
@@ -63,12 +63,16 @@ def write_report(
 
 
 def _page(figures: dict[str, Any], metrics: dict[str, Any], answers: Answers, seconds: dict[str, float]) -> str:
+    from eoforge.methods.evaluation.answers import answers_legend, tie_note
+
     pages = {"compression": "Compression: original, decoded, difference", **PAGES}
     links = concat(
         element("p", element("a", title, href=f"{name}.html", target="_blank")) for name, title in pages.items()
     )
-    timing = report.table(("stage", "seconds"), [*seconds.items(), ("all", figures["seconds"])])
+    timing = report.table(("stage", "seconds"), seconds.items())
     index = answers.index
+    distances = ([hit.distance for hit in answer.hits] for answer in answers.answers)
+    ties = tie_note(distances, index.bits, "their patch ids")
     facts = report.table(
         ("", "value"),
         [
@@ -91,7 +95,7 @@ def _page(figures: dict[str, Any], metrics: dict[str, Any], answers: Answers, se
                     "the whole job": f"{figures['seconds']:.0f} s",
                 }
             ),
-            report.section("Answered by the running service", _legend(), *map(_answer, answers.answers)),
+            report.section("Answered by the running service", answers_legend(), ties, *map(_answer, answers.answers)),
             report.section("Retrieval quality", report.table(("metric", "value"), metrics.items())),
             report.section("Index and time", facts, timing),
             report.section("Further pages", links),
@@ -100,38 +104,25 @@ def _page(figures: dict[str, Any], metrics: dict[str, Any], answers: Answers, se
     )
 
 
-def _legend() -> Html:
-    return element(
-        "p",
-        "Blue: the query. Green: the same place seen by the other sensor. Red: no label in common. "
-        "The number is the Hamming distance of the codes.",
-        class_="soft",
-    )
-
-
 def _answer(answer: Answer) -> Html:
+    from eoforge.methods.evaluation.answers import patch_card
+
     title = (
         f"query {SENSOR[answer.source]}, hits {SENSOR[answer.target]}: {answer.condition} "
         f"({answer.milliseconds:.0f} ms with pictures)"
     )
-    cards = concat([_query_card(answer.query, answer.source), *(_hit_card(h, answer.query) for h in answer.hits)])
+    query, info = answer.query, answer.query.info
+    png = query.s1_thumbnail_png if answer.source == "s1" else query.s2_thumbnail_png
+    own = patch_card(png, info.patch_id, f"query · {info.country}", info.labels, info.labels, answer.source, "query")
+    cards = concat([own, *(_hit_card(hit, answer) for hit in answer.hits)])
     return concat([element("p", title), element("div", cards, class_="row")])
 
 
-def _query_card(query: Patch, source: str) -> Html:
-    png = query.s1_thumbnail_png if source == "s1" else query.s2_thumbnail_png
-    labels = concat(element("span", label, class_="tag") for label in query.info.labels)
-    return element(
-        "div", concat([report.image(png, query.info.patch_id), query.info.country, labels]), class_="card query"
-    )
+def _hit_card(hit: Hit, answer: Answer) -> Html:
+    from eoforge.methods.evaluation.answers import patch_card
 
-
-def _hit_card(hit: Hit, query: Patch) -> Html:
-    queried = set(query.info.labels)
-    partner = hit.patch_id == query.info.patch_id
-    kind = "partner" if partner else "" if queried & set(hit.labels) else "miss"
-    labels = concat(element("span", label, class_="tag shared" if label in queried else "tag") for label in hit.labels)
+    wanted = answer.query.info.labels
+    partner = hit.patch_id == answer.query.info.patch_id
+    kind = "partner" if partner else "" if set(wanted) & set(hit.labels) else "miss"
     caption = f"{hit.distance} · {hit.country} · {hit.acquired:%Y-%m-%d}"
-    return element(
-        "div", concat([report.image(hit.thumbnail_png, hit.patch_id), caption, labels]), class_=f"card {kind}".strip()
-    )
+    return patch_card(hit.thumbnail_png, hit.patch_id, caption, hit.labels, wanted, answer.target, kind)

@@ -8,11 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
+import numpy.typing as npt
+
 from eoforge.data.archives.geotiff import BandRaster, read_geotiff
 from eoforge.data.archives.layout import ALL_FILES, EXTENSIONS, MAIN_FILE, MAX_FILE_BYTES, MAX_METADATA_BYTES, path_of
 from eoforge.data.archives.metadata import MetadataRows, read_metadata
 from eoforge.data.archives.validate import is_readable, read_patch
+from eoforge.data.bands import S2_BANDS
 from eoforge.data.records import PatchMeta, ReadResult
+from eoforge.errors import UsageError
 from eoforge.storage.addresses import join, normalise
 
 _S3_THREADS = 32
@@ -39,8 +44,7 @@ class Archive(ABC):
         """All metadata rows in patch_id order; repeated ids are kept and marked.
 
         Raises:
-            NotFound: There is no ``metadata.parquet``.
-            DataRefused: The file is damaged or has other columns.
+            DataRefused: There is no ``metadata.parquet``, or it is damaged or has other columns.
         """
 
     def prepare(self) -> None:
@@ -50,6 +54,17 @@ class Archive(ABC):
     def release(self) -> None:
         """Deletes large temporary copies, which the next reader makes again; by default there are none."""
         return
+
+    def present(self, rows: MetadataRows) -> npt.NDArray[np.bool_]:
+        """Mask ``[N]`` of the rows whose patch has a folder in the archive.
+
+        Raises:
+            UsageError: The archive is of a kind whose patches cannot be listed.
+        """
+        raise UsageError(
+            f"{self.uri}: only the patches of a folder or an s3:// prefix with unpacked files can be listed; unpack "
+            "the archive, or give metadata that name its patches alone"
+        )
 
     @abstractmethod
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
@@ -82,6 +97,10 @@ class FileArchive(Archive):
     def metadata(self) -> MetadataRows:
         """See :class:`Archive`."""
         return read_metadata(lambda name: self.fetch(name, MAX_METADATA_BYTES), self.uri)
+
+    def has_files(self, meta: PatchMeta) -> bool:
+        """Whether the first optical file of a row exists."""
+        return is_readable(meta) and self._find(meta, S2_BANDS[0]) is not None
 
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
         """See :class:`Archive`."""

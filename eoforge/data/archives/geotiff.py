@@ -20,6 +20,7 @@ from eoforge.data.archives.tiff_template import build_template
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.geo.crs import crs_text
 from eoforge.geo.gdal import open_geotiff, refusing
+from eoforge.geo.tiff_head import check_expansion
 
 MAX_PIXELS = 1 << 24
 """Largest number of pixels that is decoded; an official raster has 14,400."""
@@ -78,16 +79,16 @@ def read_geotiff(data: bytes, name: str = "GeoTIFF") -> BandRaster:
     scale_x, scale_y, _ = struct.unpack("<3d", _field(data, layout.pixel_scale, name))
     if epsg is None or i or j or (layout.nodata is not None and nodata is None):
         return _read_with_rasterio(data, name)
-    _check_size(layout.width, layout.height, name)
+    if layout.width * layout.height > MAX_PIXELS:
+        raise DataRefused(f"{name}: claims {layout.width} x {layout.height} pixels; at most {MAX_PIXELS} are read")
+    try:
+        check_expansion(layout.width * layout.height * layout.dtype.itemsize, len(data), name)
+    except LimitExceeded as error:
+        raise DataRefused(str(error)) from error
     pixels = _decode(data, layout, name)
     if pixels is None:
         return _read_with_rasterio(data, name)
     return BandRaster(pixels, epsg, (scale_x, 0.0, x, 0.0, -scale_y, y), nodata)
-
-
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise DataRefused(f"{name}: claims {width} x {height} pixels; at most {MAX_PIXELS} are read")
 
 
 def _field(data: bytes, field: tiff.Field, name: str) -> bytes:
@@ -141,10 +142,9 @@ def _inflate(strip: bytes, size: int, name: str) -> bytes:
 
 def _read_with_rasterio(data: bytes, name: str) -> BandRaster:
     try:
-        with open_geotiff(data, name) as source:
+        with open_geotiff(data, name, MAX_PIXELS) as source:
             if source.count != 1:
                 raise DataRefused(f"{name}: expected one band, got {source.count}")
-            _check_size(source.width, source.height, name)
             with refusing(name):
                 crs = crs_text(source.crs)
                 code = crs.removeprefix("EPSG:") if crs else ""

@@ -19,7 +19,7 @@ from eoforge.data.archives.base import Archive
 from eoforge.data.archives.geotiff import BandRaster
 from eoforge.data.archives.layout import MAIN_FILE, MAX_FILE_BYTES, MAX_METADATA_BYTES, REFERENCE_MAP, read_file
 from eoforge.data.archives.lmdb_file import LmdbFile
-from eoforge.data.archives.metadata import MetadataRows, read_metadata
+from eoforge.data.archives.metadata import MetadataRows, NoMetadata, read_metadata
 from eoforge.data.archives.validate import read_patch
 from eoforge.data.bands import GROUP_OF, S1_BANDS, S2_10M
 from eoforge.data.records import PatchMeta, ReadResult
@@ -56,8 +56,8 @@ class LmdbArchive(Archive):
                 lambda name: read_file(str(self._metadata_folder / name), MAX_METADATA_BYTES),
                 str(self._metadata_folder),
             )
-        except NotFound as error:
-            raise NotFound(
+        except NoMetadata as error:
+            raise NoMetadata(
                 f"an LMDB holds no labels: put the official {MAIN_FILE} into {self._folder} or {self._folder.parent}"
             ) from error
 

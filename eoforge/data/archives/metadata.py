@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eoforge.data.archives.layout import MAIN_FILE, SNOW_CLOUD_FILE
+from eoforge.data.archives.parquet_pages import check_pages
 from eoforge.data.records import PatchMeta
-from eoforge.errors import DataRefused, NotFound
+from eoforge.errors import DataRefused
 
 METADATA: pa.Schema = pa.schema(
     [
@@ -46,6 +47,10 @@ MAX_ROWS = 1 << 22
 """Largest number of rows of a file, and of labels of a row group; the official files have 480,038 and 69,450 rows."""
 MAX_DECODED_BYTES = 1 << 29
 """Largest decompressed size of a file, and largest size of its text; the official main file has 106 MB."""
+
+
+class NoMetadata(DataRefused):
+    """Archive without its file of metadata."""
 
 
 class MetadataRows(Sequence[PatchMeta]):
@@ -113,13 +118,13 @@ def read_metadata(load: Callable[[str], bytes | None], where: str) -> MetadataRo
         where: Address of the archive, for error messages.
 
     Raises:
-        NotFound: There is no ``metadata.parquet``.
-        DataRefused: A file is no parquet, lacks a column, has a column of another type, or has empty cells.
+        DataRefused: There is no ``metadata.parquet``, or a file is no parquet, lacks a column, has a column of another
+            type, or has empty cells.
     """
     main, snow_cloud = load(MAIN_FILE), load(SNOW_CLOUD_FILE)
     if main is None:
-        raise NotFound(
-            f"no metadata: expected the official file {where}/{MAIN_FILE}. "
+        raise NoMetadata(
+            f"found images without metadata: expected the official file {where}/{MAIN_FILE}. "
             "The reBEN download contains the file, next to the folders or tar files."
         )
     tables = [_parse(main, f"{where}/{MAIN_FILE}")]
@@ -136,15 +141,19 @@ def _parse(data: bytes, name: str) -> pa.Table:
         if missing:
             raise DataRefused(f"{name}: lacks {', '.join(missing)}; expected the columns {', '.join(METADATA.names)}")
         _check_claims(footer, name)
+        check_pages(data, footer, METADATA.names, name)
         leaves = [footer.schema.column(i) for i in range(footer.num_columns)]
         text = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-        table = pq.ParquetFile(pa.BufferReader(data), metadata=footer, read_dictionary=text).read(METADATA.names)
+        file = pq.ParquetFile(pa.BufferReader(data), metadata=footer, read_dictionary=text)
+        # One by one: Arrow cannot read dictionaries of lists over several row groups.
+        groups = [file.read_row_group(i, METADATA.names) for i in range(footer.num_row_groups)]
+        table = pa.concat_tables(groups) if groups else file.read(METADATA.names)
+        size = sum(_text_bytes(column) for column in table.columns)
     except (pa.ArrowException, OSError) as error:  # OSError: Arrow's class of damaged pages
         raise DataRefused(f"{name}: damaged or no parquet file: {error}") from error
     for column in METADATA.names:
         if table[column].null_count and column not in MAY_BE_NULL:
             raise DataRefused(f"{name}: {table[column].null_count} empty cells in {column}; expected none")
-    size = sum(_text_bytes(column) for column in table.columns)
     if size > MAX_DECODED_BYTES:
         raise DataRefused(f"{name}: its text has {size} bytes, beyond the limit of {MAX_DECODED_BYTES}")
     try:

@@ -9,34 +9,39 @@ Source: ESA, Sentinel-2 Products Specification Document, and notes on processing
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+import numpy.typing as npt
 
 from eoforge.data.archives.geotiff import BandRaster
 from eoforge.data.names import TileName
 from eoforge.errors import DataRefused
 
-_FIRST_BASELINE = 400
+FIRST_BASELINE = 400
+"""First processing baseline with an offset, 04.00."""
 _LOCAL_BASELINE = 9999
 _FIRST_DAY = datetime(2022, 1, 25, tzinfo=UTC)
+_LARGEST = 10_000
 _UNITS = (1.0, 1e-4)
 """Scales that mean reflectance x 10,000: of nothing, and of reflectance."""
 
 
-def named_offset(raster: BandRaster) -> float | None:
+def named_offset(raster: BandRaster) -> int | None:
     """Offset that a file names, in its own numbers; None if it names none.
 
     Raises:
-        DataRefused: Its scale is not that of reflectance x 10,000.
+        DataRefused: Its scale is not that of reflectance x 10,000, or the offset is positive or no whole number.
     """
     scale, offset = raster.scaling
     if not any(math.isclose(scale, unit) for unit in _UNITS):
         raise DataRefused(f"a scale of {scale:g}; reflectance x 10,000 has 0.0001, or none")
-    if raster.boa_offset is not None:
-        return raster.boa_offset
-    return None if raster.scaling == (1.0, 0.0) else round(offset / scale, 6)
+    if raster.boa_offset is None and raster.scaling == (1.0, 0.0):
+        return None
+    named = round(offset / scale, 6) if raster.boa_offset is None else raster.boa_offset
+    if not -_LARGEST <= named <= 0 or named != math.floor(named):
+        raise DataRefused(f"an offset of {named:g}; expected a whole number that is not positive, such as -1000")
+    return int(named)
 
 
 def may_carry_offset(tile: TileName) -> bool:
@@ -46,17 +51,19 @@ def may_carry_offset(tile: TileName) -> bool:
     """
     if tile.baseline == _LOCAL_BASELINE:
         return tile.acquired >= _FIRST_DAY
-    return tile.baseline >= _FIRST_BASELINE
+    return tile.baseline >= FIRST_BASELINE
 
 
-def without_offset(raster: BandRaster, offset: float) -> BandRaster:
-    """Raster with the offset applied: reflectance below 0.0001 becomes that, because 0 is nodata.
+def without_offset(pixels: npt.NDArray[np.uint16], offset: int) -> npt.NDArray[np.uint16]:
+    """Reflectances x 10,000 of stored values; 0 stays nodata, and what would be 0 or less becomes 1.
 
-    Raises:
-        DataRefused: The offset is no whole number.
+    Args:
+        pixels: Stored values of any shape.
+        offset: Offset to add, 0 or negative.
     """
-    if offset != int(offset):
-        raise DataRefused(f"an offset of {offset:g}; expected a whole number, such as -1000")
-    pixels = raster.pixels.astype(np.int64) + int(offset)
-    moved = np.clip(pixels, 1, np.iinfo(np.uint16).max).astype(np.uint16)
-    return replace(raster, pixels=np.where(raster.pixels == 0, np.uint16(0), moved))
+    if not offset:
+        return pixels
+    lowest = np.uint16(1 - offset)
+    out = np.maximum(pixels, lowest) - (lowest - np.uint16(1))
+    out[pixels == 0] = 0
+    return out

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from eoforge.data.archives.base import Archive
 from eoforge.data.archives.folders import DirectoryArchive, S3Archive
 from eoforge.data.archives.layout import MAIN_FILE, S1_FOLDER, S2_FOLDER
 from eoforge.data.archives.lmdbs import LmdbArchive, find_lmdb
+from eoforge.data.archives.recognise import LOOKED_AT, names_below, what_is_at
 from eoforge.data.archives.tar_source import find_tars
 from eoforge.data.archives.tars import TarArchive
 from eoforge.data.tiles.archive import TileArchive
 from eoforge.data.tiles.options import TileOptions
-from eoforge.errors import NotFound
+from eoforge.errors import DataRefused, EoforgeError, NotFound
 from eoforge.storage.addresses import is_s3, normalise
 from eoforge.storage.objects import ObjectStore
 
@@ -28,7 +30,8 @@ def open_archive(uri: str, *, tiles: TileOptions | None = None, scratch: str | N
             system's temporary folder.
 
     Raises:
-        NotFound: The address does not exist, or holds no archive of a known kind.
+        NotFound: The address does not exist, or is empty.
+        DataRefused: It holds something else than an archive, which the message names.
     """
     uri = normalise(uri)
     if tiles is not None:
@@ -40,9 +43,12 @@ def open_archive(uri: str, *, tiles: TileOptions | None = None, scratch: str | N
         if find_tars(uri):
             return TarArchive(uri, scratch=scratch)
         # Without this check, every patch would go to quarantine as missing.
-        raise NotFound(
-            f"no archive at {uri}: expected the prefixes {S2_FOLDER}/ and {S1_FOLDER}/, or {S2_FOLDER}.tar[.zst] and "
-            f"{S1_FOLDER}.tar[.zst], with {MAIN_FILE}. LMDBs are read from a local folder."
+        keys = [key for key, _ in store.ages("", LOOKED_AT)][:LOOKED_AT]
+        raise _no_archive(
+            uri,
+            keys,
+            f"expected the prefixes {S2_FOLDER}/ and {S1_FOLDER}/, or {S2_FOLDER}.tar[.zst] and "
+            f"{S1_FOLDER}.tar[.zst], with {MAIN_FILE}. LMDBs are read from a local folder.",
         )
 
     folder = Path(uri)
@@ -54,7 +60,16 @@ def open_archive(uri: str, *, tiles: TileOptions | None = None, scratch: str | N
         return TarArchive(uri, scratch=scratch)
     if find_lmdb(folder) is not None:
         return LmdbArchive(uri)
-    raise NotFound(
-        f"no archive at {uri}: expected the folders {S2_FOLDER} and {S1_FOLDER}, the files {S2_FOLDER}.tar[.zst] and "
-        f"{S1_FOLDER}.tar[.zst], or an LMDB (data.mdb), each with {MAIN_FILE}"
+    raise _no_archive(
+        uri,
+        names_below(folder) if folder.is_dir() else [folder.name],
+        f"expected the folders {S2_FOLDER} and {S1_FOLDER}, the files {S2_FOLDER}.tar[.zst] and {S1_FOLDER}.tar[.zst], "
+        f"or an LMDB (data.mdb), each with {MAIN_FILE}",
     )
+
+
+def _no_archive(uri: str, names: Sequence[str], expected: str) -> EoforgeError:
+    """Error for an address without an archive: absent if nothing is there, refused data otherwise."""
+    if not names:
+        return NotFound(f"no archive at {uri}: nothing is there; {expected}")
+    return DataRefused(f"no archive at {uri}: {what_is_at(uri, names)}; {expected}")

@@ -7,7 +7,7 @@ at the first defect: one run names all of them. docs/data.md explains the reason
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -173,7 +173,7 @@ def _corrected(
     try:
         offset = named_offset(raster)
         if offset:
-            raster = without_offset(raster, offset)
+            raster = replace(raster, pixels=without_offset(raster.pixels, offset))
             findings.add(Reason.OFFSET_REMOVED, f"{band}: {offset:+g} was applied", file_of(band))
         elif offset is None and may_carry_offset(tile):
             raise Refused(

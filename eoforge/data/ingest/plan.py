@@ -13,7 +13,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
+import structlog
 
+from eoforge.data.archives.base import Archive
+from eoforge.data.archives.folders import DirectoryArchive, S3Archive
 from eoforge.data.archives.metadata import METADATA, MetadataRows
 from eoforge.data.archives.open import open_archive
 from eoforge.data.ingest.quarantine import quarantine_uri
@@ -31,6 +34,10 @@ SUMMARY = "summary.json"
 _PLAN = "plan.json"
 _MIN_SHARDS = 16
 _SHOWN_DEFECTS = 5
+_LARGE, _SAMPLE, _FEW = 1000, 100, 0.5
+"""Rows from which a sample is looked at, its size, and the share of it that must have files."""
+
+log = structlog.get_logger("ingest")
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ def plan_ingest(
     strict: bool = False,
     workers: int = 1,
     tiles: TileOptions | None = None,
+    only_present: bool = False,
 ) -> IngestPlan:
     """Plan of the ingestion of an archive; the existing plan if an earlier run was interrupted.
 
@@ -83,10 +91,12 @@ def plan_ingest(
         strict: Validate all patches first, and write nothing if one is bad.
         workers: Processes of that validation.
         tiles: Options of a construction of patches from tiles.
+        only_present: Leave out metadata rows whose patches are not in the archive.
 
     Raises:
         NotFound: The archive does not exist.
-        DataRefused: The archive has no rows; or ``strict`` and a patch is bad.
+        DataRefused: The archive has no rows, or its metadata name far more patches than it has; or ``strict`` and a
+            patch is bad.
         UsageError: ``shard_rows`` is not positive, or ``table`` names a version, a whole bucket or the archive.
         StoreError: The table's store ignores conditional PUT: Lance would lose commits there without an error.
     """
@@ -102,6 +112,7 @@ def plan_ingest(
     rows = source.metadata()
     if not len(rows):
         raise DataRefused(f"{archive}: the metadata have no rows")
+    rows = _present(source, rows) if only_present else _require_files(source, rows)
     source.prepare()
     shard_rows = min(shard_rows, max(source.min_shard_rows, -(-len(rows) // _MIN_SHARDS)))
     parts = [rows[start : start + shard_rows] for start in range(0, len(rows), shard_rows)]
@@ -124,6 +135,29 @@ def plan_ingest(
             job.put(_rows_name(shard), payload)
         job.put_if_absent(_PLAN, json.dumps(asdict(plan)).encode())  # last: a stored plan is complete
     return plan
+
+
+def _present(source: Archive, rows: MetadataRows) -> MetadataRows:
+    """Rows whose patches are in the archive."""
+    kept = np.flatnonzero(source.present(rows))
+    if not len(kept):
+        raise DataRefused(f"{source.uri}: none of the {len(rows)} patches in its metadata is there")
+    log.info("only patches that are there", archive=source.uri, named=len(rows), present=len(kept))
+    return MetadataRows(rows.table.take(kept), rows.repeated[kept])
+
+
+def _require_files(source: Archive, rows: MetadataRows) -> MetadataRows:
+    """Rows of an archive whose metadata do not name far more patches than it has, by a sample."""
+    if not isinstance(source, DirectoryArchive | S3Archive) or len(rows) < _LARGE:
+        return rows
+    sample = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, _SAMPLE)]
+    found = sum(map(source.has_files, sample))
+    if found < _SAMPLE * _FEW:
+        raise DataRefused(
+            f"{source.uri}: the metadata name {len(rows)} patches, but {found} of {_SAMPLE} sampled ones have files "
+            "here. Name the whole archive, or ingest what is there with --only-present"
+        )
+    return rows
 
 
 def load_plan(table: str, ingest_id: str) -> tuple[Job, IngestPlan]:

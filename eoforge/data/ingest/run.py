@@ -179,6 +179,7 @@ def ingest(
     strict: bool = False,
     shard_rows: int = 2048,
     tiles: TileOptions | None = None,
+    only_present: bool = False,
 ) -> IngestSummary:
     """Ingestion of an archive on this machine: plan, shards in spawned processes, commit, indexes, statistics.
 
@@ -189,13 +190,23 @@ def ingest(
         strict: Refuse the whole archive, before any write, if one patch is bad.
         shard_rows: Limit of rows per shard.
         tiles: Options of a construction: ``archive`` holds tiles, from which the patches are cut.
+        only_present: Leave out metadata rows whose patches are not in the archive.
 
     Raises:
-        DataRefused: The archive has no rows; or ``strict`` and a patch is bad.
+        DataRefused: The archive has no rows, or its metadata name far more patches than it has; or ``strict`` and a
+            patch is bad.
         NotFound: The archive does not exist.
     """
     bound_arenas()
-    plan = plan_ingest(archive, table, shard_rows=shard_rows, strict=strict, workers=workers, tiles=tiles)
+    plan = plan_ingest(
+        archive,
+        table,
+        shard_rows=shard_rows,
+        strict=strict,
+        workers=workers,
+        tiles=tiles,
+        only_present=only_present,
+    )
     calls = [(plan.table, plan.ingest_id, shard, 1) for shard in range(plan.shards)]
     with track("ingesting patches", plan.rows) as progress:
         for done in in_processes(ingest_shards, calls, workers):

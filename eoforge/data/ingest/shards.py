@@ -136,7 +136,7 @@ def _batches(results: Iterable[ReadResult], known: dict[str, str], tally: Tally)
         if pair is None:
             continue
         before = known.get(pair.meta.patch_id)
-        if before is not None and before == digest(pair):
+        if before is not None and before == digest(pair, like=before):
             tally.unchanged += 1
             continue
         tally.written += 1

@@ -86,6 +86,24 @@ def s1_composite(s1: npt.NDArray[np.float32]) -> RGB:
     return _stretched(np.stack([vv, vh, vv - vh], axis=-1), low, high)
 
 
+_RADAR_EXAMPLES = {
+    "water": (-21.0, -28.0),
+    "fields": (-13.0, -20.0),
+    "forest": (-10.0, -15.5),
+    "towns": (-2.0, -9.0),
+}
+"""Typical backscatter (VV, VH) in dB."""
+
+
+def radar_colours() -> dict[str, str]:
+    """Colours that :func:`s1_composite` gives to typical surfaces, ``#rrggbb`` by name."""
+    colours = {}
+    for name, backscatter in _RADAR_EXAMPLES.items():
+        pixel = s1_composite(np.array(backscatter, dtype=np.float32).reshape(2, 1, 1))[0, 0]
+        colours[name] = "#" + bytes(pixel.tolist()).hex()
+    return colours
+
+
 def map_colours(reference_map: npt.NDArray[np.integer]) -> RGB:
     """Image of a reference map in the colours of CORINE.
 

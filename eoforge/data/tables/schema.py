@@ -19,6 +19,7 @@ from eoforge.errors import DataRefused, UsageError
 from eoforge.hashing.lengths import MAX_CODE_BITS
 
 CODE_CRC = "code_crc"
+ROW_CRC = "row_crc"
 """Column of ``codes.lance`` with the CRC-32C of the code."""
 PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 """Field metadata that lets Lance detect two writers of the same key."""
@@ -103,8 +104,8 @@ QUARANTINE: pa.Schema = pa.schema(
 def codes_schema(bits: int, embedding_dim: int, metadata: dict[str, str]) -> pa.Schema:
     """Schema of ``codes.lance``: one row per (patch_id, modality).
 
-    ``digest`` is the digest of the encoded patch: a code is out of date if its patch has another digest. ``code_crc``
-    is the CRC-32C of the code; tables of older versions lack this column.
+    ``digest`` is the digest of the encoded patch: a code is out of date if its patch has another digest. ``row_crc``
+    is the CRC-32C of code, modality and patch id. Older tables have ``code_crc``, of the code alone, or neither.
 
     Args:
         bits: Code length K, a multiple of 8 in 8..512.
@@ -123,7 +124,7 @@ def codes_schema(bits: int, embedding_dim: int, metadata: dict[str, str]) -> pa.
             _required("code", pa.list_(pa.uint8(), bits // 8)),
             pa.field("embedding", pa.list_(pa.float32(), embedding_dim)),
             _required("digest", pa.string()),
-            _required(CODE_CRC, pa.uint32()),
+            _required(ROW_CRC, pa.uint32()),
         ],
         metadata=metadata,
     )

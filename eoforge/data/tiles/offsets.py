@@ -9,14 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from eoforge.data.archives.offset import FIRST_BASELINE
 from eoforge.data.bands import S2_BANDS
 from eoforge.errors import DataRefused
-
-FIRST_BASELINE = 400
-"""First processing baseline with an offset, 04.00."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +47,3 @@ class Offsets:
                 "the pixels still hold the offset of baseline 04.00 and later, --boa-offset 0 if they do not"
             )
         return self.values
-
-
-def without_offset(pixels: npt.NDArray[np.uint16], offset: int) -> npt.NDArray[np.uint16]:
-    """Reflectances x 10,000 of stored values; 0 stays nodata, and what would be 0 or less becomes 1.
-
-    Args:
-        pixels: Stored values of any shape.
-        offset: Offset to add, 0 or negative.
-    """
-    if not offset:
-        return pixels
-    lowest = np.uint16(1 - offset)
-    out = np.maximum(pixels, lowest) - (lowest - np.uint16(1))
-    out[pixels == 0] = 0
-    return out

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from eoforge.data.archives.offset import without_offset
 from eoforge.data.archives.validate import Refused, mask_of_map
 from eoforge.data.bands import GROUPS, S1_10M, S2_10M, BandGroup
 from eoforge.data.labels import names_of
@@ -18,7 +19,6 @@ from eoforge.data.names import S1Name
 from eoforge.data.records import Defect, PatchMeta, PatchPair, ReadResult, Reason
 from eoforge.data.tiles.files import TileFiles
 from eoforge.data.tiles.land_cover import MAX_UNLABELLED, LandCover, unlabelled_share
-from eoforge.data.tiles.offsets import without_offset
 from eoforge.data.tiles.options import TileOptions
 from eoforge.data.tiles.radar import Scene, SceneReader
 from eoforge.data.tiles.tile import Tile, open_band

@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from eoforge.data.archives.offset import FIRST_BASELINE
 from eoforge.data.bands import GROUP_OF, S2_BANDS
 from eoforge.data.tiles.files import TileFiles
-from eoforge.data.tiles.offsets import FIRST_BASELINE, Offsets
+from eoforge.data.tiles.offsets import Offsets
 from eoforge.data.tiles.products import TIFF, BandFile, Product, band_in, name_in
 from eoforge.errors import DataRefused, LimitExceeded
 from eoforge.geo.grids import Grid

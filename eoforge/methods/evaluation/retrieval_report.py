@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from eoforge.data.labels import names_of
 from eoforge.data.loading.plot import rgb, s1_composite, thumbnail_png
 from eoforge.data.tables.schema import tensor_column
 from eoforge.index.search import HammingIndex
+from eoforge.methods.evaluation.answers import answers_legend, patch_card, tie_note
 from eoforge.methods.evaluation.charts import COLOURS, SENSOR, chart
 from eoforge.methods.evaluation.retrieval import (
     EMBEDDING,
@@ -23,7 +24,7 @@ from eoforge.methods.evaluation.retrieval import (
     Evaluation,
 )
 from eoforge.metrics.bits import BitStatistics
-from eoforge.report import Html, concat, element, figure, image, page, section, table, tiles
+from eoforge.report import Html, concat, element, figure, page, section, table, tiles
 from eoforge.storage.addresses import open_table
 
 SYSTEM = {
@@ -130,7 +131,27 @@ def _comparison(measured: Evaluation) -> Html:
         "separates systems least."
     )
     return section(
-        "Comparison with untrained and random codes", table(("direction", "system", *columns.values()), rows), _p(note)
+        "Comparison with untrained and random codes",
+        table(("direction", "system", *columns.values()), rows),
+        _p(note),
+        _on_embeddings(measured, columns),
+    )
+
+
+def _on_embeddings(measured: Evaluation, columns: Mapping[str, str]) -> Html:
+    """Paragraph on the directions in which embeddings are worse than the codes; empty if there are none."""
+    worse = []
+    for direction, codes in measured.measures[TRAINED].items():
+        floats = measured.measures[EMBEDDING][direction]
+        names = [shown for name, shown in columns.items() if name in codes and floats.get(name, 0.0) < codes[name]]
+        if names:
+            worse.append(f"{_arrow(direction)} ({', '.join(names)})")
+    if not worse:
+        return Html("")
+    return _p(
+        f"Embeddings are worse than codes here: {'; '.join(worse)}. That is no fault of the measurement: the embedding "
+        "is the feature before the hash head, and only the head learns to bring the two sensors together, so its code "
+        "can rank better although it has fewer bits. Within one sensor embeddings usually rank better."
     )
 
 
@@ -157,12 +178,9 @@ def _all_measures(measured: Evaluation) -> Html:
 def _example_section(measured: Evaluation, source: str, target: str) -> Html:
     examples = list(_examples(measured, source, target))
     pictures = _pictures(measured, examples)
-    legend = (
-        "Blue: the query. Green: the same place seen by the other sensor. Red: no common label. The number is the "
-        "Hamming distance; labels of the query are green."
-    )
+    ties = tie_note((e.distances for e in examples), measured.facts["bits"], "their rows in the table")
     rows = concat(_example_row(measured, example, pictures) for example in examples)
-    return section(f"{SENSOR[source]} query, {SENSOR[target]} results".capitalize(), _p(legend), rows)
+    return section(f"{SENSOR[source]} query, {SENSOR[target]} results".capitalize(), answers_legend(), ties, rows)
 
 
 def _examples(measured: Evaluation, source: str, target: str) -> Iterator[_Example]:
@@ -193,16 +211,18 @@ def _pictures(measured: Evaluation, examples: list[_Example]) -> dict[tuple[int,
 
 def _example_row(measured: Evaluation, example: _Example, pictures: dict[tuple[int, str], bytes]) -> Html:
     query = _describe(measured, example.query)
-    cards = [
-        _card(pictures[example.query, example.source], query, "query", f"query · {query['country']}", query["labels"])
-    ]
+    wanted = query["labels"]
+
+    def card(position: int, patch: dict[str, Any], modality: str, caption: str, kind: str) -> Html:
+        png = pictures[position, modality]
+        return patch_card(png, patch["patch_id"], caption, patch["labels"], wanted, modality, kind)
+
+    cards = [card(example.query, query, example.source, f"query · {query['country']}", "query")]
     for hit, distance in zip(example.hits, example.distances, strict=True):
         found = _describe(measured, hit)
-        partner, shared = hit == example.query, query["labels"] & found["labels"]
-        kind = "partner" if partner else "" if shared else "miss"
-        caption = f"{distance} · {found['country']}"
-        cards.append(_card(pictures[hit, example.target], found, kind, caption, query["labels"]))
-    note = f"{query['patch_id']} ({query['split']} split)"
+        kind = "partner" if hit == example.query else "" if wanted & found["labels"] else "miss"
+        cards.append(card(hit, found, example.target, f"{distance} · {found['country']}", kind))
+    note = f"Query from the {query['split']} split"
     return concat([element("p", note, class_="soft"), element("div", concat(cards), class_="row")])
 
 
@@ -211,29 +231,20 @@ def _describe(measured: Evaluation, position: int) -> dict[str, Any]:
     return {**row, "labels": set(names_of(row["label_mask"]))}
 
 
-def _card(png: bytes, patch: dict[str, Any], kind: str, caption: str, wanted: set[str]) -> Html:
-    tags = concat(
-        element("span", label.split(", with")[0], class_="tag shared" if label in wanted else "tag", title=label)
-        for label in sorted(patch["labels"])
-    )
-    body = concat([image(png, patch["patch_id"]), caption, element("div", tags)])
-    return element("div", body, class_=f"card {kind}".strip(), title=patch["patch_id"])
-
-
 def _training(history: list[dict[str, Any]]) -> Html:
     if not history:
         return section("Training", _p("The bundle records no history of its training."))
+    if "epoch" in history[0]:
+        return section("Training", _p("The page of training curves and curve.csv of the bundle have every step."))
     drawing, axes = chart(1, (6.4, 2.8))
-    # Federated runs count rounds.
-    unit = "epoch" if "epoch" in history[0] else "round"
-    epochs = [row.get(unit, number) for number, row in enumerate(history)]
+    rounds = [row.get("round", number) for number, row in enumerate(history)]  # of a federated run
     for name, label, colour in (("loss", "training", "accent"), ("validation_loss", "validation", "warm")):
         if all(name in row for row in history):
-            axes[0].plot(epochs, [row[name] for row in history], color=COLOURS[colour], label=label, linewidth=1.8)
-    axes[0].set_xlabel(unit)
+            axes[0].plot(rounds, [row[name] for row in history], color=COLOURS[colour], label=label, linewidth=1.8)
+    axes[0].set_xlabel("round")
     axes[0].set_ylabel("loss")
     axes[0].legend(frameon=False)
-    return section("Training", figure(drawing, f"Loss per {unit}."))
+    return section("Training", figure(drawing, "Loss per round."))
 
 
 def _bits(modality: str, statistics: BitStatistics) -> Html:

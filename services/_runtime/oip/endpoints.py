@@ -49,7 +49,7 @@ class _Endpoints:
 
     async def ready(self, request: Request) -> Response:
         name, version = _model(request)
-        ready = self._plane.model(name, version).ready
+        ready = self._plane.ready(name, version)
         return Response(orjson.dumps({"name": name, "ready": ready}), 200 if ready else 503, media_type=JSON)
 
     async def index(self, request: Request) -> list[dict[str, str]]:

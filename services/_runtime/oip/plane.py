@@ -40,10 +40,11 @@ class Plane:
     Args:
         models: Models.
         reception: Reception of messages; its threads also make the answers.
+        closed: Whether the service is draining, or waits for what it serves; no model is ready then.
     """
 
-    def __init__(self, models: Sequence[Model], reception: Reception) -> None:
-        self.reception = reception
+    def __init__(self, models: Sequence[Model], reception: Reception, closed: Callable[[], bool]) -> None:
+        self.reception, self._closed = reception, closed
         self._models = {model.name: model for model in models}
         self._calls: dict[str, tuple[Any, Callable[[Any], Any]]] = {
             "ServerMetadata": (oip_pb2.ServerMetadataRequest, lambda _: oip_pb2.ServerMetadataResponse(**SERVER)),
@@ -63,6 +64,14 @@ class Plane:
         if asked not in ("", answers.VERSION):
             raise NotFound(f"model {name} has version {answers.VERSION}; got {asked[:MAX_NAME]!r}")
         return self._models[name]
+
+    def ready(self, name: str, asked: str = "") -> bool:
+        """Whether a model is ready.
+
+        Raises:
+            NotFound: There is no such model or version.
+        """
+        return bool(self.model(name, asked).ready and not self._closed())
 
     def names(self) -> list[str]:
         """Names of the models."""
@@ -85,7 +94,7 @@ class Plane:
 
     def index(self, *, ready: bool) -> list[dict[str, str]]:
         """Entries of the repository's index; with ``ready``, of models that are."""
-        states = {name: "READY" if model.ready else "UNAVAILABLE" for name, model in self._models.items()}
+        states = {name: "READY" if self.ready(name) else "UNAVAILABLE" for name in self._models}
         return [
             {"name": name, "version": answers.VERSION, "state": state, "reason": ""}
             for name, state in states.items()
@@ -167,7 +176,7 @@ class Plane:
             return bytes(answered.SerializeToString())
 
     def _model_ready(self, request: Any) -> Any:
-        return oip_pb2.ModelReadyResponse(ready=self.model(request.name, request.version).ready)
+        return oip_pb2.ModelReadyResponse(ready=self.ready(request.name, request.version))
 
     def _model_metadata(self, request: Any) -> Any:
         found = self.metadata(request.name, request.version)

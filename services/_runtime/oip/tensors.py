@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def input_array(payload: InferRequest, name: str, datatype: str, shape: tuple[in
     count = math.prod(given)
     raw = found._raw_data
     if datatype == "BYTES":
-        values = _texts(raw, name) if raw is not None else list(_flat(found.data, name))
+        values = _texts(raw, name) if raw is not None else list(islice(_flat(found.data, name), count + 1))
         if not all(isinstance(value, bytes | str) for value in values):
             raise UsageError(f"the data of input {name!r} must be texts")
         array = np.empty(len(values), dtype=object)
@@ -81,7 +82,7 @@ def input_array(payload: InferRequest, name: str, datatype: str, shape: tuple[in
             raise UsageError(f"the data of input {name!r} do not fill its shape {list(given)}")
         array = np.frombuffer(raw, _DTYPES[datatype])
     else:
-        array = _numbers(list(_flat(found.data, name)), name, _DTYPES[datatype])
+        array = _numbers(list(islice(_flat(found.data, name), count + 1)), name, _DTYPES[datatype])
     if array.size != count:
         raise UsageError(f"the data of input {name!r} do not fill its shape {list(given)}")
     return array.reshape(given)

@@ -34,7 +34,9 @@ def test_an_s3_prefix_without_folders_or_both_tars_is_no_archive(archive: Path, 
     """Otherwise half a million patches would go to quarantine as missing."""
     store = ObjectStore(s3)
     store.put(MAIN_FILE, (archive / MAIN_FILE).read_bytes())
-    with pytest.raises(NotFound, match="expected the prefixes"):
+    with pytest.raises(NotFound, match="nothing is there"):
+        open_archive(s3 + "-empty")
+    with pytest.raises(DataRefused, match=r"found 1 files: 1 \.parquet; expected the prefixes"):
         open_archive(s3)
     store.put("BigEarthNet-S2.tar", b"")
     with pytest.raises(NotFound, match=r"expected BigEarthNet-S1\.tar"):

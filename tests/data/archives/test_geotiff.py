@@ -295,3 +295,45 @@ SMALL = some_array(20, "uint16")
 def test_the_writer_refuses_what_it_cannot_write(array: np.ndarray[Any, Any], epsg: int) -> None:
     with pytest.raises(UsageError):
         write_geotiff(None, array, epsg, 0, 0, 10)
+
+
+def sparse(side: int, **profile: Any) -> bytes:
+    """A file of which no tile was written."""
+    options = {"driver": "GTiff", "height": side, "width": side, "count": 1, "dtype": "uint16", "crs": "EPSG:32633"}
+    with MemoryFile() as memory:
+        with memory.open(**options, transform=from_origin(5e5, 6e6, 10, 10), sparse_ok=True, tiled=True, **profile):
+            pass
+        return bytes(memory.read())
+
+
+def repeating() -> bytes:
+    """A compressed file of 256 strips, all of which are the first one."""
+    data = with_rasterio(np.zeros((256, 32768), np.uint16), compress="deflate", blockysize=1)
+    (start,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, start)
+    fields = {}
+    for place in range(start + 2, start + 2 + 12 * entries, 12):
+        tag, kind, count, value = struct.unpack_from("<HHII", data, place)
+        fields[tag] = (f"<{count}{'HI'[kind == 4]}", value)
+    out = bytearray(data)
+    firsts = []
+    for form, place in (fields[273], fields[279]):  # StripOffsets, StripByteCounts
+        values = struct.unpack_from(form, data, place)
+        firsts.append(values[0])
+        struct.pack_into(form, out, place, *[values[0]] * len(values))
+    return bytes(out[: sum(firsts)])
+
+
+@pytest.mark.parametrize("make", [lambda: sparse(4000), lambda: sparse(3500, compress="deflate"), repeating])
+def test_a_small_file_of_a_huge_raster_is_refused(make: Any) -> None:
+    data = make()
+    assert len(data) < 5000
+    with pytest.raises(DataRefused, match=r"has \d+ bytes and claims \d{8} bytes of pixels; at most 4096 times"):
+        read_geotiff(data)
+
+
+@pytest.mark.parametrize("compress", ["deflate", "zstd", "lzw"])
+def test_a_constant_raster_is_no_bomb(compress: str) -> None:
+    data = with_rasterio(np.zeros((2048, 2048), np.uint16), compress=compress, tiled=True)
+    assert not read_geotiff(data).pixels.any()
+    assert read_geotiff(sparse(512)).pixels.shape == (512, 512)

@@ -104,7 +104,7 @@ def test_a_damaged_database_is_refused_as_a_whole(folder: Path) -> None:
 
 def test_two_databases_in_a_folder_are_not_guessed_between(folder: Path) -> None:
     write_lmdb(folder.parent / "second", make_pairs()[:1])
-    with pytest.raises(NotFound):
+    with pytest.raises(DataRefused, match="no archive"):
         open_archive(str(folder.parent))
     with pytest.raises(NotFound):
         LmdbArchive(str(folder.parent))

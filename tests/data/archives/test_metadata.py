@@ -99,3 +99,59 @@ def test_a_footer_that_claims_too_many_bytes_is_refused(monkeypatch: pytest.Monk
 def test_a_column_of_another_type_is_refused(column: dict[str, pa.Array]) -> None:
     with pytest.raises(DataRefused, match="other types"):
         read(parquet(2, **column))
+
+
+def varint(value: int) -> bytes:
+    """A number as Thrift's compact protocol writes it."""
+    value <<= 1
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def with_claim(data: bytes, column: str, claimed: int) -> bytes:
+    """The file, with another size of a column in its footer."""
+    group = pq.read_metadata(pa.BufferReader(data)).row_group(0)
+    (chunk,) = (group.column(j) for j in range(group.num_columns) if group.column(j).path_in_schema.startswith(column))
+    old, new = varint(chunk.total_uncompressed_size), varint(claimed)
+    assert len(old) == len(new), "offsets must stay"
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    place = data.index(old, footer)
+    return data[:place] + new + data[place + len(old) :]
+
+
+def test_a_page_that_claims_more_than_its_footer_is_refused() -> None:
+    whole = parquet(1, country=pa.array(["x" * (20 * MIB)]))
+    assert len(whole) < 64 * 1024
+    with pytest.raises(DataRefused, match=r"pages of country claim \d{8} bytes .* and the footer 2000000 bytes"):
+        read_metadata({MAIN_FILE: with_claim(whole, "country", 2_000_000)}.get, "here")
+    assert len(read_metadata({MAIN_FILE: whole}.get, "here")) == 1
+
+
+def test_any_damage_of_a_page_header_is_refused_or_harmless() -> None:
+    whole = parquet(50)
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    random = np.random.default_rng(0)
+    refused = 0
+    for place in random.integers(4, footer, 300):
+        damaged = bytearray(whole)
+        damaged[place] ^= int(random.integers(1, 256))
+        try:
+            read_metadata({MAIN_FILE: bytes(damaged)}.get, "here")
+        except DataRefused:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip"])
+def test_files_of_other_writers_pass(version: str, compression: str) -> None:
+    read = pq.read_table(pa.BufferReader(parquet(3000)))
+    sink = io.BytesIO()
+    pq.write_table(
+        read, sink, compression=compression, data_page_version=version, row_group_size=700, data_page_size=512
+    )
+    assert len(read_metadata({MAIN_FILE: sink.getvalue()}.get, "here")) == 3000
+    assert len(read_metadata({MAIN_FILE: parquet(0)}.get, "here")) == 0

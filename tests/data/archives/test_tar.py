@@ -15,7 +15,7 @@ from eoforge.data.archives.layout import MAIN_FILE
 from eoforge.data.archives.open import open_archive
 from eoforge.data.ingest.run import ingest
 from eoforge.data.records import Reason, digest
-from eoforge.errors import NotFound, StoreError
+from eoforge.errors import DataRefused, NotFound, StoreError
 from eoforge.storage.addresses import join
 from eoforge.storage.objects import ObjectStore
 from tests.data.archives.archive_files import digests, make_pairs, upload, write_archive
@@ -166,7 +166,7 @@ def test_the_maps_may_be_absent_but_not_a_sensor(source: Path, tmp_path: Path) -
 def test_the_metadata_belongs_beside_the_tars(source: Path, tmp_path: Path) -> None:
     packed = pack(source, tmp_path / "packed", compressed=False)
     (packed / MAIN_FILE).unlink()
-    with pytest.raises(NotFound, match=MAIN_FILE):
+    with pytest.raises(DataRefused, match=MAIN_FILE):
         open_archive(str(packed), scratch=str(tmp_path)).metadata()
 
 

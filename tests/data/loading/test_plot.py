@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from eoforge.data.loading.plot import map_colours, plot, plot_patch, rgb, s1_composite, thumbnail_png
+from eoforge.data.loading.plot import map_colours, plot, plot_patch, radar_colours, rgb, s1_composite, thumbnail_png
 from eoforge.data.loading.read_pair import read_pair
 from eoforge.data.records import PatchPair, digest, record_batch
 from eoforge.data.synthetic.archive import synthetic_pairs
@@ -100,3 +100,12 @@ def test_a_patch_of_a_table_is_read_and_drawn_by_its_name(tmp_path: Path) -> Non
     assert len(plot_patch(table, bare.meta.patch_id).axes) == 2
     with pytest.raises(NotFound, match="o'clock"):
         read_pair(table, "o'clock")
+
+
+def test_the_legend_has_the_colours_of_the_composite() -> None:
+    colours = {name: tuple(bytes.fromhex(text[1:])) for name, text in radar_colours().items()}
+    water, forest, towns = (colours[name] for name in ("water", "forest", "towns"))
+    assert max(water) == water[2]  # blue
+    assert max(forest) == forest[1]  # green
+    assert min(towns[:2]) > 180  # yellow to white
+    assert len(set(colours.values())) == len(colours)

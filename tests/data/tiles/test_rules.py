@@ -16,12 +16,12 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
+from eoforge.data.archives.offset import without_offset
 from eoforge.data.ingest.quarantine import quarantine_uri
 from eoforge.data.ingest.run import IngestSummary, ingest
 from eoforge.data.labels import clc_to_classes
 from eoforge.data.synthetic.tile import SyntheticTile
 from eoforge.data.tiles.land_cover import LandCover
-from eoforge.data.tiles.offsets import without_offset
 from eoforge.data.tiles.options import TileOptions
 from eoforge.geo.grids import Grid
 from eoforge.storage.addresses import TableRef, open_table

@@ -14,8 +14,9 @@ UPDATE = {
     "delta/w": np.array([3.0, 0.0, -4.0], np.float32),
     "delta/v": np.array([[12.0]], np.float32),
     "delta/count": np.array(7, np.int64),
+    "delta/mask": np.array([True, False]),
 }
-"""Norm 13; the counter is no part of it."""
+"""Norm 13; counters and masks are no part of it."""
 
 
 def task(clip: float, noise: float = 0.0, quorum: int = 1, mode: pb.DpMode = pb.DP_MODE_SILO) -> pb.Task:
@@ -29,6 +30,7 @@ def test_a_silo_clips_the_norm_of_its_whole_update(clip: float, norm: float) -> 
     assert l2_norm(protected) == pytest.approx(norm, rel=1e-6)
     assert np.allclose(protected["delta/w"], UPDATE["delta/w"] * norm / 13, rtol=1e-6)  # the direction stays
     assert protected["delta/count"] == 7
+    assert protected["delta/mask"].tolist() == [True, False]
     assert {name: array.dtype for name, array in protected.items()} == {n: a.dtype for n, a in UPDATE.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,7 +22,8 @@ from tests.services.support import details, running
 
 def test_copies_that_end_together_are_made_in_turns_of_their_own() -> None:
     async def run() -> tuple[list[int], list[int]]:
-        loop, turns, turn = asyncio.get_running_loop(), Turns(), 0
+        now = [0.0]
+        loop, turns, turn = asyncio.get_running_loop(), Turns(lambda: now[0]), 0
         copied: list[int] = []
         arrived: asyncio.Future[None] = loop.create_future()
 
@@ -34,7 +34,7 @@ def test_copies_that_end_together_are_made_in_turns_of_their_own() -> None:
 
         async def message(seconds: float) -> int:
             await arrived
-            time.sleep(seconds)  # a copy, which holds the loop
+            now[0] += seconds  # a copy, which holds the loop
             copied.append(turn)
             return turn
 

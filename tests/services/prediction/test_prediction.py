@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +29,7 @@ from services._runtime.errors import CATALOGUE
 from services._runtime.wire import OIP_SERVICE
 from services.prediction.settings import PredictionSettings
 from services.prediction.state import batch_of, load
-from tests.services._runtime.test_oip import outputs, request
+from tests.services._runtime.oip.test_retrieval import outputs, request
 from tests.services.prediction.fixtures import (
     SCENES,
     PredictionFixture,
@@ -73,6 +76,7 @@ def test_models_of_all_sensors_are_served_with_their_metadata(server: Running, s
         ("s2_20m", "UINT16"),
         ("s1", "FP32"),
     ]
+    assert both["inputs"][2]["parameters"]["bands"] == "VV,VH"
     assert [t["name"] for t in both["outputs"]] == ["probabilities", "labels", "classes"]
     maps = stub.ModelMetadata(oip_pb2.ModelMetadataRequest(name=f"{NAME}-s2"), timeout=60)
     assert [t.name for t in maps.outputs] == ["probabilities", "labels", "classes", "pixel_map"]
@@ -118,6 +122,20 @@ def test_predictions_by_the_client_of_kserve(server: Running, made: PredictionFi
     answer = asyncio.run(ask())
     got = {o.name: o.as_numpy() for o in answer.outputs}
     np.testing.assert_allclose(got["probabilities"], expected(made, "s1s2").probabilities, atol=1e-6)
+
+
+def test_predictions_by_the_clients_of_triton(server: Running, made: PredictionFixture, tmp_path: Path) -> None:
+    np.save(tmp_path / "radar.npy", made.columns("s1")["s1"])
+    addresses = [server.target, server.rest.removeprefix("http://")]
+    command = [sys.executable, "-m", "tests.services.prediction.triton_process", *addresses]
+    done = subprocess.run([*command, str(tmp_path / "radar.npy")], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    truth = expected(made, "s1")
+    for kind in ("grpc", "http"):
+        np.testing.assert_allclose(found[kind]["probabilities"], truth.probabilities, atol=1e-6)
+        np.testing.assert_array_equal(found[kind]["labels"], truth.labels)
+        assert found[kind]["classes"] == list(CLASSES)
 
 
 def test_patches_of_concurrent_callers_share_batches_and_get_their_own_answers(

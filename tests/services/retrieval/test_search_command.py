@@ -8,11 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from eoforge.cli import main
+from eoforge.client import RetrievalClient
+from eoforge.errors import UsageError
 from tests.services.conftest import server_for
-from tests.services.retrieval.fixtures import FIRST, RetrievalFixture
+from tests.services.retrieval.fixtures import FIRST, RetrievalFixture, bands_of, write_tiff
 from tests.services.support import Running, running
 
 
@@ -61,6 +65,64 @@ def test_a_mistyped_split_or_country_is_refused_with_the_nearest(
         assert main(["search", "--server", server.target, *args, option, mistyped]) == 2
         message = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["message"]
         assert f"{mistyped!r}; did you mean {meant}" in message
+
+
+@pytest.mark.parametrize("modality", ["s1", "s2"])
+def test_an_image_in_a_folder_of_single_bands_finds_itself(
+    server: Running, archive: RetrievalFixture, tmp_path: Path, capsys: pytest.CaptureFixture[str], modality: str
+) -> None:
+    pair = archive.pairs[3]
+    for name, pixels in bands_of(pair, modality).items():
+        (tmp_path / f"mine_{name.replace('B0', 'b')}.tif").write_bytes(write_tiff({name: pixels}, names=False))
+    hits = found(capsys, server, "--image", str(tmp_path), "--to", modality)
+    assert {hit["patch_id"]: hit["distance"] for hit in hits}[pair.meta.patch_id] == 0
+    assert "window" not in hits[0]
+
+
+def test_a_larger_image_is_asked_per_window(
+    server: Running, archive: RetrievalFixture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left, right = archive.pairs[1], archive.pairs[2]
+    names = bands_of(left, "s1")
+    wide = {n: np.hstack([bands_of(left, "s1")[n], bands_of(right, "s1")[n]]) for n in names}
+    path = tmp_path / "wide.tif"
+    path.write_bytes(write_tiff(wide, names=False))
+    args = ["search", "--server", server.target, "--image", str(path), "--bands", "VV,VH", "--to", "s1", "-k", "1"]
+    assert main([*args, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["window"], row["patch_id"]) for row in rows] == [
+        ([0, 0], left.meta.patch_id),
+        ([0, 120], right.meta.patch_id),
+    ]
+    assert main(args) == 0
+    assert "cut into 2 windows" in capsys.readouterr().err
+    out = tmp_path / "hits.parquet"
+    assert main([*args, "--export", str(out)]) == 0
+    exported = pq.read_table(out)
+    assert (exported["window"].to_pylist(), exported["rank"].to_pylist()) == ([[0, 0], [0, 120]], [1, 1])
+
+
+def test_an_image_of_the_other_sensor_is_named(
+    server: Running, archive: RetrievalFixture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "radar.tif"
+    path.write_bytes(write_tiff(dict(bands_of(archive.pairs[0], "s1"))))
+    args = ["search", "--server", server.target, "--image", str(path), "--json"]
+    assert main([*args, "--from", "s2"]) == 3
+    assert "is of Sentinel-1 (bands VV, VH)" in json.loads(capsys.readouterr().err.splitlines()[-1])["error"]["message"]
+
+
+def test_the_request_names_the_bands_of_its_files(server: Running, archive: RetrievalFixture) -> None:
+    pair = archive.pairs[0]
+    bands = dict(bands_of(pair, "s1"))
+    content = write_tiff(bands, names=False)
+    with RetrievalClient(server.target) as client:
+        with pytest.raises(UsageError, match="names"):
+            client.search(geotiff=content, source="s1", target="s1", k=1)
+        (hit,) = client.search(geotiff=content, geotiff_bands=[["vv", "vh"]], source="s1", target="s1", k=1)
+        assert (hit.patch_id, hit.distance) == (pair.meta.patch_id, 0)
+        with pytest.raises(UsageError, match="the image is of s1"):
+            client.search(geotiff=write_tiff(bands), source="s2", target="s1", k=1)
 
 
 def test_hits_are_exported_for_maps(

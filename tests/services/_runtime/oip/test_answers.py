@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import socket
@@ -249,6 +250,8 @@ def test_an_answer_counts_until_it_was_read() -> None:
             head = f"POST {MODEL}/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
             line.sendall(head.encode() + text)
             assert line.recv(12) == b"HTTP/1.1 200"
+            for _ in range(3):
+                run.call(asyncio.sleep(0.05))  # time to send what the socket takes
             assert BYTES._value.get() >= 4 * count
             while line.recv(1 << 20):
                 pass

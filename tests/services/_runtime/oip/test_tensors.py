@@ -75,6 +75,22 @@ def test_what_is_refused(case: str) -> None:
     assert MARK not in str(caught.value)
 
 
+def test_no_more_data_is_read_than_the_shape_says() -> None:
+    read: list[int] = []
+
+    class Data(list[Any]):
+        def __iter__(self) -> Any:
+            for number in range(1000):
+                read.append(number)
+                yield number
+
+    request = rest("INT32", [1, 2])
+    request.inputs[0].data = Data()
+    with pytest.raises(UsageError, match="do not fill"):
+        input_array(request, "x", "INT32", (), 4)
+    assert len(read) == 3
+
+
 @pytest.mark.parametrize("size", [-1, 5, "4", None, 1.0, True, 2**70])
 def test_the_binary_part_must_fit(size: Any) -> None:
     text = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "INT32", "parameters": {}}]}).encode()
