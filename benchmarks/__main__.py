@@ -26,6 +26,7 @@ CASES: dict[str, str] = {
     "ingest": "benchmarks.data.ingest",
     "ingest_memory": "benchmarks.data.ingest_memory",
     "construct": "benchmarks.data.construct --loop-columns 17",
+    "construct_shard": "benchmarks.data.construct --shards 1 --loop-columns 8",
     "loader": "benchmarks.data.loader",
     "search": "benchmarks.index.search",
     "retrieval_service": "benchmarks.services.retrieval",

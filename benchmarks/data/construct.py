@@ -5,7 +5,8 @@ radar scene on its grid and land cover as polygons; a few hundred different patc
 checks and commits the patches to a Lance table with two processes. The loop reads the windows of the patches of the
 first columns from the 14 files, in the same order, in one process; it neither checks, labels nor writes.
 
-    python -m benchmarks.data.construct [--columns 91] [--loop-columns 91] [--tile FOLDER] [--workers 2] [--out FILE]
+    python -m benchmarks.data.construct [--columns 91] [--loop-columns 91] [--tile FOLDER]
+        [--shards N] [--workers 2] [--out FILE]
 """
 
 from __future__ import annotations
@@ -36,12 +37,19 @@ import json, resource, sys, time
 from dataclasses import asdict
 from eoforge.geo.gdal import confine_process
 confine_process()
-from eoforge.data.ingest.run import ingest
+from eoforge.data.ingest.run import ingest, ingest_shards, plan_ingest
 from eoforge.data.tiles.options import TileOptions
 if __name__ == "__main__":
-    product, table, workers, radar, cover = sys.argv[1:]
+    product, table, workers, shards, radar, cover = sys.argv[1:]
     options = TileOptions(radar=radar, radar_scale="db", land_cover=cover)
     start = time.perf_counter()
+    if int(shards):
+        plan = plan_ingest(product, table, tiles=options)
+        start, before = time.perf_counter(), time.process_time()
+        rows = ingest_shards(plan.table, plan.ingest_id, plan.shards // 2, int(shards))["rows"]
+        took, cpu = time.perf_counter() - start, time.process_time() - before
+        print(json.dumps({"patches_in": rows, "shards_of": plan.shards, "seconds": took, "cpu_seconds": cpu}))
+        sys.exit()
     summary = ingest(product, table, workers=int(workers), tiles=options)
     seconds = time.perf_counter() - start
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -50,11 +58,11 @@ if __name__ == "__main__":
 """
 
 
-def ours(tile: SyntheticTile, folder: Path, workers: int) -> dict[str, Any]:
+def ours(tile: SyntheticTile, folder: Path, workers: int, shards: int) -> dict[str, Any]:
     """Construction in a new process, its figures and peak memory."""
     script = folder / "construct_once.py"
     script.write_text(_OURS)
-    arguments = [tile.product, folder / "patches.lance", workers, tile.radar, tile.land_cover]
+    arguments = [tile.product, folder / "patches.lance", workers, shards, tile.radar, tile.land_cover]
     command = [sys.executable, str(script), *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     largest, total = sampled(process)
@@ -62,9 +70,9 @@ def ours(tile: SyntheticTile, folder: Path, workers: int) -> dict[str, Any]:
     if process.returncode:
         raise SystemExit(f"construction of {tile.product} failed")
     figures = json.loads(output.splitlines()[-1])
-    kept = ("patches_in", "added", "quarantined", "reasons", "edges", "seconds", "cpu_seconds")
+    kept = ("patches_in", "shards_of", "added", "quarantined", "reasons", "edges", "seconds", "cpu_seconds")
     return {
-        **{name: figures[name] for name in kept},
+        **{name: figures[name] for name in kept if name in figures},
         "patches_per_second": figures["patches_in"] / figures["seconds"],
         "patches_per_cpu_second": figures["patches_in"] / figures["cpu_seconds"],
         "peak_process_mib": largest / 2**20,
@@ -106,6 +114,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=WHOLE, help="columns of patches, for a smaller run")
     parser.add_argument("--loop-columns", type=int, default=WHOLE, help="columns that the loop reads")
     parser.add_argument("--tile", type=Path, default=os.environ.get(TILE) or None, help="folder with a written tile")
+    parser.add_argument("--shards", type=int, default=0, help="construct only so many shards, in one process")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -117,12 +126,13 @@ def main() -> None:
             where = Path(options.tile)
             tile = SyntheticTile(next(where.glob("*.SAFE")), where / "radar", where / "land_cover.gpkg")
         load = [os.getloadavg()[0]]
-        construction = ours(tile, folder, options.workers)
+        construction = ours(tile, folder, options.workers, options.shards)
         load.append(os.getloadavg()[0])
         reads = loop(tile, min(options.columns, options.loop_columns))
         load.append(os.getloadavg()[0])
     figures = {
-        "workers": options.workers,
+        "workers": 1 if options.shards else options.workers,
+        "shards": options.shards or "all",
         "construct": construction,
         "rasterio_loop": reads,
         "rate_over_loop": construction["patches_per_second"] / reads["patches_per_second"],

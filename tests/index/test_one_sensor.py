@@ -106,7 +106,7 @@ def test_each_patch_is_indexed_and_found_by_the_sensors_that_it_has(
 
     some = snapshot.allow(SearchFilter(labels_any=CLASSES))
     assert set(np.array(ids)[~some]) == {mixed[UNLABELLED].meta.patch_id}
-    countries = tuple({pair.meta.country for pair in mixed if pair.meta.country is not None})
+    countries = tuple({pair.meta.country for pair in mixed if pair.meta.country})
     assert snapshot.allow(SearchFilter(countries=countries)).sum() == 19
     dated = snapshot.allow(SearchFilter(acquired_from=datetime(1970, 1, 1, tzinfo=UTC)))
     assert set(np.array(ids)[~dated]) == {radar}
