@@ -27,7 +27,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    for name in ("own_idea", "grid"):
+    for name in ("own_idea", "anneal"):
         new_method(name, root)
     return root
 
@@ -48,15 +48,15 @@ def test_registry_and_readme_name_both(checkout: Path) -> None:
         checkout,
         "-c",
         "import eoforge.methods as m; "
-        "print(m.__file__, [(n, e.path) for n, e in m.METHODS.items() if n in ('own_idea', 'grid')], len(m.METHODS))",
+        "print(m.__file__, [(n, e.path) for n, e in m.METHODS.items() if n in ('own_idea', 'anneal')], len(m.METHODS))",
     )
     assert str(checkout) in found
-    for name in ("grid", "own_idea"):
+    for name in ("anneal", "own_idea"):
         assert f"('{name}', 'eoforge.methods.{name}.method:METHOD')" in found
     rows = [line for line in (checkout / "README.md").read_text().splitlines() if line.startswith("| `")]
     named = [row.split("`")[1] for row in rows]
-    assert (named.count("grid"), named.count("own_idea"), named.index("own_idea")) == (1, 1, 10)
-    assert "label-noise-robust learning by generative reasoning | **works**" in next(r for r in rows if "`grid`" in r)
+    assert (named.count("anneal"), named.count("own_idea"), named.index("own_idea")) == (1, 1, 10)
+    assert "annotation-cost-efficient active learning for retrieval | **works**" in next(r for r in rows if "`anneal`" in r)
 
 
 def test_what_is_written_passes_the_linters(checkout: Path) -> None:
