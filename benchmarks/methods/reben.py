@@ -3,7 +3,7 @@
 1. Both sensors together label better than the better one alone (a scattered archive).
 2. A random split looks better than the official one with the same model (a dense archive, where cells have neighbours
    and two dates): spatial leakage, the reason for the official split. Both are measured on the same test patches.
-   Control: a scattered archive, which has nothing to leak.
+   Control: a scattered archive, which has nothing to leak. The tiny preset does not show this one: see the README.
 3. Training from a Lance table ends its first epoch sooner than from TIFFs, with the ingestion and without it.
 
     python -m benchmarks.methods.reben [--patches 2000] [--seeds 0 1 2] [--claims NAME ...] [--out FILE] [key=value ...]
