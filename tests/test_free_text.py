@@ -47,8 +47,8 @@ def test_names_that_silos_choose_are_text_in_cards_and_overviews() -> None:
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     written = io.StringIO()
-    monkeypatch.setattr(output, "_out", Console(file=written, width=300, force_terminal=False))
-    monkeypatch.setattr(output, "_err", Console(file=written, width=300, force_terminal=False))
+    for console in ("_out", "_err", "_piped"):
+        monkeypatch.setattr(output, console, Console(file=written, width=300, force_terminal=False))
     monkeypatch.setitem(output._state, "json", False)
     return written
 
