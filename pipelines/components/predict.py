@@ -5,7 +5,7 @@
 
 from typing import NamedTuple
 
-from kfp.dsl import Artifact, Metrics, Output
+from kfp.dsl import Dataset, Metrics, Output
 
 from pipelines.components._component import component
 
@@ -68,7 +68,7 @@ def predict_range(bundle: str, predictions: str, shard_range: str):
 
 
 @component
-def commit_predict(predictions_table: str, job_id: str, metrics: Output[Metrics], lineage: Output[Artifact]) -> str:
+def commit_predict(predictions_table: str, job_id: str, metrics: Output[Metrics], lineage: Output[Dataset]) -> str:
     """Commit of the new predictions; a repeated call changes nothing.
 
     Args:

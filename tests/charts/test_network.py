@@ -166,7 +166,7 @@ def test_services_routes_and_probes_meet_ports_that_exist(name: str, service: st
         assert container[probe]["grpc"]["port"] == ports["health"]
         # A pod that waits for its first index lives and gets no calls; a standby coordinator tells silos where to go.
         api = f"eoforge.api.{service}.v1.{service.capitalize()}Service"
-        waits = probe == "readinessProbe" and service != "federation"
+        waits = probe == "readinessProbe" and service in ("retrieval", "compression")
         assert container[probe]["grpc"].get("service", "") == (api if waits else "")
 
 

@@ -76,7 +76,7 @@ def bundle(tmp_path, monkeypatch):
     entry = MethodEntry((Task.ENCODE,), "tests.methods.test_evaluate:KNOWN")
     monkeypatch.setitem(METHODS, "<b>mine</b>", entry)
     history = [{"epoch": i, "step": i, "loss": 3.0 - i, "validation_loss": 4.0 - i} for i in range(3)]
-    config = {"method": "<b>mine</b>", "seed": 0}
+    config = {"method": "<b>mine</b>", "seed": 0, "bands": {"s1": ["VV"], "s2": ["B02"]}}
     weights = {"w": torch.zeros(1)}
     return write_bundle(str(tmp_path), weights=weights, config=config, metrics={"history": history}, readme="")
 

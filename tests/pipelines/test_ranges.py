@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eoforge.data.archives.folders import DirectoryArchive
 from eoforge.data.split import official_split
 from eoforge.errors import UsageError
 from pipelines.components.ingest import plan_ingest
@@ -83,7 +84,9 @@ _TILES = (("33", "UUP"), ("29", "SNC"), ("34", "WFU"))
 
 def check_plan(archive: Path, table: Path, rows: int) -> None:
     """Plans by the step's own function and checks what would travel through Kubeflow."""
-    ingest_id, ranges = plan_ingest.python_func(str(archive), str(table), SHARD_ROWS, False)
+    with pytest.MonkeyPatch.context() as patched:  # a plan reads no pixels, and half a million folders take an hour
+        patched.setattr(DirectoryArchive, "has_files", lambda self, meta: True)
+        ingest_id, ranges = plan_ingest.python_func(str(archive), str(table), SHARD_ROWS, False)
     assert len(ranges) <= MAX_ITERATIONS
     assert len(str(ranges).encode()) <= MAX_PARAMETER_BYTES
     assert max(len(text.encode()) for text in [ingest_id, *ranges]) <= MAX_PARAMETER_BYTES

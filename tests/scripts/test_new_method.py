@@ -56,7 +56,9 @@ def test_registry_and_readme_name_both(checkout: Path) -> None:
     rows = [line for line in (checkout / "README.md").read_text().splitlines() if line.startswith("| `")]
     named = [row.split("`")[1] for row in rows]
     assert (named.count("anneal"), named.count("own_idea"), named.index("own_idea")) == (1, 1, 10)
-    assert "annotation-cost-efficient active learning for retrieval | **works**" in next(r for r in rows if "`anneal`" in r)
+    assert "annotation-cost-efficient active learning for retrieval | **works**" in next(
+        r for r in rows if "`anneal`" in r
+    )
 
 
 def test_what_is_written_passes_the_linters(checkout: Path) -> None:

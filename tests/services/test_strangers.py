@@ -188,9 +188,13 @@ def test_files_beside_a_geotiff_are_not_opened(tmp_path: Path) -> None:
             sink.descriptions = ("B02",)
         scene.write_bytes(bytes(memory.read()))
     with ExitStack() as stack:
-        beside = [stack.enter_context(pipe(Path(f"{scene}{end}"))) for end in (".aux.xml", ".ovr", ".msk")]
+        beside = [stack.enter_context(pipe(Path(f"{scene}{end}"))) for end in (".aux.xml", ".ovr")]
         ended = command("compress", scene, tmp_path / "out.eofc", "--max-error", "0")
         assert ended.returncode == 0, ended.stderr
+        beside.append(stack.enter_context(pipe(Path(f"{scene}.msk"))))
+        refused = command("compress", scene, tmp_path / "masked.eofc", "--max-error", "0")
+        assert refused.returncode == 3
+        assert "files beside a GeoTIFF are not read" in refused.stderr
         assert not any(trap.opened for trap in beside)
 
 

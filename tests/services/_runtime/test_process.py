@@ -84,7 +84,6 @@ def test_a_trained_model_is_served_until_sigterm(archive: RetrievalFixture, tmp_
     ("environment", "code", "message"),
     [
         ({}, 2, "EOFORGE_CODES_URI"),
-        ({"codes_uri": "/nowhere/codes.lance"}, 1, "nowhere"),
         ({"codes_uri": "x", "host": "0.0.0.0"}, 2, "refusing to listen"),
         ({"codes_uri": "x", "max_images": "99", "encode_queue": "9"}, 2, "EOFORGE_ENCODE_QUEUE"),
     ],
