@@ -15,6 +15,7 @@ from typing import Any
 from eoforge.codec.profile import (
     RPC_NUMBERS,
     RPC_POLYNOMIALS,
+    UNWRITABLE_TAGS,
     BandProfile,
     ControlPoint,
     GridProfile,
@@ -124,6 +125,7 @@ def combine(files: Iterable[tuple[GridProfile, int]]) -> Profile:
 def write_profile(dataset: Any, names: Sequence[str], profile: GridProfile) -> None:
     """Puts a profile onto a GeoTIFF that is being written, before its pixels; nodata is given when it is created."""
     from rasterio.control import GroundControlPoint
+    from rasterio.crs import CRS
     from rasterio.enums import ColorInterp
     from rasterio.rpc import RPC
 
@@ -147,7 +149,7 @@ def write_profile(dataset: Any, names: Sequence[str], profile: GridProfile) -> N
         points = [
             GroundControlPoint(row=p.row - shift, col=p.column - shift, x=p.x, y=p.y, z=p.z) for p in profile.points
         ]
-        dataset.gcps = (points, parse_crs(profile.points_crs) if profile.points_crs else None)
+        dataset.gcps = (points, parse_crs(profile.points_crs) if profile.points_crs else CRS())
     if profile.rpcs:
         numbers: dict[str, Any] = {n: v if n in RPC_POLYNOMIALS else v[0] for n, v in profile.rpcs.items()}
         dataset.rpcs = RPC(**numbers)
@@ -164,11 +166,14 @@ def _rpcs_of(dataset: Any) -> dict[str, list[float]]:
 
 
 def _kept(tags: Mapping[str, str], what: str, warnings: list[str]) -> dict[str, str]:
-    """Tags without the statistics of pixels, which GDAL computes again from pixels that may differ."""
+    """Tags that can be written; without statistics, which GDAL computes again from pixels that may differ."""
     derived = sorted(key for key in tags if key.startswith(_STATISTICS))
     if derived:
         warnings.append(f"statistics of {what}: {', '.join(derived)}")
-    return {key: value for key, value in tags.items() if key not in derived}
+    unwritable = sorted(UNWRITABLE_TAGS & set(tags))
+    if unwritable:
+        warnings.append(f"tags of {what} with the names {', '.join(unwritable)}")
+    return {key: value for key, value in tags.items() if key not in (*derived, *unwritable)}
 
 
 def _beside(path: Path) -> Iterable[str]:

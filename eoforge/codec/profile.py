@@ -24,6 +24,10 @@ from eoforge.geo.crs import check_crs
 MAX_PACKED_BYTES = 1 << 16
 MAX_TEXT_BYTES = 1 << 20
 """Largest profile in a stream, deflated and as text; that of a reBEN patch has a few hundred bytes."""
+MAX_VALUES = 1 << 15
+"""Most commas of that text: a validated value takes hundreds of times the bytes of a short one, a refused one more."""
+UNWRITABLE_TAGS = frozenset({"bidx", "ns"})
+"""Names that rasterio does not write as tags: they are arguments of its function."""
 RPC_NUMBERS = ("line_off", "samp_off", "lat_off", "long_off", "height_off", "line_scale", "samp_scale", "lat_scale",
                "long_scale", "height_scale")  # fmt: skip
 RPC_POLYNOMIALS = ("line_num_coeff", "line_den_coeff", "samp_num_coeff", "samp_den_coeff")
@@ -128,7 +132,8 @@ class Profile:
     def nodata_of(self, band: str) -> npt.NDArray[Any] | None:
         """Sample of a band that stands for no data, as an array of one number; None if no sample can.
 
-        A nodata value that the type of the band cannot hold, such as -9999 in unsigned integers, marks no pixel.
+        A nodata value that the type of the band cannot hold, such as -9999 in unsigned integers or 1e300 in float32,
+        marks no pixel.
         """
         value = self.grids[GROUP_OF[band].column].nodata
         if value is None:
@@ -137,7 +142,8 @@ class Profile:
         if dtype.kind == "u" and not (0 <= value <= np.iinfo(dtype).max and value == math.floor(value)):
             return None
         with np.errstate(over="ignore"):
-            return np.array(value).astype(dtype)
+            held: npt.NDArray[Any] = np.array(value).astype(dtype)
+        return None if np.isinf(held) and math.isfinite(value) else held
 
 
 _JSON = TypeAdapter(Profile)
@@ -153,10 +159,12 @@ def pack_profile(profile: Profile, bands: Iterable[str]) -> bytes:
     check_profile(profile, bands)
     text = _JSON.dump_json(profile, exclude_defaults=True)
     packed = zlib.compress(text, 9)
-    if len(text) > MAX_TEXT_BYTES or len(packed) > MAX_PACKED_BYTES:
+    values = text.count(b",")
+    if len(text) > MAX_TEXT_BYTES or len(packed) > MAX_PACKED_BYTES or values > MAX_VALUES:
         raise LimitExceeded(
-            f"tags, ground control points and RPCs of a raster may have {MAX_TEXT_BYTES} bytes as text and "
-            f"{MAX_PACKED_BYTES} deflated; got {len(text)} and {len(packed)}. Remove tags that are not needed"
+            f"tags, ground control points and RPCs of a raster may have {MAX_TEXT_BYTES} bytes and {MAX_VALUES} commas "
+            f"as text, and {MAX_PACKED_BYTES} bytes deflated; got {len(text)}, {values} and {len(packed)}. Remove tags "
+            "that are not needed"
         )
     return packed
 
@@ -172,6 +180,8 @@ def unpack_profile(packed: bytes, bands: Iterable[str]) -> Profile:
         text = decoder.decompress(packed, MAX_TEXT_BYTES)
         if not decoder.eof:
             raise DataRefused(f"damaged stream: its profile has more than {MAX_TEXT_BYTES} bytes")
+        if text.count(b",") > MAX_VALUES:  # before the parser, which keeps an error for every wrong value
+            raise DataRefused(f"damaged stream: its profile has more than {MAX_VALUES} values")
         profile = _JSON.validate_json(text, strict=False)
     except (zlib.error, ValidationError) as error:
         raise DataRefused(f"damaged stream: its profile does not decode ({type(error).__name__})") from error
@@ -194,8 +204,8 @@ def check_profile(profile: Profile, bands: Iterable[str]) -> None:
     for grid, part in profile.grids.items():
         for tags in (part.tags, *(band.tags for band in part.bands.values())):
             for key, value in tags.items():
-                if not _KEY.fullmatch(key) or _CONTROL.search(value):
-                    raise DataRefused(f"{grid}: the tag {key[:80]!r} holds characters that a GeoTIFF cannot keep")
+                if not _KEY.fullmatch(key) or _CONTROL.search(value) or key in UNWRITABLE_TAGS:
+                    raise DataRefused(f"{grid}: the tag {key[:80]!r} has a name or characters that are not kept")
         for name, band in part.bands.items():
             if not (math.isfinite(band.scale) and math.isfinite(band.offset)):
                 raise DataRefused(f"{name}: scale {band.scale} and offset {band.offset} are not finite")

@@ -6,6 +6,7 @@ as wide as the internal tiles of a file is decoded once. Memory is that of a str
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,14 @@ def grid_of(dataset: Any, what: str) -> Grid:
     if code is None or not dataset.crs.is_projected:
         found = f"EPSG:{code}" if code else "no EPSG code"
         raise DataRefused(f"{what}: expected a UTM zone with pixels of whole metres, got {found}; warp it first")
-    if b or d or a <= 0 or abs(a + e) > _TOLERANCE_M or abs(a - round(a)) > 1e-6:
+    if (
+        not all(map(math.isfinite, (a, e, left, top)))
+        or b
+        or d
+        or a <= 0
+        or abs(a + e) > _TOLERANCE_M
+        or abs(a - round(a)) > 1e-6
+    ):
         found = str((a, b, left, d, e, top))
         raise DataRefused(f"{what}: expected square upright pixels of whole metres, got the transform {found}")
     return Grid(code, left, top, float(round(a)), dataset.width, dataset.height)

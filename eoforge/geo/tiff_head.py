@@ -12,17 +12,23 @@ from typing import BinaryIO
 from eoforge.errors import DataRefused, LimitExceeded
 
 _GEO_ASCII_PARAMS = 34737
+_GDAL_METADATA = 42112
 _ASCII = 2
 _MAX_ENTRIES = 4096
+_MAX_DIRECTORIES = 64
 _MAX_TEXT = 1 << 16
+_MAX_METADATA, _MAX_MARKS = 1 << 20, 1 << 12
+"""Bytes and ``<`` of the metadata in XML: GDAL's time for them grows with the square of their number."""
 _MAX_OFFSET = 1 << 50  # files are smaller, and seek takes 63 bits at most
+_TEXTS = {_GEO_ASCII_PARAMS: ("GeoTIFF keys", _MAX_TEXT), _GDAL_METADATA: ("metadata", _MAX_METADATA)}
+"""Tag -> name of its text for messages, and most bytes."""
 _FREE_BYTES = 1 << 20
 _MAX_EXPANSION = 4096
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 
 
 def check_head(file: BinaryIO, what: str) -> None:
-    """Refuses what is no TIFF file, and one whose CRS is WKT.
+    """Refuses what is no TIFF file, one whose CRS is WKT, and one with a crowd of metadata.
 
     Args:
         file: Open at its start, and seekable.
@@ -30,27 +36,49 @@ def check_head(file: BinaryIO, what: str) -> None:
 
     Raises:
         DataRefused: It is one of these, or too short for what its head says.
+        LimitExceeded: Its metadata have too many items.
     """
     magic = file.read(4)
     if magic not in _ORDERS:
         raise DataRefused(f"{what} is not a readable GeoTIFF: expected TIFF, got {magic!r} at its start; give a .tif")
     order, big = _ORDERS[magic], b"+" in magic
-    entry = struct.Struct(order + ("HHQ8s" if big else "HHI4s"))
+    marks = 0
     file.seek(8 if big else 4)
-    _seek(file, _number(file, order + ("Q" if big else "I"), what), what)
+    at = _number(file, order + ("Q" if big else "I"), what)
+    for _ in range(_MAX_DIRECTORIES):  # overviews and masks have directories of their own, and GDAL reads these, too
+        texts, at = _directory(file, at, order, what, big=big)
+        if b"ESRI PE String" in texts.get(_GEO_ASCII_PARAMS, b""):
+            raise DataRefused(f"{what} holds its CRS as an ESRI PE string, which is not read; give it an EPSG code")
+        marks += texts.get(_GDAL_METADATA, b"").count(b"<")
+        if marks > _MAX_MARKS:
+            raise LimitExceeded(f"{what}: its metadata have {marks} marks of XML; at most {_MAX_MARKS} are read")
+        if not at:
+            return
+    raise LimitExceeded(f"{what} has more than {_MAX_DIRECTORIES} directories (images, overviews, masks)")
+
+
+def _directory(file: BinaryIO, at: int, order: str, what: str, *, big: bool) -> tuple[dict[int, bytes], int]:
+    """Texts of the directory at a byte, by tag, and where the next one is; 0 after the last."""
+    entry = struct.Struct(order + ("HHQ8s" if big else "HHI4s"))
+    pointer = order + ("Q" if big else "I")
+    _seek(file, at, what)
     count = _number(file, order + ("Q" if big else "H"), what)
     if count > _MAX_ENTRIES:
         raise DataRefused(f"{what} is not a readable GeoTIFF: its directory has {count} entries; give a .tif")
-    for tag, kind, size, value in entry.iter_unpack(_read(file, count * entry.size, what)):
-        if tag != _GEO_ASCII_PARAMS:
+    entries = _read(file, count * entry.size, what)
+    following = _number(file, pointer, what)
+    texts: dict[int, bytes] = {}
+    for tag, kind, size, value in entry.iter_unpack(entries):
+        if tag not in _TEXTS:
             continue
-        if kind != _ASCII or size > _MAX_TEXT:
-            raise DataRefused(f"{what}: expected up to {_MAX_TEXT} bytes of text in its GeoTIFF keys, got {size}")
+        name, limit = _TEXTS[tag]
+        if kind != _ASCII or size > limit or tag in texts:
+            raise DataRefused(f"{what}: expected one text of up to {limit} bytes as its {name}, got {size}")
         if size > len(value):
-            _seek(file, struct.unpack(order + ("Q" if big else "I"), value)[0], what)
+            _seek(file, struct.unpack(pointer, value)[0], what)
             value = _read(file, size, what)
-        if b"ESRI PE String" in value:
-            raise DataRefused(f"{what} holds its CRS as an ESRI PE string, which is not read; give it an EPSG code")
+        texts[tag] = value
+    return texts, following
 
 
 def check_expansion(pixel_bytes: int, file_bytes: int, what: str) -> None:

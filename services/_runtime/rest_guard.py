@@ -127,10 +127,11 @@ class Guard:
         if request.method not in ("POST", "PUT", "PATCH"):
             return [b""]
         length, coding = request.headers.get("content-length", ""), request.headers.get("content-encoding", "identity")
-        if not length and "transfer-encoding" not in request.headers:
+        chunked = "transfer-encoding" in request.headers  # goes before a length that is declared beside it
+        if not length and not chunked:
             return [b""]
-        if not re.fullmatch("[0-9]{1,12}", length):
-            raise UsageError("a request with a body needs a Content-Length header")
+        if chunked or not re.fullmatch("[0-9]{1,12}", length):
+            raise UsageError("a request with a body needs a Content-Length header, and no Transfer-Encoding")
         if int(length) > self._settings.max_message_bytes:
             raise LimitExceeded(f"a body may have {self._settings.max_message_bytes} bytes; this one has {length}")
         if coding not in ("identity", *CODINGS):

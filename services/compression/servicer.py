@@ -72,14 +72,15 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
 
     async def HashStream(self, request: pb.HashStreamRequest, context: Context[Any, Any]) -> pb.HashStreamResponse:
         """See the proto."""
-        codec = self._work.coder.reader(self._work.header(request.stream))
+        [header] = await self._work.headers([request.stream])
+        codec = self._work.coder.reader(header)
         [codes] = await self._work.codes([request.stream], deadline_of(context))
         return pb.HashStreamResponse(codes=code_messages(codes), bundle_id=codec.bundle_id if codec else "")
 
     async def Inspect(self, request: pb.InspectRequest, context: Context[Any, Any]) -> pb.InspectResponse:
         """See the proto."""
         with argument("stream"):
-            header = self._work.header(request.stream)
+            [header] = await self._work.headers([request.stream])
         return pb.InspectResponse(info=info_message(header, len(request.stream)))
 
     async def Transcode(self, request: pb.TranscodeRequest, context: Context[Any, Any]) -> bytes:
@@ -88,7 +89,7 @@ class CompressionServicer(compression_pb2_grpc.CompressionServiceServicer):
         with argument("rate"):
             rate = rate_of(request.rate)
         with argument("stream"):
-            header = self._work.header(request.stream)
+            [header] = await self._work.headers([request.stream])
             [raster] = await self._work.decompress([request.stream], deadline)
         [stream] = await self._work.compress([raster], rate, request.codec or header.bundle, deadline)
         return await self._work.in_thread(self._described, pb.TranscodeResponse, stream)

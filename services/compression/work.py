@@ -115,7 +115,7 @@ class Work:
             Overloaded: The queue is full.
             DeadlineExceeded: The deadline passed while items waited.
         """
-        headers = [self.header(stream) for stream in streams]
+        headers = await self.headers(streams)
         for header in headers:
             self._check_output(header)
         size = sum(header.raw_bytes for header in headers)
@@ -132,15 +132,24 @@ class Work:
             Overloaded: The queue is full.
             DeadlineExceeded: The deadline passed while items waited.
         """
-        headers = [self.header(stream) for stream in streams]
+        headers = await self.headers(streams)
         size = sum(header.raw_bytes for header in headers)
         if size >= EXPENSIVE_BYTES * len(headers):
             return await self._pool.run(lambda: [self.coder.codes(stream) for stream in streams], cost=size)
         items = [(("codes", header.bundle), stream) for header, stream in zip(headers, streams, strict=True)]
         return await self._batcher.submit(items, deadline)
 
+    async def headers(self, streams: Sequence[bytes]) -> list[Header]:
+        """Headers of streams, read in a thread: the profile in a header may take milliseconds.
+
+        Raises:
+            LimitExceeded: As :meth:`header`.
+            DataRefused: As :meth:`header`.
+        """
+        return await self._pool.run(lambda: [self.header(stream) for stream in streams])
+
     def header(self, stream: bytes) -> Header:
-        """Header of a stream, read in microseconds.
+        """Header of a stream.
 
         Raises:
             LimitExceeded: The stream is too large, or claims more than the service decodes.

@@ -26,7 +26,7 @@ from eoforge.codec.container import inspect
 from eoforge.codec.geotiff import GeoTiff, open_raster, read_raster
 from eoforge.codec.learned.model import Codec
 from eoforge.codec.learned.streams import write
-from eoforge.codec.profile import BandProfile, GridProfile, Profile
+from eoforge.codec.profile import MAX_VALUES, BandProfile, ControlPoint, GridProfile, Profile, unpack_profile
 from eoforge.codec.raster import Georeference, Raster
 from eoforge.codec.validity import invalid_of, is_nodata
 from eoforge.errors import DataRefused, EoforgeError, LimitExceeded
@@ -346,6 +346,8 @@ def profiled(profile: Profile) -> Raster:
     [
         (GridProfile({"B02": BandProfile(tags={"a=b": "x"})}), "tag 'a=b'"),
         (GridProfile({"B02": BandProfile()}, tags={"a": "x\0y"}), "tag 'a'"),
+        (GridProfile({"B02": BandProfile()}, tags={"bidx": "9"}), "tag 'bidx'"),
+        (GridProfile({"B02": BandProfile(tags={"ns": "RPC"})}), "tag 'ns'"),
         (GridProfile({"B02": BandProfile(scale=float("nan"))}), "not finite"),
         (GridProfile({"B02": BandProfile(unit="\x01")}), "unit"),
         (GridProfile({"B02": BandProfile()}, rpcs={"line_off": [1.0]}), "RPCs"),
@@ -364,8 +366,55 @@ def test_a_profile_that_is_too_large_is_refused() -> None:
         compress_bounded(profiled(Profile({"s2_10m": GridProfile({"B02": BandProfile()}, tags={"a": noise})})), 0)
 
 
+def test_a_profile_of_too_many_values_is_refused() -> None:
+    points = tuple(ControlPoint(0, 0, 0, 0) for _ in range(MAX_VALUES // 2))
+    with pytest.raises(LimitExceeded, match="commas"):
+        compress_bounded(profiled(Profile({"s2_10m": GridProfile({"B02": BandProfile()}, points=points)})), 0)
+
+
+@pytest.mark.parametrize("nodata", [1e300, -1e300])
+def test_a_nodata_value_beyond_float32_marks_nothing(nodata: float) -> None:
+    profile = Profile({"s1": GridProfile({"VV": BandProfile()}, nodata=nodata)})
+    raster = Raster({"VV": np.full((SIDE, SIDE), -10, np.float32)}, profile=profile)
+    [content] = write_cogs(decompress([Coder([]).compress([raster], Rate(max_error=MaxError(s1=1)))[0]])[0]).values()
+    assert facts(content)["nodata"] == "None"
+
+
+def test_ground_control_points_without_a_crs_come_back() -> None:
+    part = GridProfile({"B02": BandProfile()}, points=(ControlPoint(1, 2, 3, 4, 5),))
+    [content] = write_cogs(decompress([compress_bounded(profiled(Profile({"s2_10m": part})), 0)])[0]).values()
+    with open_geotiff(content) as dataset:
+        ([point], crs) = dataset.gcps
+        assert (point.row, point.col, point.x, point.y, point.z) == (1, 2, 3, 4, 5)
+        assert not crs
+
+
+def test_tags_with_the_names_of_arguments_are_left_out_and_named(tmp_path: Path) -> None:
+    """GDAL keeps such tags, and rasterio, which takes tags as arguments, cannot write them."""
+    path = written(tmp_path / "B02.tif", {"B02": optical()})
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(bidy="9", AB="kept")
+    assert b'"bidy"' in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b'"bidy"', b'"bidx"'))
+    with open_raster([GeoTiff(path)], max_pixels=SIDE**2) as source:
+        raster = source.window(0, 0, *source.shape)
+        assert any("bidx" in words for words in source.warnings)
+    assert raster.profile is not None
+    assert raster.profile.grids["s2_10m"].tags["AB"] == "kept"
+    assert write_cogs(decompress([compress_bounded(raster, 0)])[0])
+
+
 def resealed(stream: bytes) -> bytes:
     return stream[:-4] + struct.pack("<I", google_crc32c.value(stream[:-4]))
+
+
+CROWD = b'{"grids":{"s2_10m":{"bands":{"B02":{}},"points":[' + b"0," * 500_000 + b"0]}}}"
+"""Wrong values for each of which the parser would keep an error: 290 MB of them."""
+
+
+def test_a_crowd_of_wrong_values_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(DataRefused, match=f"more than {MAX_VALUES} values"):
+        unpack_profile(zlib.compress(CROWD, 9), ["B02"])
 
 
 def test_a_damaged_profile_is_refused() -> None:
@@ -373,7 +422,7 @@ def test_a_damaged_profile_is_refused() -> None:
     start = stream.index(b"\x78\xda")
     (length,) = struct.unpack_from("<I", stream, start - 4)
     assert inspect(stream).profile is not None
-    for text in (b"{}", b"[", b'{"grids":{"s2_10m":{"bands":{},"x":1}}}', b" " * (1 << 21)):
+    for text in (b"{}", b"[", b'{"grids":{"s2_10m":{"bands":{},"x":1}}}', b" " * (1 << 21), CROWD):
         packed = zlib.compress(text, 9)
         bad = stream[: start - 4] + struct.pack("<I", len(packed)) + packed + stream[start + length :]
         with pytest.raises(DataRefused, match="profile"):

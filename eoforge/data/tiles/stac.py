@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
@@ -57,7 +58,8 @@ def _band_assets(assets: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, 
     for title, asset in assets.items():
         if not isinstance(asset, dict) or not isinstance(asset.get("href"), str):
             continue
-        if {"thumbnail", "overview", "metadata"} & set(map(str, asset.get("roles") or [])):
+        roles = asset.get("roles")
+        if isinstance(roles, list) and {"thumbnail", "overview", "metadata"} & set(map(str, roles)):
             continue
         listed = asset.get("eo:bands") or asset.get("bands") or []
         if not isinstance(listed, list) or len(listed) > 1:
@@ -75,7 +77,7 @@ def _file(
     href = str(asset["href"])
     below = files.root.rstrip("/") + "/"
     if href.startswith(below):
-        target = href[len(below) :]
+        target = posixpath.normpath(href[len(below) :])
     elif "://" in href or href.startswith("/"):
         raise DataRefused(f"{where}: the asset {href[:200]!r} lies outside {files.root}; download it beside the item")
     else:
@@ -98,9 +100,9 @@ def _grid(asset: Mapping[str, Any], properties: Mapping[str, Any], where: str, b
     try:
         a, b, left, d, e, top = map(float, transform[:6])
         height, width = map(int, shape)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataRefused(f"{where}: a JPEG 2000 asset needs proj:transform and proj:shape; {band} has none") from error
-    if match is None or b or d or a != -e or a <= 0:
+    if match is None or b or d or a != -e or a <= 0 or not (math.isfinite(left) and math.isfinite(top)):
         raise DataRefused(f"{where}: expected an upright grid with an EPSG code for {band}")
     return Grid(int(match[1]), left, top, a, width, height)
 
@@ -132,5 +134,5 @@ def _raster_offset(asset: Mapping[str, Any]) -> int | None:
         if round(1 / float(scale)) != _SCALE:
             return None
         return None if offset is None else round(float(offset) / float(scale))
-    except (TypeError, ValueError, ZeroDivisionError):
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from xml.etree import ElementTree  # the parser's entities are refused below
 
@@ -14,7 +15,8 @@ def parse_xml(data: bytes, where: str) -> ElementTree.Element:
     Raises:
         DataRefused: It is cut off, no XML, or declares a document type or entities.
     """
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    # UTF-16, with or without a mark at its start, would hide these words from the search.
+    if b"<!DOCTYPE" in data or b"<!ENTITY" in data or b"\0" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataRefused(f"{where} declares a document type, which metadata of products do not")
     try:
         return ElementTree.fromstring(data)  # noqa: S314
@@ -36,10 +38,13 @@ def number_of(root: ElementTree.Element, name: str, where: str) -> float:
     """Number in the first element of a name.
 
     Raises:
-        DataRefused: There is no such element, or no number in it.
+        DataRefused: There is no such element, or no finite number in it.
     """
     text = text_of(root, name)
     try:
-        return float(text or "")
-    except ValueError as error:
-        raise DataRefused(f"{where}: expected a number in {name}, got {text!r}") from error
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataRefused(f"{where}: expected a number in {name}, got {(text or '')[:40]!r}")
+    return number

@@ -72,7 +72,8 @@ def input_array(payload: InferRequest, name: str, datatype: str, shape: tuple[in
     count = math.prod(given)
     raw = found._raw_data
     if datatype == "BYTES":
-        values = _texts(raw, name) if raw is not None else list(islice(_flat(found.data, name), count + 1))
+        texts = _flat(found.data, name) if raw is None else _texts(raw, name)
+        values = list(islice(texts, count + 1))
         if not all(isinstance(value, bytes | str) for value in values):
             raise UsageError(f"the data of input {name!r} must be texts")
         array = np.empty(len(values), dtype=object)
@@ -116,16 +117,15 @@ def input_texts(payload: InferRequest, name: str, limit: int) -> list[str]:
         raise UsageError(f"the data of input {name!r} must be texts in UTF-8") from error
 
 
-def _texts(raw: bytes, name: str) -> list[bytes]:
+def _texts(raw: bytes, name: str) -> Iterator[bytes]:
     """Elements of a BYTES tensor, each after its length as uint32."""
-    found, at = [], 0
+    at = 0
     while at < len(raw):
         size = struct.unpack_from("<I", raw, at)[0] if at + 4 <= len(raw) else len(raw)
         if at + 4 + size > len(raw):
             raise UsageError(f"the data of input {name!r} must be texts, each after its length in 4 bytes")
-        found.append(bytes(raw[at + 4 : at + 4 + size]))
+        yield bytes(raw[at + 4 : at + 4 + size])
         at += 4 + size
-    return found
 
 
 def _flat(data: Any, name: str) -> Iterator[Any]:

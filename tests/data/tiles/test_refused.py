@@ -18,7 +18,10 @@ from rasterio.transform import from_origin
 from eoforge.data.ingest.run import ingest
 from eoforge.data.synthetic.tile import SyntheticTile
 from eoforge.data.tiles.options import TileOptions
+from eoforge.data.tiles.xml import number_of, parse_xml
 from eoforge.errors import DataRefused, EoforgeError, NotFound, UsageError
+from eoforge.geo.gdal import open_raster
+from eoforge.geo.grids import grid_of
 
 Copy = Callable[..., Path]
 
@@ -247,3 +250,23 @@ def test_bad_input_ends_the_command_with_one_line(cogs: SyntheticTile, tmp_path:
     made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert made.returncode == DataRefused.exit_code
     assert json.loads(made.stderr)["error"]["reason"] == "DATA_REFUSED"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8"])
+def test_metadata_with_entities(encoding: str) -> None:
+    text = '<!DOCTYPE a [<!ENTITY x "yyy">]><a>&x;</a>'
+    with pytest.raises(DataRefused, match="document type"):
+        parse_xml(text.encode(encoding), "metadata")
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e999", "", "x"])
+def test_metadata_with_numbers_that_are_none(number: str) -> None:
+    with pytest.raises(DataRefused, match="expected a number in NROWS"):
+        number_of(parse_xml(f"<a><NROWS>{number}</NROWS></a>".encode(), "metadata"), "NROWS", "metadata")
+
+
+@pytest.mark.parametrize(("pixel", "left"), [(float("nan"), 5e5), (10.0, float("nan")), (float("inf"), 5e5)])
+def test_a_transform_that_is_not_finite(pixel: float, left: float, tmp_path: Path) -> None:
+    write(tmp_path / "a.tif", np.ones((4, 4), np.uint16), "EPSG:32633", left, 5e6, pixel)
+    with open_raster(tmp_path / "a.tif") as dataset, pytest.raises(DataRefused, match="square upright pixels"):
+        grid_of(dataset, "a file")

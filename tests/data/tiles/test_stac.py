@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import pytest
 from eoforge.data.bands import GROUP_OF, S2_BANDS
 from eoforge.data.ingest.run import ingest
 from eoforge.data.synthetic.tile import SyntheticTile
+from eoforge.data.tiles.files import TileFiles
+from eoforge.data.tiles.find import find_products
 from eoforge.data.tiles.options import TileOptions
+from eoforge.data.tiles.stac import read_stac, stac_item
 from eoforge.errors import DataRefused
 from tests.data.tiles.support import assert_equal, cells, held
 
@@ -78,9 +82,6 @@ def test_an_item_gives_what_its_product_gives(
 def test_the_offset_of_an_item(
     properties: dict[str, Any], asset: dict[str, Any], expected: int | None, cogs: SyntheticTile, copy: Copy
 ) -> None:
-    from eoforge.data.tiles.files import TileFiles
-    from eoforge.data.tiles.find import find_products
-
     product = copy(cogs.product)
     content = item(product, ".tif", **properties)
     for value in content["assets"].values():
@@ -94,11 +95,39 @@ def test_the_offset_of_an_item(
         assert set(found.offsets.known(found.where, None).values()) == {expected}
 
 
-@pytest.mark.parametrize("href", ["https://example.org/B02.tif", "/etc/passwd", "../../outside/B02.tif"])
+@pytest.mark.parametrize(
+    "href", ["https://example.org/B02.tif", "/etc/passwd", "../../outside/B02.tif", "{root}/a/../../outside/B02.tif"]
+)
 def test_assets_elsewhere_are_refused(href: str, cogs: SyntheticTile, copy: Copy, tmp_path: Path) -> None:
     product = copy(cogs.product)
     content = item(product, ".tif")
-    content["assets"]["blue"]["href"] = href
+    content["assets"]["blue"]["href"] = href.format(root=product.parent)
     save(product.parent, content)
     with pytest.raises(DataRefused, match="lies outside"):
         ingest(str(product.parent), str(tmp_path / "p.lance"), tiles=TileOptions(boa_offset=0))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, 1e308, 1e-320, float("inf"), float("nan"), 10**400, "9" * 5000, [None], {}],
+    ids=lambda v: repr(v)[:12],
+)
+def test_values_of_another_kind_are_no_failures_of_ours(value: Any, tmp_path: Path) -> None:
+    asset = {"href": "./B02.jp2", "proj:transform": [10, 0, 1, 0, -10, 1], "proj:shape": [1, 1], "raster:scale": 1e-4}
+    for key in ("roles", "proj:transform", "proj:shape", "raster:scale", "raster:offset", "eo:bands"):
+        given: list[Any] = [value]
+        if key.startswith("proj:"):
+            usual: list[Any] = list(asset[key])
+            given += [[*usual[:i], value, *usual[i + 1 :]] for i in range(len(usual))]
+        for changed in given:
+            content = {"type": "Feature", "stac_version": "1.0.0", "id": "x", "properties": {"proj:epsg": 32633}}
+            save(tmp_path, content | {"assets": {"B02": asset | {key: changed}}})
+            files = TileFiles(str(tmp_path))
+            found = stac_item(files, "item.json")
+            assert found is not None
+            try:
+                product = read_stac(files, "item.json", found)
+            except DataRefused:
+                continue
+            grid = product.bands["B02"].grid if "B02" in product.bands else None
+            assert grid is None or math.isfinite(grid.left + grid.top)

@@ -239,6 +239,17 @@ def test_a_body_that_breaks_off_is_not_answered_as_a_whole_one(server: Running) 
     until(lambda: ended("REST unknown", "400") == before + 1, 10.0)
 
 
+def test_a_declared_length_binds_a_body_in_chunks(server: Running) -> None:
+    """Chunks would go before the length, so one that declares three bytes could send any number of them."""
+    host, _, port = server.rest.removeprefix("http://").partition(":")
+    head = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=60) as line:
+        line.sendall(head + b"5\r\nhello\r\n")  # no end: an answer means that the body is not waited for
+        answer = line.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"x-request-id" in answer
+
+
 def test_answers_that_nobody_reads_end_with_their_connection() -> None:
     """Pipelined requests fill the socket; the call ends at its limit and the connection with it."""
     with running(lambda: make(receive_seconds=0.5, max_call_seconds=0.5)) as run:

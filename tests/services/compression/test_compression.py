@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -202,6 +203,31 @@ def test_inspect_reads_the_header_alone(client: CompressionClient, archive: Comp
     payload_damaged = bytearray(made.stream)
     payload_damaged[len(payload_damaged) // 2] ^= 255
     assert client.inspect(bytes(payload_damaged)) == info, "the payload is not looked at"
+
+
+def test_no_header_is_read_on_the_event_loop(
+    stub: Any, archive: CompressionFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The profile in a header may have a MiB of text: 256 streams in one request would be seconds of everybody's."""
+    loops: list[bool] = []
+
+    def recorded(*args: Any) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            loops.append(False)
+        else:
+            loops.append(True)
+        return inspect(*args)
+
+    stream = archive.codecs.coder.named().compress([archive.raster(0)], 3)[0]
+    monkeypatch.setattr("services.compression.work.inspect", recorded)
+    stub.Inspect(pb.InspectRequest(stream=stream), timeout=60)
+    stub.Decompress(pb.DecompressRequest(stream=stream), timeout=60)
+    stub.HashStream(pb.HashStreamRequest(stream=stream), timeout=60)
+    stub.Transcode(pb.TranscodeRequest(stream=stream), timeout=60)
+    assert len(loops) >= 4
+    assert not any(loops)
 
 
 def test_transcode_is_decode_then_encode(client: CompressionClient, archive: CompressionFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import tracemalloc
 from typing import Any
 
 import httpx
@@ -89,6 +90,18 @@ def test_no_more_data_is_read_than_the_shape_says() -> None:
     with pytest.raises(UsageError, match="do not fill"):
         input_array(request, "x", "INT32", (), 4)
     assert len(read) == 3
+
+
+def test_no_more_texts_are_made_than_the_shape_says() -> None:
+    """Short texts take ten times their bytes: 16 MiB of them were 150 MiB and a second of the interpreter's lock."""
+    request = binary("BYTES", (struct.pack("<I", 2) + b"ab") * 500_000, [1])
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match="do not fill"):
+            input_array(request, "x", "BYTES", (), 4)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("size", [-1, 5, "4", None, 1.0, True, 2**70])
