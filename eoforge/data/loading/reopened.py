@@ -1,10 +1,11 @@
-"""Handle of a table that works in forked, spawned and pickled workers."""
+"""Handle of a table that worker processes open anew."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
 
+from eoforge.errors import UsageError
 from eoforge.storage.addresses import TableRef, open_table
 
 if TYPE_CHECKING:
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 class ReopenedTable:
     """Table at one version, opened anew in each process that reads it.
 
-    Lance reads in threads, and a fork copies no threads: a read through the handle of the parent process never ends.
-    The inherited handle is kept unused, because its end would wait for these threads, too.
+    Spawned workers, and those of a fork server, get table and version and open it themselves. A forked worker is
+    refused: Lance reads in threads, a fork copies none of them, and a table that the child opens anew works most of the
+    time and waits for ever at others.
 
     Attributes:
         ref: Table and version; without a version the newest is pinned.
@@ -29,17 +31,25 @@ class ReopenedTable:
             StoreError: The store cannot be reached or refuses access, or the table is damaged.
         """
         ref = TableRef.parse(table) if isinstance(table, str) else table
-        opened = open_table(ref)
-        self.ref = TableRef(ref.uri, int(opened.version))
-        self._opened = {os.getpid(): opened}
+        self._opened: lance.LanceDataset | None = open_table(ref)
+        self.ref = TableRef(ref.uri, int(self._opened.version))
+        self._process = os.getpid()
 
     @property
     def here(self) -> lance.LanceDataset:
-        """Table opened by this process."""
-        process = os.getpid()
-        if process not in self._opened:
-            self._opened[process] = open_table(self.ref)
-        return self._opened[process]
+        """Table opened by this process.
+
+        Raises:
+            UsageError: This process is a fork of the one that opened it.
+        """
+        if self._opened is None:
+            self._opened, self._process = open_table(self.ref), os.getpid()
+        if self._process != os.getpid():
+            raise UsageError(
+                f"{self.ref} cannot be read in a forked process, because Lance reads in threads, which a fork does not "
+                'copy. Start workers otherwise: DataLoader(..., multiprocessing_context="forkserver")'
+            )
+        return self._opened
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"ref": self.ref, "_opened": {}}
+        return {"ref": self.ref, "_opened": None, "_process": 0}

@@ -29,7 +29,7 @@ Sample = dict[str, torch.Tensor]
 
 
 class TorchgeoView(Dataset[Sample]):
-    """Map-style dataset of one split; see :func:`as_torchgeo`. Workers of a DataLoader may be forked or spawned."""
+    """Map-style dataset of one split; see :func:`as_torchgeo`. Workers of a DataLoader may not be forked."""
 
     def __init__(
         self,
