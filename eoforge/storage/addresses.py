@@ -187,9 +187,9 @@ def open_table(ref: TableRef | str) -> lance.LanceDataset:
         reason = plain(error)
         # Lance raises ValueError for an absent table, wrong credentials and a dead server alike.
         if any(word in reason.lower() for word in _ABSENT):
-            if ref.version is not None:
-                newest = open_table(TableRef(ref.uri))  # raises if there is no such table
-                raise NotFound(f"{ref.uri} has no version {ref.version}; it has {_versions(newest)}") from error
+            if ref.version is not None and table_exists(ref.uri):
+                held = _versions(open_table(TableRef(ref.uri)))
+                raise NotFound(f"{ref.uri} has no version {ref.version}; it has {held}") from error
             raise NotFound(f"no Lance table at {ref}: {reason}") from error
         raise StoreError(f"cannot open {ref}: {reason}. Check with `eoforge doctor`.") from error
 

@@ -50,7 +50,7 @@ def test_several_processes_run_under_torchrun(job: TrainingJob) -> None:
 
 
 def test_real_command_reports_its_own_error(job: TrainingJob) -> None:
-    with pytest.raises(NotFound, match=r"training ss-cm-rsir-\w+ failed: no Lance table at .*patches.lance"):
+    with pytest.raises(NotFound, match=r"training ss-cm-rsir-\w+ failed: no Lance table at .*patches.lance@3"):
         LocalLauncher().train(job, timeout_s=600)
 
 
