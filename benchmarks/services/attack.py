@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.services.attack_cases import Attack, cases
+from benchmarks.services.attack_cases import WARM, Attacker, cases
 from benchmarks.services.attack_services import SERVICES, Neighbour, Secrets, Served
 
 WARM_S, IDLE_S, LEAD_S, AFTER_S = 2.0, 3.0, 0.2, 1.0
@@ -52,26 +52,27 @@ def payloads(folder: Path) -> tuple[bytes, bytes]:
 def attacked(kind: str, folder: Path, files: Secrets, small: bytes, dear: bytes, only: str) -> list[dict[str, Any]]:
     """The table of one service."""
     rows: list[dict[str, Any]] = []
-    chosen = {name: attack for name, attack in cases(kind).items() if only in name}
+    chosen = [name for name in cases(kind) if only in name]
     if not chosen:
         return rows
     served = Served(kind, folder, files)
-    neighbour = Neighbour(served, files, small)
+    neighbour, attacker = Neighbour(served, files, small), Attacker(served, files, small, dear)
     try:
-        for number, (name, attack) in enumerate(chosen.items()):
+        for number, name in enumerate(chosen):
             if not served.process.is_alive() or served.status("VmRSS") > served.idle_mib + ALLOWED_MIB / 4:
-                neighbour.stop()
-                served.stop()
+                for one in (attacker, neighbour, served):
+                    one.stop()
                 served = Served(kind, folder, files)
-                neighbour = Neighbour(served, files, small)
+                neighbour, attacker = Neighbour(served, files, small), Attacker(served, files, small, dear)
                 number = 0
             if not number:
+                attacker.send(WARM)
                 watched(neighbour, partial(time.sleep, WARM_S))
                 served.idle_mib = served.status("VmRSS")
             idle, _ = watched(neighbour, partial(time.sleep, IDLE_S))
             served.forget_peak()
             since = time.monotonic()
-            seen, codes = watched(neighbour, partial(attack, Attack(served, files, small, dear)))
+            seen, codes = watched(neighbour, partial(attacker.send, name))
             row = {
                 "service": kind,
                 "case": name,
@@ -92,8 +93,8 @@ def attacked(kind: str, folder: Path, files: Secrets, small: bytes, dear: bytes,
             rows.append(row)
             print(line_of(row), flush=True)
     finally:
-        neighbour.stop()
-        served.stop()
+        for one in (attacker, neighbour, served):
+            one.stop()
     return rows
 
 

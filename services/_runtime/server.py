@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -189,6 +190,9 @@ class Server:
             self.health_port = _bind(probes, settings.host, settings.health_port, None)
             self._grpc.append(probes)
         await self._start_rest(inference, authenticator, quota, reception, files)
+        # What is loaded stays: to look through it at each full collection would take 300 ms on the event loop.
+        gc.collect()
+        gc.freeze()
         for started in self._grpc:
             await started.start()
         if service.inference_on_demand:
