@@ -40,7 +40,8 @@ cluster: env     ## the charts on a real control plane, with KServe and Trainer 
 cluster-pods: env ## the charts in real pods on a node of this machine: needs root, containerd and podman, and builds images
 	$(BIN)/python -m tests.cluster.pods.machine
 	$(BIN)/python -m tests.cluster.binaries --pods
-	$(BIN)/python -m pytest tests/cluster/pods -n 0 $(CLUSTER_ARGS)
+	$(BIN)/python -m tests.cluster.pods.images
+	$(BIN)/python -m pytest tests/cluster/pods -n 0 --timeout 1200 -o timeout_func_only=true $(CLUSTER_ARGS)
 
 lint: env        ## style and the direction of imports
 	$(BIN)/ruff check .
