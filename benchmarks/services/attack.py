@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.services.attack_cases import WARM, Attacker, cases
-from benchmarks.services.attack_services import SERVICES, Neighbour, Secrets, Served
+from benchmarks.services.attack_services import PREDICTION_BUNDLE, SERVICES, Neighbour, Secrets, Served
 
 WARM_S, IDLE_S, LEAD_S, AFTER_S = 2.0, 3.0, 0.2, 1.0
 ALLOWED_MIB, ALLOWED_TIMES = 256.0, 5.0
 DEAR_SIDE = 1020
+MOST_PATCHES = 32
 
 
 def payloads(folder: Path) -> tuple[bytes, bytes]:
@@ -47,6 +48,19 @@ def payloads(folder: Path) -> tuple[bytes, bytes]:
     flat = {band: np.full((side, side), 1500, np.uint16) for band, side in sides.items()}
     [dear] = coder.compress([Raster(flat)], rate)
     return tuple(bytes(pb.DecompressRequest(stream=s).SerializeToString()) for s in (small, dear))  # type: ignore[return-value]
+
+
+def patches(folder: Path) -> tuple[bytes, bytes]:
+    """Requests of predictions: of one patch, and of as many as one request may hold."""
+    import numpy as np
+
+    from benchmarks.services.prediction import patches_of, request_of, untrained_bundle
+    from eoforge.methods.reben.config import Config
+
+    (folder / PREDICTION_BUNDLE).write_text(untrained_bundle(str(folder), Config.tiny()).uri)
+    [one] = patches_of(1)
+    many = {name: np.repeat(pixels, MOST_PATCHES, axis=0) for name, pixels in one.items()}
+    return request_of(one).SerializeToString(), request_of(many).SerializeToString()
 
 
 def attacked(kind: str, folder: Path, files: Secrets, small: bytes, dear: bytes, only: str) -> list[dict[str, Any]]:
@@ -129,8 +143,12 @@ def main() -> None:
         folder = Path(made)
         files = Secrets(folder)
         files.write()
-        small, dear = payloads(folder) if {"compression", "retrieval"} & set(arguments.services) else (b"", b"")
-        rows = [r for kind in arguments.services for r in attacked(kind, folder, files, small, dear, arguments.only)]
+        streams = payloads(folder) if {"compression", "retrieval"} & set(arguments.services) else (b"", b"")
+        images = patches(folder) if "prediction" in arguments.services else (b"", b"")
+        rows = []
+        for kind in arguments.services:
+            small, dear = images if kind == "prediction" else streams
+            rows += attacked(kind, folder, files, small, dear, arguments.only)
     if arguments.out:
         arguments.out.write_text(json.dumps({"cases": rows}, indent=2) + "\n")
 

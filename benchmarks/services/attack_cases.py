@@ -19,21 +19,22 @@ from typing import Any
 
 import grpc
 
-from benchmarks.services.attack_services import PROBES, SPAWN, Secrets, Served, channel
+from benchmarks.services.attack_services import OIP, PROBES, SPAWN, Secrets, Served, channel
 
 TIMEOUT_S = 20.0
 HALF_S = 6.0
 MIB = 1 << 20
 LEAST_NICE = 19
-OIP = "/inference.GRPCInferenceService/ModelInfer"
 MODELS = {
     "retrieval": "eoforge-retrieval-search-s1",
     "compression": "eoforge-compression-decompress-s2",
+    "prediction": "eoforge-predict-s1s2",
     "federation": "eoforge-federation-runs",
 }
 REPEATED = {
     "retrieval": ("/eoforge.api.retrieval.v1.RetrievalService/Encode", b"\x0a\x00"),
     "compression": ("/eoforge.api.compression.v1.CompressionService/Compress", b"\x12\x00"),
+    "prediction": (OIP, b"\x2a\x00"),
     "federation": ("/eoforge.api.federation.v1.FederationService/PrepareModel", b"\x0a\x00"),
 }
 """A method, and an empty message in a repeated field of its request (of a raster's bands, in Compress)."""
@@ -152,6 +153,22 @@ def _numbers(count: int) -> bytes:
     return b'{"inputs":[{"name":"x","shape":[%d],"datatype":"INT32","data":[%s]}]}' % (count, data)
 
 
+def _pixels() -> bytes:
+    from benchmarks.services.prediction import patches_of
+    from services._runtime.oip.tensors import DATATYPES
+
+    inputs = [
+        {
+            "name": name,
+            "shape": list(array.shape),
+            "datatype": DATATYPES[array.dtype.name],
+            "data": array.ravel().tolist(),
+        }
+        for name, array in patches_of(1)[0].items()
+    ]
+    return json.dumps({"inputs": inputs}).encode()
+
+
 def _decompress(payload: bytes, count: int) -> bytes:
     from eoforge.api.compression.v1 import compression_pb2 as pb
 
@@ -198,6 +215,9 @@ def cases(kind: str) -> dict[str, Callable[[Attack], Counter[str]]]:
         common["12 small streams that decode for long"] = lambda a: a.calls(PROBES[kind][0], a.dear, 12)
         common["20 x pixels of a patch as JSON"] = lambda a: a.posts(_decompress(a.payload, 1), 20)
         common["20 x pixels of 32 patches as JSON"] = lambda a: a.posts(_decompress(a.payload, 32), 20)
+    if kind == "prediction":
+        common["40 x 32 patches"] = lambda a: a.calls(OIP, a.dear, 40)
+        common["20 x pixels of a patch as JSON"] = lambda a: a.posts(_pixels(), 20)
     if kind == "federation":
         common["64 idle uploads"] = lambda a: a.streams(_manifest(), 64, 6.0, per_stream=1)
     return common

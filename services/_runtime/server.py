@@ -50,6 +50,12 @@ PROBE_OPTIONS = (
     ("grpc.max_receive_message_length", 1024),
     ("grpc.compression_enabled_algorithms_bitset", 1),
 )
+CONNECTION_BOUNDS = (
+    "grpc.max_allowed_incoming_connections",
+    "grpc.server_handshake_timeout_ms",
+    "grpc.max_connection_idle_ms",
+)
+"""Options of the gRPC port that hold for the port of health checks, too: it knows no callers."""
 SWITCH_SECONDS = 0.001
 ADMISSION_SECONDS = 1.0
 """Time between two checks of the callers of open calls."""
@@ -177,7 +183,8 @@ class Server:
             self.certificate_port = _bind(server, settings.host, second, _credentials(files, mutual=True))
         self._grpc.append(server)
         if settings.health_port is not None:
-            probes = grpc.aio.server(options=PROBE_OPTIONS, maximum_concurrent_rpcs=MAX_PROBES)
+            bounds = [(name, value) for name, value in options if name in CONNECTION_BOUNDS]
+            probes = grpc.aio.server(options=(*PROBE_OPTIONS, *bounds), maximum_concurrent_rpcs=MAX_PROBES)
             # Check alone: a kubelet never watches, and streams of Watch would take the places of its probes.
             check = grpc.unary_unary_rpc_method_handler(
                 self._health.Check,
