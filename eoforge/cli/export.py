@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eoforge.cli.output import Json, emit
+from eoforge.cli.output import Json, emit, say
 
 
 def export(
@@ -50,14 +50,20 @@ def export_hits(hits: Sequence[Mapping[str, Any]], out: str) -> None:
     }
     if any("window" in hit for hit in hits):  # an image that was cut into several queries
         columns["window"] = pa.list_(pa.int32())
+    if any("owner" in hit for hit in hits):
+        columns["owner"] = pa.string()
     seen: Counter[tuple[int, ...]] = Counter()
-    rows = []
+    rows, shown = [], [hit for hit in hits if hit["footprint"] is not None]
+    if len(shown) < len(hits):
+        say(f"{len(hits) - len(shown)} of {len(hits)} hits are not exported: their owners withhold the footprint")
     for hit in hits:
         query = tuple(hit.get("window", ()))
         seen[query] += 1
+        if hit["footprint"] is None:
+            continue
         rows.append({**hit, "rank": seen[query], "labels": list(hit["labels"])})
     table = pa.Table.from_pylist(
         [{k: row[k] for k in columns} for row in rows], schema=pa.schema(list(columns.items()))
     )
     with new_path(out) as path:
-        write_boxes(path, table, np.array([hit["footprint"] for hit in hits], dtype=np.float64))
+        write_boxes(path, table, np.array([hit["footprint"] for hit in shown], dtype=np.float64))
