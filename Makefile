@@ -28,7 +28,7 @@ $(STAMP): requirements/dev.txt pyproject.toml services/console/package-lock.json
 demo: env        ## archive -> table -> trained model -> index -> service -> answered queries -> demo/report.html
 	$(BIN)/eoforge demo --method $(METHOD) $(DEMO_ARGS)
 
-demo-federated: env ## four silos and a coordinator with mutual TLS, two kill -9 on the way -> demo-federated/report.html
+demo-federated: env ## four silos and a coordinator with mutual TLS, two kill -9, one search across all -> demo-federated/report.html
 	$(BIN)/eoforge federate demo $(DEMO_ARGS)
 
 test: env        ## all tests (kernels in two processes: plain, then through the Triton interpreter)

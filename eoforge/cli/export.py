@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eoforge.cli.output import Json, emit
+from eoforge.cli.output import Json, emit, say
 
 
 def export(
@@ -39,4 +39,6 @@ def export_hits(hits: Sequence[Mapping[str, Any]], out: str) -> None:
     from eoforge.data.export.hits import write_hits
 
     with new_path(out) as path:
-        write_hits(hits, path)
+        withheld = write_hits(hits, path)
+    if withheld:
+        say(f"{withheld} of {len(hits)} hits are not exported: their owners withhold the footprint")

@@ -46,6 +46,9 @@
 - settings.readWorkers
 - settings.readSeconds
 - settings.searchQueue
+- settings.owner
+- upstreams
+- partners
 - kserve.enabled
 - kserve.cpuLimit
 - kserve.clusterLocal
