@@ -143,6 +143,8 @@ class IndexSnapshot:
     def metadata(self, rows: Rows | None = None) -> pa.Table:
         """``METADATA_COLUMNS`` of rows, in their order; of all rows if none are given."""
         rows = np.arange(len(self)) if rows is None else rows
+        if len(self.segments) == 1:
+            return self.segments[0].metadata(rows)
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
         order = np.argsort(numbers, kind="stable")
         parts = [

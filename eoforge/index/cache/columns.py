@@ -42,6 +42,8 @@ _CELLS = (int(180 / _CELL_DEGREES), int(360 / _CELL_DEGREES))
 _NARROW = 8
 """A range below one in so many rows is looked at row by row, a larger one with all rows."""
 _BLOCK = 1 << 20
+_COMPARED = 8
+"""Names that are faster to compare one after the other than to look up: 0.05 ms each against 0.9 ms of 549,488 rows."""
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -153,7 +155,7 @@ class FilterColumns:
         keep: Mask = (self._arrays["flags"][at] & np.uint8(bits)) == set_bits
         for name, values in (("country", wanted.countries), ("split", wanted.splits)):
             if values:
-                keep &= np.array([False, *(n in values for n in self._names[name])])[self._arrays[name][at]]
+                keep &= _is_any(self._arrays[name][at], [n in values for n in self._names[name]])
         if wanted.labels_any or wanted.labels_all:
             labels = self._arrays["labels"][at]
             if wanted.labels_any:
@@ -181,7 +183,9 @@ class FilterColumns:
         sizes = [sum(len(part) for part in parts) for parts in ranges]
         if not sizes or min(sizes) * _NARROW > len(self):
             return None
-        return np.unique(np.concatenate([_NO_ROWS, *ranges[int(np.argmin(sizes))]])).astype(np.int64)
+        rows = np.sort(np.concatenate([_NO_ROWS, *ranges[int(np.argmin(sizes))]])).astype(np.int64)
+        # A box across the 180th meridian may name a row twice. np.unique took six times as long.
+        return rows[np.diff(rows, prepend=-1) > 0]
 
     def _dates(self, first: datetime | None, until: datetime | None) -> list[Array]:
         order, acquired = self._arrays["by_time"], self._arrays["acquired"]
@@ -228,6 +232,18 @@ def _first_at_least(order: Array, values: Array, bound: int) -> int:
         else:
             high = middle
     return low
+
+
+def _is_any(numbers: Array, wanted: list[bool]) -> Mask:
+    """Whether each number, from 1 on, is a wanted one."""
+    chosen = np.flatnonzero(wanted) + 1
+    if len(chosen) > _COMPARED:
+        found: Mask = np.array([False, *wanted])[numbers]
+        return found
+    found = np.zeros(len(numbers), dtype=bool)
+    for number in chosen:
+        found |= numbers == number
+    return found
 
 
 def _touches(rows: npt.NDArray[np.float64], box: BoundingBox) -> Mask:

@@ -18,6 +18,7 @@ import json
 import math
 import shutil
 import zlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,6 +69,7 @@ class Segment:
         self.columns = FilterColumns(arrays, manifest["names"], lacking)
         with pa.memory_map(str(folder / _METADATA)) as source, pa.ipc.open_file(source) as reader:
             self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        self._first_ids = [batch.column(0)[0].as_py() for batch in self._batches]
         self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)])
 
     @classmethod
@@ -99,6 +101,8 @@ class Segment:
         """Metadata of rows, in their order; a row may come twice."""
         if not len(rows):
             return _SCHEMA.empty_table()
+        if len(self._batches) == 1:
+            return pa.Table.from_batches([self._batches[0].take(pa.array(rows))])
         number = np.searchsorted(self._starts, rows, side="right") - 1
         order = np.argsort(number, kind="stable")
         parts = [
@@ -116,19 +120,13 @@ class Segment:
 
     def row_of(self, patch_id: str) -> int | None:
         """Row of a patch; None if it is not in the segment. Reads as many ids as a search by halves."""
-        low, high = 0, len(self)
-        while low < high:
-            middle = (low + high) // 2
-            if self.id_at(middle) < patch_id:
-                low = middle + 1
-            else:
-                high = middle
-        return low if low < len(self) and self.id_at(low) == patch_id else None
-
-    def id_at(self, row: int) -> str:
-        """Id of the patch of a row."""
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return str(self._batches[number].column(0)[row - int(self._starts[number])])
+        number = bisect_right(self._first_ids, patch_id) - 1
+        if number < 0:
+            return None
+        ids = self._batches[number].column(0)
+        row = bisect_left(range(len(ids)), patch_id, key=lambda i: ids[i].as_py())
+        found = row < len(ids) and ids[row].as_py() == patch_id
+        return int(self._starts[number]) + row if found else None
 
 
 class SegmentWriter:

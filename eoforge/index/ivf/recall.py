@@ -38,7 +38,9 @@ def measure(table: lance.LanceDataset, partitions: int, seed: int = 0) -> tuple[
     directions = [(source, target) for source, target in directions if target in radius]
     found: dict[int, float] = {}
     for probes in probe_settings(partitions):
-        recalls = [_recall(table, samples[source], target, radius[target], probes) for source, target in directions]
+        recalls = [
+            _recall(table, samples[source], target, radius[target], probes, partitions) for source, target in directions
+        ]
         found[probes] = round(float(min(recalls, default=1.0)), 4)
         if found[probes] >= ENOUGH:
             break
@@ -72,12 +74,16 @@ def _exact(table: lance.LanceDataset, width: int, queries: dict[str, Codes]) -> 
     return best
 
 
-def _recall(table: lance.LanceDataset, queries: Codes, target: str, exact: Codes, probes: int) -> float:
+def _recall(
+    table: lance.LanceDataset, queries: Codes, target: str, exact: Codes, probes: int, partitions: int
+) -> float:
     """Share of hits that are not farther than the last exact one, over all queries."""
-    from eoforge.index.ivf.search import nearest
+    from eoforge.index.ivf.search import probed
 
     good = 0
     for query, distances in zip(queries, exact, strict=True):
-        found = nearest(table, query, len(distances), f"modality = '{target}'", probes).column("_distance").to_numpy()
+        size = (len(distances), len(distances))
+        rows = probed(table, query, size, f"modality = '{target}'", probes, partitions)
+        found = rows.column("_distance").to_numpy()
         good += int(np.count_nonzero(found <= distances[-1]))
     return good / exact.size

@@ -189,7 +189,11 @@ class IvfSnapshot:
         limit = min(k + _SPARE, candidates)
         while True:
             try:
-                rows = nearest(self._table, query, limit, where, probes)
+                rows = (
+                    nearest(self._table, query, limit, where, None)
+                    if probes is None or self.ivf is None
+                    else probed(self._table, query, (k, limit), where, probes, self.ivf.partitions)
+                )
             except (OSError, RuntimeError, ValueError) as error:  # Lance has no errors of its own
                 raise StoreError(f"cannot search the codes: {plain(error)}") from error
             distances = rows.column("_distance").to_numpy().astype(np.int32)
@@ -237,11 +241,9 @@ class IvfSnapshot:
 def nearest(
     table: lance.LanceDataset, query: npt.NDArray[np.uint8], k: int, where: str, probes: int | None
 ) -> pa.Table:
-    """Patch ids, row ids and distances of the nearest rows that pass a condition, by ``probes`` partitions or all rows.
-
-    More partitions are read where those hold fewer than ``k`` such rows.
-    """
-    how: dict[str, Any] = {"use_index": False} if probes is None else {"minimum_nprobes": probes}
+    """Patch ids, row ids and distances of the nearest rows that pass a condition, in ``probes`` partitions or all."""
+    # Not minimum_nprobes: without a maximum, Lance reads all partitions as soon as there is a condition.
+    how: dict[str, Any] = {"use_index": False} if probes is None else {"nprobes": probes}
     return table.to_table(
         columns=["patch_id", "_distance"],
         nearest={"column": "code", "q": query, "k": k, "metric": "hamming", **how},
@@ -249,3 +251,29 @@ def nearest(
         prefilter=True,
         with_row_id=True,
     )
+
+
+def probed(
+    table: lance.LanceDataset,
+    query: npt.NDArray[np.uint8],
+    size: tuple[int, int],
+    where: str,
+    probes: int,
+    partitions: int,
+) -> pa.Table:
+    """As :func:`nearest`, with more partitions where ``probes`` of them hold too few rows that pass the condition.
+
+    Args:
+        table: Table with the index.
+        query: ``[K/8]`` uint8.
+        size: Fewest and most rows of the answer; there are as many as the fewest.
+        where: Condition.
+        probes: Partitions to read first.
+        partitions: All partitions.
+    """
+    fewest, most = size
+    while True:
+        rows = nearest(table, query, most, where, probes)
+        if len(rows) >= fewest or probes >= partitions:
+            return rows
+        probes = min(4 * probes, partitions)
