@@ -35,6 +35,10 @@
 - settings.modelName
 - settings.device
 - settings.pollSeconds
+- settings.cacheFolder
+- settings.cacheBytes
+- settings.minRecall
+- settings.indexMemoryBytes
 - settings.maxPageSize
 - settings.maxImages
 - settings.maxImageBytes

@@ -64,7 +64,7 @@ def hits_csv(hits: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _columns(hits: Sequence[Mapping[str, Any]]) -> dict[str, pa.DataType]:
-    return COLUMNS | {name: kind for name, kind in OPTIONAL.items() if any(name in hit for hit in hits)}
+    return COLUMNS | {name: kind for name, kind in OPTIONAL.items() if any(hit.get(name) for hit in hits)}
 
 
 def _ranked(hits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
