@@ -16,12 +16,13 @@ help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
 env: $(STAMP)    ## create .venv from the locked requirements
-$(STAMP): requirements/dev.txt pyproject.toml
+$(STAMP): requirements/dev.txt pyproject.toml services/console/package-lock.json
 	command -v $(PYTHON) >/dev/null || { echo "eoforge needs Python 3.11; '$(PYTHON)' was not found. Install it, or name yours: make PYTHON=python3 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --no-deps --editable .
+	$(BIN)/python -m scripts.console_assets --development
 	touch $@
 
 demo: env        ## archive -> table -> trained model -> index -> service -> answered queries -> demo/report.html

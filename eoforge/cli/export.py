@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -31,33 +30,8 @@ def export_hits(hits: Sequence[Mapping[str, Any]], out: str) -> None:
     Raises:
         UsageError: ``out`` exists already or is no local path.
     """
-    import numpy as np
-    import pyarrow as pa
-
     from eoforge.data.export.folder import new_path
-    from eoforge.data.export.parquet import write_boxes
+    from eoforge.data.export.hits import write_hits
 
-    columns: dict[str, pa.DataType] = {
-        "rank": pa.int32(),
-        "patch_id": pa.string(),
-        "modality": pa.string(),
-        "distance": pa.int32(),
-        "country": pa.string(),
-        "split": pa.string(),
-        "labels": pa.list_(pa.string()),
-        "acquired": pa.timestamp("us", tz="UTC"),
-        "epsg": pa.int32(),
-    }
-    if any("window" in hit for hit in hits):  # an image that was cut into several queries
-        columns["window"] = pa.list_(pa.int32())
-    seen: Counter[tuple[int, ...]] = Counter()
-    rows = []
-    for hit in hits:
-        query = tuple(hit.get("window", ()))
-        seen[query] += 1
-        rows.append({**hit, "rank": seen[query], "labels": list(hit["labels"])})
-    table = pa.Table.from_pylist(
-        [{k: row[k] for k in columns} for row in rows], schema=pa.schema(list(columns.items()))
-    )
     with new_path(out) as path:
-        write_boxes(path, table, np.array([hit["footprint"] for hit in hits], dtype=np.float64))
+        write_hits(hits, path)

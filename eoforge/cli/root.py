@@ -20,6 +20,7 @@ import typer
 from typer import rich_utils
 
 from eoforge.cli.compression.commands import compress, decompress, inspect
+from eoforge.cli.console import console
 from eoforge.cli.construct import construct
 from eoforge.cli.demo.command import demo
 from eoforge.cli.doctor import doctor
@@ -65,6 +66,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "noise": noise,
     "audit": audit,
     "review": review,
+    "console": console,
     "doctor": doctor,
     "demo": demo,
 }

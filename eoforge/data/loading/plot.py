@@ -86,6 +86,27 @@ def s1_composite(s1: npt.NDArray[np.float32]) -> RGB:
     return _stretched(np.stack([vv, vh, vv - vh], axis=-1), low, high)
 
 
+def composite(red: npt.NDArray[Any], green: npt.NDArray[Any], blue: npt.NDArray[Any]) -> RGB:
+    """False-colour image of three bands of one grid, each between its own 2nd and 98th percentile.
+
+    Args:
+        red: ``[H, W]``.
+        green: ``[H, W]``.
+        blue: ``[H, W]``.
+
+    Returns:
+        uint8 ``[H, W, 3]``.
+    """
+    bands = np.stack([red, green, blue], axis=-1).astype(np.float32)
+    low, high = np.percentile(bands, (2, 98), axis=(0, 1)).astype(np.float32)
+    return _stretched(bands, low, np.maximum(high, low + 1e-3))
+
+
+def grey(band: npt.NDArray[Any]) -> RGB:
+    """Grey image of one band ``[H, W]`` between its 2nd and 98th percentile, uint8 ``[H, W, 3]``."""
+    return composite(band, band, band)
+
+
 _RADAR_EXAMPLES = {
     "water": (-21.0, -28.0),
     "fields": (-13.0, -20.0),
