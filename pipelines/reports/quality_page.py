@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS
 from eoforge.data.labels import CLASSES
+from eoforge.data.tables.contents import class_rows
 from eoforge.data.tables.statistics import S1_EDGES, S2_EDGES
 from eoforge.methods.evaluation.answers import radar_legend
 from eoforge.report import Html, concat, element, escape, figure, image, page, section, table, tiles
-from pipelines.reports.quality import MAX_QUARANTINE_ROWS, Quality, Sample, class_rows
+from pipelines.reports.quality import MAX_QUARANTINE_ROWS, Quality, Sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

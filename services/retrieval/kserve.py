@@ -16,7 +16,6 @@ from kserve import InferRequest, InferResponse, Model
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.client.messages import owner_status
 from eoforge.data.bands import GROUPS, require_modality
-from eoforge.data.search_filter import SearchFilter
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
 from eoforge.index.ivf.table import require_recall
 from eoforge.index.search import MAX_K

@@ -11,16 +11,17 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from eoforge.bundle import Bundle, write_bundle
+from eoforge.bundle import Bundle, read_steps, scalar_metrics, write_bundle
 from eoforge.data.ingest.run import ingest
 from eoforge.data.labels import CLASSES
 from eoforge.data.records import record_batch
 from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.data.tables.commit import create_table
+from eoforge.data.tables.contents import class_rows
 from eoforge.data.tables.schema import PATCHES
 from eoforge.storage.addresses import TableRef, open_table
-from pipelines.reports.curves import curves_html, read_steps, scalar_metrics
-from pipelines.reports.quality import SAMPLES, Quality, class_rows, collect, quality_markdown
+from pipelines.reports.curves import curves_html
+from pipelines.reports.quality import SAMPLES, Quality, collect, quality_markdown
 from pipelines.reports.quality_page import _map, coastlines, quality_html
 from pipelines.reports.retrieval import metrics_markdown
 from tests.pipelines.conftest import DamagedArchive
