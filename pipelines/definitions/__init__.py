@@ -23,4 +23,5 @@ PIPELINES: tuple[str, ...] = (
     "evaluate",
     "archive_to_service",
     "federate",
+    "active_learning",
 )

@@ -13,8 +13,10 @@ from eoforge.storage.addresses import TableRef
 from services._runtime.fair import FairPool
 from services._runtime.server import Server, Service
 from services.process import serve
+from services.retrieval.across import Across
 from services.retrieval.batching import EncodeBatcher
 from services.retrieval.kserve import EncodeModel, SearchModel
+from services.retrieval.partners import Partners
 from services.retrieval.servicer import RetrievalServicer
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.state import IndexHolder
@@ -42,7 +44,8 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
     pool = FairPool(settings.search_workers, settings.search_queue, "searches")
     # Threads of their own: a store that hangs stops no search that needs none.
     reads = FairPool(settings.read_workers, settings.search_queue, "reads", settings.read_seconds)
-    servicer = RetrievalServicer(settings, index, batcher, pool, reads)
+    across, partners = Across(settings, pool), Partners(settings.owner, settings.partners, pool)
+    servicer = RetrievalServicer(settings, index, batcher, pool, reads, across, partners)
 
     async def answer() -> None:
         for model in models:
@@ -57,12 +60,13 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
     async def stop() -> None:
         await index.stop()
         await batcher.stop()
+        await across.stop()
         pool.stop()
         reads.stop()
 
     models: list[EncodeModel | SearchModel] = [
-        *(EncodeModel(settings, modality, index, batcher, pool) for modality in MODALITIES),
-        *(SearchModel(settings, modality, index, pool) for modality in MODALITIES),
+        *(EncodeModel(settings, modality, index, batcher, pool, partners) for modality in MODALITIES),
+        *(SearchModel(settings, modality, index, pool, across, partners) for modality in MODALITIES),
     ]
 
     def register(server: grpc.aio.Server) -> None:
