@@ -29,6 +29,7 @@ CASES: dict[str, str] = {
     "construct_shard": "benchmarks.data.construct --shards 1 --loop-columns 8",
     "loader": "benchmarks.data.loader",
     "search": "benchmarks.index.search",
+    "scale": "benchmarks.scale",
     "retrieval_service": "benchmarks.services.retrieval",
     "compression_service": "benchmarks.services.compression",
     "attack": "benchmarks.services.attack",
