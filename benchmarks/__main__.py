@@ -42,6 +42,7 @@ CASES: dict[str, str] = {
     "cross_modal": "benchmarks.methods.cross_modal",
     "rs_jcif": "benchmarks.methods.rs_jcif",
     "reben": "benchmarks.methods.reben epochs=12",
+    "anneal": "benchmarks.anneal",
     "prediction_service": "benchmarks.services.prediction",
     "codec_lossless": "benchmarks.codec.lossless",
     "codec_speed": "benchmarks.codec.speed",

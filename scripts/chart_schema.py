@@ -128,12 +128,12 @@ def settings_schema(module: str) -> dict[str, Any]:
 
 def settings_class(module: str) -> Any:
     """The settings class that ``module`` defines."""
-    from services._runtime.settings import RuntimeSettings
+    from services._runtime.settings import HttpSettings
 
     (cls,) = (
         value
         for value in vars(importlib.import_module(module)).values()
-        if inspect.isclass(value) and issubclass(value, RuntimeSettings) and value.__module__ == module
+        if inspect.isclass(value) and issubclass(value, HttpSettings) and value.__module__ == module
     )
     return cls
 

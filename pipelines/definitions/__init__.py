@@ -22,4 +22,5 @@ PIPELINES: tuple[str, ...] = (
     "evaluate",
     "archive_to_service",
     "federate",
+    "active_learning",
 )

@@ -16,8 +16,8 @@ from kserve import InferRequest, InferResponse, Model
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.client.messages import owner_status
 from eoforge.data.bands import GROUPS, require_modality
-from eoforge.data.search_filter import SearchFilter
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
+from eoforge.index.ivf.table import require_recall
 from eoforge.index.search import MAX_K
 from services._runtime.fair import FairPool
 from services._runtime.oip.answers import flag, require_json_fits, response
@@ -101,7 +101,8 @@ class SearchModel(Model):
     """Search model: codes or patch ids to the ``k`` nearest patches of one sensor.
 
     Parameters of the request mean what the fields of the typed API mean: ``query_modality`` (s1 or s2) is the sensor of
-    the patches, ``filter`` a Filter message in its JSON form, ``across`` asks other owners too (one query a request).
+    the patches, ``filter`` a Filter message in its JSON form, ``min_recall`` a number, ``across`` asks other owners too
+    (one query a request).
     """
 
     def __init__(
@@ -174,9 +175,8 @@ class SearchModel(Model):
         count = len(codes) * min(k, len(snapshot))
         require_json_fits(payload, {"patch_id": count, "distance": count}, self._settings)
         chosen = answers.search_filter(_filter_message(payload))
-        allow = None if chosen == SearchFilter() else snapshot.allow(chosen)
-        distances, rows = snapshot.index_of(self._modality).search(codes, k, allow)
-        ids = snapshot.metadata.column("patch_id").take(rows.ravel()).to_pylist()
+        distances, rows, *_ = snapshot.search(self._modality, codes, k, chosen, _min_recall(payload, self._settings))
+        ids = snapshot.metadata(rows.ravel()).column("patch_id").to_pylist()
         return {"patch_id": np.array(ids, dtype=object).reshape(rows.shape), "distance": distances}
 
     def _codes(self, payload: InferRequest, served: Served) -> Any:
@@ -187,8 +187,9 @@ class SearchModel(Model):
         if payload.get_input_by_name("code") is not None:
             raise UsageError("a search has input code or input patch_id; got both")
         modality = require_modality(_text(payload, "query_modality", MAX_MODALITY_CHARS))
-        rows = [answers.row_of(served.snapshot, name, modality) for name in input_texts(payload, "patch_id", limit)]
-        return served.snapshot.indexes[modality].codes[rows]
+        names = input_texts(payload, "patch_id", limit)
+        codes = [answers.code_of(served.snapshot, name, modality) for name in names]
+        return np.array(codes, np.uint8).reshape(len(names), -1)
 
 
 def _number_of_hits(payload: InferRequest) -> int:
@@ -229,6 +230,13 @@ def _filter_message(payload: InferRequest) -> pb.Filter:
         return json_format.ParseDict(found, pb.Filter())
     except (orjson.JSONDecodeError, json_format.ParseError) as error:
         raise UsageError("parameter filter must be a Filter of the typed API in its JSON form") from error
+
+
+def _min_recall(payload: InferRequest, settings: RetrievalSettings) -> float:
+    given = (payload.parameters or {}).get("min_recall", settings.min_recall)
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise UsageError("parameter min_recall must be a number")
+    return require_recall(float(given))
 
 
 def _text(payload: InferRequest, name: str, limit: int) -> str:

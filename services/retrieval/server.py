@@ -7,6 +7,8 @@ import grpc
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.data.bands import MODALITIES
+from eoforge.index.cache.folder import IndexCache
+from eoforge.index.snapshot import Opening
 from eoforge.storage.addresses import TableRef
 from services._runtime.fair import FairPool
 from services._runtime.server import Server, Service
@@ -35,7 +37,9 @@ def build(settings: RetrievalSettings, holder: IndexHolder | None = None) -> Ser
     settings.require_consistent()
     # Not None, with which a method takes a GPU if available: operators choose the device of a service.
     device = settings.device or "cpu"
-    index = holder or IndexHolder(TableRef.parse(settings.codes_uri), device, settings.poll_seconds)
+    store = IndexCache(settings.cache_folder, settings.cache_bytes)
+    how = Opening(device, store, settings.index_memory_bytes, settings.min_recall)
+    index = holder or IndexHolder(TableRef.parse(settings.codes_uri), how, settings.poll_seconds)
     batcher = EncodeBatcher(settings.encode_batch, settings.encode_delay_seconds, settings.encode_queue)
     pool = FairPool(settings.search_workers, settings.search_queue, "searches")
     # Threads of their own: a store that hangs stops no search that needs none.

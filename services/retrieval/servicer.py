@@ -15,6 +15,8 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.data.modalities import MODALITY_NAMES, RETRIEVAL_MODALITIES
 from eoforge.data.search_filter import SearchFilter
 from eoforge.errors import LimitExceeded, NotFound, UsageError
+from eoforge.index.ivf.search import IvfSnapshot
+from eoforge.index.ivf.table import EXACT, IVF, require_recall
 from eoforge.index.search import MAX_K
 from services._runtime.errors import OtherBundle, argument
 from services._runtime.fair import FairPool
@@ -111,7 +113,11 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
             embedding_dim=served.encoder.embedding_dim,
             patches_version=snapshot.info.patches.version,
             modalities=modalities,
+            engine=IVF if isinstance(snapshot, IvfSnapshot) else EXACT,
         )
+        if isinstance(snapshot, IvfSnapshot) and snapshot.ivf is not None:
+            settings = snapshot.ivf.recall.items()
+            index.recalls.extend(pb.ProbeRecall(partitions=probes, recall=recall) for probes, recall in settings)
         return pb.ListIndexesResponse(indexes=[index])
 
     async def _search(self, request: pb.SearchRequest, deadline: float | None) -> pb.SearchResponse:
@@ -128,8 +134,10 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
             raise NotFound(f"the index holds no codes of {target}")
         offset, size = self._page(request, version)
         search_filter = _filter(request)
+        with argument("min_recall"):
+            min_recall = require_recall(request.min_recall or self._settings.min_recall)
         code = await self._query_code(request, served, deadline)
-        response = await self._pool.run(answers.nearest, served, code, target, search_filter, offset, size)
+        response = await self._pool.run(answers.nearest, served, code, target, search_filter, offset, size, min_recall)
         if request.include_thumbnails and response.hits:
             await self._reads.run(answers.add_thumbnails, served, response.hits, target)
         end = offset + size
@@ -170,8 +178,9 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
                     raise LimitExceeded(f"patch_id may have at most {MAX_PATCH_ID_CHARS} characters")
             with argument("query_modality"):
                 modality = _modality(request.query_modality, "query_modality")
-            row = answers.row_of(served.snapshot, request.patch_id, modality)
-            return served.snapshot.indexes[modality].codes[row]
+            if isinstance(served.snapshot, IvfSnapshot):  # it reads the store
+                return await self._reads.run(answers.code_of, served.snapshot, request.patch_id, modality)
+            return answers.code_of(served.snapshot, request.patch_id, modality)
         if kind == "code":
             if len(request.code) != served.encoder.bits // 8:
                 with argument("code"):

@@ -8,6 +8,8 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from eoforge.errors import UsageError
+from eoforge.index.cache.folder import DEFAULT_BYTES
+from eoforge.index.ivf.search import DEFAULT_MEMORY
 from services._runtime.settings import MOST_BYTES, MOST_COUNT, MOST_SECONDS, MOST_THREADS, RuntimeSettings
 from services.retrieval.owners import EVERY_HUB, OWNER_PATTERN, Partner, Upstream, listed
 
@@ -21,6 +23,23 @@ class RetrievalSettings(RuntimeSettings):
     device: str | None = Field(None, description="Torch device of encoder and search; unset takes the CPU.")
     poll_seconds: float = Field(
         30.0, gt=0, le=MOST_SECONDS, description="How often to look for a newer version of the codes."
+    )
+
+    cache_folder: str | None = Field(
+        None, description="Folder of the local copy of the index; unset: eoforge/index in XDG_CACHE_HOME."
+    )
+    cache_bytes: int = Field(
+        DEFAULT_BYTES,
+        ge=1 << 20,
+        le=1 << 50,
+        description="Most bytes of that copy; the least recently used indexes make room.",
+    )
+
+    min_recall: float = Field(
+        1.0, gt=0, le=1, description="Least recall@10 of a search that names none; 1 is exact. For IVF indexes."
+    )
+    index_memory_bytes: int = Field(
+        DEFAULT_MEMORY, ge=1 << 20, le=1 << 40, description="Most bytes of an IVF index that stay in memory."
     )
 
     max_page_size: int = Field(1000, ge=1, le=1000, description="Most hits in one answer.")

@@ -31,7 +31,8 @@ class RetrievalServiceStub:
 
     A query becomes a binary code; hits are the patches whose codes differ from it in the fewest bits. The search is exact,
     with filters too, and ties are broken by patch id, so equal requests get equal answers as long as the index version
-    stays the same. A search across archives merges the hits of several owners by (distance, owner, patch id).
+    stays the same. Only an index whose engine is "ivf" may answer otherwise, and only where min_recall is below 1. A search
+    across archives merges the hits of several owners by (distance, owner, patch id).
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
@@ -80,7 +81,8 @@ class RetrievalServiceServicer:
 
     A query becomes a binary code; hits are the patches whose codes differ from it in the fewest bits. The search is exact,
     with filters too, and ties are broken by patch id, so equal requests get equal answers as long as the index version
-    stays the same. A search across archives merges the hits of several owners by (distance, owner, patch id).
+    stays the same. Only an index whose engine is "ivf" may answer otherwise, and only where min_recall is below 1. A search
+    across archives merges the hits of several owners by (distance, owner, patch id).
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
@@ -168,7 +170,8 @@ class RetrievalService:
 
     A query becomes a binary code; hits are the patches whose codes differ from it in the fewest bits. The search is exact,
     with filters too, and ties are broken by patch id, so equal requests get equal answers as long as the index version
-    stays the same. A search across archives merges the hits of several owners by (distance, owner, patch id).
+    stays the same. Only an index whose engine is "ivf" may answer otherwise, and only where min_recall is below 1. A search
+    across archives merges the hits of several owners by (distance, owner, patch id).
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
     DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
