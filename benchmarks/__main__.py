@@ -42,6 +42,8 @@ CASES: dict[str, str] = {
     "rs_jcif": "benchmarks.methods.rs_jcif",
     "reben": "benchmarks.methods.reben epochs=12",
     "prediction_service": "benchmarks.services.prediction",
+    "label_noise": "benchmarks.label_noise --peer-rates 0.4",
+    "label_noise_overhead": "benchmarks.label_noise.overhead --batch 4 --steps 4",
     "codec_lossless": "benchmarks.codec.lossless",
     "codec_speed": "benchmarks.codec.speed",
     "codec_memory": "benchmarks.codec.memory",

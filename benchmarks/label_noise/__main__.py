@@ -105,6 +105,10 @@ def _classes(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return {name: {m: fmean(one[m] for one in found) for m in found[0]} for name, found in known.items()}
 
 
+def _peer_takes(samples: Samples, rate: float, rates: list[float] | None) -> bool:
+    return samples.maps is None and (rates is None or rate in rates)
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,6 +124,7 @@ def main() -> int:
     parser.add_argument("--report", type=Path)
     python = os.environ.get("EOFORGE_PEER_PYTHON")
     parser.add_argument("--peer-python", type=Path, default=python and Path(python), help="or EOFORGE_PEER_PYTHON")
+    parser.add_argument("--peer-rates", nargs="+", type=float, help="rates of cleanlab, six trainings each; else all")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     there = args.eurosat.is_dir()
@@ -142,7 +147,9 @@ def main() -> int:
         with track(f"label noise, {data}", total=len(plan)) as progress:
             for seed, kind, rate, name in plan:
                 noise = noise_of(kind, rate, seed)
-                if name != peer.NAME and not VARIANTS[name].takes(samples):
+                if not (
+                    _peer_takes(samples, rate, args.peer_rates) if name == peer.NAME else VARIANTS[name].takes(samples)
+                ):
                     continue
                 cells.append(cell_of(args.cells, samples, data, name, noise, seed, training, args.peer_python))
                 progress.advance()

@@ -33,7 +33,8 @@ class Variant:
 
     def takes(self, samples: Samples) -> bool:
         """Whether the objective takes such labels."""
-        return samples.target != "pixels" or self.objective not in REMEMBERING
+        adaptive_pixels = self.by_label and self.changes.get("adaptive", False)
+        return samples.target != "pixels" or not (self.objective in REMEMBERING or adaptive_pixels)
 
 
 VARIANTS: dict[str, Variant] = {
