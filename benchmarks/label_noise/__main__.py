@@ -37,6 +37,7 @@ from eoforge.progress import track
 
 CODE = 2
 """Raised when the meaning of a cell changes, so that stored cells are not mixed."""
+_DIGITS = 4
 REAL = Path(os.environ.get("EOFORGE_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 EUROSAT = REAL / "eurosat-rgb-subset"
 DATA = ("synthetic", "eurosat", "maps")
@@ -90,8 +91,10 @@ def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "objective": name,
                 "seeds": len(several),
                 "cpu_seconds": fmean(cell["cpu_seconds"] for cell in several),
-                "mean": {m: fmean(values) for m, values in tests.items()},
-                "deviation": {m: stdev(values) if len(values) > 1 else 0.0 for m, values in tests.items()},
+                "mean": {m: round(fmean(values), _DIGITS) for m, values in tests.items()},
+                "deviation": {
+                    m: round(stdev(values), _DIGITS) if len(values) > 1 else 0.0 for m, values in tests.items()
+                },
                 "classes": _classes(several),
             }
         )
@@ -102,7 +105,9 @@ def _classes(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean over the seeds of each class's detection."""
     names = dict.fromkeys(name for cell in cells for name in cell["classes"])
     known = {name: [cell["classes"][name] for cell in cells if name in cell["classes"]] for name in names}
-    return {name: {m: fmean(one[m] for one in found) for m in found[0]} for name, found in known.items()}
+    return {
+        name: {m: round(fmean(one[m] for one in found), _DIGITS) for m in found[0]} for name, found in known.items()
+    }
 
 
 def _peer_takes(samples: Samples, rate: float, rates: list[float] | None) -> bool:
