@@ -45,6 +45,8 @@ CASES: dict[str, str] = {
     "reben": "benchmarks.methods.reben epochs=12",
     "anneal": "benchmarks.anneal",
     "prediction_service": "benchmarks.services.prediction",
+    "label_noise": "benchmarks.label_noise --peer-rates 0.4",
+    "label_noise_overhead": "benchmarks.label_noise.overhead --batch 4 --steps 4",
     "codec_lossless": "benchmarks.codec.lossless",
     "codec_speed": "benchmarks.codec.speed",
     "codec_memory": "benchmarks.codec.memory",

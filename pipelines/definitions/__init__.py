@@ -21,6 +21,7 @@ PIPELINES: tuple[str, ...] = (
     "compress_archive",
     "predict",
     "evaluate",
+    "audit_labels",
     "archive_to_service",
     "federate",
     "active_learning",
