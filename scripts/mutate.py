@@ -40,7 +40,7 @@ class Suite:
 SUITES: dict[str, Suite] = {
     "losses": Suite(("eoforge/losses",), ("tests/losses", "tests/methods/test_ss_cm_rsir.py")),
     "metrics": Suite(("eoforge/metrics",), ("tests/metrics",)),
-    "privacy": Suite(("eoforge/federated/privacy",), ("tests/federated/privacy",)),
+    "privacy": Suite(("eoforge/federated/privacy",), ("tests/federated/privacy", "tests/federated/test_reduce.py")),
     "priors": Suite(("eoforge/codec/learned/priors.py",), ("tests/codec/test_entropy.py", "tests/codec/test_model.py")),
     "strategies": Suite(("eoforge/federated/strategies",), ("tests/federated/strategies",)),
     "schedule": Suite(("eoforge/methods/schedule.py",), ("tests/methods/test_schedule.py",)),
