@@ -44,6 +44,7 @@ CASES: dict[str, str] = {
     "rs_jcif": "benchmarks.methods.rs_jcif",
     "reben": "benchmarks.methods.reben epochs=12",
     "anneal": "benchmarks.anneal",
+    "spatial_leakage": "benchmarks.methods.spatial_leakage",
     "prediction_service": "benchmarks.services.prediction",
     "label_noise": "benchmarks.label_noise --peer-rates 0.4",
     "label_noise_overhead": "benchmarks.label_noise.overhead --batch 4 --steps 4",
