@@ -129,6 +129,29 @@ def test_retries_and_hedges_happen_within_the_deadline(owners: Owners) -> None:
     assert len(set(hedged)) == 2, "the second call has a connection of its own"
 
 
+def test_an_answer_is_exact_where_every_owner_s_is(owners: Owners) -> None:
+    def inexact(request: pb.SearchRequest, _: Any) -> pb.SearchResponse:
+        answer = good_answer(request, "large")
+        answer.exact, answer.recall = False, 0.95
+        return answer
+
+    def exact(request: pb.SearchRequest, _: Any) -> pb.SearchResponse:
+        assert request.min_recall == 0.9
+        return good_answer(
+            pb.SearchRequest(
+                code=request.code, bundle_id=request.bundle_id, min_recall=1, target_modality=request.target_modality
+            ),
+            "small",
+        )
+
+    with pretender(inexact) as large, pretender(exact) as small:
+        asked = upstream("large", large), upstream("small", small)
+        with hub(owners, *asked) as stub:
+            found, said = across(stub, owners, min_recall=0.9)
+    assert {status for status, _ in said.values()} == {"ANSWERED"}
+    assert (found.exact, found.recall) == (False, 0.95)
+
+
 def test_a_token_is_sent_and_read_again_when_it_changes(owners: Owners, tmp_path: Path) -> None:
     seen: list[str] = []
 
