@@ -19,6 +19,8 @@ import grpc
 import pytest
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.client import RemoteError, RetrievalClient
+from eoforge.client.base import stream_error
 from tests.services._runtime.test_process import ports
 from tests.services.retrieval.owners import (
     EACH,
@@ -103,6 +105,16 @@ def test_hostile_owners_are_refused_by_name_and_the_rest_is_returned(owners: Own
     assert "passwd" not in str(found)
     assert found.partial
     assert [hit.owner for hit in found.hits] == ["south"] * EACH
+
+
+def test_a_client_survives_malformed_details_of_errors() -> None:
+    refused = pytest.raises(RemoteError, match="answered INTERNAL")
+    with pretender(broken_details) as address, RetrievalClient(address, attempts=1) as client, refused:
+        client.search(code=bytes(8), target="s2")
+    error = pb.Error(code=4711, message="made up")
+    error.retry_delay.seconds = 2**62
+    made = stream_error(error)
+    assert (made.code, made.retry_after, str(made)) == ("UNKNOWN", None, "made up")
 
 
 def test_retries_and_hedges_happen_within_the_deadline(owners: Owners) -> None:
