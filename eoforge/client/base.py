@@ -211,19 +211,31 @@ def error_details(error: grpc.RpcError) -> tuple[str, float | None]:
                     if detail.Unpack(info):
                         reason = info.reason
                     elif detail.Unpack(retry):
-                        retry_after = max(0.0, retry.retry_delay.ToTimedelta().total_seconds())
+                        retry_after = _seconds(retry.retry_delay)
     return reason, retry_after
 
 
 def stream_error(error: Any) -> RemoteError:
     """Error of one answer of a stream, from its ``Error`` message (one type per API, with equal fields)."""
-    code = next(c for c in grpc.StatusCode if c.value[0] == error.code)
-    retry_after = error.retry_delay.ToTimedelta().total_seconds() if error.HasField("retry_delay") else None
+    code = next((c for c in grpc.StatusCode if c.value[0] == error.code), grpc.StatusCode.UNKNOWN)
+    retry_after = None
+    with suppress(OverflowError, ValueError):
+        retry_after = _seconds(error.retry_delay) if error.HasField("retry_delay") else None
     return _remote(error.message, code.name, error.reason, retry_after)
 
 
 def _remote(message: str, code: str, reason: str, retry_after: float | None) -> RemoteError:
     return _ERROR_TYPES.get(code, RemoteError)(message, code, reason, retry_after)
+
+
+def _seconds(delay: Any) -> float:
+    """Seconds of a Duration, at least 0.
+
+    Raises:
+        OverflowError: It is out of range.
+        ValueError: It is malformed.
+    """
+    return max(0.0, float(delay.ToTimedelta().total_seconds()))
 
 
 def _pem(path: str | None) -> bytes | None:

@@ -61,6 +61,7 @@ class Query:
         message: Filter as it came; None without a filter.
         search_filter: The same, checked.
         k: Number of hits.
+        min_recall: Least recall of the search, 1 for an exact one.
     """
 
     served: Served
@@ -69,14 +70,17 @@ class Query:
     message: pb.Filter | None
     search_filter: SearchFilter | None
     k: int
+    min_recall: float
 
 
 @dataclass(frozen=True)
 class Part:
-    """Share of one owner in an answer: its hits in order, and what came of asking it."""
+    """Share of one owner in an answer: its hits in order, what came of asking it, and how its index was searched."""
 
     hits: Sequence[pb.Hit]
     report: pb.OwnerAnswer
+    exact: bool = True
+    recall: float = 1.0
 
 
 class Across:
@@ -142,7 +146,14 @@ class Across:
             if query.target not in snapshot.modalities:
                 raise NotFound(f"the index holds no codes of {query.target}")
             found = await self._pool.run(
-                answers.nearest, query.served, query.code, query.target, query.search_filter, 0, query.k
+                answers.nearest,
+                query.served,
+                query.code,
+                query.target,
+                query.search_filter,
+                0,
+                query.k,
+                query.min_recall,
             )
         except (UsageError, NotFound) as error:
             return Part((), _report(self._owner, pb.OWNER_STATUS_REFUSED, str(error), error.reason)), error
@@ -150,7 +161,7 @@ class Across:
         report.index_version, report.candidates, report.distance_step = found.index_version, found.candidates, 1
         for hit in found.hits:
             hit.owner = self._owner
-        return Part(found.hits, report), None
+        return Part(found.hits, report, found.exact, found.recall), None
 
     async def _other(self, upstream: Upstream, query: Query, seconds: float) -> Part:
         """Part of another owner; one that fails is named and left out."""
@@ -164,6 +175,7 @@ class Across:
             filter=query.message,
             visited=[self._owner],
             bundle_id=bundle_id,
+            min_recall=query.min_recall,
         )
         asked = Asked(settings.owner, settings.public_address or settings.address, code, target, query.k, bundle_id)
         seconds = min(seconds, settings.deadline_seconds)
@@ -173,7 +185,7 @@ class Across:
             report = _report(settings.owner, pb.OWNER_STATUS_ANSWERED)
             report.index_version, report.candidates = found.index_version, found.candidates
             report.distance_step = max(found.distance_step, 1)
-            part = Part(found.hits, report)
+            part = Part(found.hits, report, found.exact, found.recall)
         except TimeoutError:
             report = _late(settings.owner, settings.deadline_seconds)
         except OtherBundle as error:
@@ -232,6 +244,8 @@ def _merged(parts: Sequence[Part], query: Query) -> pb.SearchResponse:
         query_code=query.code.tobytes(),
         index_version=query.served.snapshot.version,
         bundle_id=query.served.snapshot.info.bundle_id,
+        exact=all(part.exact for part in parts),
+        recall=min(part.recall for part in parts),
         candidates=sum(part.report.candidates for part in parts),
         owners=[part.report for part in parts],
         partial=any(part.report.status != pb.OWNER_STATUS_ANSWERED for part in parts),

@@ -75,6 +75,8 @@ def checked(raw: bytes, asked: Asked) -> pb.SearchResponse:
         raise DataRefused(f"expected at most {asked.k} hits; got {len(answer.hits)}")
     if answer.candidates > MAX_PATCHES:
         raise DataRefused(f"expected at most {MAX_PATCHES} candidates; got {answer.candidates}")
+    if not 0.0 <= answer.recall <= 1.0:  # so is NaN
+        raise DataRefused("expected a recall of 0 to 1; got another number")
     bits, step = 8 * len(asked.code), max(answer.distance_step, 1)
     if step > bits:
         raise DataRefused(f"expected distances rounded to 1 to {bits} bits; got {step}")

@@ -164,7 +164,8 @@ class SearchModel(Model):
         )
         require_json_fits(payload, values, self._settings)
         message = _filter_message(payload)
-        return Query(served, codes[0], self._modality, message, answers.search_filter(message), k)
+        recall = _min_recall(payload, self._settings)
+        return Query(served, codes[0], self._modality, message, answers.search_filter(message), k, recall)
 
     def _nearest(self, payload: InferRequest, served: Served) -> dict[str, Any]:
         snapshot = served.snapshot

@@ -163,6 +163,8 @@ def reduced(response: pb.SearchResponse, partner: owners.Partner, owner: str) ->
         bundle_id=response.bundle_id,
         owner=owner,
         distance_step=step,
+        exact=response.exact,
+        recall=response.recall,
     )
     if "candidates" in partner.fields:
         answer.candidates = response.candidates

@@ -134,8 +134,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
             raise NotFound(f"the index holds no codes of {target}")
         offset, size = self._page(request, version)
         search_filter = _filter(request)
-        with argument("min_recall"):
-            min_recall = require_recall(request.min_recall or self._settings.min_recall)
+        min_recall = self._recall(request)
         code = await self._query_code(request, served, deadline)
         response = await self._pool.run(answers.nearest, served, code, target, search_filter, offset, size, min_recall)
         if request.include_thumbnails and response.hits:
@@ -156,10 +155,15 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         search_filter = _filter(request)
         code = await self._query_code(request, served, deadline)
         message = request.filter if search_filter is not None else None
-        response = await self._others.search(Query(served, code, target, message, search_filter, size), deadline)
+        query = Query(served, code, target, message, search_filter, size, self._recall(request))
+        response = await self._others.search(query, deadline)
         if request.include_thumbnails and (own := [hit for hit in response.hits if not hit.owner_address]):
             await self._reads.run(answers.add_thumbnails, served, own, target)
         return response
+
+    def _recall(self, request: pb.SearchRequest) -> float:
+        with argument("min_recall"):
+            return require_recall(request.min_recall or self._settings.min_recall)
 
     def _page(self, request: pb.SearchRequest, version: int) -> tuple[int, int]:
         """Offset and size of the page."""

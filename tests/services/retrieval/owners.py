@@ -117,6 +117,7 @@ def good_answer(request: pb.SearchRequest, owner: str) -> pb.SearchResponse:
     response = pb.SearchResponse(
         query_code=request.code, bundle_id=request.bundle_id, owner=owner, candidates=2, distance_step=1
     )
+    response.exact, response.recall = request.min_recall == 1, request.min_recall
     for distance, name in ((3, "patch-b"), (5, "patch-a")):
         patch = pb.PatchMetadata(patch_id=name, country="Finland", split="train", labels=["Pastures"])
         patch.footprint.CopyFrom(pb.BoundingBox(lon_min=20, lon_max=21, lat_min=60, lat_max=61))

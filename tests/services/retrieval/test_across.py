@@ -99,6 +99,7 @@ def test_three_owners_give_the_hits_of_one_merged_index_bit_for_bit(
         assert (found.partial, found.candidates, found.query_code) == (False, whole.candidates, whole.query_code)
         assert [(o.owner, o.status) for o in found.owners] == [(n, pb.OWNER_STATUS_ANSWERED) for n in OWNERS]
         assert sum(o.hits for o in found.owners) == len(found.hits)
+        assert (found.exact, found.recall) == (True, 1.0)
 
 
 def test_ties_are_ordered_by_owner(south: Any, owners: Owners) -> None:

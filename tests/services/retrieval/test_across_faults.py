@@ -19,6 +19,8 @@ import grpc
 import pytest
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.client import RemoteError, RetrievalClient
+from eoforge.client.base import stream_error
 from tests.services._runtime.test_process import ports
 from tests.services.retrieval.owners import (
     EACH,
@@ -105,6 +107,16 @@ def test_hostile_owners_are_refused_by_name_and_the_rest_is_returned(owners: Own
     assert [hit.owner for hit in found.hits] == ["south"] * EACH
 
 
+def test_a_client_survives_malformed_details_of_errors() -> None:
+    refused = pytest.raises(RemoteError, match="answered INTERNAL")
+    with pretender(broken_details) as address, RetrievalClient(address, attempts=1) as client, refused:
+        client.search(code=bytes(8), target="s2")
+    error = pb.Error(code=4711, message="made up")
+    error.retry_delay.seconds = 2**62
+    made = stream_error(error)
+    assert (made.code, made.retry_after, str(made)) == ("UNKNOWN", None, "made up")
+
+
 def test_retries_and_hedges_happen_within_the_deadline(owners: Owners) -> None:
     calls: list[str] = []
 
@@ -127,6 +139,29 @@ def test_retries_and_hedges_happen_within_the_deadline(owners: Owners) -> None:
     with pretender(hangs_once) as address, hub(owners, upstream("slow", address, hedge_seconds=0.1)) as stub:
         assert across(stub, owners)[1]["slow"] == ("ANSWERED", "")
     assert len(set(hedged)) == 2, "the second call has a connection of its own"
+
+
+def test_an_answer_is_exact_where_every_owner_s_is(owners: Owners) -> None:
+    def inexact(request: pb.SearchRequest, _: Any) -> pb.SearchResponse:
+        answer = good_answer(request, "large")
+        answer.exact, answer.recall = False, 0.95
+        return answer
+
+    def exact(request: pb.SearchRequest, _: Any) -> pb.SearchResponse:
+        assert request.min_recall == 0.9
+        return good_answer(
+            pb.SearchRequest(
+                code=request.code, bundle_id=request.bundle_id, min_recall=1, target_modality=request.target_modality
+            ),
+            "small",
+        )
+
+    with pretender(inexact) as large, pretender(exact) as small:
+        asked = upstream("large", large), upstream("small", small)
+        with hub(owners, *asked) as stub:
+            found, said = across(stub, owners, min_recall=0.9)
+    assert {status for status, _ in said.values()} == {"ANSWERED"}
+    assert (found.exact, found.recall) == (False, 0.95)
 
 
 def test_a_token_is_sent_and_read_again_when_it_changes(owners: Owners, tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def test_fields_that_we_do_not_know_are_dropped() -> None:
         (lambda answer: setattr(answer.hits[1].patch.acquired_s2, "seconds", 2**60), "between the years 1 and 9999"),
         (lambda answer: setattr(answer, "query_code", bytes(7)), "the code that was asked for"),
         (lambda answer: setattr(answer, "candidates", 2**63), "candidates"),
+        (lambda answer: setattr(answer, "recall", float("nan")), "a recall of 0 to 1"),
+        (lambda answer: setattr(answer, "recall", 1.5), "a recall of 0 to 1"),
     ],
 )
 def test_what_is_wrong_is_named(spoil: Spoil, words: str) -> None:
