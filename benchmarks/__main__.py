@@ -32,6 +32,7 @@ CASES: dict[str, str] = {
     "scale": "benchmarks.scale",
     "retrieval_service": "benchmarks.services.retrieval",
     "compression_service": "benchmarks.services.compression",
+    "across": "benchmarks.services.across",
     "attack": "benchmarks.services.attack",
     "federated_rounds": "benchmarks.federated.rounds",
     "federated_rounds_large": "benchmarks.federated.rounds --megabytes 1000 --silos 2 4 --rounds 2",
