@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const colours = ["--curve-1", "--curve-2", "--curve-3", "--curve-4"];
+  const whole = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].flatMap((n) => [n, 2 * n, 5 * n]); // steps, epochs, rounds: no fractions
   const read = (name, other) => getComputedStyle(document.documentElement).getPropertyValue(name).trim() || other;
 
   function element(tag, text, attributes = {}) {
@@ -37,8 +38,8 @@
       points: { show: data[0].length < 40 },
     }));
     const options = {
-      width: 300, height: 190, legend: { show: true }, scales: { x: { time: false } },
-      series: [{ label: chart.unit }, ...series], axes: [axis, { ...axis, size: 56 }],
+      width: 300, height: 190, legend: { live: false }, scales: { x: { time: false } },
+      series: [{ label: chart.unit }, ...series], axes: [{ ...axis, incrs: whole }, { ...axis, size: 56 }],
     };
     return { made, plot, options, data };
   }
