@@ -80,7 +80,7 @@ def answer_in_browser(page: Page, address: str, oracle: LabelOracle) -> dict[str
     seconds: list[float] = []
     answers = 0
     while True:
-        page.wait_for_selector("#answer, text=The budget is spent", timeout=BATCH_S * 1e3)
+        page.wait_for_selector('#answer, :text("The budget is spent")', timeout=BATCH_S * 1e3)
         if page.query_selector("#answer") is None:
             break
         pair = Pair.of(*(page.input_value(f"#answer [name={name}]") for name in ("first", "second")))

@@ -15,7 +15,7 @@ from PIL import Image
 from eoforge.methods.anneal.annotations import Pair
 from eoforge.methods.anneal.sessions import AnnotationSession
 from eoforge.storage.addresses import TableRef
-from services.console.batches import BATCHES
+from services.console.batches import BATCHES, Batches
 from tests.console.console_support import (
     SMALL_SESSION,
     console_with,
@@ -220,3 +220,17 @@ def test_a_table_that_vanished_is_a_clear_page(tmp_path: Path, table: str) -> No
         assert visitor.post("/annotate/coast/answer", data=form, follow_redirects=True).status_code == 200
     with console_with() as visitor:
         refused(visitor.get("/annotate"), 404, "was given no folder of annotation sessions")
+
+
+def test_a_console_that_ends_waits_for_no_choice(tmp_path: Path, table: str) -> None:
+    address = str(tmp_path / "coast")
+    session = AnnotationSession.create(address, TableRef(table), SMALL_SESSION)
+    batches = Batches()
+    batches.ensure(address)
+    batches.ensure(address)
+    assert batches.running(address)
+    batches.close()
+    until(lambda: not batches.running(address))
+    assert session.rounds() == ()
+    session.select_next()
+    assert len(session.rounds()) == 1, "the lost choice was made again"

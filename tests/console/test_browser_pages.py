@@ -20,7 +20,6 @@ from tests.data.ingest.ingest_support import grown_table
 from tests.services.federation.helpers import ManualSilo, deltas, server_for, start_run
 from tests.services.support import Running, running, until
 
-
 WIDE = """() => [...document.querySelectorAll('main *')]
   .filter(e => e.getBoundingClientRect().right > innerWidth && !e.closest('.leaflet-container'))
   .map(e => `${e.tagName} ${e.className} ${e.id} ${e.textContent.slice(0, 30)}`).slice(0, 8)"""

@@ -123,6 +123,17 @@ def test_a_caller_has_a_bounded_number_of_streams(visitor: httpx.Client) -> None
         assert again.status_code == 200
 
 
+def test_a_console_that_ends_ends_its_streams(served: Running) -> None:
+    """It would otherwise wait for pages that stay open: ``running`` fails if it does not end in a minute."""
+    with ExitStack() as pages:
+        with console_with(federation_target=served.target, drain_seconds=600.0) as visitor:
+            other = pages.enter_context(httpx.Client(base_url=visitor.base_url, timeout=60.0))
+            stream = pages.enter_context(other.stream("GET", "/federation/events"))
+            found = messages(stream)
+            assert next(found)[0] == "table"
+        assert {kind for kind, _ in found} <= {"table"}, "the stream ended as it should"
+
+
 def test_a_run_is_paused_resumed_and_cancelled_by_its_forms(
     visitor: httpx.Client, served: Running, client: FederationClient, tmp_path: Path
 ) -> None:

@@ -46,10 +46,10 @@ async def events(request: Request, caller: SignedIn) -> LiveAnswer:
     """Stream of the rows of runs that changed, and of the table of silos."""
     client = _client(request, caller)
 
-    async def changes(until: float) -> AsyncIterator[str]:
+    async def changes(goes_on: Callable[[], bool]) -> AsyncIterator[str]:
         shown: dict[str, str] = {}
         async with live_runs(client) as live:
-            while time.monotonic() < until:
+            while goes_on():
                 tables = await run_in_threadpool(_tables, client)
                 live.watch({run.run_id: run.sequence for run in tables["runs"] if run.status in ACTIVE})
                 found = {"runs": part(request, "federation/runs.html", **tables)}
@@ -80,10 +80,10 @@ async def run_events(request: Request, caller: SignedIn, run_id: RunId, after: i
     first = await run_in_threadpool(client.state, run_id)
     after = max(after, first.sequence - LINES)
 
-    async def changes(until: float) -> AsyncIterator[str]:
+    async def changes(goes_on: Callable[[], bool]) -> AsyncIterator[str]:
         async with live_runs(client) as live:
             live.watch({run_id: after})
-            while time.monotonic() < until and not live.ended:
+            while goes_on() and not live.ended:
                 new = await live.next(POLL_SECONDS)
                 if not new:
                     yield ": nothing new\n\n"
@@ -157,8 +157,10 @@ def _names(found: pb.Run) -> dict[str, Any]:
     return {"status_name": status_name, "phase_name": phase_name, "active": found.status in ACTIVE}
 
 
-def _stream(request: Request, caller: Caller, changes: Callable[[float], AsyncIterator[str]]) -> LiveAnswer:
-    """Answer that streams until the page is closed.
+def _stream(
+    request: Request, caller: Caller, changes: Callable[[Callable[[], bool]], AsyncIterator[str]]
+) -> LiveAnswer:
+    """Answer that streams until the page is closed, or the console is about to end.
 
     Raises:
         QuotaExceeded: The caller has too many streams open.
@@ -167,10 +169,13 @@ def _stream(request: Request, caller: Caller, changes: Callable[[float], AsyncIt
     # Ends by itself before the guard of all requests cuts it off; the browser then opens it again.
     until = time.monotonic() + 0.8 * settings.max_call_seconds
 
+    def goes_on() -> bool:
+        return time.monotonic() < until and not request.app.state.draining()
+
     async def body() -> AsyncIterator[str]:
         yield f"retry: {RETRY_MILLISECONDS}\n\n"
         try:
-            async for text in changes(until):
+            async for text in changes(goes_on):
                 yield text
         except RemoteError as error:
             yield message("problem", text=problem_of(error, request.state.request_id).message)
