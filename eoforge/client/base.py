@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import grpc
 import stamina
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from eoforge.errors import EoforgeError, NotFound, UsageError
@@ -198,17 +200,18 @@ def retry_wait(error: Exception) -> bool | float:
 
 
 def error_details(error: grpc.RpcError) -> tuple[str, float | None]:
-    """Reason and seconds until a retry, from the rich status in the trailers."""
+    """Reason and seconds until a retry, from the rich status in the trailers; malformed details count as none."""
     reason, retry_after = "", None
     trailers: Any = error.trailing_metadata()  # the stubs type its items as opaque; they are pairs
     for key, value in trailers or ():
         if key == DETAILS_KEY:
-            for detail in status_pb2.Status.FromString(value).details:
-                info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-                if detail.Unpack(info):
-                    reason = info.reason
-                elif detail.Unpack(retry):
-                    retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+            with suppress(DecodeError, OverflowError, ValueError):
+                for detail in status_pb2.Status.FromString(value).details:
+                    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+                    if detail.Unpack(info):
+                        reason = info.reason
+                    elif detail.Unpack(retry):
+                        retry_after = max(0.0, retry.retry_delay.ToTimedelta().total_seconds())
     return reason, retry_after
 
 

@@ -17,6 +17,7 @@ PIPELINES: tuple[str, ...] = (
     "construct",
     "train",
     "index",
+    "index_ivf",
     "compress_archive",
     "predict",
     "evaluate",

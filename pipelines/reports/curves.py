@@ -29,7 +29,9 @@ def curves_html(bundle: Bundle) -> str:
     epochs: Sequence[Mapping[str, float]] = bundle.metrics.get("history", [])
     patches = bundle.config["patches"]
     facts = {"steps": f"{len(next(iter(steps.values()), [])):,}", "epochs": f"{len(epochs):,}"}
-    facts |= {name.replace("_", " "): f"{value:,.4g}" for name, value in scalar_metrics(bundle.metrics).items()}
+    shown = {*epochs[0]} if epochs else set()  # the last table has these
+    scalars = {name: value for name, value in scalar_metrics(bundle.metrics).items() if name not in shown}
+    facts |= {name.replace("_", " "): f"{value:,.4g}" for name, value in scalars.items()}
     parts: list[object] = [tiles(dict(list(facts.items())[:8]))]
     if steps:
         parts.append(section("Every step", _steps(steps)))

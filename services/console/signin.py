@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 import structlog
 from authlib.integrations.starlette_client import OAuth, OAuthError
@@ -76,7 +76,7 @@ class Provider:
             answer: Response = await self._client.authorize_redirect(
                 request, self._redirect_uri, **({"audience": audience} if audience else {})
             )
-        except (httpx.HTTPError, RuntimeError, ValueError, KeyError) as error:
+        except (httpx2.HTTPError, RuntimeError, ValueError, KeyError) as error:
             raise _unreachable(error) from error
         content = {"kept": request.scope["session"], "there": there}
         for value in self._cookies.write(content, request.cookies):
@@ -101,7 +101,7 @@ class Provider:
             raise Unauthenticated(f"the provider did not sign you in ({code}); sign in again") from error
         except (JoseError, jwt.PyJWTError, KeyError, ValueError) as error:
             raise Unauthenticated("the provider's answer does not hold; sign in again") from error
-        except (httpx.HTTPError, RuntimeError) as error:
+        except (httpx2.HTTPError, RuntimeError) as error:
             raise _unreachable(error) from error
         claims = found.get("userinfo") or {}
         if not claims.get("sub"):
@@ -122,7 +122,7 @@ class Provider:
         try:
             found = await self._client.fetch_access_token(grant_type="refresh_token", refresh_token=session.refresh)
             tokens = self._tokens(found)
-        except (OAuthError, httpx.HTTPError, RuntimeError, ValueError, KeyError, Unauthenticated) as error:
+        except (OAuthError, httpx2.HTTPError, RuntimeError, ValueError, KeyError, Unauthenticated) as error:
             log.warning("token was not renewed", caller=session.subject, why=type(error).__name__)
             return session  # which ends when its token does
         return Session(**{**vars(session), **tokens, "refresh": tokens["refresh"] or session.refresh})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -29,20 +30,35 @@ def console_logs() -> None:
     configure_logs(as_json=True, level=logging.CRITICAL)
 
 
-@pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetrievalFixture]:
-    """Archive with an index, whose bundle names the method of the services' tests while the service loads it."""
+@contextmanager
+def known_method() -> Iterator[None]:
+    """Lets bundles name the method of the services' tests; other folders' tests in this process must not see it."""
     METHODS[METHOD] = MethodEntry((Task.ENCODE,), "tests.services.retrieval.fixtures:PROJECTION")
     try:
-        yield make_retrieval_fixture(tmp_path_factory.mktemp("console-archive"))
+        yield
     finally:
-        METHODS.pop(METHOD, None)
+        del METHODS[METHOD]
+
+
+@contextmanager
+def running_retrieval(archive: RetrievalFixture, **settings: Any) -> Iterator[Running]:
+    """A retrieval service, which loads its encoder at the start."""
+    with ExitStack() as stack:
+        with known_method():
+            run = stack.enter_context(running(server_for(archive, **settings)))
+        yield run
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> RetrievalFixture:
+    """Archive with an index."""
+    with known_method():
+        return make_retrieval_fixture(tmp_path_factory.mktemp("console-archive"))
 
 
 @pytest.fixture(scope="session")
 def retrieval(archive: RetrievalFixture) -> Iterator[Running]:
-    with running(server_for(archive)) as run:
-        METHODS.pop(METHOD)  # loaded: other folders' tests in this process must not see it
+    with running_retrieval(archive) as run:
         yield run
 
 

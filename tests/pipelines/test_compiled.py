@@ -39,6 +39,7 @@ TABLE_STEPS = {
 }
 TABLE_STEPS |= {"encode-range", "commit-index", "evaluate", "federate"}
 TABLE_STEPS |= {"plan-compress", "compress-range", "commit-compress"}
+TABLE_STEPS |= {"plan-ivf", "ivf-range", "commit-ivf"}
 TABLE_STEPS |= {"open-session", "select-pairs", "select-pairs-2"}
 TABLE_STEPS |= {"plan-predict", "predict-range", "commit-predict"}
 
@@ -107,7 +108,9 @@ def test_pipelines_and_steps_have_names_for_people(compiled: tuple[dict[str, Any
 def test_lineage_has_the_type_of_what_it_names(compiled: tuple[dict[str, Any], dict[str, Any]]) -> None:
     spec, _ = compiled
     expected = {"train": "system.Model", "federate": "system.Model"}
-    expected |= dict.fromkeys(("commit-ingest", "commit-index", "commit-compress", "commit-predict"), "system.Dataset")
+    expected |= dict.fromkeys(
+        ("commit-ingest", "commit-index", "commit-ivf", "commit-compress", "commit-predict"), "system.Dataset"
+    )
     for name, _, component in tasks(spec):
         artifacts = component.get("outputDefinitions", {}).get("artifacts", {})
         found = artifacts["lineage"]["artifactType"]["schemaTitle"] if "lineage" in artifacts else None

@@ -3,8 +3,8 @@
 
 const say = (text) => { document.getElementById("status").textContent = text; };
 
-document.addEventListener("htmx:afterSettle", (event) => {
-  const heading = event.detail.target.querySelector("[data-announce]");
+document.addEventListener("htmx:afterSettle", () => {
+  const heading = document.querySelector("[data-announce]");
   if (heading) say(heading.textContent.trim());
 });
 

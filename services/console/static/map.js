@@ -16,6 +16,13 @@ const EoforgeMap = (() => {
   // Leaflet takes HTML as tooltips; a text node cannot hold markup.
   const text = (words) => { const span = document.createElement("span"); span.textContent = words; return span; };
 
+  // A patch of 1.2 km is less than a pixel on the map of a continent: a dot of fixed size shows where it is.
+  const footprint = (box, style, radius) => {
+    const square = L.rectangle(bounds(box), style);
+    const dot = L.circleMarker(square.getBounds().getCenter(), { ...style, radius, fillOpacity: 0.8, weight: 1 });
+    return L.featureGroup([dot, square]);
+  };
+
   const create = (element) => {
     const map = L.map(element, { preferCanvas: true, worldCopyJump: true, minZoom: 2 }).setView([52, 12], 4);
     map.attributionControl.setPrefix(false);
@@ -50,9 +57,9 @@ const EoforgeMap = (() => {
       shown.clearLayers();
       const all = items ? [...document.querySelectorAll(items)] : [];
       for (const item of all) {
-        const box = L.rectangle(bounds(numbers(item.dataset.box)), {
-          color: colour(KINDS[item.dataset.kind] || "accent"), weight: item.dataset.kind === "query" ? 4 : 2, fillOpacity: 0.25,
-        }).bindTooltip(text(item.dataset.name));
+        const style = { color: colour(KINDS[item.dataset.kind] || "accent"), weight: 2, fillOpacity: 0.25 };
+        const box = footprint(numbers(item.dataset.box), style, item.dataset.kind === "query" ? 8 : 5);
+        box.bindTooltip(text(item.dataset.name));
         box.on("click", (event) => {
           L.DomEvent.stopPropagation(event);
           item.scrollIntoView({ block: "center" });
@@ -80,8 +87,13 @@ const EoforgeMap = (() => {
       const { patches } = await answer.json();
       archive.clearLayers();
       for (const [name, ...sides] of patches) {
-        L.rectangle(bounds(sides), { color: colour("soft"), weight: 1, fillOpacity: 0.08 })
-          .bindTooltip(text(name)).on("click", (event) => { if (choose && !element.classList.contains("crosshair")) { L.DomEvent.stopPropagation(event); go(name); } })
+        footprint(sides, { color: colour("soft"), weight: 1, fillOpacity: 0.08 }, 2)
+          .bindTooltip(text(name))
+          .on("click", (event) => {
+            if (!choose || element.classList.contains("crosshair")) return;
+            L.DomEvent.stopPropagation(event);
+            go(name);
+          })
           .addTo(archive);
       }
       if (fit && patches.length) map.fitBounds(L.latLngBounds(patches.map(([, ...sides]) => bounds(sides)).flat()).pad(0.05), { animate: false });
