@@ -34,6 +34,7 @@ CASES: dict[str, str] = {
     "compression_service": "benchmarks.services.compression",
     "across": "benchmarks.services.across",
     "attack": "benchmarks.services.attack",
+    "console_annotate": "benchmarks.services.console_annotate",
     "federated_rounds": "benchmarks.federated.rounds",
     "federated_rounds_large": "benchmarks.federated.rounds --megabytes 1000 --silos 2 4 --rounds 2",
     "federated_peers": "benchmarks.federated.peers",
