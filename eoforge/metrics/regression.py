@@ -43,12 +43,12 @@ def interval_figures(lower_N: Floats, upper_N: Floats, truth_N: Floats) -> dict[
 
 @dataclass(frozen=True)
 class Intervals:
-    """Rule for intervals: half their width is ``factor * sqrt(spread**2 + floor**2)``.
+    """Rule for intervals: half their width is ``factor * sqrt(spread**2 + floor**2)``, or ``factor`` for ``student``.
 
     Attributes:
         level: Share of the truth that the intervals should hold.
         factor: Quantile of the scores ``|error| / sqrt(spread**2 + floor**2)`` of the held-out values.
-        floor: Least spread, so that a small spread does not make a wrong prediction look sure.
+        floor: Least spread, so that a small spread does not make a wrong prediction look sure; 0 for ``student``.
         held: Number of held-out values.
         kind: ``conformal`` or ``student``.
     """
@@ -65,8 +65,9 @@ class Intervals:
 
         ``conformal`` takes the ceil((N + 1) level)-th smallest score, which holds for any distribution (split conformal
         prediction with a local scale). Below ``level / (1 - level)`` held-out values there is no such score; then
-        ``student`` takes Student's quantile with N degrees of freedom times the root of the mean squared score, which
-        holds for normal errors without bias.
+        ``student`` takes Student's quantile with N degrees of freedom times the root of the mean squared error, which
+        holds for normal errors without bias. So few values do not tell whether the spread says anything: it counts for
+        nothing then.
 
         Args:
             errors_N: Predictions minus truth, at least one.
@@ -86,10 +87,12 @@ class Intervals:
             return cls(level, float(np.sort(scores)[rank - 1]), floor, count, "conformal")
         from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types; services have none
 
-        quantile = float(stdtrit(count, (1 + level) / 2)) * math.sqrt(float(np.square(scores).mean()))
-        return cls(level, quantile, floor, count, "student")
+        quantile = float(stdtrit(count, (1 + level) / 2)) * math.sqrt(float(np.square(errors_N).mean()))
+        return cls(level, quantile, 0.0, count, "student")
 
     def half_width(self, spreads_N: Floats) -> Floats:
         """Half the width of the interval of each prediction."""
+        if self.kind == "student":
+            return np.full(len(spreads_N), self.factor)
         half: Floats = self.factor * np.sqrt(np.square(spreads_N) + self.floor**2)
         return half

@@ -28,7 +28,7 @@ def test_intervals_hold_nine_tenths_on_the_average(held: int, kind: str) -> None
     rng = np.random.default_rng(held)
     coverage = []
     for _ in range(400):
-        spreads = rng.uniform(0.5, 2, size=held + 200)
+        spreads = rng.uniform(0.5, 2, size=held + 200) if kind == "conformal" else np.ones(held + 200)
         errors = rng.normal(size=held + 200) * spreads
         rule = Intervals.fit(errors[:held], spreads[:held], 0.9)
         half = rule.half_width(spreads[held:])
@@ -41,6 +41,9 @@ def test_the_conformal_score_is_the_smallest_that_is_large_enough() -> None:
     errors = np.arange(1.0, 20.0)
     rule = Intervals.fit(errors, np.zeros(19), 0.9)
     assert (rule.factor, rule.floor, rule.held) == (18.0, 1.0, 19)  # the 18th of 19: ceil(20 * 0.9)
+    few = Intervals.fit(errors[:2], np.array([5.0, 0.1]), 0.9)
+    assert few.half_width(np.array([1.0, 9.0])) == pytest.approx([few.factor] * 2)
+    assert few.factor == pytest.approx(2.919986 * np.sqrt(2.5))  # Student's quantile of 0.95 with 2 degrees of freedom
     assert Intervals.fit(errors[:9], np.zeros(9), 0.9).factor == 9.0
     with pytest.raises(UsageError, match=r"got 0, 0\.9"):
         Intervals.fit(errors[:0], errors[:0], 0.9)
