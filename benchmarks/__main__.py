@@ -41,6 +41,7 @@ CASES: dict[str, str] = {
     "cross_modal": "benchmarks.methods.cross_modal",
     "rs_jcif": "benchmarks.methods.rs_jcif",
     "reben": "benchmarks.methods.reben epochs=12",
+    "dml_s2r": "benchmarks.regression",
     "prediction_service": "benchmarks.services.prediction",
     "codec_lossless": "benchmarks.codec.lossless",
     "codec_speed": "benchmarks.codec.speed",
