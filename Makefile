@@ -16,18 +16,19 @@ help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
 env: $(STAMP)    ## create .venv from the locked requirements
-$(STAMP): requirements/dev.txt pyproject.toml
+$(STAMP): requirements/dev.txt pyproject.toml services/console/package-lock.json
 	command -v $(PYTHON) >/dev/null || { echo "eoforge needs Python 3.11; '$(PYTHON)' was not found. Install it, or name yours: make PYTHON=python3 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --no-deps --editable .
+	$(BIN)/python -m scripts.console_assets --development
 	touch $@
 
 demo: env        ## archive -> table -> trained model -> index -> service -> answered queries -> demo/report.html
 	$(BIN)/eoforge demo --method $(METHOD) $(DEMO_ARGS)
 
-demo-federated: env ## four silos and a coordinator with mutual TLS, two kill -9 on the way -> demo-federated/report.html
+demo-federated: env ## four silos and a coordinator with mutual TLS, two kill -9, one search across all -> demo-federated/report.html
 	$(BIN)/eoforge federate demo $(DEMO_ARGS)
 
 test: env        ## all tests (kernels in two processes: plain, then through the Triton interpreter)
@@ -40,7 +41,8 @@ cluster: env     ## the charts on a real control plane, with KServe and Trainer 
 cluster-pods: env ## the charts in real pods on a node of this machine: needs root, containerd and podman, and builds images
 	$(BIN)/python -m tests.cluster.pods.machine
 	$(BIN)/python -m tests.cluster.binaries --pods
-	$(BIN)/python -m pytest tests/cluster/pods -n 0 $(CLUSTER_ARGS)
+	$(BIN)/python -m tests.cluster.pods.images
+	$(BIN)/python -m pytest tests/cluster/pods -n 0 --timeout 1200 -o timeout_func_only=true $(CLUSTER_ARGS)
 
 lint: env        ## style and the direction of imports
 	$(BIN)/ruff check .

@@ -33,8 +33,9 @@ FROM_CHART = frozenset(
     {"host", "port", "rest_port", "health_port", "silo_port", "insecure"}
     | {"tls_cert_file", "tls_key_file", "tls_client_ca_file", "otlp_endpoint"}
     | {"token_key_file", "token_algorithm", "token_audience", "token_issuer"}
+    | {"upstreams", "partners"}
 )
-"""Settings that the templates derive from other values: ports, TLS, tokens, traces."""
+"""Settings that the templates derive from other values: ports, TLS, tokens, traces, other owners."""
 _KEY = re.compile(r"^( *)([A-Za-z][\w-]*):(?: |$)")
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
@@ -127,12 +128,12 @@ def settings_schema(module: str) -> dict[str, Any]:
 
 def settings_class(module: str) -> Any:
     """The settings class that ``module`` defines."""
-    from services._runtime.settings import RuntimeSettings
+    from services._runtime.settings import HttpSettings
 
     (cls,) = (
         value
         for value in vars(importlib.import_module(module)).values()
-        if inspect.isclass(value) and issubclass(value, RuntimeSettings) and value.__module__ == module
+        if inspect.isclass(value) and issubclass(value, HttpSettings) and value.__module__ == module
     )
     return cls
 

@@ -17,6 +17,8 @@ import time
 import tomllib
 from pathlib import Path
 
+from scripts import console_assets
+
 ROOT = Path(__file__).resolve().parents[1]
 SERVICES, PIPELINES = "services/Dockerfile", "pipelines/Dockerfile"
 DOCKERFILES = {
@@ -144,6 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := set(args.names) - DOCKERFILES.keys():
         parser.error(f"no such image: {', '.join(sorted(unknown))}; there are {', '.join(DOCKERFILES)}")
     engine = find_engine(args.engine)
+    console_assets.main([])  # part of the context: every service's image holds all services
     with tempfile.TemporaryDirectory() as scratch:
         env = engine_environment(Path(scratch)) if engine == "podman" else dict(os.environ)
         base = debian_base(engine, env, Path(scratch)) if args.debian else args.base

@@ -9,15 +9,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from eoforge.errors import EoforgeError, UsageError
 from eoforge.logs import configure_logs
-from services._runtime.settings import RuntimeSettings
+from services._runtime.settings import HttpSettings
 from services._runtime.telemetry import configure_traces
-
-if TYPE_CHECKING:
-    from services._runtime.server import Server
 
 OTHER_VARIABLES = frozenset(
     {"EOFORGE_SCRATCH", "EOFORGE_SHARED_SCRATCH", "EOFORGE_TRAINING_RUNTIME_KIND", "EOFORGE_TOKEN", "EOFORGE_SERVER"}
@@ -33,7 +30,7 @@ OTHER_VARIABLES = frozenset(
 """Variables of eoforge that are no settings of a service: of archives, pipelines, command line, tests, benchmarks."""
 
 
-def main(settings_type: type[RuntimeSettings], module: str) -> None:
+def main(settings_type: type[HttpSettings], module: str) -> None:
     """Entry point of ``python -m services.NAME``.
 
     Args:
@@ -50,7 +47,7 @@ def main(settings_type: type[RuntimeSettings], module: str) -> None:
         sys.exit(error.exit_code)
 
 
-def require_known_variables(settings_type: type[RuntimeSettings], environment: Mapping[str, str]) -> None:
+def require_known_variables(settings_type: type[HttpSettings], environment: Mapping[str, str]) -> None:
     """Refuses ``EOFORGE_*`` variables that no setting has: a misspelt limit would silently not hold.
 
     Variables that Kubernetes makes of a Service whose name begins with ``eoforge`` are let pass.
@@ -76,7 +73,14 @@ def require_known_variables(settings_type: type[RuntimeSettings], environment: M
         raise UsageError(f"settings refused: this service has no setting {', '.join(unknown)}; its README lists all")
 
 
-def serve(name: str, settings: RuntimeSettings, build: Callable[[], Server]) -> None:
+class Serving(Protocol):
+    """What a process serves until it is told to end."""
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT."""
+
+
+def serve(name: str, settings: HttpSettings, build: Callable[[], Serving]) -> None:
     """Serving until SIGTERM or SIGINT.
 
     Args:

@@ -5,6 +5,11 @@ set -euo pipefail
 bin=${1:?usage: tests/run.sh BIN_DIRECTORY [pytest arguments]}
 shift
 cd "$(dirname "$0")/.."
+# The console's tests want a browser, which is Debian's own: nothing else is downloaded.
+if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null || true
+fi
+command -v chromium >/dev/null || echo "NOT RUN: tests of the console in a browser; install chromium" >&2
 # One thread a process: the processes share the cores. A file stays in one process, which builds its fixtures once.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 spread=(-n "${TEST_WORKERS:-auto}" --maxprocesses 4 --dist loadfile --no-loadscope-reorder)

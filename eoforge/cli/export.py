@@ -1,28 +1,32 @@
-"""``eoforge export``: tables of patches to formats of other tools; and hits of a search to GeoParquet."""
+"""``eoforge export``: patches and predictions to formats of other tools; and hits of a search to GeoParquet."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from eoforge.cli.output import Json, emit
+from eoforge.cli.output import Json, emit, say
 
 
 def export(
-    table: Annotated[str, typer.Argument(help="TABLE or TABLE@VERSION with the patches.")],
+    table: Annotated[str, typer.Argument(help="TABLE or TABLE@VERSION with patches or predictions.")],
     out: Annotated[str, typer.Argument(help="Local path that does not exist yet: a folder, or a .parquet file.")],
-    format: Annotated[str, typer.Option(help="reben, lmdb, cog, geoparquet or stac.")],
+    format: Annotated[str, typer.Option(help="reben, lmdb, cog, geoparquet or stac; predictions: cog.")],
     mosaic: Annotated[bool, typer.Option("--mosaic", help="With cog: one file per product and native grid.")] = False,
     json: Json = False,
 ) -> None:
-    """Write the patches of a table for other tools: torchgeo, ConfigILM, QGIS, STAC."""
+    """Write a table for other tools: patches for torchgeo, ConfigILM, QGIS, STAC; maps of predictions as mosaics."""
     from eoforge.data.export.run import export as run
-    from eoforge.storage.addresses import TableRef
+    from eoforge.index.prediction_maps import export_predictions, is_predictions
+    from eoforge.storage.addresses import TableRef, open_table
 
-    emit(run(TableRef.parse(table), out, format, mosaic=mosaic), title="exported")
+    source = TableRef.parse(table)
+    if is_predictions(open_table(source)):
+        emit(export_predictions(source, out, format), title="exported")
+    else:
+        emit(run(source, out, format, mosaic=mosaic), title="exported")
 
 
 def export_hits(hits: Sequence[Mapping[str, Any]], out: str) -> None:
@@ -31,33 +35,10 @@ def export_hits(hits: Sequence[Mapping[str, Any]], out: str) -> None:
     Raises:
         UsageError: ``out`` exists already or is no local path.
     """
-    import numpy as np
-    import pyarrow as pa
-
     from eoforge.data.export.folder import new_path
-    from eoforge.data.export.parquet import write_boxes
+    from eoforge.data.export.hits import write_hits
 
-    columns: dict[str, pa.DataType] = {
-        "rank": pa.int32(),
-        "patch_id": pa.string(),
-        "modality": pa.string(),
-        "distance": pa.int32(),
-        "country": pa.string(),
-        "split": pa.string(),
-        "labels": pa.list_(pa.string()),
-        "acquired": pa.timestamp("us", tz="UTC"),
-        "epsg": pa.int32(),
-    }
-    if any("window" in hit for hit in hits):  # an image that was cut into several queries
-        columns["window"] = pa.list_(pa.int32())
-    seen: Counter[tuple[int, ...]] = Counter()
-    rows = []
-    for hit in hits:
-        query = tuple(hit.get("window", ()))
-        seen[query] += 1
-        rows.append({**hit, "rank": seen[query], "labels": list(hit["labels"])})
-    table = pa.Table.from_pylist(
-        [{k: row[k] for k in columns} for row in rows], schema=pa.schema(list(columns.items()))
-    )
     with new_path(out) as path:
-        write_boxes(path, table, np.array([hit["footprint"] for hit in hits], dtype=np.float64))
+        withheld = write_hits(hits, path)
+    if withheld:
+        say(f"{withheld} of {len(hits)} hits are not exported: their owners withhold the footprint")

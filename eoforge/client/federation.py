@@ -120,7 +120,7 @@ class FederationClient(FederationServiceClient):
                 if leads_elsewhere(error):
                     self.move_on(channel)
                 elif not transient(error):
-                    raise self._translate(error) from error
+                    raise self.translate(error) from error
             run = self._ask("GetRun", pb.GetRunRequest(run_id=run_id)).run  # retries until the server is back
             if run.status not in (pb.RUN_STATUS_RUNNING, pb.RUN_STATUS_PAUSED) and position[0] >= run.sequence:
                 return

@@ -56,7 +56,7 @@ METHODS: dict[str, MethodEntry] = {
     "csmae": MethodEntry((Task.ENCODE,), "eoforge.methods.csmae.method:METHOD"),
     "ss_cm_rsir": MethodEntry((Task.ENCODE,), "eoforge.methods.ss_cm_rsir.method:METHOD"),
     "rs_jcif": MethodEntry((Task.ENCODE, Task.COMPRESS), "eoforge.methods.rs_jcif.method:METHOD"),
-    "anneal": MethodEntry((Task.ENCODE,)),
+    "anneal": MethodEntry((Task.ENCODE,), "eoforge.methods.anneal.method:METHOD"),
     "dml_s2r": MethodEntry((Task.REGRESS,), "eoforge.methods.dml_s2r.method:METHOD"),
     "rs_irl_svae": MethodEntry(_ROBUST, "eoforge.methods.rs_irl_svae.method:METHOD"),
     "grid": MethodEntry(_ROBUST, "eoforge.methods.grid.method:METHOD"),

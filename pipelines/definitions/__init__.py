@@ -17,9 +17,11 @@ PIPELINES: tuple[str, ...] = (
     "construct",
     "train",
     "index",
+    "index_ivf",
     "compress_archive",
     "predict",
     "evaluate",
     "archive_to_service",
     "federate",
+    "active_learning",
 )

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from prometheus_client import Gauge
 
 from eoforge.errors import EoforgeError, UsageError
-from services._runtime.settings import RuntimeSettings
+from services._runtime.settings import HttpSettings
 
 RETRY_SECONDS = 1.0
 STALE = Gauge("eoforge_stale_file", "1 while a file is unusable and its former content is in use.", ("setting",))
@@ -112,7 +112,7 @@ class TlsFiles:
     client_ca: bytes | None = None
 
 
-def tls_files(settings: RuntimeSettings) -> ReloadedFiles[TlsFiles] | None:
+def tls_files(settings: HttpSettings) -> ReloadedFiles[TlsFiles] | None:
     """Reloaded TLS files of the settings, or None for plaintext.
 
     Raises:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from services._runtime.files import ReloadedFiles, TlsFiles
 from services._runtime.rest_protocol import bounded_protocol
-from services._runtime.settings import RuntimeSettings
+from services._runtime.settings import HttpSettings
 
 _TICKS_PER_LOOK = 10  # uvicorn ticks ten times a second
 
@@ -46,8 +46,8 @@ def application() -> FastAPI:
     return app
 
 
-def server(settings: RuntimeSettings, app: ASGIApp, files: ReloadedFiles[TlsFiles] | None) -> uvicorn.Server:
-    """Uvicorn for ``app``, on the same address and with the same certificates as gRPC."""
+def server(settings: HttpSettings, app: ASGIApp, files: ReloadedFiles[TlsFiles] | None) -> uvicorn.Server:
+    """Uvicorn for ``app``, on the same address and with the same certificates as gRPC where a process has both."""
     config = uvicorn.Config(
         app,
         http=bounded_protocol(
@@ -69,7 +69,7 @@ def server(settings: RuntimeSettings, app: ASGIApp, files: ReloadedFiles[TlsFile
     return _Embedded(config, files)
 
 
-def listen(settings: RuntimeSettings) -> socket.socket:
+def listen(settings: HttpSettings) -> socket.socket:
     """A bound socket for REST; bound here because uvicorn ends the process when a port is taken.
 
     Raises:

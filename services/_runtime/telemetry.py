@@ -10,7 +10,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client import Counter, Gauge, Histogram
 
 from eoforge.errors import UsageError
-from services._runtime.settings import RuntimeSettings
+from services._runtime.settings import HttpSettings
 
 REQUESTS = Counter("eoforge_requests_total", "Calls by method and status.", ("method", "code"))
 SECONDS = Histogram(
@@ -27,7 +27,7 @@ _TRACE_CONTEXT = TraceContextTextMapPropagator()
 """Without baggage, which nothing here uses; its parser logs malformed headers word for word."""
 
 
-def configure_traces(settings: RuntimeSettings, service: str) -> None:
+def configure_traces(settings: HttpSettings, service: str) -> None:
     """Sends spans to the OpenTelemetry collector, if one is set; otherwise spans cost next to nothing.
 
     The ``OTEL_*`` variables of OpenTelemetry's specification count: endpoint, headers, certificates, sampler, resource

@@ -19,7 +19,9 @@ CODE_FOLDERS = ("eoforge", "kernels", "pipelines", "services", "tests", "benchma
 METHOD_FILES = {"README.md", "__init__.py", "config.py", "method.py"}
 """Networks and losses that several methods share are in eoforge/nn, eoforge/losses and the federated strategies."""
 KERNEL_FILES = {"README.md", "__init__.py", "kernel.py", "reference.py"}
-SERVICE_FILES = {"README.md", "__init__.py", "__main__.py", "settings.py", "kserve.py", "server.py"}
+SERVICE_FILES = {"README.md", "__init__.py", "__main__.py", "settings.py", "server.py"}
+WEB_SERVICES = {"console"}
+"""Services that answer browsers alone, and so have no Open Inference Protocol."""
 SHARED_FOLDERS = {"evaluation", "noise_robust"}
 """Folders beside the methods that hold none of them."""
 PUBLISHED = {"reben", "csmae", "ss_cm_rsir", "rs_jcif", "anneal", "dml_s2r", "rs_irl_svae", "grid", "fl_rs", "mm_fl"}
@@ -68,6 +70,11 @@ def test_fixed_file_sets(parent: str, required: set[str]) -> None:
     for folder in folders(parent):
         present = {p.name for p in folder.iterdir()}
         assert required <= present, f"{folder.relative_to(ROOT)} lacks {sorted(required - present)}"
+
+
+def test_a_service_speaks_the_inference_protocol_or_is_a_web_page() -> None:
+    without = {p.name for p in folders("services") if not (p / "kserve.py").is_file()}
+    assert without == WEB_SERVICES
 
 
 def test_a_service_with_a_typed_api_has_a_servicer() -> None:

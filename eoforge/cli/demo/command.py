@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from eoforge.cli.console import PORT
 from eoforge.cli.options import parse_overrides
 from eoforge.cli.output import Json, emit
 
@@ -21,11 +22,22 @@ def demo(
     patches: Annotated[int, typer.Option(min=60, help="Size of the synthetic archive.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the synthetic archive.")] = 0,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Training override, key=value (repeat).")] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Then keep service and web console up, until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="HTTP port of that console.")] = PORT,
     json: Json = False,
 ) -> None:
     """Run the main job end to end: archive, table, trained model, index, running service, answered queries, report."""
     from eoforge.cli.demo.run import run_demo
 
     given = parse_overrides(overrides)
-    figures = run_demo(out, archive=archive, store=store, method=method, patches=patches, seed=seed, overrides=given)
+    figures = run_demo(
+        out,
+        archive=archive,
+        store=store,
+        method=method,
+        patches=patches,
+        seed=seed,
+        overrides=given,
+        serve_port=port if serve else None,
+    )
     emit(figures, title="demo")

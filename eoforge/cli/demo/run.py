@@ -13,12 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from eoforge.cli.output import say
 from eoforge.errors import DataRefused, UsageError
+
+if TYPE_CHECKING:
+    from pipelines.run_local import LocalRun
 
 SEAWEEDFS = "seaweedfs"
 """Value of ``--store`` that starts an S3 server for the demo."""
@@ -48,6 +51,7 @@ def run_demo(
     patches: int = 2000,
     seed: int = 0,
     overrides: Mapping[str, str],
+    serve_port: int | None = None,
 ) -> dict[str, Any]:
     """Runs the demo and leaves ``report.html`` in ``out``.
 
@@ -59,6 +63,7 @@ def run_demo(
         patches: Size of the synthetic archive.
         seed: Seed of the synthetic archive.
         overrides: Configuration overrides of the method.
+        serve_port: Port of a web console that then stays up, with its retrieval service, until Ctrl-C; None for none.
 
     Returns:
         Flat figures: sizes, metrics against the untrained network and random codes, seconds per stage, the report.
@@ -77,12 +82,33 @@ def run_demo(
     out = out.expanduser().absolute()
     out.mkdir(parents=True, exist_ok=True)
     with _object_store(out, store) as root:
-        return _run(out, root, archive, method, patches, seed, overrides)
+        run, figures = _run(out, root, archive, method, patches, seed, overrides)
+        if serve_port is None:
+            say("see it in the browser: the same command with [bold]--serve[/] (make demo DEMO_ARGS=--serve)")
+        else:
+            _serve(out, root, run, serve_port)
+        return figures
+
+
+def _serve(out: Path, root: str, run: LocalRun, port: int) -> None:
+    """Keeps the retrieval service of the demo and a web console up until Ctrl-C."""
+    from eoforge.cli.console import serve_console
+    from eoforge.cli.demo.service import running_service
+    from eoforge.storage.addresses import join
+
+    with running_service(run.outputs["codes_table"], out / "service.log") as address:
+        serve_console(
+            retrieval_target=address,
+            patches_uri=join(root, "patches.lance"),
+            runs_uri=join(root, "runs"),
+            annotations_uri=join(root, "annotations"),
+            rest_port=port,
+        )
 
 
 def _run(
     out: Path, root: str, archive: str | None, method: str, patches: int, seed: int, overrides: Mapping[str, str]
-) -> dict[str, Any]:
+) -> tuple[LocalRun, dict[str, Any]]:
     from eoforge.cli.demo.compression_page import write_compression_page
     from eoforge.cli.demo.report import write_report
     from eoforge.cli.demo.service import query_service, running_service
@@ -110,7 +136,7 @@ def _run(
         compressed = write_compression_page(out, TableRef(str(params["table"]), int(run.outputs["version"])), seed)
     result = write_report(out, run, answers, stages.seconds, compressed)
     say(f"open [bold]{escape(str(out / 'report.html'))}[/]")
-    return result
+    return run, result
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 
 from eoforge.bundle import load_bundle, write_bundle
@@ -189,8 +190,18 @@ def test_the_commands(measured, tmp_path, capsys) -> None:
     page = Path(report, "report.html").read_text()
     assert "Values: forest_share" in page
     assert "By country" in page
-    predicted = run("predict", trained["bundle"], str(measured), str(tmp_path / "predictions.lance"))
-    assert predicted["patches"] == 64
+    table = str(tmp_path / "predictions.lance")
+    assert run("predict", trained["bundle"], str(measured), table)["patches"] == 64
+    exported = run("export", table, str(tmp_path / "maps"), "--format", "cog")
+    assert exported["patches"] == 64
+    found = []
+    for path in sorted(Path(tmp_path, "maps").glob("*_value.tif")):
+        with rasterio.open(path) as raster:
+            assert raster.descriptions == ("value", "lower", "upper")
+            assert raster.res == (1200, 1200)
+            found += raster.read(1)[~np.isnan(raster.read(1))].tolist()
+    rows = open_table(table).to_table(columns=["value"]).column("value").to_pylist()
+    assert sorted(found) == pytest.approx(sorted(rows))
 
 
 def test_labels_of_a_file(measured, pairs, brightness, tmp_path) -> None:

@@ -1,0 +1,1 @@
+"""Web console: pages for people over the services and tables."""

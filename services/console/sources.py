@@ -1,0 +1,100 @@
+"""What the pages show comes from: clients of the services, in the name of each caller, and tables of the store."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from eoforge.client import FederationClient, RetrievalClient
+from eoforge.client.base import ServiceClient
+from eoforge.errors import NotFound
+from eoforge.storage.addresses import TableRef, open_table
+from services.console.problems import NotConfigured
+from services.console.session import Caller
+from services.console.settings import ConsoleSettings
+
+if TYPE_CHECKING:
+    import lance
+
+MAX_CLIENTS = 64
+ATTEMPTS = 2
+TABLES = {"patches": "EOFORGE_PATCHES_URI", "streams": "EOFORGE_STREAMS_URI"}
+TLS = {"auto": None, "on": True, "off": False}
+Client = TypeVar("Client", bound=ServiceClient)
+
+
+class Sources:
+    """Clients and tables of one console; thread-safe.
+
+    Args:
+        settings: Their addresses.
+    """
+
+    def __init__(self, settings: ConsoleSettings) -> None:
+        self._settings = settings
+        self._clients: OrderedDict[tuple[str, str | None], Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def retrieval(self, caller: Caller) -> RetrievalClient:
+        """Client of the retrieval service with the caller's token.
+
+        Raises:
+            NotConfigured: The console was given none.
+        """
+        return self._client(RetrievalClient, self._settings.retrieval_target, "RETRIEVAL", caller)
+
+    def federation(self, caller: Caller) -> FederationClient:
+        """Client of the coordinator with the caller's token.
+
+        Raises:
+            NotConfigured: The console was given none.
+        """
+        return self._client(FederationClient, self._settings.federation_target, "FEDERATION", caller)
+
+    def table(self, name: str) -> lance.LanceDataset:
+        """Newest version of a table of the settings: ``patches`` or ``streams``.
+
+        Raises:
+            NotConfigured: The console was given none.
+            NotFound: It does not exist (yet, or any more); the message names no address.
+            StoreError: The store cannot be reached.
+        """
+        uri = getattr(self._settings, f"{name}_uri")
+        if uri is None:
+            raise NotConfigured(f"this console was given no table of {name} ({TABLES[name]})")
+        try:
+            return open_table(TableRef.parse(uri))
+        except NotFound as error:
+            raise NotFound(
+                f"there is no table of {name} at the address that this console was given: it was not made yet, was "
+                "moved, or was removed"
+            ) from error
+
+    def close(self) -> None:
+        """Closes all connections."""
+        with self._lock:
+            while self._clients:
+                self._clients.popitem()[1].close()
+
+    def _client(self, kind: Callable[..., Client], target: str | None, name: str, caller: Caller) -> Client:
+        if target is None:
+            raise NotConfigured(f"this console was given no {name.lower()} service (EOFORGE_{name}_TARGET)")
+        settings, key = self._settings, (name, caller.token)
+        with self._lock:
+            client: Client | None = self._clients.pop(key, None)
+            if client is None:
+                ca = settings.service_ca_file
+                client = kind(
+                    target,
+                    token=caller.token,
+                    ca_file=str(ca) if ca else None,
+                    tls=TLS[settings.service_tls],
+                    timeout=settings.service_seconds,
+                    attempts=ATTEMPTS,
+                )
+            self._clients[key] = client
+            while len(self._clients) > MAX_CLIENTS:
+                self._clients.popitem(last=False)  # its last user's reference closes it
+            return client

@@ -1,0 +1,182 @@
+"""Search and patch pages over a real retrieval service."""
+
+from __future__ import annotations
+
+import csv
+import io
+from urllib.parse import parse_qs, quote, urlsplit
+
+import httpx
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from eoforge.client import RetrievalClient
+from tests.console.conftest import console_of, csrf_of
+from tests.services.retrieval.fixtures import FIRST, RetrievalFixture, bands_of, write_tiff
+from tests.services.support import Running, running
+
+
+@pytest.fixture
+def name(archive: RetrievalFixture) -> str:
+    return archive.pairs[0].meta.patch_id
+
+
+def test_hits_are_those_of_the_service_in_its_order(
+    browser_of_one: httpx.Client, retrieval: Running, name: str
+) -> None:
+    page = browser_of_one.get("/search", params={"patch_id": name, "from": "s1", "to": "s2", "k": "7"})
+    assert page.status_code == 200
+    with RetrievalClient(retrieval.target) as client:
+        hits = client.search(patch_id=name, source="s1", target="s2", k=7)
+    places = [page.text.index(f'src="/thumbnail/s2/{quote(hit.patch_id)}"') for hit in hits]
+    assert places == sorted(places)
+    assert page.text.count('class="hit ') == 8, "seven hits and the query"
+    for hit in hits:
+        assert f"{hit.distance} bits" in page.text
+
+
+def test_the_python_that_a_page_shows_finds_the_same(
+    browser_of_one: httpx.Client, archive: RetrievalFixture, name: str
+) -> None:
+    import html
+
+    given = {"patch_id": name, "to": "s2", "k": "4", "since": "2015-01-01", "split": ["train", "test"]}
+    page = browser_of_one.get("/search", params=given)
+    shown = html.unescape(page.text.split('<pre tabindex="0"><code>')[1].split("</code>")[0])
+    scope: dict[str, object] = {}
+    exec(shown, scope)  # the page's own words
+    hits = scope["hits"]
+    assert isinstance(hits, list)
+    assert hits
+    assert all(f"/thumbnail/s2/{quote(hit.patch_id)}" in page.text for hit in hits)
+    command = html.unescape(page.text.split('<pre tabindex="0"><code>')[2].split("</code>")[0])
+    assert command.startswith("eoforge search --server 127.0.0.1:")
+    assert "--since 2015-01-01" in command
+
+
+def test_a_filter_narrows_and_an_empty_answer_says_so(browser_of_one: httpx.Client, name: str) -> None:
+    page = browser_of_one.get("/search", params={"patch_id": name, "bbox": "100,10,101,11"})
+    assert page.status_code == 200
+    assert "No patch passes these filters" in page.text
+
+
+def test_a_place_leads_to_its_patch(browser_of_one: httpx.Client, archive: RetrievalFixture) -> None:
+    page = browser_of_one.get("/search", params={"bbox": "-180,-90,180,90", "k": "200"})
+    assert page.text.count('class="hit ') == FIRST
+    box = page.text.split('data-box="')[1].split('"')[0]
+    west, south, east, north = map(float, box.split(","))
+    found = browser_of_one.get("/search", params={"at": f"{(west + east) / 2},{(south + north) / 2}", "from": "s2"})
+    assert found.status_code == 303
+    assert found.headers["location"].startswith("/search?patch_id=")
+    nowhere = browser_of_one.get("/search", params={"at": "170,-80"})
+    assert nowhere.status_code == 404
+    assert "no radar (Sentinel-1) patch at longitude 170" in nowhere.text
+
+
+def test_footprints_in_view(browser_of_one: httpx.Client) -> None:
+    answer = browser_of_one.get("/search/footprints", params={"bbox": "-180,-90,180,90"})
+    patches = answer.json()["patches"]
+    assert len(patches) == FIRST
+    assert all(west < east and south < north for _, west, south, east, north in patches)
+
+
+def test_an_image_is_searched_by_its_code_and_the_address_can_be_shared(
+    browser_of_one: httpx.Client, archive: RetrievalFixture
+) -> None:
+    pair = archive.pairs[3]
+    tiff = write_tiff(dict(bands_of(pair, "s1")))
+    form = {"csrf": csrf_of(browser_of_one.get("/search")), "to": "s1"}
+    answer = browser_of_one.post("/search/upload", data=form, files={"files": ("x.tif", tiff, "image/tiff")})
+    if answer.status_code == 200:  # notes on how it was read come first
+        address = answer.text.split('href="/search?code=')[1].split('"')[0]
+        address = "/search?code=" + address.replace("&amp;", "&")
+    else:
+        address = answer.headers["location"]
+    assert len(parse_qs(urlsplit(address).query)["code"][0]) == 16
+    page = httpx.get(browser_of_one.base_url.join(address), timeout=30)
+    (card,) = (part for part in page.text.split('<li class="hit ')[1:] if f"/patch/{pair.meta.patch_id}" in part)
+    assert "<strong>0 bits</strong>" in card, "the image is that of the patch"
+
+
+def test_a_file_that_is_no_image_is_refused_by_name(browser_of_one: httpx.Client) -> None:
+    form = {"csrf": csrf_of(browser_of_one.get("/search")), "to": "s1"}
+    files = {"files": ("B02.tif", b"II*\0 nonsense", "image/tiff")}
+    answer = browser_of_one.post("/search/upload", data=form, files=files)
+    assert answer.status_code == 422
+    assert "B02.tif" in answer.text
+    assert "/tmp" not in answer.text
+
+
+def test_exports_hold_the_hits(browser_of_one: httpx.Client, name: str) -> None:
+    given = {"patch_id": name, "k": "5"}
+    table = browser_of_one.get("/search/export", params=given | {"format": "csv"})
+    rows = list(csv.DictReader(io.StringIO(table.text)))
+    assert [int(row["rank"]) for row in rows] == [1, 2, 3, 4, 5]
+    parquet = browser_of_one.get("/search/export", params=given | {"format": "parquet"})
+    found = pq.read_table(io.BytesIO(parquet.content))
+    assert found["patch_id"].to_pylist() == [row["patch_id"] for row in rows]
+    assert b"geo" in found.schema.metadata
+
+
+def test_a_patch_page_shows_each_band_and_its_neighbours(
+    browser_of_one: httpx.Client, archive: RetrievalFixture, name: str
+) -> None:
+    page = browser_of_one.get(f"/patch/{name}")
+    assert page.status_code == 200
+    for label in archive.pair(name).meta.labels:
+        assert label in page.text
+    for view in ("true", "infrared", "shortwave", "radar", "map", "VV", "B02", "B12", "B01"):
+        assert f"/{view}.png" in page.text
+    picture = browser_of_one.get(f"/patch/{name}/B02.png")
+    image = np.asarray(Image.open(io.BytesIO(picture.content)))
+    band = archive.pair(name).s2_10m
+    assert band is not None
+    assert image.shape == (120, 120, 3)
+    assert np.corrcoef(image[..., 0].ravel(), band[0].ravel())[0, 1] > 0.9
+    assert browser_of_one.get(f"/patch/{name}/B99.png").status_code == 404
+    assert browser_of_one.get(f"/thumbnail/s2/{name}").headers["content-type"] == "image/png"
+
+
+def test_a_patch_that_is_not_there_is_said_so_with_its_markup_escaped(browser_of_one: httpx.Client) -> None:
+    evil = "<script>alert(1)</script>"
+    for address in (f"/patch/{quote(evil, safe='')}", f"/search?patch_id={quote(evil)}"):
+        answer = browser_of_one.get(address)
+        assert answer.status_code == 404
+        assert "<script>alert" not in answer.text
+        assert "&lt;script&gt;alert(1)" in answer.text
+        assert answer.headers["x-request-id"] in answer.text
+
+
+def test_malformed_parameters_are_named(browser_of_one: httpx.Client) -> None:
+    for given, words in (
+        ({"bbox": "1,2,3"}, "bbox: expected west,south,east,north"),
+        ({"k": "0"}, "k: expected a number of hits from 1 to 200"),
+        ({"from": "s3"}, "modality must be one of s1, s2"),
+        ({"since": "tomorrow"}, "since: expected a day"),
+        ({"code": "zz"}, "code: expected hexadecimal digits"),
+        ({"label": "Forrest"}, "unknown label"),
+    ):
+        answer = browser_of_one.get("/search", params=given)
+        assert answer.status_code == 400
+        assert words.casefold() in answer.text.replace("&#39;", "'").casefold()
+
+
+def test_a_service_that_is_down_is_a_page(archive: RetrievalFixture) -> None:
+    from eoforge.storage.seaweed import free_ports
+
+    (port,) = free_ports(1)
+    console = console_of(retrieval_target=f"127.0.0.1:{port}", service_seconds=1.0)
+    with running(console) as run:  # type: ignore[arg-type]
+        answer = httpx.get(f"{run.rest}/search?patch_id=x", timeout=30)
+    assert answer.status_code == 503
+    assert "cannot be reached at the moment" in answer.text
+    assert str(port) not in answer.text.replace(answer.headers["x-request-id"], "")
+
+
+def test_a_page_whose_service_was_not_given_says_which_setting_names_it() -> None:
+    with running(console_of()) as run:  # type: ignore[arg-type]
+        answer = httpx.get(f"{run.rest}/search")
+    assert answer.status_code == 404
+    assert "EOFORGE_RETRIEVAL_TARGET" in answer.text

@@ -1,0 +1,162 @@
+"""What strangers send: foreign forms, foreign cookies, large bodies, other hosts; and what each answer carries."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+
+from eoforge.errors import UsageError
+from services.console.session import Cookies, Session, Sessions
+from services.console.settings import ConsoleSettings
+from tests.console.conftest import csrf_of
+from tests.services.support import Running
+
+UPLOAD = {"files": ("x.tif", b"x", "image/tiff")}
+
+
+def test_a_form_without_its_token_changes_nothing(browser_of_one: httpx.Client) -> None:
+    browser_of_one.get("/search")
+    for data in ({}, {"csrf": "x" * 43}):
+        answer = browser_of_one.post("/search/upload", data=data, files=UPLOAD)
+        assert answer.status_code == 403
+        assert "nothing was changed" in answer.text
+
+
+def test_the_token_of_another_person_is_refused(console: Running, browser_of_one: httpx.Client) -> None:
+    browser_of_one.get("/search")
+    other = csrf_of(httpx.get(f"{console.rest}/search"))
+    answer = browser_of_one.post("/search/upload", data={"csrf": other}, files=UPLOAD)
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers", [{"origin": "https://evil.test"}, {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}]
+)
+def test_a_form_of_another_site_is_refused_before_its_body_is_read(
+    browser_of_one: httpx.Client, headers: dict[str, str]
+) -> None:
+    token = csrf_of(browser_of_one.get("/search"))
+    answer = browser_of_one.post("/search/upload", data={"csrf": token}, files=UPLOAD, headers=headers)
+    assert answer.status_code == 403
+    assert "another site" in answer.text
+
+
+def test_two_gigabytes_are_refused_by_their_declared_length(console: Running) -> None:
+    host, port = console.rest.removeprefix("http://").split(":")
+    head = (
+        f"POST /search/upload HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: multipart/form-data; boundary=x\r\n"
+        f"content-length: {2 << 30}\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=30) as line:
+        line.sendall(head.encode())
+        answer = ""
+        while piece := line.recv(1 << 16):
+            answer += piece.decode()
+    assert answer.startswith("HTTP/1.1 413")
+    assert "2,147,483,648" in answer
+
+
+def test_a_body_without_a_length_is_refused(browser_of_one: httpx.Client) -> None:
+    answer = browser_of_one.post("/search/upload", content=iter([b"abc"]))
+    assert answer.status_code == 400
+    assert "Content-Length" in answer.text
+
+
+def test_another_host_name_is_refused(console: Running) -> None:
+    answer = httpx.get(f"{console.rest}/search", headers={"host": "rebound.test"})
+    assert answer.status_code == 400
+    assert "another host" in answer.text
+
+
+def test_cookies_of_somebody_else_are_no_session(tmp_path: Path) -> None:
+    mine, theirs = Sessions(ConsoleSettings()), Sessions(ConsoleSettings())
+    session = Session(name="Eve", subject="eve", token="t")
+    (header,) = theirs.headers(session, {})
+    cookies = dict([header.partition(";")[0].split("=", 1)])
+    assert theirs.load(cookies) == (session, False)
+    assert mine.load(cookies)[1], "made with another key"
+    name, value = next(iter(cookies.items()))
+    changed = value[:-10] + ("A" if value[-10] != "A" else "B") + value[-9:]
+    assert theirs.load({name: changed})[1], "changed by a character"
+    other_kind = Cookies(ConsoleSettings(), "eoforge_sign_in", 60)
+    assert other_kind.read({name.replace("session", "sign_in"): value}) is None
+
+
+def test_a_long_session_is_spread_over_cookies_and_replicas_share_a_key(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("k" * 32 + "\n")
+    first, second = (Sessions(ConsoleSettings(session_key_file=key)) for _ in range(2))
+    session = Session(subject="x", token="t" * 6000)
+    headers = first.headers(session, {})
+    assert len(headers) == 3
+    assert all(len(header) < 4096 for header in headers)
+    cookies = dict(header.partition(";")[0].split("=", 1) for header in headers)
+    assert second.load(cookies) == (session, False)
+    shorter = first.headers(Session(), cookies)
+    assert sum("Max-Age=0" in header for header in shorter) == 2, "what is left over is removed"
+    with pytest.raises(UsageError, match="too long for cookies"):
+        first.headers(Session(token="t" * 12_000), {})
+    key.write_text("n" * 32 + "\n" + "k" * 32 + "\n")
+    assert Sessions(ConsoleSettings(session_key_file=key)).load(cookies) == (session, False), "the former key counts"
+    key.write_text("short")
+    with pytest.raises(UsageError, match="at least 32 bytes"):
+        Sessions(ConsoleSettings(session_key_file=key))
+
+
+def test_cookies_are_out_of_reach_of_scripts_and_of_plain_http() -> None:
+    (plain,) = Sessions(ConsoleSettings()).headers(Session(), {})
+    assert "HttpOnly" in plain
+    assert "SameSite=Lax" in plain
+    assert "Secure" not in plain
+    (secure,) = Sessions(ConsoleSettings(public_url="https://console.test")).headers(Session(), {})
+    assert secure.startswith("__Host-eoforge_session.0=")
+    assert "Secure" in secure
+    assert "Path=/" in secure
+
+
+def test_every_answer_carries_the_policy_and_no_page_breaks_it(browser_of_one: httpx.Client) -> None:
+    for address in ("/search", "/nothing", "/static/console.css", "/health/live"):
+        answer = browser_of_one.get(address)
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["x-frame-options"] == "DENY"
+    page = browser_of_one.get("/search").text
+    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|<script(?![^>]*\ssrc=)", page)
+
+
+def test_pages_are_not_kept_and_files_are(browser_of_one: httpx.Client) -> None:
+    assert browser_of_one.get("/search").headers["cache-control"] == "no-store"
+    assert "max-age=3600" in browser_of_one.get("/static/console.css").headers["cache-control"]
+    assert browser_of_one.get("/static/vendor/../../settings.py").status_code == 404
+
+
+def test_probes_and_metrics_need_no_session(browser_of_one: httpx.Client) -> None:
+    assert browser_of_one.get("/health/ready").json() == {"ready": True}
+    browser_of_one.get("/search")
+    metrics = browser_of_one.get("/metrics")
+    assert 'eoforge_requests_total{code="200",method="WEB /search"}' in metrics.text
+    assert "set-cookie" not in metrics.headers
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"host": "0.0.0.0"}, "without TLS .* and without authentication \\(EOFORGE_OIDC_ISSUER\\)"),
+        ({"oidc_issuer": "https://id.test"}, "EOFORGE_OIDC_CLIENT_ID and EOFORGE_PUBLIC_URL"),
+        (
+            {"oidc_issuer": "https://i.test", "oidc_client_id": "c", "public_url": "https://c.test", "token": "t"},
+            "one identity",
+        ),
+        ({"public_url": "http://console.test"}, "expected https://"),
+        ({"base_map_url": "javascript:alert(1)"}, "EOFORGE_BASE_MAP_URL"),
+    ],
+)
+def test_settings_that_expose_the_console_are_refused(values: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        ConsoleSettings(**values).require_consistent()

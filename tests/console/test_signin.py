@@ -1,0 +1,185 @@
+"""Sign-in at a real provider: code flow with PKCE, the token that goes on, renewal, refusals."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from eoforge.storage.seaweed import free_ports
+from services.console.session import Sessions
+from services.console.settings import ConsoleSettings
+from tests.console.conftest import console_of, csrf_of, running_retrieval
+from tests.console.provider import CLIENT, Provider, running_provider
+from tests.services.retrieval.fixtures import RetrievalFixture
+from tests.services.support import Running, running
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with running_provider() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def guarded_retrieval(
+    archive: RetrievalFixture, provider: Provider, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """A retrieval service that takes the provider's tokens alone."""
+    keys = provider.jwks(tmp_path_factory.mktemp("jwks"))
+    given = {"token_key_file": keys, "token_audience": CLIENT, "token_issuer": provider.issuer}
+    with running_retrieval(archive, **given) as run:
+        yield run
+
+
+@cache
+def secret() -> Path:
+    """File with the client's secret."""
+    path = Path(tempfile.mkdtemp()) / "secret"
+    path.write_text("the client's secret\n")
+    return path
+
+
+def signing_in(provider: Provider, **values: Any) -> dict[str, Any]:
+    """Settings of a console whose people sign in there."""
+    (port,) = free_ports(1)
+    given = {
+        "rest_port": port,
+        "public_url": f"http://127.0.0.1:{port}",
+        "oidc_issuer": provider.issuer,
+        "oidc_client_id": CLIENT,
+        "oidc_client_secret_file": secret(),
+        "oidc_service_token": "id_token",
+    }
+    return given | values
+
+
+@pytest.fixture(scope="module")
+def private(provider: Provider, guarded_retrieval: Running) -> Iterator[Running]:
+    settings = signing_in(provider, retrieval_target=guarded_retrieval.target)
+    with running(console_of(**settings)) as run:  # type: ignore[arg-type]
+        yield run
+
+
+@pytest.fixture
+def person(private: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=private.rest, timeout=30.0) as client:
+        yield client
+
+
+def to_provider(person: httpx.Client, there: str = "/search") -> str:
+    """Begins a sign-in; returns the provider's address."""
+    begun = person.get(there)
+    assert begun.status_code == 303
+    assert begun.headers["location"].startswith("/sign-in?next=")
+    sent = person.get(begun.headers["location"])
+    assert sent.status_code == 302
+    return sent.headers["location"]
+
+
+def back_from_provider(address: str, **form: str) -> str:
+    """Answers the provider's form; returns the address that it sends the browser to."""
+    answer = httpx.post(address, data=form)
+    assert answer.status_code == 302, answer.text[:500]
+    return answer.headers["location"]
+
+
+def test_sign_in_leads_to_the_page_that_was_wanted_with_rights_of_the_person(
+    person: httpx.Client, provider: Provider, archive: RetrievalFixture
+) -> None:
+    name = archive.pairs[0].meta.patch_id
+    before = len(provider.verified)
+    address = to_provider(person, f"/search?patch_id={name}&k=3")
+    assert "code_challenge_method=S256" in address
+    done = person.get(back_from_provider(address, sub="alice"))
+    assert done.status_code == 303
+    assert done.headers["location"] == f"/search?patch_id={name}&k=3"
+    assert len(provider.verified) == before + 1, "the provider saw the verifier of the challenge"
+    page = person.get(done.headers["location"])
+    assert page.status_code == 200, "the service took the person's token"
+    assert "alice" in page.text
+    assert page.text.count('class="hit ') == 4
+    assert not [name for name in person.cookies if "sign_in" in name], "what waited for the answer is gone"
+    out = person.post("/sign-out", data={"csrf": csrf_of(page)})
+    assert "Signed out" in out.text
+    assert person.get("/search").status_code == 303
+
+
+def test_signing_out_needs_the_token_of_the_form(person: httpx.Client) -> None:
+    person.get(back_from_provider(to_provider(person), sub="bob"))
+    assert person.post("/sign-out").status_code == 403
+    assert person.get("/search").status_code == 200
+
+
+def test_the_answer_to_another_browser_is_refused(person: httpx.Client, private: Running) -> None:
+    address = back_from_provider(to_provider(person), sub="mallory")
+    with httpx.Client(base_url=private.rest) as victim:
+        answer = victim.get(address)
+        assert answer.status_code == 401
+        assert "not begun in this browser" in answer.text
+        to_provider(victim)
+        assert victim.get(address).status_code == 401, "the state is that of another sign-in"
+        assert victim.get("/search").status_code == 303
+
+
+def test_who_declines_at_the_provider_is_told_so(person: httpx.Client) -> None:
+    address = to_provider(person)
+    state = dict(part.split("=", 1) for part in urlsplit(address).query.split("&"))["state"]
+    answer = person.get(f"/sign-in/callback?error=access_denied&state={state}&error_description=<b>x</b>")
+    assert answer.status_code == 401
+    assert "access_denied" in answer.text
+    assert "<b>x</b>" not in answer.text
+
+
+@pytest.mark.parametrize("there", ["//evil.test/", "https://evil.test/", "/\\evil.test", "javascript:alert(1)"])
+def test_no_sign_in_leads_to_another_site(person: httpx.Client, there: str) -> None:
+    sent = person.get("/sign-in", params={"next": there})
+    done = person.get(back_from_provider(sent.headers["location"], sub="carol"))
+    assert done.headers["location"] == "/"
+
+
+def test_htmx_is_sent_to_the_sign_in_as_a_whole_page(person: httpx.Client) -> None:
+    answer = person.get("/search?k=3", headers={"hx-request": "true"})
+    assert answer.status_code == 401
+    assert answer.headers["hx-redirect"] == "/sign-in?next=%2Fsearch%3Fk%3D3"
+
+
+def test_a_token_that_a_service_refuses_is_no_endless_loop(provider: Provider, guarded_retrieval: Running) -> None:
+    """An opaque access token is none that the service can verify: a page says so, without another redirection."""
+    settings = signing_in(provider, oidc_service_token="access_token", retrieval_target=guarded_retrieval.target)
+    with running(console_of(**settings)) as run, httpx.Client(base_url=run.rest) as person:  # type: ignore[arg-type]
+        person.get(back_from_provider(to_provider(person), sub="dave"))
+        answer = person.get("/search")
+    assert answer.status_code == 401
+    assert "token was refused" in answer.text
+
+
+def test_a_token_that_ends_is_renewed(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("k" * 32)
+    with running_provider(seconds=20) as provider:
+        settings = signing_in(provider, oidc_service_token="access_token", session_key_file=key)
+        with running(console_of(**settings)) as run, httpx.Client(base_url=run.rest) as person:  # type: ignore[arg-type]
+            person.get(back_from_provider(to_provider(person), sub="erin"))
+            sessions = Sessions(ConsoleSettings(**settings))
+            first, _ = sessions.load(dict(person.cookies))
+            assert first.subject == "erin"
+            assert person.get("/search").status_code == 404, "signed in; this console has no service"
+            second, _ = sessions.load(dict(person.cookies))
+    assert second.token != first.token
+    assert (second.subject, second.csrf, second.began) == (first.subject, first.csrf, first.began)
+
+
+def test_a_provider_that_is_down_is_a_page() -> None:
+    with running_provider() as provider:
+        settings = signing_in(provider)
+    with running(console_of(**settings)) as run, httpx.Client(base_url=run.rest, timeout=30) as person:  # type: ignore[arg-type]
+        answer = person.get("/sign-in")
+    assert answer.status_code == 503
+    assert "cannot be reached at the moment" in answer.text
