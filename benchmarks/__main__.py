@@ -44,6 +44,7 @@ CASES: dict[str, str] = {
     "cross_modal": "benchmarks.methods.cross_modal",
     "rs_jcif": "benchmarks.methods.rs_jcif",
     "reben": "benchmarks.methods.reben epochs=12",
+    "dml_s2r": "benchmarks.regression",
     "anneal": "benchmarks.anneal",
     "spatial_leakage": "benchmarks.methods.spatial_leakage",
     "prediction_service": "benchmarks.services.prediction",

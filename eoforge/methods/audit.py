@@ -26,7 +26,7 @@ from eoforge.data.noise.derived import Derived, derive, provenance_of, seen_labe
 from eoforge.data.noise.errors import LabelErrors, label_errors
 from eoforge.data.split import SPLITS
 from eoforge.errors import DataRefused, UsageError
-from eoforge.methods.prediction import open_predictor
+from eoforge.methods.prediction import open_class_predictor
 from eoforge.progress import track
 from eoforge.report import Html, concat, element, image, page, section, table
 from eoforge.storage.addresses import TableRef, lance_uri, open_table, storage_options, table_exists, table_to_write
@@ -147,7 +147,7 @@ def _against_truth(data: TableRef, names: list[str], given: Any, found: LabelErr
 
 
 def _predicted(bundle: Bundle, data: TableRef, device: str | None) -> tuple[list[str], Any, Any]:
-    predictor = open_predictor(bundle, device)
+    predictor = open_class_predictor(bundle, device)
     loader = PatchLoader(
         data,
         batch_size=_BATCH,
