@@ -101,7 +101,9 @@ def search(
 
 
 def _rows(hits: Sequence[Hit]) -> list[dict[str, Any]]:
-    return [{name: v for name, v in as_dict(hit).items() if name != "thumbnail_png"} for hit in hits]
+    from eoforge.client.messages import HIT_BYTES
+
+    return [{name: v for name, v in as_dict(hit).items() if name not in HIT_BYTES} for hit in hits]
 
 
 def _line(hit: dict[str, Any]) -> str:

@@ -20,6 +20,10 @@ Bands = Mapping[str, npt.NDArray[Any]]
 """Mapping band name -> samples ``[H, W]``: uint16 for Sentinel-2, float32 dB for Sentinel-1."""
 
 
+HIT_BYTES = ("thumbnail_png", "code")
+"""Fields of a hit that are bytes, and no part of a table of hits."""
+
+
 @dataclass(frozen=True, slots=True)
 class PatchInfo:
     """Metadata of a patch; the footprint is (lon_min, lat_min, lon_max, lat_max) in degrees.
@@ -46,7 +50,10 @@ class PatchInfo:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """Search hit: a patch, its modality and the Hamming distance to the query in bits."""
+    """Search hit: a patch, its modality and the Hamming distance to the query in bits.
+
+    ``thumbnail_png`` and the packed ``code`` ``[K/8]`` are empty unless they were asked for.
+    """
 
     patch_id: str
     modality: str
@@ -58,6 +65,7 @@ class Hit:
     epsg: int
     footprint: tuple[float, float, float, float]
     thumbnail_png: bytes = field(default=b"", repr=False)
+    code: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +214,7 @@ def hit(message: pb.Hit) -> Hit:
         epsg=patch.epsg,
         footprint=_box(patch.footprint),
         thumbnail_png=message.thumbnail_png,
+        code=message.code,
     )
 
 

@@ -62,6 +62,7 @@ class RetrievalClient(ServiceClient):
         k: int = 10,
         filter: SearchFilter | None = None,
         thumbnails: bool = False,
+        codes: bool = False,
     ) -> list[Hit]:
         """Search for the ``k`` nearest patches to exactly one of ``patch_id``, ``bands``, ``geotiff`` and ``code``.
 
@@ -76,6 +77,7 @@ class RetrievalClient(ServiceClient):
             k: Number of hits, fetched in pages.
             filter: Conditions on the hits.
             thumbnails: Whether hits include a thumbnail.
+            codes: Whether hits include their codes.
 
         Raises:
             UsageError: The arguments contradict each other, or the server refuses them.
@@ -86,7 +88,7 @@ class RetrievalClient(ServiceClient):
         if len(given) != 1:
             raise UsageError(f"give exactly one of patch_id, bands, geotiff and code; got {len(given)}")
         request = search_request(given[0], source, target, filter)
-        request.include_thumbnails = thumbnails
+        request.include_thumbnails, request.include_codes = thumbnails, codes
         hits: list[Hit] = []
         while True:
             request.page_size = min(k - len(hits), MAX_PAGE)

@@ -56,9 +56,17 @@ def search_filter(message: pb.Filter) -> SearchFilter:
 
 
 def nearest(
-    served: Served, code: npt.NDArray[np.uint8], target: str, search_filter: SearchFilter | None, offset: int, size: int
+    served: Served,
+    code: npt.NDArray[np.uint8],
+    target: str,
+    search_filter: SearchFilter | None,
+    offset: int,
+    size: int,
+    codes: bool = False,
 ) -> pb.SearchResponse:
     """Response with hits ``offset`` to ``offset + size`` of one query, without the token of a next page.
+
+    ``codes`` adds the code of each hit.
 
     Raises:
         NotFound: The index holds no codes of ``target``.
@@ -71,8 +79,10 @@ def nearest(
     kept = rows[0, offset:]
     metadata = metadata_messages(snapshot, kept)
     response = pb.SearchResponse(query_code=code.tobytes(), index_version=snapshot.version, candidates=candidates)
-    for patch, distance in zip(metadata, distances[0, offset:], strict=True):
-        response.hits.add(patch=patch, modality=RETRIEVAL_MODALITIES[target], distance=int(distance))
+    for patch, distance, row in zip(metadata, distances[0, offset:], kept, strict=True):
+        found = response.hits.add(patch=patch, modality=RETRIEVAL_MODALITIES[target], distance=int(distance))
+        if codes:
+            found.code = index.codes[row].tobytes()
     return response
 
 

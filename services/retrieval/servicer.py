@@ -118,7 +118,9 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         with argument("filter"):
             search_filter = answers.search_filter(request.filter) if request.HasField("filter") else None
         code = await self._query_code(request, served, deadline)
-        response = await self._pool.run(answers.nearest, served, code, target, search_filter, offset, size)
+        response = await self._pool.run(
+            answers.nearest, served, code, target, search_filter, offset, size, request.include_codes
+        )
         if request.include_thumbnails and response.hits:
             await self._reads.run(answers.add_thumbnails, served, response.hits, target)
         end = offset + size

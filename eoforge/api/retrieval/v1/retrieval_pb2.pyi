@@ -132,7 +132,7 @@ class PatchMetadata(_message.Message):
     def __init__(self, patch_id: _Optional[str] = ..., s1_name: _Optional[str] = ..., split: _Optional[str] = ..., country: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., contains_seasonal_snow: _Optional[bool] = ..., contains_cloud_or_shadow: _Optional[bool] = ..., acquired_s2: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., acquired_s1: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mgrs_tile: _Optional[str] = ..., epsg: _Optional[int] = ..., ulx: _Optional[int] = ..., uly: _Optional[int] = ..., footprint: _Optional[_Union[BoundingBox, _Mapping]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("patch_id", "bands", "geotiff", "code", "query_modality", "target_modality", "filter", "page_size", "page_token", "include_thumbnails")
+    __slots__ = ("patch_id", "bands", "geotiff", "code", "query_modality", "target_modality", "filter", "page_size", "page_token", "include_thumbnails", "include_codes")
     PATCH_ID_FIELD_NUMBER: _ClassVar[int]
     BANDS_FIELD_NUMBER: _ClassVar[int]
     GEOTIFF_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +143,7 @@ class SearchRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_CODES_FIELD_NUMBER: _ClassVar[int]
     patch_id: str
     bands: BandImage
     geotiff: GeoTiffImage
@@ -153,19 +154,22 @@ class SearchRequest(_message.Message):
     page_size: int
     page_token: str
     include_thumbnails: bool
-    def __init__(self, patch_id: _Optional[str] = ..., bands: _Optional[_Union[BandImage, _Mapping]] = ..., geotiff: _Optional[_Union[GeoTiffImage, _Mapping]] = ..., code: _Optional[bytes] = ..., query_modality: _Optional[_Union[Modality, str]] = ..., target_modality: _Optional[_Union[Modality, str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., include_thumbnails: _Optional[bool] = ...) -> None: ...
+    include_codes: bool
+    def __init__(self, patch_id: _Optional[str] = ..., bands: _Optional[_Union[BandImage, _Mapping]] = ..., geotiff: _Optional[_Union[GeoTiffImage, _Mapping]] = ..., code: _Optional[bytes] = ..., query_modality: _Optional[_Union[Modality, str]] = ..., target_modality: _Optional[_Union[Modality, str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., include_thumbnails: _Optional[bool] = ..., include_codes: _Optional[bool] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("patch", "modality", "distance", "thumbnail_png")
+    __slots__ = ("patch", "modality", "distance", "thumbnail_png", "code")
     PATCH_FIELD_NUMBER: _ClassVar[int]
     MODALITY_FIELD_NUMBER: _ClassVar[int]
     DISTANCE_FIELD_NUMBER: _ClassVar[int]
     THUMBNAIL_PNG_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
     patch: PatchMetadata
     modality: Modality
     distance: int
     thumbnail_png: bytes
-    def __init__(self, patch: _Optional[_Union[PatchMetadata, _Mapping]] = ..., modality: _Optional[_Union[Modality, str]] = ..., distance: _Optional[int] = ..., thumbnail_png: _Optional[bytes] = ...) -> None: ...
+    code: bytes
+    def __init__(self, patch: _Optional[_Union[PatchMetadata, _Mapping]] = ..., modality: _Optional[_Union[Modality, str]] = ..., distance: _Optional[int] = ..., thumbnail_png: _Optional[bytes] = ..., code: _Optional[bytes] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("hits", "next_page_token", "query_code", "index_version", "candidates")
