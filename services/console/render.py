@@ -24,9 +24,21 @@ VERSION = version("eoforge")
 ASSETS = ("htmx.min.js", "leaflet.js", "leaflet.css", "uPlot.iife.min.js", "uPlot.min.css")
 """Files of other projects that pages load; ``scripts/console_assets.py`` fetches them."""
 
+
+def without(names: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Names but one."""
+    return tuple(other for other in names if other != name)
+
+
+def toggled(names: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Names with one more, or without it if it is there."""
+    return without(names, name) if name in names else (*names, name)
+
+
 _environment = Environment(
     loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
+_environment.globals |= {"toggled": toggled, "without": without}
 _environment.globals |= {"version": VERSION, "csrf_header": CSRF_HEADER, "infinity": math.inf}
 
 
