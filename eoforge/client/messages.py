@@ -67,6 +67,7 @@ class Hit:
     epsg: int
     footprint: tuple[float, float, float, float] | None
     thumbnail_png: bytes = field(default=b"", repr=False)
+    code: bytes = field(default=b"", repr=False)
     owner: str = ""
     owner_address: str = ""
 
@@ -106,7 +107,6 @@ class AcrossAnswer:
     hits: list[Hit]
     owners: list[OwnerAnswer]
     partial: bool
-    code: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
