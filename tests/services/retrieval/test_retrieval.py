@@ -243,10 +243,9 @@ def test_thumbnails_of_hits_are_their_own(client: RetrievalClient, archive: Retr
 
 
 def test_codes_of_hits_are_those_of_the_index(client: RetrievalClient, snapshot: IndexSnapshot) -> None:
-    name = snapshot.metadata["patch_id"][3].as_py()
+    name = snapshot.metadata(np.array([3]))["patch_id"][0].as_py()
     hits = client.search(patch_id=name, source="s2", target="s1", k=5, codes=True)
-    index = snapshot.index_of("s1")
-    assert [hit.code for hit in hits] == [index.codes[snapshot.row_of(hit.patch_id, "s1")].tobytes() for hit in hits]
+    assert [hit.code for hit in hits] == [snapshot.code_of(hit.patch_id, "s1").tobytes() for hit in hits]
     assert [hit.code for hit in client.search(patch_id=name, source="s2", target="s1", k=2)] == [b"", b""]
 
 
