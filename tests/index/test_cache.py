@@ -148,6 +148,13 @@ def test_other_changes_and_many_segments_are_written_anew(archive, pairs, monkey
     assert [len(segment) for segment in archive.open().segments] == [35]
 
 
+def spoil_metadata(path):
+    data = bytearray((path / "metadata.arrow").read_bytes())
+    place = data.find(b"Portugal") if b"Portugal" in data else len(data) // 2
+    data[place] ^= 1
+    (path / "metadata.arrow").write_bytes(data)
+
+
 def spoil_codes(path):
     data = bytearray((path / "codes-s2.bin").read_bytes())
     data[3] ^= 1
@@ -158,6 +165,7 @@ def spoil_codes(path):
     "spoil",
     [
         spoil_codes,
+        spoil_metadata,
         lambda path: (path / "place.bin").unlink(),
         lambda path: (path / "metadata.arrow").write_bytes((path / "metadata.arrow").read_bytes()[:-9]),
         lambda path: (path / "manifest.json").write_text("{"),
@@ -165,7 +173,7 @@ def spoil_codes(path):
             json.dumps({**json.loads((path / "manifest.json").read_text()), "format": 0})
         ),
     ],
-    ids=["flipped bit", "missing file", "cut off", "no manifest", "older format"],
+    ids=["flipped bit", "flipped bit of the metadata", "missing file", "cut off", "no manifest", "older format"],
 )
 def test_a_damaged_copy_is_filled_again_and_named(archive, spoil):
     before = content(archive.open())
