@@ -61,6 +61,8 @@ class Upstream:
         self._used = Secrets()
         self._channels: dict[int, grpc.aio.Channel] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._gone = False
+        """Whether the last call found nobody: then one attempt is enough, so that searches do not wait for it."""
         self._places = asyncio.Semaphore(settings.max_calls)
 
     async def ask(self, request: pb.SearchRequest, seconds: float) -> bytes:
@@ -102,13 +104,17 @@ class Upstream:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _retried(self, number: int, message: bytes, end: float) -> bytes:
-        for attempt in range(1, self.settings.attempts + 1):
+        attempts = 1 if self._gone else self.settings.attempts
+        for attempt in range(1, attempts + 1):
             try:
-                return await self._call(number, message, end - time.monotonic())
+                answer = await self._call(number, message, end - time.monotonic())
+                self._gone = False
+                return answer
             except grpc.aio.AioRpcError as error:
                 wait = retry_wait(error)
                 seconds = FIRST_WAIT_S * 2 ** (attempt - 1) if wait is True else float(wait)
-                if wait is False or attempt == self.settings.attempts or time.monotonic() + seconds >= end:
+                if wait is False or attempt == attempts or time.monotonic() + seconds >= end:
+                    self._gone = error.code() is grpc.StatusCode.UNAVAILABLE
                     raise
             await asyncio.sleep(seconds)
         raise RuntimeError("a call has at least one attempt")

@@ -130,6 +130,23 @@ def test_retries_and_hedges_happen_within_the_deadline(owners: Owners) -> None:
         assert across(stub, owners)[1]["shaky"] == ("ANSWERED", "")
     assert len(calls) == 2
 
+    is_up = threading.Event()
+
+    def is_down(request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
+        calls.append(context.peer())
+        if not is_up.is_set():
+            context.abort(grpc.StatusCode.UNAVAILABLE, "for long")
+        return good_answer(request, "down")
+
+    with pretender(is_down) as address, hub(owners, upstream("down", address)) as stub:
+        counts = []
+        for change in (is_up.clear, is_up.clear, is_up.set, is_up.clear):
+            change()
+            calls.clear()
+            across(stub, owners)
+            counts.append(len(calls))
+    assert counts == [3, 1, 1, 3], "searches do not wait for an owner that was gone just before"
+
     hedged: list[str] = []
 
     def hangs_once(request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
