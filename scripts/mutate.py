@@ -42,7 +42,9 @@ SUITES: dict[str, Suite] = {
     "metrics": Suite(("eoforge/metrics",), ("tests/metrics",)),
     "privacy": Suite(("eoforge/federated/privacy",), ("tests/federated/privacy", "tests/federated/test_reduce.py")),
     "priors": Suite(("eoforge/codec/learned/priors.py",), ("tests/codec/test_entropy.py", "tests/codec/test_model.py")),
-    "strategies": Suite(("eoforge/federated/strategies",), ("tests/federated/strategies",)),
+    "strategies": Suite(
+        ("eoforge/federated/strategies",), ("tests/federated/strategies", "tests/methods/mm_fl/test_relay.py")
+    ),
     "schedule": Suite(("eoforge/methods/schedule.py",), ("tests/methods/test_schedule.py",)),
 }
 TIMEOUT_S = 300.0
