@@ -40,8 +40,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dml_s2r_pair": {"difference": "pair"},
     "dml_s2r_log_ratio": {"metric": "log_ratio", "metric_weight": 0.1},
     "dml_s2r_step_1": {"metric_weight": 0.0},
+    "dml_s2r_both": {"pair_weight": 1.0},
 }
-"""DML-S2R with the other form of f^d, with the other loss, and without the loss of the second step."""
+"""DML-S2R with the other form of f^d, the other loss, no loss in the second step, and both losses there."""
 NAMED = (*SYSTEMS, *VARIANTS)
 OURS_ALONE = (
     "difference",
@@ -80,13 +81,17 @@ def run_cell(samples: Samples, config: Config, share: float) -> dict[str, Any]:
     return {"labels": count, "cpu_seconds": seconds, "intervals": model.intervals.kind, "test": figures}
 
 
-def cell_of(folder: Path, samples: Samples, data: str, name: str, config: Config, share: float) -> dict[str, Any]:
-    """A cell's figures, from its file or by training."""
+def cell_of(
+    folder: Path, samples: Samples, data: str, name: str, config: Config, share: float, *, train: bool = True
+) -> dict[str, Any] | None:
+    """A cell's figures, from its file or by training; None if it is neither stored nor to be trained."""
     settings = {k: v for k, v in asdict(config).items() if config.system == "dml_s2r" or k not in OURS_ALONE}
     key = json.dumps([CODE, data, len(samples.values), share, settings])
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
     path = folder / f"{data}-{name}-{share:g}-{config.seed}-{digest}.json"
     if not path.exists():
+        if not train:
+            return None
         row = run_cell(samples, config, share)
         partial = path.with_suffix(".partial")
         named = {"data": data, "system": name, "share": share, "seed": config.seed}
@@ -105,6 +110,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--patches", type=int, default=2400)
     parser.add_argument("--cells", type=Path, default=Path("build/regression"))
+    parser.add_argument("--finished", action="store_true", help="report the stored cells, and train no other")
     parser.add_argument("--report", type=Path)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -116,7 +122,9 @@ def main() -> int:
         samples = samples_of(data, args.patches, args.cells)
         with track(f"regression, {data}", total=len(plan)) as progress:
             for share, seed, name in plan:
-                cells.append(cell_of(args.cells, samples, data, name, settings(name, seed, samples), share))
+                config = settings(name, seed, samples)
+                cell = cell_of(args.cells, samples, data, name, config, share, train=not args.finished)
+                cells += [] if cell is None else [cell]
                 progress.advance()
     rows = summary(cells)
     print(table_text(rows))
