@@ -10,8 +10,9 @@ METHOD ?= ss_cm_rsir
 DEMO_ARGS ?=
 CLUSTER_ARGS ?=
 CHARTS_ARGS ?=
+MUTATE_ARGS ?=
 
-.PHONY: help env demo demo-federated test cluster cluster-pods lint types proto proto-release pipelines charts charts-package images bench lock ci clean
+.PHONY: help env demo demo-federated test cluster cluster-pods lint types proto proto-release pipelines charts charts-package images bench mutate lock ci clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
@@ -28,7 +29,7 @@ $(STAMP): requirements/dev.txt pyproject.toml services/console/package-lock.json
 demo: env        ## archive -> table -> trained model -> index -> service -> answered queries -> demo/report.html
 	$(BIN)/eoforge demo --method $(METHOD) $(DEMO_ARGS)
 
-demo-federated: env ## four silos and a coordinator with mutual TLS, two kill -9 on the way -> demo-federated/report.html
+demo-federated: env ## four silos and a coordinator with mutual TLS, two kill -9, one search across all -> demo-federated/report.html
 	$(BIN)/eoforge federate demo $(DEMO_ARGS)
 
 test: env        ## all tests (kernels in two processes: plain, then through the Triton interpreter)
@@ -41,7 +42,8 @@ cluster: env     ## the charts on a real control plane, with KServe and Trainer 
 cluster-pods: env ## the charts in real pods on a node of this machine: needs root, containerd and podman, and builds images
 	$(BIN)/python -m tests.cluster.pods.machine
 	$(BIN)/python -m tests.cluster.binaries --pods
-	$(BIN)/python -m pytest tests/cluster/pods -n 0 $(CLUSTER_ARGS)
+	$(BIN)/python -m tests.cluster.pods.images
+	$(BIN)/python -m pytest tests/cluster/pods -n 0 --timeout 1200 -o timeout_func_only=true $(CLUSTER_ARGS)
 
 lint: env        ## style and the direction of imports
 	$(BIN)/ruff check .
@@ -63,6 +65,9 @@ pipelines: env   ## recompile pipelines/compiled/*.yaml
 
 bench: env       ## every benchmark, results into benchmarks/results/<device>/
 	$(BIN)/python -m benchmarks
+
+mutate: env      ## one-line faults in formulas that no test notices (MUTATE_ARGS="losses --sample 40"; hours without a sample)
+	$(BIN)/python -m scripts.mutate $(MUTATE_ARGS)
 
 charts: env      ## remake the charts' values.schema.json and tables of values
 	$(BIN)/python -m scripts.chart_schema

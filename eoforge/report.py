@@ -41,12 +41,14 @@ figure{margin:0}figure img{max-width:100%;height:auto;display:block}
 .card{width:132px;flex:none;font-size:12px;line-height:1.35}
 .card summary{list-style:none;cursor:zoom-in}.card summary::-webkit-details-marker{display:none}
 .card .id{display:block;font-size:10px;line-height:1.25;overflow-wrap:anywhere;color:var(--soft)}
-.card[open]{width:486px}.card[open] img{width:486px;height:486px;image-rendering:pixelated}
+.card .picture,.card .band{display:block;background:var(--picture) center/cover}
+.card[open]{width:486px}.card[open] .picture{width:486px;height:486px;image-rendering:pixelated}
+.card .bands{display:flex;gap:6px}.card .band{width:158px;height:158px;image-rendering:pixelated}
 .card[open] summary{cursor:zoom-out}
 .swatch{display:inline-block;width:12px;height:12px;border-radius:3px;margin:0 4px 0 6px;vertical-align:-1px}
-.card img{width:132px;height:132px;border-radius:6px;display:block;image-rendering:auto;border:3px solid var(--line)}
-.card.query img{border-color:var(--accent)}
-.card.partner img{border-color:var(--good)}.card.miss img{border-color:var(--bad)}
+.card .picture{width:132px;height:132px;border-radius:6px;border:3px solid var(--line)}
+.card.query .picture{border-color:var(--accent)}
+.card.partner .picture{border-color:var(--good)}.card.miss .picture{border-color:var(--bad)}
 .tag{display:inline-block;border-radius:4px;padding:0 5px;margin:2px 3px 0 0;background:var(--tint);color:var(--soft)}
 .tag.shared{background:#e2f3e9;color:var(--good)}
 footer{color:var(--soft);font-size:13px;margin-top:24px}

@@ -249,8 +249,9 @@ def _report(found: dict[str, Any], last: str) -> str:
 
 
 def _bundles(out: str) -> list[str]:
-    keys = ObjectStore(out).list()
-    return [join(out, key.removesuffix(MANIFEST)) for key in keys if key.endswith(f"/{MANIFEST}")]
+    """Bundles directly below the folder of a run; those of earlier stages lie in folders of their own below it."""
+    names = (key.rpartition(f"/{MANIFEST}") for key in ObjectStore(out).list())
+    return [join(out, name) for name, end, rest in names if end and not rest and "/" not in name]
 
 
 def _only_bundle(out: str, before: set[str]) -> str:

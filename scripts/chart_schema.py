@@ -33,8 +33,9 @@ FROM_CHART = frozenset(
     {"host", "port", "rest_port", "health_port", "silo_port", "insecure"}
     | {"tls_cert_file", "tls_key_file", "tls_client_ca_file", "otlp_endpoint"}
     | {"token_key_file", "token_algorithm", "token_audience", "token_issuer"}
+    | {"upstreams", "partners"}
 )
-"""Settings that the templates derive from other values: ports, TLS, tokens, traces."""
+"""Settings that the templates derive from other values: ports, TLS, tokens, traces, other owners."""
 WEB_FROM_CHART = frozenset({"token", "oidc_client_secret_file", "session_key_file", "service_ca_file"})
 """Settings of the web console that are secrets: their files are mounted, and a token for everyone is for a laptop."""
 _KEY = re.compile(r"^( *)([A-Za-z][\w-]*):(?: |$)")

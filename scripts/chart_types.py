@@ -220,6 +220,10 @@ _USERS: dict[str, Schema] = {
     "seLinuxOptions": _SELINUX,
     "appArmorProfile": _SECCOMP,
 }
+_OWNER = text(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", most=63, empty=False)
+_HOST_AND_PORT = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
+_SECONDS: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": 60}
+_ALL_OR_NAMES: Schema = {"anyOf": [{"const": "all"}, items({"type": "string", "pattern": "^[a-z0-9_]+$"})]}
 _ADDED = items({"type": "string", "pattern": "^[A-Z_]+$"})
 
 TYPES: dict[str, Schema] = {
@@ -281,6 +285,19 @@ TYPES: dict[str, Schema] = {
     "names": items(REQUIRED_NAME),
     "node-selector": SELECTOR_LABELS,
     "object-name": text("[a-z]([-a-z0-9]*[a-z0-9])?", most=63),
+    "partners": items(
+        fields(
+            "caller",
+            caller={"type": "string", "minLength": 1, "maxLength": 256},
+            fields=_ALL_OR_NAMES,
+            filters=_ALL_OR_NAMES,
+            maxHits=number(1, 1000),
+            quotaPerSecond={"type": "number", "exclusiveMinimum": 0, "maximum": 1e9},
+            quotaBurst=number(1, 10**9),
+            distanceStep=number(1, 512),
+        ),
+        maxItems=1024,
+    ),
     "parents": items(_PARENT, maxItems=32),
     "peers": items(_PEER),
     "pod-security": fields(
@@ -311,6 +328,24 @@ TYPES: dict[str, Schema] = {
     "tag": text(_TAG, most=128),
     "tolerations": items(_TOLERATION),
     "topology": text(_QUALIFIED, most=317, empty=False),
+    "upstreams": items(
+        fields(
+            "owner address",
+            owner=_OWNER,
+            address=text(_HOST_AND_PORT, most=300, empty=False),
+            publicAddress=text(_HOST_AND_PORT, most=300),
+            tls={"type": "boolean"},
+            caSecret=NAME,
+            clientCertSecret=NAME,
+            tokenSecret=NAME,
+            deadlineSeconds=_SECONDS,
+            hedgeSeconds=_SECONDS,
+            attempts=number(1, 10),
+            maxAnswerBytes=number(4096, 64 << 20),
+            maxCalls=number(1, 4096),
+        ),
+        maxItems=64,
+    ),
     "volumes": items(_VOLUME),
 }  # fmt: skip
 """By the names that ``values.yaml`` uses."""

@@ -27,6 +27,15 @@ def pytest_report_header() -> str:
     return f"real reBEN samples: {SHARED if SHARED.is_dir() else 'ABSENT - tests on real data do not run'}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def index_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The local cache of indexes, apart from that of the user; processes that a test starts have it too."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache") / "index"
+        patch.setenv("EOFORGE_CACHE_FOLDER", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with real reBEN samples and the official metadata."""

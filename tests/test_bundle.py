@@ -17,10 +17,13 @@ import torch
 from eoforge.bundle import (
     Bundle,
     code_revision,
+    compare_bundles,
     format,
     list_bundles,
     load_bundle,
     model_card,
+    read_epochs,
+    read_steps,
     store_bundle,
     write_bundle,
 )
@@ -241,3 +244,41 @@ def test_a_damaged_bundle_is_left_out_of_the_list(tmp_path: Path, capsys: pytest
     assert [b.bundle for b in list_bundles(good.uri)] == [good.uri]
     assert list_bundles(str(tmp_path / "absent")) == []
     assert not (tmp_path / "absent").exists()
+
+
+def test_figures_are_read_without_the_weights(tmp_path: Path) -> None:
+    history = [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0, "validation_score": 0.5}]
+    written = write(tmp_path, metrics={"history": history}, extra_files={"curve.csv": b"step,loss\n0,1.5\n1,0.5\n"})
+    Path(written.uri, "weights.safetensors").write_bytes(b"x" * written.files["weights.safetensors"][1])
+    light = load_bundle(written.uri, weights=False)
+    assert read_steps(light)["loss"].tolist() == [1.5, 0.5]
+    epochs = read_epochs(light)
+    assert epochs["loss"].tolist() == [2.0, 1.0]
+    assert [str(v) for v in epochs["validation_score"]] == ["nan", "0.5"]
+    with pytest.raises(BundleError, match="sha256"):
+        load_bundle(written.uri)
+    with pytest.raises(BundleError, match="sha256"):
+        light.weights()
+
+
+@pytest.mark.parametrize("content", [b"step,loss\n0,high\n", b"step,loss\n0\n", b"\xff\xfe"])
+def test_a_curve_of_other_things_than_numbers_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(BundleError, match="no table of numbers"):
+        read_steps(write(tmp_path, extra_files={"curve.csv": content}))
+
+
+@pytest.mark.parametrize("history", [[1, 2], [{"loss": "high"}], [{"loss": [1]}], "text", 5])
+def test_a_history_of_other_things_than_numbers_is_refused(tmp_path: Path, history: Any) -> None:
+    with pytest.raises(BundleError, match="no list of objects with numbers"):
+        read_epochs(write(tmp_path, metrics={"history": history}))
+
+
+def test_two_bundles_side_by_side(tmp_path: Path) -> None:
+    config = {"method": "m", "config": {"bits": 64, "lr": 0.1}, "bands": {"s1": ["VV"]}}
+    first = write(tmp_path, config=config, metrics={"loss": 1.0, "only": 2, "name": "x"})
+    second = write(
+        tmp_path, config={**config, "config": {"bits": 32, "lr": 0.1}, "seed": 1}, metrics={"loss": 0.5, "name": "y"}
+    )
+    found = compare_bundles(first, second)
+    assert found.settings == [("config.bits", "64", "32"), ("seed", "not set", "1")]
+    assert found.metrics == [("loss", 1.0, 0.5), ("only", 2.0, None)]

@@ -19,12 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.services.attack_cases import Attack, cases
-from benchmarks.services.attack_services import SERVICES, Neighbour, Secrets, Served
+from benchmarks.services.attack_cases import WARM, Attacker, cases
+from benchmarks.services.attack_services import PREDICTION_BUNDLE, SERVICES, Neighbour, Secrets, Served
 
 WARM_S, IDLE_S, LEAD_S, AFTER_S = 2.0, 3.0, 0.2, 1.0
 ALLOWED_MIB, ALLOWED_TIMES = 256.0, 5.0
 DEAR_SIDE = 1020
+MOST_PATCHES = 32
 
 
 def payloads(folder: Path) -> tuple[bytes, bytes]:
@@ -49,29 +50,43 @@ def payloads(folder: Path) -> tuple[bytes, bytes]:
     return tuple(bytes(pb.DecompressRequest(stream=s).SerializeToString()) for s in (small, dear))  # type: ignore[return-value]
 
 
+def patches(folder: Path) -> tuple[bytes, bytes]:
+    """Requests of predictions: of one patch, and of as many as one request may hold."""
+    import numpy as np
+
+    from benchmarks.services.prediction import patches_of, request_of, untrained_bundle
+    from eoforge.methods.reben.config import Config
+
+    (folder / PREDICTION_BUNDLE).write_text(untrained_bundle(str(folder), Config.tiny()).uri)
+    [one] = patches_of(1)
+    many = {name: np.repeat(pixels, MOST_PATCHES, axis=0) for name, pixels in one.items()}
+    return request_of(one).SerializeToString(), request_of(many).SerializeToString()
+
+
 def attacked(kind: str, folder: Path, files: Secrets, small: bytes, dear: bytes, only: str) -> list[dict[str, Any]]:
     """The table of one service."""
     rows: list[dict[str, Any]] = []
-    chosen = {name: attack for name, attack in cases(kind).items() if only in name}
+    chosen = [name for name in cases(kind) if only in name]
     if not chosen:
         return rows
     served = Served(kind, folder, files)
-    neighbour = Neighbour(served, files, small)
+    neighbour, attacker = Neighbour(served, files, small), Attacker(served, files, small, dear)
     try:
-        for number, (name, attack) in enumerate(chosen.items()):
+        for number, name in enumerate(chosen):
             if not served.process.is_alive() or served.status("VmRSS") > served.idle_mib + ALLOWED_MIB / 4:
-                neighbour.stop()
-                served.stop()
+                for one in (attacker, neighbour, served):
+                    one.stop()
                 served = Served(kind, folder, files)
-                neighbour = Neighbour(served, files, small)
+                neighbour, attacker = Neighbour(served, files, small), Attacker(served, files, small, dear)
                 number = 0
             if not number:
+                attacker.send(WARM)
                 watched(neighbour, partial(time.sleep, WARM_S))
                 served.idle_mib = served.status("VmRSS")
             idle, _ = watched(neighbour, partial(time.sleep, IDLE_S))
             served.forget_peak()
             since = time.monotonic()
-            seen, codes = watched(neighbour, partial(attack, Attack(served, files, small, dear)))
+            seen, codes = watched(neighbour, partial(attacker.send, name))
             row = {
                 "service": kind,
                 "case": name,
@@ -92,8 +107,8 @@ def attacked(kind: str, folder: Path, files: Secrets, small: bytes, dear: bytes,
             rows.append(row)
             print(line_of(row), flush=True)
     finally:
-        neighbour.stop()
-        served.stop()
+        for one in (attacker, neighbour, served):
+            one.stop()
     return rows
 
 
@@ -128,8 +143,12 @@ def main() -> None:
         folder = Path(made)
         files = Secrets(folder)
         files.write()
-        small, dear = payloads(folder) if {"compression", "retrieval"} & set(arguments.services) else (b"", b"")
-        rows = [r for kind in arguments.services for r in attacked(kind, folder, files, small, dear, arguments.only)]
+        streams = payloads(folder) if {"compression", "retrieval"} & set(arguments.services) else (b"", b"")
+        images = patches(folder) if "prediction" in arguments.services else (b"", b"")
+        rows = []
+        for kind in arguments.services:
+            small, dear = images if kind == "prediction" else streams
+            rows += attacked(kind, folder, files, small, dear, arguments.only)
     if arguments.out:
         arguments.out.write_text(json.dumps({"cases": rows}, indent=2) + "\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import socket
 import ssl
 import threading
@@ -18,20 +19,22 @@ from typing import Any
 
 import grpc
 
-from benchmarks.services.attack_services import PROBES, Secrets, Served, channel
+from benchmarks.services.attack_services import OIP, PROBES, SPAWN, Secrets, Served, channel
 
 TIMEOUT_S = 20.0
 HALF_S = 6.0
 MIB = 1 << 20
-OIP = "/inference.GRPCInferenceService/ModelInfer"
+LEAST_NICE = 19
 MODELS = {
     "retrieval": "eoforge-retrieval-search-s1",
     "compression": "eoforge-compression-decompress-s2",
+    "prediction": "eoforge-predict-s1s2",
     "federation": "eoforge-federation-runs",
 }
 REPEATED = {
     "retrieval": ("/eoforge.api.retrieval.v1.RetrievalService/Encode", b"\x0a\x00"),
     "compression": ("/eoforge.api.compression.v1.CompressionService/Compress", b"\x12\x00"),
+    "prediction": (OIP, b"\x2a\x00"),
     "federation": ("/eoforge.api.federation.v1.FederationService/PrepareModel", b"\x0a\x00"),
 }
 """A method, and an empty message in a repeated field of its request (of a raster's bands, in Compress)."""
@@ -46,7 +49,9 @@ STREAMS = {
 class Attack:
     """Where an attack goes, by whom, and with which prepared bytes."""
 
-    served: Served
+    kind: str
+    target: str
+    rest: int
     files: Secrets
     payload: bytes
     dear: bytes
@@ -54,7 +59,7 @@ class Attack:
     def calls(self, method: str, body: bytes, count: int, *, known: bool = True, zipped: bool = False) -> Counter[str]:
         """Unary calls at the same time."""
         compression = grpc.Compression.Gzip if zipped else None
-        with channel(self.served.target, self.files.ca) as line:
+        with channel(self.target, self.files.ca) as line:
             call = line.unary_unary(method, None, None)
             metadata = (("authorization", f"Bearer {self.files.token('mallory')}"),) if known else ()
             waiting = [
@@ -69,13 +74,11 @@ class Attack:
 
     def _post(self, body: bytes, known: bool, sent: int | None) -> str:
         context = ssl.create_default_context(cafile=str(self.files.ca))
-        head = f"POST /v2/models/{MODELS[self.served.kind]}/infer HTTP/1.1\r\nHost: a\r\nContent-Type: application/json"
+        head = f"POST /v2/models/{MODELS[self.kind]}/infer HTTP/1.1\r\nHost: a\r\nContent-Type: application/json"
         head += f"\r\nContent-Length: {len(body)}\r\n"
         head += f"Authorization: Bearer {self.files.token('mallory')}\r\n\r\n" if known else "\r\n"
         with suppress(OSError, ssl.SSLError, IndexError):
-            raw = socket.create_connection(
-                ("127.0.0.1", self.served.rest), timeout=TIMEOUT_S if sent is None else HALF_S
-            )
+            raw = socket.create_connection(("127.0.0.1", self.rest), timeout=TIMEOUT_S if sent is None else HALF_S)
             with context.wrap_socket(raw, server_hostname="127.0.0.1") as line:
                 with suppress(OSError):
                     line.sendall(head.encode() + body[:sent])
@@ -90,17 +93,15 @@ class Attack:
             yield from itertools.repeat(message, per_stream)
             done.wait(seconds + TIMEOUT_S)
 
-        lines = [channel(self.served.target, self.files.ca) for _ in range(count)]
+        lines = [channel(self.target, self.files.ca) for _ in range(count)]
         metadata = (("authorization", f"Bearer {self.files.token('mallory')}"),)
-        unary = self.served.kind == "federation"
+        unary = self.kind == "federation"
         calls: list[Any] = []
         for line in lines:
             if unary:
-                calls.append(
-                    line.stream_unary(STREAMS[self.served.kind], None, None).future(requests(), metadata=metadata)
-                )
+                calls.append(line.stream_unary(STREAMS[self.kind], None, None).future(requests(), metadata=metadata))
             else:
-                calls.append(line.stream_stream(STREAMS[self.served.kind], None, None)(requests(), metadata=metadata))
+                calls.append(line.stream_stream(STREAMS[self.kind], None, None)(requests(), metadata=metadata))
         time.sleep(seconds)
         codes = Counter("open" if call.is_active() else _code(call) for call in calls)
         done.set()
@@ -152,6 +153,22 @@ def _numbers(count: int) -> bytes:
     return b'{"inputs":[{"name":"x","shape":[%d],"datatype":"INT32","data":[%s]}]}' % (count, data)
 
 
+def _pixels() -> bytes:
+    from benchmarks.services.prediction import patches_of
+    from services._runtime.oip.tensors import DATATYPES
+
+    inputs = [
+        {
+            "name": name,
+            "shape": list(array.shape),
+            "datatype": DATATYPES[array.dtype.name],
+            "data": array.ravel().tolist(),
+        }
+        for name, array in patches_of(1)[0].items()
+    ]
+    return json.dumps({"inputs": inputs}).encode()
+
+
 def _decompress(payload: bytes, count: int) -> bytes:
     from eoforge.api.compression.v1 import compression_pb2 as pb
 
@@ -198,6 +215,48 @@ def cases(kind: str) -> dict[str, Callable[[Attack], Counter[str]]]:
         common["12 small streams that decode for long"] = lambda a: a.calls(PROBES[kind][0], a.dear, 12)
         common["20 x pixels of a patch as JSON"] = lambda a: a.posts(_decompress(a.payload, 1), 20)
         common["20 x pixels of 32 patches as JSON"] = lambda a: a.posts(_decompress(a.payload, 32), 20)
+    if kind == "prediction":
+        common["40 x 32 patches"] = lambda a: a.calls(OIP, a.dear, 40)
+        common["20 x pixels of a patch as JSON"] = lambda a: a.posts(_pixels(), 20)
     if kind == "federation":
         common["64 idle uploads"] = lambda a: a.streams(_manifest(), 64, 6.0, per_stream=1)
     return common
+
+
+WARM = "one small request"
+"""Not an attack: the federation service loads KServe (140 MiB, 2 s) with its first such request, once."""
+
+
+def attack(attacked: Attack, pipe: Any) -> None:
+    """Sends each case that is asked for; the child process's main.
+
+    It lets every other process compute first: elsewhere attackers are on machines of their own.
+    """
+    os.nice(LEAST_NICE)
+    known: dict[str, Callable[[Attack], Counter[str]]] = {
+        **cases(attacked.kind),
+        WARM: lambda a: a.posts(_numbers(1), 1),
+    }
+    while True:
+        pipe.send(known[pipe.recv()](attacked))
+
+
+class Attacker:
+    """The hostile caller, in a process of its own."""
+
+    def __init__(self, served: Served, files: Secrets, payload: bytes, dear: bytes) -> None:
+        self._pipe, theirs = SPAWN.Pipe()
+        attacked = Attack(served.kind, served.target, served.rest, files, payload, dear)
+        self._process = SPAWN.Process(target=attack, args=(attacked, theirs), daemon=True)
+        self._process.start()
+
+    def send(self, name: str) -> Counter[str]:
+        """Sends one case; the statuses that came back."""
+        self._pipe.send(name)
+        found: Counter[str] = self._pipe.recv()
+        return found
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.join()

@@ -29,7 +29,9 @@ from benchmarks.services.calls import START_S, percentiles
 AUDIENCE, ISSUER = "eoforge", "https://issuer.test"
 SCOPE = "federation:operator"
 PATCHES = 50_000
-SERVICES = ("retrieval", "compression", "federation")
+SERVICES = ("retrieval", "compression", "prediction", "federation")
+PREDICTION_BUNDLE = "prediction-bundle"
+OIP = "/inference.GRPCInferenceService/ModelInfer"
 PAUSE_S, HEALTH_PAUSE_S, PROBE_TIMEOUT_S, TURN_S = 0.02, 0.1, 60.0, 0.005
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -123,6 +125,13 @@ def serve(kind: str, folder: str, extra: dict[str, Any], ready: Any, busy: Any) 
 
             settings = CompressionSettings(bundle_uris=(Path(folder) / "bundle").read_text(), **values)
             return build_compression(settings, load(settings))
+        if kind == "prediction":
+            from services.prediction.server import build as build_prediction
+            from services.prediction.settings import PredictionSettings
+            from services.prediction.state import load as load_predictors
+
+            chosen = PredictionSettings(bundle_uris=(Path(folder) / PREDICTION_BUNDLE).read_text(), **values)
+            return build_prediction(chosen, load_predictors(chosen))
         from services.federation.server import build as build_federation
         from services.federation.settings import FederationSettings
 
@@ -241,8 +250,10 @@ def _search() -> bytes:
 PROBES: dict[str, tuple[str, bytes]] = {
     "retrieval": ("/eoforge.api.retrieval.v1.RetrievalService/Search", _search()),
     "compression": ("/eoforge.api.compression.v1.CompressionService/Decompress", b""),
+    "prediction": (OIP, b""),
     "federation": ("/eoforge.api.federation.v1.FederationService/ListRuns", b""),
 }
+"""Call of the well-behaved caller, and its request where it is the same in every run."""
 
 
 class Neighbour:

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.data.search_filter import SearchFilter
 from eoforge.data.tables.schema import METADATA_FIELDS
+from eoforge.index.cache.segment import Segment, SegmentWriter
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.index.code_table import CodeTableInfo
 from eoforge.storage.addresses import TableRef
@@ -33,8 +35,8 @@ SEQUENTIAL = 300
 CLIENTS = (1, 8, 64)
 
 
-def snapshot(patches: int) -> IndexSnapshot:
-    """Random codes with plausible metadata; the same in every process."""
+def write(folder: Path, patches: int) -> None:
+    """Segment with random codes and plausible metadata."""
     rng = np.random.Generator(np.random.Philox(key=1))
     codes = {m: rng.integers(0, 256, (patches, BITS // 8), dtype=np.uint8) for m in ("s1", "s2")}
     number = np.arange(patches)
@@ -61,18 +63,25 @@ def snapshot(patches: int) -> IndexSnapshot:
         else pa.array(number % 90, type=pa.int64()).cast(f.type)
         for f in METADATA_FIELDS
     }
+    with SegmentWriter(folder, BITS, ("s1", "s2"), limit=1 << 40) as writer:
+        writer.add(pa.table(columns), number, codes)
+        writer.finish()
+
+
+def snapshot(folder: Path) -> IndexSnapshot:
+    """Index of the segment, mapped into memory as the service maps its local cache."""
     info = CodeTableInfo("benchmark", "none", "none", TableRef("none", 1), bits=BITS)
-    return IndexSnapshot(TableRef("none", 1), info, pa.table(columns), codes, None)
+    return IndexSnapshot(TableRef("none", 1), info, [Segment.open(folder)])
 
 
-def serve(patches: int, ready: Any) -> None:
+def serve(folder: Path, ready: Any) -> None:
     """Runs the service over that index; the child process's main."""
     from eoforge.logs import configure_logs
     from services.retrieval.server import build
     from services.retrieval.settings import RetrievalSettings
     from services.retrieval.state import IndexHolder, Served
 
-    held = snapshot(patches)
+    held = snapshot(folder)
 
     class Fixed(IndexHolder):
         """Index holder of a given index; searches by patch id need neither encoder nor patches."""
@@ -94,12 +103,11 @@ def serve(patches: int, ready: Any) -> None:
 
 
 def bare(index: IndexSnapshot, rows: list[int], wanted: SearchFilter | None) -> list[float]:
-    """Seconds per bare index call, with the filter's bitmap where there is a filter."""
+    """Seconds per bare index call, with the filter where there is one."""
     times = []
     for row in rows:
         start = time.perf_counter()
-        allow = None if wanted is None else index.allow(wanted)
-        index.index_of("s2").search(index.index_of("s1").codes[row][None], K, allow)
+        index.search("s2", index.code_of_row(row, "s1")[None], K, wanted)
         times.append(time.perf_counter() - start)
     return times
 
@@ -108,7 +116,7 @@ async def measure(target: str, index: IndexSnapshot) -> dict[str, Any]:
     """All figures against a running service."""
     rng = np.random.Generator(np.random.Philox(key=2))
     rows = rng.integers(0, len(index), SEQUENTIAL).tolist()
-    ids = index.metadata.column("patch_id").take(pa.array(rows)).to_pylist()
+    ids = index.metadata(np.array(rows)).column("patch_id").to_pylist()
     names = dict(zip(rows, ids, strict=True))
     chosen = {"all": (None, None), "country": (SearchFilter(countries=("Finland",)), pb.Filter(countries=["Finland"]))}
     out: dict[str, Any] = {"patches": len(index), "bits": BITS, "k": K, "overhead": {}, "load": {}}
@@ -146,9 +154,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--patches", type=int, default=PATCHES, help="size of the index")
     arguments = parser.parse_args()
-    with process_of(serve, arguments.patches) as address:
-        index = snapshot(arguments.patches)
-        figures = asyncio.run(measure(address(), index))
+    with tempfile.TemporaryDirectory() as folder:
+        segment = Path(folder) / "segment"
+        write(segment, arguments.patches)
+        with process_of(serve, segment) as address:
+            figures = asyncio.run(measure(address(), snapshot(segment)))
     text = json.dumps(figures, indent=2)
     print(text)
     if arguments.out:

@@ -15,6 +15,8 @@ equal ids mean equal bytes.
 from __future__ import annotations
 
 from eoforge.bundle.card import model_card
+from eoforge.bundle.compare import Comparison, compare_bundles
+from eoforge.bundle.curves import POSITION, read_epochs, read_steps, scalar_metrics, smoothed
 from eoforge.bundle.format import CARD, CONFIG, ENCODER_CONFIG, MANIFEST, METRICS, REQUIRED_CONFIG, WEIGHTS
 from eoforge.bundle.listing import BundleSummary, list_bundles
 from eoforge.bundle.reader import Bundle, load_bundle, require_keys, training_patches
@@ -27,15 +29,22 @@ __all__ = [
     "ENCODER_CONFIG",
     "MANIFEST",
     "METRICS",
+    "POSITION",
     "REQUIRED_CONFIG",
     "WEIGHTS",
     "Bundle",
     "BundleSummary",
+    "Comparison",
     "code_revision",
+    "compare_bundles",
     "list_bundles",
     "load_bundle",
     "model_card",
+    "read_epochs",
+    "read_steps",
     "require_keys",
+    "scalar_metrics",
+    "smoothed",
     "store_bundle",
     "training_patches",
     "write_bundle",

@@ -83,8 +83,13 @@ class Bundle:
             raise BundleError(f"{join(self.uri, WEIGHTS)} is no valid safetensors file: {error}") from error
 
 
-def load_bundle(uri: str) -> Bundle:
+def load_bundle(uri: str, *, weights: bool = True) -> Bundle:
     """Opens a bundle and checks every byte of it.
+
+    Args:
+        uri: Folder of the bundle.
+        weights: Whether the bytes of the weights are checked too; without it a large bundle opens at once, for
+            readers of figures. ``Bundle.weights`` checks them in any case.
 
     Raises:
         NotFound: The folder has no ``manifest.json``, or does not exist.
@@ -102,6 +107,8 @@ def load_bundle(uri: str) -> Bundle:
         raise BundleError(f"{uri} holds files that its manifest does not name: {', '.join(unknown[:5])}. Remove them")
     contents: dict[str, Any] = {}
     for name, (sha256, length) in files.items():
+        if name == WEIGHTS and not weights:
+            continue
         data = _read_checked(store, name, sha256, length)
         if name in (CONFIG, METRICS):
             contents[name] = _parse_object(join(uri, name), data)

@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 from typer import rich_utils
 
+from eoforge.cli.annotate import annotate_app
 from eoforge.cli.compression.commands import compress, decompress, inspect
 from eoforge.cli.console import console
 from eoforge.cli.construct import construct
@@ -93,6 +94,7 @@ for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(serve_app, name="serve")
 app.add_typer(federate_app, name="federate")
+app.add_typer(annotate_app, name="annotate")
 
 _PIPED_WIDTH = 160
 """Width of help texts that go to a file or a pipe."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from eoforge.data.bands import require_modality
 from eoforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from eoforge.client import Hit
+    from eoforge.client import Hit, RetrievalClient
 
 _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 
@@ -54,6 +55,10 @@ def search(
     ] = None,
     exclude_snow: Annotated[bool, typer.Option("--no-snow", help="Leave out patches with seasonal snow.")] = False,
     exclude_cloud: Annotated[bool, typer.Option("--no-cloud", help="Leave out patches with cloud or shadow.")] = False,
+    across: Annotated[
+        bool,
+        typer.Option("--across", help="Also ask the archives of other owners that the service names; hits say whose."),
+    ] = False,
     ca: Annotated[Path | None, typer.Option(help="CA certificate; turns TLS on.")] = None,
     token: Annotated[str | None, typer.Option(envvar="EOFORGE_TOKEN", help="Bearer token.")] = None,
     export: Annotated[str | None, typer.Option(help="Also write the hits to this GeoParquet file, for QGIS.")] = None,
@@ -80,11 +85,14 @@ def search(
         exclude_cloud=exclude_cloud,
     )
     with RetrievalClient(server, ca_file=str(ca) if ca else None, token=token) as client:
+        ask = partial(_hits, client, across)
         if patch_id is not None:
-            rows = _rows(client.search(patch_id=patch_id, source=from_ or "s1", target=to, k=k, filter=conditions))
+            rows = _rows(ask(patch_id=patch_id, source=from_ or "s1", target=to, k=k, filter=conditions))
         else:
             names = [name.strip() for name in bands.split(",")] if bands else []
-            read, found = client.search_files(image or [], bands=names, source=from_, target=to, k=k, filter=conditions)
+            read, found = client.search_files(
+                image or [], bands=names, source=from_, target=to, k=k, filter=conditions, ask=ask
+            )
             for note in read.notes:
                 say(note)
             several = len(read.windows) > 1
@@ -100,10 +108,27 @@ def search(
         say("no patch passes these filters" if conditions != SearchFilter() else "the index is empty")
 
 
+def _hits(client: RetrievalClient, across: bool, **query: Any) -> list[Hit]:
+    """Hits of one query; owners that are left out are named to people."""
+    if not across:
+        return client.search(**query)
+    answer = client.search_across(**query)
+    for owner in answer.owners:
+        if owner.status != "ANSWERED":
+            say(f"without {owner.owner} ({owner.status}): {owner.message}")
+        elif owner.distance_step > 1:
+            say(f"{owner.owner} rounds distances to multiples of {owner.distance_step}")
+    return answer.hits
+
+
 def _rows(hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    """Rows without bytes, and without owners where one archive was asked."""
     from eoforge.client.messages import HIT_BYTES
 
-    return [{name: v for name, v in as_dict(hit).items() if name not in HIT_BYTES} for hit in hits]
+    return [
+        {name: v for name, v in as_dict(hit).items() if name not in HIT_BYTES and (hit.owner or "owner" not in name)}
+        for hit in hits
+    ]
 
 
 def _line(hit: dict[str, Any]) -> str:
@@ -111,7 +136,9 @@ def _line(hit: dict[str, Any]) -> str:
     labels = "; ".join(hit["labels"])
     country = hit["country"] or "country unknown"
     place = "window {},{}  ".format(*hit["window"]) if "window" in hit else ""
-    return f"{place}{hit['distance']:>4}  {hit['patch_id']}  {country}, {hit['acquired']:%Y-%m-%d}  {labels}"
+    owner = f"{hit['owner']}  " if "owner" in hit else ""
+    date = f"{hit['acquired']:%Y-%m-%d}" if hit["acquired"] else "date unknown"
+    return f"{place}{hit['distance']:>4}  {owner}{hit['patch_id']}  {country}, {date}  {labels}"
 
 
 def _bbox(text: str) -> tuple[float, float, float, float]:

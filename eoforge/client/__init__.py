@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from eoforge.client.compression import CompressionClient as CompressionClient
     from eoforge.client.compression import Decompressed as Decompressed
     from eoforge.client.federation import FederationClient as FederationClient
+    from eoforge.client.messages import AcrossAnswer as AcrossAnswer
     from eoforge.client.messages import Encoded as Encoded
     from eoforge.client.messages import Hit as Hit
     from eoforge.client.messages import IndexInfo as IndexInfo
+    from eoforge.client.messages import OwnerAnswer as OwnerAnswer
     from eoforge.client.messages import Patch as Patch
     from eoforge.client.messages import PatchInfo as PatchInfo
     from eoforge.client.retrieval import RetrievalClient as RetrievalClient
@@ -29,7 +31,7 @@ _NAMES = {
     "eoforge.client.base": ("RemoteError", "RemoteNotFound", "RemoteRefused"),
     "eoforge.client.compression": ("Compressed", "CompressionClient", "Decompressed"),
     "eoforge.client.federation": ("FederationClient",),
-    "eoforge.client.messages": ("Encoded", "Hit", "IndexInfo", "Patch", "PatchInfo"),
+    "eoforge.client.messages": ("AcrossAnswer", "Encoded", "Hit", "IndexInfo", "OwnerAnswer", "Patch", "PatchInfo"),
     "eoforge.client.retrieval": ("RetrievalClient",),
     "eoforge.client.silo": ("SiloClient",),
     "eoforge.data.search_filter": ("SearchFilter",),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import grpc
 import stamina
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from eoforge.errors import EoforgeError, NotFound, UsageError
@@ -96,8 +98,17 @@ class ServiceClient:
     ) -> None:
         self.close()
 
-    def _open(self, target: str) -> grpc.Channel:
-        """Channel to ``target`` with the credentials of this client.
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Metadata of every call: the token, if there is one."""
+        return self._metadata
+
+    def open_async(self) -> grpc.aio.Channel:
+        """A further channel of asyncio to the same service, with the same credentials; its user closes it."""
+        return self._open(self._target, grpc.aio)
+
+    def _open(self, target: str, kind: Any = grpc) -> Any:
+        """Channel to ``target`` with the credentials of this client, of ``grpc`` or ``grpc.aio``.
 
         Raises:
             UsageError: The address is empty, a file cannot be read, or a token would be sent without encryption.
@@ -115,8 +126,8 @@ class ServiceClient:
         ]
         if tls:
             credentials = grpc.ssl_channel_credentials(_pem(ca_file), _pem(key_file), _pem(cert_file))
-            return grpc.secure_channel(target, credentials, options)
-        return grpc.insecure_channel(target, options)
+            return kind.secure_channel(target, credentials, options)
+        return kind.insecure_channel(target, options)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -137,7 +148,7 @@ class ServiceClient:
                 with attempt:
                     return method(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise self._translate(error) from error
+            raise self.translate(error) from error
 
     def _retry(self, error: Exception) -> bool | float:
         """See :func:`retry_wait`; adds calls that a stopping server had received but not started, which it cancels."""
@@ -153,9 +164,10 @@ class ServiceClient:
                 failed = answer.WhichOneof("outcome") == "error"
                 yield answer.correlation_id, stream_error(answer.error) if failed else answer.result
         except grpc.RpcError as error:
-            raise self._translate(error) from error
+            raise self.translate(error) from error
 
-    def _translate(self, error: grpc.RpcError) -> RemoteError:
+    def translate(self, error: grpc.RpcError) -> RemoteError:
+        """Error for callers of an error of gRPC."""
         reason, retry_after = error_details(error)
         code = error.code().name
         text = error.details() or "no details"
@@ -188,29 +200,42 @@ def retry_wait(error: Exception) -> bool | float:
 
 
 def error_details(error: grpc.RpcError) -> tuple[str, float | None]:
-    """Reason and seconds until a retry, from the rich status in the trailers."""
+    """Reason and seconds until a retry, from the rich status in the trailers; malformed details count as none."""
     reason, retry_after = "", None
     trailers: Any = error.trailing_metadata()  # the stubs type its items as opaque; they are pairs
     for key, value in trailers or ():
         if key == DETAILS_KEY:
-            for detail in status_pb2.Status.FromString(value).details:
-                info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-                if detail.Unpack(info):
-                    reason = info.reason
-                elif detail.Unpack(retry):
-                    retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+            with suppress(DecodeError, OverflowError, ValueError):
+                for detail in status_pb2.Status.FromString(value).details:
+                    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+                    if detail.Unpack(info):
+                        reason = info.reason
+                    elif detail.Unpack(retry):
+                        retry_after = _seconds(retry.retry_delay)
     return reason, retry_after
 
 
 def stream_error(error: Any) -> RemoteError:
     """Error of one answer of a stream, from its ``Error`` message (one type per API, with equal fields)."""
-    code = next(c for c in grpc.StatusCode if c.value[0] == error.code)
-    retry_after = error.retry_delay.ToTimedelta().total_seconds() if error.HasField("retry_delay") else None
+    code = next((c for c in grpc.StatusCode if c.value[0] == error.code), grpc.StatusCode.UNKNOWN)
+    retry_after = None
+    with suppress(OverflowError, ValueError):
+        retry_after = _seconds(error.retry_delay) if error.HasField("retry_delay") else None
     return _remote(error.message, code.name, error.reason, retry_after)
 
 
 def _remote(message: str, code: str, reason: str, retry_after: float | None) -> RemoteError:
     return _ERROR_TYPES.get(code, RemoteError)(message, code, reason, retry_after)
+
+
+def _seconds(delay: Any) -> float:
+    """Seconds of a Duration, at least 0.
+
+    Raises:
+        OverflowError: It is out of range.
+        ValueError: It is malformed.
+    """
+    return max(0.0, float(delay.ToTimedelta().total_seconds()))
 
 
 def _pem(path: str | None) -> bytes | None:

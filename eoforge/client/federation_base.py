@@ -88,7 +88,7 @@ class FederationServiceClient(ServiceClient, ABC):
                     used.append(self._channel)
                     return step()
         except grpc.RpcError as error:
-            raise self._translate(error) from error
+            raise self.translate(error) from error
 
 
 def transient(error: Exception) -> bool | float:

@@ -53,6 +53,8 @@ class Hit:
     """Search hit: a patch, its modality and the Hamming distance to the query in bits.
 
     ``thumbnail_png`` and the packed ``code`` ``[K/8]`` are empty unless they were asked for.
+    In a search across archives ``owner`` holds the patch; its pictures and pixels are asked for at ``owner_address``,
+    which is empty for the service that answered. What an owner withholds is empty or None.
     """
 
     patch_id: str
@@ -61,11 +63,50 @@ class Hit:
     labels: tuple[str, ...]
     country: str
     split: str
-    acquired: datetime
+    acquired: datetime | None
     epsg: int
-    footprint: tuple[float, float, float, float]
+    footprint: tuple[float, float, float, float] | None
     thumbnail_png: bytes = field(default=b"", repr=False)
     code: bytes = field(default=b"", repr=False)
+    owner: str = ""
+    owner_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerAnswer:
+    """One owner that was asked; ``status`` is ANSWERED, or why its hits are left out, as ``message`` says in words.
+
+    Attributes:
+        owner: Name of the owner.
+        status: ANSWERED, OTHER_BUNDLE, REFUSED, UNREACHABLE, LATE or INVALID.
+        reason: Reason of the owner's own error, or empty.
+        message: Why its hits are left out, or empty.
+        hits: Number of its hits in the answer.
+        index_version: Version of its index.
+        candidates: Number of its patches that the filter let through; 0 where it does not tell.
+        distance_step: Its distances are rounded to multiples of this.
+    """
+
+    owner: str
+    status: str
+    reason: str
+    message: str
+    hits: int
+    index_version: int
+    candidates: int
+    distance_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class AcrossAnswer:
+    """Answer of several owners: hits by (distance, owner, patch id), and every owner that was asked.
+
+    ``partial`` says whether one of them is left out.
+    """
+
+    hits: list[Hit]
+    owners: list[OwnerAnswer]
+    partial: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +243,7 @@ def patch_info(message: pb.PatchMetadata) -> PatchInfo:
 def hit(message: pb.Hit) -> Hit:
     """Dataclass of a hit; ``acquired`` is the acquisition time of its sensor."""
     patch = message.patch
-    acquired = patch.acquired_s1 if message.modality == pb.MODALITY_S1 else patch.acquired_s2
+    acquired = "acquired_s1" if message.modality == pb.MODALITY_S1 else "acquired_s2"
     return Hit(
         patch_id=patch.patch_id,
         modality=MODALITY_NAMES[message.modality],
@@ -210,12 +251,37 @@ def hit(message: pb.Hit) -> Hit:
         labels=tuple(patch.labels),
         country=patch.country,
         split=patch.split,
-        acquired=acquired.ToDatetime(UTC),
+        acquired=getattr(patch, acquired).ToDatetime(UTC) if patch.HasField(acquired) else None,
         epsg=patch.epsg,
-        footprint=_box(patch.footprint),
+        footprint=_box(patch.footprint) if patch.HasField("footprint") else None,
         thumbnail_png=message.thumbnail_png,
+        owner=message.owner,
+        owner_address=message.owner_address,
         code=message.code,
     )
+
+
+def owner_status(number: int) -> str:
+    """Name of the status of an owner's answer, such as ``ANSWERED``."""
+    return pb.OwnerStatus.Name(number).removeprefix("OWNER_STATUS_")
+
+
+def across_answer(message: pb.SearchResponse) -> AcrossAnswer:
+    """Dataclass of the answer to a search across archives."""
+    owners = [
+        OwnerAnswer(
+            owner=found.owner,
+            status=owner_status(found.status),
+            reason=found.reason,
+            message=found.message,
+            hits=found.hits,
+            index_version=found.index_version,
+            candidates=found.candidates,
+            distance_step=found.distance_step,
+        )
+        for found in message.owners
+    ]
+    return AcrossAnswer([hit(one) for one in message.hits], owners, message.partial)
 
 
 def patch(message: pb.GetPatchResponse) -> Patch:

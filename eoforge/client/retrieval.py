@@ -10,7 +10,7 @@ retry is safe and useful, and return dataclasses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,13 @@ from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.client.base import RemoteError, ServiceClient
 from eoforge.client.messages import (
+    AcrossAnswer,
     Bands,
     Encoded,
     Hit,
     IndexInfo,
     Patch,
+    across_answer,
     band_image,
     geotiff_image,
     hit,
@@ -62,6 +64,7 @@ class RetrievalClient(ServiceClient):
         k: int = 10,
         filter: SearchFilter | None = None,
         thumbnails: bool = False,
+        min_recall: float | None = None,
         codes: bool = False,
     ) -> list[Hit]:
         """Search for the ``k`` nearest patches to exactly one of ``patch_id``, ``bands``, ``geotiff`` and ``code``.
@@ -77,6 +80,8 @@ class RetrievalClient(ServiceClient):
             k: Number of hits, fetched in pages.
             filter: Conditions on the hits.
             thumbnails: Whether hits include a thumbnail.
+            min_recall: Least recall@10 that an index of the engine ``ivf`` may have; 1 is exact. By default that of
+                the server.
             codes: Whether hits include their codes.
 
         Raises:
@@ -84,11 +89,10 @@ class RetrievalClient(ServiceClient):
             RemoteError: The server answered with another error, or could not be reached.
         """
         image = None if geotiff is None else geotiff_image(geotiff, source, geotiff_bands)
-        given = [q for q in (patch_id, bands, image, code) if q is not None]
-        if len(given) != 1:
-            raise UsageError(f"give exactly one of patch_id, bands, geotiff and code; got {len(given)}")
-        request = search_request(given[0], source, target, filter)
+        request = search_request(_one_of(patch_id, bands, image, code), source, target, filter)
         request.include_thumbnails, request.include_codes = thumbnails, codes
+        if min_recall is not None:
+            request.min_recall = min_recall
         hits: list[Hit] = []
         while True:
             request.page_size = min(k - len(hits), MAX_PAGE)
@@ -97,6 +101,31 @@ class RetrievalClient(ServiceClient):
             request.page_token = response.next_page_token
             if len(hits) >= k or not request.page_token:
                 return hits
+
+    def search_across(
+        self,
+        *,
+        patch_id: str | None = None,
+        bands: Bands | None = None,
+        code: bytes | None = None,
+        source: str | None = None,
+        target: str,
+        k: int = 10,
+        filter: SearchFilter | None = None,
+        thumbnails: bool = False,
+    ) -> AcrossAnswer:
+        """Search in the archive of the service and in those of the owners that it asks; see :meth:`search`.
+
+        Pictures and pixels of another owner's hit are asked at ``hit.owner_address``, by a client with the caller's own
+        credentials for that owner. Credentials of one service are never sent to another by this class.
+
+        Raises:
+            UsageError: The arguments contradict each other, or the server refuses them.
+            RemoteError: The server answered with another error, or could not be reached.
+        """
+        request = search_request(_one_of(patch_id, bands, None, code), source, target, filter)
+        request.include_thumbnails, request.across, request.page_size = thumbnails, True, k
+        return across_answer(self._call(self._stub.Search, request))
 
     def search_files(
         self,
@@ -107,6 +136,7 @@ class RetrievalClient(ServiceClient):
         source: str | None = None,
         k: int = 10,
         filter: SearchFilter | None = None,
+        ask: Callable[..., list[Hit]] | None = None,
     ) -> tuple[QueryImage, list[list[Hit]]]:
         """Search for the patches that are most similar to an image in files, window by window.
 
@@ -117,6 +147,7 @@ class RetrievalClient(ServiceClient):
             source: Sensor of the image; by default that of its bands.
             k: Number of hits per window.
             filter: Conditions on the hits.
+            ask: Search of one window, by the arguments of :meth:`search`, which is the default.
 
         Returns:
             The image as it was read, with notes on what was cropped or resampled, and the hits of each window.
@@ -129,7 +160,7 @@ class RetrievalClient(ServiceClient):
         given = [paths] if isinstance(paths, str | Path) else paths
         image = read_query_image([Path(path) for path in given], bands, source)
         return image, [
-            self.search(bands=window.bands, source=image.modality, target=target, k=k, filter=filter)
+            (ask or self.search)(bands=window.bands, source=image.modality, target=target, k=k, filter=filter)
             for window in image.windows
         ]
 
@@ -188,3 +219,12 @@ class RetrievalClient(ServiceClient):
         """Indexes of the server."""
         response = self._call(self._stub.ListIndexes, pb.ListIndexesRequest())
         return [index_info(i) for i in response.indexes]
+
+
+def _one_of(
+    patch_id: str | None, bands: Bands | None, image: pb.GeoTiffImage | None, code: bytes | None
+) -> str | bytes | Bands | pb.GeoTiffImage:
+    given = [query for query in (patch_id, bands, image, code) if query is not None]
+    if len(given) != 1:
+        raise UsageError(f"give exactly one of patch_id, bands, geotiff and code; got {len(given)}")
+    return given[0]

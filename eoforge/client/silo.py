@@ -89,7 +89,7 @@ class SiloClient(FederationServiceClient):
             except grpc.RpcError as error:
                 if leads_elsewhere(error) or unavailable(error):
                     self.move_on(channel)
-                raise self._translate(error) from error
+                raise self.translate(error) from error
 
         return read()
 

@@ -33,7 +33,7 @@ from eoforge.codec.raster import (
 from eoforge.data.bands import GROUP_OF
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.geo.crs import crs_text
-from eoforge.geo.gdal import open_geotiff, refusing
+from eoforge.geo.gdal import open_geotiff, refusing, transform_of
 
 MAX_FILES = 16
 _FACTORS = (1, 2, 6)
@@ -211,11 +211,11 @@ def _header(dataset: Any, file: GeoTiff) -> _Part:
             raise UsageError(f"band {name} must be {GROUP_OF[name].dtype}; got {dtype}")
     with refusing():
         crs = dataset.crs
-    text = crs_text(crs)
-    if text and text.startswith(_NO_CRS):
-        text = None
-    metres = bool(crs and crs.is_projected and crs.linear_units_factor[1] == 1.0)
-    return _Part(dataset, names, shape, text, metres, tuple(dataset.transform)[:6], file.content)
+        text = crs_text(crs)
+        if text and text.startswith(_NO_CRS):
+            text = None
+        metres = bool(crs and crs.is_projected and crs.linear_units_factor[1] == 1.0)
+    return _Part(dataset, names, shape, text, metres, transform_of(dataset, _name(file)), file.content)
 
 
 def _window(factor: int, row: int, column: int, shape: tuple[int, int]) -> Any:

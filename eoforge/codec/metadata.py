@@ -156,7 +156,10 @@ def write_profile(dataset: Any, names: Sequence[str], profile: GridProfile) -> N
 
 
 def _rpcs_of(dataset: Any) -> dict[str, list[float]]:
-    rpcs = dataset.rpcs
+    try:
+        rpcs = dataset.rpcs
+    except (ValueError, KeyError, IndexError) as error:  # rasterio takes the numbers from text without a check
+        raise DataRefused("the RPCs of a file are incomplete or no numbers; remove or repair them") from error
     if rpcs is None:
         return {}
     found = {name: [float(getattr(rpcs, name))] for name in RPC_NUMBERS}

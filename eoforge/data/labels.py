@@ -47,6 +47,13 @@ CLC_TO_CLASS: dict[int, int] = {code: i for i, (_, codes) in enumerate(_TABLE) f
 KNOWN_CLC: frozenset[int] = frozenset(CLC_TO_CLASS) | frozenset(UNLABELED_CLC)
 """All level-3 codes (44) and 999."""
 
+CLASS_COLOURS: tuple[tuple[int, int, int], ...] = (
+    (230, 0, 77), (204, 77, 242), (255, 255, 168), (230, 128, 0), (230, 230, 77), (255, 230, 77), (230, 204, 77),
+    (242, 204, 166), (128, 255, 0), (0, 166, 0), (77, 255, 0), (204, 242, 77), (166, 255, 128), (166, 242, 0),
+    (230, 230, 230), (166, 166, 255), (204, 204, 255), (0, 204, 242), (230, 242, 255),
+)  # fmt: skip
+"""Red, green and blue of each class: the official CORINE colour of a level-3 code of it, in canonical order."""
+
 IGNORE_INDEX = 255
 """Class index of pixels that carry no class: unlabelled codes, nodata, or no map at all."""
 

@@ -18,16 +18,20 @@ import numpy.typing as npt
 
 from eoforge.data.bands import GROUP_OF, MODALITIES, S2_10M, band_in_name, canonical_band
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
-from eoforge.geo.gdal import open_geotiff, refusing
+from eoforge.geo.gdal import open_geotiff, refusing, transform_of
 
 SIDE = S2_10M.size
 MAX_WINDOWS = 400
 MAX_PIXELS = 1 << 24
+MAX_BYTES = 1 << 29
+"""Pixels of all bands together; 400 patches of twelve bands of 16 bits, all at 10 m, have a quarter of it."""
 SENSORS = {"s1": "Sentinel-1", "s2": "Sentinel-2"}
 _BASE_METRES = S2_10M.resolution
 _ALIGNMENT = 6  # pixels of 10 m in one of 60 m
 _SUFFIXES = (".tif", ".tiff")
 _METRES_PER_DEGREE = 111_320.0
+_MAX_METRES = 100_000.0
+"""Largest pixel that is believed; a degree and more is an error of the file."""
 _TOLERANCE = 0.12  # degrees stand for metres, and products in other projections differ by some per cent
 Array = npt.NDArray[Any]
 
@@ -73,6 +77,7 @@ def read_query_image(paths: Sequence[Path], bands: Sequence[str] = (), modality:
         LimitExceeded: The image has too many pixels or windows.
     """
     notes: list[str] = []
+    left = MAX_BYTES
     files = _files(paths)
     found: dict[str, Array] = {}
     metres: dict[str, float | None] = {}
@@ -96,8 +101,13 @@ def read_query_image(paths: Sequence[Path], bands: Sequence[str] = (), modality:
                 if name not in GROUP_OF:
                     notes.append(f"band {name or channel} of {path.name} is none that indexes know and was left out")
                     continue
+                left -= dataset.width * dataset.height * np.dtype(dataset.dtypes[channel - 1]).itemsize
+                if left < 0:
+                    raise LimitExceeded(
+                        f"the image has more than {MAX_BYTES >> 20} MiB of pixels; cut out a part of it"
+                    )
                 with refusing(path.name):
-                    found[name], metres[name] = dataset.read(channel), _pixel_metres(dataset)
+                    found[name], metres[name] = dataset.read(channel), _pixel_metres(dataset, path.name)
     sensor = _sensor(found, modality, [path.name for path in files])
     chosen = {name: _in_unit(name, pixels, notes) for name, pixels in found.items() if name in MODALITIES[sensor]}
     return QueryImage(sensor, _windows(chosen, metres, notes), tuple(dict.fromkeys(notes)))
@@ -175,6 +185,8 @@ def _in_unit(name: str, pixels: Array, notes: list[str]) -> Array:
                 "10 * log10 of it"
             )
         return pixels.astype(np.float32)
+    if pixels.dtype.kind not in "uif":
+        raise DataRefused(f"band {name} holds {pixels.dtype}; expected reflectance x 10,000 as real numbers")
     if pixels.dtype == np.uint8:
         raise DataRefused(f"band {name} has 8 bits: a picture for the eye; expected reflectance x 10,000 in 16 bits")
     if pixels.dtype.kind == "f":
@@ -186,12 +198,20 @@ def _in_unit(name: str, pixels: Array, notes: list[str]) -> Array:
     return np.clip(pixels, 0, np.iinfo(np.uint16).max).astype(np.uint16)
 
 
-def _pixel_metres(dataset: Any) -> float | None:
-    """Height of a pixel in metres; None where the file does not say it."""
-    height = abs(dataset.transform.e)
-    if dataset.crs is None or not height:
+def _pixel_metres(dataset: Any, what: str) -> float | None:
+    """Height of a pixel in metres; None where the file does not say it.
+
+    Raises:
+        DataRefused: The height is not finite, or that of a country.
+    """
+    height = abs(transform_of(dataset, what)[4])
+    crs = dataset.crs
+    if crs is None or not height or not (crs.is_geographic or crs.is_projected):
         return None
-    return float(height * (_METRES_PER_DEGREE if dataset.crs.is_geographic else dataset.crs.linear_units_factor[1]))
+    metres = float(height * (_METRES_PER_DEGREE if crs.is_geographic else crs.linear_units_factor[1]))
+    if metres > _MAX_METRES:
+        raise DataRefused(f"{what}: a pixel is {metres:.3g} m high; expected at most {_MAX_METRES:.0f} m")
+    return metres
 
 
 def _windows(bands: Mapping[str, Array], metres: Mapping[str, float | None], notes: list[str]) -> tuple[Window, ...]:

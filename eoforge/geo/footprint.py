@@ -101,8 +101,14 @@ def lonlat_bounds(
     Returns:
         ``[N, 4]``: lon_min, lat_min, lon_max, lat_max in degrees, WGS 84.
     """
-    # Corners [N, 4] in the order upper-left, upper-right, lower-left, lower-right.
-    eastings = ulx[:, None].astype(np.float64) + np.array([0, PATCH_METRES, 0, PATCH_METRES])
-    northings = uly[:, None].astype(np.float64) - np.array([0, 0, PATCH_METRES, PATCH_METRES])
-    lon, lat = utm_to_lonlat(np.asarray(epsg)[:, None], eastings, northings)
+    lon, lat = np.moveaxis(corners(epsg, ulx, uly), -1, 0)
     return np.stack([lon.min(1), lat.min(1), lon.max(1), lat.max(1)], axis=1)
+
+
+def corners(
+    epsg: npt.NDArray[np.int32], ulx: npt.NDArray[np.int32], uly: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float64]:
+    """Corners of patches in degrees, ``[N, 4, 2]`` as longitude and latitude, counterclockwise from the lower left."""
+    eastings = ulx[:, None].astype(np.float64) + np.array([0, PATCH_METRES, PATCH_METRES, 0])
+    northings = uly[:, None].astype(np.float64) - np.array([PATCH_METRES, PATCH_METRES, 0, 0])
+    return np.stack(utm_to_lonlat(np.asarray(epsg)[:, None], eastings, northings), axis=-1)

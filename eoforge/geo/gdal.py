@@ -157,12 +157,28 @@ def _check_layout(dataset: Any) -> None:
             )
 
 
+def transform_of(dataset: Any, what: str) -> tuple[float, float, float, float, float, float]:
+    """Geotransform ``(a, b, c, d, e, f)`` of an open file.
+
+    Raises:
+        DataRefused: A number is not finite.
+    """
+    found: tuple[float, float, float, float, float, float] = tuple(dataset.transform)[:6]
+    if not all(map(math.isfinite, found)):
+        raise DataRefused(f"{what} has the transform {found}, whose numbers must be finite; write its place again")
+    return found
+
+
 @contextmanager
 def refusing(what: str = "a file", expected: str = "GeoTIFF; give a .tif") -> Iterator[None]:
-    """A block in which GDAL's errors are refusals of the file that it reads."""
-    from rasterio.errors import RasterioError
+    """A block in which GDAL's errors are refusals of the file that it reads.
+
+    Not all of rasterio's errors share a base: those of a CRS, of RPCs and of GDAL itself have none with the others.
+    """
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import CRSError, RasterioError, RPCError
 
     try:
         yield
-    except (RasterioError, UnicodeDecodeError) as error:  # the latter from a damaged CRS name
+    except (RasterioError, CRSError, RPCError, CPLE_BaseError, UnicodeDecodeError) as error:  # a damaged name of a CRS
         raise DataRefused(f"{what} is not a readable {expected}") from error

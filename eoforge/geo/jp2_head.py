@@ -21,6 +21,9 @@ _MAX_LEVELS, _MAX_LAYERS = 32, 64
 _MAX_TILES, _MAX_BLOCKS = 1 << 12, 1 << 18
 """Tiles of all bands, and precincts and code blocks of one of them; a tile of Sentinel-2 has 121 and some hundreds."""
 
+_MAX_SEGMENTS = 1 << 16
+"""Markers of the image and of its parts: a tile of Sentinel-2 has some thousands, if each part lists its packets."""
+
 
 def check_jp2(file: BinaryIO, size: int, what: str) -> None:
     """Refuses what is no JPEG 2000 file, or is not complete.
@@ -69,8 +72,9 @@ def _check_ends(file: BinaryIO, start: int, end: int, what: str) -> None:
 def _check_size(file: BinaryIO, start: int, end: int, what: str) -> None:
     """Refuses an image in so many parts that their description in memory is the attack (ISO/IEC 15444-1, Annex A)."""
     sides, position = (0, 0), start + 2
+    segments = _Segments(file, what)
     while True:
-        marker, data = _segment(file, position, what)
+        marker, data = segments.at(position)
         if marker == _SOT:
             break
         if marker == _SIZ and len(data) >= _SIZE.size:
@@ -87,10 +91,10 @@ def _check_size(file: BinaryIO, start: int, end: int, what: str) -> None:
             raise DataRefused(f"{what} codes its bands in different ways, which is not read")
         position += 4 + len(data)
     while position < end - 2:  # the parts of tiles: none codes its pixels in a way of its own
-        _, data = _segment(file, position, what)
+        _, data = segments.at(position)
         length = int.from_bytes(data[2:6], "big")
         inside = position + 4 + len(data)
-        while (found := _segment(file, inside, what))[0] != _SOD:
+        while (found := segments.at(inside))[0] != _SOD:
             if found[0] in (_COD, _COC):
                 raise DataRefused(f"{what} codes its tiles in different ways, which is not read")
             inside += 4 + len(found[1])
@@ -101,17 +105,26 @@ def _check_size(file: BinaryIO, start: int, end: int, what: str) -> None:
         position += length
 
 
-def _segment(file: BinaryIO, position: int, what: str) -> tuple[int, bytes]:
-    """Marker and data of a segment; SOD has none."""
-    file.seek(position)
-    head = file.read(4)
-    marker, length = struct.unpack(">HH", head) if len(head) == 4 else (0, 0)
-    if marker == _SOD:
-        return marker, b""
-    data = file.read(length - 2) if length >= 2 else b""
-    if not 0xFF4F < marker < 0xFFFF or len(data) != length - 2:
-        raise DataRefused(f"{what} is damaged: no marker of JPEG 2000 at byte {position}; download it again")
-    return marker, data
+class _Segments:
+    """The marker segments of an image, of which a limited number is read: each costs time, and few bytes."""
+
+    def __init__(self, file: BinaryIO, what: str) -> None:
+        self._file, self._what, self._left = file, what, _MAX_SEGMENTS
+
+    def at(self, position: int) -> tuple[int, bytes]:
+        """Marker and data of a segment; SOD has none."""
+        self._left -= 1
+        if self._left < 0:
+            raise LimitExceeded(f"{self._what} has more than {_MAX_SEGMENTS} markers in its image")
+        self._file.seek(position)
+        head = self._file.read(4)
+        marker, length = struct.unpack(">HH", head) if len(head) == 4 else (0, 0)
+        if marker == _SOD:
+            return marker, b""
+        data = self._file.read(length - 2) if length >= 2 else b""
+        if not 0xFF4F < marker < 0xFFFF or len(data) != length - 2:
+            raise DataRefused(f"{self._what} is damaged: no marker of JPEG 2000 at byte {position}; download it again")
+        return marker, data
 
 
 def _check_blocks(data: bytes, sides: tuple[int, int], what: str) -> None:

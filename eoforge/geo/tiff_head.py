@@ -1,4 +1,4 @@
-"""The head of a TIFF file, read before GDAL opens the file: a CRS in it may not be text that GDAL hands to PROJ.
+"""The head of a TIFF file, read before GDAL opens the file: no CRS as text for PROJ, no crowd of metadata.
 
 Some programs put WKT into the text of the GeoTIFF keys, as "ESRI PE String = ...". GDAL parses that WKT while it opens
 the file, and PROJ then opens the grids that it names: any path on this machine, a pipe included.
@@ -13,12 +13,15 @@ from eoforge.errors import DataRefused, LimitExceeded
 
 _GEO_ASCII_PARAMS = 34737
 _GDAL_METADATA = 42112
+_TIE_POINTS = 33922
 _ASCII = 2
 _MAX_ENTRIES = 4096
 _MAX_DIRECTORIES = 64
 _MAX_TEXT = 1 << 16
 _MAX_METADATA, _MAX_MARKS = 1 << 20, 1 << 12
 """Bytes and ``<`` of the metadata in XML: GDAL's time for them grows with the square of their number."""
+_MAX_POINTS = 1 << 12
+"""Ground control points, six numbers each. Each takes 1.7 kB of memory in GDAL and rasterio; radar scenes have 210."""
 _MAX_OFFSET = 1 << 50  # files are smaller, and seek takes 63 bits at most
 _TEXTS = {_GEO_ASCII_PARAMS: ("GeoTIFF keys", _MAX_TEXT), _GDAL_METADATA: ("metadata", _MAX_METADATA)}
 """Tag -> name of its text for messages, and most bytes."""
@@ -36,7 +39,7 @@ def check_head(file: BinaryIO, what: str) -> None:
 
     Raises:
         DataRefused: It is one of these, or too short for what its head says.
-        LimitExceeded: Its metadata have too many items.
+        LimitExceeded: Its metadata have too many items, or it has too many control points.
     """
     magic = file.read(4)
     if magic not in _ORDERS:
@@ -69,6 +72,8 @@ def _directory(file: BinaryIO, at: int, order: str, what: str, *, big: bool) -> 
     following = _number(file, pointer, what)
     texts: dict[int, bytes] = {}
     for tag, kind, size, value in entry.iter_unpack(entries):
+        if tag == _TIE_POINTS and size > 6 * _MAX_POINTS:
+            raise LimitExceeded(f"{what} has {size // 6} ground control points; at most {_MAX_POINTS} are read")
         if tag not in _TEXTS:
             continue
         name, limit = _TEXTS[tag]

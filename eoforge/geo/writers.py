@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ _PLAIN: dict[str, Any] = {"compress": "NONE", "overviews": "NONE"}
 Array = npt.NDArray[Any]
 Put = Callable[[int, int, Array], None]
 """Function that writes pixels ``[C, H, W]`` at a column and row of a raster."""
+Categories = Sequence[tuple[str, tuple[int, int, int]]]
+"""Name and colour (red, green, blue) of each value of a raster, from 0 on."""
 
 
 def write_cog(
@@ -48,8 +51,13 @@ def write_jp2(path: Path, pixels: Array, block: int) -> None:
 
 
 @contextmanager
-def mosaic(path: Path, grid: Grid, names: Sequence[str], dtype: str, nodata: float) -> Iterator[Put]:
+def mosaic(
+    path: Path, grid: Grid, names: Sequence[str], dtype: str, nodata: float, categories: Categories = ()
+) -> Iterator[Put]:
     """Cloud-optimised GeoTIFF that is written piece by piece; pixels that nobody writes are nodata.
+
+    GeoTIFF has colours of values, but no names of them: these are written as tags of the band (``CLASS_0``, ...), and
+    into the file ``.aux.xml`` beside it, from which GDAL and QGIS read them.
 
     Args:
         path: The file; a temporary plain GeoTIFF lies beside it.
@@ -57,6 +65,7 @@ def mosaic(path: Path, grid: Grid, names: Sequence[str], dtype: str, nodata: flo
         names: Names of the bands.
         dtype: NumPy name of the type.
         nodata: Nodata tag.
+        categories: Names and colours of the values of a raster of one band and eight bits.
     """
     import rasterio
     from rasterio import shutil
@@ -71,14 +80,27 @@ def mosaic(path: Path, grid: Grid, names: Sequence[str], dtype: str, nodata: flo
                 plain, "w", bigtiff="IF_SAFER", sparse_ok=True, **profile, **_place(grid)
             ) as target:
                 target.descriptions = tuple(names)
+                if categories:
+                    target.write_colormap(1, {value: colour for value, (_, colour) in enumerate(categories)})
+                    target.update_tags(1, **{f"CLASS_{value}": name for value, (name, _) in enumerate(categories)})
 
                 def put(column: int, row: int, pixels: Array) -> None:
                     target.write(pixels, window=Window(column, row, pixels.shape[2], pixels.shape[1]))
 
                 yield put
             shutil.copy(plain, path, driver="COG", blocksize=_TILE, bigtiff="IF_SAFER", **_COMPRESSED)
+        if categories:
+            _write_categories(path, [name for name, _ in categories])
     finally:
         plain.unlink(missing_ok=True)
+
+
+def _write_categories(path: Path, names: Sequence[str]) -> None:
+    root = ElementTree.Element("PAMDataset")
+    found = ElementTree.SubElement(ElementTree.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")
+    for name in names:
+        ElementTree.SubElement(found, "Category").text = name
+    ElementTree.ElementTree(root).write(path.with_name(f"{path.name}.aux.xml"), encoding="utf-8")
 
 
 def _place(grid: Grid) -> dict[str, Any]:

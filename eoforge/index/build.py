@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eoforge.data.tables.schema import CODE_CRC, ROW_CRC, codes_schema
+from eoforge.data.tables.schema import CODE_CRC, METADATA_COLUMNS, ROW_CRC, codes_schema
+from eoforge.errors import DataRefused, UsageError, did_you_mean
 from eoforge.hashing.checksum import code_checksums, row_checksums
 from eoforge.index.encode import encode_rows
 from eoforge.index.encoder import Encoder
+from eoforge.index.ivf.table import ENGINES, IVF, engine_of, with_metadata
 from eoforge.index.jobs import (
     IndexPlan,
     IndexSummary,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     import lance
 
 
-def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int = 4096) -> IndexPlan:
+def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int = 4096, engine: str = "") -> IndexPlan:
     """Plan of the patches without a code of this bundle, or with a code of other pixels, cut into shards.
 
     A repeated call returns the same plan, so that a killed run continues where it stopped.
@@ -45,17 +47,26 @@ def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int
         table: Table of patches; without a version the newest is pinned.
         codes_uri: Table of codes, created if absent.
         shard_rows: Patches per shard.
+        engine: ``exact``, or ``ivf`` for a table that :func:`eoforge.index.ivf.build.build_ivf` indexes; empty for
+            that of the table, ``exact`` if it is new.
 
     Raises:
         NotFound: The bundle or the patches do not exist.
-        DataRefused: The codes table belongs to another bundle or other patches.
-        UsageError: The codes belong to a newer version of the patches, ``shard_rows`` is below 1, or ``codes_uri``
-            names a version or a whole bucket.
+        DataRefused: The codes table belongs to another bundle or other patches, or was made for another engine.
+        UsageError: The engine is unknown, the codes belong to a newer version of the patches, ``shard_rows`` is below
+            1, or ``codes_uri`` names a version or a whole bucket.
     """
     inputs = Inputs.open(code_info, bundle_uri, table, codes_uri, shard_rows)
     info = inputs.info
+    if engine and engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine[:80]!r}{did_you_mean(engine, ENGINES)}")
     schema = codes_schema(info.bits, inputs.bundle.config["embedding_dim"], info.metadata(inputs.uri))
-    return plan_rows("index", inputs, table_for(info, inputs.uri, schema, "codes"))
+    made = table_for(info, inputs.uri, with_metadata(schema) if engine == IVF else schema, "codes")
+    if engine and engine_of(made.schema) != engine:
+        raise DataRefused(
+            f"{inputs.uri} was made for the engine {engine_of(made.schema)}, not {engine}; choose another table"
+        )
+    return plan_rows("index", inputs, made)
 
 
 def encode_shards(codes_uri: str, job_id: str, first: int, count: int, encoder: Encoder) -> dict[str, int]:
@@ -102,10 +113,13 @@ def commit_index(codes_uri: str, job_id: str) -> int:
 
 
 def build_index(
-    bundle_uri: str, table: TableRef, codes_uri: str, encoder: Encoder, shard_rows: int = 4096
+    bundle_uri: str, table: TableRef, codes_uri: str, encoder: Encoder, shard_rows: int = 4096, engine: str = ""
 ) -> IndexSummary:
-    """Plan, encoding and commit in this process; a run after a crash continues. See the steps for errors."""
-    plan = plan_index(bundle_uri, table, codes_uri, shard_rows)
+    """Plan, encoding and commit in this process; a run after a crash continues. See the steps for errors.
+
+    A table of the engine ``ivf`` needs :func:`eoforge.index.ivf.build.build_ivf` then.
+    """
+    plan = plan_index(bundle_uri, table, codes_uri, shard_rows, engine)
     encode_shards(codes_uri, plan.job_id, 0, plan.shards, encoder)
     return commit_rows(*load_plan(codes_uri, plan.job_id))
 
@@ -113,16 +127,17 @@ def build_index(
 def _code_batches(
     patches: lance.LanceDataset, rows: npt.NDArray[np.int64], schema: pa.Schema, encoder: Encoder, progress: Tracker
 ) -> Iterator[pa.RecordBatch]:
-    for block in encode_rows(patches, rows, encoder, columns=("patch_id", "digest")):
+    # A table for an IVF index also has the metadata of the patches.
+    read = tuple(field.name for field in schema if field.name in (*METADATA_COLUMNS, "digest"))
+    for block in encode_rows(patches, rows, encoder, columns=read):
         for modality, (packed, embeddings) in block.outputs.items():
             extra = block.columns[modality]
             names = pa.array([modality] * len(packed), pa.string())
             columns = {
-                "patch_id": extra["patch_id"],
+                **extra,
                 "modality": names,
                 "code": pa.FixedSizeListArray.from_arrays(pa.array(packed.reshape(-1)), packed.shape[1]),
                 "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1]),
-                "digest": extra["digest"],
                 ROW_CRC: pa.array(row_checksums(packed, names, extra["patch_id"])),
                 CODE_CRC: pa.array(code_checksums(packed)),  # of tables that older versions made
             }

@@ -1,16 +1,14 @@
-"""Loaded version of an index: codes per modality and metadata of the patches, row by row.
+"""Opened version of an index: segments of codes, and metadata that is read for hits only.
 
-One row is one patch, in the order of patch ids, equal in every modality: an optical patch and its radar partner share a
-row number, and results do not depend on the order in which shards were ingested. A patch without a sensor keeps its
-row, which no search of that sensor finds. Rasters are not read: 549,488 patches
-with two 128-bit codes each opened in 3.4 s of CPU time and 690 MB (measured on a local disk).
+One row is one patch, equal in every modality: an optical patch and its radar partner share a row number. Rows are in
+the order of patch ids within a segment; hits are in the order (distance, patch id) over all of them, so that results do
+not depend on the order in which shards were ingested. A patch without a sensor keeps its row, which no search of that
+sensor finds. The files of the segments are mapped from the local cache (``cache/``), also for a small index.
 """
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
-from datetime import datetime
 from functools import cache
 
 import numpy as np
@@ -19,105 +17,93 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
 
-from eoforge.data.labels import mask_of
-from eoforge.data.search_filter import COUNTRIES, BoundingBox, SearchFilter
-from eoforge.data.tables.schema import ACQUIRED, CODE_CRC, METADATA_COLUMNS, ROW_CRC
-from eoforge.errors import DataRefused, NotFound, UsageError, did_you_mean
-from eoforge.hashing.checksum import code_checksums, row_checksums
+from eoforge.data.search_filter import SearchFilter
+from eoforge.data.tables.schema import CODE_CRC, ROW_CRC
+from eoforge.errors import NotFound
+from eoforge.index.cache.columns import require_countries
+from eoforge.index.cache.folder import IndexCache
+from eoforge.index.cache.segment import Segment
 from eoforge.index.code_table import CodeTableInfo
-from eoforge.index.search import HammingIndex
+from eoforge.index.search import Allowed, Codes, Distances, Found, HammingIndex, Rows, allowed_count, merge
 from eoforge.storage.addresses import TableRef, open_table
 
 log = structlog.get_logger("index")
 
 
 class IndexSnapshot:
-    """Loaded version of an index.
+    """Opened version of an index.
 
     Attributes:
         uri: Table of codes.
         version: Version of the table.
         info: Bundle and patches of the codes.
-        metadata: ``METADATA_COLUMNS``, one row per patch, ordered by patch id.
-        indexes: Index by modality, rows as in ``metadata``; rows of patches without the sensor are no codes.
+        segments: Files of the rows; row numbers go on from one to the next.
     """
 
     def __init__(
-        self,
-        ref: TableRef,
-        info: CodeTableInfo,
-        metadata: pa.Table,
-        codes: dict[str, npt.NDArray[np.uint8]],
-        device: str | None,
+        self, ref: TableRef, info: CodeTableInfo, segments: Sequence[Segment], device: str | None = None
     ) -> None:
-        """Snapshot of aligned parts; :meth:`open` reads them from a table."""
-        absent = {m: metadata.column(ACQUIRED[m]).is_null().to_numpy() for m in codes}
-        self._present = {m: ~mask for m, mask in absent.items() if mask.any()}
-        self.uri, self.version, self.info, self.metadata = ref.uri, int(ref.version or 0), info, metadata
-        self.indexes = {modality: HammingIndex(rows, device) for modality, rows in sorted(codes.items())}
-        self._ids = metadata.column("patch_id").combine_chunks()
-        self._columns = _FilterColumns(metadata)
+        """Snapshot of opened segments; :meth:`open` finds those of a table."""
+        self.uri, self.version, self.info, self.segments = ref.uri, int(ref.version or 0), info, tuple(segments)
+        self._starts = np.cumsum([0, *map(len, self.segments)])
+        sensors = sorted({sensor for segment in self.segments for sensor in segment.codes})
+        self._indexes = {m: [HammingIndex(s.codes[m], device) for s in self.segments] for m in sensors}
 
     @classmethod
-    def open(cls, codes: TableRef, device: str | None = None) -> IndexSnapshot:
+    def open(
+        cls,
+        codes: TableRef,
+        device: str | None = None,
+        store: IndexCache | None = None,
+        previous: IndexSnapshot | None = None,
+    ) -> IndexSnapshot:
         """Snapshot of a table of codes, with the metadata of its version of the patches.
 
         Codes of patches outside that version are skipped, as are patches without a code in every modality that they
         have: patches of a job appear after its last commit.
 
+        Args:
+            codes: Table of codes.
+            device: Torch device of the search; None for the CPU.
+            store: Local cache of the files; None for the default.
+            previous: Opened version, whose segments are shared if the codes have only grown since.
+
         Raises:
             NotFound: The table, its version, or its version of the patches does not exist.
             DataRefused: The table is no table of codes, or codes differ from their checksums.
+            StoreError: The local cache cannot be used, or has no room.
         """
         table = open_table(codes)
         info = CodeTableInfo.of(table.schema, codes.uri)
-        checked = [name for name in (ROW_CRC, CODE_CRC) if name in table.schema.names]
-        rows = table.to_table(columns=["patch_id", "modality", "code", *checked]).combine_chunks()
         ref = TableRef(codes.uri, table.version)
-        if checked:
-            _check_codes(rows, info.bits, ref)
-        if ROW_CRC not in checked:
-            _tell("codes whose checksums do not cover the patch id" if checked else "codes without checksums", str(ref))
-        metadata = info.open_patches().to_table(columns=list(METADATA_COLUMNS)).sort_by("patch_id")
-        complete, any_code = np.ones(metadata.num_rows, dtype=bool), np.zeros(metadata.num_rows, dtype=bool)
-        places: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = {}
-        for modality in pc.unique(rows.column("modality")).to_pylist():
-            part = rows.filter(pc.equal(rows.column("modality"), modality))
-            place = pc.index_in(metadata.column("patch_id"), value_set=part.column("patch_id").combine_chunks())
-            place_N = pc.fill_null(place, -1).to_numpy().astype(np.int64)
-            absent = metadata.column(ACQUIRED[modality]).is_null().to_numpy()
-            place_N[absent] = -1
-            complete &= absent | (place_N >= 0)
-            any_code |= place_N >= 0
-            places[modality] = (_packed(part, info.bits), place_N)
-        complete &= any_code
-        aligned = {modality: _aligned(packed, place[complete]) for modality, (packed, place) in places.items()}
-        kept = metadata.filter(pa.array(complete))
-        return cls(ref, info, kept.combine_chunks(), aligned, device)
+        if ROW_CRC not in table.schema.names:
+            covered = CODE_CRC in table.schema.names
+            _tell("codes whose checksums do not cover the patch id" if covered else "codes without checksums", str(ref))
+        held = previous.segments if previous is not None else ()
+        segments = (store or IndexCache()).open(str(ref), table, info.open_patches(), info.bits, held)
+        return cls(ref, info, segments, device)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return int(self._starts[-1])
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Modalities of the index, sorted."""
-        return tuple(self.indexes)
+        return tuple(self._indexes)
 
-    def index_of(self, modality: str) -> HammingIndex:
-        """Index of one modality.
+    def require(self, modality: str) -> None:
+        """Check of a modality.
 
         Raises:
             NotFound: The index holds no codes of the modality.
         """
-        if modality not in self.indexes:
+        if modality not in self._indexes:
             held = ", ".join(self.modalities) or "none"
             raise NotFound(f"no codes of {modality!r} in the index {self.uri}; its modalities: {held}")
-        return self.indexes[modality]
 
     def count(self, modality: str) -> int:
         """Number of patches with a code of one modality."""
-        present = self._present.get(modality)
-        return len(self) if present is None else int(np.count_nonzero(present))
+        return sum(segment.present[modality] for segment in self.segments)
 
     def row_of(self, patch_id: str, modality: str) -> int:
         """Row of a patch, equal in every modality of the index.
@@ -125,13 +111,15 @@ class IndexSnapshot:
         Raises:
             NotFound: The modality or the patch is not in the index, or the patch lacks this sensor.
         """
-        self.index_of(modality)
-        row = bisect.bisect_left(range(len(self)), patch_id, key=lambda i: str(self._ids[i]))
-        if row == len(self) or str(self._ids[row]) != patch_id:
-            raise NotFound(f"patch {patch_id!r} is not in the index {self.uri}@{self.version}")
-        if modality in self._present and not self._present[modality][row]:
-            raise NotFound(f"patch {patch_id!r} has no {modality}, so the index holds no code of it")
-        return row
+        self.require(modality)
+        for start, segment in zip(self._starts.tolist(), self.segments, strict=False):
+            row = segment.row_of(patch_id)
+            if row is None:
+                continue
+            if not segment.columns.has(row, modality):
+                raise NotFound(f"patch {patch_id!r} has no {modality}, so the index holds no code of it")
+            return int(start + row)
+        raise NotFound(f"patch {patch_id!r} is not in the index {self.uri}@{self.version}")
 
     def code_of(self, patch_id: str, modality: str) -> npt.NDArray[np.uint8]:
         """Code ``[K/8]`` of a patch in one modality.
@@ -139,131 +127,116 @@ class IndexSnapshot:
         Raises:
             NotFound: The patch or the modality is not in the index.
         """
-        return self.index_of(modality).codes[self.row_of(patch_id, modality)]
+        return self.code_of_row(self.row_of(patch_id, modality), modality)
 
-    def allow(self, wanted: SearchFilter) -> npt.NDArray[np.bool_]:
-        """Mask ``[N]`` of the rows that pass a filter, whatever sensors they have."""
-        return self._columns.allow(wanted)
+    def code_of_row(self, row: int, modality: str) -> npt.NDArray[np.uint8]:
+        """Code ``[K/8]`` of a row in one modality of the index."""
+        number = self._segment_of(row)
+        code: npt.NDArray[np.uint8] = self._indexes[modality][number].codes[row - self._starts[number]]
+        return code
 
-    def allowed(self, wanted: SearchFilter | None, modality: str) -> npt.NDArray[np.bool_] | None:
-        """Mask ``[N]`` of the rows that pass a filter and have a sensor, for :meth:`HammingIndex.search`.
+    def place_of(self, row: int) -> int:
+        """Row of a patch in its version of the patches."""
+        number = self._segment_of(row)
+        return int(self.segments[number].place[row - self._starts[number]])
+
+    def metadata(self, rows: Rows | None = None) -> pa.Table:
+        """``METADATA_COLUMNS`` of rows, in their order; of all rows if none are given."""
+        rows = np.arange(len(self)) if rows is None else rows
+        if len(self.segments) == 1:
+            return self.segments[0].metadata(rows)
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(numbers, kind="stable")
+        parts = [
+            segment.metadata(rows[order[numbers[order] == n]] - self._starts[n])
+            for n, segment in enumerate(self.segments)
+        ]
+        found = pa.concat_tables(parts)
+        if (np.diff(order) < 0).any():
+            found = found.combine_chunks().take(pa.array(np.argsort(order)))
+        return found
+
+    def allow(self, wanted: SearchFilter, modality: str | None = None) -> npt.NDArray[np.bool_]:
+        """Mask ``[N]`` of the rows that pass a filter, and have a sensor if one is named."""
+        mask = np.ones(len(self), dtype=bool)
+        parts = np.split(mask, self._starts[1:-1])
+        for part, allowed in zip(parts, self._allowed(wanted, modality), strict=True):
+            if allowed is not None:
+                part[:] = allowed if allowed.dtype == np.bool_ else np.isin(np.arange(len(part)), allowed)
+        return mask
+
+    def search(
+        self, modality: str, queries: Codes, k: int, wanted: SearchFilter | None = None, min_recall: float = 1.0
+    ) -> Found:
+        """Nearest patches of each query, exactly.
+
+        Args:
+            modality: Sensor of the hits; patches without it are not found.
+            queries: ``[Q, K/8]`` uint8.
+            k: Neighbours per query, 1 to ``MAX_K``.
+            wanted: Filter; None for all patches.
+            min_recall: Least recall, which an exact search always has.
 
         Returns:
-            The mask; None if all rows do.
+            ``k' = min(k, candidates)`` hits per query, ordered by (distance, patch id).
+
+        Raises:
+            NotFound: The index holds no codes of the modality.
+            UsageError: The queries do not match the index, ``k`` is below 1, or a country is unknown.
+            LimitExceeded: ``k`` is above ``MAX_K``.
         """
-        present = self._present.get(modality)
-        if wanted is None or wanted == SearchFilter():
-            return present
-        passed = self._columns.allow(wanted)
-        return passed if present is None else passed & present
+        self.require(modality)
+        allowed = self._allowed(wanted, modality)
+        candidates = sum(allowed_count(allow, len(s)) for s, allow in zip(self.segments, allowed, strict=True))
+        parts = []
+        for start, index, allow in zip(self._starts.tolist(), self._indexes[modality], allowed, strict=False):
+            distances, rows = index.search(queries, k, allow)
+            parts.append((distances, rows + start))
+        if len(parts) > 1:
+            parts = [self._by_id(*merge(parts, len(parts) * k), min(k, candidates))]
+        return Found(*parts[0], candidates)
+
+    def _by_id(self, distances: Distances, rows: Rows, k: int) -> tuple[Distances, Rows]:
+        """First ``k`` of merged results of several segments; only equal distances need the patch ids."""
+        order = np.empty((len(rows), k), np.int64)
+        for query, of_query in enumerate(distances if k else ()):
+            near = np.flatnonzero(of_query <= of_query[k - 1])
+            ids = self.metadata(rows[query, near]).column("patch_id").cast(pa.binary()).to_pylist()
+            ranked = sorted(zip(of_query[near].tolist(), ids, near.tolist(), strict=True))
+            order[query] = [place for _, _, place in ranked[:k]]
+        return np.take_along_axis(distances, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+    def held_by(self, other: IndexSnapshot) -> int:
+        """Number of patches of this snapshot that another one has; memory is that of a batch of ids."""
+        shared = {segment.id for segment in other.segments}
+        count = 0
+        for segment in self.segments:
+            if segment.id in shared:
+                count += len(segment)
+                continue
+            for ids in segment.ids():
+                for theirs in (batch for each in other.segments for batch in each.ids()):
+                    if _overlap(ids, theirs):
+                        count += pc.sum(pc.is_in(ids, theirs)).as_py() or 0
+        return count
+
+    def _segment_of(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, side="right")) - 1
+
+    def _allowed(self, wanted: SearchFilter | None, modality: str | None) -> list[Allowed | None]:
+        if wanted is not None and wanted.countries:
+            require_countries(wanted.countries, [c for s in self.segments for c in s.columns.countries])
+        return [segment.columns.allowed(wanted, modality) for segment in self.segments]
 
 
-def _aligned(packed: npt.NDArray[np.uint8], place_N: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """Codes in the order of the rows; zeros where a patch has none, which :meth:`IndexSnapshot.allow` leaves out."""
-    if (place_N >= 0).all():
-        return packed[place_N]
-    out = packed[np.maximum(place_N, 0)]
-    out[place_N < 0] = 0
-    return out
-
-
-def _packed(rows: pa.Table, bits: int) -> npt.NDArray[np.uint8]:
-    """Codes ``[N, K/8]`` of rows."""
-    packed: npt.NDArray[np.uint8] = rows.column("code").combine_chunks().flatten().to_numpy().reshape(-1, bits // 8)
-    return packed
-
-
-def _whole(rows: pa.Table, column: str) -> pa.Array:
-    """A column as one array."""
-    return pa.concat_arrays(rows.column(column).chunks) if rows.num_rows else pa.array([], pa.string())
+def _overlap(ids: pa.Array, others: pa.Array) -> bool:
+    """Whether the ranges of two ascending parts meet."""
+    if not len(ids) or not len(others):
+        return False
+    return bool(ids[0].as_py() <= others[-1].as_py() and others[0].as_py() <= ids[-1].as_py())
 
 
 @cache
 def _tell(what: str, table: str) -> None:
     """Warning about a version of a table, once per process: a service loads it again and again."""
     log.warning(what, table=table, advice="index again into a new table to have them")
-
-
-def _check_codes(rows: pa.Table, bits: int, ref: TableRef) -> None:
-    """Refuses codes that differ from their checksums."""
-    packed = _packed(rows, bits)
-    if ROW_CRC in rows.column_names:
-        name, found = ROW_CRC, row_checksums(packed, *(_whole(rows, column) for column in ("modality", "patch_id")))
-    else:
-        name, found = CODE_CRC, code_checksums(packed)
-    wrong = np.flatnonzero(found != rows.column(name).to_numpy())
-    if len(wrong):
-        first = rows.column("patch_id")[int(wrong[0])]
-        raise DataRefused(
-            f"{ref} is damaged: {len(wrong)} of {rows.num_rows} codes differ from their checksums, first that of "
-            f"{first}. Restore the table, or index again into a new one"
-        )
-
-
-class _FilterColumns:
-    """Columns of the filters as arrays: strings as small integers, times as microseconds since 1970."""
-
-    def __init__(self, metadata: pa.Table) -> None:
-        self._rows = metadata.num_rows
-        self._choices = {name: _encoded(metadata.column(name)) for name in ("country", "split")}
-        # An unlabelled patch has no class, and one without an optical date passes no condition on it.
-        self._label_mask = pc.fill_null(metadata.column("label_mask"), 0).to_numpy()
-        dates = metadata.column("acquired_s2")
-        self._dated = dates.is_valid().to_numpy()
-        self._acquired = pc.fill_null(dates.cast(pa.int64()), 0).to_numpy()
-        self._snow = metadata.column("contains_seasonal_snow").to_numpy()
-        self._cloud = metadata.column("contains_cloud_or_shadow").to_numpy()
-        self._box = [metadata.column(name).to_numpy() for name in ("lon_min", "lat_min", "lon_max", "lat_max")]
-
-    def allow(self, wanted: SearchFilter) -> npt.NDArray[np.bool_]:
-        keep = np.ones(self._rows, dtype=bool)
-        for name, values in (("country", wanted.countries), ("split", wanted.splits)):
-            if values:
-                names, codes = self._choices[name]
-                if name == "country":
-                    _require_countries(values, names)
-                keep &= np.isin(codes, [i for i, n in enumerate(names) if n in values])
-        if wanted.labels_any:
-            keep &= (self._label_mask & np.uint32(mask_of(wanted.labels_any))) != 0
-        if wanted.labels_all:
-            every = np.uint32(mask_of(wanted.labels_all))
-            keep &= (self._label_mask & every) == every
-        if wanted.bbox is not None:
-            keep &= self._touches(wanted.bbox)
-        if wanted.acquired_from is not None:
-            keep &= self._dated & (self._acquired >= _microseconds(wanted.acquired_from))
-        if wanted.acquired_until is not None:
-            keep &= self._dated & (self._acquired < _microseconds(wanted.acquired_until))
-        if wanted.exclude_snow:
-            keep &= ~self._snow
-        if wanted.exclude_cloud:
-            keep &= ~self._cloud
-        return keep
-
-    def _touches(self, box: BoundingBox) -> npt.NDArray[np.bool_]:
-        west, south, east, north = box
-        lon_min, lat_min, lon_max, lat_max = self._box
-        east_of, west_of = lon_max >= west, lon_min <= east
-        across = east_of & west_of if west <= east else east_of | west_of
-        return across & (lat_max >= south) & (lat_min <= north)
-
-
-def _require_countries(wanted: Sequence[str], present: Sequence[str]) -> None:
-    """Check of the countries of a filter: a mistyped one would give an empty result.
-
-    Raises:
-        UsageError: A country is neither in the index nor one of reBEN's.
-    """
-    known = sorted({*present, *COUNTRIES})
-    for country in wanted:
-        if country not in known:
-            raise UsageError(f"unknown country {country[:80]!r}{did_you_mean(country, known)}")
-
-
-def _encoded(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int32]]:
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.dictionary.to_pylist(), pc.fill_null(encoded.indices, -1).to_numpy()
-
-
-def _microseconds(time: datetime) -> int:
-    return int(pa.scalar(time, pa.timestamp("us", tz="UTC")).value)

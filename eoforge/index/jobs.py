@@ -47,7 +47,10 @@ RowMaker = Callable[["lance.LanceDataset", npt.NDArray[np.int64], pa.Schema, Tra
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """Plan of one job: ``shards`` contiguous ranges of the ``rows`` patches to process; ``recipe`` holds options."""
+    """Plan of one job: ``shards`` contiguous ranges of the ``rows`` patches to process; ``recipe`` holds options.
+
+    ``incomplete`` patches get no row, since they lack the sensors for it.
+    """
 
     job_id: str
     codes: str
@@ -59,6 +62,7 @@ class IndexPlan:
     shards: int
     rows: int
     recipe: str = ""
+    incomplete: int = 0
 
     @property
     def patches(self) -> TableRef:
@@ -68,7 +72,10 @@ class IndexPlan:
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """Counts of a job; ``added``, ``changed`` and ``skipped`` count rows (patches times modalities)."""
+    """Counts of a job; ``added``, ``changed`` and ``skipped`` count rows (patches times modalities).
+
+    ``incomplete`` counts the patches that get no row, since they lack the sensors for it.
+    """
 
     codes: str
     version: int
@@ -78,6 +85,7 @@ class IndexSummary:
     added: int
     changed: int
     skipped: int
+    incomplete: int = 0
 
 
 InfoT = TypeVar("InfoT", bound=MadeTableInfo)
@@ -175,11 +183,24 @@ def table_for(info: MadeTableInfo, uri: str, schema: pa.Schema, what: str) -> la
     return table
 
 
-def plan_rows(kind: str, inputs: Inputs[InfoT], table: lance.LanceDataset, recipe: str = "") -> IndexPlan:
+def plan_rows(
+    kind: str, inputs: Inputs[InfoT], table: lance.LanceDataset, recipe: str = "", needed: Sequence[str] = ()
+) -> IndexPlan:
     """Plan of the patches without rows of their present digest, cut into shards.
 
     The id of the job is a function of bundle, patches version, table and recipe: a repeated call returns the same plan,
     so that a killed run continues where it stopped.
+
+    Args:
+        kind: Kind of job, the first part of its id.
+        inputs: Bundle and patches.
+        table: Table to write.
+        recipe: Options of the job.
+        needed: Sensors that a patch needs, all of them, for its row in a table without modalities. In a table with
+            modalities a patch gets a row for each sensor of the bundle that it has.
+
+    Raises:
+        DataRefused: No patch can get a row.
     """
     bundle, patches, pinned, shard_rows = inputs.bundle, inputs.patches, inputs.info.patches, inputs.shard_rows
     parts = [bundle.id, str(pinned), str(shard_rows), table_identity(table), table_identity(patches)]
@@ -188,10 +209,12 @@ def plan_rows(kind: str, inputs: Inputs[InfoT], table: lance.LanceDataset, recip
     )
     job = Job(inputs.uri, job_id)
     _tag_version(patches, f"codes-{job_id}")
+    modalities = _modalities(bundle) if "modality" in table.schema.names else None
+    possible = _can_have_row(patches, needed if modalities is None else modalities, every=modalities is None)
     rows = job.find(_ROWS)
     if rows is None:
-        modalities = _modalities(bundle) if "modality" in table.schema.names else None
-        job.put_if_absent(_ROWS, _rows_to_make(patches, table, modalities).astype("<i8").tobytes())
+        wanted = _rows_to_make(patches, table, modalities)
+        job.put_if_absent(_ROWS, wanted[possible[wanted]].astype("<i8").tobytes())
         rows = job.get(_ROWS)
     count = len(rows) // 8
     plan = IndexPlan(
@@ -205,6 +228,7 @@ def plan_rows(kind: str, inputs: Inputs[InfoT], table: lance.LanceDataset, recip
         shards=-(-count // shard_rows),
         rows=count,
         recipe=recipe,
+        incomplete=int((~possible).sum()),
     )
     job.put_if_absent(_PLAN, json.dumps(asdict(plan)).encode())
     return plan
@@ -299,6 +323,7 @@ def commit_rows(plan: IndexPlan, job: Job) -> IndexSummary:
         added=result.added,
         changed=result.changed,
         skipped=result.skipped,
+        incomplete=plan.incomplete,
     )
 
 
@@ -337,6 +362,26 @@ def rebase(bundle_uri: str, table: TableRef, uri: str) -> CodeTableInfo:
 
 def _modalities(bundle: Bundle) -> list[str]:
     return sorted(modality for modality, bands in bundle.config["bands"].items() if bands)
+
+
+def _can_have_row(patches: lance.LanceDataset, sensors: Sequence[str], *, every: bool) -> npt.NDArray[np.bool_]:
+    """Whether each patch has every one, or any one, of the sensors.
+
+    Raises:
+        DataRefused: None of several patches has.
+    """
+    count = patches.count_rows()
+    if not sensors or not count:
+        return np.ones(count, dtype=bool)
+    times = patches.to_table(columns=[ACQUIRED[sensor] for sensor in sensors])
+    has = np.stack([column.is_valid().to_numpy() for column in times.columns])
+    found: npt.NDArray[np.bool_] = np.logical_and.reduce(has) if every else np.logical_or.reduce(has)
+    if not found.any():
+        raise DataRefused(
+            f"none of the {count} patches has {(' and ' if every else ' or ').join(sensors)}, which the bundle reads; "
+            "choose patches that have them, or another bundle"
+        )
+    return found
 
 
 def _tag_version(patches: lance.LanceDataset, tag: str) -> None:

@@ -1,14 +1,14 @@
-"""Building and reading of ``predictions.lance``: probabilities, labels and maps of patches, exactly once.
+"""Building and reading of ``predictions.lance``: labels and maps, or values, of patches, exactly once.
 
-One row per patch, of one bundle. Planning, shards and commit are those of the index (``jobs.py``). ``placed_maps`` is
-what an export of maps reads: class indices with the place of each patch.
+One row per patch that has every sensor that the bundle reads; the others have no row and are counted. Planning, shards
+and commit are those of the index (``jobs.py``); ``prediction_maps.py`` reads and exports maps.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,8 @@ import pyarrow as pa
 
 from eoforge.data.labels import CLASSES, mask_of
 from eoforge.data.loading.batch import read_rows
-from eoforge.data.tables.schema import predictions_schema, sql_list, tensor_column
-from eoforge.errors import DataRefused, UsageError
-from eoforge.index.code_table import MadeTableInfo
+from eoforge.data.tables.schema import predictions_schema, values_schema
+from eoforge.errors import DataRefused
 from eoforge.index.jobs import (
     IndexPlan,
     IndexSummary,
@@ -30,9 +29,9 @@ from eoforge.index.jobs import (
     table_for,
     write_shards,
 )
-from eoforge.index.predictor import Predicted, Predictor
+from eoforge.index.predictor import Predicted, Predictor, ValuePredictor, Values
 from eoforge.progress import Tracker
-from eoforge.storage.addresses import TableRef, open_table
+from eoforge.storage.addresses import TableRef
 
 if TYPE_CHECKING:
     import lance
@@ -41,44 +40,53 @@ CLASSES_KEY = "eoforge.classes"
 """Key of the schema metadata with the names of the classes, as JSON, in the order of the probabilities."""
 CALIBRATION_KEY = "eoforge.calibration"
 """Key of the schema metadata with temperature and thresholds, as JSON."""
+TARGET_KEY = "eoforge.target"
+"""Key of the schema metadata with name, unit, valid range and level of the intervals of values, as JSON."""
 _BATCH = 32
-_READ = 256
 
 
 def plan_predictions(
-    bundle_uri: str, table: TableRef, predictions_uri: str, predictor: Predictor, shard_rows: int = 4096
+    bundle_uri: str,
+    table: TableRef,
+    predictions_uri: str,
+    predictor: Predictor | ValuePredictor,
+    shard_rows: int = 4096,
 ) -> IndexPlan:
     """Plan of the patches without a prediction of this bundle, or with one of other pixels, cut into shards.
 
-    A repeated call returns the same plan, so that a killed run continues where it stopped.
+    Patches that lack a sensor of the bundle are left out; ``incomplete`` of the plan counts them. A repeated call
+    returns the same plan, so that a killed run continues where it stopped.
 
     Args:
-        bundle_uri: Run bundle that classifies or segments.
+        bundle_uri: Run bundle that classifies, segments or regresses.
         table: Table of patches; without a version the newest is pinned.
         predictions_uri: Table of predictions, created if absent.
-        predictor: Predictor of the bundle; its calibration is written beside the rows.
+        predictor: Predictor of the bundle; its calibration, or its target, is written beside the rows.
         shard_rows: Patches per shard.
 
     Raises:
         NotFound: The bundle or the patches do not exist.
-        DataRefused: The table belongs to another bundle or other patches.
+        DataRefused: The table belongs to another bundle or other patches, or no patch has all sensors of the bundle.
         UsageError: The predictions belong to a newer version of the patches, ``shard_rows`` is below 1, or
             ``predictions_uri`` names a version or a whole bucket.
     """
     inputs = Inputs.open(made_info, bundle_uri, table, predictions_uri, shard_rows)
-    calibration = {"temperature": predictor.temperature, "thresholds": list(predictor.thresholds)}
-    metadata = inputs.info.metadata(inputs.uri) | {
-        CLASSES_KEY: json.dumps(CLASSES),
-        CALIBRATION_KEY: json.dumps(calibration),
-    }
-    schema = predictions_schema(len(CLASSES), predictor.maps, metadata)
+    metadata = inputs.info.metadata(inputs.uri)
+    if isinstance(predictor, ValuePredictor):
+        schema = values_schema(metadata | {TARGET_KEY: json.dumps(predictor.target)})
+    else:
+        calibration = {"temperature": predictor.temperature, "thresholds": list(predictor.thresholds)}
+        further = {CLASSES_KEY: json.dumps(CLASSES), CALIBRATION_KEY: json.dumps(calibration)}
+        schema = predictions_schema(len(CLASSES), predictor.maps, metadata | further)
     made = table_for(inputs.info, inputs.uri, schema, "predictions")
-    if "probabilities" not in made.schema.names:
+    if not set(schema.names) <= set(made.schema.names):
         raise DataRefused(f"{inputs.uri} is no table of predictions; choose another address")
-    return plan_rows("predict", inputs, made)
+    return plan_rows("predict", inputs, made, needed=predictor.sensors)
 
 
-def predict_shards(predictions_uri: str, job_id: str, first: int, count: int, predictor: Predictor) -> dict[str, int]:
+def predict_shards(
+    predictions_uri: str, job_id: str, first: int, count: int, predictor: Predictor | ValuePredictor
+) -> dict[str, int]:
     """Prediction of shards ``first`` to ``first + count - 1``; shards with a manifest are skipped.
 
     Args:
@@ -93,7 +101,6 @@ def predict_shards(predictions_uri: str, job_id: str, first: int, count: int, pr
 
     Raises:
         NotFound: The plan does not exist.
-        DataRefused: The patches lack a sensor that the bundle reads.
     """
     plan, job = load_plan(predictions_uri, job_id)
 
@@ -103,8 +110,11 @@ def predict_shards(predictions_uri: str, job_id: str, first: int, count: int, pr
         for start in range(0, len(rows), _BATCH):
             part = rows[start : start + _BATCH]
             digests = patches.take(part, columns=["digest"]).column("digest").combine_chunks()
-            batch = read_rows(patches, part, predictor.sensors, reference_map=False)  # refuses a patch without a sensor
-            yield _record_batch(batch.patch_id, predictor.predict(batch), digests, schema)
+            batch = read_rows(patches, part, predictor.sensors, reference_map=False)
+            found = predictor.predict(batch)
+            columns = _value_columns(found) if isinstance(found, Values) else _class_columns(found)
+            columns |= {"patch_id": pa.array(batch.patch_id, pa.string()), "digest": digests}
+            yield pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
             progress.advance(len(part))
 
     done = write_shards(plan, job, first, count, make, "predicting")
@@ -123,7 +133,11 @@ def commit_predictions(predictions_uri: str, job_id: str) -> IndexSummary:
 
 
 def predict_table(
-    bundle_uri: str, table: TableRef, predictions_uri: str, predictor: Predictor, shard_rows: int = 4096
+    bundle_uri: str,
+    table: TableRef,
+    predictions_uri: str,
+    predictor: Predictor | ValuePredictor,
+    shard_rows: int = 4096,
 ) -> IndexSummary:
     """Plan, prediction and commit in this process; a run after a crash continues. See the steps for errors."""
     plan = plan_predictions(bundle_uri, table, predictions_uri, predictor, shard_rows)
@@ -131,51 +145,18 @@ def predict_table(
     return commit_predictions(predictions_uri, plan.job_id)
 
 
-class PlacedMap(NamedTuple):
-    """Map of one patch: class indices uint8 ``[120, 120]``, and the upper-left corner in metres of ``epsg``."""
-
-    patch_id: str
-    epsg: int
-    ulx: int
-    uly: int
-    classes: npt.NDArray[np.uint8]
+def _value_columns(found: Values) -> dict[str, pa.Array]:
+    return {name: pa.array(column) for name, column in found._asdict().items()}
 
 
-def placed_maps(predictions: TableRef) -> Iterator[PlacedMap]:
-    """Maps of all patches of a table of predictions with their places, from the patches that they were made of.
-
-    Raises:
-        DataRefused: The table is no table of predictions.
-        UsageError: The bundle of the table maps no pixels.
-    """
-    table = open_table(predictions)
-    info = MadeTableInfo.of(table.schema, predictions.uri)
-    if "pixel_map" not in table.schema.names:
-        raise UsageError(
-            f"{predictions} holds no maps: bundle {info.bundle_id[:16]} of {info.method} classifies patches"
-        )
-    patches = info.open_patches()
-    for rows in table.to_batches(columns=["patch_id", "pixel_map"], batch_size=_READ):
-        names = rows.column("patch_id").to_pylist()
-        maps, _ = tensor_column(rows.column("pixel_map"))
-        condition = f"patch_id IN ({sql_list(names)})"
-        found = patches.to_table(columns=["patch_id", "epsg", "ulx", "uly"], filter=condition).to_pylist()
-        places = {row["patch_id"]: row for row in found}
-        for name, classes in zip(names, maps, strict=True):
-            place = places[name]
-            yield PlacedMap(name, place["epsg"], place["ulx"], place["uly"], classes)
-
-
-def _record_batch(names: list[str], predicted: Predicted, digests: pa.Array, schema: pa.Schema) -> pa.RecordBatch:
+def _class_columns(predicted: Predicted) -> dict[str, pa.Array]:
     labels = [sorted(CLASSES[i] for i in np.flatnonzero(row)) for row in predicted.labels]
     flat = np.ascontiguousarray(predicted.probabilities, dtype=np.float32).reshape(-1)
     columns = {
-        "patch_id": pa.array(names, pa.string()),
         "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(flat), predicted.probabilities.shape[1]),
         "labels": pa.array(labels, pa.list_(pa.string())),
         "label_mask": pa.array([mask_of(row) for row in labels], pa.uint32()),
-        "digest": digests,
     }
     if predicted.pixel_map is not None:
         columns["pixel_map"] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(predicted.pixel_map))
-    return pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
+    return columns

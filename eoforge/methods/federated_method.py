@@ -11,6 +11,7 @@ from eoforge.federated.training.outcome import write_run
 from eoforge.federated.training.setup import TrainingSetup
 from eoforge.federated.training.simulation import play
 from eoforge.methods.base import HashMethod
+from eoforge.methods.calibration import Calibration
 from eoforge.methods.run_files import run_name
 from eoforge.nn.build import choose_device
 from eoforge.nn.classifier import Network
@@ -32,7 +33,10 @@ class FederatedMethod(TrainingSetup, HashMethod):
             except NotFound:
                 checkpoint.clear()  # the bundle was deleted: train again
         run = play(self, config, table, checkpoint)
-        bundle = write_run(self.name, config, self.build(config).features, run, table, out)
+        calibration = (
+            {} if run.validation is None else Calibration.fit(*(part.cpu() for part in run.validation)).facts()
+        )
+        bundle = write_run(self.name, config, self.build(config).features, run, table, out, calibration)
         checkpoint.finish(bundle.uri)
         return bundle
 

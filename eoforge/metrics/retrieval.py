@@ -156,6 +156,18 @@ def mean_average_precision(
     return _mean(ratio((precision_Qk * relevant_Qk).sum(axis=1), total_Q))
 
 
+def r_precision(query_Q: Masks, hits_Qk: Masks, archive_N: Masks, relevance: Relevance) -> float:
+    """Mean R-precision: precision among the first R results, where R rows of the archive are relevant to the query.
+
+    Where R exceeds the ``k`` results of ``hits_Qk``, the first k count. Source: Manning, Raghavan and Schuetze,
+    "Introduction to Information Retrieval" (2008), section 8.4.
+    """
+    relevant_Qk = relevant(query_Q[:, None], hits_Qk, relevance)
+    depth_Q = np.minimum(relevant_in_archive(query_Q, archive_N, relevance), hits_Qk.shape[1])
+    within_Qk = np.arange(hits_Qk.shape[1]) < depth_Q[:, None]
+    return _mean(ratio((relevant_Qk & within_Qk).sum(axis=1), depth_Q))
+
+
 def partner_recall(rows_Qk: npt.NDArray[np.int64], partner_Q: npt.NDArray[np.int64]) -> float:
     """Share of queries whose partner, given by its archive row, is among their k results."""
     return _mean((rows_Qk == partner_Q[:, None]).any(axis=1))

@@ -144,6 +144,16 @@ class ObjectStore:
         """Keys below ``prefix``, in lexicographic order."""
         yield from sorted(str(meta["path"]) for meta in self._entries(prefix))
 
+    def folders(self) -> builtins.list[str]:
+        """Names of the folders directly below the root, sorted; what lies in them is not listed."""
+        try:
+            found = obstore.list_with_delimiter(self._opened())
+        except NotFound:
+            return []
+        except Exception as error:
+            raise StoreError(f"cannot list {self.root}: {plain(error)}") from error
+        return sorted(str(prefix).rpartition("/")[2] for prefix in found["common_prefixes"])
+
     def has_any(self, prefix: str) -> bool:
         """Whether an object exists below ``prefix``, by one request."""
         try:

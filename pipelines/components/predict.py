@@ -77,14 +77,15 @@ def commit_predict(predictions_table: str, job_id: str, metrics: Output[Metrics]
 
     Returns:
         Output: Version of the table of predictions.
-        metrics: Number of predictions.
+        metrics: Number of predictions, and of patches that lack a sensor of the bundle and so have none.
         lineage: JSON with table of predictions, version, rows and schema.
     """
     from eoforge.index.predictions import commit_predictions
     from pipelines.lineage import write_table_lineage
 
-    version = commit_predictions(predictions_table, job_id).version
-    facts = write_table_lineage(lineage.path, predictions_table, version)
+    summary = commit_predictions(predictions_table, job_id)
+    facts = write_table_lineage(lineage.path, predictions_table, summary.version)
     lineage.metadata.update(facts)
     metrics.log_metric("predictions", facts["rows"])
-    return str(version)
+    metrics.log_metric("incomplete", summary.incomplete)
+    return str(summary.version)

@@ -74,9 +74,10 @@ def train(
     """
     from pathlib import Path
 
+    from eoforge.bundle import scalar_metrics
     from pipelines.launcher import launcher_for
     from pipelines.lineage import write_bundle_lineage
-    from pipelines.reports.curves import curves_html, scalar_metrics
+    from pipelines.reports.curves import curves_html
     from pipelines.training import ClusterOptions, TrainingJob
 
     job = TrainingJob.plan(

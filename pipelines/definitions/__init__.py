@@ -17,9 +17,12 @@ PIPELINES: tuple[str, ...] = (
     "construct",
     "train",
     "index",
+    "index_ivf",
     "compress_archive",
     "predict",
     "evaluate",
+    "audit_labels",
     "archive_to_service",
     "federate",
+    "active_learning",
 )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from eoforge.bundle import POSITION, read_steps, scalar_metrics, smoothed
 from eoforge.report import Html, element, figure, page, section, table, tiles
 
 if TYPE_CHECKING:
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
 
     from eoforge.bundle import Bundle
 
-CURVE = "curve.csv"
-"""File of a bundle with one row per step: the first columns identify the step, the others are values."""
-_POSITION = ("epoch", "batch", "step")
 _COLOURS = ("#0b6e99", "#e2932f", "#7a4fa3", "#1a7f4b", "#b3412f", "#5b6875")
 _SOFT, _LINE = "#5b6875", "#dfe5ea"
 _COLUMNS = 3
@@ -33,17 +29,19 @@ def curves_html(bundle: Bundle) -> str:
     epochs: Sequence[Mapping[str, float]] = bundle.metrics.get("history", [])
     patches = bundle.config["patches"]
     facts = {"steps": f"{len(next(iter(steps.values()), [])):,}", "epochs": f"{len(epochs):,}"}
-    facts |= {name.replace("_", " "): f"{value:,.4g}" for name, value in scalar_metrics(bundle.metrics).items()}
+    shown = {*epochs[0]} if epochs else set()  # the last table has these
+    scalars = {name: value for name, value in scalar_metrics(bundle.metrics).items() if name not in shown}
+    facts |= {name.replace("_", " "): f"{value:,.4g}" for name, value in scalars.items()}
     parts: list[object] = [tiles(dict(list(facts.items())[:8]))]
     if steps:
         parts.append(section("Every step", _steps(steps)))
     if epochs:
-        names = [name for name in epochs[0] if name not in _POSITION]
+        names = [name for name in epochs[0] if name not in POSITION]
         parts.append(section("Every epoch", _epochs(epochs, names)))
         rows = [(int(row["epoch"]), *(float(row[name]) for name in names)) for row in epochs]
         parts.append(section("Figures", table(("epoch", *(n.replace("_", " ") for n in names)), rows)))
     if not steps and not epochs:
-        parts.append(section("Nothing recorded", element("p", f"{bundle.uri} holds neither {CURVE} nor a history.")))
+        parts.append(section("Nothing recorded", element("p", f"{bundle.uri} holds neither steps nor a history.")))
     lead = f"{bundle.config['method']}, bundle {bundle.short_id}"
     footer = (
         f"Trained on {patches['uri']} at version {patches['version']} by code revision "
@@ -52,29 +50,12 @@ def curves_html(bundle: Bundle) -> str:
     return page("Training curves", lead, parts, footer)
 
 
-def read_steps(bundle: Bundle) -> dict[str, npt.NDArray[np.float64]]:
-    """Columns of ``curve.csv`` by name; empty if the bundle has no such file."""
-    if CURVE not in bundle.files:
-        return {}
-    rows = list(csv.DictReader(io.StringIO(bundle.read(CURVE).decode())))
-    return {name: np.array([float(row[name]) for row in rows]) for name in (rows[0] if rows else ())}
-
-
-def scalar_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Finite numbers among the metrics of a bundle."""
-    return {
-        name: float(value)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-    }
-
-
 def _steps(steps: Mapping[str, npt.NDArray[np.float64]]) -> Html:
-    names = [name for name in steps if name not in _POSITION]
+    names = [name for name in steps if name not in POSITION]
     drawing, axes = _grid(len(names))
     for i, (name, one) in enumerate(zip(names, axes, strict=True)):
         values = steps[name]
-        smooth = _smoothed(values)
+        smooth = smoothed(values)
         one.plot(values, color=_COLOURS[i % 6], alpha=0.25, linewidth=0.8)
         one.plot(smooth, color=_COLOURS[i % 6], linewidth=1.6)
         one.set_title(f"{name.replace('_', ' ')}  {smooth[-1]:.4g}", fontsize=9, loc="left")
@@ -92,16 +73,6 @@ def _epochs(epochs: Sequence[Mapping[str, float]], names: Sequence[str]) -> Html
     return figure(
         drawing, "Losses are means over the epoch's steps; validation figures come from the validation split."
     )
-
-
-def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Moving average over a twentieth of all steps, a window that scales with the run."""
-    window = max(1, len(values) // 20)
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
-    smoothed: npt.NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
-    return smoothed
 
 
 def _grid(count: int) -> tuple[Figure, list[Axes]]:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS
 from eoforge.data.labels import CLASSES
+from eoforge.data.tables.contents import class_rows
 from eoforge.data.tables.statistics import S1_EDGES, S2_EDGES
 from eoforge.methods.evaluation.answers import radar_legend
 from eoforge.report import Html, concat, element, escape, figure, image, page, section, table, tiles
-from pipelines.reports.quality import MAX_QUARANTINE_ROWS, Quality, Sample, class_rows
+from pipelines.reports.quality import MAX_QUARANTINE_ROWS, Quality, Sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,15 +119,26 @@ def _places(quality: Quality) -> Html:
     )
 
 
-@cache
-def coastlines() -> list[NDArray[np.float64]]:
-    """Coastlines of Europe, longitude and latitude in degrees ``[N, 2]`` each.
+_EUROPE = (-25.0, 46.0, 33.0, 72.0)
+"""West, east, south and north of the finer coastlines."""
 
-    Natural Earth 1:50m, public domain (from the package world-atlas), 25 W to 46 E and 33 N to 72 N, simplified to 0.02
-    degrees.
+
+@cache
+def coastlines(europe: bool) -> list[NDArray[np.float64]]:
+    """Coastlines, longitude and latitude in degrees ``[N, 2]`` each.
+
+    Natural Earth, public domain (from the package world-atlas): of Europe 1:50m, simplified to 0.02 degrees; of the
+    world 1:110m, to 0.1 degrees.
     """
-    lines = json.loads(Path(__file__).with_name("coastlines.json").read_text())
+    name = "coastlines.json" if europe else "coastlines_world.json"
+    lines = json.loads(Path(__file__).with_name(name).read_text())
     return [np.array(line, dtype=np.float64).reshape(-1, 2) for line in lines]
+
+
+def _in_europe(centres: NDArray[np.float64]) -> bool:
+    west, east, south, north = _EUROPE
+    lon, lat = centres.T
+    return bool(((lon > west) & (lon < east) & (lat > south) & (lat < north)).all())
 
 
 def _map(axes: Axes, quality: Quality) -> None:
@@ -139,7 +151,7 @@ def _map(axes: Axes, quality: Quality) -> None:
         axes.scatter(chosen[:, 0], chosen[:, 1], s=size, c=SPLIT_COLOURS[i % 4], linewidths=0, label=split, alpha=0.75)
     axes.grid(color=_LINE, linewidth=0.6)
     if len(centres):
-        coast = LineCollection(coastlines(), colors=_SOFT, linewidths=0.7, zorder=0.5)
+        coast = LineCollection(coastlines(_in_europe(centres)), colors=_SOFT, linewidths=0.7, zorder=0.5)
         axes.add_collection(coast, autolim=False)  # the map keeps to the footprints
         # Ratio of one degree of longitude to one of latitude; the limits of the axes may grow.
         axes.set_aspect(1 / np.cos(np.radians(centres[:, 1].mean())), adjustable="datalim")
@@ -156,30 +168,26 @@ def _named(sample: Sample) -> str:
 def _samples(samples: list[Sample]) -> Html:
     if not samples:
         return section("Samples", element("p", "The table is empty."))
-    cards = [
-        element(
-            "div",
-            concat(
-                [
-                    element("div", concat(image(png, sample.patch_id) for png in sample.pictures), class_="triple"),
-                    element("p", sample.patch_id, class_="id"),
-                    element("p", concat([element("b", sample.country), ": " + _named(sample)])),
-                ]
-            ),
-            class_="sample",
-        )
-        for sample in samples
-    ]
+    cards = []
+    for sample in samples:
+        pictures = element("div", concat(image(png, sample.patch_id) for png in sample.pictures), class_="triple")
+        text = [element("p", sample.patch_id, class_="id")]
+        text.append(element("p", concat([element("b", sample.country), ": " + _named(sample)])))
+        cards.append(element("details", element("summary", concat([pictures, *text])), class_="sample"))
     style = Html(
         "<style>.samples{display:grid;grid-template-columns:repeat(auto-fill,minmax(330px,1fr));gap:16px}"
         ".sample{font-size:12px;line-height:1.4;min-width:0}.sample p{margin:3px 0;color:var(--soft)}"
         ".sample .id{overflow-wrap:anywhere;font-family:monospace;font-size:11px;color:var(--ink)}"
         ".triple{display:flex;gap:4px}.triple img{width:33%;aspect-ratio:1;border-radius:4px;object-fit:cover}"
+        ".sample summary{list-style:none;cursor:zoom-in}.sample summary::-webkit-details-marker{display:none}"
+        ".sample[open]{grid-column:1/-1}.sample[open] summary{cursor:zoom-out}"
+        ".sample[open] img{image-rendering:pixelated}"
         "</style>"
     )
     note = element(
         "p",
-        "Sentinel-2 true colour, Sentinel-1 composite and reference map, as far as a patch has them.",
+        "Sentinel-2 true colour, Sentinel-1 composite and reference map, as far as a patch has them. Click a sample "
+        "for large pictures.",
         class_="soft",
     )
     return section("Samples", style, note, radar_legend(), element("div", concat(cards), class_="samples"))

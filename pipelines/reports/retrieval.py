@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eoforge.bundle import load_bundle
+from eoforge.bundle import load_bundle, scalar_metrics
 from eoforge.report import markdown, markdown_code
 from eoforge.storage.addresses import TableRef
 from pipelines.reports.classes import ClassFigures, class_figures
-from pipelines.reports.curves import scalar_metrics
 
 METRICS, REPORT = "metrics.json", "report.html"
 

@@ -72,6 +72,12 @@ class IndexChanged(EoforgeError):
     reason = "INDEX_CHANGED"
 
 
+class OtherBundle(EoforgeError):
+    """Code of another bundle than that of the index: distances would mean nothing."""
+
+    reason = "OTHER_BUNDLE"
+
+
 class DeadlineExceeded(EoforgeError):
     """Deadline that passed before the work was done."""
 
@@ -104,6 +110,7 @@ CATALOGUE: dict[str, Entry] = {
     "OVERLOADED": Entry(grpc.StatusCode.RESOURCE_EXHAUSTED, 503),
     "NOT_READY": Entry(grpc.StatusCode.UNAVAILABLE, 503),
     "INDEX_CHANGED": Entry(grpc.StatusCode.FAILED_PRECONDITION, 409),
+    "OTHER_BUNDLE": Entry(grpc.StatusCode.FAILED_PRECONDITION, 409),
     "CONFLICT": Entry(grpc.StatusCode.ABORTED, 409),
     "NOT_LEADER": Entry(grpc.StatusCode.UNAVAILABLE, 503),
     "WRONG_STATE": Entry(grpc.StatusCode.FAILED_PRECONDITION, 409),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -49,6 +50,12 @@ PROBE_OPTIONS = (
     ("grpc.max_receive_message_length", 1024),
     ("grpc.compression_enabled_algorithms_bitset", 1),
 )
+CONNECTION_BOUNDS = (
+    "grpc.max_allowed_incoming_connections",
+    "grpc.server_handshake_timeout_ms",
+    "grpc.max_connection_idle_ms",
+)
+"""Options of the gRPC port that hold for the port of health checks, too: it knows no callers."""
 SWITCH_SECONDS = 0.001
 ADMISSION_SECONDS = 1.0
 """Time between two checks of the callers of open calls."""
@@ -176,7 +183,8 @@ class Server:
             self.certificate_port = _bind(server, settings.host, second, _credentials(files, mutual=True))
         self._grpc.append(server)
         if settings.health_port is not None:
-            probes = grpc.aio.server(options=PROBE_OPTIONS, maximum_concurrent_rpcs=MAX_PROBES)
+            bounds = [(name, value) for name, value in options if name in CONNECTION_BOUNDS]
+            probes = grpc.aio.server(options=(*PROBE_OPTIONS, *bounds), maximum_concurrent_rpcs=MAX_PROBES)
             # Check alone: a kubelet never watches, and streams of Watch would take the places of its probes.
             check = grpc.unary_unary_rpc_method_handler(
                 self._health.Check,
@@ -189,6 +197,9 @@ class Server:
             self.health_port = _bind(probes, settings.host, settings.health_port, None)
             self._grpc.append(probes)
         await self._start_rest(inference, authenticator, quota, reception, files)
+        # What is loaded stays: to look through it at each full collection would take 300 ms on the event loop.
+        gc.collect()
+        gc.freeze()
         for started in self._grpc:
             await started.start()
         if service.inference_on_demand:

@@ -77,6 +77,7 @@ def guarded(settings: ConsoleSettings, draining: Callable[[], bool] = lambda: Fa
         UsageError: The settings contradict each other or expose the console.
     """
     app = application(settings)
+    app.state.draining = draining
     modules = [import_module(f"services.console.pages.{module}") for module in PAGES]
     uploads = [path for module in modules for path in getattr(module, "UPLOADS", ())]
     return Guard(app, settings, app.state.sessions, app.state.provider, uploads, draining)

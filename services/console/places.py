@@ -48,8 +48,9 @@ def nearest_places(hits: Iterable[Hit], patch_id: str, box: BoundingBox) -> list
 
 def nearest_times(hits: Iterable[Hit], patch_id: str, moment: datetime) -> list[Hit]:
     """Other patches, those of the nearest time first."""
-    others = (h for h in hits if h.patch_id != patch_id)
-    return sorted(others, key=lambda h: (abs((h.acquired - moment).total_seconds()), h.patch_id))
+    others = [(h.acquired, h) for h in hits if h.patch_id != patch_id and h.acquired is not None]
+    others.sort(key=lambda pair: (abs((pair[0] - moment).total_seconds()), pair[1].patch_id))
+    return [hit for _, hit in others]
 
 
 def around(box: BoundingBox, degrees: float) -> BoundingBox:
@@ -58,6 +59,11 @@ def around(box: BoundingBox, degrees: float) -> BoundingBox:
     return max(west - degrees, -180), max(south - degrees, -90), min(east + degrees, 180), min(north + degrees, 90)
 
 
-def apart(box: BoundingBox, lon: float, lat: float) -> float:
-    """Squared distance of a box's centre to a point, in degrees of latitude; longitudes count half, as in Europe."""
+def apart(box: BoundingBox | None, lon: float, lat: float) -> float:
+    """Squared distance of a box's centre to a point, in degrees of latitude; longitudes count half, as in Europe.
+
+    A footprint that its owner withholds is infinitely far away.
+    """
+    if box is None:
+        return float("inf")
     return ((box[0] + box[2]) / 4 - lon / 2) ** 2 + ((box[1] + box[3]) / 2 - lat) ** 2

@@ -66,6 +66,11 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
         status: HTTP status.
         values: What else the template knows.
     """
+    return HTMLResponse(part(request, template, **values), status_code=status)
+
+
+def part(request: Request, template: str, **values: Any) -> str:
+    """Text of a template, for a part of a page; see :func:`page`."""
     session: Session = request.state.session
     settings: ConsoleSettings = request.app.state.settings
     known = {
@@ -77,4 +82,4 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
         "settings": settings,
         "request_id": request.state.request_id,
     }
-    return HTMLResponse(_environment.get_template(template).render(known | values), status_code=status)
+    return _environment.get_template(template).render(known | values)

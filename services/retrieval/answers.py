@@ -18,7 +18,7 @@ from eoforge.data.modalities import RETRIEVAL_MODALITIES
 from eoforge.data.search_filter import SearchFilter
 from eoforge.data.tables.schema import sql_list, tensor_column
 from eoforge.errors import LimitExceeded, NotFound, StoreError, UsageError, did_you_mean
-from eoforge.index.catalog import IndexSnapshot
+from eoforge.index.snapshot import Snapshot
 from services.retrieval.batching import Encoding
 from services.retrieval.state import Served
 
@@ -62,6 +62,7 @@ def nearest(
     search_filter: SearchFilter | None,
     offset: int,
     size: int,
+    min_recall: float = 1.0,
     codes: bool = False,
 ) -> pb.SearchResponse:
     """Response with hits ``offset`` to ``offset + size`` of one query, without the token of a next page.
@@ -72,17 +73,20 @@ def nearest(
         NotFound: The index holds no codes of ``target``.
     """
     snapshot = served.snapshot
-    index = snapshot.index_of(target)
-    allow = snapshot.allowed(search_filter, target)
-    candidates = len(snapshot) if allow is None else int(np.count_nonzero(allow))
-    distances, rows = index.search(code[None], offset + size, allow)
-    kept = rows[0, offset:]
-    metadata = metadata_messages(snapshot, kept)
-    response = pb.SearchResponse(query_code=code.tobytes(), index_version=snapshot.version, candidates=candidates)
-    for patch, distance, row in zip(metadata, distances[0, offset:], kept, strict=True):
-        found = response.hits.add(patch=patch, modality=RETRIEVAL_MODALITIES[target], distance=int(distance))
+    found = snapshot.search(target, code[None], offset + size, search_filter, min_recall)
+    rows = found.rows[0, offset:]
+    response = pb.SearchResponse(
+        query_code=code.tobytes(),
+        index_version=snapshot.version,
+        candidates=found.candidates,
+        exact=found.exact,
+        recall=found.recall,
+    )
+    metadata = metadata_messages(snapshot, rows)
+    for patch, distance, row in zip(metadata, found.distances[0, offset:], rows, strict=True):
+        hit = response.hits.add(patch=patch, modality=RETRIEVAL_MODALITIES[target], distance=int(distance))
         if codes:
-            found.code = index.codes[row].tobytes()
+            hit.code = snapshot.code_of_row(int(row), target).tobytes()
     return response
 
 
@@ -94,9 +98,9 @@ def encode_response(encodings: Sequence[Encoding], bundle_id: str) -> pb.EncodeR
     return response
 
 
-def metadata_messages(snapshot: IndexSnapshot, rows: npt.NDArray[np.int64]) -> list[pb.PatchMetadata]:
+def metadata_messages(snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> list[pb.PatchMetadata]:
     """Metadata messages of rows, in their order."""
-    return [_metadata(row) for row in snapshot.metadata.take(rows).to_pylist()]
+    return [_metadata(row) for row in snapshot.metadata(rows).to_pylist()]
 
 
 def add_thumbnails(served: Served, hits: Sequence[pb.Hit], modality: str) -> None:
@@ -148,7 +152,7 @@ def patch_response(served: Served, request: pb.GetPatchRequest) -> pb.GetPatchRe
     return response
 
 
-def row_of(snapshot: IndexSnapshot, patch_id: str, modality: str | None = None) -> int:
+def row_of(snapshot: Snapshot, patch_id: str, modality: str | None = None) -> int:
     """Row of a patch, with a sensor if one is named.
 
     Raises:
@@ -162,6 +166,15 @@ def row_of(snapshot: IndexSnapshot, patch_id: str, modality: str | None = None) 
     raise NotFound(f"no patch {patch_id[:128]!r}{wanted} in index version {snapshot.version}")
 
 
+def code_of(snapshot: Snapshot, patch_id: str, modality: str) -> npt.NDArray[np.uint8]:
+    """Code ``[K/8]`` of a patch.
+
+    Raises:
+        NotFound: As :func:`row_of`.
+    """
+    return snapshot.code_of_row(row_of(snapshot, patch_id, modality), modality)
+
+
 def read_pixels(served: Served, patch_ids: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Pixels of patches, decoded from their streams where the table of patches holds no pixels.
 
@@ -172,8 +185,15 @@ def read_pixels(served: Served, patch_ids: Sequence[str], columns: Sequence[str]
         NotFound: The pixels are neither in the table of patches nor in streams.
     """
     stored = [column for column in columns if column in served.patches.schema.names]
+    places = [served.snapshot.place_of(row_of(served.snapshot, i)) for i in set(patch_ids)]
+    known = sorted(place for place in places if place is not None)
     try:
-        table = served.patches.to_table(columns=["patch_id", *stored], filter=f"patch_id IN ({sql_list(patch_ids)})")
+        # By row numbers, ascending, where the index knows them: a filter of ids reads the ids of the whole table.
+        table = (
+            served.patches.take(known, columns=["patch_id", *stored])
+            if len(known) == len(places)
+            else served.patches.to_table(columns=["patch_id", *stored], filter=f"patch_id IN ({sql_list(patch_ids)})")
+        )
     except (OSError, RuntimeError, ValueError) as error:  # Lance has no errors of its own
         raise StoreError(f"cannot read the patches: {error}") from error
     out: dict[str, dict[str, Any]] = {i: dict.fromkeys(columns) for i in table.column("patch_id").to_pylist()}

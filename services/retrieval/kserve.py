@@ -14,22 +14,26 @@ from google.protobuf import json_format
 from kserve import InferRequest, InferResponse, Model
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.client.messages import owner_status
 from eoforge.data.bands import GROUPS, require_modality
-from eoforge.data.search_filter import SearchFilter
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
+from eoforge.index.ivf.table import require_recall
 from eoforge.index.search import MAX_K
 from services._runtime.fair import FairPool
-from services._runtime.oip.answers import require_json_fits, response
+from services._runtime.oip.answers import flag, require_json_fits, response
 from services._runtime.oip.tensors import DATATYPES, band_tensor, input_array, input_number, input_texts, tensor
 from services.retrieval import answers
+from services.retrieval.across import Across, Query
 from services.retrieval.batching import EncodeBatcher, Encoding
 from services.retrieval.images import Raster
 from services.retrieval.paging import DEFAULT_PAGE
+from services.retrieval.partners import Partners
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.state import IndexHolder, Served
 
 GROUP_BY_COLUMN = {g.column: g for g in GROUPS}
 MAX_FILTER_CHARS, MAX_MODALITY_CHARS = 32_768, 32
+_ACROSS, _STATUS = "parameter across", ", ".join(owner_status(n) for n in pb.OwnerStatus.values() if n)
 
 
 class EncodeModel(Model):
@@ -39,10 +43,16 @@ class EncodeModel(Model):
     """
 
     def __init__(
-        self, settings: RetrievalSettings, modality: str, holder: IndexHolder, batcher: EncodeBatcher, pool: FairPool
+        self,
+        settings: RetrievalSettings,
+        modality: str,
+        holder: IndexHolder,
+        batcher: EncodeBatcher,
+        pool: FairPool,
+        partners: Partners,
     ) -> None:
         super().__init__(f"{settings.model_name}-encode-{modality}")
-        self._settings, self._modality = settings, modality
+        self._settings, self._modality, self._partners = settings, modality, partners
         self._holder, self._batcher, self._pool = holder, batcher, pool
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -65,6 +75,7 @@ class EncodeModel(Model):
             LimitExceeded: There are too many images.
             DataRefused: Pixels carry no data.
         """
+        self._partners.require_own()
         served = self._holder.current
         rasters = await self._pool.run(self._rasters, payload, served)
         encodings = await self._batcher.encode(served.encoder, rasters, None)
@@ -90,13 +101,22 @@ class SearchModel(Model):
     """Search model: codes or patch ids to the ``k`` nearest patches of one sensor.
 
     Parameters of the request mean what the fields of the typed API mean: ``query_modality`` (s1 or s2) is the sensor of
-    the patches, ``filter`` a Filter message in its JSON form.
+    the patches, ``filter`` a Filter message in its JSON form, ``min_recall`` a number, ``across`` asks other owners too
+    (one query a request).
     """
 
-    def __init__(self, settings: RetrievalSettings, modality: str, holder: IndexHolder, pool: FairPool) -> None:
+    def __init__(
+        self,
+        settings: RetrievalSettings,
+        modality: str,
+        holder: IndexHolder,
+        pool: FairPool,
+        across: Across,
+        partners: Partners,
+    ) -> None:
         super().__init__(f"{settings.model_name}-search-{modality}")
-        self._settings, self._modality = settings, modality
-        self._holder, self._pool = holder, pool
+        self._settings, self._modality, self._partners = settings, modality, partners
+        self._holder, self._pool, self._others = holder, pool, across
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Name, type, shape and meaning of each input: codes or patches, and a number of hits."""
@@ -110,6 +130,9 @@ class SearchModel(Model):
         return [
             tensor("patch_id", "BYTES", -1, -1, order="by distance, then by patch id"),
             tensor("distance", "INT32", -1, -1, unit="bits that differ", range=f"0 to {bits}"),
+            tensor("owner", "BYTES", -1, -1, needs=_ACROSS, order="as patch_id"),
+            tensor("asked_owner", "BYTES", -1, needs=_ACROSS, order="by name"),
+            tensor("asked_status", "BYTES", -1, needs=_ACROSS, order="as asked_owner", range=_STATUS),
         ]
 
     async def predict(
@@ -122,25 +145,39 @@ class SearchModel(Model):
             LimitExceeded: There are too many codes or patches, or ``k`` is too large.
             NotFound: The index holds no codes of this sensor, or not one of the patches.
         """
-        return response(self.name, payload, await self._pool.run(self._nearest, payload, self._holder.current))
+        self._partners.require_own()
+        served = self._holder.current
+        if flag(payload.parameters, "across", False):
+            query = await self._pool.run(self._query, payload, served)
+            found = await self._others.search(query, None)
+            return response(self.name, payload, await self._pool.run(_across_outputs, found))
+        return response(self.name, payload, await self._pool.run(self._nearest, payload, served))
+
+    def _query(self, payload: InferRequest, served: Served) -> Query:
+        """Query across archives: one code, which other services take one at a time."""
+        k, codes = _number_of_hits(payload), self._codes(payload, served)
+        if len(codes) != 1:
+            raise LimitExceeded(f"a search across archives takes one code or patch a request; got {len(codes)}")
+        asked = len(self._settings.upstreams) + 1
+        values = dict.fromkeys(("patch_id", "distance", "owner"), k) | dict.fromkeys(
+            ("asked_owner", "asked_status"), asked
+        )
+        require_json_fits(payload, values, self._settings)
+        message = _filter_message(payload)
+        recall = _min_recall(payload, self._settings)
+        return Query(served, codes[0], self._modality, message, answers.search_filter(message), k, recall)
 
     def _nearest(self, payload: InferRequest, served: Served) -> dict[str, Any]:
         snapshot = served.snapshot
         if self._modality not in snapshot.modalities:
             raise NotFound(f"the index holds no codes of {self._modality}")
-        given = input_number(payload, "k", "INT32")
-        k = DEFAULT_PAGE if given is None else int(given)
-        if k < 1:
-            raise UsageError(f"k must be 1 to {MAX_K}; got {k}")
-        if k > MAX_K:
-            raise LimitExceeded(f"k must be 1 to {MAX_K}; got {k}")
+        k = _number_of_hits(payload)
         codes = self._codes(payload, served)
         count = len(codes) * min(k, len(snapshot))
         require_json_fits(payload, {"patch_id": count, "distance": count}, self._settings)
-        chosen = _filter(payload)
-        allow = None if chosen == SearchFilter() else snapshot.allow(chosen)
-        distances, rows = snapshot.index_of(self._modality).search(codes, k, allow)
-        ids = snapshot.metadata.column("patch_id").take(rows.ravel()).to_pylist()
+        chosen = answers.search_filter(_filter_message(payload))
+        distances, rows, *_ = snapshot.search(self._modality, codes, k, chosen, _min_recall(payload, self._settings))
+        ids = snapshot.metadata(rows.ravel()).column("patch_id").to_pylist()
         return {"patch_id": np.array(ids, dtype=object).reshape(rows.shape), "distance": distances}
 
     def _codes(self, payload: InferRequest, served: Served) -> Any:
@@ -151,20 +188,56 @@ class SearchModel(Model):
         if payload.get_input_by_name("code") is not None:
             raise UsageError("a search has input code or input patch_id; got both")
         modality = require_modality(_text(payload, "query_modality", MAX_MODALITY_CHARS))
-        rows = [answers.row_of(served.snapshot, name, modality) for name in input_texts(payload, "patch_id", limit)]
-        return served.snapshot.indexes[modality].codes[rows]
+        names = input_texts(payload, "patch_id", limit)
+        codes = [answers.code_of(served.snapshot, name, modality) for name in names]
+        return np.array(codes, np.uint8).reshape(len(names), -1)
 
 
-def _filter(payload: InferRequest) -> SearchFilter:
+def _number_of_hits(payload: InferRequest) -> int:
+    given = input_number(payload, "k", "INT32")
+    k = DEFAULT_PAGE if given is None else int(given)
+    if k < 1:
+        raise UsageError(f"k must be 1 to {MAX_K}; got {k}")
+    if k > MAX_K:
+        raise LimitExceeded(f"k must be 1 to {MAX_K}; got {k}")
+    return k
+
+
+def _across_outputs(found: pb.SearchResponse) -> dict[str, Any]:
+    """Outputs of a search across archives."""
+    columns = {
+        "patch_id": [hit.patch.patch_id for hit in found.hits],
+        "owner": [hit.owner for hit in found.hits],
+        "asked_owner": [report.owner for report in found.owners],
+        "asked_status": [owner_status(report.status) for report in found.owners],
+    }
+    texts = {name: np.array(values, dtype=object) for name, values in columns.items()}
+    distance = np.array([[hit.distance for hit in found.hits]], dtype=np.int32)
+    return {
+        "patch_id": texts["patch_id"][None],
+        "distance": distance,
+        "owner": texts["owner"][None],
+        "asked_owner": texts["asked_owner"],
+        "asked_status": texts["asked_status"],
+    }
+
+
+def _filter_message(payload: InferRequest) -> pb.Filter:
     text = _text(payload, "filter", MAX_FILTER_CHARS)
     try:
         found = orjson.loads(text or "{}")
         if not isinstance(found, dict):
             raise UsageError("parameter filter must be a JSON object")
-        message = json_format.ParseDict(found, pb.Filter())
+        return json_format.ParseDict(found, pb.Filter())
     except (orjson.JSONDecodeError, json_format.ParseError) as error:
         raise UsageError("parameter filter must be a Filter of the typed API in its JSON form") from error
-    return answers.search_filter(message)
+
+
+def _min_recall(payload: InferRequest, settings: RetrievalSettings) -> float:
+    given = (payload.parameters or {}).get("min_recall", settings.min_recall)
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise UsageError("parameter min_recall must be a number")
+    return require_recall(float(given))
 
 
 def _text(payload: InferRequest, name: str, limit: int) -> str:

@@ -11,15 +11,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import pyarrow.compute as pc
 import structlog
 from prometheus_client import Counter, Gauge
 
 from eoforge.bundle import Bundle
 from eoforge.data.bands import GROUPS, MODALITIES
 from eoforge.errors import BundleError, DataRefused
-from eoforge.index.catalog import IndexSnapshot
 from eoforge.index.encoder import Encoder
+from eoforge.index.snapshot import Opening, Snapshot, open_snapshot
 from eoforge.index.streams import StreamReader, holds_streams
 from eoforge.methods import get_method
 from eoforge.methods.codecs import coder_of
@@ -52,7 +51,7 @@ class Served:
         streams: Source of pixels where the patches hold none; None if the table has no streams.
     """
 
-    snapshot: IndexSnapshot
+    snapshot: Snapshot
     encoder: Encoder
     bundle: Bundle
     patches: lance.LanceDataset = field(repr=False)
@@ -68,21 +67,23 @@ class Served:
         return tuple(g.column for g in GROUPS if needed & set(g.bands))
 
 
-def load(codes: TableRef, device: str | None, previous: Served | None = None) -> Served:
-    """Index of one version of the codes; the encoder of ``previous`` is reused if the bundle is the same.
+def load(codes: TableRef, how: Opening, previous: Served | None = None) -> Served:
+    """Index of one version of the codes.
+
+    The encoder of ``previous`` is reused if the bundle is the same, and its rows if the codes have only grown.
 
     Raises:
         NotFound: Codes, patches or bundle do not exist.
         BundleError: The bundle is damaged, differs from the bundle of the codes, or makes codes of another length.
     """
-    snapshot = IndexSnapshot.open(codes, device)
+    snapshot = open_snapshot(codes, how, None if previous is None else previous.snapshot)
     info = snapshot.info
     patches, table = info.open_patches(), open_table(TableRef(codes.uri, snapshot.version))
     if previous is not None and previous.bundle.id == info.bundle_id:
         streams = StreamReader(table, coder_of(previous.encoder)) if holds_streams(table) else None
         return Served(snapshot, previous.encoder, previous.bundle, patches, streams)
     bundle = info.open_bundle()
-    encoder = get_method(info.method).load(bundle, device)
+    encoder = get_method(info.method).load(bundle, how.device)
     if encoder.bits != info.bits:
         raise BundleError(f"codes of {codes} have {info.bits} bits, but bundle {bundle.short_id} makes {encoder.bits}")
     for modality in encoder.modalities:
@@ -92,17 +93,20 @@ def load(codes: TableRef, device: str | None, previous: Served | None = None) ->
     return Served(snapshot, encoder, bundle, patches, streams)
 
 
-def require_match(newer: IndexSnapshot, served: IndexSnapshot) -> None:
+def require_match(newer: Snapshot, served: Snapshot) -> None:
     """Check that a newer version can replace the served one: an empty or foreign table must not end full answers.
 
     Raises:
-        DataRefused: The newer version lacks a served modality, or more than half of the served patches.
+        DataRefused: The newer version lacks a served modality, more than half of the served patches, or is of another
+            engine.
     """
     where = f"version {newer.version} of {newer.uri}"
+    if type(newer) is not type(served):
+        raise DataRefused(f"{where} was made for another engine than version {served.version}; restart the service")
     lost = set(served.modalities) - set(newer.modalities)
     if lost:
         raise DataRefused(f"{where} has no codes of {', '.join(sorted(lost))}, which version {served.version} has")
-    kept = pc.sum(pc.is_in(served.metadata["patch_id"], newer.metadata["patch_id"].combine_chunks())).as_py() or 0
+    kept = served.held_by(newer)  # type: ignore[arg-type]  # of the same type, see above
     if 2 * kept < len(served):
         raise DataRefused(
             f"{where} holds {kept} of the {len(served)} patches of version {served.version}; expected at least half. "
@@ -115,15 +119,15 @@ class IndexHolder:
 
     Args:
         codes: Table of codes; with a version it is never replaced.
-        device: Torch device.
+        how: Device, local cache and limits; None for the defaults.
         poll_seconds: Seconds between polls.
 
     Attributes:
         on_first: Called when the first index is loaded.
     """
 
-    def __init__(self, codes: TableRef, device: str | None, poll_seconds: float) -> None:
-        self._codes, self._device, self._poll_seconds = codes, device, poll_seconds
+    def __init__(self, codes: TableRef, how: Opening | None, poll_seconds: float) -> None:
+        self._codes, self._how, self._poll_seconds = codes, how or Opening(), poll_seconds
         self._served: Served | None = None
         self._waiting = Waiting(self._first, "index", str(codes), min(poll_seconds, LONGEST_WAIT_S))
         self.on_first: Callable[[], Awaitable[None]] | None = None
@@ -167,13 +171,13 @@ class IndexHolder:
         if newest == self.current.snapshot.version:
             return False
         ref = TableRef(self._codes.uri, newest)
-        newer = await asyncio.to_thread(load, ref, self._device, self.current)
+        newer = await asyncio.to_thread(load, ref, self._how, self.current)
         await asyncio.to_thread(require_match, newer.snapshot, self.current.snapshot)
         self._replace(newer)
         return True
 
     async def _first(self) -> None:
-        self._replace(await asyncio.to_thread(load, self._codes, self._device))
+        self._replace(await asyncio.to_thread(load, self._codes, self._how))
         if self._codes.version is None:
             self._task = asyncio.create_task(self._poll())
         if self.on_first is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -74,7 +75,7 @@ def allowed(found: list[Object], pod: Pod, direction: str, other: Place, port: i
 
 
 def needs(pod: Pod) -> list[tuple[str, Place, int, str]]:
-    """What the environment of a pod makes it reach: names, store, collector; as (what, where, port, protocol)."""
+    """What a pod is told to reach: names, store, collector, other owners; as (what, where, port, protocol)."""
     dns = in_namespace("kube-system", k8s_app="kube-dns")
     found = [("names", dns, DNS, "UDP"), ("names", dns, DNS, "TCP")]
     env = support.env_of(pod.spec["containers"][0])
@@ -88,6 +89,8 @@ def needs(pod: Pod) -> list[tuple[str, Place, int, str]]:
                 labels = {"app.kubernetes.io/name": "dev", "app.kubernetes.io/instance": support.RELEASE}
                 place = Place(labels, {"kubernetes.io/metadata.name": support.NAMESPACE})
             found.append((what, place, parts.port or {"http": 80, "https": 443}[parts.scheme], "TCP"))
+    for upstream in json.loads(env.get("EOFORGE_UPSTREAMS") or "[]"):
+        found.append((upstream["owner"], OUTSIDE, int(upstream["address"].rpartition(":")[2]), "TCP"))
     return found
 
 

@@ -146,3 +146,16 @@ def test_a_multi_user_kubeflow_gets_a_token_of_its_own_audience() -> None:
     assert env["KF_PIPELINES_SA_TOKEN_PATH"] == "/var/run/secrets/kubeflow/pipelines/token"
     assert spec["serviceAccountName"] == "default-editor"
     assert "--namespace=team-a" in spec["containers"][0]["command"]
+
+
+def test_text_of_values_stays_text_in_the_upload() -> None:
+    """A service account may be called 0123, and a host may hold what YAML reads as a mapping or a comment."""
+    values = support.values_of("dev-minio")
+    given = {"delivery": "upload", "host": "http://kfp:8888/a: b #c", "tokenAudience": "pipelines"}
+    values["kubeflow"] = values.get("kubeflow", {}) | {"serviceAccounts": ["0123"], "pipelines": given}
+    found = support.objects(support.render(support.UMBRELLA, values))
+    (job,) = (o for o in found if o["kind"] == "Job" and o["metadata"]["name"].endswith("-upload"))
+    pod = job["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "0123"
+    assert "--host=http://kfp:8888/a: b #c" in pod["containers"][0]["command"]
+    assert all(isinstance(part, str) for part in pod["containers"][0]["command"])

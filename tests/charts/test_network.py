@@ -59,6 +59,15 @@ def test_who_may_come_in(name: str, service: str) -> None:
         assert not allowed(found, pod, "Ingress", GATEWAY, port)
 
 
+def test_other_owners_are_reached_and_counted_among_the_needs() -> None:
+    found = copy.deepcopy(support.scenario("across"))
+    pod = support.server_pod(found, "retrieval")
+    assert {(what, port) for what, _, port, _ in policies.needs(pod)} >= {("north", 443), ("west", 8081)}
+    (policy,) = (o for o in found if o["kind"] == "NetworkPolicy" and o["metadata"]["name"] == "eo-retrieval")
+    policy["spec"]["egress"] = [e for e in policy["spec"]["egress"] if 8081 not in [p["port"] for p in e["ports"]]]
+    assert policies.unreachable(found, pod) == ["north:443/TCP", "west:8081/TCP"]
+
+
 def test_named_clients_shut_everyone_else_out() -> None:
     found = support.scenario("minio")
     pod = support.server_pod(found, "retrieval")

@@ -25,6 +25,7 @@ NONSENSE = yaml.safe_load((support.ROOT / "tests" / "charts" / "nonsense.yaml").
 CASES = [
     (chart, path, value) for chart, paths in NONSENSE.items() for path, values in paths.items() for value in values
 ]
+NORTH = {"owner": "north", "address": "north.example:443"}
 SERVICE: dict[str, Any] = {"s3": {"bucket": "lake"}, "auth": {"anonymous": True}, "tls": {"existingSecret": "tls"}}
 BASE: dict[str, dict[str, Any]] = {
     "retrieval": SERVICE | {"route": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["a.example"]}},
@@ -61,6 +62,11 @@ def refusal(chart: str, values: dict[str, Any], namespace: str = support.NAMESPA
         ({"initContainers": [{"name": "a", "image": "a"}, {"name": "a", "image": "b"}]}, "taken by another container"),
         ({"ingress": {"enabled": True}}, "needs ingress.hosts"),
         ({"service": {"nodePort": 30000}}, "needs service.type=NodePort"),
+        ({"upstreams": [NORTH]}, "upstreams and partners need settings.owner"),
+        ({"partners": [{"caller": "*"}]}, "upstreams and partners need settings.owner"),
+        ({"upstreams": [NORTH], "settings": {"owner": "north"}}, "upstreams: north is this archive itself"),
+        ({"upstreams": [NORTH, NORTH], "settings": {"owner": "south"}}, "the owner north is given twice"),
+        ({"partners": [{"caller": "alice"}], "settings": {"owner": "south"}}, '"alice" cannot be one'),
     ],
 )
 def test_a_contradiction_is_refused_in_words(wrong: dict[str, Any], words: str) -> None:

@@ -23,6 +23,21 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
+ACROSS: dict[str, Any] = {
+    "upstreams": [
+        {"owner": "north", "address": "north.example:443", "publicAddress": "n.example:443", "tls": True}
+        | {"caSecret": "ca", "clientCertSecret": "client", "tokenSecret": "token"}
+        | {"deadlineSeconds": 1.5, "hedgeSeconds": 0.5, "attempts": 2, "maxAnswerBytes": 1048576, "maxCalls": 8},
+        {"owner": "west", "address": "west.example:8081"},
+    ],
+    "partners": [
+        {"caller": "alice", "fields": "all", "filters": ["countries"], "maxHits": 50}
+        | {"quotaPerSecond": 2.5, "quotaBurst": 5, "distanceStep": 4}
+    ],
+}
+"""Every value about other owners."""
+
+
 def module(service: str) -> str:
     """Where the settings of a service are."""
     return f"services.{service}.settings"
@@ -53,12 +68,16 @@ def test_every_variable_is_a_setting_and_every_setting_a_value(service: str) -> 
     values = {**EVERYTHING, "settings": examples(service), "terminationGracePeriodSeconds": 600}
     if service == "federation":
         values["ports"] = {"silo": 8083}
+    if service == "retrieval":
+        values |= ACROSS
+        values["settings"] = {**values["settings"], "owner": "south"}
     open_to_all = {**values, "auth": {"anonymous": True}, "tls": {"mode": "pod", "existingSecret": "tls"}, "ports": {}}
+    open_to_all.pop("partners", None)
     made = environment(service, values).keys() | environment(service, open_to_all).keys()
     set_here = {name.removeprefix(PREFIX).lower() for name in made - NOT_SETTINGS}
     fields = set(settings_class(module(service)).model_fields)
     assert set_here == fields
-    assert fields >= FROM_CHART - {"silo_port"}
+    assert fields >= FROM_CHART - {"silo_port", "upstreams", "partners"}
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -76,6 +95,36 @@ def test_the_service_reads_what_the_chart_was_given(service: str, monkeypatch: p
     assert (settings.port, settings.rest_port, settings.health_port) == (8081, 8080, 8082)
     assert str(settings.tls_client_ca_file) == "/etc/eoforge/client-ca/ca.crt"
     assert settings.otlp_endpoint == "http://otel:4317"
+
+
+def test_every_value_about_other_owners_is_read_by_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = support.objects(
+        support.render(CHARTS / "retrieval", {**EVERYTHING, **ACROSS, "settings": {"owner": "south"}})
+    )
+    pod = support.server_pod(found, "retrieval")
+    mounts = {m["mountPath"]: m["name"] for m in pod.containers[-1]["volumeMounts"]}
+    for name, value in support.env_of(pod.containers[-1]).items():
+        if name.startswith(PREFIX) and value is not None:
+            monkeypatch.setenv(name, value)
+    settings = settings_class(module("retrieval"))()
+    settings.require_consistent()
+    (north, west), (alice,) = settings.upstreams, settings.partners
+    files = {north.ca_file: "ca", north.cert_file: "client", north.key_file: "client", north.token_file: "token"}
+    (volume,) = (v for v in pod.spec["volumes"] if v["name"] == mounts["/etc/eoforge/upstreams/0"])
+    mounted = {
+        Path("/etc/eoforge/upstreams/0") / item["path"]: source["secret"]["name"]
+        for source in volume["projected"]["sources"]
+        for item in source["secret"]["items"]
+    }
+    assert mounted == files
+    assert west.ca_file is None
+    assert "/etc/eoforge/upstreams/1" not in mounts
+    for given, read in ((ACROSS["upstreams"][0], north), (ACROSS["partners"][0], alice)):
+        fields = {camel(name) for name in type(read).model_fields if not name.endswith("_file")}
+        assert {key for key in given if not key.endswith("Secret")} == fields
+    assert (north.deadline_seconds, north.max_answer_bytes, north.public_address) == (1.5, 1 << 20, "n.example:443")
+    assert (alice.filters, alice.max_hits, alice.distance_step) == (("countries",), 50, 4)
+    assert len(alice.fields) > 5
 
 
 @pytest.mark.parametrize("name", support.SCENARIOS)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
+from eoforge.data import query_image
 from eoforge.data.bands import GROUP_OF, S2_BANDS, band_in_name, canonical_band
 from eoforge.data.query_image import read_query_image
 from eoforge.errors import DataRefused, EoforgeError, LimitExceeded, NotFound, UsageError
@@ -132,3 +134,36 @@ def test_real_images(shared_data: Path, folder: str, modality: str, windows: int
     assert any(note in text for text in image.notes) if note else image.notes == ()
     for name, pixels in image.windows[0].bands.items():
         assert pixels.shape == (GROUP_OF[name].size,) * 2
+
+
+@pytest.mark.parametrize("height", [float("nan"), float("inf"), 1e12])
+def test_a_place_that_is_none_is_refused(tmp_path: Path, height: float) -> None:
+    path = tmp_path / "x_B02.tif"
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -height, 6e6)}
+    path.write_bytes(write_tiff({"B02": band("B02", 120)}, **place))
+    with pytest.raises(DataRefused, match=r"x_B02\.tif"):
+        read_query_image([path])
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4978", 'LOCAL_CS["site",UNIT["metre",1]]'])
+def test_a_crs_without_metres_on_the_ground_says_no_pixel_size(tmp_path: Path, crs: str) -> None:
+    path = tmp_path / "x_B02.tif"
+    place = {"crs": rasterio.crs.CRS.from_user_input(crs), "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 6e6)}
+    path.write_bytes(write_tiff({"B02": band("B02", 120)}, **place))
+    assert read_query_image([path]).windows[0].bands["B02"].shape == (120, 120)
+
+
+def test_bands_that_are_too_much_together_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("B02", "B03", "B04"):
+        written(tmp_path / f"x_{name}.tif", unnamed=band(name, 120))
+    monkeypatch.setattr(query_image, "MAX_BYTES", 3 * 120 * 120 * 2 - 1)
+    with pytest.raises(LimitExceeded, match="MiB of pixels"):
+        read_query_image([tmp_path])
+
+
+def test_complex_pixels_are_no_reflectance(tmp_path: Path) -> None:
+    path = written(tmp_path / "x_B02.tif", unnamed=band("B02", 120).astype(np.complex64))
+    with pytest.raises(DataRefused, match="real numbers"):
+        read_query_image([path])

@@ -18,6 +18,8 @@ def test_a_silo_and_the_coordinator_are_killed_and_nothing_is_lost(tmp_path: Pat
     assert figures["resume_seconds"] > 0
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "kill -9 coordinator" in page
+    assert (figures["owners_answered"], figures["patches_searched"]) == (4, 4 * 60)
+    assert "One search across 4 archives" in page
     assert "data:image/png;base64," in page
     bundle = load_bundle(figures["bundle"])
     assert bundle.config["method"] == "fl_rs"

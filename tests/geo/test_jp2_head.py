@@ -68,3 +68,17 @@ def test_a_head_with_any_damage_is_read_or_refused() -> None:
             check_jp2(io.BytesIO(damaged), len(damaged), "a file")
         except EoforgeError:
             continue
+
+
+@pytest.mark.parametrize("where", ["main", "parts", "inside"])
+def test_a_crowd_of_markers_is_refused_in_bounded_time(where: str) -> None:
+    """The time of the check grew with the file, and a file of a product may have gigabytes."""
+    size = struct.pack(">HIIIIIIIIH", 0, 64, 64, 0, 0, 64, 64, 0, 0, 1) + b"\x0f\1\1"
+    comment, count = segment(0xFF64, b""), 70_000
+    main = segment(0xFF51, size) + segment(0xFF52, style(None, 5)) + (comment * count if where == "main" else b"")
+    inside = comment * count if where == "inside" else b""
+    part = segment(0xFF90, struct.pack(">HIBB", 0, 14 + len(inside), 0, 1)) + inside + b"\xff\x93"
+    stream = b"\xff\x4f" + main + part * (count if where == "parts" else 1) + b"\xff\xd9"
+    content = SIGNATURE + struct.pack(">I4s", len(stream) + 8, b"jp2c") + stream
+    with pytest.raises(LimitExceeded, match="more than 65536 markers"):
+        check_jp2(io.BytesIO(content), len(content), "a file")

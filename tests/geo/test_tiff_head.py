@@ -75,3 +75,15 @@ def test_a_chain_of_directories_without_an_end_is_refused() -> None:
     loop = b"II*\0" + struct.pack("<IH", 8, 0) + struct.pack("<I", 8)
     with pytest.raises(LimitExceeded, match="directories"):
         check_head(io.BytesIO(loop), "a file")
+
+
+@pytest.mark.parametrize(("points", "taken"), [(4096, True), (4097, False), (20_000, False)])
+def test_a_crowd_of_control_points_is_refused_before_gdal_reads_it(points: int, taken: bool) -> None:
+    """20,000 of them, a megabyte of file, took 34 MiB of memory for each request."""
+    entry = struct.pack("<HHII", 33922, 12, 6 * points, 200)
+    file = b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(64)
+    if taken:
+        check_head(io.BytesIO(file), "a file")
+        return
+    with pytest.raises(LimitExceeded, match=f"{points} ground control points; at most 4096"):
+        check_head(io.BytesIO(file), "a file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import lance
@@ -16,7 +17,8 @@ from eoforge.data.tables.schema import METADATA_COLUMNS
 from eoforge.errors import DataRefused, NotFound, UsageError
 from eoforge.hashing.checksum import code_checksums
 from eoforge.index.build import build_index, commit_index, encode_shards, plan_index
-from eoforge.index.catalog import IndexSnapshot, _require_countries
+from eoforge.index.cache.columns import require_countries
+from eoforge.index.catalog import IndexSnapshot
 from eoforge.storage.addresses import TableRef, open_table
 from tests.index.conftest import PixelEncoder, expected_code, flip_a_bit, make_bundle, write_patches
 
@@ -40,19 +42,19 @@ def test_codes_and_metadata_share_rows_in_the_order_of_ids(snapshot, built, pair
     assert snapshot.modalities == ("s1", "s2")
     assert snapshot.version == open_table(built[0]).version
     assert snapshot.info.bundle_id == built[2].id
-    assert snapshot.metadata.column_names == list(METADATA_COLUMNS)
-    assert snapshot.metadata.column("patch_id").to_pylist() == sorted(p.meta.patch_id for p in pairs)
+    assert snapshot.metadata().column_names == list(METADATA_COLUMNS)
+    assert snapshot.metadata().column("patch_id").to_pylist() == sorted(p.meta.patch_id for p in pairs)
     for pair in pairs:
         row = snapshot.row_of(pair.meta.patch_id, "s1")
         assert row == snapshot.row_of(pair.meta.patch_id, "s2")
-        assert snapshot.metadata.slice(row, 1).to_pylist()[0]["s1_name"] == pair.meta.s1_name
+        assert snapshot.metadata(np.array([row])).to_pylist()[0]["s1_name"] == pair.meta.s1_name
         for modality in ("s1", "s2"):
             np.testing.assert_array_equal(snapshot.code_of(pair.meta.patch_id, modality), expected_code(pair, modality))
-            assert snapshot.index_of(modality).codes[row].tobytes() == expected_code(pair, modality).tobytes()
+            assert snapshot.code_of_row(row, modality).tobytes() == expected_code(pair, modality).tobytes()
 
 
 def test_absent_things_are_named(snapshot, built):
-    some = snapshot.metadata.column("patch_id")[0].as_py()
+    some = snapshot.metadata().column("patch_id")[0].as_py()
     for absent in ("", "A", "zzz", some + "0", some[:-1]):
         with pytest.raises(NotFound, match="is not in the index"):
             snapshot.row_of(absent, "s1")
@@ -65,15 +67,15 @@ def test_absent_things_are_named(snapshot, built):
 
 
 def test_a_mistyped_country_is_refused_with_the_nearest(snapshot):
-    present = snapshot.metadata.column("country")[0].as_py()
+    present = snapshot.metadata().column("country")[0].as_py()
     for mistyped in (present + "d", present.lower()):
         with pytest.raises(UsageError, match=f"unknown country '{mistyped}'; did you mean {present}"):
             snapshot.allow(SearchFilter(countries=(present, mistyped)))
     with pytest.raises(UsageError, match=r"unknown country 'Q'; expected one of .*Austria.*Switzerland"):
         snapshot.allow(SearchFilter(countries=("Q",)))
-    _require_countries(("Kosovo", "Madagascar"), ("Madagascar",))  # reBEN's are known to every index
+    require_countries(("Kosovo", "Madagascar"), ("Madagascar",))  # reBEN's are known to every index
     with pytest.raises(UsageError, match="unknown country 'Madagascar'"):
-        _require_countries(("Madagascar",), COUNTRIES)
+        require_countries(("Madagascar",), COUNTRIES)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def slow_allow(row, wanted):
 
 
 def test_filters_equal_a_loop_over_rows(snapshot):
-    rows = snapshot.metadata.to_pylist()
+    rows = snapshot.metadata().to_pylist()
     one, two = rows[3], rows[-4]
     box = (one["lon_max"], one["lat_max"], one["lon_max"] + 1, one["lat_max"] + 1)  # touches in one corner only
     wanted = [
@@ -186,14 +188,20 @@ def test_a_patch_without_a_code_in_every_modality_is_left_out(tmp_path, pairs):
         np.testing.assert_array_equal(snapshot.code_of(pair.meta.patch_id, "s2"), expected_code(pair, "s2"))
 
 
-def test_a_flipped_bit_of_a_code_is_refused(tmp_path, pairs):
+def test_a_flipped_bit_of_a_code_is_refused(tmp_path, pairs, index_cache):
     patches, codes = str(tmp_path / "patches.lance"), str(tmp_path / "codes.lance")
     bundle = make_bundle(str(tmp_path / "runs"), patches, write_patches(patches, pairs[:10]))
     build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
     assert len(IndexSnapshot.open(TableRef(codes))) == 10
     flip_a_bit(codes)
+    assert len(IndexSnapshot.open(TableRef(codes))) == 10, "the local copy was made of checked codes"
+    shutil.rmtree(index_cache)
     with pytest.raises(DataRefused, match=r"codes\.lance@\d+ is damaged: 1 of 20 codes differ from their checksums"):
         IndexSnapshot.open(TableRef(codes))
+
+
+def warnings_of(log):
+    return [entry["event"] for entry in log if entry["log_level"] == "warning"]
 
 
 def rewritten(codes, change):
@@ -214,7 +222,7 @@ def test_codes_of_two_patches_that_changed_places_are_refused(tmp_path, pairs):
         IndexSnapshot.open(TableRef(codes))
 
 
-def test_a_table_with_checksums_of_codes_alone_is_checked_grows_and_says_so_once(tmp_path, pairs):
+def test_a_table_with_checksums_of_codes_alone_is_checked_grows_and_says_so_once(tmp_path, pairs, index_cache):
     patches, codes = str(tmp_path / "patches.lance"), str(tmp_path / "codes.lance")
     bundle = make_bundle(str(tmp_path / "runs"), patches, write_patches(patches, pairs[:10]))
     build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
@@ -228,11 +236,12 @@ def test_a_table_with_checksums_of_codes_alone_is_checked_grows_and_says_so_once
     with capture_logs() as log:
         IndexSnapshot.open(TableRef(codes))
         assert len(IndexSnapshot.open(TableRef(codes))) == 10
-    assert [entry["event"] for entry in log] == ["codes whose checksums do not cover the patch id"]
+    assert warnings_of(log) == ["codes whose checksums do not cover the patch id"]
     write_patches(patches, pairs[10:20])
     build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
     assert len(IndexSnapshot.open(TableRef(codes))) == 20
     flip_a_bit(codes)
+    shutil.rmtree(index_cache)
     with pytest.raises(DataRefused, match="1 of 40 codes differ from their checksums"):
         IndexSnapshot.open(TableRef(codes))
 
@@ -243,13 +252,13 @@ def test_a_table_without_checksums_is_read_and_named_in_the_log(tmp_path, pairs)
     build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())
     with capture_logs() as log:
         whole = IndexSnapshot.open(TableRef(codes))
-    assert log == []
+    assert warnings_of(log) == []
     open_table(codes).drop_columns(["row_crc"])
     with capture_logs() as log:
         read = IndexSnapshot.open(TableRef(codes))
         IndexSnapshot.open(TableRef(codes))
-    assert [entry["event"] for entry in log] == ["codes without checksums"], "once, not at every load"
-    np.testing.assert_array_equal(read.indexes["s2"].codes, whole.indexes["s2"].codes)
+    assert warnings_of(log) == ["codes without checksums"], "once, not at every load"
+    np.testing.assert_array_equal(read.segments[0].codes["s2"], whole.segments[0].codes["s2"])
     # Such a table grows as before.
     write_patches(patches, pairs[10:20])
     build_index(bundle.uri, TableRef(patches), codes, PixelEncoder())

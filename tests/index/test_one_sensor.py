@@ -98,10 +98,10 @@ def test_each_patch_is_indexed_and_found_by_the_sensors_that_it_has(
                 np.testing.assert_array_equal(
                     snapshot.code_of(pair.meta.patch_id, modality), expected_code(pair, modality)
                 )
-    ids = snapshot.metadata["patch_id"].to_pylist()
+    ids = snapshot.metadata()["patch_id"].to_pylist()
     for modality, absent in (("s1", optical), ("s2", radar)):
-        allowed = snapshot.allowed(None, modality)
-        _, rows = snapshot.index_of(modality).search(np.zeros((1, 2), np.uint8), 20, allowed)
+        _, rows, candidates, *_ = snapshot.search(modality, np.zeros((1, 2), np.uint8), 20)
+        assert candidates == 19
         assert {ids[row] for row in rows[0]} == set(ids) - {absent}
 
     some = snapshot.allow(SearchFilter(labels_any=CLASSES))

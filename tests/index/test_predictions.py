@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ import pytest
 from eoforge.data.labels import CLASSES, mask_of
 from eoforge.errors import DataRefused, NotFound, StoreError, UsageError
 from eoforge.index.build import build_index
+from eoforge.index.prediction_maps import placed_maps
 from eoforge.index.predictions import (
     CALIBRATION_KEY,
     CLASSES_KEY,
     commit_predictions,
-    placed_maps,
     plan_predictions,
     predict_shards,
     predict_table,
@@ -104,6 +105,20 @@ def test_a_newer_version_predicts_only_what_is_missing_or_changed(tmp_path, pair
     summary = predict_table(bundle.uri, TableRef(patches), uri, later)
     assert (summary.patches, summary.added, summary.changed) == (4, 3, 1)
     assert set(later.seen) == {pair.meta.patch_id for pair in (pairs[4], *pairs[20:23])}
+
+
+def test_patches_without_a_sensor_of_the_bundle_have_no_row_and_are_counted(tmp_path, pairs) -> None:
+    patches, uri = str(tmp_path / "patches.lance"), str(tmp_path / "predictions.lance")
+    bare = [replace(pair, s1=None, meta=replace(pair.meta, s1_name=None)) for pair in pairs[:3]]
+    bundle = make_bundle(str(tmp_path / "runs"), patches, write_patches(patches, bare))
+    with pytest.raises(DataRefused, match="none of the 3 patches has s1, which the bundle reads"):
+        predict_table(bundle.uri, TableRef(patches), uri, PixelPredictor())
+    write_patches(patches, pairs[3:10])
+    summary = predict_table(bundle.uri, TableRef(patches), uri, PixelPredictor(), shard_rows=4)
+    assert (summary.patches, summary.added, summary.incomplete) == (7, 7, 3)
+    assert set(open_table(uri).to_table()["patch_id"].to_pylist()) == {pair.meta.patch_id for pair in pairs[3:10]}
+    again = predict_table(bundle.uri, TableRef(patches), uri, PixelPredictor(), shard_rows=4)
+    assert again == summary
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path, pairs, encoder) -> None:

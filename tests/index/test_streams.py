@@ -79,7 +79,7 @@ def test_every_patch_has_one_stream_per_sensor_with_its_code(archive: Archive, t
     snapshot = IndexSnapshot.open(TableRef(uri))
     assert (len(snapshot), snapshot.info.bundle_id) == (FIRST, archive.bundle.id)
     code = np.array(rows[archive.pairs[2].meta.patch_id, "s2"]["code"], dtype=np.uint8)
-    distances, _ = snapshot.index_of("s2").search(code[None], 1)
+    distances = snapshot.search("s2", code[None], 1).distances
     assert distances[0, 0] == 0
     decoded = StreamReader(open_table(uri), coder).rasters([archive.pairs[0].meta.patch_id], ("s2",))
     assert decoded[archive.pairs[0].meta.patch_id]["s2"].georeference == from_pair(archive.pairs[0]).georeference

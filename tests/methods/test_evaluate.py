@@ -146,8 +146,15 @@ def test_the_report_is_self_contained_shows_pictures_and_escapes(bundle, data):
     assert "&lt;script&gt;alert(1)" in page
     assert "&lt;b&gt;mine&lt;/b&gt;" in page
     assert not re.findall(r'(?:src|href)="(?!data:image/png;base64,)', page)
+    assert not re.findall(r"url\((?!data:image/png;base64,|#band-[012]\))", page)
     # Per direction 5 queries with 6 hits each, and one plot of bits per sensor; the loss curve has a page of its own.
-    assert page.count("<img ") == 2 * 5 * 7 + 2
+    assert page.count("--picture:url(data:image/png;base64,") == page.count('class="picture" role="img"') == 2 * 5 * 7
+    assert page.count("<img ") == 2
+    # The large picture shows each of its bands, by one filter per channel.
+    for number, (radar, optical) in enumerate((("VV", "B04"), ("VH", "B03"), ("VV minus VH", "B02"))):
+        assert page.count(f'<filter id="band-{number}"') == 1
+        assert page.count(f'style="filter:url(#band-{number})"') == 2 * 5 * 7
+        assert page.count(f"<figcaption>{radar}</figcaption>") + page.count(f"<figcaption>{optical}</figcaption>") == 70
     ids = re.findall(r'<code class="id">([^<]+)</code>', page)
     assert len(ids) == 2 * 5 * 7
     assert set(ids) <= set(measured.metadata.column("patch_id").to_pylist())
@@ -159,6 +166,18 @@ def test_the_report_is_self_contained_shows_pictures_and_escapes(bundle, data):
     assert page.count('class="card partner"') == 4  # both partner queries of both directions, in first place
     assert "validation split" in page
     assert "test split" in page
+
+
+def test_no_figure_stands_twice(bundle, data):
+    measured = measure(bundle, data)
+    page = retrieval_report_html(measured)
+    assert 'class="tile"' not in page
+    plain, _, tied = page.partition("Expected over all orders of ties")  # other figures of the same measures
+    rows = re.findall(r"<tr><td>([^<]+)</td>", plain)
+    assert "partner recall@10" in re.findall(r"<tr><td>([^<]+)</td>", tied)
+    assert "partner recall@10" not in rows  # the comparison has it as a column
+    assert "ndcg@10" not in rows
+    assert any("@10" in row for row in rows)
 
 
 def test_the_curve_of_epochs_is_left_to_its_own_page(bundle, data):

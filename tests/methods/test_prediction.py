@@ -14,7 +14,7 @@ from eoforge.cli import main
 from eoforge.data.labels import CLASSES
 from eoforge.data.loading.loader import PatchLoader
 from eoforge.errors import DataRefused, UsageError
-from eoforge.index.predictions import placed_maps
+from eoforge.index.prediction_maps import placed_maps
 from eoforge.methods import get_method
 from eoforge.methods.calibration import Calibration
 from eoforge.methods.prediction import open_predictor

@@ -15,6 +15,7 @@ from eoforge.metrics.retrieval import (
     Relevance,
     partner_recall,
     precision_recall,
+    r_precision,
     relevant_in_archive,
     retrieval_measures,
 )
@@ -115,6 +116,17 @@ def test_relevant_in_archive_counts_rows_not_label_sets():
     np.testing.assert_array_equal(relevant_in_archive(query, archive, Relevance.EXACT), [3, 0, 0])
     np.testing.assert_array_equal(relevant_in_archive(query, archive, Relevance.SHARED), [4, 1, 0])
     np.testing.assert_array_equal(relevant_in_archive(query, archive, Relevance.JACCARD), [4, 1, 0])
+
+
+def test_r_precision_looks_as_deep_as_there_are_relevant_rows():
+    archive = np.array([1, 1, 2, 2, 2], np.uint32)
+    queries = np.array([1, 2, 4], np.uint32)
+    hits = np.array([[1, 2, 1, 2, 2], [2, 1, 2, 1, 2], [1, 1, 2, 2, 2]], np.uint32)
+    # 1 of 2, 2 of 3, and none of 0, which counts as 0.
+    expected = (1 / 2 + 2 / 3 + 0) / 3
+    assert r_precision(queries, hits, archive, Relevance.EXACT) == pytest.approx(expected)
+    # Of three relevant rows the first two results are seen.
+    assert r_precision(queries[1:2], hits[1:2, :2], archive, Relevance.EXACT) == pytest.approx(1 / 2)
 
 
 def test_partner_recall_and_too_few_results():

@@ -47,7 +47,8 @@ def test_a_table_is_predicted_once(patches: str, bundle: Bundle, tmp_path: Path)
     table = open_table(TableRef(made.outputs["predictions_table"], int(made.outputs["predictions_version"])))
     assert bundle.short_id in made.outputs["predictions_table"]
     assert len(set(table.to_table(columns=["patch_id"])["patch_id"].to_pylist())) == table.count_rows() == COUNT
-    assert made.find("commit-predict", "metrics").metadata["predictions"] == COUNT
+    counted = made.find("commit-predict", "metrics").metadata
+    assert (counted["predictions"], counted["incomplete"]) == (COUNT, 0)
 
 
 def test_an_evaluation_shows_confusion_and_roc(patches: str, bundle: Bundle, tmp_path: Path) -> None:

@@ -11,16 +11,17 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from eoforge.bundle import Bundle, write_bundle
+from eoforge.bundle import Bundle, read_steps, scalar_metrics, write_bundle
 from eoforge.data.ingest.run import ingest
 from eoforge.data.labels import CLASSES
 from eoforge.data.records import record_batch
 from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.data.tables.commit import create_table
+from eoforge.data.tables.contents import class_rows
 from eoforge.data.tables.schema import PATCHES
 from eoforge.storage.addresses import TableRef, open_table
-from pipelines.reports.curves import curves_html, read_steps, scalar_metrics
-from pipelines.reports.quality import SAMPLES, Quality, class_rows, collect, quality_markdown
+from pipelines.reports.curves import curves_html
+from pipelines.reports.quality import SAMPLES, Quality, collect, quality_markdown
 from pipelines.reports.quality_page import _map, coastlines, quality_html
 from pipelines.reports.retrieval import metrics_markdown
 from tests.pipelines.conftest import DamagedArchive
@@ -101,10 +102,12 @@ def test_page_is_one_file_with_every_picture_inside(quality: Quality, html: str)
     assert_self_contained(html)
     assert len(quality.samples) == SAMPLES
     assert html.count("<img") >= 3 * SAMPLES + 3
+    assert html.count('<details class="sample"><summary>') == SAMPLES  # a click opens large pictures
+    assert ".sample[open]{grid-column:1/-1}" in html
 
 
 def test_the_map_has_coastlines_and_keeps_to_the_footprints(quality: Quality) -> None:
-    lines = coastlines()
+    lines = coastlines(True)
     assert len(lines) > 100
     lon, lat = np.concatenate(lines).T
     assert (lon.min(), lon.max(), lat.min(), lat.max()) == pytest.approx((-25, 46, 33, 72), abs=0.7)
@@ -118,6 +121,18 @@ def test_the_map_has_coastlines_and_keeps_to_the_footprints(quality: Quality) ->
     west, east, south, north = axes.axis()
     assert east - west < 3 * max(np.ptp(quality.centres[:, 0]), 1)
     assert north - south < 3 * max(np.ptp(quality.centres[:, 1]), 1)
+
+
+def test_the_map_of_another_continent_has_its_coastlines(quality: Quality) -> None:
+    lines = coastlines(False)
+    lon, lat = np.concatenate(lines).T
+    assert max(np.abs(np.diff(line[:, 0])).max() for line in lines) < 90  # no line across the map
+    for place in ((18.4, -34.3), (-43.2, -23.0), (151.3, -33.9), (139.8, 35.2)):  # Cape Town, Rio, Sydney, Tokyo
+        assert np.hypot(lon - place[0], lat - place[1]).min() < 1
+    axes = Figure().add_subplot()
+    _map(axes, replace(quality, centres=quality.centres * [1, -1] + [120, 0]))
+    (drawn,) = (c for c in axes.collections if type(c).__name__ == "LineCollection")
+    assert len(drawn.get_segments()) == len(lines)
 
 
 def test_names_from_the_data_cannot_inject_markup(quality: Quality) -> None:

@@ -220,5 +220,19 @@ def test_new_bundle_wins_over_those_of_earlier_runs(cluster: Cluster, job: Train
     assert launcher(cluster).train(job, timeout_s=120).weights()["w"].tolist() == [1.0, 1.0]
 
 
+def test_the_bundle_of_an_earlier_stage_is_not_that_of_the_run(cluster: Cluster, job: TrainingJob) -> None:
+    """RS-JCIF leaves the bundle of its codec below the folder of the run."""
+
+    def run(cluster: Cluster, name: str) -> None:
+        cluster.watched.wait(60)
+        stage = {"method": "rs_jcif", "config": {}}
+        write_bundle(f"{job.out}/compression", weights={"w": torch.zeros(1)}, config=stage, metrics={}, readme="# 1")
+        write(job)
+        cluster.finish(name)
+
+    cluster.on_create = run
+    assert launcher(cluster).train(job, timeout_s=120).config["method"] == "ss_cm_rsir"
+
+
 def test_empty_task_config_means_this_machine() -> None:
     assert isinstance(launcher_for(TaskConfig(), ClusterOptions()), LocalLauncher)

@@ -13,6 +13,7 @@ from scripts.new_method import new_method
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN_TEST = "/".join(("tests", "methods", "test_own_idea.py"))
+PLANNED, PLANNED_LINE = "planned_idea", "what nobody has built yet"
 PARTS = ("eoforge", "kernels", "tests/methods/conftest.py", "tests/conftest.py", "README.md", "pyproject.toml")
 
 
@@ -27,9 +28,22 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    for name in ("own_idea", "anneal"):
+    _plan(root, PLANNED)
+    for name in ("own_idea", PLANNED):
         new_method(name, root)
     return root
+
+
+def _plan(root: Path, name: str) -> None:
+    """Adds a method that is planned but not built: its entry without a path, and its row."""
+    registry, readme = root / "eoforge" / "methods" / "__init__.py", root / "README.md"
+    first = '    "reben": '
+    text = registry.read_text()
+    assert text.count(first) == 1
+    registry.write_text(text.replace(first, f'    "{name}": MethodEntry((Task.ENCODE,)),\n{first}'))
+    lines = readme.read_text().splitlines(keepends=True)
+    row = next(number for number, line in enumerate(lines) if line.startswith("| `reben` |"))
+    readme.write_text("".join([*lines[:row], f"| `{name}` | {PLANNED_LINE} | planned |\n", *lines[row:]]))
 
 
 def run(checkout: Path, *command: str) -> str:
@@ -48,17 +62,15 @@ def test_registry_and_readme_name_both(checkout: Path) -> None:
         checkout,
         "-c",
         "import eoforge.methods as m; "
-        "print(m.__file__, [(n, e.path) for n, e in m.METHODS.items() if n in ('own_idea', 'anneal')], len(m.METHODS))",
+        "print(m.__file__, [(n, e.path) for n, e in m.METHODS.items() if n.endswith('_idea')], len(m.METHODS))",
     )
     assert str(checkout) in found
-    for name in ("anneal", "own_idea"):
+    for name in (PLANNED, "own_idea"):
         assert f"('{name}', 'eoforge.methods.{name}.method:METHOD')" in found
     rows = [line for line in (checkout / "README.md").read_text().splitlines() if line.startswith("| `")]
     named = [row.split("`")[1] for row in rows]
-    assert (named.count("anneal"), named.count("own_idea"), named.index("own_idea")) == (1, 1, 10)
-    assert "annotation-cost-efficient active learning for retrieval | **works**" in next(
-        r for r in rows if "`anneal`" in r
-    )
+    assert (named.count(PLANNED), named.count("own_idea"), named.index("own_idea")) == (1, 1, 11)
+    assert f"{PLANNED_LINE} | **works**" in next(r for r in rows if f"`{PLANNED}`" in r)
 
 
 def test_what_is_written_passes_the_linters(checkout: Path) -> None:

@@ -27,7 +27,7 @@ from services._runtime.server import Server
 from services._runtime.telemetry import REQUESTS
 
 START_S = 60.0
-RETRIEVAL_REASONS = set(CATALOGUE) - {"PERMISSION_DENIED", "NOT_LEADER", "WRONG_STATE"}
+RETRIEVAL_REASONS = set(CATALOGUE) - {"NOT_LEADER", "WRONG_STATE"}
 """What a retrieval service can answer; the others belong to federation."""
 
 

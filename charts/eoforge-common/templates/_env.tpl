@@ -64,6 +64,7 @@
 - name: EOFORGE_OTLP_ENDPOINT
   value: {{ . | quote }}
 {{- end }}
+{{- include "eoforge-common.acrossEnv" . }}
 {{- range $key, $value := $settings }}
 {{- if not (or (kindIs "invalid" $value) (eq (toString $value) "")) }}
 - name: "EOFORGE_{{ $key | snakecase | upper }}"

@@ -211,6 +211,7 @@ spec:
     {{- with .Values.otel.endpoint | default (dig "otel" "endpoint" "" (.Values.global | default dict)) }}
     - ports: [{port: {{ include "eoforge-common.portOf" . }}, protocol: TCP}]
     {{- end }}
+    {{- include "eoforge-common.upstreamEgress" . | nindent 4 }}
     {{- with .Values.networkPolicy.extraEgress }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

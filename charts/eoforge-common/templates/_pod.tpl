@@ -40,6 +40,7 @@
   secret: {secretName: {{ .existingSecret | quote }}, defaultMode: 0440, items: [{key: {{ .key | quote }}, path: {{ .key | quote }}}]}
 {{- end }}
 {{- end }}
+{{- include "eoforge-common.upstreamVolumes" . }}
 {{- include "eoforge-common.s3Volumes" . }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
@@ -58,6 +59,7 @@
 {{- if .Values.auth.tokens.existingSecret }}
 - {name: token, mountPath: /etc/eoforge/token, readOnly: true}
 {{- end }}
+{{- include "eoforge-common.upstreamMounts" . }}
 {{- include "eoforge-common.s3Mounts" . }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}

@@ -70,6 +70,7 @@ umbrella chart, that chart asks all of its services, so that one message names w
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $problems = concat $problems (include "eoforge-common.acrossProblems" . | fromJsonArray) -}}
 {{- $problems = concat $problems (include "eoforge-common.resourceProblems" . | fromJsonArray) -}}
 {{- $own := ternary "kserve-container" "server" $v.kserve.enabled -}}
 {{- $taken := list $own "wait-for-store" -}}

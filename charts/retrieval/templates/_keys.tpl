@@ -35,6 +35,10 @@
 - settings.modelName
 - settings.device
 - settings.pollSeconds
+- settings.cacheFolder
+- settings.cacheBytes
+- settings.minRecall
+- settings.indexMemoryBytes
 - settings.maxPageSize
 - settings.maxImages
 - settings.maxImageBytes
@@ -46,6 +50,9 @@
 - settings.readWorkers
 - settings.readSeconds
 - settings.searchQueue
+- settings.owner
+- upstreams
+- partners
 - kserve.enabled
 - kserve.cpuLimit
 - kserve.clusterLocal

@@ -32,12 +32,20 @@ waits: true
   annotations:
     summary: "Images sent to {{ .name }} are dropped before they are encoded: callers give up or the queue is full."
     runbook: docs/operations.md#encoder-behind
+- alert: EoforgeRetrievalOwnerLeftOut
+  expr: sum by (owner) (rate(eoforge_owner_answers_total{ {{- .series }},status!="ANSWERED"}[15m])) > 0.5 * sum by (owner) (rate(eoforge_owner_answers_total{ {{- .series -}} }[15m]))
+  for: 15m
+  labels: {severity: warning}
+  annotations:
+    summary: "More than half of the searches across archives that {{ .name }} answers are without one of the other owners."
+    runbook: docs/operations.md#owner-left-out
 {{- end -}}
 
 {{- define "retrieval.panels" -}}
 - {title: Version of the codes, unit: short, legend: "{{ `{{pod}}` }}", expr: {{ printf "eoforge_index_version{%s}" .series | quote }}}
 - {title: Patches in the index, unit: short, legend: "{{ `{{pod}}` }}", expr: {{ printf "eoforge_index_patches{%s}" .series | quote }}}
 - {title: Images waiting for the encoder, unit: short, legend: "{{ `{{pod}}` }}", expr: {{ printf "eoforge_encode_queue{%s}" .series | quote }}}
+- {title: Answers of other owners per second, unit: short, legend: "{{ `{{owner}} {{status}}` }}", expr: {{ printf "sum by (owner, status) (rate(eoforge_owner_answers_total{%s}[5m]))" .series | quote }}}
 - title: Images per encoder call
   unit: short
   legend: median

@@ -63,7 +63,7 @@ def write_report(
 
 
 def _page(figures: dict[str, Any], metrics: dict[str, Any], answers: Answers, seconds: dict[str, float]) -> str:
-    from eoforge.methods.evaluation.answers import answers_legend, tie_note
+    from eoforge.methods.evaluation.answers import answers_legend, band_filters, tie_note
 
     pages = {"compression": "Compression: original, decoded, difference", **PAGES}
     links = concat(
@@ -95,6 +95,7 @@ def _page(figures: dict[str, Any], metrics: dict[str, Any], answers: Answers, se
                     "the whole job": f"{figures['seconds']:.0f} s",
                 }
             ),
+            band_filters(),
             report.section("Answered by the running service", answers_legend(), ties, *map(_answer, answers.answers)),
             report.section("Retrieval quality", report.table(("metric", "value"), metrics.items())),
             report.section("Index and time", facts, timing),

@@ -12,9 +12,9 @@ from rich.markup import escape
 
 from eoforge.cli import output
 from eoforge.cli.federate.ca import ca_app
-from eoforge.cli.federate.show import brief, line, status_name
 from eoforge.cli.options import Connection, expand, parse_overrides
 from eoforge.cli.output import Json
+from eoforge.client.federation_text import brief, line, status_name
 from eoforge.errors import EoforgeError, UsageError
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 A coordinator and four silos run as processes, started as an operator would start them, with mutual TLS on loopback. One
 silo is killed while it trains, and the coordinator after it has accepted updates (``kill -9`` both); each is started
-again. The demo checks that no accepted update was lost.
+again. The demo checks that no accepted update was lost. Then each silo indexes its patches with the result, and one
+search asks all of them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rich.markup import escape
 
 from eoforge.cli import output
 from eoforge.cli.demo.run import Stages, synthetic_archive
+from eoforge.cli.federate.across import search_all
 from eoforge.cli.federate.demo_report import write_report
 from eoforge.cli.federate.timeline import SILOS, Timeline
 from eoforge.errors import EoforgeError
@@ -63,6 +65,7 @@ def run_federated_demo(out: Path, *, patches: int = 240, rounds: int = 6, seed: 
     folder = _fresh_folder(out)
     with stages.stage("federation"), ExitStack() as stack:
         processes = stack.enter_context(_running(folder, tables))
+        authority = processes.authority
         client = stack.enter_context(processes.operator())
         _create_run(client, tables[SILOS[0]], rounds, seed)
         timeline = Timeline({silo: _training_patches(t) for silo, t in tables.items()})
@@ -71,7 +74,9 @@ def run_federated_demo(out: Path, *, patches: int = 240, rounds: int = 6, seed: 
     if run.status != pb.RUN_STATUS_FINISHED:
         raise EoforgeError(f"the run ended as {pb.RunStatus.Name(run.status)}: {run.failure}")
     timeline.check(COORDINATOR_KILLED_IN_ROUND)
-    result = write_report(out, run, timeline, stages.seconds)
+    with stages.stage("search across: each silo indexes its own patches with the common bundle, one search asks all"):
+        shared = search_all(folder, authority, run.bundle_uri, tables)
+    result = write_report(out, run, timeline, shared, stages.seconds)
     output.say(f"open [bold]{escape(str(out / 'report.html'))}[/]")
     return result
 
@@ -87,7 +92,7 @@ class _Processes:
         port, self._rest_port = free_ports(2)
         self.address = f"127.0.0.1:{port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        authority = Authority.create(folder / "ca")
+        self.authority = authority = Authority.create(folder / "ca")
         certificates = folder / "certificates"
         authority.issue("server", "coordinator", certificates, hosts=("127.0.0.1", "localhost"))
         authority.issue("operator", "operator", certificates)

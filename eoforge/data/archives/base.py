@@ -6,7 +6,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +20,7 @@ from eoforge.data.archives.metadata import MetadataRows, read_metadata
 from eoforge.data.archives.validate import is_readable, read_patch
 from eoforge.data.bands import S2_BANDS
 from eoforge.data.records import PatchMeta, ReadResult
-from eoforge.errors import UsageError
+from eoforge.errors import DataRefused, UsageError
 from eoforge.storage.addresses import join, normalise
 
 _S3_THREADS = 32
@@ -70,6 +73,14 @@ class Archive(ABC):
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
         """Reads and validates patches, one result per row in the order of ``rows``, in bounded memory."""
 
+    def rasters(self, meta: PatchMeta) -> dict[str, npt.NDArray[Any]]:
+        """Bands ``[H, W]`` of a patch that can be decoded, by name and not validated; for pictures of bad patches.
+
+        Raises:
+            UsageError: The archive is of a kind without one file per band.
+        """
+        raise UsageError("only archives with one file per band can show what a patch in quarantine looks like")
+
 
 class FileArchive(Archive):
     """Archive of official raster files; a subclass implements the access to one file.
@@ -97,6 +108,15 @@ class FileArchive(Archive):
     def metadata(self) -> MetadataRows:
         """See :class:`Archive`."""
         return read_metadata(lambda name: self.fetch(name, MAX_METADATA_BYTES), self.uri)
+
+    def rasters(self, meta: PatchMeta) -> dict[str, npt.NDArray[Any]]:
+        """See :class:`Archive`; empty for a row whose names are malformed."""
+        found: dict[str, npt.NDArray[Any]] = {}
+        for band in ALL_FILES if is_readable(replace(meta, repeated=False)) else ():
+            with suppress(DataRefused):
+                if (data := self._find(meta, band)) is not None:
+                    found[band] = read_geotiff(data, band).pixels
+        return found
 
     def has_files(self, meta: PatchMeta) -> bool:
         """Whether the first optical file of a row exists."""

@@ -22,6 +22,7 @@ from eoforge.geo.crs import crs_text
 from eoforge.geo.gdal import open_geotiff, refusing
 from eoforge.geo.tiff_head import check_expansion
 
+OFFSET_TAG = "BOA_ADD_OFFSET"
 MAX_PIXELS = 1 << 24
 """Largest number of pixels that is decoded; an official raster has 14,400."""
 
@@ -150,20 +151,25 @@ def _read_with_rasterio(data: bytes, name: str) -> BandRaster:
                 code = crs.removeprefix("EPSG:") if crs else ""
                 epsg = int(code) if code.isdecimal() else None
                 scaling = (float(source.scales[0]), float(source.offsets[0]))
-                tag = (source.tags() | source.tags(1)).get("BOA_ADD_OFFSET")
+                tag = (source.tags() | source.tags(1)).get(OFFSET_TAG)
                 transform = tuple(source.transform)[:6]
-                return BandRaster(source.read(1), epsg, transform, source.nodata, crs, scaling, _number(tag, name))
+                return BandRaster(source.read(1), epsg, transform, source.nodata, crs, scaling, number_of(tag, name))
     except LimitExceeded as error:
         raise DataRefused(f"{name}: {error}") from error
 
 
-def _number(text: str | None, name: str) -> float | None:
+def number_of(text: str | None, name: str) -> float | None:
+    """Offset from the text of its tag.
+
+    Raises:
+        DataRefused: The text is no number.
+    """
     if text is None:
         return None
     try:
         return float(text)
     except ValueError as error:
-        raise DataRefused(f"{name}: expected a number as BOA_ADD_OFFSET, got {text[:40]!r}") from error
+        raise DataRefused(f"{name}: expected a number as {OFFSET_TAG}, got {text[:40]!r}") from error
 
 
 def write_geotiff(
@@ -176,6 +182,7 @@ def write_geotiff(
     nodata: int | None = None,
     *,
     deflate: bool = False,
+    boa_offset: int | None = None,
 ) -> bytes:
     """GeoTIFF in the layout of the official files; uncompressed files are equal to them byte for byte.
 
@@ -188,6 +195,7 @@ def write_geotiff(
         resolution: Metres per pixel.
         nodata: Nodata tag (official: 0 for S2 and maps, none for S1).
         deflate: DEFLATE with horizontal predictor, as the official reference maps; integers only.
+        boa_offset: Tag BOA_ADD_OFFSET, which the official files lack.
 
     Returns:
         Bytes of the file.
@@ -203,7 +211,7 @@ def write_geotiff(
     if deflate and kind != np.uint16:
         raise UsageError(f"DEFLATE with horizontal predictor is for integers, got {kind}")
     height, width = array.shape
-    template = build_template(width, height, kind.name, epsg, float(resolution), nodata, deflate)
+    template = build_template(width, height, kind.name, epsg, float(resolution), nodata, deflate, boa_offset)
     head = bytearray(template.head)
     struct.pack_into("<6d", head, template.tie_point, 0, 0, 0, ulx, uly, 0)
     pixels = np.ascontiguousarray(array, dtype=kind.newbyteorder("<"))

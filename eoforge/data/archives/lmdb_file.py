@@ -79,6 +79,20 @@ class LmdbFile:
             DataRefused: The value is larger than ``limit`` bytes, or the file is damaged or was cut off meanwhile.
             StoreError: The disk fails.
         """
+        found = self._find(key)
+        return None if found is None else self._value(*found, key, limit)
+
+    def has(self, key: bytes) -> bool:
+        """Whether the key is there; its value is not read.
+
+        Raises:
+            DataRefused: The file is damaged or was cut off meanwhile.
+            StoreError: The disk fails.
+        """
+        return self._find(key) is not None
+
+    def _find(self, key: bytes) -> tuple[bytes, _Node] | None:
+        """Page and entry of a key."""
         number = self._root
         if number == _EMPTY:
             return None
@@ -91,7 +105,7 @@ class LmdbFile:
                 low, high = (middle + 1, high) if self._node(page, middle).key <= key else (low, middle)
             node = self._node(page, low - 1) if low else None
             if not is_branch:
-                return None if node is None or node.key != key else self._value(page, node, key, limit)
+                return None if node is None or node.key != key else (page, node)
             if node is None:
                 raise self._damaged(f"page {number} holds no key")
             number = node.number | node.flags << 32

@@ -2,21 +2,23 @@
 
 ``patch_id`` holds B01..B12, ``s1_name`` holds VV and VH, ``<patch_id>_reference_map`` holds Data. Bands are read by
 name: their order inside a value is arbitrary. The conversion drops the georeference, which is rebuilt from the patch
-name; labels come from the official metadata, which must lie beside the database or one folder up.
+name; labels come from the official metadata, which must lie beside the database or one folder up. A value of ours may
+name its offset of reflectance (``BOA_ADD_OFFSET``) in the metadata of safetensors.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from eoforge.data.archives.base import Archive
-from eoforge.data.archives.geotiff import BandRaster
+from eoforge.data.archives.geotiff import OFFSET_TAG, BandRaster, number_of
 from eoforge.data.archives.layout import MAIN_FILE, MAX_FILE_BYTES, MAX_METADATA_BYTES, REFERENCE_MAP, read_file
 from eoforge.data.archives.lmdb_file import LmdbFile
 from eoforge.data.archives.metadata import MetadataRows, NoMetadata, read_metadata
@@ -61,6 +63,11 @@ class LmdbArchive(Archive):
                 f"an LMDB holds no labels: put the official {MAIN_FILE} into {self._folder} or {self._folder.parent}"
             ) from error
 
+    def present(self, rows: MetadataRows) -> npt.NDArray[np.bool_]:
+        """See :class:`eoforge.data.archives.base.Archive`: the rows whose optical bands have a value."""
+        found = (self._database.has(patch_id.encode()) for patch_id in rows.table["patch_id"].to_pylist())
+        return np.fromiter(found, dtype=bool, count=len(rows))
+
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
         """See :class:`eoforge.data.archives.base.Archive`.
 
@@ -78,8 +85,15 @@ class LmdbArchive(Archive):
         return LmdbFile(self._folder / _DATA_FILE)  # opened in the process that reads
 
 
-def _tensors(database: LmdbFile, key: str) -> dict[str, npt.NDArray[Any]] | None:
-    """Tensors of a key by name; None if the key is absent.
+class _Value(NamedTuple):
+    """Tensors of a key by name, and the offset of reflectance that the value names."""
+
+    tensors: dict[str, npt.NDArray[Any]]
+    boa_offset: float | None
+
+
+def _read_value(database: LmdbFile, key: str) -> _Value | None:
+    """Value of a key; None if the key is absent.
 
     Raises:
         DataRefused: The value is too large or no safetensors file of a known dtype.
@@ -92,9 +106,11 @@ def _tensors(database: LmdbFile, key: str) -> dict[str, npt.NDArray[Any]] | None
         return None
     try:
         tensors: dict[str, npt.NDArray[Any]] = load(value)
-        return tensors
     except (SafetensorError, KeyError, ValueError) as error:
         raise DataRefused(f"{key}: no safetensors value of a known dtype: {error}") from error
+    head = value[8 : 8 + int.from_bytes(value[:8], "little")]  # of which the library drops the metadata
+    named = json.loads(head).get("__metadata__", {}) if b"__metadata__" in head else {}
+    return _Value(tensors, number_of(named.get(OFFSET_TAG), key))
 
 
 class _LmdbPatch:
@@ -104,7 +120,7 @@ class _LmdbPatch:
         self._uri = uri
         self._database = database
         self._meta = meta
-        self._values: dict[str, dict[str, npt.NDArray[Any]] | None] = {}
+        self._values: dict[str, _Value | None] = {}
 
     def _key(self, band: str) -> str:
         if band == REFERENCE_MAP:
@@ -117,12 +133,12 @@ class _LmdbPatch:
     def load(self, band: str) -> BandRaster | None:
         key = self._key(band)
         if key not in self._values:
-            self._values[key] = _tensors(self._database, key)
+            self._values[key] = _read_value(self._database, key)
         value = self._values[key]
         name = "Data" if band == REFERENCE_MAP else band
-        if value is None or name not in value:
+        if value is None or name not in value.tensors:
             return None
         place = self._meta.names.footprint
         metres = float((S2_10M if band == REFERENCE_MAP else GROUP_OF[band]).resolution)
-        pixels: npt.NDArray[np.generic] = value[name]
-        return BandRaster(pixels, place.epsg, (metres, 0.0, float(place.ulx), 0.0, -metres, float(place.uly)), None)
+        transform = (metres, 0.0, float(place.ulx), 0.0, -metres, float(place.uly))
+        return BandRaster(value.tensors[name], place.epsg, transform, None, boa_offset=value.boa_offset)

@@ -45,6 +45,8 @@ _READ = pa.schema([field.with_nullable(field.name in MAY_BE_NULL) for field in M
 
 MAX_ROWS = 1 << 22
 """Largest number of rows of a file, and of labels of a row group; the official files have 480,038 and 69,450 rows."""
+MAX_ROW_GROUPS = 1 << 12
+"""Largest number of row groups of a file, each of which costs a read; the official files have one each."""
 MAX_DECODED_BYTES = 1 << 29
 """Largest decompressed size of a file, and largest size of its text; the official main file has 106 MB."""
 
@@ -166,6 +168,8 @@ def _check_claims(footer: pq.FileMetaData, name: str) -> None:
     """Refuses a file whose footer claims more rows, values or bytes in the columns of the metadata than are read."""
     if footer.num_rows > MAX_ROWS:
         raise DataRefused(f"{name}: claims {footer.num_rows} rows, beyond the limit of {MAX_ROWS}")
+    if footer.num_row_groups > MAX_ROW_GROUPS:
+        raise DataRefused(f"{name}: has {footer.num_row_groups} row groups, beyond the limit of {MAX_ROW_GROUPS}")
     groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
     chunks = [group.column(j) for group in groups for j in range(group.num_columns)]
     chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in METADATA.names]

@@ -19,6 +19,8 @@ _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7,
 _UNCOMPRESSED, _COMPRESSED, _DATA, _DICTIONARY, _DATA_V2 = 2, 3, 5, 7, 8
 """Fields of a PageHeader: two sizes, and what is said of each kind of page, whose field 1 counts values."""
 _MAX_DEPTH = 8
+_MAX_PAGES = 1 << 16
+"""Pages of a file that are looked at; the official files have some hundred. A page without values takes ten bytes."""
 
 
 def check_pages(data: bytes, footer: pq.FileMetaData, columns: Collection[str], name: str) -> None:
@@ -31,17 +33,20 @@ def check_pages(data: bytes, footer: pq.FileMetaData, columns: Collection[str], 
         name: Name of the file in error messages.
 
     Raises:
-        DataRefused: A header claims more bytes or values than the footer, or lies outside the file, or is none.
+        DataRefused: A header claims more bytes or values than the footer, or lies outside the file, or is none;
+            or there are too many pages.
     """
+    left = _MAX_PAGES
     for group in (footer.row_group(i) for i in range(footer.num_row_groups)):
         for chunk in (group.column(j) for j in range(group.num_columns)):
             if chunk.path_in_schema.partition(".")[0] in columns:
-                _check_chunk(data, chunk, name)
+                left = _check_chunk(data, chunk, name, left)
 
 
-def _check_chunk(data: bytes, chunk: pq.ColumnChunkMetaData, name: str) -> None:
+def _check_chunk(data: bytes, chunk: pq.ColumnChunkMetaData, name: str, left: int) -> int:
+    """Checks the pages of a column, of which at most ``left`` are read; returns how many are left."""
     if not chunk.num_values and not chunk.data_page_offset:
-        return  # a file without rows has no pages, or a dictionary that nobody reads
+        return left  # a file without rows has no pages, or a dictionary that nobody reads
     starts = [chunk.data_page_offset]
     if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
         starts.append(chunk.dictionary_page_offset)
@@ -51,6 +56,9 @@ def _check_chunk(data: bytes, chunk: pq.ColumnChunkMetaData, name: str) -> None:
         raise DataRefused(f"{name}: truncated: a column ends at byte {end}, the file has {len(data)} bytes")
     size = values = 0
     while place < end:
+        left -= 1
+        if left < 0:
+            raise DataRefused(f"{name}: has more than {_MAX_PAGES} pages, beyond the limit")
         try:
             header, place = _struct(data, place, end)
             page, packed = header[_UNCOMPRESSED], header[_COMPRESSED]
@@ -70,6 +78,7 @@ def _check_chunk(data: bytes, chunk: pq.ColumnChunkMetaData, name: str) -> None:
         place += packed
     if place != end:
         raise DataRefused(f"{name}: damaged: pages of {chunk.path_in_schema} end at byte {place}, the column at {end}")
+    return left
 
 
 def _varint(data: bytes, place: int, end: int) -> tuple[int, int]:

@@ -25,8 +25,12 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
+import numpy as np
+import numpy.typing as npt
+
 from eoforge.data.archives.base import FileArchive
 from eoforge.data.archives.layout import EXTENSIONS, MAX_FILE_BYTES, S1_FOLDER, S2_FOLDER, read_file, read_object
+from eoforge.data.archives.metadata import MetadataRows
 from eoforge.data.archives.tar_source import (
     ADVICE,
     LocalTar,
@@ -83,6 +87,13 @@ class TarArchive(FileArchive):
                     (folder / _INDEX).unlink(missing_ok=True)
                     (folder / _PAYLOAD).unlink(missing_ok=True)
 
+    def present(self, rows: MetadataRows) -> npt.NDArray[np.bool_]:
+        """See :class:`eoforge.data.archives.base.Archive`; stages the tars, as :meth:`read` does."""
+        self.stage()
+        index = self._staged[S2_FOLDER]
+        found = (index.has_any(f"{patch_id}_") for patch_id in rows.table["patch_id"].to_pylist())
+        return np.fromiter(found, dtype=bool, count=len(rows))
+
     def read(self, rows: Sequence[PatchMeta]) -> Iterator[ReadResult]:
         """See :class:`eoforge.data.archives.base.Archive`. The first call stages the tars, which may take long.
 
@@ -121,6 +132,13 @@ class _StagedTar:
         with self._lock:
             found = self._index.execute("SELECT offset, size FROM files WHERE key = ?", (key,)).fetchone()
         return None if found is None else self._read(found[0], found[1])
+
+    def has_any(self, prefix: str) -> bool:
+        """Whether a key starts with this text, whose last character is ``_``."""
+        end = prefix[:-1] + chr(ord("_") + 1)
+        with self._lock:
+            query = "SELECT 1 FROM files WHERE key >= ? AND key < ? LIMIT 1"
+            return self._index.execute(query, (prefix, end)).fetchone() is not None
 
 
 def _key(path: str) -> str:

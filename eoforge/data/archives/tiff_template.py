@@ -45,6 +45,7 @@ GEO_CITATION: Final = 1026
 GEOGRAPHIC_CITATION: Final = 2049
 ANGULAR_UNITS: Final = 2054
 DEGREE: Final = 9102
+GDAL_METADATA: Final = 42112
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,14 @@ class Template:
 
 @lru_cache(maxsize=256)
 def build_template(
-    width: int, height: int, dtype: str, epsg: int, resolution: float, nodata: int | None, deflate: bool
+    width: int,
+    height: int,
+    dtype: str,
+    epsg: int,
+    resolution: float,
+    nodata: int | None,
+    deflate: bool,
+    boa_offset: int | None = None,
 ) -> Template:
     """Header in the official layout: strips of at most 8 kB, values out of line in the order that GDAL writes.
 
@@ -105,6 +113,9 @@ def build_template(
         (GEO_KEYS, SHORT, 32, struct.pack("<32H", *(v for key in geo_keys for v in key))),
         (GEO_ASCII, ASCII, len(ascii_keys), ascii_keys),
     ]  # fmt: skip
+    if boa_offset is not None:
+        item = f'<GDALMetadata>\n  <Item name="BOA_ADD_OFFSET">{boa_offset}</Item>\n</GDALMetadata>\n\0'.encode("ascii")
+        entries.append((GDAL_METADATA, ASCII, len(item), item))
     if nodata is not None:
         entries.append((GDAL_NODATA, ASCII, len(str(nodata)) + 1, str(nodata).encode("ascii") + b"\0"))
     start = 8 + 2 + 12 * len(entries) + 4

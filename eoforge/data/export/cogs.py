@@ -1,24 +1,21 @@
-"""Cloud-optimised GeoTIFFs: one per patch and native grid, or one mosaic per product and native grid."""
+"""Cloud-optimised GeoTIFFs of patches: one per patch and native grid, or one mosaic per product and native grid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from eoforge.data.bands import GROUPS, S1_10M, S2_10M
+from eoforge.data.export.mosaics import Layer, Placed, mosaics_of, write_layers
 from eoforge.data.loading.read_pair import read_pairs
 from eoforge.data.names import tile_of
 from eoforge.data.records import PatchPair
-from eoforge.geo.footprint import PATCH_METRES
 from eoforge.geo.grids import Grid
-from eoforge.geo.writers import Put, mosaic, write_cog
+from eoforge.geo.writers import write_cog
 from eoforge.storage.addresses import TableRef, open_table
 
 _MAP = "reference_map"
@@ -61,50 +58,17 @@ def write_patches(pairs: Iterable[PatchPair], out: Path) -> None:
 def write_mosaics(table: TableRef, out: Path) -> None:
     """One COG per product and native grid; patches off the grid of their tile have files of their own."""
     out.mkdir()
-    rows = open_table(table).to_table(columns=["patch_id", "epsg", "ulx", "uly"]).sort_by("patch_id")
-    boxes = _boxes(rows)
-    counts: dict[str, int] = {}
-    keys = {key: f"{key[0]}{'' if not _seen(counts, key[0]) else f'_{counts[key[0]]}'}" for key in boxes}
-    for _, pairs in groupby(read_pairs(table), key=lambda pair: tile_of(pair.meta.patch_id)):
-        with ExitStack() as stack:
-            puts: dict[tuple[Any, str], Put] = {}
-            for pair in pairs:
-                key = _key(pair.meta.patch_id, *_corner(pair))
-                left, top, columns, down = boxes[key]
-                for column, pixels, grid in rasters_of(pair):
-                    if (key, column) not in puts:
-                        names, metres, dtype = _GRIDS[column]
-                        size = PATCH_METRES // metres
-                        whole = Grid(grid.epsg, left, top, metres, columns * size, down * size)
-                        nodata = np.nan if column == S1_10M.column else 0
-                        path = out / f"{keys[key]}_{column}.tif"
-                        puts[key, column] = stack.enter_context(mosaic(path, whole, names, dtype, nodata))
-                    place = round((grid.left - left) / grid.pixel), round((top - grid.top) / grid.pixel)
-                    puts[key, column](*place, pixels)
+    places = mosaics_of(open_table(table).to_table(columns=["patch_id", "epsg", "ulx", "uly"]))
+    layers = {column: _layer(column) for column in _GRIDS}
+    pixels = ((_placed(pair), {column: stack for column, stack, _ in rasters_of(pair)}) for pair in read_pairs(table))
+    write_layers(pixels, places, layers, out)
 
 
-def _seen(counts: dict[str, int], name: str) -> bool:
-    counts[name] = counts.get(name, -1) + 1
-    return counts[name] > 0
+def _layer(column: str) -> Layer:
+    names, metres, dtype = _GRIDS[column]
+    return Layer(names, metres, dtype, np.nan if column == S1_10M.column else 0)
 
 
-def _corner(pair: PatchPair) -> tuple[int, int, int]:
+def _placed(pair: PatchPair) -> Placed:
     place = pair.meta.names.footprint
-    return place.epsg, place.ulx, place.uly
-
-
-def _key(patch_id: str, epsg: int, ulx: int, uly: int) -> tuple[str, int, int, int]:
-    """Product and lattice of a patch."""
-    return tile_of(patch_id), epsg, ulx % PATCH_METRES, uly % PATCH_METRES
-
-
-def _boxes(rows: pa.Table) -> dict[tuple[str, int, int, int], tuple[int, int, int, int]]:
-    """Left, top, columns and rows of patches of each mosaic."""
-    corners: dict[tuple[str, int, int, int], list[tuple[int, int]]] = {}
-    for row in rows.to_pylist():
-        corners.setdefault(_key(**row), []).append((row["ulx"], row["uly"]))
-    out = {}
-    for key, found in corners.items():
-        (left, bottom), (right, top) = map(min, zip(*found, strict=True)), map(max, zip(*found, strict=True))
-        out[key] = left, top, (right - left) // PATCH_METRES + 1, (top - bottom) // PATCH_METRES + 1
-    return out
+    return Placed(pair.meta.patch_id, place.epsg, place.ulx, place.uly)

@@ -25,33 +25,46 @@ COLUMNS: dict[str, pa.DataType] = {
     "acquired": pa.timestamp("us", tz="UTC"),
     "epsg": pa.int32(),
 }
+OPTIONAL: dict[str, pa.DataType] = {"window": pa.list_(pa.int32()), "owner": pa.string()}
+"""Columns of images that were cut into several queries, and of searches across archives; absent elsewhere."""
 BOX = ("lon_min", "lat_min", "lon_max", "lat_max")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write_hits(hits: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """GeoParquet of hits: rank in their query, distance, metadata, footprint, window of the image.
+def write_hits(hits: Sequence[Mapping[str, Any]], out: Path) -> int:
+    """GeoParquet of hits: rank in their query, distance, metadata, footprint, window of the image, owner.
 
     Args:
         hits: Fields of :class:`eoforge.client.messages.Hit`; ``window`` (row, column) for an image that was cut into
             several queries.
         out: The file.
+
+    Returns:
+        Number of hits left out, because their owners withhold the footprint.
     """
-    columns = COLUMNS | ({"window": pa.list_(pa.int32())} if any("window" in hit for hit in hits) else {})
-    rows = [{name: row[name] for name in columns} for row in _ranked(hits)]
+    columns = _columns(hits)
+    shown = [row for row in _ranked(hits) if row["footprint"] is not None]
+    rows = [{name: row[name] for name in columns} for row in shown]
     table = pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items())))
-    write_boxes(out, table, np.array([hit["footprint"] for hit in hits], dtype=np.float64))
+    write_boxes(out, table, np.array([row["footprint"] for row in shown], dtype=np.float64).reshape(-1, 4))
+    return len(hits) - len(shown)
 
 
 def hits_csv(hits: Sequence[Mapping[str, Any]]) -> str:
     """CSV of hits, with the box of their footprint; a text that a spreadsheet would run as a formula gets a quote."""
     out = io.StringIO()
+    columns = [name for name in _columns(hits) if name != "window"]
     writer = csv.writer(out)
-    writer.writerow([*COLUMNS, *BOX])
+    writer.writerow([*columns, *BOX])
     for row in _ranked(hits):
-        values = row | {"labels": "; ".join(row["labels"]), "acquired": row["acquired"].isoformat()}
-        writer.writerow([*(_plain(values[name]) for name in COLUMNS), *row["footprint"]])
+        acquired = row["acquired"].isoformat() if row["acquired"] is not None else ""
+        values = row | {"labels": "; ".join(row["labels"]), "acquired": acquired}
+        writer.writerow([*(_plain(values[name]) for name in columns), *(row["footprint"] or [""] * len(BOX))])
     return out.getvalue()
+
+
+def _columns(hits: Sequence[Mapping[str, Any]]) -> dict[str, pa.DataType]:
+    return COLUMNS | {name: kind for name, kind in OPTIONAL.items() if any(hit.get(name) for hit in hits)}
 
 
 def _ranked(hits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,8 @@
-"""Official layout of reBEN: one GeoTIFF per band and the two metadata files; also as LMDB of rico-hdl."""
+"""Official layout of reBEN: one GeoTIFF per band and the two metadata files; also as LMDB of rico-hdl.
+
+Products of processing baseline 04.00 and later have an offset, which tables have no more: their files say that it is 0,
+so that they can be ingested again.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eoforge.data.archives.geotiff import write_geotiff
+from eoforge.data.archives.geotiff import OFFSET_TAG, write_geotiff
 from eoforge.data.archives.layout import MAIN_FILE, REFERENCE_MAP, S1_FOLDER, S2_FOLDER, SNOW_CLOUD_FILE, path_of
 from eoforge.data.archives.metadata import ROWS
+from eoforge.data.archives.offset import may_carry_offset
 from eoforge.data.bands import GROUPS, S1_10M, S2_10M
 from eoforge.data.records import PatchMeta, PatchPair
 
@@ -40,7 +45,8 @@ def write_layout(pairs: Iterable[PatchPair], out: Path) -> None:
                 write_geotiff(path, pixels, *corner, S2_10M.resolution, 0, deflate=True)
             else:
                 group = next(g for g in GROUPS if name in g.bands)
-                write_geotiff(path, pixels, *corner, group.resolution, None if group is S1_10M else 0)
+                nodata, offset = (None, None) if group is S1_10M else (0, _offset(pair))
+                write_geotiff(path, pixels, *corner, group.resolution, nodata, boa_offset=offset)
         metas.append(pair.meta)
     _write_metadata(metas, out)
 
@@ -58,7 +64,7 @@ def write_lmdb(pairs: Iterable[PatchPair], out: Path) -> None:
     size = _FIRST_BYTES
     with lmdb.open(str(out), map_size=size, readahead=False, meminit=False) as base:
         for block in _blocks(pairs):
-            values = {key: save(tensors) for pair in block for key, tensors in _tensors(pair)}
+            values = {key: save(tensors, said) for pair in block for key, tensors, said in _tensors(pair)}
             metas += [pair.meta for pair in block]
             need = 2 * sum(map(len, values.values()))
             used = base.info()["last_pgno"] * base.stat()["psize"]
@@ -81,16 +87,22 @@ def _bands(pair: PatchPair) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         yield REFERENCE_MAP, pair.reference_map
 
 
-def _tensors(pair: PatchPair) -> Iterator[tuple[str, dict[str, npt.NDArray[Any]]]]:
+def _offset(pair: PatchPair) -> int | None:
+    """Offset to name in the optical files of a patch: 0 where a reader would expect another."""
+    return 0 if may_carry_offset(pair.meta.names.patch.tile) else None
+
+
+def _tensors(pair: PatchPair) -> Iterator[tuple[str, dict[str, npt.NDArray[Any]], dict[str, str] | None]]:
     bands = {name: np.ascontiguousarray(pixels) for name, pixels in _bands(pair)}
     reference_map = bands.pop(REFERENCE_MAP, None)
     radar = {name: bands.pop(name) for name in S1_10M.bands if name in bands}
     if bands:
-        yield pair.meta.patch_id, bands
+        offset = _offset(pair)
+        yield pair.meta.patch_id, bands, None if offset is None else {OFFSET_TAG: str(offset)}
     if radar:
-        yield pair.meta.radar_name, radar
+        yield pair.meta.radar_name, radar, None
     if reference_map is not None:
-        yield f"{pair.meta.patch_id}_{REFERENCE_MAP}", {"Data": reference_map}
+        yield f"{pair.meta.patch_id}_{REFERENCE_MAP}", {"Data": reference_map}, None
 
 
 def _blocks(pairs: Iterable[PatchPair]) -> Iterator[list[PatchPair]]:

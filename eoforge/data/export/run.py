@@ -41,7 +41,7 @@ def export(table: TableRef, out: str, format: str, *, mosaic: bool = False) -> E
 
     Raises:
         NotFound: The table does not exist.
-        DataRefused: The table is empty.
+        DataRefused: The table is empty, or holds no patches.
         UsageError: The format is unknown, ``out`` exists, or ``mosaic`` belongs to another format.
     """
     if format not in FORMATS:
@@ -50,6 +50,8 @@ def export(table: TableRef, out: str, format: str, *, mosaic: bool = False) -> E
         raise UsageError(f"mosaics are written by the format cog; got {format}")
     dataset = open_table(table)
     pinned = TableRef(normalise(table.uri), int(dataset.version))
+    if "reference_map" not in dataset.schema.names:
+        raise DataRefused(f"{pinned} is no table of patches; it has the columns {', '.join(dataset.schema.names)}")
     count = dataset.count_rows()
     if not count:
         raise DataRefused(f"{pinned} has no patches to export")

@@ -14,8 +14,7 @@ from eoforge.data.export.cogs import write_patch
 from eoforge.data.names import tile_of
 from eoforge.data.records import PatchPair
 from eoforge.errors import UsageError
-from eoforge.geo.footprint import PATCH_METRES, lonlat_bounds
-from eoforge.geo.utm import utm_to_lonlat
+from eoforge.geo.footprint import corners, lonlat_bounds
 
 COLLECTION, ITEMS = "collection.json", "items.parquet"
 _TITLES = {
@@ -69,11 +68,8 @@ def _item(pair: PatchPair, out: Path, collection: str) -> Any:
 
     meta, names = pair.meta, pair.meta.names
     place = names.footprint
-    east = place.ulx + np.array([0, PATCH_METRES, PATCH_METRES, 0])
-    north = place.uly - np.array([PATCH_METRES, PATCH_METRES, 0, 0])
-    lon, lat = utm_to_lonlat(np.array(place.epsg, dtype=np.int32), east.astype(float), north.astype(float))
-    ring = np.stack([lon, lat], axis=1).tolist()
-    corner = (np.array([v], dtype=np.int32) for v in (place.epsg, place.ulx, place.uly))
+    corner = [np.array([v], dtype=np.int32) for v in (place.epsg, place.ulx, place.uly)]
+    ring = corners(*corner)[0].tolist()
     properties = {
         "proj:code": f"EPSG:{place.epsg}",
         "eoforge:split": meta.split,

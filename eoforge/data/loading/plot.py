@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eoforge.data.bands import S1_BANDS, S2_10M
-from eoforge.data.labels import CLASSES, IGNORE_INDEX, clc_to_classes
+from eoforge.data.labels import CLASS_COLOURS, CLASSES, IGNORE_INDEX, clc_to_classes
 from eoforge.data.loading.read_pair import read_pair
 from eoforge.errors import UsageError
 
@@ -28,15 +28,7 @@ _DARKEST_WHITE = 1200.0
 # dB ranges of VV and VH over land, and of their ratio.
 _DB_RANGE = ((-20.0, 0.0), (-26.0, -6.0), (3.0, 13.0))
 
-# Official CORINE colours of one level-3 code per class (the first of each), classes in canonical order.
-_CLASS_COLOURS: npt.NDArray[np.uint8] = np.array(
-    [
-        (230, 0, 77), (204, 77, 242), (255, 255, 168), (230, 128, 0), (230, 230, 77), (255, 230, 77), (230, 204, 77),
-        (242, 204, 166), (128, 255, 0), (0, 166, 0), (77, 255, 0), (204, 242, 77), (166, 255, 128), (166, 242, 0),
-        (230, 230, 230), (166, 166, 255), (204, 204, 255), (0, 204, 242), (230, 242, 255),
-    ],
-    dtype=np.uint8,
-)  # fmt: skip
+_CLASS_COLOURS: npt.NDArray[np.uint8] = np.array(CLASS_COLOURS, dtype=np.uint8)
 _NO_CLASS = (90, 90, 90)
 
 

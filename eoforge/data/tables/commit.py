@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,7 @@ __all__ = [
     "Job",
     "changed_keys",
     "commit",
+    "commit_counts",
     "create_table",
     "discard_fragments",
     "fragments_exist",
@@ -364,6 +365,11 @@ def _earlier_commit(table: lance.LanceDataset, base: int, job_key: str) -> tuple
             continue
         properties = (transaction.transaction_properties if transaction else None) or {}
         if properties.get(JOB_PROPERTY) == job_key:
-            counts = [int(properties[name]) for name in _COUNTS]
-            return CommitResult(version, *counts), int(properties[_READ_VERSION])
+            return CommitResult(version, *commit_counts(properties)), int(properties[_READ_VERSION])
     return None
+
+
+def commit_counts(properties: Mapping[str, str]) -> tuple[int, int, int]:
+    """Rows that a commit added, skipped and changed, from the properties of its transaction."""
+    added, skipped, changed = (int(properties[name]) for name in _COUNTS)
+    return added, skipped, changed

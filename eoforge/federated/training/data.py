@@ -185,7 +185,6 @@ class TableData:
         return evaluate(network, self.images, self.held_out, self.network_input, self.batch_size, self.device)
 
 
-@torch.no_grad()
 def evaluate(
     network: Network,
     images: Images,
@@ -195,10 +194,24 @@ def evaluate(
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """F1 and mAP of ``network`` on ``rows``, with their number as ``examples``."""
+    logits, labels = logits_of(network, images, rows, network_input, batch_size, device)
+    return {**multilabel_figures(logits.sigmoid(), labels), "examples": float(len(rows))}
+
+
+@torch.no_grad()
+def logits_of(
+    network: Network,
+    images: Images,
+    rows: Rows,
+    network_input: NetworkInput,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """Logits float ``[N, L]`` and labels ``[N, L]`` of ``rows``, which are not empty."""
     network.eval()
     logits, labels = [], []
     for start in range(0, len(rows), batch_size):
         batch = images.take(rows[start : start + batch_size], device)
         logits.append(network.classify(network.represent(network_input(batch.images))))
         labels.append(batch.labels)
-    return {**multilabel_figures(torch.cat(logits).float().sigmoid(), torch.cat(labels)), "examples": float(len(rows))}
+    return torch.cat(logits).float(), torch.cat(labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,13 @@ _CARD = (
 
 
 def write_run(
-    method: str, config: FederatedConfig, embedding_dim: int, run: Simulated, table: TableRef, out: str
+    method: str,
+    config: FederatedConfig,
+    embedding_dim: int,
+    run: Simulated,
+    table: TableRef,
+    out: str,
+    facts: Mapping[str, Any],
 ) -> Bundle:
     """Bundle of a run, to be indexed and served like any other.
 
@@ -34,19 +41,21 @@ def write_run(
         run: Results of the run.
         table: Table of the training patches, at a version.
         out: Folder of bundles.
+        facts: Further entries of ``config.json``, such as the calibration.
     """
-    facts = {
+    described = {
         "method": method,
         **network_facts(config, embedding_dim, run.normalisation),
         "seed": config.seed,
         "patches": {"uri": table.uri, "version": table.version},
         "silos": {silo.id: silo.examples for silo in run.silos},
+        **facts,
     }
     metrics = run.metrics()
     return write_bundle(
         out,
         weights={n: torch.from_numpy(np.array(a)) for n, a in run.federation.model().items()},
-        config=facts,
+        config=described,
         metrics=metrics,
         readme=_card(method, config, metrics, run, table),
         extra_files={SKEW: (json.dumps(run.skew, indent=2) + "\n").encode()},

@@ -40,7 +40,7 @@ class TrainingSetup(ABC):
 
     @abstractmethod
     def views(self, config: Any) -> dict[str, NetworkInput]:
-        """Evaluations of the global model: prefix of the figures' names -> input of the network."""
+        """Evaluations of the global model: prefix of the figures' names -> input of the network; all sensors last."""
 
 
 def silo_trainer(

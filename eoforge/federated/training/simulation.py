@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from eoforge.errors import NotFound
 from eoforge.federated import simulate
@@ -16,12 +17,13 @@ from eoforge.federated.strategies.base import Averaging
 from eoforge.federated.strategy import SiloInfo, wire_bytes
 from eoforge.federated.training.checkpoint import Checkpoint
 from eoforge.federated.training.config import FederatedConfig
-from eoforge.federated.training.data import Images, evaluate, images_of, normalisation_of
+from eoforge.federated.training.data import Images, evaluate, images_of, logits_of, normalisation_of
 from eoforge.federated.training.local import SiloTrainer
 from eoforge.federated.training.scenarios import PatchMetadata, Rows, assign, skew
 from eoforge.federated.training.setup import TrainingSetup
 from eoforge.federated.training.specs import first_model
 from eoforge.nn.build import choose_device
+from eoforge.nn.classifier import Network
 from eoforge.progress import track
 from eoforge.storage.addresses import TableRef
 
@@ -39,6 +41,8 @@ class Simulated:
         test: Figures of the global model on the test patches.
         personal: Mean over silos of the same figures, each silo with its own model; empty if all use the global one.
         traffic: Bytes of one full round over all silos: down, up, and the model once.
+        validation: Logits and labels ``[N, L]`` of the global model on the validation patches, from all sensors of the
+            run; None if there are no such patches.
     """
 
     federation: Federation
@@ -49,6 +53,7 @@ class Simulated:
     test: dict[str, float]
     personal: dict[str, float]
     traffic: dict[str, int]
+    validation: tuple[Tensor, Tensor] | None
 
     def metrics(self) -> dict[str, Any]:
         """Metrics of the run's bundle."""
@@ -118,10 +123,14 @@ def play(
     federation = simulate.begin(strategy, *first_model(network), silos)
     network.to(device)
 
+    def newest() -> Network:
+        network.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in federation.model().items()})
+        return network
+
     def score(rows: Rows) -> dict[str, float]:
         if not len(rows):
             return {}
-        network.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in federation.model().items()})
+        newest()
         figures: dict[str, float] = {}
         for prefix, view in setup.views(config).items():
             figures |= _prefixed(prefix, evaluate(network, images, rows, view, config.batch_size, device))
@@ -146,6 +155,7 @@ def play(
             seed=config.seed,
             after=after,
         )
+    every_sensor = list(setup.views(config).values())[-1]
     return Simulated(
         federation,
         silos,
@@ -155,6 +165,7 @@ def play(
         score(test),
         _personal(strategy, federation, silos, trainers) if strategy.personal else {},
         _traffic(strategy, federation, silos),
+        logits_of(newest(), images, validation, every_sensor, config.batch_size, device) if len(validation) else None,
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from eoforge.data.loading.plot import radar_colours
-from eoforge.report import Html, concat, element, image
+from eoforge.report import Html, concat, element, png_uri
 
+_CHANNELS = {"s1": ("VV", "VH", "VV minus VH"), "s2": ("B04", "B03", "B02")}
+"""What red, green and blue of a picture show."""
 BANDS_SHOWN = {
     "s1": "Sentinel-1: red VV, green VH, blue VV minus VH, each over its usual range in dB; 120 x 120 pixels of 10 m.",
     "s2": "Sentinel-2: red B04, green B03, blue B02, stretched to the patch; 120 x 120 pixels of 10 m.",
@@ -17,10 +19,23 @@ def answers_legend() -> Html:
     """Paragraphs on borders, numbers and colours of the cards."""
     borders = (
         "Blue border: the query. Green: the same place seen by the other sensor. Red: no label in common. The number "
-        "is the Hamming distance of the codes; labels of the query are green. Click a picture for a large one with its "
-        "bands."
+        "is the Hamming distance of the codes; labels of the query are green. Click a picture for a large one and "
+        "each of its bands."
     )
     return concat([element("p", borders, class_="soft"), radar_legend()])
+
+
+def band_filters() -> Html:
+    """Filters that show one channel of a picture in grey; a page with cards of patches has them once."""
+    filters = concat(
+        Html(
+            f'<filter id="band-{number}" color-interpolation-filters="sRGB"><feColorMatrix values="'
+            + f"{' '.join('1' if column == number else '0' for column in range(5))} " * 3
+            + '0 0 0 1 0"/></filter>'
+        )
+        for number in range(3)
+    )
+    return Html(f'<svg width="0" height="0" aria-hidden="true">{filters}</svg>')
 
 
 def radar_legend() -> Html:
@@ -62,7 +77,7 @@ def tie_note(answers: Iterable[Sequence[int]], bits: int, order: str) -> Html:
 def patch_card(
     png: bytes, patch_id: str, caption: str, labels: Collection[str], wanted: Collection[str], modality: str, kind: str
 ) -> Html:
-    """Card of a patch: picture, caption, id and labels; a click shows the picture large, with its bands.
+    """Card of a patch: picture, caption, id and labels; a click shows the picture large, and each of its bands.
 
     Args:
         png: Picture.
@@ -78,6 +93,17 @@ def patch_card(
         for label in sorted(labels)
     )
     name = element("code", patch_id, class_="id")
-    seen = [image(png, patch_id), element("span", caption), name, element("div", tags)]
-    parts = [element("summary", concat(seen)), element("p", BANDS_SHOWN[modality], class_="soft")]
-    return element("details", concat(parts), class_=f"card {kind}".strip())
+    shown = element("span", class_="picture", role="img", **{"aria-label": patch_id})
+    seen = [shown, element("span", caption), name, element("div", tags)]
+    bands = concat(
+        element(
+            "figure",
+            concat([element("span", class_="band", style=f"filter:url(#band-{number})"), element("figcaption", band)]),
+        )
+        for number, band in enumerate(_CHANNELS[modality])
+    )
+    large = [element("p", BANDS_SHOWN[modality], class_="soft"), element("div", bands, class_="bands")]
+    # The picture is there once: a style shows it small, large and band by band.
+    style = f"--picture:url({png_uri(png)})"
+    parts = [element("summary", concat(seen)), *large]
+    return element("details", concat(parts), class_=f"card {kind}".strip(), style=style)

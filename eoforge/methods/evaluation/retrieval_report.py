@@ -12,7 +12,7 @@ from eoforge.data.labels import names_of
 from eoforge.data.loading.plot import rgb, s1_composite, thumbnail_png
 from eoforge.data.tables.schema import tensor_column
 from eoforge.index.search import HammingIndex
-from eoforge.methods.evaluation.answers import answers_legend, patch_card, tie_note
+from eoforge.methods.evaluation.answers import answers_legend, band_filters, patch_card, tie_note
 from eoforge.methods.evaluation.charts import COLOURS, SENSOR, chart
 from eoforge.methods.evaluation.retrieval import (
     EMBEDDING,
@@ -24,7 +24,7 @@ from eoforge.methods.evaluation.retrieval import (
     Evaluation,
 )
 from eoforge.metrics.bits import BitStatistics
-from eoforge.report import Html, concat, element, figure, page, section, table, tiles
+from eoforge.report import Html, concat, element, figure, page, section, table
 from eoforge.storage.addresses import open_table
 
 SYSTEM = {
@@ -51,7 +51,7 @@ class _Example:
 
 
 def retrieval_report_html(measured: Evaluation, sections: Sequence[Html] = ()) -> str:
-    """The page of an evaluation: headline figures, answered queries, all measures, training curve, bit statistics.
+    """The page of an evaluation: comparison with other codes, answered queries, all measures, training, bit statistics.
 
     Only the rasters of the shown patches are read.
 
@@ -70,7 +70,7 @@ def retrieval_report_html(measured: Evaluation, sections: Sequence[Html] = ()) -
         "Retrieval across sensors",
         lead,
         [
-            tiles(_headline(measured)),
+            band_filters(),
             _comparison(measured),
             *cross,
             _all_measures(measured),
@@ -94,20 +94,9 @@ def _arrow(direction: str) -> str:
     return f"{SENSOR[source]} → {SENSOR[target]}"
 
 
-def _headline(measured: Evaluation) -> dict[str, str]:
-    k = measured.k
-    out = {}
-    for source, target in _directions(measured, same=False):
-        direction = f"{source}_to_{target}"
-        trained, fresh = measured.measures[TRAINED][direction], measured.measures[UNTRAINED][direction]
-        for name, what in ((f"partner_recall@{k}", f"partner recall@{k}"), (f"map_jaccard50_archive@{k}", f"mAP@{k}")):
-            out[f"{what}, {_arrow(direction)} (untrained {fresh[name]:.3f})"] = f"{trained[name]:.3f}"
-    return out
-
-
-def _comparison(measured: Evaluation) -> Html:
-    k = measured.k
-    columns = {
+def _compared(k: int) -> dict[str, str]:
+    """Measures of the first table, by the name that is shown there."""
+    return {
         f"partner_recall@{k}": f"partner recall@{k}",
         f"map_jaccard50_archive@{k}": f"mAP@{k} Jaccard ≥ 0.5",
         f"map_shared_archive@{k}": f"mAP@{k} one shared label",
@@ -115,6 +104,10 @@ def _comparison(measured: Evaluation) -> Html:
         f"mean_f1@{k}": f"mean F1@{k}",
         f"ndcg@{k}": f"NDCG@{k}",
     }
+
+
+def _comparison(measured: Evaluation) -> Html:
+    columns = _compared(measured.k)
     rows = [
         (
             element("b", _arrow(direction)) if system == TRAINED else "",
@@ -159,7 +152,8 @@ def _all_measures(measured: Evaluation) -> Html:
     directions = list(measured.measures[TRAINED])
     by_name = measured.measures[TRAINED]
     every = list(dict.fromkeys(name for direction in directions for name in by_name[direction]))
-    plain = [name for name in every if not name.startswith(_EXPECTED)]
+    compared = _compared(measured.k)
+    plain = [name for name in every if not name.startswith(_EXPECTED) and name not in compared]
     expected = [name for name in every if name.startswith(_EXPECTED)]
     parts: list[object] = []
     for title, names in (("Order (distance, row)", plain), ("Expected over all orders of ties", expected)):
@@ -170,9 +164,10 @@ def _all_measures(measured: Evaluation) -> Html:
         parts += [element("h3", title), table(("measure", *map(_arrow, directions)), rows)]
     note = (
         "Codes have few distinct distances and therefore many ties; the second table does not depend on their order. "
-        "The difference between the two tables is the effect of the order of rows."
+        "The difference between the two is the effect of the order of rows. The first table leaves out what is "
+        "compared above."
     )
-    return section("All measures of the trained codes", *parts, _p(note))
+    return section("Further measures of the trained codes", *parts, _p(note))
 
 
 def _example_section(measured: Evaluation, source: str, target: str) -> Html:

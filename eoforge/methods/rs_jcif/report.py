@@ -8,7 +8,7 @@ from typing import Any
 from eoforge.methods.evaluation.charts import SENSOR, chart
 from eoforge.methods.evaluation.codec_baselines import bits_ratio
 from eoforge.methods.evaluation.fidelity import PEAKS
-from eoforge.report import Html, concat, element, figure, page, section, table, tiles
+from eoforge.report import Html, concat, element, figure, page, section, table
 
 PATHS = {
     "decode_then_separate": "decode, then encode with a network trained for codes only",
@@ -39,7 +39,7 @@ def compression_html(runs: Sequence[Mapping[str, Any]], verdict: Mapping[str, An
     """
     first = runs[0]
     facts = first["facts"]
-    parts: list[object] = [tiles(_headline(first))]
+    parts: list[object] = []
     if verdict is not None:
         parts.append(section("Claims", table(("claim", "value"), [(k, str(v)) for k, v in verdict.items()])))
     parts += [_rate_distortion(first, modality) for modality in first["ladder"]]
@@ -51,22 +51,6 @@ def compression_html(runs: Sequence[Mapping[str, Any]], verdict: Mapping[str, An
     )
     footer = f"Bundle {facts['bundle']} on {facts['patches']}; seed {facts['seed']}, gradient rule {facts['rule']}."
     return page("Compression with hash codes", lead, parts, footer)
-
-
-def _headline(run: Mapping[str, Any]) -> dict[str, str]:
-    out = {}
-    for modality, rows in run["ladder"].items():
-        row = rows[len(rows) // 2]
-        peak = f"{PEAKS[modality][0]:.0f}"
-        out[f"{SENSOR[modality]}: dB (peak {peak}) at {row['bpppb']:.3f} bits per sample"] = (
-            f"{row[f'psnr_{peak}']:.1f}"
-        )
-    fast, usual = run["paths"]["from_latent"], run["paths"]["decode_then_encode"]
-    out["ms per query from the latent (decoding first: " + f"{usual['milliseconds_per_query']:.1f})"] = (
-        f"{fast['milliseconds_per_query']:.1f}"
-    )
-    out[f"mAP@10 from the latent (decoding first: {usual['map@10']:.3f})"] = f"{fast['map@10']:.3f}"
-    return out
 
 
 def _rate_distortion(run: Mapping[str, Any], modality: str) -> Html:

@@ -50,7 +50,7 @@ def forms_of(payload: InferRequest, names: Sequence[str]) -> dict[str, bool]:
     Raises:
         UsageError: An output is unknown or named twice, or a parameter asks for what is not offered.
     """
-    default = _flag(payload.parameters, "binary_data_output", False) or payload.from_grpc
+    default = flag(payload.parameters, "binary_data_output", False) or payload.from_grpc
     if not payload.request_outputs:
         return dict.fromkeys(names, default)
     forms: dict[str, bool] = {}
@@ -63,7 +63,7 @@ def forms_of(payload: InferRequest, names: Sequence[str]) -> dict[str, bool]:
         for refused in _NOT_OFFERED:
             if refused in parameters:
                 raise UsageError(f"output {output.name!r}: parameter {refused} is not offered by this service")
-        forms[output.name] = payload.from_grpc or _flag(parameters, "binary_data", default)
+        forms[output.name] = payload.from_grpc or flag(parameters, "binary_data", default)
     return forms
 
 
@@ -165,7 +165,12 @@ def _require(values: int, text: int, settings: RuntimeSettings) -> None:
         )
 
 
-def _flag(parameters: Mapping[str, Any] | None, name: str, default: bool) -> bool:
+def flag(parameters: Mapping[str, Any] | None, name: str, default: bool) -> bool:
+    """Truth value of a parameter.
+
+    Raises:
+        UsageError: It is of another type.
+    """
     found = (parameters or {}).get(name, default)
     if not isinstance(found, bool):
         raise UsageError(f"parameter {name} must be true or false")

@@ -94,7 +94,12 @@ def footprints(request: Request, caller: SignedIn, bbox: str) -> Response:
     query = Query.parse(request.query_params)
     client = _sources(request).retrieval(caller)
     hits = patches_in(client, _index(client), query.source, box_of(bbox), query.filter)
-    return JSONResponse({"patches": [[hit.patch_id, *hit.footprint] for hit in hits], "more": len(hits) >= MOST})
+    return JSONResponse(
+        {
+            "patches": [[hit.patch_id, *hit.footprint] for hit in hits if hit.footprint is not None],
+            "more": len(hits) >= MOST,
+        }
+    )
 
 
 async def form_of(request: Request) -> FormData:

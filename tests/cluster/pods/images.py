@@ -1,4 +1,7 @@
-"""Images of the test cluster: built by podman where they have changed, and imported into containerd."""
+"""Images of the test cluster: built by podman where they have changed, and imported into containerd.
+
+python -m tests.cluster.pods.images    # builds them, which takes a quarter of an hour the first time
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,12 @@ TARGETS = {"pause": PAUSE, "store": STORE, "names": NAMES, "agent": AGENT}
 """Stage of the Dockerfile -> tag."""
 SERVED = {
     name: f"localhost/{images.tag_of(name, DEVICE)}"
-    for name in ("retrieval", "compression", "federation", "pipelines-python")
+    for name in ("retrieval", "compression", "prediction", "federation", "pipelines-python")
 }
 """Image of ``make images`` -> tag."""
 GROUPS = (
     (*TARGETS.values(), SERVED["federation"]),
-    (SERVED["retrieval"], SERVED["compression"]),
+    (SERVED["retrieval"], SERVED["compression"], SERVED["prediction"]),
     (SERVED["pipelines-python"],),
 )
 """Images that are imported together: those of a group share layers."""
@@ -86,3 +89,7 @@ def _forget_archives(sandbox: Sandbox) -> None:
     for line in sandbox.run("ctr", "-n", "k8s.io", "content", "list").splitlines()[1:]:
         if "containerd.io/uncompressed" in line:
             sandbox.run("ctr", "-n", "k8s.io", "content", "remove", line.split()[0])
+
+
+if __name__ == "__main__":
+    build()

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 
+import grpc
+import numpy as np
 import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as oip_pb2
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as oip_grpc
 
 from eoforge.client import RetrievalClient
+from eoforge.data.labels import CLASSES
 from eoforge.errors import EoforgeError
 from tests.cluster.pods import images, steps
 from tests.cluster.pods.sandbox import HOST
@@ -64,6 +69,26 @@ def test_the_trained_bundle_is_served(filled: Trial) -> None:
     with RetrievalClient(filled.address("retrieval"), token=token, ca_file=ca) as client:
         (served,) = client.indexes()
     assert served.bundle_id == filled.bundle
+
+
+def test_predictions_come_from_outside(filled: Trial) -> None:
+    """The classifier that was trained in a pod answers over KServe's protocol."""
+    ca, model = filled.credentials.ca.read_bytes(), "eoforge-predict-s1s2"
+    known = {"metadata": (("authorization", f"Bearer {filled.credentials.token}"),), "timeout": 60}
+    with grpc.secure_channel(filled.address("prediction"), grpc.ssl_channel_credentials(ca)) as channel:
+        stub = oip_grpc.GRPCInferenceServiceStub(channel)
+        request = oip_pb2.ModelInferRequest(model_name=model)
+        for tensor in stub.ModelMetadata(oip_pb2.ModelMetadataRequest(name=model), **known).inputs:
+            shape = [1, *tensor.shape[1:]]
+            request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
+            request.raw_input_contents.append(
+                np.ones(shape, {"FP32": "<f4", "UINT16": "<u2"}[tensor.datatype]).tobytes()
+            )
+        answer = stub.ModelInfer(request, **known)
+    found = dict(zip([o.name for o in answer.outputs], answer.raw_output_contents, strict=True))
+    probabilities = np.frombuffer(found["probabilities"], "<f4")
+    assert probabilities.shape == (len(CLASSES),)
+    assert ((probabilities > 0) & (probabilities < 1)).all()
 
 
 def test_the_tests_of_the_charts_pass(filled: Trial) -> None:

@@ -7,7 +7,7 @@ import copy
 import datetime
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +37,7 @@ REPLICAS = 2
 BUCKET = "s3://eoforge"
 TABLE, CODES, RUNS = f"{BUCKET}/patches.lance", f"{BUCKET}/codes.lance", f"{BUCKET}/runs"
 STORE = "dev-s3"
-SERVICES = ("retrieval", "compression", "federation")
-"""Services that are tried; the image of another one would be as large as these together."""
+SERVICES = ("retrieval", "compression", "prediction", "federation")
 RETRIEVAL = "eoforge.api.retrieval.v1.RetrievalService"
 GRPC, REST, HEALTH = 8081, 8080, 8082
 ASK_HEALTH = """
@@ -63,6 +62,7 @@ class Trial:
         folder: For files of the trial.
         report: Lines with what was measured.
         bundle: Identity of the bundle that was trained, once there is one.
+        classifier: Address of the bundle of the prediction service, which is installed once there is one.
         patch: Id of an indexed patch.
     """
 
@@ -73,6 +73,7 @@ class Trial:
     folder: Path
     report: list[str]
     bundle: str = ""
+    classifier: str = ""
     patch: str = ""
     waiting: list[tuple[str, bool, int]] = field(default_factory=list)
     """What pods of retrieval said before there was an index: health, readiness, restarts."""
@@ -84,6 +85,7 @@ class Trial:
         for service in SERVICES:
             found[service]["image"] = {"tag": images.SERVED[service].rpartition(":")[2]}
             found[service]["kserve"] = {"enabled": kserve}
+        found["prediction"] |= {"enabled": bool(self.classifier), "settings": {"bundleUris": self.classifier}}
         found["kubeflow"]["image"] = {"tag": images.SERVED["pipelines-python"].rpartition(":")[2]}
         found["retrieval"] |= retrieval
         return found
@@ -97,8 +99,12 @@ class Trial:
         with self.place.helm() as helm, Chart.load(support.UMBRELLA) as chart:
             values = self.values(kserve=kserve)
             helm.install(chart, RELEASE, values, namespace=self.place.name, wait="hookOnly", timeout=READY_S)
-        for service, address in addresses().items():
-            status = {"status": {"loadBalancer": {"ingress": [{"ip": address}]}}}
+        self.balance([service for service in SERVICES if service != "prediction"])
+
+    def balance(self, services: Sequence[str]) -> None:
+        """Gives services the addresses of a load balancer."""
+        for service in services:
+            status = {"status": {"loadBalancer": {"ingress": [{"ip": addresses()[service]}]}}}
             name = f"service/{RELEASE}-{service}-api"
             self.place.kubectl.run("patch", name, "--subresource=status", f"--patch={release.as_text(status)}")
 
@@ -201,9 +207,10 @@ class Trial:
             self.waiting.append((said, status["ready"], status["restartCount"]))
 
     def serve(self) -> None:
-        """Waits until the filled release is ready, and takes an indexed patch for queries."""
+        """Waits until the filled release is ready, prediction with it, and takes an indexed patch for queries."""
         began = time.monotonic()
-        self.wait_ready()
+        self.upgrade(kserve=True)
+        self.balance(["prediction"])
         self.report.append(f"from the index to ready: {time.monotonic() - began:.0f} s")
         for service in SERVICES:
             seconds = [seconds_to_ready(pod) for pod in self.pods(service)]
@@ -227,6 +234,8 @@ class Trial:
         trained = self.train(version)
         self.bundle = trained["bundle_id"]
         self.report.append(f"training step and TrainJob: {time.monotonic() - began:.0f} s")
+        trainer = ("train", "reben", "--data", f"{TABLE}@{version}", "--out", RUNS, "--preset", "tiny", "epochs=1")
+        self.classifier = self.steps.eoforge(*trainer)["bundle"]
         began = time.monotonic()
         plan = self.steps.step(
             "index", "plan-index", bundle=trained["bundle"], table=TABLE, version=version, codes=CODES, shard_rows=200

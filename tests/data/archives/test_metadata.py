@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eoforge.data.archives import metadata
+from eoforge.data.archives import metadata, parquet_pages
 from eoforge.data.archives.layout import MAIN_FILE
 from eoforge.data.archives.metadata import MAX_DECODED_BYTES, MAX_ROWS, METADATA, read_metadata
 from eoforge.errors import DataRefused
@@ -155,3 +155,19 @@ def test_files_of_other_writers_pass(version: str, compression: str) -> None:
     )
     assert len(read_metadata({MAIN_FILE: sink.getvalue()}.get, "here")) == 3000
     assert len(read_metadata({MAIN_FILE: parquet(0)}.get, "here")) == 0
+
+
+def test_a_crowd_of_row_groups_or_pages_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs time, whatever it holds; a file of the allowed size could have millions."""
+    rows = pq.read_table(io.BytesIO(parquet(40)))
+    sink = io.BytesIO()
+    pq.write_table(rows, sink, row_group_size=1)
+    monkeypatch.setattr(metadata, "MAX_ROW_GROUPS", 40)
+    assert len(read(sink.getvalue())) == 40
+    monkeypatch.setattr(metadata, "MAX_ROW_GROUPS", 39)
+    with pytest.raises(DataRefused, match="40 row groups, beyond the limit of 39"):
+        read(sink.getvalue())
+    monkeypatch.setattr(metadata, "MAX_ROW_GROUPS", 40)
+    monkeypatch.setattr(parquet_pages, "_MAX_PAGES", 100)
+    with pytest.raises(DataRefused, match="more than 100 pages"):
+        read(sink.getvalue())

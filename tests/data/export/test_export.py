@@ -115,6 +115,29 @@ def test_new_patches_keep_their_nulls_in_the_official_layout(
     assert digests(str(tmp_path / "again.lance")) == {p.meta.patch_id: digest(p) for p in pairs[:-1]}
 
 
+@pytest.mark.parametrize("form", ["reben", "lmdb"])
+@pytest.mark.parametrize("baseline", ["N0511", "N9999"])
+def test_patches_of_products_with_an_offset_are_taken_again(
+    built: tuple[str, list[PatchPair]], tmp_path: Path, form: str, baseline: str
+) -> None:
+    """Tables hold no offset; files of such a product that name none are refused."""
+    pairs = []
+    for pair in built[1][:2]:
+        name = pair.meta.patch_id.replace("N9999", baseline).replace(pair.meta.patch_id[11:15], "2023")
+        pairs.append(replace(pair, meta=replace(pair.meta, patch_id=name)))
+    table, out, again = tmp_path / "new.lance", tmp_path / "out", tmp_path / "again.lance"
+    create_table(str(table), PATCHES).insert(record_batch(pairs))
+    export(TableRef(str(table)), str(out), form)
+    done = ingest(str(out), str(again))
+    assert (done.patches_in, done.quarantined) == (2, 0)
+    assert digests(str(again)) == {p.meta.patch_id: digest(p) for p in pairs}
+    for path in out.glob("BigEarthNet-S2/*/*/*.tif"):
+        with rasterio.open(path) as source:
+            assert source.tags()["BOA_ADD_OFFSET"] == "0"
+            assert source.nodata == 0
+    assert not any(b"BOA" in path.read_bytes() for path in out.glob("BigEarthNet-S1/*/*/*.tif"))
+
+
 def test_every_cog_is_one_and_lies_where_its_patch_does(built: tuple[str, list[PatchPair]], tmp_path: Path) -> None:
     uri, pairs = built
     export(TableRef(uri), str(tmp_path / "out"), "cog")

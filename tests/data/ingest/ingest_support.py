@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+from eoforge.data.archives.layout import path_of
 from eoforge.data.ingest.quarantine import quarantine_uri
 from eoforge.data.ingest.run import IngestSummary, ingest
 from eoforge.data.records import PatchPair, digest
@@ -127,3 +128,36 @@ def quarantine(table: str) -> dict[tuple[str, str], dict[str, str]]:
     keyed = {(r["patch_id"], r["reason"]): r for r in found}
     assert len(keyed) == len(found), "a finding is stored twice"
     return keyed
+
+
+BAD_PIXELS = (slice(3, 5), slice(7, 10))
+"""Pixels without data of the bad patch of :func:`grown_table`."""
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A table after two ingestions: the second adds three patches, replaces one and refuses another."""
+
+    table: str
+    first: IngestSummary
+    second: IngestSummary
+    names: list[str]
+
+    @property
+    def bad(self) -> str:
+        """The refused patch."""
+        return self.names[11]
+
+
+def grown_table(folder: Path) -> Grown:
+    """Makes such a table."""
+    table = str(folder / "patches.lance")
+    first = ingest_small_shards(str(write_archive(folder / "first", pairs_of(8))), table)
+    more = pairs_of(12)
+    more[0] = pairs_of(1, seed=9)[0]
+    damaged = more[11].s2_10m.copy()
+    damaged[(0, *BAD_PIXELS)] = 0
+    more[11] = replace(more[11], s2_10m=damaged)
+    archive = write_archive(folder / "second", more)
+    (archive / f"{path_of(more[11].meta, 'VH')}.tif").unlink()
+    return Grown(table, first, ingest_small_shards(str(archive), table), [pair.meta.patch_id for pair in more])

@@ -12,9 +12,12 @@ import pytest
 
 from eoforge.cli import main
 from eoforge.data.archives.layout import MAIN_FILE
+from eoforge.data.export.run import export
 from eoforge.data.ingest.plan import plan_ingest
+from eoforge.data.ingest.run import ingest
 from eoforge.errors import DataRefused
-from eoforge.storage.addresses import join, open_table
+from eoforge.storage.addresses import TableRef, join, open_table
+from tests.data.archives.tar_support import pack
 from tests.data.archives.test_folders_s3 import upload
 from tests.data.ingest.ingest_support import archive_of
 
@@ -47,6 +50,19 @@ def test_a_part_of_the_archive_is_asked_about_and_taken(
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (summary["patches_in"], summary["quarantined"]) == (HERE, 0)
     assert open_table(table).count_rows() == HERE
+
+
+@pytest.mark.parametrize("kind", ["tar", "zst", "lmdb"])
+def test_a_part_in_tars_or_an_lmdb(part: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EOFORGE_SCRATCH", str(tmp_path / "scratch"))
+    table, whole, source = str(tmp_path / "t.lance"), tmp_path / "whole.lance", tmp_path / "source"
+    if kind == "lmdb":
+        ingest(str(part), str(whole), only_present=True)
+        export(TableRef(str(whole)), str(source), "lmdb")
+    else:
+        pack(part, source, compressed=kind == "zst")
+    shutil.copy(part / MAIN_FILE, source / MAIN_FILE)
+    assert plan_ingest(str(source), table, only_present=True).rows == HERE
 
 
 @pytest.mark.s3

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from eoforge.bundle import Bundle, load_bundle, training_patches, write_bundle
-from eoforge.data.loading.loader import PatchLoader
+from eoforge.data.labels import NUM_CLASSES
+from eoforge.data.loading.loader import PatchFilter, PatchLoader
 from eoforge.errors import BundleError, DataRefused, NotFound, UsageError
 from eoforge.federated import simulate
 from eoforge.federated.strategies.registry import make_strategy
@@ -23,9 +24,12 @@ from eoforge.federated.training.checkpoint import Checkpoint
 from eoforge.federated.training.data import normalisation_of
 from eoforge.federated.training.setup import silo_trainer
 from eoforge.federated.training.specs import first_model
+from eoforge.methods.calibration import Calibration
 from eoforge.methods.evaluation.run import evaluate
 from eoforge.methods.fl_rs.compare import QUALITY
 from eoforge.methods.fl_rs.method import METHOD
+from eoforge.methods.prediction import open_predictor
+from eoforge.metrics.multilabel import labels_of_masks
 from eoforge.storage.addresses import open_table
 from eoforge.storage.objects import ObjectStore
 from tests.federated.training.federations import NetworkFederation, QuadraticFederation, three_silos
@@ -70,6 +74,19 @@ def test_a_bundle_encodes_what_was_trained(table, trained: Bundle) -> None:
     assert not np.array_equal(untrained, codes)
     network = METHOD.classifier(trained, "cpu")
     assert network(torch.zeros(2, 10, 20, 20)).shape == (2, 19)
+
+
+def test_a_bundle_has_the_calibration_of_the_validation_split(table, trained: Bundle) -> None:
+    calibration = Calibration.of(trained)
+    assert calibration.fitted
+    rows = PatchLoader(table, batch_size=64, filter=PatchFilter(splits=("validation",)))
+    network, prepare = METHOD.classifier(trained, "cpu"), open_predictor(trained, "cpu")._prepare["s2"]
+    with torch.no_grad():
+        logits = torch.cat([network.classify(network.represent(prepare(batch))) for batch in rows])
+    labels = torch.cat([labels_of_masks(batch.label_mask, NUM_CLASSES) for batch in rows])
+    expected = Calibration.fit(logits, labels)
+    assert calibration.temperature == pytest.approx(expected.temperature, rel=1e-4)
+    np.testing.assert_allclose(calibration.thresholds, expected.thresholds, atol=1e-5)
 
 
 def test_a_bundle_of_one_sensor_is_evaluated_like_any_other(table, trained: Bundle, tmp_path: Path) -> None:

@@ -10,15 +10,19 @@ import pytest
 import torch
 
 from eoforge.bundle import Bundle, load_bundle
-from eoforge.data.loading.loader import PatchLoader
+from eoforge.data.labels import NUM_CLASSES
+from eoforge.data.loading.loader import PatchFilter, PatchLoader
 from eoforge.errors import UsageError
 from eoforge.federated import simulate
 from eoforge.federated.strategies.mm_fl import MultiModal, sensor_of
 from eoforge.federated.strategy import RoundInfo, SiloInfo, UpdateInfo
 from eoforge.federated.training.specs import first_model
+from eoforge.methods.calibration import Calibration
 from eoforge.methods.mm_fl.ablation import GRID, ablate
 from eoforge.methods.mm_fl.method import VIEWS
 from eoforge.methods.mm_fl.model import MultiModalNetwork
+from eoforge.methods.prediction import open_predictor
+from eoforge.metrics.multilabel import labels_of_masks
 from eoforge.storage.tensorfile import TensorSpec
 from tests.methods.mm_fl.support import METHOD, SMALL, config
 
@@ -118,6 +122,15 @@ def test_two_silos_per_country_and_a_bundle_for_either_sensor(table, trained: Bu
     assert encoder.modalities == ("s1", "s2")
     batch = next(iter(PatchLoader(table, batch_size=8)))
     assert all(encoder.encode(batch, m)[0].shape == (8, 2) for m in encoder.modalities)
+
+
+def test_a_bundle_is_calibrated_on_both_sensors(table, trained: Bundle) -> None:
+    rows = list(PatchLoader(table, batch_size=64, filter=PatchFilter(splits=("validation",))))
+    network, prepare = METHOD.classifier(trained, "cpu"), open_predictor(trained, "cpu")._prepare
+    with torch.no_grad():
+        logits = torch.cat([network.predict({sensor: prepare[sensor](b) for sensor in ("s1", "s2")}) for b in rows])
+    labels = torch.cat([labels_of_masks(b.label_mask, NUM_CLASSES) for b in rows])
+    assert Calibration.of(trained).temperature == pytest.approx(Calibration.fit(logits, labels).temperature, rel=1e-3)
 
 
 def test_paired_runs_have_one_silo_per_country(table, runs: str, trained: Bundle) -> None:

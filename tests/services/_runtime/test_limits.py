@@ -271,14 +271,24 @@ def _held(port: int) -> bool:
 
 
 def test_connections_are_bounded() -> None:
-    with running(lambda: make(max_connections=2)) as run:
-        lines = [socket.create_connection(("127.0.0.1", run.server.rest_port), timeout=60) for _ in range(3)]
-        try:
-            assert _cut(lines[2])
-        finally:
-            for line in lines:
-                line.close()
+    with running(lambda: make(max_connections=2, health_port=0)) as run:
+        for port in (run.server.rest_port, run.server.health_port):
+            lines = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(3)]
+            try:
+                assert _cut(lines[2])
+            finally:
+                for line in lines:
+                    line.close()
         until(lambda: _serves(run.rest))
+
+
+def test_a_silent_connection_to_the_health_checks_ends() -> None:
+    with (
+        running(lambda: make(receive_seconds=0.5, health_port=0)) as run,
+        socket.create_connection(("127.0.0.1", run.server.health_port), timeout=30) as line,
+    ):
+        while not _cut(line):  # gRPC's settings come first
+            pass
 
 
 def _cut(line: socket.socket) -> bool:

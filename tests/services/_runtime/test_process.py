@@ -64,8 +64,8 @@ def test_a_trained_model_is_served_until_sigterm(archive: RetrievalFixture, tmp_
             pair = archive.pairs[0]
             for source, target in (("s1", "s2"), ("s2", "s1")):
                 code = snapshot.code_of(pair.meta.patch_id, source)
-                distances, rows = snapshot.index_of(target).search(code[None], 5)
-                ids = snapshot.metadata.column("patch_id").take(rows[0]).to_pylist()
+                distances, rows, *_ = snapshot.search(target, code[None], 5)
+                ids = snapshot.metadata(rows[0]).column("patch_id").to_pylist()
                 expected = list(zip(distances[0].tolist(), ids, strict=True))
                 hits = client.search(patch_id=pair.meta.patch_id, source=source, target=target, k=5)
                 assert [(h.distance, h.patch_id) for h in hits] == expected

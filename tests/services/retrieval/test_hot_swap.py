@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,8 +40,12 @@ def _of_other_patches(archive: RetrievalFixture) -> None:
 
 
 def _damaged(archive: RetrievalFixture) -> None:
-    """Damage first: the loaded version is not read again, and every newer one holds the damaged file from its start."""
+    """Damage first: the loaded version is not read again, and every newer one holds the damaged file from its start.
+
+    The local copy goes, as on a new node: rows that it holds are not read from the table again.
+    """
     flip_a_bit(archive.codes)
+    shutil.rmtree(os.environ["EOFORGE_CACHE_FOLDER"])
     archive.grow()
 
 

@@ -16,6 +16,7 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.client import RemoteError, RetrievalClient
 from eoforge.client.messages import band_image
 from eoforge.errors import EoforgeError
+from eoforge.index.snapshot import Opening
 from eoforge.storage.addresses import TableRef
 from services._runtime.server import Server
 from services.retrieval import state
@@ -238,9 +239,9 @@ def test_an_unset_device_is_the_cpu(archive: RetrievalFixture, monkeypatch: pyte
     """A method given none takes a GPU where there is one; the setting promises otherwise."""
     asked: list[str | None] = []
 
-    def load(codes: TableRef, device: str | None, before: state.Served | None = None) -> state.Served:
-        asked.append(device)
-        return original(codes, device, before)
+    def load(codes: TableRef, how: Opening, before: state.Served | None = None) -> state.Served:
+        asked.append(how.device)
+        return original(codes, how, before)
 
     original = state.load
     monkeypatch.setattr(state, "load", load)

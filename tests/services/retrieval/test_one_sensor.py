@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import httpx
 import pytest
 
 from eoforge.client import RemoteNotFound, RetrievalClient
@@ -45,6 +46,17 @@ def test_a_patch_without_radar_is_found_by_its_optical_image_alone(
     sizes = {index.patches["s1"] - index.patches["s2"] for index in client.indexes()}
     assert sizes == {-1}
     assert all(hit.thumbnail_png for hit in client.search(patch_id=alone, source="s2", target="s2", thumbnails=True))
+
+
+def test_a_search_by_the_open_protocol_leaves_it_out_too(archive: RetrievalFixture) -> None:
+    alone = archive.pairs[ALONE].meta.patch_id
+    query = {"name": "patch_id", "shape": [1], "datatype": "BYTES", "data": [alone]}
+    hits = {"name": "k", "shape": [1], "datatype": "INT32", "data": [COUNT]}
+    body = {"inputs": [query, hits], "parameters": {"query_modality": "s2"}}
+    with running(server_for(archive)) as run:
+        answer = httpx.post(f"{run.rest}/v2/models/eoforge-retrieval-search-s1/infer", json=body, timeout=60).json()
+    ids = next(output["data"] for output in answer["outputs"] if output["name"] == "patch_id")
+    assert sorted(ids) == sorted({pair.meta.patch_id for pair in archive.pairs} - {alone})
 
 
 def test_a_patch_says_what_it_lacks(client: RetrievalClient, archive: RetrievalFixture) -> None:

@@ -53,9 +53,8 @@ def snapshot(archive: RetrievalFixture) -> IndexSnapshot:
 
 def direct(snapshot: IndexSnapshot, code: Any, target: str, k: int, wanted: SearchFilter | None = None) -> Any:
     """The bare index call, as (distance, patch id)."""
-    allow = None if wanted is None else snapshot.allow(wanted)
-    distances, rows = snapshot.index_of(target).search(code[None], k, allow)
-    ids = snapshot.metadata.column("patch_id").take(rows[0]).to_pylist()
+    distances, rows, *_ = snapshot.search(target, code[None], k, wanted)
+    ids = snapshot.metadata(rows[0]).column("patch_id").to_pylist()
     return list(zip(distances[0].tolist(), ids, strict=True))
 
 
@@ -98,7 +97,7 @@ def test_hits_have_the_metadata_of_the_archive(
 ) -> None:
     for hit in client.search(patch_id=archive.pairs[0].meta.patch_id, source="s1", target="s2", k=FIRST):
         meta = archive.pair(hit.patch_id).meta
-        row = snapshot.metadata.slice(snapshot.row_of(hit.patch_id, "s2"), 1).to_pylist()[0]
+        row = snapshot.metadata(np.array([snapshot.row_of(hit.patch_id, "s2")])).to_pylist()[0]
         assert (hit.labels, hit.country, hit.split) == (meta.labels, meta.country, meta.split)
         assert (hit.acquired, hit.epsg) == (row["acquired_s2"], row["epsg"])
         assert hit.footprint == (row["lon_min"], row["lat_min"], row["lon_max"], row["lat_max"])
@@ -108,7 +107,7 @@ def test_hits_have_the_metadata_of_the_archive(
 def test_filters_equal_those_of_the_index(
     client: RetrievalClient, archive: RetrievalFixture, snapshot: IndexSnapshot
 ) -> None:
-    rows = snapshot.metadata.to_pylist()
+    rows = snapshot.metadata().to_pylist()
     some = rows[3]
     middle = sorted(r["acquired_s2"] for r in rows)[len(rows) // 2]
     box = (some["lon_min"], some["lat_min"], some["lon_max"], some["lat_max"])

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from eoforge.cli import main
+from eoforge.cli.export import export_hits
+from eoforge.cli.output import configure
 from eoforge.client import RetrievalClient
 from eoforge.errors import UsageError
 from tests.services.conftest import server_for
@@ -123,6 +125,19 @@ def test_the_request_names_the_bands_of_its_files(server: Running, archive: Retr
         assert (hit.patch_id, hit.distance) == (pair.meta.patch_id, 0)
         with pytest.raises(UsageError, match="the image is of s1"):
             client.search(geotiff=write_tiff(bands), source="s2", target="s1", k=1)
+
+
+def test_hits_whose_owner_withholds_the_footprint_are_counted_and_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"modality": "s2", "country": "", "split": "", "labels": (), "acquired": None, "epsg": 0}
+    shown = known | {"patch_id": "b", "distance": 2, "owner": "north", "footprint": (20.0, 60.0, 20.1, 60.1)}
+    hidden = known | {"patch_id": "a", "distance": 1, "owner": "west", "footprint": None}
+    configure(as_json=False)
+    export_hits([hidden, shown], str(tmp_path / "hits.parquet"))
+    table = pq.read_table(tmp_path / "hits.parquet")
+    assert (table["rank"].to_pylist(), table["owner"].to_pylist()) == ([2], ["north"])
+    assert "1 of 2 hits are not exported" in capsys.readouterr().err
 
 
 def test_hits_are_exported_for_maps(

@@ -17,9 +17,26 @@ class Modality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODALITY_UNSPECIFIED: _ClassVar[Modality]
     MODALITY_S1: _ClassVar[Modality]
     MODALITY_S2: _ClassVar[Modality]
+
+class OwnerStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OWNER_STATUS_UNSPECIFIED: _ClassVar[OwnerStatus]
+    OWNER_STATUS_ANSWERED: _ClassVar[OwnerStatus]
+    OWNER_STATUS_OTHER_BUNDLE: _ClassVar[OwnerStatus]
+    OWNER_STATUS_REFUSED: _ClassVar[OwnerStatus]
+    OWNER_STATUS_UNREACHABLE: _ClassVar[OwnerStatus]
+    OWNER_STATUS_LATE: _ClassVar[OwnerStatus]
+    OWNER_STATUS_INVALID: _ClassVar[OwnerStatus]
 MODALITY_UNSPECIFIED: Modality
 MODALITY_S1: Modality
 MODALITY_S2: Modality
+OWNER_STATUS_UNSPECIFIED: OwnerStatus
+OWNER_STATUS_ANSWERED: OwnerStatus
+OWNER_STATUS_OTHER_BUNDLE: OwnerStatus
+OWNER_STATUS_REFUSED: OwnerStatus
+OWNER_STATUS_UNREACHABLE: OwnerStatus
+OWNER_STATUS_LATE: OwnerStatus
+OWNER_STATUS_INVALID: OwnerStatus
 
 class BoundingBox(_message.Message):
     __slots__ = ("lon_min", "lat_min", "lon_max", "lat_max")
@@ -132,7 +149,7 @@ class PatchMetadata(_message.Message):
     def __init__(self, patch_id: _Optional[str] = ..., s1_name: _Optional[str] = ..., split: _Optional[str] = ..., country: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., contains_seasonal_snow: _Optional[bool] = ..., contains_cloud_or_shadow: _Optional[bool] = ..., acquired_s2: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., acquired_s1: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mgrs_tile: _Optional[str] = ..., epsg: _Optional[int] = ..., ulx: _Optional[int] = ..., uly: _Optional[int] = ..., footprint: _Optional[_Union[BoundingBox, _Mapping]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("patch_id", "bands", "geotiff", "code", "query_modality", "target_modality", "filter", "page_size", "page_token", "include_thumbnails", "include_codes")
+    __slots__ = ("patch_id", "bands", "geotiff", "code", "query_modality", "target_modality", "filter", "page_size", "page_token", "include_thumbnails", "include_codes", "min_recall", "across", "visited", "bundle_id")
     PATCH_ID_FIELD_NUMBER: _ClassVar[int]
     BANDS_FIELD_NUMBER: _ClassVar[int]
     GEOTIFF_FIELD_NUMBER: _ClassVar[int]
@@ -144,6 +161,10 @@ class SearchRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_CODES_FIELD_NUMBER: _ClassVar[int]
+    MIN_RECALL_FIELD_NUMBER: _ClassVar[int]
+    ACROSS_FIELD_NUMBER: _ClassVar[int]
+    VISITED_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     patch_id: str
     bands: BandImage
     geotiff: GeoTiffImage
@@ -155,35 +176,77 @@ class SearchRequest(_message.Message):
     page_token: str
     include_thumbnails: bool
     include_codes: bool
-    def __init__(self, patch_id: _Optional[str] = ..., bands: _Optional[_Union[BandImage, _Mapping]] = ..., geotiff: _Optional[_Union[GeoTiffImage, _Mapping]] = ..., code: _Optional[bytes] = ..., query_modality: _Optional[_Union[Modality, str]] = ..., target_modality: _Optional[_Union[Modality, str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., include_thumbnails: _Optional[bool] = ..., include_codes: _Optional[bool] = ...) -> None: ...
+    min_recall: float
+    across: bool
+    visited: _containers.RepeatedScalarFieldContainer[str]
+    bundle_id: str
+    def __init__(self, patch_id: _Optional[str] = ..., bands: _Optional[_Union[BandImage, _Mapping]] = ..., geotiff: _Optional[_Union[GeoTiffImage, _Mapping]] = ..., code: _Optional[bytes] = ..., query_modality: _Optional[_Union[Modality, str]] = ..., target_modality: _Optional[_Union[Modality, str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., include_thumbnails: _Optional[bool] = ..., include_codes: _Optional[bool] = ..., min_recall: _Optional[float] = ..., across: _Optional[bool] = ..., visited: _Optional[_Iterable[str]] = ..., bundle_id: _Optional[str] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("patch", "modality", "distance", "thumbnail_png", "code")
+    __slots__ = ("patch", "modality", "distance", "thumbnail_png", "code", "owner", "owner_address")
     PATCH_FIELD_NUMBER: _ClassVar[int]
     MODALITY_FIELD_NUMBER: _ClassVar[int]
     DISTANCE_FIELD_NUMBER: _ClassVar[int]
     THUMBNAIL_PNG_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    OWNER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     patch: PatchMetadata
     modality: Modality
     distance: int
     thumbnail_png: bytes
     code: bytes
-    def __init__(self, patch: _Optional[_Union[PatchMetadata, _Mapping]] = ..., modality: _Optional[_Union[Modality, str]] = ..., distance: _Optional[int] = ..., thumbnail_png: _Optional[bytes] = ..., code: _Optional[bytes] = ...) -> None: ...
+    owner: str
+    owner_address: str
+    def __init__(self, patch: _Optional[_Union[PatchMetadata, _Mapping]] = ..., modality: _Optional[_Union[Modality, str]] = ..., distance: _Optional[int] = ..., thumbnail_png: _Optional[bytes] = ..., code: _Optional[bytes] = ..., owner: _Optional[str] = ..., owner_address: _Optional[str] = ...) -> None: ...
+
+class OwnerAnswer(_message.Message):
+    __slots__ = ("owner", "status", "reason", "message", "hits", "index_version", "candidates", "distance_step")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_STEP_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    status: OwnerStatus
+    reason: str
+    message: str
+    hits: int
+    index_version: int
+    candidates: int
+    distance_step: int
+    def __init__(self, owner: _Optional[str] = ..., status: _Optional[_Union[OwnerStatus, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., hits: _Optional[int] = ..., index_version: _Optional[int] = ..., candidates: _Optional[int] = ..., distance_step: _Optional[int] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("hits", "next_page_token", "query_code", "index_version", "candidates")
+    __slots__ = ("hits", "next_page_token", "query_code", "index_version", "candidates", "exact", "recall", "owners", "partial", "bundle_id", "owner", "distance_step")
     HITS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     QUERY_CODE_FIELD_NUMBER: _ClassVar[int]
     INDEX_VERSION_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_STEP_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     next_page_token: str
     query_code: bytes
     index_version: int
     candidates: int
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., query_code: _Optional[bytes] = ..., index_version: _Optional[int] = ..., candidates: _Optional[int] = ...) -> None: ...
+    exact: bool
+    recall: float
+    owners: _containers.RepeatedCompositeFieldContainer[OwnerAnswer]
+    partial: bool
+    bundle_id: str
+    owner: str
+    distance_step: int
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., query_code: _Optional[bytes] = ..., index_version: _Optional[int] = ..., candidates: _Optional[int] = ..., exact: _Optional[bool] = ..., recall: _Optional[float] = ..., owners: _Optional[_Iterable[_Union[OwnerAnswer, _Mapping]]] = ..., partial: _Optional[bool] = ..., bundle_id: _Optional[str] = ..., owner: _Optional[str] = ..., distance_step: _Optional[int] = ...) -> None: ...
 
 class SearchStreamRequest(_message.Message):
     __slots__ = ("correlation_id", "search")
@@ -282,7 +345,7 @@ class ModalitySize(_message.Message):
     def __init__(self, modality: _Optional[_Union[Modality, str]] = ..., patches: _Optional[int] = ..., bands: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Index(_message.Message):
-    __slots__ = ("name", "version", "method", "bundle_id", "bits", "embedding_dim", "patches_version", "modalities")
+    __slots__ = ("name", "version", "method", "bundle_id", "bits", "embedding_dim", "patches_version", "modalities", "engine", "recalls")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
@@ -291,6 +354,8 @@ class Index(_message.Message):
     EMBEDDING_DIM_FIELD_NUMBER: _ClassVar[int]
     PATCHES_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    RECALLS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     method: str
@@ -299,7 +364,17 @@ class Index(_message.Message):
     embedding_dim: int
     patches_version: int
     modalities: _containers.RepeatedCompositeFieldContainer[ModalitySize]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., method: _Optional[str] = ..., bundle_id: _Optional[str] = ..., bits: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., patches_version: _Optional[int] = ..., modalities: _Optional[_Iterable[_Union[ModalitySize, _Mapping]]] = ...) -> None: ...
+    engine: str
+    recalls: _containers.RepeatedCompositeFieldContainer[ProbeRecall]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., method: _Optional[str] = ..., bundle_id: _Optional[str] = ..., bits: _Optional[int] = ..., embedding_dim: _Optional[int] = ..., patches_version: _Optional[int] = ..., modalities: _Optional[_Iterable[_Union[ModalitySize, _Mapping]]] = ..., engine: _Optional[str] = ..., recalls: _Optional[_Iterable[_Union[ProbeRecall, _Mapping]]] = ...) -> None: ...
+
+class ProbeRecall(_message.Message):
+    __slots__ = ("partitions", "recall")
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    partitions: int
+    recall: float
+    def __init__(self, partitions: _Optional[int] = ..., recall: _Optional[float] = ...) -> None: ...
 
 class ListIndexesResponse(_message.Message):
     __slots__ = ("indexes", "next_page_token")

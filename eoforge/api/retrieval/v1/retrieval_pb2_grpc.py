@@ -31,12 +31,13 @@ class RetrievalServiceStub:
 
     A query becomes a binary code; hits are the patches whose codes differ from it in the fewest bits. The search is exact,
     with filters too, and ties are broken by patch id, so equal requests get equal answers as long as the index version
-    stays the same.
+    stays the same. Only an index whose engine is "ivf" may answer otherwise, and only where min_recall is below 1. A search
+    across archives merges the hits of several owners by (distance, owner, patch id).
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
-    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
-    INDEX_CHANGED, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY also carry a
-    google.rpc.RetryInfo.
+    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
+    INDEX_CHANGED, OTHER_BUNDLE, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY
+    also carry a google.rpc.RetryInfo.
     INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
     in the request, where that is known.
     """
@@ -80,12 +81,13 @@ class RetrievalServiceServicer:
 
     A query becomes a binary code; hits are the patches whose codes differ from it in the fewest bits. The search is exact,
     with filters too, and ties are broken by patch id, so equal requests get equal answers as long as the index version
-    stays the same.
+    stays the same. Only an index whose engine is "ivf" may answer otherwise, and only where min_recall is below 1. A search
+    across archives merges the hits of several owners by (distance, owner, patch id).
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
-    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
-    INDEX_CHANGED, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY also carry a
-    google.rpc.RetryInfo.
+    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
+    INDEX_CHANGED, OTHER_BUNDLE, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY
+    also carry a google.rpc.RetryInfo.
     INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
     in the request, where that is known.
     """
@@ -168,12 +170,13 @@ class RetrievalService:
 
     A query becomes a binary code; hits are the patches whose codes differ from it in the fewest bits. The search is exact,
     with filters too, and ties are broken by patch id, so equal requests get equal answers as long as the index version
-    stays the same.
+    stays the same. Only an index whose engine is "ivf" may answer otherwise, and only where min_recall is below 1. A search
+    across archives merges the hits of several owners by (distance, owner, patch id).
 
     Errors carry a google.rpc.ErrorInfo whose domain is "eoforge" and whose reason is one of: INVALID_ARGUMENT,
-    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
-    INDEX_CHANGED, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY also carry a
-    google.rpc.RetryInfo.
+    DATA_REFUSED, NOT_FOUND, LIMIT_EXCEEDED, UNAUTHENTICATED, PERMISSION_DENIED, QUOTA_EXCEEDED, OVERLOADED, NOT_READY,
+    INDEX_CHANGED, OTHER_BUNDLE, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, INTERNAL. QUOTA_EXCEEDED, OVERLOADED and NOT_READY
+    also carry a google.rpc.RetryInfo.
     INVALID_ARGUMENT, DATA_REFUSED and LIMIT_EXCEEDED carry a google.rpc.BadRequest; its field is the path of the argument
     in the request, where that is known.
     """

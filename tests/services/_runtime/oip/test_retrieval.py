@@ -119,8 +119,8 @@ def test_search_by_grpc(
     codes = np.stack([snapshot.code_of(p.meta.patch_id, source) for p in archive.pairs[:IMAGES]])
     arrays = {"code": codes, "k": np.array([5], np.int32)}
     found = outputs(stub.ModelInfer(request(f"{NAME}-search-{target}", arrays), timeout=60))
-    distances, rows = snapshot.index_of(target).search(codes, 5)
-    ids = snapshot.metadata.column("patch_id").to_pylist()
+    distances, rows, *_ = snapshot.search(target, codes, 5)
+    ids = snapshot.metadata().column("patch_id").to_pylist()
     np.testing.assert_array_equal(found["distance"], distances)
     texts = [[x.decode() if isinstance(x, bytes) else x for x in row] for row in found["patch_id"]]
     assert texts == [[ids[r] for r in row] for row in rows]

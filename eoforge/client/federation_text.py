@@ -1,4 +1,4 @@
-"""Text of runs and events for people."""
+"""Text of federated runs and events for people: rows and lines of the command line and of the console."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ def status_name(number: Any) -> str:
     from eoforge.api.federation.v1 import federation_pb2 as pb
 
     return pb.RunStatus.Name(number).removeprefix("RUN_STATUS_").lower()
+
+
+def phase_name(number: Any) -> str:
+    """Short name of a phase: ``open`` for ``PHASE_OPEN``; empty between rounds."""
+    from eoforge.api.federation.v1 import federation_pb2 as pb
+
+    return "" if number == pb.PHASE_UNSPECIFIED else pb.Phase.Name(number).removeprefix("PHASE_").lower()
 
 
 def line(event: pb.RunEvent) -> str:

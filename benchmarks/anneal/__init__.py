@@ -1,0 +1,1 @@
+"""Active learning from pairs against its baselines."""

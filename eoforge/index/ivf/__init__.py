@@ -1,0 +1,1 @@
+"""Vector index of Lance (IVF with Hamming distance) over a table of codes, for archives larger than a machine."""
