@@ -10,8 +10,9 @@ METHOD ?= ss_cm_rsir
 DEMO_ARGS ?=
 CLUSTER_ARGS ?=
 CHARTS_ARGS ?=
+MUTATE_ARGS ?=
 
-.PHONY: help env demo demo-federated test cluster cluster-pods lint types proto proto-release pipelines charts charts-package images bench lock ci clean
+.PHONY: help env demo demo-federated test cluster cluster-pods lint types proto proto-release pipelines charts charts-package images bench mutate lock ci clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
@@ -64,6 +65,9 @@ pipelines: env   ## recompile pipelines/compiled/*.yaml
 
 bench: env       ## every benchmark, results into benchmarks/results/<device>/
 	$(BIN)/python -m benchmarks
+
+mutate: env      ## one-line faults in formulas that no test notices (MUTATE_ARGS="losses --sample 40"; hours without a sample)
+	$(BIN)/python -m scripts.mutate $(MUTATE_ARGS)
 
 charts: env      ## remake the charts' values.schema.json and tables of values
 	$(BIN)/python -m scripts.chart_schema

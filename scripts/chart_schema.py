@@ -36,6 +36,8 @@ FROM_CHART = frozenset(
     | {"upstreams", "partners"}
 )
 """Settings that the templates derive from other values: ports, TLS, tokens, traces, other owners."""
+WEB_FROM_CHART = frozenset({"token", "oidc_client_secret_file", "session_key_file", "service_ca_file"})
+"""Settings of the web console that are secrets: their files are mounted, and a token for everyone is for a laptop."""
 _KEY = re.compile(r"^( *)([A-Za-z][\w-]*):(?: |$)")
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
@@ -116,7 +118,7 @@ def settings_schema(module: str) -> dict[str, Any]:
     cls = settings_class(module)
     properties = {}
     for name, found in cls.model_json_schema()["properties"].items():
-        if name in FROM_CHART:
+        if name in FROM_CHART | WEB_FROM_CHART:
             continue
         kinds = [kind for kind in found.get("anyOf", [found]) if kind.get("type") != "null"]
         kept = {k: v for k, v in kinds[0].items() if k not in ("title", "default", "format", "description")}

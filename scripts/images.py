@@ -26,6 +26,7 @@ DOCKERFILES = {
     "compression": SERVICES,
     "prediction": SERVICES,
     "federation": SERVICES,
+    "console": SERVICES,
     "pipelines-python": PIPELINES,
 }
 """Image -> its Dockerfile."""

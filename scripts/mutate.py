@@ -1,15 +1,18 @@
 """Mutation testing of the formulas: one-line faults by cosmic-ray, and the faults that no test notices.
 
     python -m scripts.mutate privacy                 # one of SUITES, or all of them
-    python -m scripts.mutate metrics --sample 40     # a random part: a mutant costs a start of pytest, some seconds
+    python -m scripts.mutate metrics --sample 40     # a random part: a mutant costs a run of the tests, some seconds
+    python -m scripts.mutate losses --module eoforge/losses/robust.py --tests tests/losses/test_robust.py
 
-Each mutant is made in a copy of the checkout and meets the tests of its suite. Survivors are printed as diffs, also
-into ``--out``. A survivor is a missing test or an equivalent mutant (a message, a bound that never binds).
+Each mutant is made in a copy of the checkout and meets the tests of its suite (``scripts/mutants.py``). Survivors are
+printed as diffs, also into ``--out``. A survivor is a missing test or an equivalent mutant (a message, a bound that
+never binds).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import subprocess
@@ -37,12 +40,16 @@ class Suite:
 SUITES: dict[str, Suite] = {
     "losses": Suite(("eoforge/losses",), ("tests/losses", "tests/methods/test_ss_cm_rsir.py")),
     "metrics": Suite(("eoforge/metrics",), ("tests/metrics",)),
-    "privacy": Suite(("eoforge/federated/privacy",), ("tests/federated/privacy",)),
+    "privacy": Suite(("eoforge/federated/privacy",), ("tests/federated/privacy", "tests/federated/test_reduce.py")),
     "priors": Suite(("eoforge/codec/learned/priors.py",), ("tests/codec/test_entropy.py", "tests/codec/test_model.py")),
-    "strategies": Suite(("eoforge/federated/strategies",), ("tests/federated/strategies",)),
+    "strategies": Suite(
+        ("eoforge/federated/strategies",), ("tests/federated/strategies", "tests/methods/mm_fl/test_relay.py")
+    ),
     "schedule": Suite(("eoforge/methods/schedule.py",), ("tests/methods/test_schedule.py",)),
 }
 TIMEOUT_S = 300.0
+LIBRARIES = ("pytest", "numpy", "torch", "torchmetrics", "pyarrow", "pydantic", "safetensors", "google.protobuf")
+"""What tests import for long, and what starts no threads."""
 # `X | None` in annotations, which nothing evaluates, and decorators: not one of these is a formula.
 SKIPPED_OPERATORS = ("core/ReplaceBinaryOperator_BitOr", "core/RemoveDecorator")
 
@@ -63,7 +70,7 @@ def run_suite(suite: Suite, sample: int | None, seed: int) -> tuple[int, list[st
         _cosmic_ray(checkout, "baseline", config)  # the tests must pass without a fault
         _cosmic_ray(checkout, "init", config, session)
         tested = _choose(session, sample, seed)
-        _cosmic_ray(checkout, "exec", config, session)
+        _run(checkout, ROOT / "scripts" / "mutants.py", session, int(TIMEOUT_S), ",".join(LIBRARIES), *suite.tests)
         return tested, _survivors(session)
 
 
@@ -86,10 +93,16 @@ def _config(suite: Suite) -> str:
 
 
 def _cosmic_ray(checkout: Path, *arguments: object) -> None:
-    command = [sys.executable, "-m", "cosmic_ray.cli", *map(str, arguments)]
-    done = subprocess.run(command, check=False, cwd=checkout, capture_output=True, text=True)
+    _run(checkout, "-m", "cosmic_ray.cli", *arguments)
+
+
+def _run(checkout: Path, *arguments: object) -> None:
+    command = [sys.executable, *map(str, arguments)]
+    # No bytecode: that of a fault could be taken for that of the next one, which has the same size and second.
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, check=False, cwd=checkout, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise SystemExit(f"cosmic-ray {arguments[0]} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        raise SystemExit(f"{' '.join(command[1:4])} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
 
 
 def _choose(session: Path, sample: int | None, seed: int) -> int:
@@ -126,6 +139,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Mutation testing of formulas.")
     parser.add_argument("suites", nargs="*", choices=[*SUITES, []], help=f"out of {', '.join(SUITES)}; all by default")
     parser.add_argument("--module", action="append", help="mutate only this file of the suite (repeat)")
+    parser.add_argument("--tests", action="append", help="meet only this file or folder of tests (repeat)")
     parser.add_argument("--sample", type=int, help="number of mutants per suite")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("--out", type=Path, help="file for the diffs of the survivors")
@@ -133,8 +147,7 @@ def main() -> int:
     report = []
     for name in args.suites or SUITES:
         suite = SUITES[name]
-        if args.module:
-            suite = Suite(tuple(args.module), suite.tests)
+        suite = Suite(tuple(args.module or suite.modules), tuple(args.tests or suite.tests))
         tested, survivors = run_suite(suite, args.sample, args.seed)
         print(f"{name}: {tested} mutants, {len(survivors)} survived", flush=True)
         report += [f"# {name}\n{diff}\n" for diff in survivors]

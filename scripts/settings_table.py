@@ -7,13 +7,13 @@ import sys
 from pydantic_core import PydanticUndefined
 
 from scripts.chart_schema import settings_class
-from services._runtime.settings import RuntimeSettings
+from services._runtime.settings import HttpSettings, RuntimeSettings
 
 
 def table(module: str) -> str:
     """Table of the settings class in ``module``, settings of the service before shared settings."""
     settings = settings_class(module)
-    shared = RuntimeSettings.model_fields
+    shared = RuntimeSettings.model_fields if issubclass(settings, RuntimeSettings) else HttpSettings.model_fields
     fields = settings.model_fields
     names = [n for n in fields if n not in shared] + [n for n in fields if n in shared]
     lines = ["| variable | default | meaning |", "| --- | --- | --- |"]

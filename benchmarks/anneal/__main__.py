@@ -32,8 +32,8 @@ from eoforge.progress import track
 
 CODE = 1
 """Raised when the meaning of a cell changes, so that stored cells are not mixed."""
-SETTINGS = {"bits": "64", "hidden": "64", "anchors": "250", "neighbours": "8", "strangers": "8", "rounds": "8"}
-SETTINGS |= {"bootstrap": "40", "batch": "30", "epochs": "40"}
+SETTINGS = {"bits": "128", "hidden": "64", "anchors": "250", "neighbours": "8", "strangers": "8", "rounds": "5"}
+SETTINGS |= {"bootstrap": "60", "batch": "60", "epochs": "40", "learning_rate": "0.005", "anchor_weight": "30"}
 ENCODER_EPOCHS = 10
 
 
@@ -74,7 +74,7 @@ def main() -> int:
     cells = []
     for data in args.data:
         made = (data, args.patches if data == "synthetic" else 0, args.encoder_epochs)
-        archive = load(data, args.patches, args.eurosat, args.encoder_epochs)
+        archive = load(data, made[1], args.eurosat, args.encoder_epochs, args.cells)
         plan = list(itertools.product(range(args.seeds), args.strategies))
         with track(f"active learning, {data}", total=len(plan)) as progress:
             for seed, name in plan:

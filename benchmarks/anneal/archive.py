@@ -38,15 +38,24 @@ class Archive:
     bits: float
 
 
-def load(data: str, patches: int, folder: Path | None, epochs: int) -> Archive:
-    """The archive ``synthetic`` or ``eurosat``.
+def load(data: str, patches: int, folder: Path | None, epochs: int, cache: Path) -> Archive:
+    """The archive ``synthetic`` or ``eurosat``, from its file in ``cache`` or computed.
 
     Args:
         data: Its name.
         patches: Size of the synthetic archive.
         folder: Folder of the EuroSAT tiles.
         epochs: Epochs of self-supervised training of the encoder; 0 keeps random weights.
+        cache: Folder of the cells.
     """
+    path = cache / f"{data}-{patches}-{epochs}.pt"
+    if not path.exists():
+        _write(path, _made(data, patches, folder, epochs))
+    pool, queries, classes, single = _read(path)
+    return Archive(pool, queries, 1 if single else classes, float(np.log2(classes) if single else classes))
+
+
+def _made(data: str, patches: int, folder: Path | None, epochs: int) -> tuple[Patches, Patches, int, bool]:
     if data == "synthetic":
         samples = synthetic(patches)
     else:
@@ -61,10 +70,20 @@ def load(data: str, patches: int, folder: Path | None, epochs: int) -> Archive:
         names = tuple(f"{split}-{row}" for row in rows)
         return Patches(names, features[torch.from_numpy(rows)], masks[rows])
 
-    single = samples.target == "single"
-    return Archive(
-        part("train"), part("test"), 1 if single else classes, float(np.log2(classes) if single else classes)
-    )
+    return part("train"), part("test"), classes, samples.target == "single"
+
+
+def _read(path: Path) -> tuple[Patches, Patches, int, bool]:
+    held = torch.load(path, weights_only=True)
+    parts = [Patches(tuple(names), features, masks.numpy()) for names, features, masks in held["parts"]]
+    return parts[0], parts[1], held["classes"], held["single"]
+
+
+def _write(path: Path, made: tuple[Patches, Patches, int, bool]) -> None:
+    parts = [(list(p.names), p.features, torch.from_numpy(p.masks)) for p in made[:2]]
+    partial = path.with_suffix(".partial")
+    torch.save({"parts": parts, "classes": made[2], "single": made[3]}, partial)
+    partial.replace(path)
 
 
 def encode(samples: Samples, epochs: int) -> Tensor:

@@ -33,8 +33,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     ALL: {},
 }
 """Name -> settings of the method. The last two are no strategies of pairs."""
-ALL_PAIRS = 20_000
-LABEL_PAIRS = 4_000
+ALL_PAIRS = 6_000
+LABEL_PAIRS = 1_000
 PAIR_SECONDS, CHOICE_SECONDS, SET_SECONDS = 2.0, 4.0, 20.0
 """Times of one answer about a pair, of one choice among classes, and of ticking a set of classes: assumptions."""
 

@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.classification import binary_auroc, multiclass_accuracy, multiclass_f1_score
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
+from benchmarks.label_noise import detection
+from benchmarks.label_noise.noise import Shift, corrupted, one_hot
 from benchmarks.label_noise.samples import Samples
-from eoforge.data.noise.scene import Noise, inject, realised
-from eoforge.losses.robust import task_loss
+from eoforge.data.noise.scene import Noise, realised
 from eoforge.methods.noise_robust.generative import Grid, RsIrlSvae
 from eoforge.methods.noise_robust.objective import Objective, View
+from eoforge.methods.noise_robust.selection import loss_gap, loss_sum
 from eoforge.methods.noise_robust.settings import NoiseSettings, build_objective
 from eoforge.metrics.multilabel import multilabel_figures
+from eoforge.metrics.pixels import confusion, pixel_measures
 from eoforge.metrics.retrieval import ndcg
-from eoforge.nn.backbones import build_backbone
 from eoforge.nn.build import seeded
 from eoforge.nn.seeds import derive_seed
 
@@ -37,10 +39,9 @@ class Training:
 
     epochs: int = 40
     batch_size: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
-    width: int = 16
-    backbone: str = "tiny_bn"
+    width: int = 64
 
 
 class Net(nn.Module):
@@ -48,17 +49,39 @@ class Net(nn.Module):
 
     def __init__(self, samples: Samples, training: Training) -> None:
         super().__init__()
-        channels, side = samples.images.shape[1], samples.images.shape[-1]
-        self.backbone, self.features = build_backbone(training.backbone, channels, side, training.width)
-        self.head = nn.Linear(self.features, samples.labels.shape[1])
+        inputs, classes, width = samples.images.shape[1], samples.labels.shape[1], training.width
+        self.features = width
+        self.backbone: nn.Module
+        self.head: nn.Module
+        if samples.target == "pixels":
+            self.backbone, self.head = _same_size(inputs, width // 2, width), nn.Conv2d(width, classes, 1)
+        else:
+            self.backbone, self.head = _perceptron(inputs, 2 * width, width), nn.Linear(width, classes)
 
     def view(self, images: Tensor) -> View:
         """What an objective sees."""
         return View(self.backbone(images), self.head)
 
 
+def _perceptron(inputs: int, *widths: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers)
+
+
+def _same_size(channels: int, *widths: int) -> nn.Sequential:
+    """Convolutions that keep the size of a map."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers)
+
+
 def run(
-    samples: Samples, name: str, noise: Noise, seed: int, settings: NoiseSettings, training: Training
+    samples: Samples, name: str, noise: Noise | Shift, seed: int, settings: NoiseSettings, training: Training
 ) -> dict[str, Any]:
     """Figures of one cell.
 
@@ -71,21 +94,38 @@ def run(
         training: Settings that all cells share.
     """
     rows = samples.rows("train")
-    clean = samples.labels[rows]
-    noisy = inject(clean, noise)
+    noisy = corrupted(samples, rows, noise)
     began = time.process_time()
     nets, objective = fit(samples, rows, noisy, name, seed, settings, training)
     seconds = time.process_time() - began
     net = nets[0].eval()
-    figures = measure(samples, net)
-    wrong = (clean != noisy).any(axis=1)
+    suspicion = suspicions(samples, rows, noisy, net, objective)
+    return {"objective": name, **outcome(samples, rows, noisy, net, noise, seed, seconds, suspicion, settings.rate)}
+
+
+def outcome(
+    samples: Samples,
+    rows: np.ndarray,
+    noisy: np.ndarray,
+    net: Net,
+    noise: Noise | Shift,
+    seed: int,
+    seconds: float,
+    suspicion: Tensor,
+    rate: float,
+) -> dict[str, Any]:
+    """Figures of a trained network and of the suspicion against its training labels."""
+    truth, given, known = one_hot(samples, samples.truth(rows), noisy)
+    if samples.maps is not None:
+        suspicion = suspicion.flatten()[torch.from_numpy(known)]
+    found, classes = detection.figures(samples, truth, given, suspicion, rate)
     return {
-        "objective": name,
         "noise": asdict(noise),
         "seed": seed,
         "cpu_seconds": seconds,
-        "realised": asdict(realised(clean, noisy)),
-        "test": {**figures, **detection(samples, rows, noisy, wrong, net, objective, settings.rate)},
+        "realised": asdict(realised(truth, given)),
+        "test": {**(measure if samples.maps is None else measure_maps)(samples, net), **found},
+        "classes": classes,
     }
 
 
@@ -106,8 +146,9 @@ def fit(
             settings,
             samples.target,
             features=first.features,
-            outputs=labels.shape[1],
+            outputs=samples.labels.shape[1],
             samples=len(rows),
+            non_negative=True,
         ),
         seed,
     )
@@ -128,8 +169,10 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
             batch = order[step * training.batch_size : (step + 1) * training.batch_size]
-            mirrored = images[batch].flip(-1) if (epoch + step) % 2 else images[batch]
-            terms = objective([net.view(mirrored) for net in nets], targets[batch], batch, epoch)
+            inputs, truth = images[batch], targets[batch]
+            if samples.maps is not None and (epoch + step) % 2:
+                inputs, truth = inputs.flip(-1), truth.flip(-1)
+            terms = objective([net.view(inputs) for net in nets], truth, batch, epoch)
             optimiser.zero_grad(set_to_none=True)
             terms["loss"].backward()
             optimiser.step()
@@ -178,33 +221,24 @@ def _masks(labels_NL: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def detection(
-    samples: Samples,
-    rows: np.ndarray,
-    noisy: np.ndarray,
-    wrong: np.ndarray,
-    net: Net,
-    objective: Objective,
-    rate: float,
-) -> dict[str, float]:
-    """How well wrong samples of the training split are found: AUROC, and precision among the ``rate`` most suspicious.
+def measure_maps(samples: Samples, net: Net) -> dict[str, float]:
+    """Accuracy of pixels and mean intersection over union on the test split."""
+    rows = samples.rows("test")
+    predicted = net.head(net.backbone(samples.images[torch.from_numpy(rows)])).argmax(dim=1)
+    figures = pixel_measures(confusion(predicted, samples.targets(samples.truth(rows)), len(samples.classes))).averages
+    return {"accuracy": figures["accuracy"], "iou_macro": figures["iou_macro"]}
 
-    Suspicion is what the method itself uses: the gap of the two losses for GRID and RS-IRL-SVAE (of the last epoch),
-    the loss of the head for all others.
-    """
-    if not wrong.any() or wrong.all():
-        return {}
-    if isinstance(objective, (Grid, RsIrlSvae)):
-        suspicion = objective.gaps.values.nan_to_num(-2.0)
-    else:
-        logits = net.head(net.backbone(samples.images[torch.from_numpy(rows)]))
-        suspicion = task_loss(samples.target, logits, samples.targets(noisy))
-    truth = torch.from_numpy(wrong)
-    found = suspicion.topk(max(1, int(rate * len(rows)))).indices
-    # torchmetrics takes scores in 0..1 as probabilities and squashes others; ranks are neither.
-    ranks = suspicion.argsort().argsort().float() / len(rows)
-    return {
-        "detection_auroc": float(binary_auroc(ranks, truth.int())),
-        "detection_precision": float(truth[found].float().mean()),
-        "chance": float(truth.float().mean()),
-    }
+
+@torch.no_grad()
+def suspicions(samples: Samples, rows: np.ndarray, noisy: np.ndarray, net: Net, objective: Objective) -> Tensor:
+    """How suspicious each training sample ``[N]``, each of its labels ``[N, L]`` or pixels ``[N, S, S]`` is."""
+    with_branch = isinstance(objective, (Grid, RsIrlSvae))
+    if with_branch and samples.maps is None:
+        return objective.suspicion.values.nan_to_num(-2.0)
+    features = net.backbone(samples.images[torch.from_numpy(rows)])
+    losses = detection.losses_of(samples, net.head(features), noisy)
+    if not with_branch:
+        return losses
+    # The memory holds a mean per map: the pixels of a map are judged once more, by the last weights.
+    other = detection.losses_of(samples, objective.branch.classify(objective.branch.encode(features).mean), noisy)
+    return (loss_sum if objective.joint else loss_gap)(losses.flatten(), other.flatten()).view_as(losses)

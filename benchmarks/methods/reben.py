@@ -3,7 +3,8 @@
 1. Both sensors together label better than the better one alone (a scattered archive).
 2. A random split looks better than the official one with the same model (a dense archive, where cells have neighbours
    and two dates): spatial leakage, the reason for the official split. Both are measured on the same test patches.
-   Control: a scattered archive, which has nothing to leak. The tiny preset does not show this one: see the README.
+   Control: a scattered archive, which has nothing to leak. The tiny preset does not show this one: see the README, and
+   ``benchmarks/methods/spatial_leakage.py`` for what leakage needs.
 3. Training from a Lance table ends its first epoch sooner than from TIFFs, with the ingestion and without it.
 
     python -m benchmarks.methods.reben [--patches 2000] [--seeds 0 1 2] [--claims NAME ...] [--out FILE] [key=value ...]
@@ -35,14 +36,14 @@ from eoforge.data.ingest.run import ingest
 from eoforge.data.labels import mask_of
 from eoforge.data.loading.batch import PatchBatch, PatchFilter
 from eoforge.data.loading.loader import PatchLoader
-from eoforge.data.records import PatchMeta, record_batch
+from eoforge.data.records import PatchMeta, PatchPair, record_batch
 from eoforge.data.synthetic.archive import generate_archive, synthetic_pairs
 from eoforge.data.tables.statistics import band_statistics
 from eoforge.methods import get_method
 from eoforge.methods.evaluation.labels import measure_labels
 from eoforge.methods.reben.config import Config
 from eoforge.methods.reben.learner import SceneLearner
-from eoforge.storage.addresses import TableRef, open_table
+from eoforge.storage.addresses import TableRef, open_table, table_exists
 
 METHOD = get_method("reben")
 SENSORS = ("s1", "s2", "s1s2")
@@ -51,9 +52,16 @@ READ_PATCHES = 400
 _ROWS = 128
 
 
-def table_of(uri: str, patches: int, *, dense: bool) -> TableRef:
-    """A table of synthetic pairs, written without ingestion, batch by batch."""
-    pairs = synthetic_pairs(patches, ARCHIVE_SEED, dense=dense)
+def table_of(uri: str, patches: int, *, dense: bool, local_km: float | None = None, one_date: bool = False) -> TableRef:
+    """A table of synthetic pairs, written without ingestion, batch by batch; one that is there stays.
+
+    ``one_date`` keeps the first date of each cell.
+    """
+    if table_exists(uri):
+        return TableRef(uri).pinned()
+    pairs = synthetic_pairs(patches, ARCHIVE_SEED, dense=dense, local_km=local_km)
+    if one_date:
+        pairs = _first_dates(pairs)
     first = record_batch([next(pairs)])
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -71,8 +79,19 @@ def table_of(uri: str, patches: int, *, dense: bool) -> TableRef:
     return TableRef(uri, lance.write_dataset(reader, uri).version)
 
 
+def _first_dates(pairs: Iterator[PatchPair]) -> Iterator[PatchPair]:
+    seen = set()
+    for pair in pairs:
+        name = pair.meta.names.patch
+        if (cell := (name.tile.mgrs, name.x, name.y)) not in seen:
+            seen.add(cell)
+            yield pair
+
+
 def with_split(table: TableRef, uri: str, chosen: list[str | None]) -> TableRef:
-    """The patches with other splits; those of None are left out."""
+    """The patches with other splits; those of None are left out. A table that is there stays."""
+    if table_exists(uri):
+        return TableRef(uri).pinned()
     source = open_table(table)
 
     def batches() -> Iterator[pa.RecordBatch]:

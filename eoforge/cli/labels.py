@@ -14,18 +14,42 @@ Table = Annotated[str, typer.Argument(help="Table of patches.")]
 def noise(
     table: Table,
     *,
-    kind: Annotated[str, typer.Option(help="class_change, mixed_flip, subtractive, additive, mixed or pairwise.")],
-    rate: Annotated[float, typer.Option(help="Share of the labels that change, in 0..1.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="class_change, mixed_flip, subtractive, additive, mixed or pairwise; shifted (maps beside their "
+            "images) or bigearthnet_v1 (labels of v1)."
+        ),
+    ],
+    rate: Annotated[float | None, typer.Option(help="Share of the labels that change, in 0..1.")] = None,
     images: Annotated[float, typer.Option(help="Share of the patches that mixed_flip touches.")] = 0.4,
+    pixels: Annotated[int | None, typer.Option(help="Shift of the maps, for shifted.")] = None,
+    v1: Annotated[str | None, typer.Option(help="Folder BigEarthNet-v1.0, for bigearthnet_v1.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     maps: Annotated[bool, typer.Option("--maps", help="Change reference maps consistently.")] = False,
     json: Json = False,
 ) -> None:
     """Make a version of a table whose training labels are partly wrong; clean labels stay."""
     from eoforge.data.noise.derived import add_noise
-    from eoforge.data.noise.scene import Noise
+    from eoforge.data.noise.real import SHIFTED, V1, add_shift, add_v1_labels
+    from eoforge.data.noise.scene import KINDS, Noise
+    from eoforge.errors import UsageError
 
-    emit(_shown(add_noise(table, Noise(kind, rate, seed, images), maps=maps)), title="training labels")
+    needed = {SHIFTED: ("pixels", pixels), V1: ("v1", v1)}.get(kind, ("rate", rate))
+    if kind not in (*KINDS, SHIFTED, V1):
+        raise UsageError(f"noise kind must be one of {', '.join((*KINDS, SHIFTED, V1))}; got {kind!r}")
+    if needed[1] is None:
+        raise UsageError(f"noise of kind {kind} needs --{needed[0]}")
+    if kind == SHIFTED:
+        assert pixels is not None
+        made = add_shift(table, pixels, seed)
+    elif kind == V1:
+        assert v1 is not None
+        made = add_v1_labels(table, v1)
+    else:
+        assert rate is not None
+        made = add_noise(table, Noise(kind, rate, seed, images), maps=maps)
+    emit(_shown(made), title="training labels")
 
 
 def audit(

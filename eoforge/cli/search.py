@@ -122,9 +122,11 @@ def _hits(client: RetrievalClient, across: bool, **query: Any) -> list[Hit]:
 
 
 def _rows(hits: Sequence[Hit]) -> list[dict[str, Any]]:
-    """Rows without pictures, and without owners where one archive was asked."""
+    """Rows without bytes, and without owners where one archive was asked."""
+    from eoforge.client.messages import HIT_BYTES
+
     return [
-        {name: v for name, v in as_dict(hit).items() if name != "thumbnail_png" and (hit.owner or "owner" not in name)}
+        {name: v for name, v in as_dict(hit).items() if name not in HIT_BYTES and (hit.owner or "owner" not in name)}
         for hit in hits
     ]
 

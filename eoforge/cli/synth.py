@@ -18,9 +18,15 @@ def synth(
         bool,
         typer.Option("--dense", help="Patches side by side, each at two dates, instead of scattered over 20 scenes."),
     ] = False,
+    local_km: Annotated[
+        float | None,
+        typer.Option(help="Range in km of a local character of land use and colours, as real archives have it."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write a synthetic archive in the official reBEN layout."""
     from eoforge.data.synthetic.archive import generate_archive
 
-    emit(generate_archive(out, patches, seed, workers=workers, dense=dense), title="synthetic archive")
+    emit(
+        generate_archive(out, patches, seed, workers=workers, dense=dense, local_km=local_km), title="synthetic archive"
+    )

@@ -21,6 +21,12 @@ def train(
         str, typer.Option(help="tiny (a laptop's CPU, minutes) or paper (the published configuration).")
     ] = "tiny",
     config: ConfigFile = None,
+    target: Annotated[
+        str | None, typer.Option(help="What dml_s2r predicts: forest_share, a numeric column, a column of labels_file.")
+    ] = None,
+    labels: Annotated[
+        float | None, typer.Option(help="Share of the training split that is labelled (dml_s2r).")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a method and write a run bundle; an interrupted run resumes where it stopped."""
@@ -28,7 +34,9 @@ def train(
     from eoforge.storage.addresses import TableRef
 
     chosen = get_method(method)
-    settings = chosen.config(preset, parse_overrides(overrides), str(config) if config else None)
+    options = {"target": target, "labels": labels}
+    named = parse_overrides(overrides) | {key: str(value) for key, value in options.items() if value is not None}
+    settings = chosen.config(preset, named, str(config) if config else None)
     bundle = chosen.train(TableRef.parse(data), out, settings)
     if os.environ.get("RANK", "0") == "0":  # under torchrun every rank gets here; one line of result is enough
         metrics = {k: v for k, v in bundle.metrics.items() if isinstance(v, int | float | str)}

@@ -64,6 +64,10 @@ class FederationClient(FederationServiceClient):
         run.history.extend(rounds)
         return run
 
+    def state(self, run_id: str) -> pb.Run:
+        """Run with the newest rounds of its history, by one call."""
+        return self._ask("GetRun", pb.GetRunRequest(run_id=run_id)).run
+
     def runs(self, status: Any = pb.RUN_STATUS_UNSPECIFIED) -> Iterator[pb.Run]:
         """Runs visible to the caller, newest first."""
         for page in self._pages("ListRuns", pb.ListRunsRequest(status=status)):
@@ -121,7 +125,7 @@ class FederationClient(FederationServiceClient):
                     self.move_on(channel)
                 elif not transient(error):
                     raise self.translate(error) from error
-            run = self._ask("GetRun", pb.GetRunRequest(run_id=run_id)).run  # retries until the server is back
+            run = self.state(run_id)  # retries until the server is back
             if run.status not in (pb.RUN_STATUS_RUNNING, pb.RUN_STATUS_PAUSED) and position[0] >= run.sequence:
                 return
 

@@ -20,6 +20,10 @@ Bands = Mapping[str, npt.NDArray[Any]]
 """Mapping band name -> samples ``[H, W]``: uint16 for Sentinel-2, float32 dB for Sentinel-1."""
 
 
+HIT_BYTES = ("thumbnail_png", "code")
+"""Fields of a hit that are bytes, and no part of a table of hits."""
+
+
 @dataclass(frozen=True, slots=True)
 class PatchInfo:
     """Metadata of a patch; the footprint is (lon_min, lat_min, lon_max, lat_max) in degrees.
@@ -48,6 +52,7 @@ class PatchInfo:
 class Hit:
     """Search hit: a patch, its modality and the Hamming distance to the query in bits.
 
+    ``thumbnail_png`` and the packed ``code`` ``[K/8]`` are empty unless they were asked for.
     In a search across archives ``owner`` holds the patch; its pictures and pixels are asked for at ``owner_address``,
     which is empty for the service that answered. What an owner withholds is empty or None.
     """
@@ -62,6 +67,7 @@ class Hit:
     epsg: int
     footprint: tuple[float, float, float, float] | None
     thumbnail_png: bytes = field(default=b"", repr=False)
+    code: bytes = field(default=b"", repr=False)
     owner: str = ""
     owner_address: str = ""
 
@@ -251,6 +257,7 @@ def hit(message: pb.Hit) -> Hit:
         thumbnail_png=message.thumbnail_png,
         owner=message.owner,
         owner_address=message.owner_address,
+        code=message.code,
     )
 
 

@@ -64,6 +64,8 @@ class RetrievalClient(ServiceClient):
         k: int = 10,
         filter: SearchFilter | None = None,
         thumbnails: bool = False,
+        min_recall: float | None = None,
+        codes: bool = False,
     ) -> list[Hit]:
         """Search for the ``k`` nearest patches to exactly one of ``patch_id``, ``bands``, ``geotiff`` and ``code``.
 
@@ -78,6 +80,9 @@ class RetrievalClient(ServiceClient):
             k: Number of hits, fetched in pages.
             filter: Conditions on the hits.
             thumbnails: Whether hits include a thumbnail.
+            min_recall: Least recall@10 that an index of the engine ``ivf`` may have; 1 is exact. By default that of
+                the server.
+            codes: Whether hits include their codes.
 
         Raises:
             UsageError: The arguments contradict each other, or the server refuses them.
@@ -85,7 +90,9 @@ class RetrievalClient(ServiceClient):
         """
         image = None if geotiff is None else geotiff_image(geotiff, source, geotiff_bands)
         request = search_request(_one_of(patch_id, bands, image, code), source, target, filter)
-        request.include_thumbnails = thumbnails
+        request.include_thumbnails, request.include_codes = thumbnails, codes
+        if min_recall is not None:
+            request.min_recall = min_recall
         hits: list[Hit] = []
         while True:
             request.page_size = min(k - len(hits), MAX_PAGE)

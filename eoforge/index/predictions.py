@@ -1,4 +1,4 @@
-"""Building and reading of ``predictions.lance``: probabilities, labels and maps of patches, exactly once.
+"""Building and reading of ``predictions.lance``: labels and maps, or values, of patches, exactly once.
 
 One row per patch that has every sensor that the bundle reads; the others have no row and are counted. Planning, shards
 and commit are those of the index (``jobs.py``); ``prediction_maps.py`` reads and exports maps.
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from eoforge.data.labels import CLASSES, mask_of
 from eoforge.data.loading.batch import read_rows
-from eoforge.data.tables.schema import predictions_schema
+from eoforge.data.tables.schema import predictions_schema, values_schema
 from eoforge.errors import DataRefused
 from eoforge.index.jobs import (
     IndexPlan,
@@ -29,7 +29,7 @@ from eoforge.index.jobs import (
     table_for,
     write_shards,
 )
-from eoforge.index.predictor import Predicted, Predictor
+from eoforge.index.predictor import Predicted, Predictor, ValuePredictor, Values
 from eoforge.progress import Tracker
 from eoforge.storage.addresses import TableRef
 
@@ -40,11 +40,17 @@ CLASSES_KEY = "eoforge.classes"
 """Key of the schema metadata with the names of the classes, as JSON, in the order of the probabilities."""
 CALIBRATION_KEY = "eoforge.calibration"
 """Key of the schema metadata with temperature and thresholds, as JSON."""
+TARGET_KEY = "eoforge.target"
+"""Key of the schema metadata with name, unit, valid range and level of the intervals of values, as JSON."""
 _BATCH = 32
 
 
 def plan_predictions(
-    bundle_uri: str, table: TableRef, predictions_uri: str, predictor: Predictor, shard_rows: int = 4096
+    bundle_uri: str,
+    table: TableRef,
+    predictions_uri: str,
+    predictor: Predictor | ValuePredictor,
+    shard_rows: int = 4096,
 ) -> IndexPlan:
     """Plan of the patches without a prediction of this bundle, or with one of other pixels, cut into shards.
 
@@ -52,10 +58,10 @@ def plan_predictions(
     returns the same plan, so that a killed run continues where it stopped.
 
     Args:
-        bundle_uri: Run bundle that classifies or segments.
+        bundle_uri: Run bundle that classifies, segments or regresses.
         table: Table of patches; without a version the newest is pinned.
         predictions_uri: Table of predictions, created if absent.
-        predictor: Predictor of the bundle; its calibration is written beside the rows.
+        predictor: Predictor of the bundle; its calibration, or its target, is written beside the rows.
         shard_rows: Patches per shard.
 
     Raises:
@@ -65,19 +71,22 @@ def plan_predictions(
             ``predictions_uri`` names a version or a whole bucket.
     """
     inputs = Inputs.open(made_info, bundle_uri, table, predictions_uri, shard_rows)
-    calibration = {"temperature": predictor.temperature, "thresholds": list(predictor.thresholds)}
-    metadata = inputs.info.metadata(inputs.uri) | {
-        CLASSES_KEY: json.dumps(CLASSES),
-        CALIBRATION_KEY: json.dumps(calibration),
-    }
-    schema = predictions_schema(len(CLASSES), predictor.maps, metadata)
+    metadata = inputs.info.metadata(inputs.uri)
+    if isinstance(predictor, ValuePredictor):
+        schema = values_schema(metadata | {TARGET_KEY: json.dumps(predictor.target)})
+    else:
+        calibration = {"temperature": predictor.temperature, "thresholds": list(predictor.thresholds)}
+        further = {CLASSES_KEY: json.dumps(CLASSES), CALIBRATION_KEY: json.dumps(calibration)}
+        schema = predictions_schema(len(CLASSES), predictor.maps, metadata | further)
     made = table_for(inputs.info, inputs.uri, schema, "predictions")
-    if "probabilities" not in made.schema.names:
+    if not set(schema.names) <= set(made.schema.names):
         raise DataRefused(f"{inputs.uri} is no table of predictions; choose another address")
     return plan_rows("predict", inputs, made, needed=predictor.sensors)
 
 
-def predict_shards(predictions_uri: str, job_id: str, first: int, count: int, predictor: Predictor) -> dict[str, int]:
+def predict_shards(
+    predictions_uri: str, job_id: str, first: int, count: int, predictor: Predictor | ValuePredictor
+) -> dict[str, int]:
     """Prediction of shards ``first`` to ``first + count - 1``; shards with a manifest are skipped.
 
     Args:
@@ -102,7 +111,10 @@ def predict_shards(predictions_uri: str, job_id: str, first: int, count: int, pr
             part = rows[start : start + _BATCH]
             digests = patches.take(part, columns=["digest"]).column("digest").combine_chunks()
             batch = read_rows(patches, part, predictor.sensors, reference_map=False)
-            yield _record_batch(batch.patch_id, predictor.predict(batch), digests, schema)
+            found = predictor.predict(batch)
+            columns = _value_columns(found) if isinstance(found, Values) else _class_columns(found)
+            columns |= {"patch_id": pa.array(batch.patch_id, pa.string()), "digest": digests}
+            yield pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
             progress.advance(len(part))
 
     done = write_shards(plan, job, first, count, make, "predicting")
@@ -121,7 +133,11 @@ def commit_predictions(predictions_uri: str, job_id: str) -> IndexSummary:
 
 
 def predict_table(
-    bundle_uri: str, table: TableRef, predictions_uri: str, predictor: Predictor, shard_rows: int = 4096
+    bundle_uri: str,
+    table: TableRef,
+    predictions_uri: str,
+    predictor: Predictor | ValuePredictor,
+    shard_rows: int = 4096,
 ) -> IndexSummary:
     """Plan, prediction and commit in this process; a run after a crash continues. See the steps for errors."""
     plan = plan_predictions(bundle_uri, table, predictions_uri, predictor, shard_rows)
@@ -129,16 +145,18 @@ def predict_table(
     return commit_predictions(predictions_uri, plan.job_id)
 
 
-def _record_batch(names: list[str], predicted: Predicted, digests: pa.Array, schema: pa.Schema) -> pa.RecordBatch:
+def _value_columns(found: Values) -> dict[str, pa.Array]:
+    return {name: pa.array(column) for name, column in found._asdict().items()}
+
+
+def _class_columns(predicted: Predicted) -> dict[str, pa.Array]:
     labels = [sorted(CLASSES[i] for i in np.flatnonzero(row)) for row in predicted.labels]
     flat = np.ascontiguousarray(predicted.probabilities, dtype=np.float32).reshape(-1)
     columns = {
-        "patch_id": pa.array(names, pa.string()),
         "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(flat), predicted.probabilities.shape[1]),
         "labels": pa.array(labels, pa.list_(pa.string())),
         "label_mask": pa.array([mask_of(row) for row in labels], pa.uint32()),
-        "digest": digests,
     }
     if predicted.pixel_map is not None:
         columns["pixel_map"] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(predicted.pixel_map))
-    return pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
+    return columns

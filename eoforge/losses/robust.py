@@ -30,17 +30,28 @@ def task_loss(kind: Target, logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         UsageError: The kind is unknown.
     """
-    logits = logits.float()
     if kind == "multi":
-        return functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(dim=1)
+        return label_losses(kind, logits, labels).mean(dim=1)
     if kind == "single":
-        return functional.cross_entropy(logits, labels.long(), reduction="none")
+        return functional.cross_entropy(logits.float(), labels.long(), reduction="none")
     if kind == "pixels":
-        losses = functional.cross_entropy(logits, labels.long(), reduction="none", ignore_index=IGNORE)
-        return pixel_mean(losses, labels)
+        return pixel_mean(label_losses(kind, logits, labels), labels)
     if kind == "vector":
-        return (logits - labels.float()).square().mean(dim=1)
+        return (logits.float() - labels.float()).square().mean(dim=1)
     raise UsageError(f"expected a target of multi, single, pixels or vector; got {kind!r}")
+
+
+def label_losses(kind: Target, logits: Tensor, labels: Tensor) -> Tensor:
+    """The plain loss of each label: ``[B, L]`` for ``multi``, ``[B, H, W]`` for ``pixels`` (0 without a class).
+
+    Raises:
+        UsageError: Patches of this kind have one label each.
+    """
+    if kind == "multi":
+        return functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+    if kind == "pixels":
+        return functional.cross_entropy(logits.float(), labels.long(), reduction="none", ignore_index=IGNORE)
+    raise UsageError(f"a patch has several labels for targets of multi and pixels alone; got {kind!r}")
 
 
 def pixel_mean(values_BHW: Tensor, labels_BHW: Tensor) -> Tensor:

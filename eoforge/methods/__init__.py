@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from eoforge.errors import EoforgeError, UsageError
-from eoforge.methods.protocol import Classifies, Compresses, MapNetwork, Method, Segments, Task, problems
+from eoforge.methods.protocol import Classifies, Compresses, MapNetwork, Method, Regresses, Segments, Task, problems
 
 if TYPE_CHECKING:
     from eoforge.bundle import Bundle
@@ -24,6 +24,7 @@ __all__ = [
     "MapNetwork",
     "Method",
     "MethodEntry",
+    "Regresses",
     "Segments",
     "Task",
     "entry_of",
@@ -56,7 +57,7 @@ METHODS: dict[str, MethodEntry] = {
     "ss_cm_rsir": MethodEntry((Task.ENCODE,), "eoforge.methods.ss_cm_rsir.method:METHOD"),
     "rs_jcif": MethodEntry((Task.ENCODE, Task.COMPRESS), "eoforge.methods.rs_jcif.method:METHOD"),
     "anneal": MethodEntry((Task.ENCODE,), "eoforge.methods.anneal.method:METHOD"),
-    "dml_s2r": MethodEntry((Task.ENCODE,)),
+    "dml_s2r": MethodEntry((Task.REGRESS,), "eoforge.methods.dml_s2r.method:METHOD"),
     "rs_irl_svae": MethodEntry(_ROBUST, "eoforge.methods.rs_irl_svae.method:METHOD"),
     "grid": MethodEntry(_ROBUST, "eoforge.methods.grid.method:METHOD"),
     "fl_rs": MethodEntry((Task.ENCODE, Task.CLASSIFY), "eoforge.methods.fl_rs.method:METHOD", federated=True),

@@ -7,6 +7,7 @@ Rows of ``label_issues.lance`` are pairs of a patch and a class. The columns tha
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ from eoforge.data.loading.batch import PatchFilter
 from eoforge.data.loading.loader import PatchLoader
 from eoforge.data.loading.plot import rgb, s1_composite, thumbnail_png
 from eoforge.data.loading.read_pair import read_pair
-from eoforge.data.noise.derived import Derived, derive, provenance_of, seen_labels
+from eoforge.data.noise.derived import Derived, derive, provenance_of, seen_labels, training_labels
 from eoforge.data.noise.errors import LabelErrors, label_errors
 from eoforge.data.split import SPLITS
 from eoforge.errors import DataRefused, UsageError
-from eoforge.methods.prediction import open_predictor
+from eoforge.methods.prediction import open_class_predictor
 from eoforge.progress import track
 from eoforge.report import Html, concat, element, image, page, section, table
 from eoforge.storage.addresses import TableRef, lance_uri, open_table, storage_options, table_exists, table_to_write
@@ -64,6 +65,8 @@ class Audit:
         labels: Number of labels that are more likely wrong than right.
         expected_wrong: Expected number of wrong labels, which counts unlikely ones by their probability too.
         report: Address of the report, or None.
+        precision: Share of the issues that are wrong labels, where the noise of the version is known; else None.
+        recall: Share of the wrong labels that are issues, likewise.
     """
 
     issues: str
@@ -71,10 +74,18 @@ class Audit:
     labels: int
     expected_wrong: float
     report: str | None = None
+    precision: float | None = None
+    recall: float | None = None
 
 
 def audit(
-    bundle: Bundle, data: TableRef, issues: str, *, report: str | None = None, device: str | None = None
+    bundle: Bundle,
+    data: TableRef,
+    issues: str,
+    *,
+    report: str | None = None,
+    replace: bool = False,
+    device: str | None = None,
 ) -> Audit:
     """Suspected errors in the training labels of a table, most likely first.
 
@@ -83,6 +94,7 @@ def audit(
         data: Patches table; labels of a derived version are audited where it has any.
         issues: New table of issues.
         report: Folder for ``report.html``.
+        replace: Whether issues of the same patches and bundle are written again, as a repeated step does.
         device: Torch device.
 
     Raises:
@@ -90,32 +102,52 @@ def audit(
         NotFound: The table has no training patches.
     """
     target = table_to_write(issues)
-    if table_exists(target):
-        raise UsageError(f"{target} exists; an audit writes a new table. Choose another name")
     data = data.pinned()
+    metadata = {TABLE: str(data), BUNDLE: bundle.id}
+    if exists := table_exists(target):
+        found_metadata = open_table(target).schema.metadata or {}
+        if not replace or {k: found_metadata.get(k.encode(), b"").decode() for k in metadata} != metadata:
+            raise UsageError(f"{target} exists; an audit writes a new table. Choose another name")
     names, given, probabilities = _predicted(bundle, data, device)
     found = label_errors(probabilities, given)
     countries = _countries(data, names)
     rows = _rows(names, countries, given, found)
-    metadata = {TABLE: str(data), BUNDLE: bundle.id}
     import lance
 
     lance.write_dataset(
         pa.Table.from_pylist(rows, schema=ISSUES.with_metadata(metadata)),
         lance_uri(target),
-        mode="create",
+        mode="overwrite" if exists else "create",
         storage_options=storage_options(target),
     )
-    where = None
+    made = Audit(target, len(names), sum(row["is_label_issue"] for row in rows), float(found.wrong.sum()))
+    if _noise_is_known(provenance_of(open_table(data))):
+        precision, recall = _against_truth(data, names, given, found)
+        made = dataclasses.replace(made, precision=precision, recall=recall)
     if report is not None:
         store = ObjectStore(report)
-        store.put(REPORT, _page(bundle, data, rows, given, found, countries).encode())
-        where = store.root
-    return Audit(target, len(names), sum(row["is_label_issue"] for row in rows), float(found.wrong.sum()), where)
+        store.put(REPORT, _page(bundle, data, made, rows, given, found, countries).encode())
+        made = dataclasses.replace(made, report=store.root)
+    return made
+
+
+def _noise_is_known(provenance: dict[str, Any] | None) -> bool:
+    """Whether the clean labels of a version are the truth: noise was injected, or v1 labels stand for it."""
+    return provenance is not None and ("noise" in provenance or _noise_is_known(provenance.get("of")))
+
+
+def _against_truth(data: TableRef, names: list[str], given: Any, found: LabelErrors) -> tuple[float, float]:
+    """Precision and recall of the issues."""
+    order, clean = training_labels(open_table(data))
+    row_of = {name: row for row, name in enumerate(order)}
+    wrong = clean[[row_of[name] for name in names]] != given
+    issue = found.wrong >= 0.5
+    hits = int((issue & wrong).sum())
+    return hits / max(int(issue.sum()), 1), hits / max(int(wrong.sum()), 1)
 
 
 def _predicted(bundle: Bundle, data: TableRef, device: str | None) -> tuple[list[str], Any, Any]:
-    predictor = open_predictor(bundle, device)
+    predictor = open_class_predictor(bundle, device)
     loader = PatchLoader(
         data,
         batch_size=_BATCH,
@@ -216,7 +248,13 @@ def _read_decisions(path: Path) -> dict[tuple[str, str], bool]:
 
 
 def _page(
-    bundle: Bundle, data: TableRef, rows: list[dict[str, Any]], given: Any, found: LabelErrors, countries: list[str]
+    bundle: Bundle,
+    data: TableRef,
+    made: Audit,
+    rows: list[dict[str, Any]],
+    given: Any,
+    found: LabelErrors,
+    countries: list[str],
 ) -> str:
     issues = [row for row in rows if row["is_label_issue"]]
     per_class = Counter(row["class"] for row in issues)
@@ -230,6 +268,8 @@ def _page(
     lines = [(name, patches[name], by_country[name], by_country[name] / patches[name]) for name in sorted(patches)]
     expected = found.wrong.sum()
     lead = f"{len(issues):,} of {given.size:,} labels are more likely wrong than right; about {expected:,.0f} are."
+    if made.precision is not None:
+        lead += f" The noise is known: precision {made.precision:.2f}, recall {made.recall:.2f}."
     noise = provenance_of(open_table(data))
     parts = [
         section("By class", classes),

@@ -1,4 +1,4 @@
-"""Predictions of a bundle that classifies or segments, for tables, the command line and the service.
+"""Predictions of a bundle that classifies, segments or regresses, for tables, the command line and the service.
 
 Shape legend: B patches, L classes.
 """
@@ -15,7 +15,7 @@ from eoforge.bundle import Bundle
 from eoforge.data.bands import S2_10M
 from eoforge.errors import UsageError
 from eoforge.index.predictor import Predicted
-from eoforge.methods import Classifies, Segments, Task, encoding, get_method, require_task
+from eoforge.methods import Classifies, Regresses, Segments, Task, encoding, get_method, require_task
 from eoforge.methods.calibration import Calibration
 from eoforge.nn.build import choose_device
 from eoforge.nn.maps import class_map, map_presence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eoforge.data.loading.batch import PatchBatch
     from eoforge.data.loading.prepare import Prepare
     from eoforge.methods import MapNetwork
+    from eoforge.methods.value_prediction import BundleValuePredictor
     from eoforge.nn.classifier import Network
 
 
@@ -70,8 +71,21 @@ class BundlePredictor:
         )
 
 
-def open_predictor(bundle: Bundle, device: str | None = None) -> BundlePredictor:
+def open_predictor(bundle: Bundle, device: str | None = None) -> BundlePredictor | BundleValuePredictor:
     """The predictor of a bundle.
+
+    Raises:
+        UsageError: The bundle can neither classify nor segment nor regress.
+        BundleError: It is damaged, or its calibration is wrong.
+    """
+    if require_task(bundle, Task.CLASSIFY, Task.SEGMENT, Task.REGRESS) is not Task.REGRESS:
+        return open_class_predictor(bundle, device)
+    method = cast("Regresses", get_method(str(bundle.config["method"])))
+    return cast("BundleValuePredictor", method.regressor(bundle, device))
+
+
+def open_class_predictor(bundle: Bundle, device: str | None = None) -> BundlePredictor:
+    """The predictor of a bundle that classifies or segments.
 
     Raises:
         UsageError: The bundle can neither classify nor segment.

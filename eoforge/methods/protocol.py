@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from eoforge.bundle import Bundle
     from eoforge.index.encoder import Encoder
+    from eoforge.index.predictor import ValuePredictor
     from eoforge.nn.classifier import Network
     from eoforge.storage.addresses import TableRef
 
@@ -112,6 +113,28 @@ class Segments(Protocol):
         """
 
 
+class Regresses(Protocol):
+    """Interface of a method whose bundles predict a number per patch (:attr:`Task.REGRESS`).
+
+    Its settings describe the target (``described_target``) and where its values are.
+    """
+
+    def regressor(self, bundle: Bundle, device: str | None = None) -> ValuePredictor:
+        """The trained predictor of ``bundle``, in evaluation mode.
+
+        Raises:
+            BundleError: As :meth:`Method.load`.
+        """
+
+    def truth(self, bundle: Bundle, data: TableRef, split: str) -> dict[str, float]:
+        """Patch id -> value of the target of ``bundle``, of the patches of a split that have one.
+
+        Raises:
+            NotFound: The file of values does not exist any more.
+            DataRefused: It is another file, or a value is refused.
+        """
+
+
 class Compresses(Protocol):
     """Interface of a method whose bundles compress (:attr:`Task.COMPRESS`)."""
 
@@ -130,6 +153,7 @@ _NEEDS: dict[Task | None, tuple[Callable[..., Any], ...]] = {
     Task.ENCODE: (Method.load, Method.untrained),
     Task.CLASSIFY: (Classifies.classifier,),
     Task.SEGMENT: (Segments.segmenter,),
+    Task.REGRESS: (Regresses.regressor, Regresses.truth),
     Task.COMPRESS: (Compresses.evaluate_codec,),
 }
 """Functions that a method object must offer for a task; for None whatever its tasks are."""

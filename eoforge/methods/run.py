@@ -41,6 +41,9 @@ class Recipe:
         facts: Further keys of ``config.json`` (bits, embedding length, interpolation, ...).
         card: First paragraph of the model card, in Markdown: what the model is and what it is for.
         training_loader: Loader of the training batches, with the signature of :class:`PatchLoader`.
+        validation_loader: Loader of the batches that are scored after each epoch, with the same signature; None scores
+            nothing and keeps the last epoch.
+        measured_on: What the model card says these are.
         read: What both loaders read, as arguments of :class:`PatchLoader`: ``modalities``,
             ``reference_map``, ``labelled``.
         calibrate: Further keys of ``config.json`` from the trained learner and batches of the validation split.
@@ -53,6 +56,8 @@ class Recipe:
     facts: Callable[[Learner], dict[str, Any]]
     card: str
     training_loader: Callable[..., PatchLoader] = PatchLoader
+    validation_loader: Callable[..., PatchLoader] | None = PatchLoader
+    measured_on: str = "the `validation` split of the same table version"
     read: Mapping[str, Any] = field(default_factory=dict)
     calibrate: Callable[[Learner, Iterable[PatchBatch]], dict[str, Any]] | None = None
 
@@ -148,9 +153,11 @@ def _loaders(
         drop_last=True,
         **recipe.read,
     )
+    if recipe.validation_loader is None:
+        return training, None
     # Every rank scores the same patches: this needs no exchange between ranks.
     try:
-        validation = PatchLoader(
+        validation = recipe.validation_loader(
             data, batch_size=config.batch_size, filter=PatchFilter(splits=("validation",)), **recipe.read
         )
     except NotFound:
@@ -198,7 +205,7 @@ def _write(
         recipe.card,
         trained_on=f"the `train` split of {markdown_code(data.uri)} at version {data.version}",
         bands=recipe.bands,
-        measured="Of the best epoch; `validation_...` on the `validation` split of the same table version.",
+        measured=f"Of the best epoch; `validation_...` on {recipe.measured_on}.",
         figures=metrics,
         settings=asdict(config),
     )

@@ -58,7 +58,7 @@ class GenerativeBranch(nn.Module):
         fit: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.latent = latent
+        self.latent, self.outputs = latent, outputs
         self._fit = fit
 
         def layer(inputs: int, outputs: int) -> nn.Module:

@@ -10,10 +10,11 @@ from kfp.dsl import Metrics, Output
 from pipelines.components._component import component
 
 
+# kfp.local evaluates conditions only over a task output that is called "Output".
 @component
 def open_session(
     session: str, table: str, version: str, preset: str, overrides: list, votes: int, metrics: Output[Metrics]
-) -> NamedTuple("Session", [("todo", str), ("bundle", str), ("patches", str), ("patches_version", str)]):
+) -> NamedTuple("Session", [("Output", str), ("bundle", str), ("patches", str), ("patches_version", str)]):
     """State of an annotation session, which is created if it is absent; only then the other inputs count.
 
     Args:
@@ -25,8 +26,8 @@ def open_session(
         votes: Annotators per pair.
 
     Returns:
-        todo: "first" (the first batch is to be chosen), "select" (the next one), "wait" (people are at work) or "index"
-            (the session is finished).
+        Output: "first" (the first batch is to be chosen), "select" (the next one), "wait" (people are at work) or
+            "index" (the session is finished).
         bundle: Bundle of the final model; empty before.
         patches: Lance table of patches of the session.
         patches_version: Its version.

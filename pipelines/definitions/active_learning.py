@@ -43,7 +43,7 @@ def active_learning(
         cpu="1",
         memory="2Gi",
     )
-    todo = opened.outputs["todo"]
+    todo = opened.outputs["Output"]
     with dsl.If(todo == "first", name="first-batch"):  # computes the features of all patches, which later ones read
         place(steps.select_pairs(session=session), cpu="8", memory="16Gi", gpu=True, hours=24)
     with dsl.If(todo == "select", name="next-batch"):

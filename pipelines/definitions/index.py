@@ -16,9 +16,9 @@ from pipelines.definitions.placement import encode_in_shards, place
     display_name="Index a table",
     description="Encode every patch of a table into binary codes, exactly once.",
 )
-def index(bundle: str, table: str, codes: str, version: str = "", shard_rows: int = 4096) -> NamedTuple(
-    "Indexed", [("codes_table", str), ("codes_version", str)]
-):
+def index(
+    bundle: str, table: str, codes: str, version: str = "", shard_rows: int = 4096, engine: str = ""
+) -> NamedTuple("Indexed", [("codes_table", str), ("codes_version", str)]):
     """Pipeline of the encoding of a table; a repeated run adds only missing codes.
 
     Args:
@@ -28,6 +28,7 @@ def index(bundle: str, table: str, codes: str, version: str = "", shard_rows: in
             id of the bundle, so that each bundle has its own table.
         version: Version of the patches table; empty for the newest.
         shard_rows: Patches per shard.
+        engine: exact, or ivf for a table that the pipeline index_ivf builds an index of; empty for that of the table.
 
     Returns:
         codes_table: Table of codes, with the id of the bundle.
@@ -35,7 +36,9 @@ def index(bundle: str, table: str, codes: str, version: str = "", shard_rows: in
     """
     from collections import namedtuple
 
-    plan = place(steps.plan_index(bundle=bundle, table=table, version=version, codes=codes, shard_rows=shard_rows))
+    plan = place(
+        steps.plan_index(bundle=bundle, table=table, version=version, codes=codes, shard_rows=shard_rows, engine=engine)
+    )
     commit = encode_in_shards(
         plan,
         lambda shard_range: steps.encode_range(bundle=bundle, codes=codes, shard_range=shard_range),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from fastapi import Depends, FastAPI
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
@@ -26,14 +27,11 @@ STATIC_SECONDS = 3600
 class _Static(StaticFiles):
     """Static files that browsers keep; addresses carry the version."""
 
-    def file_response(self, *args: object, **kwargs: object) -> Response:
-        answer: Response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they come
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Answer for a file."""
+        answer = await super().get_response(path, scope)
         answer.headers["cache-control"] = f"public, max-age={STATIC_SECONDS}"
         return answer
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        """Answer for a file; one that is absent becomes a page as elsewhere."""
-        return await super().get_response(path, scope)
 
 
 def application(settings: ConsoleSettings) -> FastAPI:
@@ -58,7 +56,8 @@ def application(settings: ConsoleSettings) -> FastAPI:
     for module in PAGES:
         app.include_router(import_module(f"services.console.pages.{module}").router, dependencies=guarded)
     app.include_router(signin.router, dependencies=guarded)
-    app.mount(STATIC_PREFIX.rstrip("/"), _Static(directory=STATIC))
+    # Pages are not compressed: to a stranger who chooses part of their text, their length would tell the form's token.
+    app.mount(STATIC_PREFIX.rstrip("/"), GZipMiddleware(_Static(directory=STATIC)))
 
     @app.get("/")
     async def first() -> Response:
@@ -78,6 +77,7 @@ def guarded(settings: ConsoleSettings, draining: Callable[[], bool] = lambda: Fa
         UsageError: The settings contradict each other or expose the console.
     """
     app = application(settings)
+    app.state.draining = draining
     modules = [import_module(f"services.console.pages.{module}") for module in PAGES]
     uploads = [path for module in modules for path in getattr(module, "UPLOADS", ())]
     return Guard(app, settings, app.state.sessions, app.state.provider, uploads, draining)

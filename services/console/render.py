@@ -24,9 +24,21 @@ VERSION = version("eoforge")
 ASSETS = ("htmx.min.js", "leaflet.js", "leaflet.css", "uPlot.iife.min.js", "uPlot.min.css")
 """Files of other projects that pages load; ``scripts/console_assets.py`` fetches them."""
 
+
+def without(names: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Names but one."""
+    return tuple(other for other in names if other != name)
+
+
+def toggled(names: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Names with one more, or without it if it is there."""
+    return without(names, name) if name in names else (*names, name)
+
+
 _environment = Environment(
     loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
+_environment.globals |= {"toggled": toggled, "without": without}
 _environment.globals |= {"version": VERSION, "csrf_header": CSRF_HEADER, "infinity": math.inf}
 
 
@@ -54,6 +66,11 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
         status: HTTP status.
         values: What else the template knows.
     """
+    return HTMLResponse(part(request, template, **values), status_code=status)
+
+
+def part(request: Request, template: str, **values: Any) -> str:
+    """Text of a template, for a part of a page; see :func:`page`."""
     session: Session = request.state.session
     settings: ConsoleSettings = request.app.state.settings
     known = {
@@ -65,4 +82,4 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
         "settings": settings,
         "request_id": request.state.request_id,
     }
-    return HTMLResponse(_environment.get_template(template).render(known | values), status_code=status)
+    return _environment.get_template(template).render(known | values)

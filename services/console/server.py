@@ -11,6 +11,7 @@ from eoforge.errors import UsageError
 from services._runtime import rest
 from services._runtime.files import tls_files
 from services.console.app import guarded
+from services.console.batches import BATCHES
 from services.console.render import require_assets
 from services.console.settings import ConsoleSettings
 from services.process import serve
@@ -63,6 +64,7 @@ class ConsoleServer:
         await asyncio.sleep(self.settings.drain_notice_seconds)
         self._server.should_exit = True
         await self._task
+        BATCHES.close()
         log.info("stopped")
 
     async def run(self) -> None:

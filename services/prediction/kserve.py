@@ -1,4 +1,4 @@
-"""Open Inference Protocol V2 models: patches of one choice of sensors to probabilities, labels and maps.
+"""Open Inference Protocol V2 models: patches of one choice of sensors to labels and maps, or to values.
 
 Tensors are read and made in threads.
 """
@@ -12,21 +12,17 @@ from typing import Any, cast
 import numpy as np
 from kserve import InferRequest, InferResponse, Model
 
-from eoforge.data.bands import S1_BANDS, S2_10M
-from eoforge.data.labels import CLASSES
+from eoforge.data.bands import S1_BANDS
 from eoforge.errors import DataRefused, UsageError
 from services._runtime.batching import Batcher, BatchMetrics
 from services._runtime.fair import FairPool
 from services._runtime.oip.answers import require_json_fits, response
-from services._runtime.oip.tensors import DATATYPES, band_tensor, input_array, tensor
+from services._runtime.oip.tensors import DATATYPES, band_tensor, input_array
+from services.prediction.outputs import FIXED, Row, output_types, outputs_of, rows_of
 from services.prediction.settings import PredictionSettings
 from services.prediction.state import Columns, Served, batch_of
 
 METRICS = BatchMetrics("predict", "patches")
-NAMES = np.array(CLASSES, dtype=object)
-
-Row = tuple[Any, Any, Any]
-"""Probabilities ``[L]``, labels ``[L]`` and map ``[H, W]`` or None of one patch."""
 
 
 class PredictBatcher(Batcher[Columns, Row]):
@@ -39,7 +35,7 @@ class PredictBatcher(Batcher[Columns, Row]):
 
 
 class PredictModel(Model):
-    """Prediction model: columns of ``patches.lance`` ``[N, C, H, W]`` on native grids to classes.
+    """Prediction model: columns of ``patches.lance`` ``[N, C, H, W]`` on native grids to classes or values.
 
     Args:
         settings: Names and limits.
@@ -59,20 +55,12 @@ class PredictModel(Model):
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Name, type, shape and meaning of each output; ``classes`` names the columns of the others."""
-        count, side = len(CLASSES), S2_10M.size
-        outputs = [
-            tensor("probabilities", "FP32", -1, count, range="0 to 1, calibrated"),
-            tensor("labels", "UINT8", -1, count, range="1 where the probability reaches the threshold of its class"),
-            tensor("classes", "BYTES", count, order="of the columns of probabilities and labels"),
-        ]
-        if self._served.predictor.maps:
-            outputs.append(tensor("pixel_map", "UINT8", -1, side, side, unit="column of classes", grid="10 m"))
-        return outputs
+        return output_types(self._served.predictor)
 
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None, response_headers: Any = None
     ) -> InferResponse:
-        """Probabilities and labels of the patches of one request.
+        """Outputs of the patches of one request.
 
         Raises:
             UsageError: An input is missing or has another type or shape.
@@ -97,21 +85,14 @@ class PredictModel(Model):
             raise UsageError("all inputs need the same number of patches")
         count = counts.pop()
         sizes = {output["name"]: abs(math.prod(output["shape"])) for output in self.get_output_types()}
-        values = {name: size if name == "classes" else count * size for name, size in sizes.items()}
+        values = {name: size if name == FIXED else count * size for name, size in sizes.items()}
         require_json_fits(payload, values, self._settings)
         return [{column: given[i] for column, given in arrays.items()} for i in range(count)]
 
     def _outputs(self, rows: Sequence[Row]) -> dict[str, Any]:
-        probabilities, labels, maps = zip(*rows, strict=True)
-        outputs = {"probabilities": np.stack(probabilities), "labels": np.stack(labels), "classes": NAMES}
-        if self._served.predictor.maps:
-            outputs["pixel_map"] = np.stack(maps)
-        return outputs
+        return outputs_of(self._served.predictor, rows)
 
 
 def _predict(key: Hashable, patches: Sequence[Columns]) -> list[Row]:
     served = cast("Served", key)
-    predicted = served.predictor.predict(batch_of(list(patches)), served.sensors)
-    maps = [None] * len(patches) if predicted.pixel_map is None else list(predicted.pixel_map)
-    labels = predicted.labels.astype(np.uint8)
-    return list(zip(predicted.probabilities, labels, maps, strict=True))
+    return rows_of(served.predictor.predict(batch_of(list(patches)), served.sensors))

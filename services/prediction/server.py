@@ -43,7 +43,7 @@ def run(settings: PredictionSettings) -> None:
 
     Raises:
         UsageError: The settings contradict each other or expose the service, a port is taken, or a bundle can neither
-            classify nor segment.
+            classify nor segment nor regress.
         NotFound: A bundle does not exist.
         BundleError: A bundle is damaged.
     """

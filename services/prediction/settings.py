@@ -51,7 +51,7 @@ class PredictionSettings(RuntimeSettings):
         """
         super().require_consistent()
         if not self.bundles:
-            raise UsageError("nothing to serve: EOFORGE_BUNDLE_URIS must name a run bundle that classifies or segments")
+            raise UsageError("nothing to serve: EOFORGE_BUNDLE_URIS must name a run bundle that predicts")
         if self.max_patches > self.predict_queue:
             raise UsageError(
                 f"EOFORGE_MAX_PATCHES ({self.max_patches}) above EOFORGE_PREDICT_QUEUE ({self.predict_queue}) would "

@@ -18,7 +18,7 @@ from eoforge.methods.prediction import open_predictor
 from services.prediction.settings import PredictionSettings
 
 if TYPE_CHECKING:
-    from eoforge.methods.prediction import BundlePredictor
+    from services.prediction.outputs import AnyPredictor
 
 log = structlog.get_logger("predictors")
 Columns = dict[str, np.ndarray]
@@ -36,7 +36,7 @@ class Served:
     """
 
     sensors: tuple[str, ...]
-    predictor: BundlePredictor
+    predictor: AnyPredictor
     bundle_id: str
 
     @property
@@ -62,7 +62,7 @@ def load(settings: PredictionSettings) -> dict[str, Served]:
     Raises:
         NotFound: A bundle does not exist.
         BundleError: A bundle is damaged.
-        UsageError: A bundle can neither classify nor segment, or two bundles read the same sensors.
+        UsageError: A bundle can neither classify nor segment nor regress, or two bundles read the same sensors.
     """
     found: dict[str, Served] = {}
     for uri in settings.bundles:

@@ -63,15 +63,18 @@ def nearest(
     offset: int,
     size: int,
     min_recall: float = 1.0,
+    codes: bool = False,
 ) -> pb.SearchResponse:
     """Response with hits ``offset`` to ``offset + size`` of one query, without the token of a next page.
+
+    ``codes`` adds the code of each hit.
 
     Raises:
         NotFound: The index holds no codes of ``target``.
     """
     snapshot = served.snapshot
     found = snapshot.search(target, code[None], offset + size, search_filter, min_recall)
-    metadata = metadata_messages(snapshot, found.rows[0, offset:])
+    rows = found.rows[0, offset:]
     response = pb.SearchResponse(
         query_code=code.tobytes(),
         index_version=snapshot.version,
@@ -79,8 +82,11 @@ def nearest(
         exact=found.exact,
         recall=found.recall,
     )
-    for patch, distance in zip(metadata, found.distances[0, offset:], strict=True):
-        response.hits.add(patch=patch, modality=RETRIEVAL_MODALITIES[target], distance=int(distance))
+    metadata = metadata_messages(snapshot, rows)
+    for patch, distance, row in zip(metadata, found.distances[0, offset:], rows, strict=True):
+        hit = response.hits.add(patch=patch, modality=RETRIEVAL_MODALITIES[target], distance=int(distance))
+        if codes:
+            hit.code = snapshot.code_of_row(int(row), target).tobytes()
     return response
 
 

@@ -50,6 +50,6 @@ def token_for(request: pb.SearchRequest, version: int, offset: int) -> str:
 def _digest(request: pb.SearchRequest) -> bytes:
     same = pb.SearchRequest()
     same.CopyFrom(request)
-    for varying in ("page_size", "page_token", "include_thumbnails"):
+    for varying in ("page_size", "page_token", "include_thumbnails", "include_codes"):
         same.ClearField(varying)
     return hashlib.blake2b(same.SerializeToString(deterministic=True), digest_size=16).digest()

@@ -136,7 +136,9 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         search_filter = _filter(request)
         min_recall = self._recall(request)
         code = await self._query_code(request, served, deadline)
-        response = await self._pool.run(answers.nearest, served, code, target, search_filter, offset, size, min_recall)
+        response = await self._pool.run(
+            answers.nearest, served, code, target, search_filter, offset, size, min_recall, request.include_codes
+        )
         if request.include_thumbnails and response.hits:
             await self._reads.run(answers.add_thumbnails, served, response.hits, target)
         end = offset + size

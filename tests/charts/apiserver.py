@@ -38,7 +38,9 @@ RESOURCES: dict[str, list[tuple[str, str, bool]]] = {
     "serving.kserve.io/v1beta1": [("InferenceService", "inferenceservices", True)],
     "trainer.kubeflow.org/v1alpha1": [("TrainingRuntime", "trainingruntimes", True)],
     "pipelines.kubeflow.org/v2beta1": [("Pipeline", "pipelines", True), ("PipelineVersion", "pipelineversions", True)],
-    "gateway.networking.k8s.io/v1": [("GRPCRoute", "grpcroutes", True), ("TLSRoute", "tlsroutes", True)],
+    "gateway.networking.k8s.io/v1": [
+        ("GRPCRoute", "grpcroutes", True), ("HTTPRoute", "httproutes", True), ("TLSRoute", "tlsroutes", True),
+    ],
     "monitoring.coreos.com/v1": [
         ("ServiceMonitor", "servicemonitors", True), ("PrometheusRule", "prometheusrules", True),
     ],

@@ -55,6 +55,15 @@ CONTRACTS: dict[str, Schema] = {
             rules=items(fields("backendRefs", backendRefs=_BACKENDS, matches=_MATCHES), most=16),
         ),
     ),
+    "HTTPRoute": kind(
+        f"{_GATEWAY}/v1",
+        fields(
+            "parentRefs rules",
+            parentRefs=_PARENTS,
+            hostnames=items(HOST, most=16),
+            rules=items(fields("backendRefs", backendRefs=_BACKENDS), most=16),
+        ),
+    ),
     "TLSRoute": kind(
         [f"{_GATEWAY}/v1", f"{_GATEWAY}/v1alpha3", f"{_GATEWAY}/v1alpha2"],
         fields(

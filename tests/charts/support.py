@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CHARTS = ROOT / "charts"
 UMBRELLA = CHARTS / "eoforge"
 SERVICES = ("retrieval", "compression", "prediction", "federation")
+WEB = ("console",)
+"""Services for browsers: without gRPC, KServe and the tests of these."""
 RELEASE, NAMESPACE = "eo", "eo-system"
 SCENARIOS = sorted(path.name.removesuffix("-values.yaml") for path in (UMBRELLA / "ci").glob("*-values.yaml"))
 POD_TEMPLATES = {

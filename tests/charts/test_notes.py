@@ -17,7 +17,7 @@ from helm_python import Chart, Config, HelmError
 
 from tests.charts import apiserver, support
 from tests.charts.apiserver import Cluster
-from tests.charts.support import NAMESPACE, RELEASE, SERVICES, UMBRELLA
+from tests.charts.support import NAMESPACE, RELEASE, SERVICES, UMBRELLA, WEB, enabled
 
 COMMAND = re.compile(r"^(?:  |  by hand: )((?:kubectl|helm|eoforge|export) .*)$", flags=re.M)
 
@@ -75,7 +75,9 @@ def test_the_commands_of_the_notes_work_when_pasted(
     else:
         assert "configmap/eoforge-config" in done.stdout
     assert f"helm test {RELEASE} --namespace {NAMESPACE} --logs" in commands
-    assert sum("port-forward svc/eo-" in c and "-api" in c for c in commands) == len(SERVICES)
+    assert sum("port-forward svc/eo-" in c and "-api" in c for c in commands) == len(SERVICES) + sum(
+        enabled(scenario, web) for web in WEB
+    )
 
 
 def test_helm_test_runs_one_pod_a_service_and_reports_a_failure(cluster: tuple[Cluster, Config, str]) -> None:
@@ -83,7 +85,7 @@ def test_helm_test_runs_one_pod_a_service_and_reports_a_failure(cluster: tuple[C
     install(helm, "plain")
     helm.test(RELEASE, timeout=300)
     asked = {label for label in server.created if label.startswith("Pod/")}
-    assert asked == {f"Pod/eo-{service}-test" for service in SERVICES}
+    assert asked == {f"Pod/eo-{service}-test" for service in (*SERVICES, *WEB)}
     server.failing.add("eo-compression-test")
     with pytest.raises(HelmError, match="eo-compression-test"):
         helm.test(RELEASE, timeout=300)

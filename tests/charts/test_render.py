@@ -14,7 +14,7 @@ from helm_python import HelmError, lint
 
 from scripts import chart_schema
 from tests.charts import support
-from tests.charts.support import CHARTS, SCENARIOS, SERVICES, UMBRELLA
+from tests.charts.support import CHARTS, SCENARIOS, SERVICES, UMBRELLA, WEB
 
 MINIMAL = {"s3": {"bucket": "lake"}, "auth": {"anonymous": True}, "tls": {"existingSecret": "tls"}}
 MAX_VALUES = 180
@@ -188,7 +188,7 @@ def test_the_documents_and_refusals_name_values_that_are_there() -> None:
             steps = ("dev", *leaf.path) if path.parent.name == "eoforge-dev" else leaf.path
             known |= {".".join(steps[: i + 1]) for i in range(len(steps))}
             known |= {f"settings.{name}" for name in of_settings}
-    sections = {path.partition(".")[0] for path in known} - set(SERVICES)
+    sections = {path.partition(".")[0] for path in known} - {*SERVICES, *WEB}
     pages = [
         support.ROOT / "docs" / "operations.md",
         *CHARTS.glob("*/README.md"),
@@ -197,7 +197,7 @@ def test_the_documents_and_refusals_name_values_that_are_there() -> None:
     named = set()
     for page in pages:
         prose = page.read_text().partition(chart_schema.MARKER)[0]
-        found = re.findall(rf"""[`\s"](?:(?:{"|".join(SERVICES)})\.)?([a-z]\w*(?:\.\w+)+)""", prose)
+        found = re.findall(rf"""[`\s"](?:(?:{"|".join((*SERVICES, *WEB))})\.)?([a-z]\w*(?:\.\w+)+)""", prose)
         named |= {name for name in found if name.partition(".")[0] in sections}
     assert len(named) > 30
     assert named - known == {"tls.crt", "tls.key", "resources.limits"}, "keys of secrets, and what Kubernetes knows"
@@ -291,6 +291,10 @@ def test_every_pods_resources_are_values(name: str) -> None:
         values[service]["settings"] = {**values[service].get("settings", {}), "device": "cpu"}
         if service == "federation":
             del values[service]["settings"]["device"]
+    for web in WEB:
+        tests = {**values.get(web, {}).get("tests", {}), "resources": limited}
+        more = {"resources": limited, "tests": tests, "waitForStore": {"resources": limited}}
+        values[web] = {**values.get(web, {}), **more}
     values["doctor"] = {**values.get("doctor", {}), "resources": limited}
     kubeflow = values.setdefault("kubeflow", {})
     kubeflow["pipelines"] = {**kubeflow.get("pipelines", {}), "resources": limited}

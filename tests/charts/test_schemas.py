@@ -12,7 +12,7 @@ from pipelines.training import ClusterOptions, TrainingJob
 from tests.charts import schemas, support
 
 KINDS = {
-    "Certificate", "ConfigMap", "Deployment", "GRPCRoute", "HorizontalPodAutoscaler", "Ingress",
+    "Certificate", "ConfigMap", "Deployment", "GRPCRoute", "HTTPRoute", "HorizontalPodAutoscaler", "Ingress",
     "InferenceService", "Job", "NetworkPolicy", "Pipeline", "PipelineVersion", "Pod", "PodDisruptionBudget",
     "PrometheusRule", "Role", "RoleBinding", "ScaledObject", "Secret", "Service", "ServiceAccount", "ServiceMonitor",
     "StatefulSet", "TLSRoute", "TrainingRuntime",
@@ -113,6 +113,7 @@ def _alert(o: Any) -> None:
         ("minio", "TrainingRuntime", _ml_policy),
         ("gpu-aws", "ScaledObject", _trigger),
         ("minio", "GRPCRoute", _route),
+        ("minio", "HTTPRoute", _route),
         ("plain", "TLSRoute", _route),
         ("minio", "ServiceMonitor", _endpoint),
         ("minio", "ServiceMonitor", _scheme),

@@ -34,8 +34,15 @@ def running_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def open_page(browser: Browser, base: str, **context: Any) -> Iterator[Page]:
-    """A page of a browser without history; errors of its scripts and breaches of its policy fail the test."""
+def open_page(browser: Browser, base: str, *, expected: tuple[str, ...] = (), **context: Any) -> Iterator[Page]:
+    """A page of a browser without history; errors of its scripts and breaches of its policy fail the test.
+
+    Args:
+        browser: The browser.
+        base: Address of the console.
+        expected: Words of errors that the test provokes.
+        context: Options of the browser's context.
+    """
     errors: list[str] = []
     made = browser.new_context(base_url=base, reduced_motion="reduce", **({"viewport": DESK} | context))
     made.set_default_timeout(WAIT_MS)
@@ -46,8 +53,9 @@ def open_page(browser: Browser, base: str, **context: Any) -> Iterator[Page]:
         yield page
     finally:
         made.close()
-    expected = ("the server responded with a status of",)  # pages of errors are asked for on purpose
-    assert [error for error in errors if not any(words in error for words in expected)] == []
+    expected += ("the server responded with a status of",)  # pages of errors are asked for on purpose
+    unexpected = [error for error in errors if not any(words in error for words in expected)]
+    assert unexpected == [], unexpected
 
 
 def require_accessible(page: Page) -> None:

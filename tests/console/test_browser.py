@@ -36,14 +36,31 @@ def test_search_by_keyboard_alone(browser: Browser, console: Running, name: str)
         expect(page.locator("#results-title")).to_contain_text("20 hits, radar")
         assert f"patch_id={name}" in page.url, "the address can be shared"
         expect(page.locator("#status")).to_contain_text("20 hits")
-        more = page.locator("ol.hits a.button").nth(1)
-        wanted = page.locator("ol.hits > li").nth(1).get_attribute("data-name")
+        hit = page.locator("ol.hits > li").nth(1)
+        wanted, more = hit.get_attribute("data-name"), hit.get_by_role("link", name="More like this")
         more.focus()
         page.keyboard.press("Enter")
         page.wait_for_url(f"**patch_id={wanted}**")
         expect(page.locator("li.hit.query")).to_contain_text(str(wanted))
         page.go_back()
         expect(page.locator("li.hit.query")).to_contain_text(name)
+
+
+def test_a_mark_ranks_anew_at_once_and_can_be_taken_back(browser: Browser, console: Running, name: str) -> None:
+    with open_page(browser, console.rest) as page:
+        page.goto(f"/search?patch_id={name}&from=s1&to=s2&k=6")
+        last = page.locator("ol.hits > li").last
+        marked = str(last.get_attribute("data-name"))
+        last.get_by_role("link", name="is similar").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator(".notice")).to_contain_text("Re-ranked by 1 similar and 0 dissimilar hits")
+        assert f"up={marked}" in page.url
+        expect(page.locator(f"ol.hits > li[data-name='{marked}']").get_by_text("Similar ✓")).to_be_visible()
+        require_accessible(page)
+        keep(page, "search-marked")
+        page.get_by_role("link", name="Forget the marks").click()
+        expect(page.locator(".notice")).to_have_count(0)
+        assert "up=" not in page.url
 
 
 def test_pictures_and_map_are_drawn(browser: Browser, console: Running, name: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
+from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
@@ -13,7 +15,10 @@ import pytest
 from PIL import Image
 
 from eoforge.client import RetrievalClient
-from tests.console.conftest import console_of, csrf_of
+from eoforge.codec.coder import Coder, MaxError, Rate
+from eoforge.index.streams import compress_archive
+from eoforge.storage.addresses import TableRef
+from tests.console.conftest import console_of, csrf_of, known_method
 from tests.services.retrieval.fixtures import FIRST, RetrievalFixture, bands_of, write_tiff
 from tests.services.support import Running, running
 
@@ -139,6 +144,30 @@ def test_a_patch_page_shows_each_band_and_its_neighbours(
     assert browser_of_one.get(f"/thumbnail/s2/{name}").headers["content-type"] == "image/png"
 
 
+def test_streams_are_shown_with_their_quality_as_long_as_their_table_is_there(
+    retrieval: Running, archive: RetrievalFixture, name: str, tmp_path: Path
+) -> None:
+    streams = tmp_path / "streams.lance"
+    table = TableRef(archive.patches, 1)
+    bound = Rate(max_error=MaxError(s2=0, s1=0.5))
+    with known_method():
+        compress_archive(archive.bundle.uri, table, str(streams), bound, Coder(), archive.encoder)
+    with running(console_of(retrieval_target=retrieval.target, streams_uri=str(streams))) as run:  # type: ignore[arg-type]
+        page = httpx.get(f"{run.rest}/patch/{name}", timeout=60).text
+        rows = page.split("Streams</h2>")[1].split("<tbody>")[1].split("</tbody>")[0]
+        assert "lossless" in rows
+        assert "no sample off by more than 0.5 dB" in rows
+        radar = rows.split("<tr>")[1]
+        worst, quality = (float(part.split("</td>")[0]) for part in radar.split('<td class="number">')[4:6])
+        assert 0 < worst <= 0.5
+        assert quality > 20
+        shutil.rmtree(streams)
+        gone = httpx.get(f"{run.rest}/patch/{name}", timeout=60)
+    assert gone.status_code == 404
+    assert "there is no table of streams" in gone.text.casefold()
+    assert str(tmp_path) not in gone.text
+
+
 def test_a_patch_that_is_not_there_is_said_so_with_its_markup_escaped(browser_of_one: httpx.Client) -> None:
     evil = "<script>alert(1)</script>"
     for address in (f"/patch/{quote(evil, safe='')}", f"/search?patch_id={quote(evil)}"):
@@ -180,3 +209,31 @@ def test_a_page_whose_service_was_not_given_says_which_setting_names_it() -> Non
         answer = httpx.get(f"{run.rest}/search")
     assert answer.status_code == 404
     assert "EOFORGE_RETRIEVAL_TARGET" in answer.text
+
+
+def test_marks_rank_by_rocchios_rule(browser_of_one: httpx.Client, retrieval: Running, name: str) -> None:
+    """Against the formula in another form: on codes of -1 and 1, inner products are Hamming distances."""
+    with RetrievalClient(retrieval.target) as client:
+        found = client.search(patch_id=name, source="s1", target="s2", k=FIRST, codes=True)
+        own = client.search(patch_id=name, source="s1", target="s1", k=1, codes=True)[0].code
+    up, down = found[9], found[0]
+
+    def apart(one: bytes, other: bytes) -> int:
+        return (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).bit_count()
+
+    assert [apart(own, hit.code) for hit in found] == [hit.distance for hit in found]
+    cost = {
+        h.patch_id: round(h.distance + 0.75 * apart(up.code, h.code) - 0.15 * apart(down.code, h.code), 4)
+        for h in found
+    }
+    wanted = sorted(cost, key=lambda patch_id: (cost[patch_id], patch_id))[:6]
+    given = {"patch_id": name, "k": "6", "up": up.patch_id, "down": down.patch_id}
+    page = browser_of_one.get("/search", params=given)
+    assert "Re-ranked by 1 similar and 1 dissimilar hits" in page.text
+    shown = [part.split('data-name="')[1].split('"')[0] for part in page.text.split('<li class="hit ')[2:]]
+    assert shown == wanted
+    assert shown != [hit.patch_id for hit in found[:6]]
+    table = browser_of_one.get("/search/export", params=given | {"format": "csv"})
+    assert [row["patch_id"] for row in csv.DictReader(io.StringIO(table.text))] == wanted
+    gone = browser_of_one.get("/search", params=given | {"up": "nobody"})
+    assert gone.status_code == 404

@@ -10,8 +10,10 @@ import httpx
 import pytest
 
 from eoforge.errors import UsageError
+from scripts.settings_table import table
 from services.console.session import Cookies, Session, Sessions
 from services.console.settings import ConsoleSettings
+from tests.console.browser import ROOT
 from tests.console.conftest import csrf_of
 from tests.services.support import Running
 
@@ -132,7 +134,10 @@ def test_every_answer_carries_the_policy_and_no_page_breaks_it(browser_of_one: h
 
 def test_pages_are_not_kept_and_files_are(browser_of_one: httpx.Client) -> None:
     assert browser_of_one.get("/search").headers["cache-control"] == "no-store"
-    assert "max-age=3600" in browser_of_one.get("/static/console.css").headers["cache-control"]
+    style = browser_of_one.get("/static/console.css")
+    assert "max-age=3600" in style.headers["cache-control"]
+    assert style.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in browser_of_one.get("/search").headers, "a page's length must not tell its secret"
     assert browser_of_one.get("/static/vendor/../../settings.py").status_code == 404
 
 
@@ -160,3 +165,8 @@ def test_probes_and_metrics_need_no_session(browser_of_one: httpx.Client) -> Non
 def test_settings_that_expose_the_console_are_refused(values: dict[str, str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         ConsoleSettings(**values).require_consistent()
+
+
+def test_the_readme_lists_all_settings() -> None:
+    readme = (ROOT / "services" / "console" / "README.md").read_text()
+    assert table("services.console.settings") in readme, "run python -m scripts.settings_table and paste the result"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -147,6 +148,13 @@ def test_other_changes_and_many_segments_are_written_anew(archive, pairs, monkey
     assert [len(segment) for segment in archive.open().segments] == [35]
 
 
+def spoil_metadata(path):
+    data = bytearray((path / "metadata.arrow").read_bytes())
+    place = data.find(b"Portugal") if b"Portugal" in data else len(data) // 2
+    data[place] ^= 1
+    (path / "metadata.arrow").write_bytes(data)
+
+
 def spoil_codes(path):
     data = bytearray((path / "codes-s2.bin").read_bytes())
     data[3] ^= 1
@@ -157,6 +165,7 @@ def spoil_codes(path):
     "spoil",
     [
         spoil_codes,
+        spoil_metadata,
         lambda path: (path / "place.bin").unlink(),
         lambda path: (path / "metadata.arrow").write_bytes((path / "metadata.arrow").read_bytes()[:-9]),
         lambda path: (path / "manifest.json").write_text("{"),
@@ -164,7 +173,7 @@ def spoil_codes(path):
             json.dumps({**json.loads((path / "manifest.json").read_text()), "format": 0})
         ),
     ],
-    ids=["flipped bit", "missing file", "cut off", "no manifest", "older format"],
+    ids=["flipped bit", "flipped bit of the metadata", "missing file", "cut off", "no manifest", "older format"],
 )
 def test_a_damaged_copy_is_filled_again_and_named(archive, spoil):
     before = content(archive.open())
@@ -336,3 +345,26 @@ def test_blocks_and_row_numbers_equal_a_stable_sort(monkeypatch):
     for wrong in ([3, 3], [5, 4], [-1], [1_000]):
         with pytest.raises(search.UsageError, match="must ascend from 0 to 999"):
             index.search(codes[:1], 1, np.array(wrong))
+
+
+def test_what_a_killed_process_left_is_removed(archive):
+    archive.cache.folder.mkdir(parents=True, mode=0o700)
+    left = archive.cache.folder / "tmp1234.partial" / "segment"
+    left.mkdir(parents=True)
+    (left / "codes-s1.bin").write_bytes(b"half")
+    assert len(archive.open()) == 20
+    assert [path.name for path in archive.segments()] == [archive.open().segments[0].id]
+
+
+def test_of_several_openings_at_once_one_fills(archive, monkeypatch):
+    filled = []
+
+    def counted(*given):
+        filled.append(given)
+        return fill.fill(*given)
+
+    monkeypatch.setattr(folder, "fill", counted)
+    with ThreadPoolExecutor(3) as threads:
+        opened = list(threads.map(lambda _: archive.open(), range(3)))
+    assert len(filled) == 1
+    assert len({snapshot.segments[0].id for snapshot in opened}) == 1

@@ -42,14 +42,14 @@ def indexed(archive, store_uri, encoder):
 
 def test_a_restored_store_is_read_without_the_old_one(indexed, store_uri):
     codes, _, bundle = indexed
-    before = IndexSnapshot.open(TableRef(codes))
+    before = IndexSnapshot.open(TableRef(codes)).metadata()
     restored = store_uri + "-restored"
     copy_store(store_uri, restored)
     delete_store(store_uri)
 
     codes = join(restored, "codes.lance")
     after = IndexSnapshot.open(TableRef(codes))
-    assert after.metadata.equals(before.metadata)
+    assert after.metadata().equals(before)
     assert after.info.patches.uri == join(restored, "patches.lance")
     assert after.info.open_bundle().id == bundle.id
     moved = load_bundle(bundle.uri.replace(store_uri, restored))

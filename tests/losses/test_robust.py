@@ -96,3 +96,11 @@ def test_agreement_and_divergence_of_predictions(logits):
     torch.testing.assert_close(
         robust.jensen_shannon("multi", q, q.flip(0)), robust.jensen_shannon("multi", q.flip(0), q)
     )
+
+
+def test_agreement_of_binary_predictions_is_the_chance_of_equal_draws(logits):
+    first, second = robust.probabilities("multi", logits), robust.probabilities("multi", logits.flip(0))
+    found = robust.agreement("multi", first, second)
+    for b in range(B):
+        pairs = zip(first[b].tolist(), second[b].tolist(), strict=True)
+        assert found[b] == pytest.approx(sum(p * t + (1 - p) * (1 - t) for p, t in pairs) / L, rel=1e-5)

@@ -1,4 +1,4 @@
-"""A training process, to be killed or as one of several ranks: TABLE OUT [--die-after N] key=value ..."""
+"""A training process, to be killed or one of several: TABLE OUT [--method NAME] [--die-after N] key=value ..."""
 
 from __future__ import annotations
 
@@ -44,12 +44,15 @@ def killed_after(steps: int, train: Callable[[], Any], monkeypatch: pytest.Monke
 
 def main(table: str, out: str, *rest: str) -> None:
     torch.set_num_threads(1)
+    name = "ss_cm_rsir"
+    if rest[:1] == ("--method",):
+        name, rest = rest[1], rest[2:]
     if rest[:1] == ("--die-after",):
         die_after, rest = rest[1], rest[2:]
         # As for a pod out of memory: no handler runs.
         end = ending_step(int(die_after), lambda: os.kill(os.getpid(), signal.SIGKILL))
         training._Engine.on_train_batch_end = end
-    method = get_method("ss_cm_rsir")
+    method = get_method(name)
     overrides = dict(pair.split("=", 1) for pair in rest)
     uri = method.train(TableRef.parse(table), out, method.config("tiny", overrides)).uri
     sys.stdout.write(f"bundle: {uri}\n")  # one write, so that lines of two ranks do not mix

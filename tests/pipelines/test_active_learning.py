@@ -34,13 +34,13 @@ def test_a_session_goes_on_from_run_to_run(tmp_path: Path) -> None:
 
     opened = step()
     assert opened.status().iteration == 0
-    answers(opened, 5)
-    assert step().status().iteration == 0  # one pair is open: the run ends and changes nothing
-    answers(opened, 1)
+    answers(opened, 6)
     opened = step()
     assert opened.status().iteration == 1
-    answers(opened, 4)
-    assert step().status().state == "finished"
+    answers(opened, 3)
+    assert step().rounds() == opened.rounds()  # one pair is open: the run ends and changes nothing
+    answers(opened, 1)
+    assert opened.select_next().final
     assert not Path(codes).exists()
     step()
     assert open_table(codes).count_rows() == COUNT

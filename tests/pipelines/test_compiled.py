@@ -26,7 +26,7 @@ from pipelines.settings import (
 )
 
 PAGES_AND_FIGURES = ("system.HTML", "system.Markdown", "system.Metrics", "system.ClassificationMetrics")
-GPU_STEPS = {"train", "encode-range", "evaluate", "compress-range", "predict-range", "select-pairs"}
+GPU_STEPS = {"train", "encode-range", "evaluate", "compress-range", "predict-range", "select-pairs", "audit-labels"}
 TABLE_STEPS = {
     "plan-ingest",
     "plan-construct",
@@ -39,8 +39,9 @@ TABLE_STEPS = {
 }
 TABLE_STEPS |= {"encode-range", "commit-index", "evaluate", "federate"}
 TABLE_STEPS |= {"plan-compress", "compress-range", "commit-compress"}
+TABLE_STEPS |= {"plan-ivf", "ivf-range", "commit-ivf"}
 TABLE_STEPS |= {"open-session", "select-pairs", "select-pairs-2"}
-TABLE_STEPS |= {"plan-predict", "predict-range", "commit-predict"}
+TABLE_STEPS |= {"plan-predict", "predict-range", "commit-predict", "audit-labels"}
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -107,7 +108,8 @@ def test_pipelines_and_steps_have_names_for_people(compiled: tuple[dict[str, Any
 def test_lineage_has_the_type_of_what_it_names(compiled: tuple[dict[str, Any], dict[str, Any]]) -> None:
     spec, _ = compiled
     expected = {"train": "system.Model", "federate": "system.Model"}
-    expected |= dict.fromkeys(("commit-ingest", "commit-index", "commit-compress", "commit-predict"), "system.Dataset")
+    writers = ("commit-ingest", "commit-index", "commit-ivf", "commit-compress", "commit-predict", "audit-labels")
+    expected |= dict.fromkeys(writers, "system.Dataset")
     for name, _, component in tasks(spec):
         artifacts = component.get("outputDefinitions", {}).get("artifacts", {})
         found = artifacts["lineage"]["artifactType"]["schemaTitle"] if "lineage" in artifacts else None

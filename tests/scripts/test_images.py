@@ -14,10 +14,10 @@ import pytest
 from pipelines.settings import USER_ID
 from scripts import images
 from tests.charts import support
-from tests.charts.support import ROOT, SERVICES
+from tests.charts.support import ROOT, SERVICES, WEB
 
 LOCKS = {"federation": "federation", "pipelines-python": "pipelines"} | dict.fromkeys(
-    ("retrieval", "compression", "prediction"), "serve"
+    ("retrieval", "compression", "prediction", "console"), "serve"
 )
 
 
@@ -142,4 +142,4 @@ def test_the_coordinator_needs_nothing_that_its_lock_does_not_hold(tmp_path: Pat
 
 
 def test_every_service_has_an_image() -> None:
-    assert set(SERVICES) | {"pipelines-python"} == set(images.DOCKERFILES) == set(LOCKS)
+    assert {*SERVICES, *WEB, "pipelines-python"} == set(images.DOCKERFILES) == set(LOCKS)

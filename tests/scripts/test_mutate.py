@@ -19,6 +19,7 @@ def test_survivors_are_the_faults_that_no_test_sees(tmp_path: Path, monkeypatch:
         (checkout / "test_formula.py").write_text(TEST)
 
     monkeypatch.setattr(mutate, "_copy", small_checkout)
+    monkeypatch.setattr(mutate, "LIBRARIES", ("pytest",))
     tested, (survivor,) = mutate.run_suite(mutate.Suite(("formula.py",), ("test_formula.py",)), None, 0)
     assert tested == 2
     assert "unseen" in survivor

@@ -199,6 +199,8 @@ spec:
         {{- toYaml . | nindent 8 }}
         - podSelector:
             matchLabels: {{- include "eoforge-common.selector" $ | nindent 14 }}
+        - podSelector:  # the web console of the same release, which hands on its people's tokens
+            matchLabels: {app.kubernetes.io/name: console, app.kubernetes.io/instance: {{ $.Release.Name | quote }}}
       {{- end }}
     {{- with concat .Values.networkPolicy.metricsPeers .Values.networkPolicy.restPeers }}
     - ports: [{port: {{ $.Values.ports.rest }}, protocol: TCP}]

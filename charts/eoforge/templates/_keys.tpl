@@ -25,6 +25,8 @@
 - prediction.doctor.enabled
 - federation.enabled
 - federation.doctor.enabled
+- console.enabled
+- console.upstream.retrieval
 - doctor.enabled
 - doctor.timeoutSeconds
 - doctor.resources

@@ -1,7 +1,7 @@
 {{/* What is wrong with the values of this chart and of all its services, in one message. */}}
 {{- define "eoforge.validate" -}}
 {{- $services := list "retrieval" "compression" "prediction" "federation" -}}
-{{- $others := concat $services (list "dev") -}}
+{{- $others := concat $services (list "console" "dev") -}}
 {{- $problems := include "eoforge-common.unknown" (dict "Values" .Values "Chart" .Chart "Template" .Template "Others" $others) | fromJsonArray -}}
 {{- $s3 := include "eoforge-common.s3" . | fromYaml -}}
 {{- if .Values.kubeflow.enabled -}}
@@ -29,6 +29,9 @@
 {{- if $values.enabled -}}
 {{- $lines = concat $lines (include "eoforge-common.problems" (dict "Values" $values "Chart" (dict "Name" $name) "Release" $.Release) | fromJsonArray) -}}
 {{- end -}}
+{{- end -}}
+{{- if .Values.console.enabled -}}
+{{- $lines = concat $lines (include "console.problems" (dict "Values" .Values.console "Chart" (dict "Name" "console") "Release" .Release) | fromJsonArray) -}}
 {{- end -}}
 {{- if dig "devS3" "enabled" false .Values.global -}}
 {{- range include "eoforge-common.unknown" (dict "Values" .Values.dev "Chart" (dict "Name" "eoforge-dev")) | fromJsonArray -}}

@@ -52,6 +52,7 @@ _CLOUD_EVERY = 40
 _PATCHES_PER_WORKER = 1000  # a spawned process imports for as long as it takes to write some 400
 MAX_PATCHES = 120_000
 """Limit below the number of cells of the 20 scenes: some cells are dropped for lack of labels."""
+_MAX_LOCAL_KM = 1000
 _BLOCK = 5
 _TILES = [scene.mgrs for scene in SCENES]
 DENSE_SCENES: tuple[int, ...] = tuple(i for i, mgrs in enumerate(_TILES) if _TILES.count(mgrs) > 1)
@@ -89,21 +90,46 @@ class _Slot:
         return self.weather and SCENES[self.scene].snow and self.number // len(SCENES) % 4 != 3
 
 
-def _slots(patches: int, weather: bool, dense: bool) -> Iterator[_Slot]:
+def _slots(archive: Archive) -> Iterator[_Slot]:
     """Slots in order: scenes alternate, and splits follow the official shares even in a small archive."""
-    chosen = DENSE_SCENES if dense else range(len(SCENES))
+    chosen = DENSE_SCENES if archive.dense else range(len(SCENES))
     scenes = len(chosen)
-    for i in range(patches):
-        yield _Slot(i, chosen[i % scenes], _SPLIT_PATTERN[(i + i // scenes) % len(_SPLIT_PATTERN)], weather)
+    for i in range(archive.patches):
+        split = _SPLIT_PATTERN[(i + i // scenes) % len(_SPLIT_PATTERN)]
+        yield _Slot(i, chosen[i % scenes], split, archive.weather)
 
 
-def _cells(seed: int, scene: Scene, split: str, dense: bool) -> Iterator[tuple[int, int, Ground]]:
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What an archive is made of; see :func:`generate_archive`."""
+
+    patches: int
+    seed: int = 0
+    weather: bool = True
+    dense: bool = False
+    local_km: float | None = None
+
+    def __post_init__(self) -> None:
+        """Range checks.
+
+        Raises:
+            UsageError: A number is out of range.
+        """
+        limit = MAX_DENSE if self.dense else MAX_PATCHES
+        if not 1 <= self.patches <= limit:
+            raise UsageError(f"expected 1 to {limit} {'dense ' * self.dense}synthetic patches, got {self.patches}")
+        if self.local_km not in (None, 0) and not 1 <= (self.local_km or 0) <= _MAX_LOCAL_KM:
+            raise UsageError(f"a local range is 0, or 1 to {_MAX_LOCAL_KM} km; got {self.local_km}")
+
+
+def _cells(archive: Archive, scene: Scene, split: str) -> Iterator[tuple[int, int, Ground]]:
     """Cells of a split in random order, without the cells that the labelling rule drops.
 
     A dense archive takes blocks of cells that touch, and the same ones at every date of a tile.
     """
     x_all, y_all = np.divmod(np.arange(GRID_SIDE**2), GRID_SIDE)
     cells = np.flatnonzero(official_splits(x_all, y_all) == SPLITS.index(split))
+    seed, dense = archive.seed, archive.dense
     where = scene.mgrs if dense else scene.s2
     rng = np.random.Generator(np.random.Philox(key=key_of("cells", seed, where, split)))
     order = rng.permutation(cells)
@@ -114,7 +140,7 @@ def _cells(seed: int, scene: Scene, split: str, dense: bool) -> Iterator[tuple[i
     for cell in order.tolist():
         x, y = divmod(cell, GRID_SIDE)
         place = parse_patch_id(f"{scene.s2}_{x:02d}_{y:02d}").footprint
-        cell_ground = ground(seed, place.epsg, scene.country_at(x, y), place.ulx, place.uly)
+        cell_ground = ground(seed, place.epsg, scene.country_at(x, y), place.ulx, place.uly, archive.local_km)
         if cell_ground.unlabeled_share < MAX_UNLABELED:
             yield x, y, cell_ground
 
@@ -147,36 +173,32 @@ def _pair(seed: int, slot: _Slot, x: int, y: int, land: Ground) -> PatchPair:
     return PatchPair(meta, s2_10m, s2_20m, s2_60m, s1, land.clc)
 
 
-def _generate(patches: int, seed: int, scenes: range, weather: bool, dense: bool) -> Iterator[PatchPair]:
+def _generate(archive: Archive, scenes: range) -> Iterator[PatchPair]:
     """Pairs of ``scenes`` (the share of a worker) in slot order."""
     cells: dict[tuple[int, str], Iterator[tuple[int, int, Ground]]] = {}
-    for slot in _slots(patches, weather, dense):
+    for slot in _slots(archive):
         if slot.scene in scenes:
             key = (slot.scene, slot.split)
             if key not in cells:
-                cells[key] = _cells(seed, SCENES[slot.scene], slot.split, dense)
-            yield _pair(seed, slot, *next(cells[key]))
+                cells[key] = _cells(archive, SCENES[slot.scene], slot.split)
+            yield _pair(archive.seed, slot, *next(cells[key]))
 
 
-def _check_size(patches: int, dense: bool) -> None:
-    limit = MAX_DENSE if dense else MAX_PATCHES
-    if not 1 <= patches <= limit:
-        raise UsageError(f"expected 1 to {limit} {'dense ' * dense}synthetic patches, got {patches}")
-
-
-def synthetic_pairs(patches: int, seed: int = 0, *, dense: bool = False) -> Iterator[PatchPair]:
+def synthetic_pairs(
+    patches: int, seed: int = 0, *, dense: bool = False, local_km: float | None = None
+) -> Iterator[PatchPair]:
     """Synthetic pairs in memory; a longer run starts with the pairs of a shorter one.
 
     Args:
         patches: Number of pairs.
         seed: Seed of the archive.
         dense: See :func:`generate_archive`.
+        local_km: See :func:`generate_archive`.
 
     Raises:
-        UsageError: ``patches`` is not in 1..``MAX_PATCHES``.
+        UsageError: ``patches`` is not in 1..``MAX_PATCHES``, or the range is out of bounds.
     """
-    _check_size(patches, dense)
-    yield from _generate(patches, seed, range(len(SCENES)), True, dense)
+    yield from _generate(Archive(patches, seed, True, dense, local_km), range(len(SCENES)))
 
 
 def synthetic_cell(seed: int, scene: int, x: int, y: int) -> PatchPair:
@@ -196,6 +218,7 @@ def generate_archive(
     reference_maps: bool = True,
     snow_cloud: bool = True,
     dense: bool = False,
+    local_km: float | None = None,
 ) -> SyntheticSummary:
     """Summary of a synthetic archive, written in the official layout below ``out``.
 
@@ -208,19 +231,20 @@ def generate_archive(
         snow_cloud: Whether some patches have snow or clouds; the second parquet file holds their metadata.
         dense: Whether patches lie side by side, each cell at both dates of its tile: the real archive has 2.2 a cell.
             Otherwise a small archive scatters its patches over 20 scenes, and hardly two are neighbours.
+        local_km: Range in km over which patches share a local character beyond their country: land use, and colours of
+            the ground, each independent of the other. So the look of a place tells its labels only to who has seen its
+            neighbours, as in real archives. None for none, 0 for a character that each place has for itself.
 
     Raises:
-        UsageError: ``patches`` is out of range, or ``out`` holds an archive.
+        UsageError: ``patches`` or the range is out of bounds, or ``out`` holds an archive.
     """
-    _check_size(patches, dense)
+    archive = Archive(patches, seed, snow_cloud, dense, local_km)
     root = Path(normalise(out))
     if is_s3(out) or any((root / name).exists() for name in (MAIN_FILE, S2_FOLDER, S1_FOLDER, MAP_FOLDER)):
         raise UsageError(f"{out} must be a local folder without an archive in it; choose another or delete it first")
     root.mkdir(parents=True, exist_ok=True)
     workers = max(1, min(workers, len(SCENES), patches // _PATCHES_PER_WORKER))
-    jobs = [
-        (root, patches, seed, range(w, len(SCENES), workers), reference_maps, snow_cloud, dense) for w in range(workers)
-    ]
+    jobs = [(root, archive, range(w, len(SCENES), workers), reference_maps) for w in range(workers)]
     with track("writing synthetic patches", patches) as tracker:
         metas: list[PatchMeta] = []
         if workers == 1:
@@ -246,15 +270,13 @@ def generate_archive(
     )
 
 
-def _write_share(job: tuple[Path, int, int, range, bool, bool, bool]) -> list[PatchMeta]:
+def _write_share(job: tuple[Path, Archive, range, bool]) -> list[PatchMeta]:
     return list(_write_pairs(*job))
 
 
-def _write_pairs(
-    root: Path, patches: int, seed: int, scenes: range, reference_maps: bool, snow_cloud: bool, dense: bool
-) -> Iterator[PatchMeta]:
+def _write_pairs(root: Path, archive: Archive, scenes: range, reference_maps: bool) -> Iterator[PatchMeta]:
     """Metadata of the pairs of ``scenes``, each after its files are written."""
-    for pair in _generate(patches, seed, scenes, snow_cloud, dense):
+    for pair in _generate(archive, scenes):
         meta = pair.meta
         place = meta.names.footprint
         corner = (place.epsg, place.ulx, place.uly)

@@ -9,6 +9,7 @@ beaches along the sea, wetlands along water, transitional woodland along forest 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -16,6 +17,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from eoforge.data.bands import S1_BANDS, S2_BANDS
 from eoforge.data.labels import IGNORE_INDEX, clc_to_classes
 from eoforge.data.synthetic.scenes import COUNTRIES, Country
 
@@ -44,6 +46,11 @@ _AMPLITUDES /= np.sqrt((_AMPLITUDES**2).sum(axis=1, keepdims=True))
 # Cubic B-spline interpolation of unit-variance lattice values has a variance of (151/315)^2 on average.
 _SPLINE_GAIN = np.float32(315 / 151)
 
+_LOCAL = ("culture", "variety", "forest", "moisture", "people")
+"""Fields that the local character shifts; relief, coast and rivers are terrain."""
+_LOCAL_SHIFT = np.float32(1.0)
+BANDS = len(S2_BANDS) + len(S1_BANDS)
+
 # Amplitudes for groves, clearings and hamlets, and for canopies and roofs.
 _SMALL = np.array([[1.0, 0.5]] * 3, dtype=np.float32)
 _FINE = np.array([[0.45, 0.85]] * 2, dtype=np.float32)
@@ -65,6 +72,8 @@ class Ground:
         texture: float32 ``[2, 120, 120]`` standardised fine structure: canopies, buildings.
         cover: float32 ``[4, 120, 120]`` in 0..1, objects below the resolution of CORINE: groves in open land,
             clearings in forest, roads, hamlets.
+        tint: float32 ``[14]``, standardised: by how much each optical and radar band of this place differs from that
+            of others; None without local character.
     """
 
     clc: npt.NDArray[np.uint16]
@@ -73,6 +82,7 @@ class Ground:
     parcel: Float
     texture: Float
     cover: Float
+    tint: Float | None = None
 
     @property
     def unlabeled_share(self) -> float:
@@ -142,6 +152,39 @@ def noise(key: int, spacings: tuple[float, ...], amplitudes: Float, ulx: float, 
 def fields(key: int, ulx: float, uly: float) -> dict[str, Float]:
     """Standardised ground fields of one patch by name."""
     return dict(zip(_GROUND, noise(key, _OCTAVES, _AMPLITUDES, ulx, uly), strict=True))
+
+
+def local_numbers(key: int, count: int, range_km: float, ulx: float, uly: float) -> Float:
+    """Standardised numbers ``[count]`` of one patch, correlated between patches over a range.
+
+    Args:
+        key: Key of the numbers.
+        count: How many.
+        range_km: Distance of the lattice points between which they are interpolated; 0 for independent patches.
+        ulx: Easting of the upper-left corner in metres.
+        uly: Northing of the upper-left corner in metres.
+    """
+    lanes = np.arange(count, dtype=np.int64)[:, None, None] << 40
+    if range_km == 0:
+        lattice, weights, gain = (
+            _bits(lanes + int(ulx), np.array([[-int(uly)]], dtype=np.int64), key),
+            np.ones((1, 1)),
+            1.0,
+        )
+    else:
+        spacing = 1000 * range_km
+        x, y = (ulx + PIXELS * PITCH / 2) / spacing, (-uly + PIXELS * PITCH / 2) / spacing
+        ix, iy = math.floor(x), math.floor(y)
+        near = np.arange(4)
+        lattice = _bits(lanes + (near[None, :] + ix), near[:, None] + iy, key ^ int(spacing))
+        weights, gain = np.outer(_cubic(y - iy), _cubic(x - ix)), float(_SPLINE_GAIN)
+    values = (lattice >> np.uint64(40)).astype(np.float64) * float(_UNIT) - 0.5
+    return ((values * weights).sum(axis=(1, 2)) * (gain * 12**0.5)).astype(np.float32)
+
+
+def _cubic(t: float) -> npt.NDArray[np.float64]:
+    """Weights of four lattice points of a cubic B-spline."""
+    return np.array([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
 
 
 def parcels(key: int, country: Country, ulx: float, uly: float, bend: Float) -> Float:
@@ -226,7 +269,7 @@ def land_cover(f: dict[str, Float], country: Country) -> npt.NDArray[np.uint16]:
     return clc
 
 
-def ground(seed: int, zone: int, country: str, ulx: float, uly: float) -> Ground:
+def ground(seed: int, zone: int, country: str, ulx: float, uly: float, local_km: float | None = None) -> Ground:
     """Ground of one patch.
 
     Args:
@@ -235,11 +278,21 @@ def ground(seed: int, zone: int, country: str, ulx: float, uly: float) -> Ground
         country: Country name, one of ``COUNTRIES``.
         ulx: Easting of the upper-left corner in metres.
         uly: Northing of the upper-left corner in metres.
+        local_km: Range of the local character: land use and colours that differ from place to place, as climate, soil,
+            species and customs do. Constant within a patch. None for none, 0 for one that neighbours do not share.
     """
     key = key_of("ground", seed, zone)
     low = key & 0xFFFFFFFFFFFFFFFF
     spec = COUNTRIES[country]
     f = fields(low, ulx, uly)
+    tint = None
+    if local_km is not None:
+        numbers = local_numbers(low ^ 0xF2, len(_LOCAL) + BANDS, local_km, ulx, uly)
+        for name, number in zip(
+            _LOCAL, numbers, strict=False
+        ):  # still standardised: the shares stay those of a country
+            f[name] = (f[name] + _LOCAL_SHIFT * number) / np.float32(math.hypot(1, _LOCAL_SHIFT))
+        tint = numbers[len(_LOCAL) :]
     small = noise(low ^ 0xF0, (200.0, 100.0), _SMALL, ulx, uly)
     fine = noise(low ^ 0xF1, (60.0, 24.0), _FINE, ulx, uly)
     # Roads follow the zero crossings of a smooth field; hamlets lie along roads.
@@ -262,4 +315,5 @@ def ground(seed: int, zone: int, country: str, ulx: float, uly: float) -> Ground
         parcel=parcels(low, spec, ulx, uly, f["river"]),
         texture=fine,
         cover=cover,
+        tint=tint,
     )

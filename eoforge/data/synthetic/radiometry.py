@@ -73,6 +73,8 @@ _KERNEL = (float(_SIDE), float(1 - 2 * _SIDE))
 _EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
 _NOISE = (18.0, 12.0, 8.0)
 """Sensor noise at 10, 20 and 60 m in digital numbers: coarser bands average more photons."""
+_TINT, _TINT_DB = np.float32(0.2), np.float32(1.0)
+"""Deviation of a band from place to place: of the logarithm of reflectance, and of backscatter in dB."""
 _INDEX_10M, _INDEX_20M, _INDEX_60M = ([S2_BANDS.index(b) for b in g.bands] for g in (S2_10M, S2_20M, S2_60M))
 
 
@@ -242,6 +244,10 @@ def optical(
         _mixed(lit_20m, names, _REFLECTANCE[:, _INDEX_20M]),
         _mixed(_mean(lit_20m, 3), names, _REFLECTANCE[:, _INDEX_60M]),
     )
+    if ground.tint is not None:
+        gains = np.exp(_TINT * ground.tint)[:, None, None]
+        for bands, index in zip(native, (_INDEX_10M, _INDEX_20M, _INDEX_60M), strict=True):
+            bands *= gains[index]
     s2_10m, s2_20m, s2_60m = (_digital(bands, level, rng) for bands, level in zip(native, _NOISE, strict=True))
     return s2_10m, s2_20m, s2_60m
 
@@ -310,6 +316,8 @@ def radar(ground: Ground, mix: Mixture, scene: Scene, column: int, rng: np.rando
     speckle = _exponential(rng, (2, PIXELS, PIXELS))
     power = _blur(_mixed(np.stack(list(mix.values())), list(mix), _POWER), 0.12, 0.76)
     power *= np.exp(gain_db * (_DECIBEL * np.array([1.0, 0.8], np.float32)[:, None, None]))
+    if ground.tint is not None:
+        power *= np.exp(_DECIBEL * _TINT_DB * ground.tint[len(S2_BANDS) :])[:, None, None]
     power *= _blur(speckle, *_KERNEL)
     # The noise floor of the sensor bounds the backscatter of calm water from below.
     power += np.array([6e-4, 2e-4], np.float32)[:, None, None]

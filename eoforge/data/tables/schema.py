@@ -172,6 +172,26 @@ def predictions_schema(classes: int, maps: bool, metadata: dict[str, str]) -> pa
     )
 
 
+def values_schema(metadata: dict[str, str]) -> pa.Schema:
+    """Schema of a ``predictions.lance`` of values: one row per patch.
+
+    ``lower`` to ``upper`` is the interval; ``clipped`` marks values that were out of the valid range. ``digest`` is
+    that of the patch.
+
+    Args:
+        metadata: Names of the bundle and of the version of the patches, target.
+    """
+    return pa.schema(
+        [
+            _key("patch_id", pa.string()),
+            *(_required(name, pa.float32()) for name in ("value", "lower", "upper")),
+            _required("clipped", pa.bool_()),
+            _required("digest", pa.string()),
+        ],
+        metadata=metadata,
+    )
+
+
 def sql_list(values: Iterable[str]) -> str:
     """Texts as a comma-separated list of quoted literals of Lance's filters."""
     return ", ".join("'" + value.replace("'", "''") + "'" for value in values)

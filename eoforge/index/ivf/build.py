@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import lance
 
 ROWS_PER_PARTITION = 4_096
+"""Rows of a partition at least; above 17 million codes there are as many partitions as rows in each, because the
+training compares every sample with every partition."""
 RETRAIN = 4
 """Growth of the rows at which the partitions are trained anew; until then they only become larger."""
 SHARD_FRAGMENTS = 16
@@ -82,7 +85,7 @@ def plan_ivf(codes_uri: str) -> IvfPlan:
     if (found := job.find(_PLAN)) is not None:
         return IvfPlan(**json.loads(found))
     if anew:
-        partitions = max(1, rows // ROWS_PER_PARTITION)
+        partitions = max(1, min(rows // ROWS_PER_PARTITION, math.isqrt(rows)))
         centroids = _trained(table, partitions, rows)
     else:
         assert info is not None  # narrows the type

@@ -1,4 +1,4 @@
-"""Evaluation of a bundle by its tasks: retrieval, labels, maps and compression, in one report."""
+"""Evaluation of a bundle by its tasks: retrieval, labels, maps, values and compression, in one report."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any, cast
 
 from eoforge.errors import UsageError
-from eoforge.methods import Classifies, Compresses, Segments, Task, get_method, tasks_of
+from eoforge.methods import Classifies, Compresses, Regresses, Segments, Task, get_method, tasks_of
 from eoforge.methods.evaluation.labels import label_section, measure_labels
 from eoforge.methods.evaluation.pixels import measure_pixels, pixel_section
 from eoforge.methods.evaluation.retrieval import measure
 from eoforge.methods.evaluation.retrieval_report import retrieval_report_html
+from eoforge.methods.evaluation.values import measure_values, value_section
 from eoforge.report import page
 from eoforge.storage.addresses import TableRef, normalise
 from eoforge.storage.objects import ObjectStore
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from eoforge.bundle import Bundle
 
 METRICS, REPORT = "metrics.json", "report.html"
-EVALUATED = (Task.ENCODE, Task.CLASSIFY, Task.SEGMENT, Task.COMPRESS)
+EVALUATED = (Task.ENCODE, Task.CLASSIFY, Task.SEGMENT, Task.REGRESS, Task.COMPRESS)
 
 
 def evaluate(
@@ -28,7 +29,7 @@ def evaluate(
     """Figures of every task that the bundle can do; with ``out`` also ``metrics.json`` and ``report.html`` there.
 
     Args:
-        bundle: A bundle of a method that encodes, classifies, segments or compresses.
+        bundle: A bundle of a method that encodes, classifies, segments, regresses or compresses.
         data: Patches; without a version the newest is taken and named.
         k: Cut-off of the headline figures of retrieval; 5, 10 and 20 are measured too.
         out: Folder or ``s3://`` prefix; not the bundle's own, which is sealed.
@@ -67,6 +68,11 @@ def evaluate(
         result |= pixels.headline()
         metrics["pixels"] = pixels.as_json()
         sections.append(pixel_section(pixels))
+    if Task.REGRESS in tasks:
+        values = measure_values(bundle, cast("Regresses", method), data, device)
+        result |= values.headline()
+        metrics["values"] = values.as_json()
+        sections.append(value_section(values))
     if Task.COMPRESS in tasks:
         result |= cast("Compresses", method).evaluate_codec(bundle, data, out, device)
     if out is not None:
@@ -76,6 +82,7 @@ def evaluate(
             store.put(REPORT, retrieval_report_html(retrieval, sections).encode())
         elif sections:
             lead = f"{name}, bundle {bundle.id[:16]}."
-            store.put(REPORT, page("Classification", lead, sections, f"Patches {data}; bundle {bundle.uri}.").encode())
+            title = "Regression" if Task.REGRESS in tasks else "Classification"
+            store.put(REPORT, page(title, lead, sections, f"Patches {data}; bundle {bundle.uri}.").encode())
         result["out"] = store.root
     return result

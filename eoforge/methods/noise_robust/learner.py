@@ -1,8 +1,8 @@
-"""Training of GRID and RS-IRL-SVAE by the common trainer, for scene labels and pixel maps."""
+"""Training of GRID and RS-IRL-SVAE by the common trainer, for scene labels, pixel maps and relations of regions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,14 +14,15 @@ from eoforge.losses.robust import Target
 from eoforge.methods.noise_robust.config import RobustConfig
 from eoforge.methods.noise_robust.model import RobustPixelNetwork, build
 from eoforge.methods.noise_robust.objective import View
+from eoforge.methods.noise_robust.relations import relations
 from eoforge.methods.noise_robust.settings import build_objective
-from eoforge.methods.reben.learner import PixelLearner, SceneLearner
+from eoforge.methods.reben.learner import PixelLearner, SceneLearner, classes_of
 from eoforge.methods.run import Normalisation
 from eoforge.metrics.multilabel import labels_of_masks
 from eoforge.nn.build import seeded
 from eoforge.nn.distributed import gather_rows
 
-TARGETS: Mapping[str, Target] = {"scene": "multi", "pixels": "pixels"}
+TARGETS: Mapping[str, Target] = {"scene": "multi", "pixels": "pixels", "relations": "vector"}
 
 
 class _RobustLearner:
@@ -48,7 +49,7 @@ class _RobustLearner:
                 config,
                 TARGETS[config.task],
                 features=self.network.features,
-                outputs=NUM_CLASSES,
+                outputs=config.outputs,
                 samples=len(patches),
                 non_negative=config.non_negative,
                 fit=self.network.cut if isinstance(self.network, RobustPixelNetwork) else None,
@@ -80,15 +81,42 @@ class RobustPixelLearner(_RobustLearner, PixelLearner):
         return self.terms(batch, self.images(batch, flip), self.classes(batch, flip), epoch)
 
 
-RobustLearner = RobustSceneLearner | RobustPixelLearner
+class RobustRelationLearner(_RobustLearner, SceneLearner):
+    """Training of relations of regions, which follow from the map that training reads."""
+
+    def losses(self, batch: PatchBatch, epoch: int) -> dict[str, Tensor]:
+        flip = self.flip(batch, epoch)
+        return self.terms(batch, self.images(batch, flip), self.relations(batch, flip), epoch)
+
+    def relations(self, batch: PatchBatch, flip: Tensor | None = None) -> Tensor:
+        """Adjacencies ``[B, L (L + 1) / 2]`` of the maps."""
+        return relations(classes_of(batch, self.config.size, flip), NUM_CLASSES)
+
+    def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
+        """Mean squared error; the score is the share of the variance that is explained (*ours*)."""
+        found, truth = [], []
+        for batch in batches:
+            found.append(self.logits(batch).float().cpu())
+            truth.append(self.relations(batch).cpu())
+        given_NE = torch.cat(truth)
+        error = (torch.cat(found) - given_NE).square().mean()
+        variance = given_NE.var(dim=0, correction=0).mean().clamp(min=1e-12)
+        return {"squared_error": float(error), "score": float(1 - error / variance)}
+
+
+RobustLearner = RobustSceneLearner | RobustPixelLearner | RobustRelationLearner
+_LEARNERS: Mapping[str, type[RobustLearner]] = {
+    "scene": RobustSceneLearner,
+    "pixels": RobustPixelLearner,
+    "relations": RobustRelationLearner,
+}
 
 
 def learner_of(name: str, config: RobustConfig, patches: Sequence[str]) -> Callable[[Normalisation], RobustLearner]:
     """Function from the normalisation to a learner with initial weights; arguments as in ``prepare_objective``."""
 
     def make(normalisation: Normalisation) -> RobustLearner:
-        kind = RobustSceneLearner if config.task == "scene" else RobustPixelLearner
-        learner = kind(config, normalisation, None)
+        learner = _LEARNERS[config.task](config, normalisation, None)
         learner.prepare_objective(name, patches)
         return learner
 

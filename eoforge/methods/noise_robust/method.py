@@ -42,13 +42,13 @@ class RobustMethod(HashMethod):
             learner=learner_of(self.name, config, patches),
             network=lambda learner: cast("RobustLearner", learner).network,
             facts=lambda learner: _facts(config, cast("RobustLearner", learner).network),
-            card=self._card,
+            card=_RELATIONS_CARD if config.task == "relations" else self._card,
             read={
                 "modalities": tuple(config.sensor_bands),
-                "reference_map": config.task == "pixels",
+                "reference_map": config.task != "scene",
                 "labelled": True,
             },
-            calibrate=calibrate,
+            calibrate=None if config.task == "relations" else calibrate,
         )
         return train_run(recipe, data, out, config, resume=resume)
 
@@ -86,9 +86,17 @@ class RobustMethod(HashMethod):
             raise BundleError(f"{bundle.uri} can {' and '.join(tasks)}; {task} is none of it")
 
 
+_RELATIONS_CARD = (
+    "Features of patches that know which land-cover regions lie beside which, learned from maps that are partly wrong. "
+    "For retrieval; it classifies nothing."
+)
+
+
 def _tasks(config: RobustConfig) -> list[Task]:
     if config.task == "pixels":
         return [Task.SEGMENT]
+    if config.task == "relations":
+        return [Task.ENCODE]
     return [Task.ENCODE, Task.CLASSIFY] if len(config.sensor_bands) == 1 else [Task.CLASSIFY]
 
 

@@ -4,6 +4,7 @@ Shape legend: B patches, D features, L classes, K bits, S pixels::
 
     scene:  images -> backbone -> f [B,D] -+-> task head -> logits [B,L]
                                            +-> running mean and deviation -> fixed projection -> code [B,K]
+    relations: as scene, with the numbers of an adjacency instead of L logits
     pixels: images -> encoder, decoder -> f [B,D,h,w] -> task head -> logits [B,L,S,S]
 """
 
@@ -64,4 +65,4 @@ def build(config: RobustConfig) -> RobustNetwork:
     Raises:
         UsageError: The network cannot be built.
     """
-    return RobustSceneNetwork(config) if config.task == "scene" else RobustPixelNetwork(config)
+    return RobustPixelNetwork(config) if config.task == "pixels" else RobustSceneNetwork(config)

@@ -14,7 +14,7 @@ from eoforge.losses.robust import Target
 from eoforge.methods.noise_robust.collaborative import CoTeaching, JoCoR, Rcml
 from eoforge.methods.noise_robust.generative import Grid, RsIrlSvae
 from eoforge.methods.noise_robust.objective import EarlyLearning, Objective, SelfAdaptive, Simple
-from eoforge.methods.noise_robust.selection import Importance
+from eoforge.methods.noise_robust.selection import Importance, Unit
 from eoforge.nn.generative import GenerativeBranch
 
 GRID, SVAE = "grid", "rs_irl_svae"
@@ -33,9 +33,11 @@ class NoiseSettings:
         adaptive: Whether GRID estimates its rate after every epoch instead.
         start_epochs: First epochs in which GRID and RS-IRL-SVAE take every label as right.
         latent: Length of z.
+        unit: Whether GRID and RS-IRL-SVAE judge samples, or each label of a scene and each pixel of a map.
+        joint: Whether GRID suspects labels by the sum of both losses, not by their gap.
         importance: How RS-IRL-SVAE turns two losses into a weight.
-        kappa: Exponent of the importance "power".
-        divergence_weight: Weight of KL in RS-IRL-SVAE's bound.
+        kappa: Exponent of the importances "power" and "joint_power".
+        divergence_weight: Weight of KL in the bound of GRID and RS-IRL-SVAE.
         whole_bound: Whether RS-IRL-SVAE compares the whole bound, or the generative head's loss alone.
         smoothing: Of label smoothing.
         focal_gamma: Exponent of the focal loss.
@@ -54,6 +56,8 @@ class NoiseSettings:
     adaptive: bool = False
     start_epochs: int = 0
     latent: int = 128
+    unit: Unit = "sample"
+    joint: bool = False
     importance: Importance = "gap"
     kappa: float = 2.0
     divergence_weight: float = 1.0
@@ -148,10 +152,25 @@ def build_objective(
         return Rcml(target, s.rate, s.ramp_epochs)
     if name not in (GRID, SVAE):
         raise UsageError(f"objective must be one of {', '.join(OBJECTIVES)}; got {name!r}")
+    if s.unit == "label" and target not in ("multi", "pixels"):
+        raise UsageError(f"unit=label needs patches with several labels; those of {target} targets have one")
+    if s.unit == "label" and name == GRID and s.adaptive and target == "pixels":
+        raise UsageError("the rate of single pixels cannot be estimated; give rate, or unit=sample")
+    if s.unit == "label" and s.whole_bound:
+        raise UsageError("the whole bound belongs to a sample; whole_bound=true needs unit=sample")
     spatial = target == "pixels"
     branch = GenerativeBranch(features, outputs, s.latent, spatial=spatial, non_negative=non_negative, fit=fit)
     if name == GRID:
-        return Grid(branch, target, samples, None if s.adaptive else s.rate, s.start_epochs)
+        return Grid(
+            branch,
+            target,
+            samples,
+            None if s.adaptive else s.rate,
+            s.start_epochs,
+            unit=s.unit,
+            divergence_weight=s.divergence_weight,
+            joint=s.joint,
+        )
     return RsIrlSvae(
         branch,
         target,
@@ -161,4 +180,5 @@ def build_objective(
         s.divergence_weight,
         whole_bound=s.whole_bound,
         start_epochs=s.start_epochs,
+        unit=s.unit,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
+from eoforge.data.labels import NUM_CLASSES
 from eoforge.errors import UsageError
 from eoforge.methods.learner import TrainConfig
 
@@ -105,6 +106,11 @@ class Config(TrainConfig):
     def channels(self) -> int:
         """Number of bands of the input."""
         return sum(map(len, self.sensor_bands.values()))
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a network of scenes."""
+        return NUM_CLASSES
 
     @classmethod
     def tiny(cls) -> Config:

@@ -110,17 +110,26 @@ class PixelLearner(RebenLearner):
 
     def classes(self, batch: PatchBatch, flip: Tensor | None = None) -> Tensor:
         """Classes of the pixels int64 ``[B, S, S]``, mirrored as the images."""
-        classes_BSS = resized(_classes(batch), self.config.size)
-        return classes_BSS if flip is None else flipped(classes_BSS[:, None], flip)[:, 0]
+        return classes_of(batch, self.config.size, flip)
 
     def score(self, batches: Iterator[PatchBatch]) -> dict[str, float]:
         """Accuracy and mean intersection over union; the latter is the score (*ours*: the paper trains no maps)."""
         counts_LL = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.int64)
         for batch in batches:
             predicted = self.logits(batch).argmax(dim=1)
-            counts_LL += confusion(predicted, resized(_classes(batch), self.config.size), NUM_CLASSES).cpu()
+            counts_LL += confusion(predicted, classes_of(batch, self.config.size), NUM_CLASSES).cpu()
         figures = pixel_measures(counts_LL).averages
         return {**figures, "score": figures["iou_macro"]}
+
+
+def classes_of(batch: PatchBatch, size: int, flip: Tensor | None = None) -> Tensor:
+    """Class indices int64 ``[B, S, S]`` of the maps of a batch at ``size``, mirrored as the images.
+
+    Raises:
+        DataRefused: The batch has no map.
+    """
+    classes_BSS = resized(_classes(batch), size)
+    return classes_BSS if flip is None else flipped(classes_BSS[:, None], flip)[:, 0]
 
 
 def _classes(batch: PatchBatch) -> Tensor:

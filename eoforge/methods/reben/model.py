@@ -69,7 +69,7 @@ class _Tiny(nn.Module):
         super().__init__()
         self.encoder, features = build_backbone(config.backbone, config.channels, config.size, config.width)
         self.drop = nn.Dropout(config.dropout)
-        self.fc = nn.Linear(features, NUM_CLASSES)
+        self.fc = nn.Linear(features, config.outputs)
 
     def forward_features(self, image_BCSS: Tensor) -> Tensor:
         features_BD: Tensor = self.encoder(image_BCSS)
@@ -95,7 +95,7 @@ def _timm(config: Config) -> Any:
                 config.backbone,
                 pretrained=False,
                 in_chans=config.channels,
-                num_classes=NUM_CLASSES,
+                num_classes=config.outputs,
                 drop_rate=config.dropout,
                 **options,
             )
@@ -179,7 +179,7 @@ def build(config: Config) -> SceneNetwork | PixelNetwork:
     Raises:
         UsageError: The network cannot be built, or does not take images of that size.
     """
-    network = SceneNetwork(config) if config.task == "scene" else PixelNetwork(config)
+    network = PixelNetwork(config) if config.task == "pixels" else SceneNetwork(config)
     side = config.size
     blank = {sensor: torch.zeros(1, len(bands), side, side) for sensor, bands in config.sensor_bands.items()}
     try:

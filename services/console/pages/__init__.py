@@ -6,7 +6,13 @@ below ``services/console/templates/``, its script beside the others in ``service
 
 from __future__ import annotations
 
-PAGES: tuple[str, ...] = ("search", "patch")
+PAGES: tuple[str, ...] = ("search", "patch", "archive", "runs", "federation", "annotate")
 """Modules, in the order of their routes."""
-NAV: tuple[tuple[str, str], ...] = (("Search", "/search"),)
+NAV: tuple[tuple[str, str], ...] = (
+    ("Search", "/search"),
+    ("Archive", "/archive"),
+    ("Runs", "/runs"),
+    ("Federation", "/federation"),
+    ("Annotate", "/annotate"),
+)
 """Title and path of the pages in the navigation."""

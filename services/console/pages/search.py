@@ -14,12 +14,14 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.datastructures import FormData, UploadFile
 
 from eoforge.client import Hit, IndexInfo, Patch, RetrievalClient
+from eoforge.client.messages import HIT_BYTES
 from eoforge.data.export.hits import hits_csv, write_hits
 from eoforge.data.labels import CLASSES
 from eoforge.data.search_filter import COUNTRIES
 from eoforge.data.split import SPLITS
 from eoforge.errors import NotFound, UsageError
 from services._runtime.settings import is_loopback
+from services.console.feedback import RULE, reranked
 from services.console.places import MOST, patch_at, patches_in
 from services.console.query import Query, box_of, choices, point_of
 from services.console.render import page
@@ -60,7 +62,7 @@ def search(request: Request, caller: SignedIn) -> Response:
         labels=sorted(CLASSES),
         countries=choices(query, COUNTRIES),
         splits=SPLITS,
-        world=WORLD,
+        rule=RULE,
         address=_shown(request),
     )
     if request.headers.get("hx-request"):
@@ -74,7 +76,7 @@ def export(request: Request, caller: SignedIn, format: str = "parquet") -> Respo
     query = Query.parse(request.query_params)
     client = _sources(request).retrieval(caller)
     _, hits = _answer(client, _index(client), query)
-    rows = [{name: getattr(hit, name) for name in Hit.__slots__ if name != "thumbnail_png"} for hit in hits]
+    rows = [{name: getattr(hit, name) for name in Hit.__slots__ if name not in HIT_BYTES} for hit in hits]
     if format == "csv":
         content, kind = hits_csv(rows).encode(), "text/csv; charset=utf-8"
     elif format == "parquet":
@@ -129,6 +131,8 @@ def upload(request: Request, caller: SignedIn, form: Annotated[FormData, Depends
 
 def _answer(client: RetrievalClient, index: IndexInfo, query: Query) -> tuple[Patch | None, list[Hit]]:
     """Patch that is searched for, if it is one, and the hits; without a query, the patches that pass its filter."""
+    if query.given and (query.up or query.down):
+        return client.get_patch(query.patch_id) if query.patch_id else None, reranked(client, query)
     if query.patch_id:
         own = client.get_patch(query.patch_id)
         hits = client.search(

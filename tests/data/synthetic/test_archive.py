@@ -17,7 +17,7 @@ from eoforge.data.records import PatchPair
 from eoforge.data.split import SPLITS, official_split
 from eoforge.data.synthetic import archive as synthetic
 from eoforge.data.synthetic.archive import MAX_PATCHES, generate_archive, synthetic_pairs
-from eoforge.data.synthetic.land import ground
+from eoforge.data.synthetic.land import ground, local_numbers
 from eoforge.data.synthetic.scenes import COUNTRIES, SCENES
 from eoforge.errors import UsageError
 
@@ -274,3 +274,42 @@ def test_a_dense_archive_has_neighbours_and_both_dates_of_a_cell(tmp_path: Path)
         assert p.meta.split == official_split(name.x, name.y)
     with pytest.raises(UsageError, match="dense synthetic patches"):
         generate_archive(str(tmp_path / "much"), 36_001, dense=True)
+
+
+def test_a_local_character_is_shared_within_its_range_only() -> None:
+    def numbers(range_km: float, east: float) -> np.ndarray:
+        return np.stack([local_numbers(key, 6, range_km, 500_000 + east, 5_000_000) for key in range(300)]).ravel()
+
+    for range_km in (0, 5, 20):
+        assert abs(numbers(range_km, 0).std() - 1) < 0.1
+        assert abs(numbers(range_km, 0).mean()) < 0.08
+    apart = {
+        (r, d): np.corrcoef(numbers(r, 0), numbers(r, d))[0, 1] for r in (0, 5, 20) for d in (1200, 12_000, 90_000)
+    }
+    assert apart[5, 1200] > 0.9
+    assert apart[20, 12_000] > 0.6
+    assert all(abs(apart[key]) < 0.1 for key in ((0, 1200), (0, 12_000), (5, 90_000), (20, 90_000)))
+
+
+def test_a_local_character_changes_colours_and_land_use_but_not_the_shares_of_a_country() -> None:
+    place = (1, 32632, "Switzerland", 500_040, 5_100_000)
+    plain, local = ground(*place), ground(*place, local_km=5)
+    np.testing.assert_array_equal(plain.relief, local.relief)
+    assert plain.tint is None
+    assert local.tint is not None
+    assert local.tint.shape == (14,)
+    assert (plain.clc != local.clc).mean() > 0.1
+    farmed = [
+        np.mean([(ground(seed, 32632, "Austria", 500_040, 5_100_000, km).clc // 100 == 2).mean() for seed in range(60)])
+        for km in (None, 0)
+    ]
+    assert abs(farmed[0] - farmed[1]) < 0.12
+    pairs = [next(synthetic_pairs(1, seed=3, local_km=km)) for km in (None, 0)]
+    assert not np.array_equal(pairs[0].s1, pairs[1].s1)
+    assert not np.array_equal(pairs[0].s2_60m, pairs[1].s2_60m)
+
+
+@pytest.mark.parametrize("range_km", [-1, 0.5, 1001, float("nan")])
+def test_a_local_range_out_of_bounds_is_refused(range_km: float, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="0, or 1 to 1000 km"):
+        generate_archive(str(tmp_path / "archive"), 4, local_km=range_km)

@@ -49,6 +49,10 @@ def test_issues_are_better_than_chance_and_ordered(audited):
     assert sum(row["is_label_issue"] for row in rows) == made.labels
     assert all((row["predicted_label"] != row["given_label"]) == row["is_label_issue"] for row in rows)
     assert made.patches == len(given)
+    issues = [right for row, right in zip(rows, truth, strict=True) if row["is_label_issue"]]
+    wrong = sum(int((clean[name] != given[name]).sum()) for name in given)
+    assert made.precision == pytest.approx(np.mean(issues))
+    assert made.recall == pytest.approx(sum(issues) / wrong)
 
 
 def test_the_report_counts_classes_and_countries_and_shows_patches(audited):
@@ -56,6 +60,7 @@ def test_the_report_counts_classes_and_countries_and_shows_patches(audited):
     text = Path(made.report, "report.html").read_text()
     assert all(heading in text for heading in ("By class", "By country", "Most likely errors", "class_change"))
     assert text.count("<figure") == min(12, made.labels)
+    assert f"precision {made.precision:.2f}, recall {made.recall:.2f}" in text
 
 
 def test_decisions_of_a_person_become_a_version(audited, tmp_path):
@@ -94,6 +99,16 @@ def test_an_audit_never_overwrites(audited):
     made, noisy, bundle, _ = audited
     with pytest.raises(UsageError, match="exists; an audit writes a new table"):
         audit(bundle, noisy, made.issues)
+
+
+def test_a_repeated_audit_replaces_its_own_issues_alone(audited, tmp_path):
+    made, noisy, bundle, _ = audited
+    again = audit(bundle, noisy, made.issues, replace=True)
+    assert (again.labels, again.precision) == (made.labels, made.precision)
+    with pytest.raises(UsageError, match="exists; an audit writes a new table"):
+        audit(bundle, TableRef(noisy.uri, 1), made.issues, replace=True)
+    clean = audit(bundle, TableRef(noisy.uri, 1), str(tmp_path / "clean.lance"))
+    assert clean.precision is clean.recall is None  # nobody knows which labels of an archive are wrong
 
 
 def test_the_commands_say_what_they_did(audited, capsys, tmp_path):

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from eoforge.losses.robust import IGNORE, task_loss
+from eoforge.errors import UsageError
+from eoforge.losses.robust import IGNORE, label_losses, task_loss
 from eoforge.methods.noise_robust.generative import Grid, RsIrlSvae
 from eoforge.methods.noise_robust.objective import View
-from eoforge.methods.noise_robust.selection import loss_gap, noisy_set
+from eoforge.methods.noise_robust.selection import importance, loss_gap, loss_sum, noisy_set
+from eoforge.methods.noise_robust.settings import NoiseSettings, build_objective
 from eoforge.nn.generative import GenerativeBranch
 
 B, D, L, LATENT = 12, 10, 5, 4
@@ -135,6 +137,97 @@ def test_in_the_first_epochs_every_label_counts_as_right(make):
     assert any(not torch.allclose(later[name], plain[name]) for name in plain)
 
 
+def _elements(world):
+    """Losses of both heads for every label, from a fixed draw of eps."""
+    torch.manual_seed(7)
+    features = world.backbone(world.images)
+    z = world.branch.encode(features).sample(world.branch.noise(features))
+    return [label_losses(world.target, logits, world.labels) for logits in (world.head(features), world.branch.head(z))]
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_grid_routes_single_labels_of_a_scene(joint):
+    """W holds floor(lambda P) of the P given labels, and as many of the others; one patch may be on both sides."""
+    world = _World()
+    objective = Grid(world.branch, world.target, B, RATE, unit="label", joint=joint)
+    _, found = world.step(objective)
+    world.zero_grad()
+    l_d, l_g = _elements(world)
+    given = world.labels > 0.5
+    count = int(RATE * int(given.sum()))
+    wrong = torch.zeros_like(given)
+    for part in (given, ~given):
+        suspicion = (loss_sum if joint else loss_gap)(l_d[part], l_g[part])
+        wrong[part] = suspicion >= suspicion.topk(count).values[-1]
+    torch.where(wrong, l_g, l_d).mean().backward()
+    _equal(found["backbone"], _gradients(world.backbone))
+    assert 0 < wrong.sum() == 2 * count
+    assert bool((wrong.any(dim=1) & ~wrong.all(dim=1)).any())
+    _equal(found["head"], world.expected(lambda l_d, l_g, rec, kl: l_d.mean())["head"])
+    _equal(found["branch"], world.expected(lambda l_d, l_g, rec, kl: (l_g + rec + kl).mean())["branch"])
+
+
+def test_grid_routes_single_pixels_of_a_map():
+    world = _World(spatial=True)
+    _, found = world.step(Grid(world.branch, world.target, B, RATE, unit="label"))
+    world.zero_grad()
+    l_d, l_g = _elements(world)
+    valid = world.labels != IGNORE
+    wrong = torch.zeros_like(valid)
+    wrong[valid] = noisy_set(loss_gap(l_d[valid], l_g[valid]), RATE)
+    (torch.where(wrong, l_g, l_d).flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1)).mean().backward()
+    _equal(found["backbone"], _gradients(world.backbone))
+    assert wrong.sum() == int(RATE * int(valid.sum()))
+
+
+def test_svae_weights_single_labels_within_those_given_and_those_not():
+    world = _World()
+    _, found = world.step(RsIrlSvae(world.branch, world.target, B, "joint_power", 3.0, unit="label"))
+    world.zero_grad()
+    l_d, l_g = _elements(world)
+    weights = torch.zeros_like(l_d)
+    for part in (world.labels > 0.5, world.labels <= 0.5):
+        weights[part] = importance("joint_power", l_d[part], l_g[part], 3.0)
+    ((weights * l_d).sum() / weights.sum()).backward()
+    _equal(found["backbone"], _gradients(world.backbone))
+    _equal(found["head"], _gradients(world.head))
+    assert weights[world.labels > 0.5].mean() == pytest.approx(1)
+
+
+def test_the_weight_of_the_divergence_reaches_the_branch_alone():
+    world = _World()
+    _, found = world.step(Grid(world.branch, world.target, B, RATE, divergence_weight=0.01))
+    expected = world.expected(lambda l_d, l_g, rec, kl: (l_g + rec + 0.01 * kl).mean())
+    _equal(found["branch"], expected["branch"])
+
+
+def test_rates_of_classes_are_estimated_from_their_given_labels():
+    world = _World()
+    objective = Grid(world.branch, world.target, 200, None, unit="label")
+    rng = np.random.default_rng(0)
+    objective.given = torch.zeros(200, L, dtype=torch.bool)
+    objective.given[:, 1] = True
+    objective.given[:100, 2] = True
+    values = rng.normal(-0.5, 0.1, (200, L))
+    values[:60, 1] += 1.2
+    values[:20, 2] += 1.2
+    values[100:, 2] += 1.2  # labels of class 2 that are not given
+    objective.suspicion.values = torch.tensor(values)
+    assert objective.rates(0).tolist() == pytest.approx([0, 0.3, 0.2, 0, 0], abs=0.02)
+    _, found = world.step(objective)
+    assert found
+
+
+def test_units_that_do_not_fit_are_named():
+    for target, changes, message in (
+        ("single", {"unit": "label"}, "needs patches with several labels; those of single targets have one"),
+        ("pixels", {"unit": "label", "adaptive": True}, "the rate of single pixels cannot be estimated"),
+        ("multi", {"unit": "label", "whole_bound": True}, "whole_bound=true needs unit=sample"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            build_objective("grid", NoiseSettings(**changes), target, features=D, outputs=L, samples=B)
+
+
 def test_every_sample_has_its_own_eps():
     """The released code draws one vector for the batch."""
     branch = GenerativeBranch(D, L, LATENT)
@@ -164,21 +257,21 @@ def test_divergence_is_that_of_torch_distributions():
 def test_gaps_are_kept_per_sample_and_the_rate_is_estimated_once_an_epoch():
     world = _World()
     objective = Grid(world.branch, world.target, 200, None, start_epochs=1)
-    assert objective.rate(0) == 0.0
+    assert objective.rates(0).tolist() == [0.0]
     world.rows = torch.arange(B) + 50
     world.step(objective)
-    values = objective.gaps.values.numpy()
+    values = objective.suspicion.values.numpy()
     assert np.isfinite(values[50 : 50 + B]).all()
     assert np.isnan(np.delete(values, np.arange(50, 50 + B))).all()
     rng = np.random.default_rng(0)
-    objective.gaps.values = torch.tensor(np.r_[rng.normal(-0.5, 0.1, 150), rng.normal(0.6, 0.1, 50)])
-    assert objective.rate(1) == pytest.approx(0.25, abs=0.02)
-    objective.gaps.values = torch.zeros(200)
-    assert objective.rate(1) == pytest.approx(0.25, abs=0.02)  # an epoch has one rate, also after a resume
+    objective.suspicion.values = torch.tensor(np.r_[rng.normal(-0.5, 0.1, 150), rng.normal(0.6, 0.1, 50)])
+    assert objective.rates(1).tolist() == pytest.approx([0.25], abs=0.02)
+    objective.suspicion.values = torch.zeros(200)
+    assert objective.rates(1).tolist() == pytest.approx([0.25], abs=0.02)  # an epoch has one rate, also after a resume
     copy = Grid(world.branch, world.target, 200, None)
     copy.load_state_dict(objective.state_dict())
-    assert copy.rate(1) == objective.rate(1)
-    assert objective.rate(2) == 0.0
+    assert copy.rates(1).tolist() == objective.rates(1).tolist()
+    assert objective.rates(2).tolist() == [0.0]
 
 
 def test_the_branch_is_small_beside_its_backbone():

@@ -87,6 +87,23 @@ def test_pixel_maps_train_with_the_same_objective(name, noisy):
     assert learner.network.predict(learner.images(batch)).shape == (4, 19, 32, 32)
 
 
+def test_relations_train_an_encoder(noisy, tmp_path):
+    method = get_method("grid")
+    config = method.config("tiny", {**SMALL, "task": "relations", "epochs": "3"})
+    bundle = method.train(noisy, str(tmp_path), config)
+    assert tasks_of(bundle) == (Task.ENCODE,)
+    assert bundle.weights()["model.fc.weight"].shape[0] == 190
+    history = bundle.metrics["history"]
+    assert history[-1]["task"] < history[0]["task"]  # mean squared error of the adjacency
+    assert 0 < history[-1]["validation_squared_error"] < 0.05
+    (batch,) = PatchLoader(noisy, batch_size=90, modalities=("s2",))
+    assert method.load(bundle).encode(batch, "s2")[0].shape == (90, 2)
+    with pytest.raises(BundleError, match="can encode; classify is none of it"):
+        method.classifier(bundle)
+    with pytest.raises(UsageError, match="an encoder has one sensor"):
+        method.config("tiny", {**SMALL, "task": "relations", "sensors": "s1s2"})
+
+
 def test_a_run_resumes_bit_for_bit(noisy, tmp_path, monkeypatch):
     method = get_method("grid")
     config = method.config("tiny", {**SMALL, "adaptive": "true", "start_epochs": "1"})

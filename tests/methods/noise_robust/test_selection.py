@@ -23,7 +23,7 @@ def test_equal_losses_have_no_gap():
     assert minmax(torch.full((3,), 2.0)).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("kind", ["gap", "joint", "power"])
+@pytest.mark.parametrize("kind", ["gap", "joint", "power", "joint_power"])
 def test_importance_has_mean_one_no_gradient_and_is_lowest_for_the_suspicious(kind):
     l_d = torch.tensor([0.1, 0.2, 3.0, 0.3], requires_grad=True)
     weights = importance(kind, l_d, torch.tensor([0.2, 0.3, 0.15, 0.2]))
@@ -39,6 +39,8 @@ def test_importance_formulas():
     torch.testing.assert_close(middle, torch.tensor([0.5, 0.5, 0.25]) * 3 / 1.25)
     power = importance("power", torch.tensor([0.0, 1.0, 0.5]), torch.tensor([0.0, 1.0, 0.0]), kappa=2.0)
     torch.testing.assert_close(power, torch.tensor([0.25, 0.25, 0.0625]) * 3 / 0.5625)
+    joint = importance("joint_power", torch.tensor([0.0, 1.0, 0.5]), torch.tensor([0.0, 1.0, 0.5]), kappa=2.0)
+    torch.testing.assert_close(joint, torch.tensor([1.0, 0.0, 0.25]) * 3 / 1.25)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])

@@ -242,6 +242,13 @@ def test_thumbnails_of_hits_are_their_own(client: RetrievalClient, archive: Retr
         assert hit.thumbnail_png == client.get_patch(hit.patch_id, thumbnails=True).s1_thumbnail_png
 
 
+def test_codes_of_hits_are_those_of_the_index(client: RetrievalClient, snapshot: IndexSnapshot) -> None:
+    name = snapshot.metadata(np.array([3]))["patch_id"][0].as_py()
+    hits = client.search(patch_id=name, source="s2", target="s1", k=5, codes=True)
+    assert [hit.code for hit in hits] == [snapshot.code_of(hit.patch_id, "s1").tobytes() for hit in hits]
+    assert [hit.code for hit in client.search(patch_id=name, source="s2", target="s1", k=2)] == [b"", b""]
+
+
 def test_indexes_describe_the_served_index(
     client: RetrievalClient, archive: RetrievalFixture, snapshot: IndexSnapshot
 ) -> None:

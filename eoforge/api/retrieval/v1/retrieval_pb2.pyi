@@ -149,7 +149,7 @@ class PatchMetadata(_message.Message):
     def __init__(self, patch_id: _Optional[str] = ..., s1_name: _Optional[str] = ..., split: _Optional[str] = ..., country: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., contains_seasonal_snow: _Optional[bool] = ..., contains_cloud_or_shadow: _Optional[bool] = ..., acquired_s2: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., acquired_s1: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mgrs_tile: _Optional[str] = ..., epsg: _Optional[int] = ..., ulx: _Optional[int] = ..., uly: _Optional[int] = ..., footprint: _Optional[_Union[BoundingBox, _Mapping]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("patch_id", "bands", "geotiff", "code", "query_modality", "target_modality", "filter", "page_size", "page_token", "include_thumbnails", "min_recall", "across", "visited", "bundle_id")
+    __slots__ = ("patch_id", "bands", "geotiff", "code", "query_modality", "target_modality", "filter", "page_size", "page_token", "include_thumbnails", "include_codes", "min_recall", "across", "visited", "bundle_id")
     PATCH_ID_FIELD_NUMBER: _ClassVar[int]
     BANDS_FIELD_NUMBER: _ClassVar[int]
     GEOTIFF_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +160,7 @@ class SearchRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_CODES_FIELD_NUMBER: _ClassVar[int]
     MIN_RECALL_FIELD_NUMBER: _ClassVar[int]
     ACROSS_FIELD_NUMBER: _ClassVar[int]
     VISITED_FIELD_NUMBER: _ClassVar[int]
@@ -174,27 +175,30 @@ class SearchRequest(_message.Message):
     page_size: int
     page_token: str
     include_thumbnails: bool
+    include_codes: bool
     min_recall: float
     across: bool
     visited: _containers.RepeatedScalarFieldContainer[str]
     bundle_id: str
-    def __init__(self, patch_id: _Optional[str] = ..., bands: _Optional[_Union[BandImage, _Mapping]] = ..., geotiff: _Optional[_Union[GeoTiffImage, _Mapping]] = ..., code: _Optional[bytes] = ..., query_modality: _Optional[_Union[Modality, str]] = ..., target_modality: _Optional[_Union[Modality, str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., include_thumbnails: _Optional[bool] = ..., min_recall: _Optional[float] = ..., across: _Optional[bool] = ..., visited: _Optional[_Iterable[str]] = ..., bundle_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, patch_id: _Optional[str] = ..., bands: _Optional[_Union[BandImage, _Mapping]] = ..., geotiff: _Optional[_Union[GeoTiffImage, _Mapping]] = ..., code: _Optional[bytes] = ..., query_modality: _Optional[_Union[Modality, str]] = ..., target_modality: _Optional[_Union[Modality, str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., include_thumbnails: _Optional[bool] = ..., include_codes: _Optional[bool] = ..., min_recall: _Optional[float] = ..., across: _Optional[bool] = ..., visited: _Optional[_Iterable[str]] = ..., bundle_id: _Optional[str] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("patch", "modality", "distance", "thumbnail_png", "owner", "owner_address")
+    __slots__ = ("patch", "modality", "distance", "thumbnail_png", "code", "owner", "owner_address")
     PATCH_FIELD_NUMBER: _ClassVar[int]
     MODALITY_FIELD_NUMBER: _ClassVar[int]
     DISTANCE_FIELD_NUMBER: _ClassVar[int]
     THUMBNAIL_PNG_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     OWNER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     patch: PatchMetadata
     modality: Modality
     distance: int
     thumbnail_png: bytes
+    code: bytes
     owner: str
     owner_address: str
-    def __init__(self, patch: _Optional[_Union[PatchMetadata, _Mapping]] = ..., modality: _Optional[_Union[Modality, str]] = ..., distance: _Optional[int] = ..., thumbnail_png: _Optional[bytes] = ..., owner: _Optional[str] = ..., owner_address: _Optional[str] = ...) -> None: ...
+    def __init__(self, patch: _Optional[_Union[PatchMetadata, _Mapping]] = ..., modality: _Optional[_Union[Modality, str]] = ..., distance: _Optional[int] = ..., thumbnail_png: _Optional[bytes] = ..., code: _Optional[bytes] = ..., owner: _Optional[str] = ..., owner_address: _Optional[str] = ...) -> None: ...
 
 class OwnerAnswer(_message.Message):
     __slots__ = ("owner", "status", "reason", "message", "hits", "index_version", "candidates", "distance_step")

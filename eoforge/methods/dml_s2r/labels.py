@@ -1,0 +1,177 @@
+"""Choice of the labelled patches, the part of them that is held out, and the batches that hold both kinds.
+
+Shape legend: N labelled patches, T patches of the training split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eoforge.data.loading.batch import PatchBatch
+from eoforge.data.loading.loader import PatchLoader
+from eoforge.data.targets import patches_of, read_file, read_target
+from eoforge.errors import DataRefused
+from eoforge.methods.dml_s2r.config import Config
+from eoforge.nn.seeds import derive_seed
+from eoforge.storage.addresses import TableRef
+
+LEAST = 6
+"""Labelled patches that a training needs."""
+LEAST_HELD = 2
+SCORED = 10
+"""Held-out patches from which on they choose the epoch; with fewer the last one is kept."""
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled patches.
+
+    Attributes:
+        patches: Ids ``[N]``.
+        values: Their targets ``[N]``, in the unit of the target.
+        held: Which of them are held out, bool ``[N]``.
+        facts: Counts, for ``config.json``.
+    """
+
+    patches: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+    held: npt.NDArray[np.bool_]
+    facts: dict[str, Any]
+
+    @classmethod
+    def choose(cls, values: dict[str, float], config: Config, facts: dict[str, Any]) -> Labelled:
+        """Labelled patches of a training, with the held-out part drawn by the seed.
+
+        Raises:
+            DataRefused: There are too few of them.
+        """
+        names = tuple(values)
+        if len(names) < LEAST:
+            raise DataRefused(
+                f"training needs at least {LEAST} labelled patches of the training split; got {len(names)} with a "
+                f"value of {config.target}. Label more, or raise labels (now {config.labels:g})"
+            )
+        count = max(LEAST_HELD, round(config.holdout * len(names)))
+        held_names = set(_drawn(names, count, "held out", config.seed))
+        held = np.array([name in held_names for name in names])
+        facts = {"labelled": len(names), "held_out": count, **facts}
+        return cls(names, np.array(list(values.values()), dtype=np.float64), held, facts)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and deviation of the values that train, by which targets are standardised."""
+        trained = self.values[~self.held]
+        return float(trained.mean()), float(trained.std()) or 1.0
+
+    def standardised(self) -> dict[str, float]:
+        """Patch id -> standardised target of the patches that train; no held-out value is in it."""
+        mean, deviation = self.scale
+        return {
+            name: (float(value) - mean) / deviation
+            for name, value, held in zip(self.patches, self.values, self.held, strict=True)
+            if not held
+        }
+
+
+def _drawn(names: Sequence[str], count: int, purpose: str, seed: int) -> list[str]:
+    return sorted(names, key=lambda name: derive_seed(purpose, seed, name))[:count]
+
+
+def labelled_patches(data: TableRef, config: Config) -> Labelled:
+    """The labelled patches of the training split.
+
+    The share ``labels`` is drawn first, by seed and id; targets of the table are then read for these patches alone.
+
+    Raises:
+        NotFound: The file of labels does not exist.
+        DataRefused: There are too few values, or the file or a value is refused.
+        UsageError: The table has no such target.
+    """
+    target = config.described_target()
+    if config.labels_file:
+        skip = config.unknown_ids == "skip"
+        found = read_file(data, target, config.labels_file, "train", digest=config.labels_digest, skip_unknown=skip)
+        names = list(found.values)
+        chosen = _drawn(names, _count(names, config), "labelled", config.seed)
+        values = {name: found.values[name] for name in chosen}
+    else:
+        names = patches_of(data, "train")
+        chosen = _drawn(names, _count(names, config), "labelled", config.seed)
+        found = read_target(data, target, chosen)
+        values = found.values
+    facts = {"missing": found.missing, "clipped": found.clipped}
+    return Labelled.choose(values, config, facts | ({"file": asdict(found.file)} if found.file else {}))
+
+
+def _count(names: Sequence[str], config: Config) -> int:
+    return max(LEAST, round(config.labels * len(names)))
+
+
+def mixed_rows(labelled: Rows, everything: Rows, total: int, part: float, *key: int) -> Rows:
+    """Rows of one batch: labelled ones, then others of the training split without a repetition.
+
+    Args:
+        labelled: Rows of the labelled patches that train.
+        everything: Rows of the training split.
+        total: Rows of the batch at most. A batch of labelled rows alone is smaller where there are fewer of them.
+        part: Share of the batch that is labelled; 1 draws no other row.
+        key: Seed, epoch and number of the batch, of which the draw is a function.
+    """
+    rng = np.random.Generator(np.random.Philox(key=derive_seed("mixed", *key)))
+    known = rng.permutation(labelled)[: max(2, round(part * total))]
+    if part >= 1:
+        return known
+    others = rng.choice(everything, min(total, len(everything)), replace=False)
+    return np.concatenate([known, others[~np.isin(others, known)][: total - len(known)]])
+
+
+class ChosenLoader(PatchLoader):
+    """Loader of the named patches.
+
+    Args:
+        chosen: Ids of the patches.
+        arguments: As those of :class:`PatchLoader`.
+    """
+
+    def __init__(self, *arguments: Any, chosen: Sequence[str], **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._everything = self._rows
+        self._rows = self._rows[np.isin(self._ids(), np.array(chosen))]
+
+    def _ids(self) -> npt.NDArray[np.str_]:
+        ids = self._table.here.to_table(columns=["patch_id"]).column("patch_id").to_numpy()[self._rows]
+        return ids.astype(str)
+
+
+class MixedLoader(ChosenLoader):
+    """Loader of training batches: labelled patches, and others in the epochs that use them.
+
+    A batch is a function of seed, epoch and number, so that a resumed run reads the same ones.
+
+    Args:
+        config: Says which epoch uses which patches.
+        arguments: As those of :class:`ChosenLoader`; ``chosen`` are the labelled patches that train.
+    """
+
+    def __init__(self, *arguments: Any, config: Config, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._config, self._labelled, self._rows = config, self._rows, self._everything
+
+    def __iter__(self) -> Iterator[PatchBatch]:
+        self._done, self._resume_at = self._resume_at, 0
+        for batch in self._fetch(self._batch(number) for number in range(self._done, len(self))):
+            self._done += 1
+            yield batch
+
+    def _batch(self, number: int) -> Rows:
+        total, part = self.batch_size * self._world_size, self._config.labelled_part(self._epoch)
+        rows = mixed_rows(self._labelled, self._everything, total, part, self.seed, self._epoch, number)
+        # All ranks take equally many, because they exchange their features.
+        even = len(rows) // self._world_size * self._world_size
+        return np.sort(rows[:even][self._rank :: self._world_size])

@@ -1,0 +1,130 @@
+"""Interface of an objective, and the alternation of DML-S2R.
+
+Shape legend: B inputs of this rank, N of all ranks. Labels are standardised, NaN for inputs without one. Every
+objective also has an inference, which is what the bundle keeps.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from eoforge.methods.dml_s2r import loss
+from eoforge.methods.dml_s2r.config import Config
+from eoforge.methods.dml_s2r.inference import Inference, Neighbours
+from eoforge.nn.distributed import gather_rows
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+View = Callable[[bool], Tensor]
+"""Function to a random view of the inputs of a batch; True asks for a strong one."""
+
+
+class Objective(nn.Module, ABC):
+    """Loss terms of a batch.
+
+    Attributes:
+        inference: Networks that predict; they are trained.
+    """
+
+    def __init__(self, config: Config, inference: Inference) -> None:
+        super().__init__()
+        self.config, self.inference = config, inference
+
+    @abstractmethod
+    def losses(self, view: View, values_B: Tensor, epoch: int) -> dict[str, Tensor]:
+        """``loss`` and further terms, all scalars, equal on all ranks."""
+
+    def ramp(self, epoch: int) -> float:
+        """Weight of unlabelled inputs: linear from 0 to 1 over the first 40 % of the epochs (*confirmed*: RankUp)."""
+        return min(1.0, epoch / max(1.0, 0.4 * self.config.epochs))
+
+
+class Frozen(nn.Module, Generic[ModuleT]):
+    """A copy of a network that does not learn; it is part of the checkpoint.
+
+    Attributes:
+        network: The copy.
+    """
+
+    network: ModuleT
+    phase: Tensor
+
+    def __init__(self, network: ModuleT) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.register_buffer("phase", torch.tensor(-1))
+
+    @torch.no_grad()
+    def refresh(self, source: nn.Module, phase: int) -> None:
+        """Copies ``source`` when ``phase`` is entered, and does nothing within it."""
+        if int(self.phase) != phase:
+            self.phase = torch.full_like(self.phase, phase)
+            self.network.load_state_dict(source.state_dict())
+        self.network.eval()
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    """Moves the weights of ``teacher`` towards those of ``student``, and copies buffers: a mean teacher."""
+    for weight, learned in zip(teacher.parameters(), student.parameters(), strict=True):
+        weight.lerp_(learned, 1 - decay)
+    for buffer, newest in zip(teacher.buffers(), student.buffers(), strict=True):
+        buffer.copy_(newest)
+    teacher.eval()
+
+
+class DmlS2r(Objective):
+    """The two steps: f^d from labelled pairs, then the metric from triplets of all inputs, in turn.
+
+    In the second step f^d, frozen at the start of the phase, says which inputs have near targets. Both steps train the
+    same phi with one optimiser (*ours*: the reconstruction has one for each).
+    """
+
+    inference: Neighbours
+
+    def __init__(self, config: Config, inference: Neighbours) -> None:
+        super().__init__(config, inference)
+        self.miner = Frozen(inference.twin)
+
+    def losses(self, view: View, values_B: Tensor, epoch: int) -> dict[str, Tensor]:
+        inputs = view(False)
+        features_ND = gather_rows(self.inference.twin.encoder(inputs))
+        values_N = gather_rows(values_B)
+        known_N = ~values_N.isnan()
+        pairs = self.pair_term(features_ND[known_N], values_N[known_N])
+        if self.config.step(epoch) == 1:
+            return {"loss": pairs, "pairs": pairs, "metric": torch.zeros_like(pairs)}
+        self.miner.refresh(self.inference.twin, epoch // self.config.alternate)
+        with torch.no_grad():
+            frozen_ND = gather_rows(self.miner.network.encoder(inputs))
+            delta_NN = self.target_distance(frozen_ND, values_N)
+        metric = self.metric_term(features_ND, delta_NN)
+        # Ranks exchange the gradients of every parameter, so that f^d needs one even where its weight is 0.
+        total = self.config.metric_weight * metric + self.config.pair_weight * pairs
+        return {"loss": total, "pairs": pairs, "metric": metric}
+
+    def target_distance(self, frozen_ND: Tensor, values_N: Tensor) -> Tensor:
+        """delta ``[N, N]`` by the frozen network, from its features."""
+        difference_NN = self.miner.network.difference(frozen_ND, frozen_ND)
+        if self.config.mining == "difference" or bool(values_N.isnan().all()):
+            return loss.target_distance(difference_NN, values_N)
+        distance_NN = loss.square_distance(frozen_ND)
+        values_N = loss.pseudo_values(difference_NN, distance_NN, values_N, self.config.neighbours)
+        return loss.target_distance(difference_NN, values_N)
+
+    def pair_term(self, features_ND: Tensor, values_N: Tensor) -> Tensor:
+        """Loss of the first step over labelled inputs."""
+        return loss.pair_loss(self.inference.twin.difference(features_ND, features_ND), values_N)
+
+    def metric_term(self, features_ND: Tensor, delta_NN: Tensor) -> Tensor:
+        """Loss of the second step."""
+        positives, negatives = loss.mine(delta_NN, self.config.mined)
+        distance_NN = loss.square_distance(features_ND)
+        if self.config.metric == "triplet":
+            return loss.triplet_loss(distance_NN, positives, negatives, self.config.margin)
+        return loss.log_ratio_loss(distance_NN, delta_NN, positives, negatives)

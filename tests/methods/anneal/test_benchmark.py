@@ -1,0 +1,38 @@
+"""What the benchmark claims, counted on curves by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.anneal.report import area, claims, summary
+
+
+def cell(name: str, seed: int, heights: list[float]) -> dict:
+    points = [
+        {"decisions": 10.0 * (1 + n), "bits": 1.0, "seconds": 1.0, "map@20": h, "ndcg@20": h, "r_precision": h}
+        for n, h in enumerate(heights)
+    ]
+    return {"data": "d", "name": name, "seed": seed, "cpu_seconds": 1.0, "points": points}
+
+
+def test_the_area_is_the_mean_height() -> None:
+    assert area(cell("x", 0, [0.0, 1.0, 1.0])["points"]) == pytest.approx(0.75)
+    assert area(cell("x", 0, [0.3])["points"]) == 0.3
+
+
+def test_claims_count_points_of_the_mean_and_areas_of_every_seed() -> None:
+    cells = [
+        cell("anneal bcgue", 0, [0.1, 0.3, 0.2]),
+        cell("anneal bcgue", 1, [0.1, 0.3, 0.2]),
+        cell("random", 0, [0.1, 0.1, 0.1]),
+        cell("random", 1, [0.1, 0.4, 0.5]),
+        cell("diversity alone", 0, [0.1, 0.2, 0.2]),
+        cell("diversity alone", 1, [0.1, 0.2, 0.2]),
+    ]
+    (found,) = claims(cells)
+    # The first point is common to all; the mean of random is 0.25 and 0.3.
+    assert found["points_above"] == {"random": "1 of 2", "diversity alone": "1 of 2"}
+    assert found["area_above_random"] == "1 of 2 seeds"
+    row = next(r for r in summary(cells) if r["name"] == "random")
+    assert row["points"][1]["map@20"] == pytest.approx((0.25, 0.2121), abs=1e-3)
+    assert row["area"]["map@20"][0] == pytest.approx((0.1 + 0.35) / 2)

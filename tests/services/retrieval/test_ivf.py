@@ -1,0 +1,97 @@
+"""A service over an IVF index: exact unless asked otherwise, and it says which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
+from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from eoforge.client import RemoteNotFound, RetrievalClient, SearchFilter
+from eoforge.errors import UsageError
+from eoforge.index.build import build_index
+from eoforge.index.ivf import build
+from eoforge.index.ivf.build import build_ivf
+from eoforge.storage.addresses import TableRef
+from tests.services.conftest import server_for
+from tests.services.retrieval.fixtures import FIRST, RetrievalFixture, make_retrieval_fixture
+from tests.services.support import Running, running
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[RetrievalFixture, RetrievalFixture]:
+    """An archive with an exact index, and the same archive with an IVF index."""
+    folder = tmp_path_factory.mktemp("ivf")
+    exact = make_retrieval_fixture(folder)
+    ivf = replace(exact, codes=str(folder / "ivf.lance"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "ROWS_PER_PARTITION", 16)
+        build_index(exact.bundle.uri, TableRef(exact.patches), ivf.codes, exact.encoder, engine="ivf")
+        build_ivf(ivf.codes)
+    return exact, ivf
+
+
+@pytest.fixture(scope="module")
+def server(both: tuple[RetrievalFixture, RetrievalFixture]) -> Iterator[Running]:
+    with running(server_for(both[1])) as run:
+        yield run
+
+
+def test_answers_are_those_of_the_exact_index(both: tuple[RetrievalFixture, RetrievalFixture], server: Running) -> None:
+    exact, _ = both
+    known = exact.pairs[3].meta
+    with (
+        running(server_for(exact)) as other,
+        RetrievalClient(server.target, attempts=1) as ours,
+        RetrievalClient(other.target, attempts=1) as theirs,
+    ):
+        for wanted in (None, SearchFilter(countries=(str(known.country),)), SearchFilter(labels_any=known.labels)):
+            query: dict[str, Any] = {"patch_id": known.patch_id, "source": "s1", "target": "s2", "k": FIRST}
+            assert ours.search(**query, filter=wanted) == theirs.search(**query, filter=wanted)
+        assert ours.get_patch(known.patch_id, thumbnails=True, pixels=True).s2_thumbnail_png
+        assert ours.search(patch_id=known.patch_id, source="s1", target="s2", k=2, thumbnails=True)[0].thumbnail_png
+        with pytest.raises(RemoteNotFound, match="no patch 'none' with s1"):
+            ours.search(patch_id="none", source="s1", target="s2")
+
+
+def test_an_answer_says_whether_it_is_exact(both: tuple[RetrievalFixture, RetrievalFixture], server: Running) -> None:
+    known = both[0].pairs[3].meta.patch_id
+    request = pb.SearchRequest(patch_id=known, query_modality=1, target_modality=2, page_size=5)
+    with grpc.insecure_channel(server.target) as channel:
+        stub: Any = retrieval_pb2_grpc.RetrievalServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+        (index,) = stub.ListIndexes(pb.ListIndexesRequest(), timeout=60).indexes
+        assert index.engine == "ivf"
+        recalls = {entry.partitions: entry.recall for entry in index.recalls}
+        assert recalls[max(recalls)] == 1.0
+        answer = stub.Search(request, timeout=60)
+        assert (answer.exact, answer.recall) == (True, 1.0)
+        request.min_recall = 0.01
+        answer = stub.Search(request, timeout=60)
+        assert (answer.exact, answer.recall, len(answer.hits)) == (False, recalls[1], 5)
+        for wrong in (-0.5, 1.5, float("nan")):
+            request.min_recall = wrong
+            with pytest.raises(grpc.RpcError, match="min_recall must be above 0 and at most 1"):
+                stub.Search(request, timeout=60)
+
+
+def test_the_open_protocol_and_the_client_take_it_too(
+    both: tuple[RetrievalFixture, RetrievalFixture], server: Running
+) -> None:
+    known = both[0].pairs[3].meta.patch_id
+    query = {"name": "patch_id", "shape": [1], "datatype": "BYTES", "data": [known]}
+    body: dict[str, Any] = {"inputs": [query], "parameters": {"query_modality": "s1", "min_recall": 0.01}}
+    where = f"{server.rest}/v2/models/eoforge-retrieval-search-s2/infer"
+    assert httpx.post(where, json=body, timeout=60).status_code == 200
+    body["parameters"]["min_recall"] = "high"
+    refused = httpx.post(where, json=body, timeout=60)
+    assert refused.status_code == 400
+    assert "min_recall must be a number" in refused.text
+    with RetrievalClient(server.target, attempts=1) as client:
+        assert client.search(patch_id=known, source="s2", target="s2", min_recall=0.01)[0].patch_id == known
+        with pytest.raises(UsageError, match="at most 1"):
+            client.search(patch_id=known, source="s2", target="s2", min_recall=2)
