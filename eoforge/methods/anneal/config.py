@@ -67,7 +67,7 @@ class Config(TrainConfig):
     contrastive_weight: float = 1.0
     bce_weight: float = 1.0
     quantisation_weight: float = 0.1
-    anchor_weight: float = 1.0
+    anchor_weight: float = 30.0
     retrain: Literal["warm", "fresh"] = "warm"
     strategy: Strategy = "anneal"
     uncertainty: Literal["mgue", "bcgue"] = "bcgue"
@@ -118,12 +118,12 @@ class Config(TrainConfig):
         return cls(
             epochs=30,
             batch_size=64,
-            learning_rate=2e-3,
+            learning_rate=5e-3,
             warmup_epochs=0.0,
             size=60,
             interpolation="bilinear",  # from 120 to 60 this is the mean of 2 x 2 pixels, which reduces speckle
             backbone="tiny",
-            bits=64,
+            bits=128,
             hidden=128,
             bootstrap=40,
             batch=40,
