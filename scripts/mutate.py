@@ -41,7 +41,10 @@ SUITES: dict[str, Suite] = {
     "losses": Suite(("eoforge/losses",), ("tests/losses", "tests/methods/test_ss_cm_rsir.py")),
     "metrics": Suite(("eoforge/metrics",), ("tests/metrics",)),
     "privacy": Suite(("eoforge/federated/privacy",), ("tests/federated/privacy", "tests/federated/test_reduce.py")),
-    "priors": Suite(("eoforge/codec/learned/priors.py",), ("tests/codec/test_entropy.py", "tests/codec/test_model.py")),
+    "priors": Suite(
+        ("eoforge/codec/learned/priors.py",),
+        ("tests/codec/test_priors.py", "tests/codec/test_entropy.py", "tests/codec/test_model.py"),
+    ),
     "strategies": Suite(
         ("eoforge/federated/strategies",), ("tests/federated/strategies", "tests/methods/mm_fl/test_relay.py")
     ),
