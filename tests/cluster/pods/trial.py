@@ -234,7 +234,18 @@ class Trial:
         trained = self.train(version)
         self.bundle = trained["bundle_id"]
         self.report.append(f"training step and TrainJob: {time.monotonic() - began:.0f} s")
-        trainer = ("train", "reben", "--data", f"{TABLE}@{version}", "--out", RUNS, "--preset", "tiny", "epochs=1")
+        trainer = (
+            "train",
+            "reben",
+            "--data",
+            f"{TABLE}@{version}",
+            "--out",
+            RUNS,
+            "--preset",
+            "tiny",
+            "epochs=1",
+            "batch_size=16",
+        )
         self.classifier = self.steps.eoforge(*trainer)["bundle"]
         began = time.monotonic()
         plan = self.steps.step(
