@@ -17,7 +17,14 @@ from services._runtime.settings import HttpSettings
 from services._runtime.telemetry import configure_traces
 
 OTHER_VARIABLES = frozenset(
-    {"EOFORGE_SCRATCH", "EOFORGE_SHARED_SCRATCH", "EOFORGE_TRAINING_RUNTIME_KIND", "EOFORGE_TOKEN", "EOFORGE_SERVER"}
+    {
+        "EOFORGE_CACHE_FOLDER",
+        "EOFORGE_SCRATCH",
+        "EOFORGE_SHARED_SCRATCH",
+        "EOFORGE_TRAINING_RUNTIME_KIND",
+        "EOFORGE_TOKEN",
+        "EOFORGE_SERVER",
+    }
     | {
         "EOFORGE_FEDERATION_CREDENTIALS",
         "EOFORGE_SHARED_DATA",

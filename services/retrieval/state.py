@@ -16,7 +16,7 @@ from prometheus_client import Counter, Gauge
 
 from eoforge.bundle import Bundle
 from eoforge.data.bands import GROUPS, MODALITIES
-from eoforge.errors import BundleError, DataRefused
+from eoforge.errors import BundleError, DataRefused, NotFound
 from eoforge.index.encoder import Encoder
 from eoforge.index.snapshot import Opening, Snapshot, open_snapshot
 from eoforge.index.streams import StreamReader, holds_streams
@@ -177,7 +177,10 @@ class IndexHolder:
         return True
 
     async def _first(self) -> None:
-        self._replace(await asyncio.to_thread(load, self._codes, self._how))
+        found = await asyncio.to_thread(load, self._codes, self._how)
+        if self._codes.version is None and not len(found.snapshot):  # a job has made the table and not committed yet
+            raise NotFound(f"the index at {self._codes} holds no codes yet")
+        self._replace(found)
         if self._codes.version is None:
             self._task = asyncio.create_task(self._poll())
         if self.on_first is not None:

@@ -27,7 +27,7 @@ CSRF = re.compile(r'name="csrf" value="([^"]+)"')
 @pytest.fixture(scope="session", autouse=True)
 def console_logs() -> None:
     """Logs as in production."""
-    configure_logs(as_json=True, level=logging.CRITICAL)
+    configure_logs(as_json=True, level=logging.WARNING)  # as in services: later files see it too
 
 
 @contextmanager
@@ -82,9 +82,9 @@ def browser_of_one(console: Running) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, one for the session."""
+    """Chromium, one for each file: while it runs, this thread has an event loop, which later tests could not start."""
     with running_browser() as made:
         yield made
 

@@ -106,7 +106,11 @@ def test_a_bundle_of_two_sensors_that_encodes_and_classifies(table: TableRef, tm
     assert "partner_recall@10_s1_to_s2_trained" in result
     assert all(isinstance(value, str | int | float) for value in result.values())
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.index("Retrieval across sensors") < page.index("All measures") < page.index("<h2>Labels</h2>")
+    assert (
+        page.index("Retrieval across sensors")
+        < page.index("Further measures of the trained codes")
+        < page.index("<h2>Labels</h2>")
+    )
 
 
 def test_tasks_without_an_evaluation_are_refused(

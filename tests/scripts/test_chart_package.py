@@ -14,7 +14,7 @@ from scripts import chart_package
 from tests.charts import support
 from tests.charts.support import CHARTS
 
-NAMES = ("compression", "eoforge", "eoforge-dev", "federation", "prediction", "retrieval")
+NAMES = ("compression", "console", "eoforge", "eoforge-dev", "federation", "prediction", "retrieval")
 KEY = "throw-away <charts@eoforge.example>"
 
 

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from eoforge.client import CompressionClient, RemoteError, RetrievalClient
 from eoforge.errors import DataRefused
+from eoforge.storage.addresses import TableRef, open_table
 from services._runtime.wire import OIP_SERVICE
 from services.compression.server import SERVICE as COMPRESSION
 from services.compression.server import build as build_compression
@@ -33,6 +34,17 @@ def health(run: Running, name: str) -> int:
 
 def states(run: Running) -> set[str]:
     return {model["state"] for model in httpx.post(f"{run.rest}/v2/repository/index", timeout=60).json()}
+
+
+def test_an_index_without_codes_is_waited_for(tmp_path: Path) -> None:
+    """A job makes the table some time before it commits codes."""
+    archive = make_retrieval_fixture(tmp_path / "made")
+    full = open_table(archive.codes).version
+    open_table(archive.codes).delete("true")
+    with running(server_for(archive, poll_seconds=0.05)) as run:
+        assert health(run, RETRIEVAL) == NOT_SERVING
+        open_table(TableRef(archive.codes, full)).restore()
+        until(lambda: health(run, RETRIEVAL) == SERVING)
 
 
 def test_retrieval_serves_when_its_index_appears(tmp_path: Path) -> None:
