@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "build" / "console-assets" / "axe.min.js"
@@ -26,6 +26,7 @@ def running_browser() -> Iterator[Browser]:
     """Chromium during the block; the test is skipped where there is none."""
     if CHROMIUM is None:
         pytest.skip("NOT RUN: no Chromium on this machine; tests/run.sh installs it where it may (apt, root)")
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         args = ["--no-sandbox"] if os.getuid() == 0 else []  # Chromium has no sandbox for root
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
