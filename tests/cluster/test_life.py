@@ -129,10 +129,11 @@ def limited(values: Object) -> Object:
     """The values with a CPU limit for every pod."""
     resources = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
     found: Object = copy.deepcopy(values)
-    for service in support.SERVICES:
+    for service in (*support.SERVICES, "console"):
+        node = found.setdefault(service, {})
         for part in ("tests", "waitForStore"):
-            found[service].setdefault(part, {})["resources"] = resources
-        found[service]["resources"] = resources
+            node.setdefault(part, {})["resources"] = resources
+        node["resources"] = resources
     for path in ("doctor", "kubeflow.pipelines", "dev.s3"):
         node = found
         for key in path.split("."):
