@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import structlog
 from fastapi import FastAPI
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
@@ -20,7 +19,7 @@ from eoforge.errors import LimitExceeded, UsageError
 from services._runtime.admission import Admission, Budget, Reservation
 from services._runtime.errors import DeadlineExceeded, PermissionDenied
 from services._runtime.interceptor import request_id_of
-from services._runtime.telemetry import REQUESTS, SECONDS
+from services._runtime.telemetry import REQUESTS, SECONDS, Exposition
 from services.console import problems
 from services.console.session import SAFE_METHODS, Session, Sessions
 from services.console.settings import ConsoleSettings
@@ -70,7 +69,7 @@ class Guard:
         self._uploads, self._draining = frozenset(uploads), draining
         self._admission = Admission(settings.max_calls, settings.max_calls_per_caller, settings.max_calls_per_caller)
         self._budget = Budget(UPLOADS_AT_ONCE * settings.max_upload_bytes, settings.receive_seconds)
-        self._shares = Shares()
+        self._shares, self._exposition = Shares(), Exposition()
         self._headers = _FIXED_HEADERS | {"content-security-policy": content_security_policy(settings)}
         if settings.secure:
             self._headers["strict-transport-security"] = "max-age=31536000"
@@ -84,7 +83,7 @@ class Guard:
         request_id = request_id_of(request.headers.get("x-request-id"))
         structlog.contextvars.bind_contextvars(request_id=request_id)
         headers = {**self._headers, "x-request-id": request_id}
-        if (probe := self._probe(scope["path"])) is not None:
+        if (probe := await self._probe(scope["path"])) is not None:
             await probe(scope, receive, _with(send, lambda: headers, list))
             return
         static = scope["path"].startswith(STATIC_PREFIX)
@@ -129,10 +128,10 @@ class Guard:
             reservation.resize(0)
             self._record(scope, status, time.perf_counter() - started)
 
-    def _probe(self, path: str) -> Response | None:
+    async def _probe(self, path: str) -> Response | None:
         """Answer to a probe or to Prometheus, which have no session."""
         if path == METRICS:
-            return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+            return await self._exposition.answer()
         if path == LIVE:
             return JSONResponse({"live": True})
         if path == READY:
