@@ -81,6 +81,7 @@
 - networkPolicy.clientPeers
 - networkPolicy.metricsPeers
 - networkPolicy.storePeers
+- networkPolicy.providerPeers
 - networkPolicy.extraEgress
 - autoscaling.type
 - autoscaling.minReplicas
