@@ -60,9 +60,12 @@ def drawn(request: Request, caller: SignedIn, patch_id: str, name: str) -> Respo
 
 
 @router.get("/thumbnail/{sensor}/{patch_id}")
-def thumbnail(request: Request, caller: SignedIn, sensor: Literal["s1", "s2"], patch_id: str) -> Response:
-    """Small picture of a sensor's image."""
-    return _png(_pictures(request).thumbnail(_client(request, caller), caller, patch_id, sensor))
+def thumbnail(
+    request: Request, caller: SignedIn, sensor: Literal["s1", "s2"], patch_id: str, owner: str = ""
+) -> Response:
+    """Small picture of a sensor's image; of another owner's patch, asked there."""
+    client = _sources(request).owner(owner, caller) if owner else _client(request, caller)
+    return _png(_pictures(request).thumbnail(client, caller, patch_id, sensor, owner))
 
 
 def _neighbours(client: RetrievalClient, index: IndexInfo, patch: Patch, sensor: str) -> tuple[list[Hit], list[Hit]]:
