@@ -6,6 +6,7 @@ import re
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import httpx2
 import jwt
@@ -127,6 +128,21 @@ class Provider:
             return session  # which ends when its token does
         return Session(**{**vars(session), **tokens, "refresh": tokens["refresh"] or session.refresh})
 
+    async def end_address(self) -> str:
+        """Page of the provider at which people end their session there; empty if it has none, or does not answer.
+
+        The redirection of a form would not reach it, because the policy lets forms lead to our own pages alone.
+        """
+        try:
+            found = str((await self._client.load_server_metadata()).get("end_session_endpoint") or "")
+        except (httpx2.HTTPError, RuntimeError, ValueError, KeyError) as error:
+            log.warning("the provider does not answer", why=type(error).__name__)
+            return ""
+        if urlsplit(found).scheme not in ("https", "http"):
+            return ""
+        joint = "&" if "?" in found else "?"
+        return f"{found}{joint}{urlencode({'client_id': self._settings.oidc_client_id})}"
+
     def _tokens(self, found: dict[str, Any]) -> dict[str, Any]:
         """Part of a session that comes from the provider's tokens.
 
@@ -161,7 +177,8 @@ async def callback(request: Request) -> Response:
 async def sign_out(request: Request) -> Response:
     """Ends the session of this browser."""
     request.state.session = Session()
-    return page(request, "signed_out.html")
+    provider: Provider | None = request.app.state.provider
+    return page(request, "signed_out.html", end=await provider.end_address() if provider is not None else "")
 
 
 def _provider(request: Request) -> Provider:
