@@ -182,6 +182,7 @@ def test_malformed_parameters_are_named(browser_of_one: httpx.Client) -> None:
     for given, words in (
         ({"bbox": "1,2,3"}, "bbox: expected west,south,east,north"),
         ({"k": "0"}, "k: expected a number of hits from 1 to 200"),
+        ({"k": "000000001999"}, "k: expected a number of hits from 1 to 200"),
         ({"from": "s3"}, "modality must be one of s1, s2"),
         ({"since": "tomorrow"}, "since: expected a day"),
         ({"code": "zz"}, "code: expected hexadecimal digits"),
