@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import json
 import os
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from eoforge.errors import ConflictError, DamagedObject, NotFound, UsageError, WrongState
 from eoforge.methods.anneal.annotations import Annotation, Answer, Kind, Pair
 from eoforge.methods.anneal.config import Config
+from eoforge.methods.anneal.exchange import write_annotations
 from eoforge.methods.anneal.round_files import Round
 from eoforge.methods.anneal.sessions import AnnotationSession
 from eoforge.storage.objects import ObjectStore
@@ -219,6 +221,14 @@ def test_damaged_settings_of_a_session_are_refused_by_name(start: Start, damage:
     ObjectStore(session.address).put("rounds/0001.json", damage)
     with pytest.raises(DamagedObject, match="no batch of pairs"):
         session.rounds()
+
+
+def test_a_name_is_no_formula_in_a_spreadsheet(start: Start, tmp_path: Path) -> None:
+    session = start()
+    session.answer(PAIRS[0], "similar", "=HYPERLINK(1)", 1.0, "r")
+    write_annotations(session.annotations(), tmp_path / "all.csv")
+    (row,) = csv.DictReader((tmp_path / "all.csv").open())
+    assert (row["who"], row["first"], row["seconds"]) == ("'=HYPERLINK(1)", PAIRS[0].first, "1")
 
 
 def test_imports_are_stored_whole_and_once(start: Start) -> None:
