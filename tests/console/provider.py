@@ -1,4 +1,4 @@
-"""A real OpenID Connect provider on the loopback address, which demands PKCE."""
+"""A real OpenID Connect provider on this machine, which demands PKCE."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Provider:
 
 
 @contextmanager
-def running_provider(seconds: float = 3600.0) -> Iterator[Provider]:
-    """The provider during the block; its tokens last so long."""
+def running_provider(seconds: float = 3600.0, host: str = "127.0.0.1") -> Iterator[Provider]:
+    """The provider during the block, at an address of this machine; its tokens last so long."""
     app = oidc_provider_mock.app(require_nonce=True, access_token_max_age=timedelta(seconds=seconds))
     challenges: set[str] = set()
     verified: list[str] = []
@@ -55,11 +55,11 @@ def running_provider(seconds: float = 3600.0) -> Iterator[Provider]:
             verified.append(challenge)
         return None
 
-    server = werkzeug.serving.make_server("127.0.0.1", 0, app, threaded=True)
+    server = werkzeug.serving.make_server(host, 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        yield Provider(f"http://127.0.0.1:{server.server_port}", verified)
+        yield Provider(f"http://{host}:{server.server_port}", verified)
     finally:
         server.shutdown()
         thread.join(10)
