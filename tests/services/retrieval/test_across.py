@@ -139,7 +139,7 @@ def test_client_and_command_line(
             patch_id=own, source="s1", target="s2", k=5, filter=SearchFilter(splits=("train", "test"))
         )
     assert [owner.status for owner in answer.owners] == ["ANSWERED"] * 3
-    assert not answer.partial
+    assert (answer.partial, answer.exact, answer.recall) == (False, True, 1.0)
     assert {hit.owner for hit in answer.hits} <= set(OWNERS)
     near = {"north": upstream("north", federation["north"].target, pkis["north"]), "gone": upstream("gone", "[::1]:9")}
     values = {"owner": "south", "upstreams": tuple(near.values())}
