@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 
 from eoforge.data.tables.schema import METADATA_FIELDS
 from eoforge.errors import DataRefused, UsageError
+
+if TYPE_CHECKING:
+    import lance
 
 EXACT, IVF = "exact", "ivf"
 ENGINES = (EXACT, IVF)
@@ -31,6 +34,12 @@ def with_metadata(schema: pa.Schema) -> pa.Schema:
 def engine_of(schema: pa.Schema) -> str:
     """Engine that a table of codes was made for."""
     return (schema.metadata or {}).get(ENGINE_KEY.encode(), EXACT.encode()).decode()
+
+
+def indexed_fragments(table: lance.LanceDataset) -> set[int]:
+    """Fragments that the vector index was built from."""
+    of_codes = [index for index in table.describe_indices() if index.name == VECTOR_INDEX]
+    return {int(f) for index in of_codes for segment in index.segments for f in segment.fragment_ids}
 
 
 @dataclass(frozen=True)
