@@ -141,6 +141,8 @@ def test_a_recall_out_of_range_is_refused(opened, wrong):
 def test_a_recall_that_no_setting_reaches_is_named():
     info = IvfInfo(partitions=8, trained_rows=1, recall={1: 0.5, 8: 0.93})
     assert [info.probes_for(r) for r in (0.1, 0.5, 0.51, 0.93)] == [1, 1, 8, 8]
+    measured = IvfInfo(partitions=8, trained_rows=1, queries=200, recall={1: 0.94, 2: 0.99, 4: 0.9985, 8: 1.0})
+    assert [measured.probes_for(r) for r in (0.9, 0.95, 0.99, 0.999)] == [1, 2, 4, 8], "few queries measured them"
     with pytest.raises(UsageError, match=r"has recall 0\.95; the best has 0\.9300\. Ask for at most that, or for 1"):
         info.probes_for(0.95)
 
