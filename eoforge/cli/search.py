@@ -125,8 +125,9 @@ def _hits(client: RetrievalClient, across: bool, **query: Any) -> list[Hit]:
             say(f"without {owner.owner} ({owner.status}): {owner.message}")
         elif owner.distance_step > 1:
             say(f"{owner.owner} rounds distances to multiples of {owner.distance_step}")
-    if 0 < answer.recall < 1:
-        say(f"not exact: an owner's index has a measured recall of {answer.recall:.4f}")
+    if not answer.exact:
+        lowest = f": the lowest measured recall is {answer.recall:.4f}" if 0 < answer.recall < 1 else ""
+        say(f"the answer is not exact{lowest}")
     return answer.hits
 
 

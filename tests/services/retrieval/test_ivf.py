@@ -24,7 +24,6 @@ from eoforge.index.ivf.search import IvfSnapshot
 from eoforge.index.ivf.table import VECTOR_INDEX
 from eoforge.index.snapshot import Opening
 from eoforge.storage.addresses import TableRef, open_table
-from services.retrieval.owners import Upstream
 from services.retrieval.state import load, require_match
 from tests.services.conftest import server_for
 from tests.services.retrieval.fixtures import FIRST, RetrievalFixture, make_retrieval_fixture
@@ -125,19 +124,6 @@ def test_the_command_line_takes_it_too(
     assert "min_recall must be above 0 and at most 1" in capsys.readouterr().err
 
 
-def test_across_owners_the_command_line_says_that_an_answer_is_not_exact(
-    both: tuple[RetrievalFixture, RetrievalFixture], capsys: pytest.CaptureFixture[str]
-) -> None:
-    known = both[0].pairs[3].meta.patch_id
-    gone = Upstream(owner="gone", address="127.0.0.1:9")
-    with running(server_for(both[1], owner="south", upstreams=(gone,))) as run:
-        command = ["search", "--server", run.target, "--patch-id", known, "--across"]
-        assert main([*command, "--min-recall", "0.01"]) == 0
-        assert "not exact: an owner's index has a measured recall of 0." in capsys.readouterr().err
-        assert main(command) == 0
-        assert "not exact" not in capsys.readouterr().err
-
-
 def test_the_open_protocol_and_the_client_take_it_too(
     both: tuple[RetrievalFixture, RetrievalFixture], server: Running
 ) -> None:
@@ -145,7 +131,11 @@ def test_the_open_protocol_and_the_client_take_it_too(
     query = {"name": "patch_id", "shape": [1], "datatype": "BYTES", "data": [known]}
     body: dict[str, Any] = {"inputs": [query], "parameters": {"query_modality": "s1", "min_recall": 0.01}}
     where = f"{server.rest}/v2/models/eoforge-retrieval-search-s2/infer"
-    assert httpx.post(where, json=body, timeout=60).status_code == 200
+    outputs = {o["name"]: o["data"] for o in httpx.post(where, json=body, timeout=60).json()["outputs"]}
+    assert outputs["exact"] == [False]
+    assert 0 < outputs["recall"][0] <= 1
+    del body["parameters"]["min_recall"]
+    assert [o["name"] for o in httpx.post(where, json=body, timeout=60).json()["outputs"]] == ["patch_id", "distance"]
     body["parameters"]["min_recall"] = "high"
     refused = httpx.post(where, json=body, timeout=60)
     assert refused.status_code == 400
