@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from services.console.session import Sessions
+from services.console.session import Session, Sessions
 from services.console.settings import ConsoleSettings
 from tests.console.conftest import console_of, csrf_of, running_retrieval
 from tests.console.provider import Provider, running_provider, secret, signing_in, trusting
@@ -147,6 +147,19 @@ def test_a_token_that_ends_is_renewed(tmp_path: Path) -> None:
             second, _ = sessions.load(dict(person.cookies))
     assert second.token != first.token
     assert (second.subject, second.csrf, second.began) == (first.subject, first.csrf, first.began)
+
+
+def test_a_cookie_of_another_console_signs_nobody_in(person: httpx.Client, provider: Provider, tmp_path: Path) -> None:
+    person.get(back_from_provider(to_provider(person), sub="grace"))
+    assert person.get("/search").status_code == 200
+    key = tmp_path / "key"
+    key.write_text("another key of another console....")
+    others = Sessions(ConsoleSettings(session_key_file=key))
+    for header in others.headers(Session(name="grace", subject="grace", token="t"), {}):
+        person.cookies.set(*header.partition(";")[0].split("=", 1))
+    answer = person.get("/search")
+    assert answer.headers["location"] == "/sign-in?next=%2Fsearch"
+    assert "eoforge_session" in answer.headers["set-cookie"], "a session of nobody takes its place"
 
 
 def test_a_public_client_shows_its_verifier_and_no_secret() -> None:
