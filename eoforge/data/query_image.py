@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from eoforge.data.backscatter import require_decibels
 from eoforge.data.bands import GROUP_OF, MODALITIES, S2_10M, band_in_name, canonical_band
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
 from eoforge.geo.gdal import open_geotiff, refusing, transform_of
@@ -178,12 +179,7 @@ def _in_unit(name: str, pixels: Array, notes: list[str]) -> Array:
     if name in MODALITIES["s1"]:
         if pixels.dtype.kind != "f":
             raise DataRefused(f"band {name} holds {pixels.dtype}; expected backscatter in dB as floating point")
-        finite = pixels[np.isfinite(pixels)]
-        if finite.size and finite.min() >= 0:
-            raise DataRefused(
-                f"band {name} has no negative value (up to {finite.max():.3g}): linear backscatter; expected dB, "
-                "10 * log10 of it"
-            )
+        require_decibels(pixels[np.isfinite(pixels)][None], f"band {name}")
         return pixels.astype(np.float32)
     if pixels.dtype.kind not in "uif":
         raise DataRefused(f"band {name} holds {pixels.dtype}; expected reflectance x 10,000 as real numbers")

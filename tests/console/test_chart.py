@@ -108,6 +108,16 @@ def test_the_console_reaches_its_services_and_the_provider_and_nothing_else(name
     assert not allowed(found, pod, "Ingress", GATEWAY, 22)
 
 
+def test_a_provider_of_the_cluster_is_reached_there_alone() -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "login"}}}]
+    values = merged(MINIMAL, {"networkPolicy": {"providerPeers": peers}, "s3": {"endpoint": "http://minio:9000"}})
+    found = support.objects(support.render(CHARTS / "console", values))
+    pod = support.server_pod(found, "console")
+    assert allowed(found, pod, "Egress", in_namespace("login"), 443)
+    assert not allowed(found, pod, "Egress", STRANGER, 443)
+    assert not allowed(found, pod, "Egress", OUTSIDE, 443)
+
+
 def test_named_clients_shut_strangers_out() -> None:
     found = support.scenario("minio")
     pod = support.server_pod(found, "console")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,17 @@ def test_signing_out_needs_the_token_of_the_form(person: httpx.Client) -> None:
     person.get(back_from_provider(to_provider(person), sub="bob"))
     assert person.post("/sign-out").status_code == 403
     assert person.get("/search").status_code == 200
+
+
+def test_an_upload_of_a_stranger_is_refused_before_its_body_is_sent(private: Running) -> None:
+    host, port = private.rest.removeprefix("http://").split(":")
+    head = (
+        f"POST /search/upload HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-length: 60000000\r\n"
+        "content-type: multipart/form-data; boundary=x\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=10) as line:
+        line.sendall(head.encode())
+        assert line.recv(1 << 12).startswith(b"HTTP/1.1 401")
 
 
 def test_the_answer_to_another_browser_is_refused(person: httpx.Client, private: Running) -> None:

@@ -99,6 +99,7 @@ def test_larger_images_are_cropped_or_cut_into_windows(tmp_path: Path) -> None:
         ({"B02": band("B02", 120)}, "s1", DataRefused, "is of Sentinel-2 .* the query says s1"),
         ({"VV": band("VV", 120)}, "s2", DataRefused, "is of Sentinel-1"),
         ({"VV": np.full((120, 120), 0.1, np.float32)}, None, DataRefused, "linear backscatter"),
+        ({"VV": np.full((120, 120), -1e30, np.float32)}, None, DataRefused, "expected dB, -100 to 50"),
         ({"B02": np.full((120, 120), 7, np.uint8)}, None, DataRefused, "8 bits"),
         ({"B02": np.zeros((120, 120), np.uint16)}, None, DataRefused, "without data"),
     ],

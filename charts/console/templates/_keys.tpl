@@ -84,6 +84,7 @@
 - networkPolicy.clientPeers
 - networkPolicy.metricsPeers
 - networkPolicy.storePeers
+- networkPolicy.providerPeers
 - networkPolicy.extraEgress
 - autoscaling.type
 - autoscaling.minReplicas

@@ -169,7 +169,6 @@ def _work(
         "progress": status,
         "choosing": BATCHES.running(address),
         "failed": BATCHES.failed(address),
-        "elsewhere": not BATCHES.able and status.state in ("new", "ready"),
         "patches": _both(opened, pair),
         "answer_id": new_request_id(),
         "undo_id": new_request_id(),
