@@ -85,6 +85,20 @@ def test_sign_in_leads_to_the_page_that_was_wanted_with_rights_of_the_person(
     assert person.get("/search").status_code == 303
 
 
+def test_several_tabs_sign_in_at_the_same_time(person: httpx.Client) -> None:
+    wanted = [f"/search?k={number}" for number in range(1, 5)]
+    addresses = [to_provider(person, there) for there in wanted]
+    answers = [person.get(back_from_provider(address, sub="alice")) for address in reversed(addresses)]
+    led = [answer.headers.get("location") for answer in reversed(answers)]
+    assert led == [None, *wanted[1:]], "the last three are kept"
+    assert not [name for name in person.cookies if "sign_in" in name]
+
+
+def test_a_very_long_address_is_forgotten(person: httpx.Client) -> None:
+    sent = person.get("/sign-in", params={"next": "/search?patch_id=" + "x" * 30_000})
+    assert person.get(back_from_provider(sent.headers["location"], sub="bob")).headers["location"] == "/"
+
+
 def test_signing_out_needs_the_token_of_the_form(person: httpx.Client) -> None:
     person.get(back_from_provider(to_provider(person), sub="bob"))
     assert person.post("/sign-out").status_code == 403
