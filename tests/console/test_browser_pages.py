@@ -274,7 +274,7 @@ def test_disagreements_are_adjudicated(browser: Browser, site: Site) -> None:
         require_readable_on_a_phone(browser, site, path)
     with open_page(browser, site.address) as page:
         page.goto("/annotate/two?as=cleo")
-        page.get_by_role("link", name="1 disagreements").click()
+        page.get_by_role("link", name="1 disagreement").click()
         require_accessible(page)
         keep(page, "annotate-disagreements")
         page.get_by_role("button", name="Similar", exact=True).click()
