@@ -6,7 +6,7 @@ import re
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
 import jwt
@@ -25,6 +25,8 @@ from services.console.settings import ConsoleSettings
 SIGN_IN_SECONDS = 600.0
 RENEW_BEFORE_SECONDS = 30.0
 PROVIDER_SECONDS = 10.0
+MAX_SIGN_INS, MAX_PLACE_CHARS = 3, 2000
+"""Sign-ins of one browser that wait for the provider, and length of the address that each leads to."""
 _RETRY_S = 5.0
 _CODE = re.compile("[a-z_]{1,40}")
 _LOCAL_PATH = re.compile(r"/(?![/\\])[^\s\\]*")
@@ -64,6 +66,8 @@ class Provider:
     async def begin(self, request: Request, there: str) -> Response:
         """Redirection to the provider; state, nonce and PKCE's verifier wait in a cookie.
 
+        Several tabs may begin at the same time, as they do when a session has ended: the last few are kept.
+
         Args:
             request: The request.
             there: Page to show after the sign-in.
@@ -79,8 +83,10 @@ class Provider:
             )
         except (httpx2.HTTPError, RuntimeError, ValueError, KeyError) as error:
             raise _unreachable(error) from error
-        content = {"kept": request.scope["session"], "there": there}
-        for value in self._cookies.write(content, request.cookies):
+        (state,) = parse_qs(urlsplit(answer.headers["location"]).query)["state"]
+        begun = dict(list(self._begun(request).items())[1 - MAX_SIGN_INS :])
+        begun[state] = {"kept": request.scope["session"], "there": there}
+        for value in self._cookies.write({"begun": begun}, request.cookies):
             answer.headers.append("set-cookie", value)
         return answer
 
@@ -91,10 +97,11 @@ class Provider:
             Unauthenticated: The answer is none to a sign-in of this browser, or the provider refused.
             NotReady: The provider cannot be reached.
         """
-        content = self._cookies.read(request.cookies)
-        if content is None:
+        begun = self._begun(request)
+        if not begun:
             raise Unauthenticated("this sign-in was not begun in this browser, or took too long; sign in again")
-        request.scope["session"] = content["kept"]
+        this = begun.pop(request.query_params.get("state", ""), {"kept": {}, "there": "/"})
+        request.scope["session"] = this["kept"]
         try:
             found = await self._client.authorize_access_token(request)
         except OAuthError as error:
@@ -110,11 +117,17 @@ class Provider:
         names = (claims.get(key) for key in ("name", "preferred_username", "email", "sub"))
         name = next(str(name)[:80] for name in names if name)
         request.state.session = Session().signed_in(name=name, subject=str(claims["sub"])[:256], **self._tokens(found))
-        answer = RedirectResponse(content["there"], status_code=303)
-        for value in self._cookies.clear(request.cookies):
+        answer = RedirectResponse(this["there"], status_code=303)
+        present = request.cookies
+        for value in self._cookies.write({"begun": begun}, present) if begun else self._cookies.clear(present):
             answer.headers.append("set-cookie", value)
         log.info("signed in", caller=claims["sub"])
         return answer
+
+    def _begun(self, request: Request) -> dict[str, Any]:
+        """Sign-ins of this browser that wait for the provider's answer, by state: what authlib keeps, and the page."""
+        begun = (self._cookies.read(request.cookies) or {}).get("begun")
+        return begun if isinstance(begun, dict) else {}
 
     async def renewed(self, session: Session) -> Session:
         """Session with a new token if its token is about to end and the provider gave a refresh token."""
@@ -164,7 +177,8 @@ class Provider:
 @router.get("/sign-in")
 async def sign_in(request: Request, next: str = "/") -> Response:
     """Sends people to the provider; ``next`` is a path of the console, and any other value counts as its first page."""
-    return await _provider(request).begin(request, next if _LOCAL_PATH.fullmatch(next) else "/")
+    local = _LOCAL_PATH.fullmatch(next) and len(next) <= MAX_PLACE_CHARS
+    return await _provider(request).begin(request, next if local else "/")
 
 
 @router.get("/sign-in/callback")

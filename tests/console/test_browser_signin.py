@@ -23,7 +23,7 @@ from tests.console.provider import Provider, running_provider, signing_in, trust
 from tests.services.retrieval.fixtures import RetrievalFixture
 from tests.services.support import running
 
-STYLE_OF_THE_PROVIDER = "https://cdn.jsdelivr.net/**"
+STYLES_OF_THE_PROVIDER = "https://cdn.jsdelivr.net/"
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ def site(archive: RetrievalFixture, tmp_path_factory: pytest.TempPathFactory) ->
 @contextmanager
 def visiting(browser: Browser, site: Site, **options: Any) -> Iterator[Page]:
     """A browser without history; the provider's pages ask for a style of another server, which is not reached."""
-    with open_page(browser, site.address, **options) as page:
-        page.context.route(STYLE_OF_THE_PROVIDER, lambda route: route.fulfill(body="", content_type="text/css"))
+    others = (f"{site.provider.issuer}/", STYLES_OF_THE_PROVIDER)
+    with open_page(browser, site.address, others=others, **options) as page:
+        page.context.route(f"{STYLES_OF_THE_PROVIDER}**", lambda route: route.fulfill(body="", content_type="text/css"))
         yield page
 
 

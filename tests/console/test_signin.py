@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from services.console.session import Sessions
+from services.console.session import Session, Sessions
 from services.console.settings import ConsoleSettings
 from tests.console.conftest import console_of, csrf_of, running_retrieval
 from tests.console.provider import Provider, running_provider, secret, signing_in, trusting
@@ -83,6 +83,20 @@ def test_sign_in_leads_to_the_page_that_was_wanted_with_rights_of_the_person(
     out = person.post("/sign-out", data={"csrf": csrf_of(page)})
     assert "Signed out" in out.text
     assert person.get("/search").status_code == 303
+
+
+def test_several_tabs_sign_in_at_the_same_time(person: httpx.Client) -> None:
+    wanted = [f"/search?k={number}" for number in range(1, 5)]
+    addresses = [to_provider(person, there) for there in wanted]
+    answers = [person.get(back_from_provider(address, sub="alice")) for address in reversed(addresses)]
+    led = [answer.headers.get("location") for answer in reversed(answers)]
+    assert led == [None, *wanted[1:]], "the last three are kept"
+    assert not [name for name in person.cookies if "sign_in" in name]
+
+
+def test_a_very_long_address_is_forgotten(person: httpx.Client) -> None:
+    sent = person.get("/sign-in", params={"next": "/search?patch_id=" + "x" * 30_000})
+    assert person.get(back_from_provider(sent.headers["location"], sub="bob")).headers["location"] == "/"
 
 
 def test_signing_out_needs_the_token_of_the_form(person: httpx.Client) -> None:
@@ -159,6 +173,19 @@ def test_a_token_that_ends_is_renewed(tmp_path: Path) -> None:
             second, _ = sessions.load(dict(person.cookies))
     assert second.token != first.token
     assert (second.subject, second.csrf, second.began) == (first.subject, first.csrf, first.began)
+
+
+def test_a_cookie_of_another_console_signs_nobody_in(person: httpx.Client, provider: Provider, tmp_path: Path) -> None:
+    person.get(back_from_provider(to_provider(person), sub="grace"))
+    assert person.get("/search").status_code == 200
+    key = tmp_path / "key"
+    key.write_text("another key of another console....")
+    others = Sessions(ConsoleSettings(session_key_file=key))
+    for header in others.headers(Session(name="grace", subject="grace", token="t"), {}):
+        person.cookies.set(*header.partition(";")[0].split("=", 1))
+    answer = person.get("/search")
+    assert answer.headers["location"] == "/sign-in?next=%2Fsearch"
+    assert "eoforge_session" in answer.headers["set-cookie"], "a session of nobody takes its place"
 
 
 def test_a_public_client_shows_its_verifier_and_no_secret() -> None:

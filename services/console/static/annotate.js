@@ -41,7 +41,7 @@
     const found = sessionStorage.getItem(kept);
     if (!found) return;
     const values = JSON.parse(found);
-    htmx.ajax("POST", `${location.pathname}/answer`, { target: "#work", values });
+    htmx.ajax("POST", `${location.pathname}/answer`, { target: "#work", swap: "innerHTML settle:0ms", values });
   }
 
   document.addEventListener("keydown", (event) => {
