@@ -117,7 +117,7 @@ def report_page(result: Mapping[str, Any]) -> str:
         ]
         whole = table(("strategy", *(f"area of {m}" for m in MEASURES), "CPU seconds"), body)
         sections.append(section(data, whole, *pictures))
-    lead = f"Means and deviations over {result['seeds']} seeds; settings {result['config']}."
+    lead = f"Means and deviations over seeds {result['seeds']}; settings {result['config']}."
     return page("Active learning from pairs", lead, sections, "Queries: test split. Gallery: training split.")
 
 
