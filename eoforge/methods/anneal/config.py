@@ -9,13 +9,14 @@ from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.errors import UsageError
 from eoforge.hashing.lengths import require_code_bits
 from eoforge.methods.learner import TrainConfig
+from eoforge.methods.sensors import SensorBands
 from eoforge.nn.backbones import require_backbone
 
 Strategy = Literal["anneal", "uncertainty", "diversity", "random", "badge"]
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(SensorBands, TrainConfig):
     """Settings beyond those of every training run (:class:`~eoforge.methods.learner.TrainConfig`).
 
     ``epochs`` are passes over the annotated pairs after each batch of answers, ``batch_size`` is a number of pairs.
@@ -103,9 +104,9 @@ class Config(TrainConfig):
             raise UsageError(f"bootstrap must be at least 2, a near and a far pair; got {self.bootstrap}")
 
     @property
-    def sensor_bands(self) -> dict[str, tuple[str, ...]]:
-        """Bands of the sensor, in channel order."""
-        return {self.modality: self.s1_bands if self.modality == "s1" else self.s2_bands}
+    def sensors(self) -> str:
+        """The sensor of the patches."""
+        return self.modality
 
     @property
     def budget(self) -> int:
