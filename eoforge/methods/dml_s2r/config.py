@@ -9,16 +9,16 @@ from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.data.targets import Policy, Target, with_defaults
 from eoforge.errors import UsageError
 from eoforge.methods.learner import TrainConfig
+from eoforge.methods.sensors import SensorBands
 
 System = Literal["dml_s2r", "supervised", "mean_teacher", "self_training", "coreg", "tnnr", "ucvme", "rankup"]
 SYSTEMS: tuple[System, ...] = (
     "dml_s2r", "supervised", "mean_teacher", "self_training", "coreg", "tnnr", "ucvme", "rankup",
 )  # fmt: skip
-_SENSORS: dict[str, tuple[str, ...]] = {"s1": ("s1",), "s2": ("s2",), "s1s2": ("s1", "s2")}
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(SensorBands, TrainConfig):
     """Settings beyond those of every training run (:class:`~eoforge.methods.learner.TrainConfig`).
 
     Attributes:
@@ -150,17 +150,6 @@ class Config(TrainConfig):
         if self.system in ("supervised", "coreg") or (self.system == "dml_s2r" and self.step(epoch) == 1):
             return 1.0
         return self.labelled_share
-
-    @property
-    def sensor_bands(self) -> dict[str, tuple[str, ...]]:
-        """Bands per sensor of the input, in channel order."""
-        bands = {"s1": self.s1_bands, "s2": self.s2_bands}
-        return {sensor: bands[sensor] for sensor in _SENSORS[self.sensors]}
-
-    @property
-    def channels(self) -> int:
-        """Number of bands of the input."""
-        return sum(map(len, self.sensor_bands.values()))
 
     @classmethod
     def tiny(cls) -> Config:
