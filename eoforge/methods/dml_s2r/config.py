@@ -61,6 +61,8 @@ class Config(SensorBands, TrainConfig):
         metric_weight: Weight of the loss of the second step.
         pair_weight: Weight of the first step's loss within the second step, over the labelled pairs of its batches; 0
             is the plain alternation.
+        pseudo_weight: Weight, within the second step, of f^d's error against values that come from the nearest labelled
+            inputs of the batch.
         alternate: Epochs of one step before the other one follows.
         labelled_share: Share of a batch that is labelled, where a batch holds unlabelled patches too.
         neighbours: Labelled patches from which a prediction is made.
@@ -102,6 +104,7 @@ class Config(SensorBands, TrainConfig):
     mined: int = 4
     metric_weight: float = 3.0
     pair_weight: float = 1.0
+    pseudo_weight: float = 0.3
     alternate: int = 1
     labelled_share: float = 0.5
     neighbours: int = 10
@@ -121,7 +124,7 @@ class Config(SensorBands, TrainConfig):
         require_bands(self.s1_bands, "s1")
         require_bands(self.s2_bands, "s2")
         self._require_positive("size", "width", "hidden", "embedding", "mined", "alternate", "neighbours", "margin")
-        self._require_not_negative("jitter", "metric_weight", "pair_weight", "unlabelled_weight")
+        self._require_not_negative("jitter", "metric_weight", "pair_weight", "pseudo_weight", "unlabelled_weight")
         for name in ("holdout", "level", "labelled_share"):
             if not 0 < getattr(self, name) < 1:
                 raise UsageError(f"{name} must be greater than 0 and less than 1; got {getattr(self, name)}")
