@@ -36,6 +36,7 @@ CASES: dict[str, str] = {
     "across": "benchmarks.services.across",
     "attack": "benchmarks.services.attack",
     "console_annotate": "benchmarks.services.console_annotate",
+    "console_pages": "benchmarks.services.console_pages",
     "federated_rounds": "benchmarks.federated.rounds",
     "federated_rounds_large": "benchmarks.federated.rounds --megabytes 1000 --silos 2 4 --rounds 2",
     "federated_peers": "benchmarks.federated.peers",

@@ -15,6 +15,7 @@ from kserve import InferRequest, InferResponse, Model
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.client.messages import owner_status
+from eoforge.data.backscatter import require_decibels
 from eoforge.data.bands import GROUPS, require_modality
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
 from eoforge.index.ivf.table import require_recall
@@ -74,7 +75,7 @@ class EncodeModel(Model):
         Raises:
             UsageError: An input is missing or has another type or shape.
             LimitExceeded: There are too many images.
-            DataRefused: Pixels carry no data.
+            DataRefused: Pixels carry no data, or no backscatter in dB.
         """
         self._partners.require_own()
         served = self._holder.current
@@ -91,6 +92,8 @@ class EncodeModel(Model):
             complete = np.isfinite(given) if self._modality == "s1" else given != 0
             if not complete[:, needed].all():
                 raise DataRefused(f"input {column} has pixels without data; images must be complete")
+            if self._modality == "s1":
+                require_decibels(given[:, needed], f"input {column}")
             arrays[column] = given
         if len({len(a) for a in arrays.values()}) != 1:
             raise UsageError("all inputs need the same number of images")
