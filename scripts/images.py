@@ -116,6 +116,7 @@ def build(engine: str, env: dict[str, str], name: str, base: str | None, device:
     Raises:
         SystemExit: The build failed.
     """
+    console_assets.main([])  # part of the context: every image holds all services
     tag = tag_of(name, device)
     head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     revision = subprocess.run(head, check=False, capture_output=True, text=True).stdout
@@ -147,7 +148,6 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := set(args.names) - DOCKERFILES.keys():
         parser.error(f"no such image: {', '.join(sorted(unknown))}; there are {', '.join(DOCKERFILES)}")
     engine = find_engine(args.engine)
-    console_assets.main([])  # part of the context: every service's image holds all services
     with tempfile.TemporaryDirectory() as scratch:
         env = engine_environment(Path(scratch)) if engine == "podman" else dict(os.environ)
         base = debian_base(engine, env, Path(scratch)) if args.debian else args.base

@@ -122,6 +122,9 @@ class ServiceClient:
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            # A service restarts within seconds; the default backoff of gRPC goes up to two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
             *self.channel_options,
         ]
         if tls:

@@ -26,9 +26,6 @@ class FederationServiceClient(ServiceClient, ABC):
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),  # unlimited; the default is two
-        # A coordinator restarts within seconds; the default backoff of gRPC goes up to two minutes.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
     )
 
     def __init__(self, target: str, **options: Any) -> None:

@@ -7,7 +7,6 @@ import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from importlib.util import find_spec
 from multiprocessing import get_context
 
 import structlog
@@ -33,15 +32,8 @@ class Batches:
         self._running: dict[str, Future[None]] = {}
         self._failed: dict[str, float] = {}
 
-    @property
-    def able(self) -> bool:
-        """Whether this installation has the packages of training; without them, batches are chosen elsewhere."""
-        return find_spec("sklearn") is not None
-
     def ensure(self, address: str) -> None:
         """Starts the choice of a session's next batch, unless it runs, failed a moment ago, or too many wait."""
-        if not self.able:
-            return
         with self._lock:
             failed = self._failed.get(address)
             if address in self._running or len(self._running) >= MAX_WAITING:

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eoforge.errors import UsageError
-from services.console.pages import NAV
+from services.console.pages import nav_of
 from services.console.session import CSRF_FIELD, CSRF_HEADER, Session
 from services.console.settings import ConsoleSettings
 
@@ -84,7 +84,7 @@ def part(request: Request, template: str, **values: Any) -> str:
         "csrf_input": lambda: Markup('<input type="hidden" name="{}" value="{}">').format(CSRF_FIELD, session.csrf),
         "person": session.name,
         "path": request.url.path,
-        "nav": NAV,
+        "nav": nav_of(settings),
         "settings": settings,
         "request_id": request.state.request_id,
     }

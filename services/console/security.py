@@ -18,16 +18,19 @@ from starlette.types import Message, Receive, Scope, Send
 from eoforge.errors import LimitExceeded, UsageError
 from services._runtime.admission import Admission, Budget, Reservation
 from services._runtime.errors import DeadlineExceeded, PermissionDenied
+from services._runtime.fair import Shares
 from services._runtime.interceptor import request_id_of
 from services._runtime.telemetry import REQUESTS, SECONDS, Exposition
 from services.console import problems
+from services.console.live import MAX_PER_CALLER
 from services.console.session import SAFE_METHODS, Session, Sessions
 from services.console.settings import ConsoleSettings
-from services.console.shares import Shares
 from services.console.signin import Provider
 
 LIVE, READY, METRICS, STATIC_PREFIX = "/health/live", "/health/ready", "/metrics", "/static/"
 UPLOADS_AT_ONCE = 8
+AT_ONCE = 8 + MAX_PER_CALLER
+"""Requests of one caller that are answered at the same time, its live pages included; there are 40 threads for all."""
 SIGN_OUT = "/sign-out"
 FILES = "multipart/form-data"
 _FORM = re.compile(rf'(?i:({FILES}); ?boundary="?[!-~]{{1,100}}|application/x-www-form-urlencoded(; ?charset=utf-8)?)')
@@ -69,7 +72,7 @@ class Guard:
         self._uploads, self._draining = frozenset(uploads), draining
         self._admission = Admission(settings.max_calls, settings.max_calls_per_caller, settings.max_calls_per_caller)
         self._budget = Budget(UPLOADS_AT_ONCE * settings.max_upload_bytes, settings.receive_seconds)
-        self._shares, self._exposition = Shares(), Exposition()
+        self._shares, self._exposition = Shares(AT_ONCE), Exposition()
         self._headers = _FIXED_HEADERS | {"content-security-policy": content_security_policy(settings)}
         if settings.secure:
             self._headers["strict-transport-security"] = "max-age=31536000"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from eoforge.client import FederationClient, RetrievalClient
+from eoforge.client import CompressionClient, FederationClient, RetrievalClient
 from eoforge.client.base import ServiceClient
 from eoforge.errors import NotFound, UsageError
 from eoforge.storage.addresses import TableRef, open_table
@@ -36,16 +36,20 @@ class Sources:
     Args:
         settings: Their addresses.
 
+    Attributes:
+        owners: Address of the retrieval service of each other owner whose pictures may be asked.
+
     Raises:
         UsageError: A file cannot be read, or a token would be sent without encryption.
     """
 
     def __init__(self, settings: ConsoleSettings) -> None:
-        self._settings = settings
+        self._settings, self.owners = settings, settings.owners
         self._clients: OrderedDict[tuple[str, str | None], Any] = OrderedDict()
         self._lock = threading.Lock()
         shown = settings.token.get_secret_value() if settings.token is not None else None
-        for target in filter(None, (settings.retrieval_target, settings.federation_target)):
+        targets = (settings.retrieval_target, settings.federation_target, settings.compression_target)
+        for target in (*filter(None, targets), *self.owners.values()):
             # What is wrong with files and encryption is said at the start, and not to visitors.
             self._open(ServiceClient, target, "token" if settings.signs_in else shown).close()
 
@@ -56,6 +60,24 @@ class Sources:
             NotConfigured: The console was given none.
         """
         return self._client(RetrievalClient, self._settings.retrieval_target, "RETRIEVAL", caller)
+
+    def owner(self, name: str, caller: Caller) -> RetrievalClient:
+        """Client of another owner's retrieval service with the caller's token.
+
+        Raises:
+            NotConfigured: The console was given none.
+        """
+        if name not in self.owners:
+            raise NotConfigured("the pictures of this owner stay with it: this console may not ask there")
+        return self._client(RetrievalClient, self.owners[name], f"OWNER {name}", caller)
+
+    def compression(self, caller: Caller) -> CompressionClient:
+        """Client of the compression service with the caller's token.
+
+        Raises:
+            NotConfigured: The console was given none.
+        """
+        return self._client(CompressionClient, self._settings.compression_target, "COMPRESSION", caller)
 
     def federation(self, caller: Caller) -> FederationClient:
         """Client of the coordinator with the caller's token.

@@ -24,7 +24,7 @@ WAIT = "hookOnly"
 @pytest.fixture(scope="module")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
     """Archives of two releases of each chart."""
-    charts = ("eoforge", "eoforge-dev", *support.SERVICES)
+    charts = ("eoforge", "eoforge-dev", *support.SERVICES, *support.WEB)
     return {name: release.two_releases(tmp_path_factory.mktemp(name), name) for name in charts}
 
 
@@ -129,7 +129,7 @@ def limited(values: Object) -> Object:
     """The values with a CPU limit for every pod."""
     resources = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
     found: Object = copy.deepcopy(values)
-    for service in (*support.SERVICES, "console"):
+    for service in (*support.SERVICES, *support.WEB):
         node = found.setdefault(service, {})
         for part in ("tests", "waitForStore"):
             node.setdefault(part, {})["resources"] = resources
@@ -144,6 +144,17 @@ def limited(values: Object) -> Object:
 
 def test_the_development_store_alone_lives_and_ends(place: Home, releases: dict[str, dict[str, Path]]) -> None:
     live(place, "eoforge-dev", {}, releases["eoforge-dev"])
+
+
+def test_the_console_alone_lives_and_ends(place: Home, releases: dict[str, dict[str, Path]]) -> None:
+    secrets = {"sessionKey": {"existingSecret": "console"}, "clientSecret": {"existingSecret": "console"}}
+    settings = {
+        "publicUrl": "https://console.example",
+        "oidcIssuer": "https://login.example",
+        "oidcClientId": "eoforge",
+    }
+    values = {"s3": {"bucket": "lake"}, "auth": secrets, "settings": settings}
+    live(place, "console", values, releases["console"])
 
 
 @pytest.mark.parametrize(("service", "kserve"), SINGLE)

@@ -164,6 +164,7 @@ def test_a_dead_store_keeps_the_answer_in_the_form(visitor: httpx.Client, sessio
     assert dead.status_code == 503
     assert "is kept in this form" in words_of(dead)
     assert "/tmp" not in dead.text
+    assert "hx-post" not in dead.text, "the page has no part that an answer could replace"
     kept = fields_of(dead, "kept")
     assert kept == form | {"csrf": kept["csrf"]}
     assert session.annotations().rows == ()
@@ -234,14 +235,3 @@ def test_a_console_that_ends_waits_for_no_choice(tmp_path: Path, table: str) -> 
     assert session.rounds() == ()
     session.select_next()
     assert len(session.rounds()) == 1, "the lost choice was made again"
-
-
-def test_an_installation_without_training_says_who_chooses(
-    tmp_path: Path, table: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = AnnotationSession.create(str(tmp_path / "sessions" / "coast"), TableRef(table), SMALL_SESSION)
-    monkeypatch.setattr("services.console.batches.find_spec", lambda name: None)
-    with console_with(annotations_uri=str(tmp_path / "sessions")) as visitor:
-        page = visitor.get("/annotate/coast")
-    assert "chosen by the pipeline active_learning or by eoforge annotate next" in words_of(page)
-    assert not BATCHES.running(session.address)

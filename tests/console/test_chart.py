@@ -63,6 +63,7 @@ def test_the_pod_has_settings_that_the_console_takes(name: str) -> None:
     settings = settings_of(container)
     assert settings.retrieval_target == "eo-retrieval-api:8081"
     assert settings.federation_target == "eo-federation-api:8081"
+    assert settings.compression_target == "eo-compression-api:8081"
     assert settings.patches_uri == "s3://lake/patches.lance"
     names = {variable["name"] for variable in container["env"] if variable["name"].startswith("EOFORGE_")}
     known = {f"EOFORGE_{field.upper()}" for field in ConsoleSettings.model_fields}
@@ -95,7 +96,7 @@ def test_services_routes_and_probes_meet_the_port(name: str) -> None:
 def test_the_console_reaches_its_services_and_the_provider_and_nothing_else(name: str) -> None:
     found = support.scenario(name)
     pod = support.server_pod(found, "console")
-    for service in ("retrieval", "federation"):
+    for service in ("retrieval", "federation", "compression"):
         other = support.server_pod(found, service)
         assert allowed(found, pod, "Egress", beside(other), 8081)
         assert allowed(found, other, "Ingress", beside(pod), 8081), "also where its clients are named"
@@ -105,6 +106,16 @@ def test_the_console_reaches_its_services_and_the_provider_and_nothing_else(name
     assert not allowed(found, pod, "Egress", STRANGER, 8081)
     assert allowed(found, pod, "Ingress", GATEWAY, 8090)
     assert not allowed(found, pod, "Ingress", GATEWAY, 22)
+
+
+def test_a_provider_of_the_cluster_is_reached_there_alone() -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "login"}}}]
+    values = merged(MINIMAL, {"networkPolicy": {"providerPeers": peers}, "s3": {"endpoint": "http://minio:9000"}})
+    found = support.objects(support.render(CHARTS / "console", values))
+    pod = support.server_pod(found, "console")
+    assert allowed(found, pod, "Egress", in_namespace("login"), 443)
+    assert not allowed(found, pod, "Egress", STRANGER, 443)
+    assert not allowed(found, pod, "Egress", OUTSIDE, 443)
 
 
 def test_named_clients_shut_strangers_out() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
+import json
+import shlex
 import shutil
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
@@ -14,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from eoforge.cli import main
 from eoforge.client import RetrievalClient
 from eoforge.codec.coder import Coder, MaxError, Rate
 from eoforge.index.streams import compress_archive
@@ -42,11 +46,9 @@ def test_hits_are_those_of_the_service_in_its_order(
         assert f"{hit.distance} bits" in page.text
 
 
-def test_the_python_that_a_page_shows_finds_the_same(
-    browser_of_one: httpx.Client, archive: RetrievalFixture, name: str
+def test_the_python_and_the_command_that_a_page_shows_find_the_same(
+    browser_of_one: httpx.Client, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import html
-
     given = {"patch_id": name, "to": "s2", "k": "4", "since": "2015-01-01", "split": ["train", "test"]}
     page = browser_of_one.get("/search", params=given)
     shown = html.unescape(page.text.split('<pre tabindex="0"><code>')[1].split("</code>")[0])
@@ -57,8 +59,11 @@ def test_the_python_that_a_page_shows_finds_the_same(
     assert hits
     assert all(f"/thumbnail/s2/{quote(hit.patch_id)}" in page.text for hit in hits)
     command = html.unescape(page.text.split('<pre tabindex="0"><code>')[2].split("</code>")[0])
-    assert command.startswith("eoforge search --server 127.0.0.1:")
     assert "--since 2015-01-01" in command
+    program, *words = shlex.split(command)
+    assert (program, main([*words, "--json"])) == ("eoforge", 0)
+    said = json.loads(capsys.readouterr().out)
+    assert [row["patch_id"] for row in said] == [hit.patch_id for hit in hits]
 
 
 def test_a_filter_narrows_and_an_empty_answer_says_so(browser_of_one: httpx.Client, name: str) -> None:

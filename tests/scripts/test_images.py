@@ -103,13 +103,15 @@ def test_variants_without_a_gpu_have_tags_of_their_own() -> None:
     assert [name for name, tag in tags.items() if not tag.endswith("-cpu")] == list(images.ONE_VARIANT)
 
 
-PROGRAM = """
+HIDE = """
 import importlib.machinery, sys
 hidden = set(sys.argv[1].split(","))
 find = importlib.machinery.PathFinder.find_spec
 importlib.machinery.PathFinder.find_spec = (
     lambda name, path=None, target=None: None if name.partition(".")[0] in hidden else find(name, path, target)
 )
+"""
+COORDINATOR = """
 import services.federation.server, services._runtime.check
 from eoforge.federated.privacy.dp import epsilon_after
 from eoforge.federated.strategies.registry import STRATEGIES, make_strategy
@@ -119,26 +121,38 @@ from eoforge.cli import app
 sys.argv = ["eoforge", "doctor", sys.argv[2], "--json"]
 app()
 """
+CONSOLE = """
+import services.console.app, services.console.server, eoforge.data.query_image, eoforge.methods.anneal.rounds
+from services.console.pages import PAGES
+for name in PAGES:
+    importlib.import_module(f"services.console.pages.{name}")
+"""
 
 
-def test_the_coordinator_needs_nothing_that_its_lock_does_not_hold(tmp_path: Path) -> None:
-    """Its image installs ``requirements/federation.txt``: whatever else is installed here is hidden."""
-    allowed = locked("federation") | {"eoforge"}
-    assert {"torch", "triton", "timm"}.isdisjoint(allowed)
+def run_with_lock(name: str, program: str, *arguments: str) -> str:
+    """Output of a program where only what ``requirements/NAME.txt`` installs, as in an image, can be imported."""
+    allowed = locked(name) | {"eoforge"}
     hidden = {
         module
         for module, owners in packages_distributions().items()
         if not any(re.sub(r"[-_.]+", "-", owner).lower() in allowed for owner in owners)
     }
-    assert {"torch", "triton", "timm", "faiss"} <= hidden
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, ",".join(sorted(hidden)), os.fspath(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    assert hidden
+    command = [sys.executable, "-c", HIDE + program, ",".join(sorted(hidden)), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "not installed" in done.stdout
+    return done.stdout
+
+
+def test_the_coordinator_needs_nothing_that_its_lock_does_not_hold(tmp_path: Path) -> None:
+    assert {"torch", "triton", "timm", "faiss-cpu"}.isdisjoint(locked("federation"))
+    assert "not installed" in run_with_lock("federation", COORDINATOR, os.fspath(tmp_path))
+
+
+def test_the_console_needs_nothing_that_its_lock_does_not_hold() -> None:
+    """The choice of batches of pairs included."""
+    assert "kfp" not in locked("serve")
+    run_with_lock("serve", CONSOLE)
 
 
 def test_every_service_has_an_image() -> None:

@@ -60,8 +60,10 @@ def answer(request: Request, signed_in: SignedIn, name: Session, posted: Annotat
         open_session(request, name).answer(pair_of(posted), posted.answer, who, posted.seconds, posted.request_id)
     except (StoreError, OSError, NotFound, DataRefused, DamagedObject) as error:
         problem = problem_of(error, request.state.request_id)
-        whole = "annotate/kept.html" if request.headers.get("hx-request") is None else "annotate/kept_form.html"
-        kept = page(request, whole, problem.entry.http, name=name, posted=posted, message=problem.message)
+        partial = "hx-request" in request.headers
+        shown = {"name": name, "posted": posted, "message": problem.message, "partial": partial}
+        template = "annotate/kept_form.html" if partial else "annotate/kept.html"
+        kept = page(request, template, problem.entry.http, **shown)
         kept.headers.update(KEPT)
         return kept
     return _next(request, name, who, posted.who)
@@ -167,7 +169,6 @@ def _work(
         "progress": status,
         "choosing": BATCHES.running(address),
         "failed": BATCHES.failed(address),
-        "elsewhere": not BATCHES.able and status.state in ("new", "ready"),
         "patches": _both(opened, pair),
         "answer_id": new_request_id(),
         "undo_id": new_request_id(),

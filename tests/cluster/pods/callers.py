@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import httpx
 
 from eoforge.client import RetrievalClient
 from eoforge.errors import EoforgeError
@@ -42,6 +45,11 @@ def python(environment: dict[str, str], code: str) -> str:
     if done.returncode != 0:
         raise EoforgeError(f"python failed: {done.stderr[-2000:]}")
     return done.stdout.strip().splitlines()[-1]
+
+
+def hits_of(page: httpx.Response) -> list[str]:
+    """Ids of the hits on a page of the console, in their order."""
+    return re.findall(r'data-name="([^"]+)" data-kind="(?:hit|partner|miss)"', page.text)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.cluster.kubectl import Kubectl, Object
 
 ISSUER, AUDIENCE = "pods", "eoforge"
 TLS = "eoforge-tls"
+TOKEN = "eoforge-test-token"
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def make(kubectl: Kubectl, addresses: dict[str, str], folder: Path) -> Credentia
         _secret(
             "eoforge-test-client", {"tls.crt": operator.certificate.read_bytes(), "tls.key": operator.key.read_bytes()}
         ),
-        _secret("eoforge-test-token", {"token": token.encode()}),
+        _secret(TOKEN, {"token": token.encode()}),
+        _secret("eoforge-console", {"session-key": secrets.token_hex(32).encode()}),
         _secret("eoforge-token-key", {"token.pem": signer.public_key().public_bytes(serialization.Encoding.PEM, spki)}),
     )
     return found

@@ -25,12 +25,12 @@ TARGETS = {"pause": PAUSE, "store": STORE, "names": NAMES, "agent": AGENT}
 """Stage of the Dockerfile -> tag."""
 SERVED = {
     name: f"localhost/{images.tag_of(name, DEVICE)}"
-    for name in ("retrieval", "compression", "prediction", "federation", "pipelines-python")
+    for name in ("retrieval", "compression", "prediction", "console", "federation", "pipelines-python")
 }
 """Image of ``make images`` -> tag."""
 GROUPS = (
     (*TARGETS.values(), SERVED["federation"]),
-    (SERVED["retrieval"], SERVED["compression"], SERVED["prediction"]),
+    (SERVED["retrieval"], SERVED["compression"], SERVED["prediction"], SERVED["console"]),
     (SERVED["pipelines-python"],),
 )
 """Images that are imported together: those of a group share layers."""

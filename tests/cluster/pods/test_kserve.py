@@ -15,7 +15,7 @@ from eoforge.data.labels import CLASSES
 from eoforge.errors import EoforgeError
 from tests.cluster.pods import images, steps
 from tests.cluster.pods.sandbox import HOST
-from tests.cluster.pods.trial import GRPC, HEALTH, READY_S, REST, SERVICES, Trial
+from tests.cluster.pods.trial import CONNECT, GRPC, HEALTH, READY_S, REST, WORKLOADS, Trial
 
 FACTS = """
 import json, os, pathlib, shutil
@@ -32,18 +32,6 @@ print(json.dumps({
     "token": os.path.exists("/var/run/secrets/kubernetes.io"),
     "packages": len(sbom["components"]), "rss_mib": int(status["VmRSS"].split()[0]) // 1024,
 }))
-"""
-CONNECT = """
-import json, socket, sys
-found = {}
-for target in sys.argv[1:]:
-    host, _, port = target.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=4).close()
-        found[target] = True
-    except OSError:
-        found[target] = False
-print(json.dumps(found))
 """
 
 
@@ -92,10 +80,10 @@ def test_predictions_come_from_outside(filled: Trial) -> None:
 
 
 def test_the_tests_of_the_charts_pass(filled: Trial) -> None:
-    assert filled.helm_test().count("health: SERVING") == len(SERVICES)
+    assert filled.helm_test().count("health: SERVING") == len(WORKLOADS)
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", WORKLOADS)
 def test_pods_are_restricted(service: str, filled: Trial) -> None:
     name = filled.pods(service)[0]["metadata"]["name"]
     found = json.loads(filled.place.kubectl.run("exec", name, "--", "python", "-c", FACTS).splitlines()[-1])
@@ -115,8 +103,7 @@ def test_network_policies_hold(filled: Trial) -> None:
     stranger = json.loads(steps.run(filled.place, steps.pod("stranger", images.SERVED["retrieval"], command)))
     assert stranger == dict(zip([*ports, api], [True, False, False, True], strict=True))
     assert filled.health(server) == "SERVING", "the node reaches what a stranger does not"
-    inside = filled.place.kubectl.run("exec", server["metadata"]["name"], "--", "python", "-c", CONNECT, api, store)
-    assert json.loads(inside.splitlines()[-1]) == {api: False, store: True}
+    assert filled.connects(server, api, store) == {api: False, store: True}
     assert api.startswith(HOST)
 
 
@@ -127,7 +114,7 @@ def test_a_killed_pod_fails_no_search(filled: Trial) -> None:
     assert searches.failed == []
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", WORKLOADS)
 def test_a_stopped_server_ends_cleanly(service: str, filled: Trial) -> None:
     assert filled.restart(service, "TERM")["lastState"]["terminated"]["exitCode"] == 0
 
@@ -143,7 +130,7 @@ def test_images_run_as_any_user(filled: Trial) -> None:
     """OpenShift gives each namespace a user of its own, whose group is 0."""
     user = {"runAsUser": 1000680000, "runAsGroup": 0, "fsGroup": 1000680000}
     names = []
-    for service in ("retrieval", "compression"):
+    for service in ("retrieval", "compression", "console"):
         spec = filled.pods(service)[0]["spec"]
         names.append(f"any-user-{service}")
         kept = ("containers", "initContainers", "volumes", "terminationGracePeriodSeconds")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import datetime
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 from helm_python import Chart
 
@@ -38,8 +40,9 @@ BUCKET = "s3://eoforge"
 TABLE, CODES, RUNS = f"{BUCKET}/patches.lance", f"{BUCKET}/codes.lance", f"{BUCKET}/runs"
 STORE = "dev-s3"
 SERVICES = ("retrieval", "compression", "prediction", "federation")
+WORKLOADS = (*SERVICES, "console")
 RETRIEVAL = "eoforge.api.retrieval.v1.RetrievalService"
-GRPC, REST, HEALTH = 8081, 8080, 8082
+GRPC, REST, HEALTH, PAGES = 8081, 8080, 8082, 8090
 ASK_HEALTH = """
 import sys, grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -48,6 +51,19 @@ request = health_pb2.HealthCheckRequest(service=sys.argv[2])
 answer = stub.Check(request, timeout=10, wait_for_ready=True)
 print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 """
+CONNECT = """
+import json, socket, sys
+found = {}
+for target in sys.argv[1:]:
+    host, _, port = target.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=4).close()
+        found[target] = True
+    except OSError:
+        found[target] = False
+print(json.dumps(found))
+"""
+"""Which of some addresses HOST:PORT can be connected to."""
 
 
 @dataclass
@@ -64,6 +80,7 @@ class Trial:
         bundle: Identity of the bundle that was trained, once there is one.
         classifier: Address of the bundle of the prediction service, which is installed once there is one.
         patch: Id of an indexed patch.
+        console: Values of the console that differ from those of the trial.
     """
 
     node: Node
@@ -75,6 +92,7 @@ class Trial:
     bundle: str = ""
     classifier: str = ""
     patch: str = ""
+    console: Object = field(default_factory=dict)
     waiting: list[tuple[str, bool, int]] = field(default_factory=list)
     """What pods of retrieval said before there was an index: health, readiness, restarts."""
 
@@ -82,9 +100,12 @@ class Trial:
         """Values of the chart, with the tags of the images."""
         found: Object = yaml.safe_load(Path(__file__).with_name("values.yaml").read_text())
         found = copy.deepcopy(found)  # the anchor's parts are one object in several places
+        for name in WORKLOADS:
+            found[name]["image"] = {"tag": images.SERVED[name].rpartition(":")[2]}
         for service in SERVICES:
-            found[service]["image"] = {"tag": images.SERVED[service].rpartition(":")[2]}
             found[service]["kserve"] = {"enabled": kserve}
+        token = {"secretKeyRef": {"name": credentials.TOKEN, "key": "token"}}
+        found["console"] |= {"extraEnv": [{"name": "EOFORGE_TOKEN", "valueFrom": token}]} | self.console
         found["prediction"] |= {"enabled": bool(self.classifier), "settings": {"bundleUris": self.classifier}}
         found["kubeflow"]["image"] = {"tag": images.SERVED["pipelines-python"].rpartition(":")[2]}
         found["retrieval"] |= retrieval
@@ -115,10 +136,10 @@ class Trial:
             helm.upgrade(chart, RELEASE, values, namespace=self.place.name, wait="hookOnly", timeout=READY_S)
         self.wait_ready()
 
-    def replace_pods(self, *, kserve: bool) -> None:
+    def replace_pods(self, *, kserve: bool, **retrieval: Any) -> None:
         """Upgrades the release so that every pod of retrieval is replaced, and waits until all are ready."""
         before = {pod["metadata"]["name"] for pod in self.pods("retrieval")}
-        self.upgrade(kserve=kserve, podAnnotations={"trial": f"after {sorted(before)[0]}"})
+        self.upgrade(kserve=kserve, podAnnotations={"trial": f"after {sorted(before)[0]}"}, **retrieval)
         # KServe's status is that of the former pods for a moment.
         release.wait_until(
             lambda: before.isdisjoint(pod["metadata"]["name"] for pod in self.pods("retrieval")), "new pods", READY_S
@@ -171,6 +192,13 @@ class Trial:
         target = f"{pod['status']['podIP']}:{HEALTH}"
         return self.node.sandbox.run(sys.executable, "-c", ASK_HEALTH, target, RETRIEVAL)
 
+    def connects(self, pod: Object, *targets: str) -> dict[str, bool]:
+        """Whether a pod of the release can connect to each of some addresses ``HOST:PORT``."""
+        name = pod["metadata"]["name"]
+        found = self.place.kubectl.run("exec", name, "--", "python", "-c", CONNECT, *targets)
+        answer: dict[str, bool] = json.loads(found.splitlines()[-1])
+        return answer
+
     def store(self) -> dict[str, str]:
         """``AWS_*`` variables for access to the store from outside the cluster."""
         secret = self.place.kubectl.get("secret/eoforge-s3")["data"]
@@ -182,6 +210,30 @@ class Trial:
         """Hits of ``eoforge search`` from outside the cluster, with the token unless another is named."""
         query = ["search", "--server", self.address("retrieval"), "--patch-id", self.patch, "-k", "5"]
         return cli({"EOFORGE_TOKEN": self.credentials.token} | environment, *query, "--ca", str(self.credentials.ca))
+
+    def browser(self) -> httpx.Client:
+        """A browser outside the cluster, at the Service of the console."""
+        address = self.place.kubectl.get(f"service/{RELEASE}-console-api")["spec"]["clusterIP"]
+        return httpx.Client(base_url=f"http://{address}:{PAGES}", timeout=60)
+
+    def search_page(self) -> httpx.Response:
+        """Page of the console with the hits of :meth:`search`."""
+        with self.browser() as browser:
+            return browser.get("/search", params={"patch_id": self.patch, "from": "s1", "to": "s2", "k": "5"})
+
+    @contextmanager
+    def without(self, service: str) -> Iterator[None]:
+        """No pod of a Deployment while the block runs; afterwards as many as before, ready."""
+        name = f"deployment/{RELEASE}-{service}"
+        pods = self.place.kubectl.get(name)["spec"]["replicas"]
+        self.place.kubectl.run("scale", name, "--replicas=0")
+        try:
+            release.wait_until(lambda: not self.pods(service), f"no pod of {service}", READY_S)
+            self.wait_ready()
+            yield
+        finally:
+            self.place.kubectl.run("scale", name, f"--replicas={pods}")
+        self.wait_ready()
 
     @contextmanager
     def searching(self, what: str, attempts: int = 5) -> Iterator[Searches]:
@@ -212,7 +264,7 @@ class Trial:
         self.upgrade(kserve=True)
         self.balance(["prediction"])
         self.report.append(f"from the index to ready: {time.monotonic() - began:.0f} s")
-        for service in SERVICES:
+        for service in WORKLOADS:
             seconds = [seconds_to_ready(pod) for pod in self.pods(service)]
             self.report.append(f"{service}: ready {seconds} s after the start of its pods")
         code = "from eoforge.storage.addresses import open_table; "
