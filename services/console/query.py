@@ -200,7 +200,7 @@ def _code(text: str) -> bytes:
 
 
 def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_HITS:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_HITS):
         raise UsageError(f"k: expected a number of hits from 1 to {MAX_HITS}; got {text[:20]!r}")
     return int(text)
 

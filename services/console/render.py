@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,11 @@ _environment = Environment(
 )
 _environment.globals |= {"toggled": toggled, "without": without}
 _environment.globals |= {"version": VERSION, "csrf_header": CSRF_HEADER, "infinity": math.inf}
+
+
+def finite(values: Iterable[float]) -> list[float | None]:
+    """Numbers for JSON, which has neither NaN nor infinity."""
+    return [float(value) if math.isfinite(value) else None for value in values]
 
 
 def require_assets() -> None:

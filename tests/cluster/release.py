@@ -150,8 +150,10 @@ def _not_ready(place: Home) -> Iterator[str]:
         if o["kind"] == "InferenceService":
             ready = is_ready(o)
         else:
-            pods = min(status.get("readyReplicas", 0), status.get("updatedReplicas", 0))
-            ready = status.get("observedGeneration") == o["metadata"]["generation"] and pods >= o["spec"]["replicas"]
+            # Beside a new pod that is not ready yet, one of the former version may be.
+            counts = [status.get(key, 0) for key in ("replicas", "readyReplicas", "updatedReplicas")]
+            ready = status.get("observedGeneration") == o["metadata"]["generation"]
+            ready = ready and counts == [o["spec"]["replicas"]] * len(counts)
         if not ready:
             yield support.label(o)
 

@@ -58,7 +58,7 @@ def running_provider(seconds: float = 3600.0, *, public: bool = False, host: str
     Args:
         seconds: Time that its tokens last.
         public: Whether its client has no secret.
-        host: Name of this machine in its address; to a browser, ``localhost`` is another site than the console's.
+        host: Name or address of this machine; to a browser, ``localhost`` is another site than the console's.
     """
     app = oidc_provider_mock.app(
         require_client_registration=True, require_nonce=True, access_token_max_age=timedelta(seconds=seconds)
@@ -91,7 +91,7 @@ def running_provider(seconds: float = 3600.0, *, public: bool = False, host: str
             verified.append(challenge)
         return None
 
-    server = werkzeug.serving.make_server("127.0.0.1", 0, app, threaded=True)
+    server = werkzeug.serving.make_server(host, 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

@@ -119,6 +119,15 @@ def test_a_file_that_is_no_image_is_refused_by_name(browser_of_one: httpx.Client
     assert "/tmp" not in answer.text
 
 
+def test_a_large_image_is_refused_before_its_pixels_are_read(browser_of_one: httpx.Client) -> None:
+    """A file of half a megabyte took 400 MB, as often as a person sent it at the same time."""
+    tiff = write_tiff(dict.fromkeys(("VV", "VH"), np.full((1800, 1800), -10, np.float32)), compress="deflate")
+    form = {"csrf": csrf_of(browser_of_one.get("/search")), "to": "s1"}
+    answer = browser_of_one.post("/search/upload", data=form, files={"files": ("x.tif", tiff, "image/tiff")})
+    assert answer.status_code == 413
+    assert "1800 x 1800 pixels; at most 2684354" in answer.text
+
+
 def test_exports_hold_the_hits(browser_of_one: httpx.Client, name: str) -> None:
     given = {"patch_id": name, "k": "5"}
     table = browser_of_one.get("/search/export", params=given | {"format": "csv"})
@@ -187,6 +196,7 @@ def test_malformed_parameters_are_named(browser_of_one: httpx.Client) -> None:
     for given, words in (
         ({"bbox": "1,2,3"}, "bbox: expected west,south,east,north"),
         ({"k": "0"}, "k: expected a number of hits from 1 to 200"),
+        ({"k": "000000001999"}, "k: expected a number of hits from 1 to 200"),
         ({"from": "s3"}, "modality must be one of s1, s2"),
         ({"since": "tomorrow"}, "since: expected a day"),
         ({"code": "zz"}, "code: expected hexadecimal digits"),

@@ -91,6 +91,10 @@ def test_larger_images_are_cropped_or_cut_into_windows(tmp_path: Path) -> None:
     assert cut.notes[1] == "1 of 4 windows have pixels without data and were left out"
     with pytest.raises(LimitExceeded, match="at most 400"):
         read_query_image([written(tmp_path / "c.tif", B02=np.ones((2520, 2520), np.uint16))])
+    with pytest.raises(LimitExceeded, match="2 x 2 patches; at most 3"):
+        read_query_image([tmp_path / "b.tif"], most_windows=3)
+    with pytest.raises(LimitExceeded, match="1800 x 1800 pixels; at most 2684354"):
+        read_query_image([written(tmp_path / "d.tif", B02=np.ones((1800, 1800), np.uint16))], most_windows=64)
 
 
 @pytest.mark.parametrize(

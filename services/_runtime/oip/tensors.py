@@ -19,11 +19,13 @@ from eoforge.data.bands import BandGroup
 from eoforge.errors import LimitExceeded, UsageError
 
 DATATYPES = {
+    "bool": "BOOL",
     "uint8": "UINT8",
     "uint16": "UINT16",
     "int32": "INT32",
     "int64": "INT64",
     "float32": "FP32",
+    "float64": "FP64",
     "object": "BYTES",
 }
 """NumPy dtype names to the protocol's."""

@@ -25,7 +25,7 @@ from services.console.annotation import (
 from services.console.batches import BATCHES
 from services.console.pair_pictures import Shown, bands_of, picture, shown_patches
 from services.console.problems import problem_of
-from services.console.render import page
+from services.console.render import finite, page
 from services.console.session import SignedIn, caller
 
 router = APIRouter(prefix="/annotate", dependencies=[Depends(caller)])
@@ -129,7 +129,7 @@ def curves(request: Request, name: Session) -> JSONResponse:
     charts = []
     for key in names:
         points = [(one.iteration, one.figures[key]) for one in rounds if key in one.figures]
-        curve = {"name": key.replace("_", " "), "x": [n for n, _ in points], "y": [v for _, v in points]}
+        curve = {"name": key.replace("_", " "), "x": [n for n, _ in points], "y": finite(v for _, v in points)}
         charts.append({"title": key.replace("_", " "), "unit": "batch", "curves": [curve]})
     return JSONResponse({"charts": charts})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from eoforge.data.labels import CLASSES
 from eoforge.data.search_filter import COUNTRIES
 from eoforge.data.split import SPLITS
 from eoforge.errors import NotFound, UsageError
+from services._runtime.errors import Overloaded
 from services._runtime.settings import is_loopback
 from services.console.feedback import RULE, reranked
 from services.console.places import MOST, patch_at, patches_in
@@ -31,6 +33,9 @@ from services.console.sources import Sources
 UPLOADS = ("/search/upload",)
 MAX_FILES = 24
 MAX_WINDOWS = 64
+READING_SECONDS = 10.0
+_READING = threading.Lock()
+"""One image at a time: a small file may hold 82 MiB of pixels, of which several copies are made."""
 SENSORS = {"s1": "radar (Sentinel-1)", "s2": "optical (Sentinel-2)"}
 WORLD = (-180.0, -90.0, 180.0, 90.0)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -118,11 +123,12 @@ def upload(request: Request, caller: SignedIn, form: Annotated[FormData, Depends
     with _files(form) as paths:
         from eoforge.data.query_image import read_query_image  # the pages without an image need no GDAL
 
-        image = read_query_image(paths, bands, sensor)
-    if len(image.windows) > MAX_WINDOWS:
-        raise UsageError(
-            f"the image covers {len(image.windows)} patches; at most {MAX_WINDOWS} can be searched at once"
-        )
+        if not _READING.acquire(timeout=READING_SECONDS):
+            raise Overloaded("other images are being read; try again in a moment", READING_SECONDS)
+        try:
+            image = read_query_image(paths, bands, sensor, MAX_WINDOWS)
+        finally:
+            _READING.release()
     found = client.encode([window.bands for window in image.windows], image.modality)
     queries = [Query(code=encoded.code, source=image.modality, target=target) for encoded in found]
     if len(queries) == 1 and not image.notes:

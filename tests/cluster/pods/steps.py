@@ -101,17 +101,25 @@ class Steps:
         return json.loads([line for line in log.splitlines() if line.startswith("{")][-1])
 
     def step(self, pipeline: str, name: str, **parameters: object) -> dict[str, Any]:
-        """Output parameters of one step of a compiled pipeline, started with the command of Kubeflow."""
+        """Output parameters of one step of a compiled pipeline, started with the command of Kubeflow.
+
+        Parameters that are not given have the default of the pipeline, as in a run.
+        """
         spec = next(yaml.safe_load_all((COMPILED / f"{pipeline}.yaml").read_text()))
         container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
-        outputs = spec["components"][f"comp-{name}"].get("outputDefinitions", {})
+        inputs, outputs = (
+            spec["components"][f"comp-{name}"].get(f"{end}Definitions", {}) for end in ("input", "output")
+        )
+        known = spec["root"]["inputDefinitions"]["parameters"]
+        defaults = {key: known[key].get("defaultValue") for key in known.keys() & inputs["parameters"].keys()}
+        values = {key: value for key, value in defaults.items() if value is not None} | parameters
         home = f"{OUTPUTS}/{name}"
         artifacts = {
             key: {"artifacts": [{"name": key, "uri": f"minio://{name}/{key}", "type": found["artifactType"]}]}
             for key, found in outputs.get("artifacts", {}).items()
         }
         request = {
-            "inputs": {"parameterValues": parameters},
+            "inputs": {"parameterValues": values},
             "outputs": {
                 "parameters": {key: {"outputFile": f"{home}/{key}"} for key in outputs.get("parameters", {})},
                 "artifacts": artifacts,

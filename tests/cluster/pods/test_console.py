@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow.parquet as pq
@@ -12,6 +15,7 @@ from PIL import Image
 
 from services.console.render import ASSETS
 from tests.cluster import release
+from tests.cluster.kubectl import Object
 from tests.cluster.pods.callers import cli, hits_of, python
 from tests.cluster.pods.trial import BUCKET, GRPC, READY_S, TABLE, Trial
 from tests.cluster.release import RELEASE
@@ -28,6 +32,19 @@ small = Config(
 print(AnnotationSession.create("{BUCKET}/annotations/trial", TableRef("{TABLE}"), small).address)
 """
 """A session without a batch, whose batches are chosen within seconds."""
+
+
+@contextmanager
+def changed(trial: Trial, console: Object, **retrieval: Any) -> Iterator[None]:
+    """The release with other values of the console, and of retrieval if there are any, while the block runs."""
+    change = trial.replace_pods if retrieval else trial.upgrade
+    trial.console = console
+    try:
+        change(kserve=True, **retrieval)
+        yield
+    finally:
+        trial.console = {}
+        change(kserve=True)
 
 
 def test_a_search_gives_the_hits_of_the_service(filled: Trial) -> None:
@@ -79,15 +96,10 @@ def test_batches_of_pairs_are_chosen_in_the_pod(filled: Trial) -> None:
 
 
 def test_without_a_token_the_page_says_that_the_service_refused(filled: Trial) -> None:
-    filled.signed_in = False
-    try:
-        filled.upgrade(kserve=True)
+    with changed(filled, {"extraEnv": []}):
         page = filled.search_page()
         assert page.status_code == 401, words_of(page)
         assert hits_of(page) == []
-    finally:
-        filled.signed_in = True
-        filled.upgrade(kserve=True)
     assert len(hits_of(filled.search_page())) == 5
 
 

@@ -80,7 +80,7 @@ class Trial:
         bundle: Identity of the bundle that was trained, once there is one.
         classifier: Address of the bundle of the prediction service, which is installed once there is one.
         patch: Id of an indexed patch.
-        signed_in: Whether the console has a token, which it shows to the services for everyone who reaches it.
+        console: Values of the console that differ from those of the trial.
     """
 
     node: Node
@@ -92,7 +92,7 @@ class Trial:
     bundle: str = ""
     classifier: str = ""
     patch: str = ""
-    signed_in: bool = True
+    console: Object = field(default_factory=dict)
     waiting: list[tuple[str, bool, int]] = field(default_factory=list)
     """What pods of retrieval said before there was an index: health, readiness, restarts."""
 
@@ -105,7 +105,7 @@ class Trial:
         for service in SERVICES:
             found[service]["kserve"] = {"enabled": kserve}
         token = {"secretKeyRef": {"name": credentials.TOKEN, "key": "token"}}
-        found["console"]["extraEnv"] = [{"name": "EOFORGE_TOKEN", "valueFrom": token}] if self.signed_in else []
+        found["console"] |= {"extraEnv": [{"name": "EOFORGE_TOKEN", "valueFrom": token}]} | self.console
         found["prediction"] |= {"enabled": bool(self.classifier), "settings": {"bundleUris": self.classifier}}
         found["kubeflow"]["image"] = {"tag": images.SERVED["pipelines-python"].rpartition(":")[2]}
         found["retrieval"] |= retrieval
@@ -136,10 +136,10 @@ class Trial:
             helm.upgrade(chart, RELEASE, values, namespace=self.place.name, wait="hookOnly", timeout=READY_S)
         self.wait_ready()
 
-    def replace_pods(self, *, kserve: bool) -> None:
+    def replace_pods(self, *, kserve: bool, **retrieval: Any) -> None:
         """Upgrades the release so that every pod of retrieval is replaced, and waits until all are ready."""
         before = {pod["metadata"]["name"] for pod in self.pods("retrieval")}
-        self.upgrade(kserve=kserve, podAnnotations={"trial": f"after {sorted(before)[0]}"})
+        self.upgrade(kserve=kserve, podAnnotations={"trial": f"after {sorted(before)[0]}"}, **retrieval)
         # KServe's status is that of the former pods for a moment.
         release.wait_until(
             lambda: before.isdisjoint(pod["metadata"]["name"] for pod in self.pods("retrieval")), "new pods", READY_S
