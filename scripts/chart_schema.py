@@ -123,7 +123,7 @@ def settings_schema(module: str) -> dict[str, Any]:
         kinds = [kind for kind in found.get("anyOf", [found]) if kind.get("type") != "null"]
         kept = {k: v for k, v in kinds[0].items() if k not in ("title", "default", "format", "description")}
         default = found.get("default")
-        note = "" if default is None else f" Default: {default}."
+        note = "" if default in (None, "") else f" Default: {default}."
         properties[camel(name)] = {"description": found["description"] + note} | kept
     return {"type": "object", "properties": properties}
 

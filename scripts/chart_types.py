@@ -343,6 +343,8 @@ TYPES: dict[str, Schema] = {
             attempts=number(1, 10),
             maxAnswerBytes=number(4096, 64 << 20),
             maxCalls=number(1, 4096),
+            skipAfter=number(1, 1000),
+            skipSeconds={"type": "number", "exclusiveMinimum": 0, "maximum": 3600},
         ),
         maxItems=64,
     ),

@@ -24,6 +24,7 @@ from eoforge.bundle import (
     model_card,
     read_epochs,
     read_steps,
+    scalar_metrics,
     store_bundle,
     write_bundle,
 )
@@ -246,6 +247,21 @@ def test_a_damaged_bundle_is_left_out_of_the_list(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "absent").exists()
 
 
+@pytest.mark.parametrize(
+    "metrics", ["[" * 100_000, '{"validation_score": ' + "9" * 400 + "}", '{"a": ' + "9" * 5000 + "}"]
+)
+def test_no_bundle_keeps_the_others_out_of_the_list(tmp_path: Path, metrics: str) -> None:
+    good, bad = trained(tmp_path, "a", 0.5), trained(tmp_path, "b", 0.5)
+    Path(bad.uri, "metrics.json").write_text(metrics)
+    assert good.uri in [b.bundle for b in list_bundles(str(tmp_path))]
+
+
+def test_numbers_that_no_float_holds_are_no_figures(tmp_path: Path) -> None:
+    written = write(tmp_path, metrics={"a": 10**400, "b": 1, "history": [{"loss": 10**400}]})
+    assert scalar_metrics(load_bundle(written.uri, weights=False).metrics) == {"b": 1.0}
+    assert read_epochs(load_bundle(written.uri, weights=False))["loss"].tolist() == [float("inf")]
+
+
 def test_figures_are_read_without_the_weights(tmp_path: Path) -> None:
     history = [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0, "validation_score": 0.5}]
     written = write(tmp_path, metrics={"history": history}, extra_files={"curve.csv": b"step,loss\n0,1.5\n1,0.5\n"})
@@ -267,7 +283,9 @@ def test_a_curve_of_other_things_than_numbers_is_refused(tmp_path: Path, content
         read_steps(write(tmp_path, extra_files={"curve.csv": content}))
 
 
-@pytest.mark.parametrize("history", [[1, 2], [{"loss": "high"}], [{"loss": [1]}], "text", 5])
+@pytest.mark.parametrize(
+    "history", [[1, 2], [{"loss": "high"}], [{"loss": [1]}], "text", 5, [{f"loss {n}": 1.0} for n in range(300)]]
+)
 def test_a_history_of_other_things_than_numbers_is_refused(tmp_path: Path, history: Any) -> None:
     with pytest.raises(BundleError, match="no list of objects with numbers"):
         read_epochs(write(tmp_path, metrics={"history": history}))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.anneal.cell import ALL, CLASS_LABELS
+from benchmarks.anneal.cell import ALL
 from eoforge.methods.anneal.figures import HITS
 from eoforge.report import Html, figure, page, section, table
 
@@ -110,33 +110,38 @@ def report_page(result: Mapping[str, Any]) -> str:
     sections = []
     for data in dict.fromkeys(row["data"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["data"] == data]
-        pictures = [_curves(rows, measure, cost) for measure in MEASURES for cost in COSTS]
+        pictures = [_curves(rows, measure) for measure in MEASURES]
         body = [
             (row["name"], *(f"{row['area'][m][0]:.3f} ± {row['area'][m][1]:.3f}" for m in MEASURES), row["cpu_seconds"])
             for row in rows
         ]
         whole = table(("strategy", *(f"area of {m}" for m in MEASURES), "CPU seconds"), body)
         sections.append(section(data, whole, *pictures))
-    lead = f"Means and deviations over {result['seeds']} seeds; settings {result['config']}."
+    sections.append(section("Settings", table(("setting", "value"), result["config"].items())))
+    lead = f"Means over {result['seeds']} seeds; the shade is one standard deviation. Dashed: baselines."
     return page("Active learning from pairs", lead, sections, "Queries: test split. Gallery: training split.")
 
 
-def _curves(rows: Sequence[Row], measure: str, cost: str) -> Html:
+def _curves(rows: Sequence[Row], measure: str) -> Html:
+    """Curves of one measure by each cost."""
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(8, 4))
-    axes = drawing.subplots()
-    for row in rows:
-        heights = [point[measure][0] for point in row["points"]]
-        if row["name"] == ALL:
-            axes.axhline(heights[-1], color="black", linestyle=":", label=ALL)
-            continue
-        style = {"linestyle": "--"} if row["name"] in (RANDOM, CLASS_LABELS) else {}
-        spread = [point[measure][1] for point in row["points"]]
-        costs = [point[cost] for point in row["points"]]
-        width = 2.5 if row["name"] in OURS else 1.0
-        axes.errorbar(costs, heights, yerr=spread, label=row["name"], linewidth=width, capsize=2, **style)
-    axes.set(xlabel=cost, ylabel=measure)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, ncols=2)
-    return figure(drawing, f"{measure} by {cost}")
+    drawing = Figure(figsize=(11.5, 3.8), layout="constrained")
+    plots = drawing.subplots(1, len(COSTS), sharey=True)
+    for axes, cost in zip(plots, COSTS, strict=True):
+        for row in rows:
+            means, spreads = zip(*(point[measure] for point in row["points"]), strict=True)
+            if row["name"] == ALL:
+                axes.axhline(means[-1], color="black", linestyle=":", label=ALL)
+                continue
+            costs = [point[cost] for point in row["points"]]
+            width, style = (2.5, "-") if row["name"] in OURS else (1.2, "--")
+            (line,) = axes.plot(costs, means, label=row["name"], linewidth=width, marker=".", linestyle=style)
+            band = ([mean + sign * spread for mean, spread in zip(means, spreads, strict=True)] for sign in (-1, 1))
+            axes.fill_between(costs, *band, color=line.get_color(), alpha=0.1, linewidth=0)
+        axes.set(xlabel=cost)
+        axes.grid(alpha=0.3)
+    title = measure.replace("_", " ")
+    plots[0].set(ylabel=title)
+    drawing.legend(*plots[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
+    return figure(drawing, f"{title} by {', '.join(COSTS)}")

@@ -5,7 +5,7 @@
 A patch has two codes. Cells that are done are kept in ``--work`` and not repeated. Peers live in an environment of
 their own that also has eoforge::
 
-    python -m venv ENVIRONMENT && ENVIRONMENT/bin/pip install . usearch pymilvus milvus-lite
+    python -m venv ENVIRONMENT && ENVIRONMENT/bin/pip install . lancedb usearch pymilvus milvus-lite
 """
 
 from __future__ import annotations
@@ -19,25 +19,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale import archive, codes, engines
+from benchmarks.scale import archive, codes, engines, largest, peers
 from eoforge.logs import configure_logs
 
 CELL_S = 1_800
 PATCHES = (500_000, 5_000_000)
-PEERS_UP_TO = 500_000
-"""Patches of the largest archive that the peers build: HNSW takes some 100 us a code and core."""
+HNSW_UP_TO = 500_000
+"""Patches of the largest archive for usearch: HNSW takes some 80 us a code and core."""
 
 
 def cell(name: str, patches: int, work: Path) -> dict[str, Any]:
     """One measurement, in this process."""
     folder = work / str(patches)
-    if name == "codes alone":
-        return engines.codes_alone(patches, work)
+    if name == "largest":
+        return largest.largest(patches, work)
     if name == "archive":
         folder.mkdir(parents=True, exist_ok=True)
         archive.write(folder, patches)
         return {"disk_mb": engines.disk_mb(folder)}
-    return engines.ENGINES[name](str(folder / "codes.lance"), folder, folder / "truth.npy")
+    return {**engines.ENGINES, **peers.PEERS}[name](str(folder / "codes.lance"), folder, folder / "truth.npy")
+
+
+def most_patches(peer: str) -> int:
+    """Patches of the largest archive that a peer builds in reasonable time."""
+    return HNSW_UP_TO if peer == "usearch" else 1 << 60
 
 
 def run(name: str, patches: int, work: Path, python: Path) -> dict[str, Any]:
@@ -67,7 +72,9 @@ def main() -> None:
     named = os.environ.get("EOFORGE_PEER_PYTHON")
     home = Path(os.environ.get("EOFORGE_BENCH_FOLDER") or Path("~/.cache/eoforge").expanduser(), "scale")
     parser.add_argument("--patches", type=int, nargs="*", default=list(PATCHES))
-    parser.add_argument("--largest", type=int, help="patches of one sensor, searched in a file of codes alone")
+    every = ("archive", *engines.ENGINES, *peers.PEERS)
+    parser.add_argument("--engines", nargs="*", choices=every, default=every, help="archive and exact come first")
+    parser.add_argument("--largest", type=int, help="patches of an archive without tables (see largest.py)")
     parser.add_argument("--peer-python", type=Path, default=named and Path(named), help="or EOFORGE_PEER_PYTHON")
     parser.add_argument("--work", type=Path, default=home, help="folder for archives and finished cells")
     parser.add_argument("--fit", metavar="CODES", help="print figures of a table of codes and of the generator")
@@ -86,18 +93,18 @@ def main() -> None:
         return
     rows = []
     for patches in given.patches:
-        for name in ("archive", *engines.ENGINES):
-            if name in engines.PEERS and (given.peer_python is None or patches > PEERS_UP_TO):
+        for name in given.engines:
+            if name in peers.PEERS and (given.peer_python is None or patches > most_patches(name)):
                 continue
-            python = given.peer_python if name in engines.PEERS else Path(sys.executable)
+            python = given.peer_python if name in peers.PEERS else Path(sys.executable)
             found = run(name, patches, given.work, python)
             rows.append({"patches": patches, "engine": name, **found})
             print(json.dumps(rows[-1]), flush=True)
             if name == "archive" and "failed" in found:
                 break
     if given.largest:
-        found = run("codes alone", given.largest, given.work, Path(sys.executable))
-        rows.append({"patches": given.largest, "engine": "exact, codes of one sensor alone", **found})
+        found = run("largest", given.largest, given.work, Path(sys.executable))
+        rows.append({"patches": given.largest, "engine": "exact, without metadata of hits", **found})
         print(json.dumps(rows[-1]), flush=True)
     if given.out:
         generator = codes.figures(*codes.block(codes.FITTED, 0, 2_000))

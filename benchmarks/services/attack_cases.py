@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.services.attack_services import OIP, PROBES, SPAWN, Secrets, Served, channel
+from benchmarks.services.attack_services import BARE, BARE_METHOD, OIP, PROBES, SPAWN, Secrets, Served, channel
 
 TIMEOUT_S = 20.0
 HALF_S = 6.0
@@ -194,6 +194,11 @@ def _manifest() -> bytes:
 
 def cases(kind: str) -> dict[str, Callable[[Attack], Counter[str]]]:
     """Name -> attack, of one service."""
+    if kind == BARE:
+        return {
+            "20 messages of 7 MB": lambda a: a.calls(BARE_METHOD, bytes(7 * MIB), 20),
+            "100 messages of 7 MB": lambda a: a.calls(BARE_METHOD, bytes(7 * MIB), 100),
+        }
     method = REPEATED[kind][0]
     common: dict[str, Callable[[Attack], Counter[str]]] = {
         "30 messages of 8 MB, no token": lambda a: a.calls(method, _empties(kind, 8 * MIB), 30, known=False),
@@ -235,7 +240,7 @@ def attack(attacked: Attack, pipe: Any) -> None:
     os.nice(LEAST_NICE)
     known: dict[str, Callable[[Attack], Counter[str]]] = {
         **cases(attacked.kind),
-        WARM: lambda a: a.posts(_numbers(1), 1),
+        WARM: lambda a: a.calls(BARE_METHOD, b"x", 1) if a.kind == BARE else a.posts(_numbers(1), 1),
     }
     while True:
         pipe.send(known[pipe.recv()](attacked))

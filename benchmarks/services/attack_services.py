@@ -29,7 +29,11 @@ from benchmarks.services.calls import START_S, percentiles
 AUDIENCE, ISSUER = "eoforge", "https://issuer.test"
 SCOPE = "federation:operator"
 PATCHES = 50_000
-SERVICES = ("retrieval", "compression", "prediction", "federation")
+BARE = "bare grpc.aio"
+"""Not ours: a server of gRPC's own that reads a message and answers nothing; what the same bursts cost there."""
+SERVICES = ("retrieval", "compression", "prediction", "federation", BARE)
+BARE_METHOD = "/bare/Call"
+BARE_MESSAGE_BYTES = 16 << 20
 PREDICTION_BUNDLE = "prediction-bundle"
 OIP = "/inference.GRPCInferenceService/ModelInfer"
 PAUSE_S, HEALTH_PAUSE_S, PROBE_TIMEOUT_S, TURN_S = 0.02, 0.1, 60.0, 0.005
@@ -138,12 +142,33 @@ def serve(kind: str, folder: str, extra: dict[str, Any], ready: Any, busy: Any) 
         return build_federation(FederationSettings(federation_uri=f"{folder}/runs", flush=False, **values))
 
     async def main() -> None:
-        server = made()
+        server = BareServer(extra) if kind == BARE else made()
         await server.start()
         ready.put((server.port, server.rest_port))
         await measure(busy)
 
     asyncio.run(main())
+
+
+class BareServer:
+    """gRPC's asynchronous server with TLS and nothing else."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", BARE_MESSAGE_BYTES)])
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("bare", {"Call": grpc.unary_unary_rpc_method_handler(_nothing)}),)
+        )
+        pair = settings["tls_key_file"].read_bytes(), settings["tls_cert_file"].read_bytes()
+        self.port = self._server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+        self.rest_port = 0
+
+    async def start(self) -> None:
+        """Opens the port."""
+        await self._server.start()
+
+
+async def _nothing(request: bytes, context: Any) -> bytes:
+    return b""
 
 
 async def measure(busy: Any) -> None:
@@ -252,6 +277,7 @@ PROBES: dict[str, tuple[str, bytes]] = {
     "compression": ("/eoforge.api.compression.v1.CompressionService/Decompress", b""),
     "prediction": (OIP, b""),
     "federation": ("/eoforge.api.federation.v1.FederationService/ListRuns", b""),
+    BARE: (BARE_METHOD, b"x"),
 }
 """Call of the well-behaved caller, and its request where it is the same in every run."""
 

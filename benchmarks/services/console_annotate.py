@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from eoforge.data.ingest.run import ingest
 from eoforge.data.synthetic.archive import generate_archive
@@ -42,11 +42,11 @@ FIRST_SEED = 10
 
 
 @contextmanager
-def console(sessions: Path) -> Iterator[str]:
-    """Address of a console with these sessions."""
+def console(**settings: object) -> Iterator[str]:
+    """Address of a console in a process of its own, with these settings."""
     (port,) = free_ports(1)
     environment = os.environ | {
-        "EOFORGE_ANNOTATIONS_URI": str(sessions),
+        **{f"EOFORGE_{name.upper()}": str(value) for name, value in settings.items()},
         "EOFORGE_REST_PORT": str(port),
         "EOFORGE_DRAIN_NOTICE_SECONDS": "0",
         "EOFORGE_LOG_LEVEL": "warning",
@@ -66,6 +66,16 @@ def console(sessions: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(60)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    with sync_playwright() as driver:
+        sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # Chromium has no sandbox for root
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=sandbox)
+        yield browser
+        browser.close()
 
 
 def oracle_of(table: str, seed: int) -> LabelOracle:
@@ -115,9 +125,7 @@ def measure(folder: Path, patches: int, seeds: int, pictures: Path | None) -> di
     generate_archive(str(folder / "archive"), patches, seed=3)
     ingest(str(folder / "archive"), table)
     rows = []
-    with console(folder / "sessions") as address, sync_playwright() as driver:
-        sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # Chromium has no sandbox for root
-        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=sandbox)
+    with console(annotations_uri=folder / "sessions") as address, chromium() as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 1000})
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
             made = {}
@@ -138,7 +146,6 @@ def measure(folder: Path, patches: int, seeds: int, pictures: Path | None) -> di
             print(json.dumps(row), flush=True)
             if pictures is not None:
                 page.screenshot(path=pictures / f"finished-{seed}.png", full_page=True)
-        browser.close()
     last = {s: sum(row[f"{s}_scores"][-1] for row in rows) / len(rows) for s in ("anneal", "random")}
     return {"patches": patches, "answers": ANSWERS, "rows": rows, "mean_last_score": last}
 

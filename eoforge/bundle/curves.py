@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ CURVE = "curve.csv"
 """File of a bundle with one row per step: the first columns identify the step, the others are values."""
 POSITION = ("epoch", "batch", "step")
 """Columns that identify a step or an epoch."""
+MAX_COLUMNS = 256
 Columns = dict[str, npt.NDArray[np.float64]]
 
 
@@ -30,7 +32,8 @@ def read_steps(bundle: Bundle) -> Columns:
         return {}
     try:
         rows = list(csv.DictReader(io.StringIO(bundle.read(CURVE).decode())))
-        return {name: np.array([float(row[name]) for row in rows]) for name in (rows[0] if rows else ())}
+        names = _bounded(rows[0] if rows else ())
+        return {name: np.array([float(row[name]) for row in rows]) for name in names}
     except (ValueError, TypeError, KeyError, csv.Error) as error:
         raise BundleError(f"{CURVE} of {bundle.uri} is no table of numbers: {error}") from error
 
@@ -43,10 +46,21 @@ def read_epochs(bundle: Bundle) -> Columns:
     """
     history = bundle.metrics.get("history", [])
     try:
-        names = dict.fromkeys(name for row in history for name in row)
+        names = _bounded(dict.fromkeys(name for row in history for name in row))
         return {name: np.array([float(row.get(name, np.nan)) for row in history]) for name in names}
     except (ValueError, TypeError, AttributeError) as error:
         raise BundleError(f"the history of {bundle.uri} is no list of objects with numbers: {error}") from error
+
+
+def _bounded(names: Collection[str]) -> Collection[str]:
+    """Names of columns, of which a page draws each.
+
+    Raises:
+        ValueError: There are too many.
+    """
+    if len(names) > MAX_COLUMNS:
+        raise ValueError(f"expected at most {MAX_COLUMNS} columns; got {len(names)}")
+    return names
 
 
 def smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -64,5 +78,5 @@ def scalar_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }

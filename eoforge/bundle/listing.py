@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from eoforge.bundle.format import CONFIG, MANIFEST, METRICS, size_limit
+from eoforge.bundle.format import CONFIG, MANIFEST, METRICS, parse_object, size_limit
 from eoforge.errors import EoforgeError
 from eoforge.storage.addresses import join, normalise, resolve
 from eoforge.storage.objects import ObjectStore
@@ -63,7 +62,9 @@ def list_bundles(uri: str) -> list[BundleSummary]:
 
 
 def _summary(store: ObjectStore, folder: str, date: datetime) -> BundleSummary:
-    config, metrics = (_object(store, f"{folder}{name}", size_limit(name)) for name in (CONFIG, METRICS))
+    config, metrics = (
+        parse_object(f"{folder}{name}", store.get(f"{folder}{name}", size_limit(name))) for name in (CONFIG, METRICS)
+    )
     patches = config.get("patches")
     bundle = join(store.root, folder).rstrip("/")
     data = (
@@ -71,13 +72,6 @@ def _summary(store: ObjectStore, folder: str, date: datetime) -> BundleSummary:
     )
     metric, score = _score(metrics)
     return BundleSummary(bundle, str(config.get("method")), date, data, score, metric)
-
-
-def _object(store: ObjectStore, key: str, limit: int) -> dict[str, Any]:
-    value = json.loads(store.get(key, limit))
-    if not isinstance(value, dict):
-        raise ValueError(f"{key} must hold a JSON object; got {type(value).__name__}")
-    return value
 
 
 def _score(metrics: Mapping[str, Any]) -> tuple[str, float | None]:

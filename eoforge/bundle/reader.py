@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from eoforge.bundle.format import (
     REQUIRED_FILES,
     SHA256,
     WEIGHTS,
+    parse_object,
     size_limit,
 )
 from eoforge.bundle.listing import list_bundles
@@ -111,7 +111,7 @@ def load_bundle(uri: str, *, weights: bool = True) -> Bundle:
             continue
         data = _read_checked(store, name, sha256, length)
         if name in (CONFIG, METRICS):
-            contents[name] = _parse_object(join(uri, name), data)
+            contents[name] = parse_object(join(uri, name), data)
     config = with_patches(contents[CONFIG], lambda address: resolve(address, uri))
     return Bundle(uri, hashlib.sha256(raw).hexdigest(), config, contents[METRICS], files)
 
@@ -171,19 +171,9 @@ def _existing(uri: str) -> ObjectStore:
     raise NotFound(message)
 
 
-def _parse_object(where: str, data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{where} is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BundleError(f"{where} must hold a JSON object; got {type(value).__name__}")
-    return value
-
-
 def _parse_manifest(uri: str, raw: bytes) -> dict[str, tuple[str, int]]:
     where = join(uri, MANIFEST)
-    manifest = _parse_object(where, raw)
+    manifest = parse_object(where, raw)
     if manifest.get("format") != FORMAT:
         raise BundleError(f"{where} has format {manifest.get('format')!r}; this eoforge reads format {FORMAT}")
     entries = manifest.get("files")

@@ -16,6 +16,7 @@ PORT = 8090
 def console(
     retrieval: Annotated[str | None, typer.Option(help="HOST:PORT of a retrieval service.")] = DEFAULT_SERVER,
     federation: Annotated[str | None, typer.Option(help="HOST:PORT of a coordinator.")] = None,
+    compression: Annotated[str | None, typer.Option(help="HOST:PORT of a compression service.")] = None,
     table: Annotated[str | None, typer.Option(help="TABLE of patches [EOFORGE_PATCHES_URI].")] = None,
     streams: Annotated[str | None, typer.Option(help="TABLE of their streams [EOFORGE_STREAMS_URI].")] = None,
     runs: Annotated[str | None, typer.Option(help="Folder with run bundles [EOFORGE_RUNS_URI].")] = None,
@@ -34,6 +35,7 @@ def console(
     serve_console(
         retrieval_target=retrieval,
         federation_target=federation,
+        compression_target=compression,
         patches_uri=table,
         streams_uri=streams,
         runs_uri=runs,

@@ -55,6 +55,13 @@ def search(
     ] = None,
     exclude_snow: Annotated[bool, typer.Option("--no-snow", help="Leave out patches with seasonal snow.")] = False,
     exclude_cloud: Annotated[bool, typer.Option("--no-cloud", help="Leave out patches with cloud or shadow.")] = False,
+    min_recall: Annotated[
+        float | None,
+        typer.Option(
+            help="Least recall@10, above 0 and at most 1 (exact), of an index with the engine ivf; by default the "
+            "server's."
+        ),
+    ] = None,
     across: Annotated[
         bool,
         typer.Option("--across", help="Also ask the archives of other owners that the service names; hits say whose."),
@@ -85,7 +92,7 @@ def search(
         exclude_cloud=exclude_cloud,
     )
     with RetrievalClient(server, ca_file=str(ca) if ca else None, token=token) as client:
-        ask = partial(_hits, client, across)
+        ask = partial(_hits, client, across, min_recall=min_recall)
         if patch_id is not None:
             rows = _rows(ask(patch_id=patch_id, source=from_ or "s1", target=to, k=k, filter=conditions))
         else:
@@ -118,6 +125,9 @@ def _hits(client: RetrievalClient, across: bool, **query: Any) -> list[Hit]:
             say(f"without {owner.owner} ({owner.status}): {owner.message}")
         elif owner.distance_step > 1:
             say(f"{owner.owner} rounds distances to multiples of {owner.distance_step}")
+    if not answer.exact:
+        lowest = f": the lowest measured recall is {answer.recall:.4f}" if 0 < answer.recall < 1 else ""
+        say(f"the answer is not exact{lowest}")
     return answer.hits
 
 

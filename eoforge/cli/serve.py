@@ -63,13 +63,14 @@ def compression(
 @expand
 def prediction(
     bundle: Annotated[
-        list[str] | None, typer.Option(help="Run bundle that classifies or segments (repeat) [EOFORGE_BUNDLE_URIS].")
+        list[str] | None,
+        typer.Option(help="Run bundle that classifies, segments or regresses (repeat) [EOFORGE_BUNDLE_URIS]."),
     ] = None,
     *,
     bind: Bind,
     json: Json = False,
 ) -> None:
-    """Serve predictions: KServe's Open Inference Protocol V2, labels and maps of patches."""
+    """Serve predictions: KServe's Open Inference Protocol V2, labels and maps, or values, of patches."""
     from services.prediction.server import run
     from services.prediction.settings import PredictionSettings
 

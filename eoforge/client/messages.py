@@ -101,12 +101,19 @@ class OwnerAnswer:
 class AcrossAnswer:
     """Answer of several owners: hits by (distance, owner, patch id), and every owner that was asked.
 
-    ``partial`` says whether one of them is left out.
+    Attributes:
+        hits: Hits of all owners that answered.
+        owners: Owners that were asked.
+        partial: Whether one of them is left out.
+        exact: Whether no patch of any owner that was asked is nearer than a hit.
+        recall: Lowest measured recall@10 of the owners that answered; 1 where all searched exactly.
     """
 
     hits: list[Hit]
     owners: list[OwnerAnswer]
     partial: bool
+    exact: bool
+    recall: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +288,8 @@ def across_answer(message: pb.SearchResponse) -> AcrossAnswer:
         )
         for found in message.owners
     ]
-    return AcrossAnswer([hit(one) for one in message.hits], owners, message.partial)
+    hits = [hit(one) for one in message.hits]
+    return AcrossAnswer(hits, owners, message.partial, message.exact, message.recall)
 
 
 def patch(message: pb.GetPatchResponse) -> Patch:

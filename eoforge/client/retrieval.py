@@ -113,6 +113,7 @@ class RetrievalClient(ServiceClient):
         k: int = 10,
         filter: SearchFilter | None = None,
         thumbnails: bool = False,
+        min_recall: float | None = None,
     ) -> AcrossAnswer:
         """Search in the archive of the service and in those of the owners that it asks; see :meth:`search`.
 
@@ -125,6 +126,8 @@ class RetrievalClient(ServiceClient):
         """
         request = search_request(_one_of(patch_id, bands, None, code), source, target, filter)
         request.include_thumbnails, request.across, request.page_size = thumbnails, True, k
+        if min_recall is not None:
+            request.min_recall = min_recall
         return across_answer(self._call(self._stub.Search, request))
 
     def search_files(

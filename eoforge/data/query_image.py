@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from eoforge.data.backscatter import require_decibels
 from eoforge.data.bands import GROUP_OF, MODALITIES, S2_10M, band_in_name, canonical_band
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
 from eoforge.geo.gdal import open_geotiff, refusing, transform_of
@@ -60,7 +61,9 @@ class QueryImage:
     notes: tuple[str, ...]
 
 
-def read_query_image(paths: Sequence[Path], bands: Sequence[str] = (), modality: str | None = None) -> QueryImage:
+def read_query_image(
+    paths: Sequence[Path], bands: Sequence[str] = (), modality: str | None = None, most_windows: int = MAX_WINDOWS
+) -> QueryImage:
     """Query image from files.
 
     Args:
@@ -68,6 +71,7 @@ def read_query_image(paths: Sequence[Path], bands: Sequence[str] = (), modality:
         bands: Names of the bands in the order of channels, or of files of one band; by default the descriptions in
             the files count, then the names of the files.
         modality: Expected sensor; by default that of the bands.
+        most_windows: Most windows; the pixels that are read are bounded in the same proportion.
 
     Raises:
         NotFound: A path does not exist, or the folder holds no GeoTIFF.
@@ -77,7 +81,8 @@ def read_query_image(paths: Sequence[Path], bands: Sequence[str] = (), modality:
         LimitExceeded: The image has too many pixels or windows.
     """
     notes: list[str] = []
-    left = MAX_BYTES
+    most_pixels, most_bytes = (most * most_windows // MAX_WINDOWS for most in (MAX_PIXELS, MAX_BYTES))
+    left = most_bytes
     files = _files(paths)
     found: dict[str, Array] = {}
     metres: dict[str, float | None] = {}
@@ -93,8 +98,8 @@ def read_query_image(paths: Sequence[Path], bands: Sequence[str] = (), modality:
                 continue
             if len(names) != dataset.count:
                 raise UsageError(f"{path.name} has {dataset.count} bands; got {len(names)} names: {', '.join(names)}")
-            if dataset.width * dataset.height > MAX_PIXELS:
-                raise LimitExceeded(f"{path.name} has {dataset.height} x {dataset.width} pixels; at most {MAX_PIXELS}")
+            if dataset.width * dataset.height > most_pixels:
+                raise LimitExceeded(f"{path.name} has {dataset.height} x {dataset.width} pixels; at most {most_pixels}")
             for channel, name in enumerate(names, start=1):
                 if name in found:
                     raise UsageError(f"band {name} is given twice, again by {path.name}")
@@ -104,13 +109,13 @@ def read_query_image(paths: Sequence[Path], bands: Sequence[str] = (), modality:
                 left -= dataset.width * dataset.height * np.dtype(dataset.dtypes[channel - 1]).itemsize
                 if left < 0:
                     raise LimitExceeded(
-                        f"the image has more than {MAX_BYTES >> 20} MiB of pixels; cut out a part of it"
+                        f"the image has more than {most_bytes >> 20} MiB of pixels; cut out a part of it"
                     )
                 with refusing(path.name):
                     found[name], metres[name] = dataset.read(channel), _pixel_metres(dataset, path.name)
     sensor = _sensor(found, modality, [path.name for path in files])
     chosen = {name: _in_unit(name, pixels, notes) for name, pixels in found.items() if name in MODALITIES[sensor]}
-    return QueryImage(sensor, _windows(chosen, metres, notes), tuple(dict.fromkeys(notes)))
+    return QueryImage(sensor, _windows(chosen, metres, notes, most_windows), tuple(dict.fromkeys(notes)))
 
 
 @contextmanager
@@ -178,12 +183,7 @@ def _in_unit(name: str, pixels: Array, notes: list[str]) -> Array:
     if name in MODALITIES["s1"]:
         if pixels.dtype.kind != "f":
             raise DataRefused(f"band {name} holds {pixels.dtype}; expected backscatter in dB as floating point")
-        finite = pixels[np.isfinite(pixels)]
-        if finite.size and finite.min() >= 0:
-            raise DataRefused(
-                f"band {name} has no negative value (up to {finite.max():.3g}): linear backscatter; expected dB, "
-                "10 * log10 of it"
-            )
+        require_decibels(pixels[np.isfinite(pixels)][None], f"band {name}")
         return pixels.astype(np.float32)
     if pixels.dtype.kind not in "uif":
         raise DataRefused(f"band {name} holds {pixels.dtype}; expected reflectance x 10,000 as real numbers")
@@ -214,7 +214,9 @@ def _pixel_metres(dataset: Any, what: str) -> float | None:
     return metres
 
 
-def _windows(bands: Mapping[str, Array], metres: Mapping[str, float | None], notes: list[str]) -> tuple[Window, ...]:
+def _windows(
+    bands: Mapping[str, Array], metres: Mapping[str, float | None], notes: list[str], most: int
+) -> tuple[Window, ...]:
     largest = max(bands, key=lambda name: bands[name].size)
     native = min(GROUP_OF[n].resolution for n in bands if bands[n].shape == bands[largest].shape)
     pixel = metres[largest]
@@ -232,7 +234,7 @@ def _windows(bands: Mapping[str, Array], metres: Mapping[str, float | None], not
         )
         shape = (max(shape[0], SIDE), max(shape[1], SIDE))
     rows, columns = shape
-    corners = _corners(rows, columns, notes)
+    corners = _corners(rows, columns, notes, most)
     # All grids must divide: the remainder at the lower and right edge is never part of a window.
     whole = {name: _resized(pixels, rows, columns, GROUP_OF[name].resolution) for name, pixels in bands.items()}
     cut = [Window(row, column, _cut(whole, row, column)) for row, column in corners]
@@ -244,11 +246,11 @@ def _windows(bands: Mapping[str, Array], metres: Mapping[str, float | None], not
     return tuple(complete)
 
 
-def _corners(rows: int, columns: int, notes: list[str]) -> list[tuple[int, int]]:
+def _corners(rows: int, columns: int, notes: list[str], most: int) -> list[tuple[int, int]]:
     down, across = rows // SIDE, columns // SIDE
-    if down * across > MAX_WINDOWS:
+    if down * across > most:
         raise LimitExceeded(
-            f"the image covers {down} x {across} patches; at most {MAX_WINDOWS} are asked for. Cut out a part of it"
+            f"the image covers {down} x {across} patches; at most {most} are asked for. Cut out a part of it"
         )
     if down * across == 1:
         if (rows, columns) != (SIDE, SIDE):

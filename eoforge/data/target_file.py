@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import math
 from dataclasses import dataclass
 
 import structlog
 
+from eoforge.data.csv_table import MAX_BYTES, read_rows
 from eoforge.errors import DataRefused
 from eoforge.storage.addresses import normalise
 from eoforge.storage.objects import ObjectStore
 
 ID = "patch_id"
-MAX_FILE_BYTES = 256 << 20
 _MISSING = {"", "nan", "na", "n/a", "null", "none"}
 log = structlog.get_logger("targets")
 
@@ -59,29 +57,20 @@ def read_target_file(file: str, column: str, digest: str = "") -> tuple[dict[str
     Raises:
         NotFound: There is no such file.
         DataRefused: It is no such CSV file, a value is no number, or it has another digest.
+        LimitExceeded: It has too many columns or rows.
     """
     data = _bytes(file)
     if digest and hashlib.sha256(data).hexdigest() != digest:
         raise DataRefused(f"{file} is another file than the one that was trained on: its SHA-256 is not {digest}")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataRefused(f"{file} must be a CSV file in UTF-8: {error}") from error
-    reader = csv.DictReader(io.StringIO(text))
-    header = reader.fieldnames or []
-    if ID not in header or column not in header:
-        raise DataRefused(
-            f"{file} needs a header with the columns {ID} and {column}; got {', '.join(name[:80] for name in header)}"
-        )
     seen: dict[str, list[float]] = {}
     rows = duplicates = 0
-    for row in reader:
-        name, value = (row[ID] or "").strip(), (row[column] or "").strip()
+    for line, row in read_rows(data, file, (ID, column)):
+        name, value = row[ID].strip(), row[column].strip()
         if not name:
-            raise DataRefused(f"line {reader.line_num} of {file} has no {ID}")
+            raise DataRefused(f"line {line} of {file} has no {ID}")
         rows += 1
         duplicates += name in seen
-        seen.setdefault(name, []).extend(_numbers(value, column, f"line {reader.line_num} of {file}"))
+        seen.setdefault(name, []).extend(_numbers(value, column, f"line {line} of {file}"))
     found = {name: sum(values) / len(values) for name, values in seen.items() if values}
     counts = FileCounts(rows, duplicates, len(seen) - len(found))
     if duplicates:
@@ -106,4 +95,4 @@ def _numbers(text: str, column: str, where: str) -> list[float]:
 
 def _bytes(file: str) -> bytes:
     folder, _, name = normalise(file).rpartition("/")
-    return ObjectStore(folder or "/").get(name, limit=MAX_FILE_BYTES)
+    return ObjectStore(folder or "/").get(name, limit=MAX_BYTES)

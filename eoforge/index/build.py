@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from eoforge.data.tables.indexes import ensure_indexes
 from eoforge.data.tables.schema import CODE_CRC, METADATA_COLUMNS, ROW_CRC, codes_schema
 from eoforge.errors import DataRefused, UsageError, did_you_mean
 from eoforge.hashing.checksum import code_checksums, row_checksums
 from eoforge.index.encode import encode_rows
 from eoforge.index.encoder import Encoder
-from eoforge.index.ivf.table import ENGINES, IVF, engine_of, with_metadata
+from eoforge.index.ivf.table import ENGINES, EXACT, IVF, engine_of, with_metadata
 from eoforge.index.jobs import (
     IndexPlan,
     IndexSummary,
@@ -31,7 +32,7 @@ from eoforge.index.jobs import (
     write_shards,
 )
 from eoforge.progress import Tracker
-from eoforge.storage.addresses import TableRef
+from eoforge.storage.addresses import TableRef, open_table, table_exists, table_to_write
 
 if TYPE_CHECKING:
     import lance
@@ -56,10 +57,13 @@ def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int
         UsageError: The engine is unknown, the codes belong to a newer version of the patches, ``shard_rows`` is below
             1, or ``codes_uri`` names a version or a whole bucket.
     """
-    inputs = Inputs.open(code_info, bundle_uri, table, codes_uri, shard_rows)
-    info = inputs.info
     if engine and engine not in ENGINES:
         raise UsageError(f"unknown engine {engine[:80]!r}{did_you_mean(engine, ENGINES)}")
+    codes_uri = table_to_write(codes_uri)
+    if table.version is None and _engine(engine, codes_uri) == IVF:
+        ensure_indexes(table.uri)  # a service finds pixels of a hit by the patch id, and must not read all ids for it
+    inputs = Inputs.open(code_info, bundle_uri, table, codes_uri, shard_rows)
+    info = inputs.info
     schema = codes_schema(info.bits, inputs.bundle.config["embedding_dim"], info.metadata(inputs.uri))
     made = table_for(info, inputs.uri, with_metadata(schema) if engine == IVF else schema, "codes")
     if engine and engine_of(made.schema) != engine:
@@ -67,6 +71,13 @@ def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int
             f"{inputs.uri} was made for the engine {engine_of(made.schema)}, not {engine}; choose another table"
         )
     return plan_rows("index", inputs, made)
+
+
+def _engine(wanted: str, codes_uri: str) -> str:
+    """Engine that is asked for, or that of the table."""
+    if wanted or not table_exists(codes_uri):
+        return wanted or EXACT
+    return engine_of(open_table(TableRef(codes_uri)).schema)
 
 
 def encode_shards(codes_uri: str, job_id: str, first: int, count: int, encoder: Encoder) -> dict[str, int]:

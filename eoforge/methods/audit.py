@@ -6,7 +6,6 @@ Rows of ``label_issues.lance`` are pairs of a patch and a class. The columns tha
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from eoforge.data.csv_table import MAX_BYTES, read_rows
 from eoforge.data.labels import CLASSES, INDEX, NUM_CLASSES, multi_hot
 from eoforge.data.loading.batch import PatchFilter
 from eoforge.data.loading.loader import PatchLoader
@@ -231,17 +231,16 @@ def review(
 def _read_decisions(path: Path) -> dict[tuple[str, str], bool]:
     chosen: dict[tuple[str, str], bool] = {}
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        if path.stat().st_size > MAX_BYTES:
+            raise DataRefused(f"{path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read")
+        data = path.read_bytes()
     except OSError as error:
         raise DataRefused(f"cannot read the decisions {path}: {error.strerror}") from error
-    reader = csv.DictReader(text.splitlines())
-    if missing := {"patch_id", "class", "present"} - set(reader.fieldnames or ()):
-        raise DataRefused(f"{path} needs the columns patch_id, class, present; it lacks {', '.join(sorted(missing))}")
-    for line, row in enumerate(reader, start=2):
+    for line, row in read_rows(data, str(path), ("patch_id", "class", "present")):
         if row["class"] not in INDEX or row["present"] not in ("0", "1"):
             raise DataRefused(
                 f"{path}, line {line}: expected one of the {NUM_CLASSES} classes and present 0 or 1; got "
-                f"{row['class']!r} and {row['present']!r}"
+                f"{row['class'][:80]!r} and {row['present'][:80]!r}"
             )
         chosen[row["patch_id"], row["class"]] = row["present"] == "1"
     return chosen

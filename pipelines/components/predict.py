@@ -18,7 +18,7 @@ def plan_predict(bundle: str, table: str, version: str, predictions: str, shard_
     """Plan of a prediction, stored beside its table.
 
     Args:
-        bundle: Run bundle that classifies or segments.
+        bundle: Run bundle that classifies, segments or regresses.
         table: Lance table of patches.
         version: Version of the table; empty for the newest.
         predictions: Lance table for the predictions; "{bundle}" becomes the short id of the bundle.

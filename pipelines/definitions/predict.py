@@ -14,7 +14,7 @@ from pipelines.definitions.placement import encode_in_shards, place
 @dsl.pipeline(
     name="eoforge-predict",
     display_name="Predict a table",
-    description="Predict labels and maps of every patch of a table, exactly once.",
+    description="Predict labels and maps, or a value, of every patch of a table, exactly once.",
 )
 def predict(bundle: str, table: str, predictions: str, version: str = "", shard_rows: int = 4096) -> NamedTuple(
     "Predicted", [("predictions_table", str), ("predictions_version", str)]
@@ -22,7 +22,7 @@ def predict(bundle: str, table: str, predictions: str, version: str = "", shard_
     """Pipeline of the prediction of a table; a repeated run adds only missing predictions.
 
     Args:
-        bundle: Run bundle that classifies or segments.
+        bundle: Run bundle that classifies, segments or regresses.
         table: Lance table of patches.
         predictions: Lance table for the predictions, for example s3://lake/predictions-{bundle}.lance; "{bundle}"
             becomes the short id of the bundle, so that each bundle has its own table.

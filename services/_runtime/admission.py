@@ -22,7 +22,9 @@ BYTES = Gauge("eoforge_bytes_in_flight", "Bytes that calls hold or have reserved
 class Budget:
     """Budget of bytes over all calls of the process; one caller holds at most half of it.
 
-    Calls beyond it wait: callers in turn, the calls of each in their order.
+    Calls beyond it wait: callers in turn, the calls of each in their order. A call that holds bytes and needs more goes
+    before those that hold none, and one such call at a time goes beyond the bounds: otherwise calls that hold bytes
+    would wait for each other.
 
     Args:
         total: Bytes.
@@ -33,25 +35,27 @@ class Budget:
         self._total, self._share, self._timeout = total, total // 2, timeout
         self._used = 0
         self._by_caller: Counter[str] = Counter()
-        self._waiting: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
+        self._further, self._first = _Queues(), _Queues()
+        self._beyond: Reservation | None = None
 
-    async def take(self, caller: str, size: int, *, unbounded: bool = False) -> int:
+    async def take(self, holder: Reservation, size: int, *, unbounded: bool = False) -> int:
         """Takes ``size`` bytes, or half of all if that is less, and returns how many.
 
         Args:
-            caller: Name of the caller.
+            holder: Reservation that will hold them.
             size: How many.
             unbounded: Wait for as long as it takes.
 
         Raises:
             Overloaded: The bytes did not become free in time.
         """
-        size = min(size, self._share)
-        if caller not in self._waiting and self._fits(caller, size):
+        caller, size = holder.caller, min(size, self._share)
+        queues = self._further if holder.held else self._first
+        if holder is self._beyond or (caller not in queues and self._fits(caller, size)):
             self.add(caller, size)
             return size
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, deque()).append((size, turn))
+        queues.setdefault(caller, deque()).append((holder, size, turn))
         self._grant()  # others may wait for what this caller does not need
         try:
             async with asyncio.timeout(None if unbounded else self._timeout):
@@ -59,6 +63,7 @@ class Budget:
         except (TimeoutError, asyncio.CancelledError) as error:
             if turn.done() and not turn.cancelled():  # granted in the same moment
                 self.add(caller, -size)
+                self.within(holder)
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise Overloaded(
@@ -80,24 +85,34 @@ class Budget:
         if size < 0:
             self._grant()
 
+    def within(self, holder: Reservation) -> None:
+        """Ends the holder's right, if it has it, to go beyond the bounds."""
+        if holder is self._beyond:
+            self._beyond = None
+            self._grant()
+
     def _fits(self, caller: str, size: int) -> bool:
         return self._used + size <= self._total and self._by_caller[caller] + size <= self._share
 
     def _grant(self) -> None:
-        for caller in list(self._waiting):
-            queue = self._waiting[caller]
-            while queue and queue[0][1].done():  # gave up
-                queue.popleft()
-            while queue and self._fits(caller, queue[0][0]):
-                size, turn = queue.popleft()
-                if turn.done():
-                    continue
-                self.add(caller, size)
-                turn.set_result(None)
-                self._waiting.move_to_end(caller)
-                break
-            if not queue:
-                del self._waiting[caller]
+        for queues in (self._further, self._first):
+            for caller in list(queues):
+                queue = queues[caller]
+                while queue and queue[0][2].done():  # gave up
+                    queue.popleft()
+                if queue and (self._fits(caller, queue[0][1]) or (queues is self._further and self._beyond is None)):
+                    holder, size, turn = queue.popleft()
+                    if not self._fits(caller, size):
+                        self._beyond = holder
+                    self.add(caller, size)
+                    turn.set_result(None)
+                    queues.move_to_end(caller)
+                if not queue:
+                    del queues[caller]
+
+
+class _Queues(OrderedDict[str, "deque[tuple[Reservation, int, asyncio.Future[None]]]"]):
+    """Takes that wait, by caller."""
 
 
 class Reservation:
@@ -118,7 +133,7 @@ class Reservation:
             Overloaded: The bytes did not become free in time.
         """
         if self._budget is not None:
-            self._held += await self._budget.take(self.caller, size, unbounded=unbounded)
+            self._held += await self._budget.take(self, size, unbounded=unbounded)
 
     @property
     def held(self) -> int:
@@ -126,10 +141,13 @@ class Reservation:
         return self._held
 
     def resize(self, size: int) -> None:
-        """Sets the reserved bytes to ``size``."""
-        if self._budget is not None and size != self._held:
+        """Sets the reserved bytes to ``size``: of a message that was read, or of an answer that was made."""
+        if self._budget is None:
+            return
+        if size != self._held:
             change, self._held = size - self._held, size
             self._budget.add(self.caller, change)
+        self._budget.within(self)
 
     def child(self) -> Reservation:
         """Empty reservation of the same caller."""

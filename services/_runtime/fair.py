@@ -1,4 +1,4 @@
-"""Thread pool for blocking work with fair shares of callers, by cost and not by number of calls.
+"""Fair shares of callers: a thread pool for blocking work, by cost and not by number of calls; and places.
 
 Waiting calls start in the order of start-time fair queueing (Goyal, Vin and Cheng, 1996): each caller's calls are lined
 up by the cost of those before, so twelve expensive calls of one caller do not delay a cheap call of another. A running
@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -164,3 +166,29 @@ def last_of_busiest(callers: list[str], caller: str, count: int = 1) -> int | No
     if callers.count(busiest) <= callers.count(caller) + count:
         return None
     return len(callers) - 1 - callers[::-1].index(busiest)
+
+
+class Shares:
+    """Places of each caller, for one event loop: so many requests at the same time, the others in their turn.
+
+    Args:
+        each: Places of a caller.
+    """
+
+    def __init__(self, each: int) -> None:
+        self._each = each
+        self._places: dict[str, asyncio.Semaphore] = {}
+        self._users: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def enter(self, caller: str) -> AsyncIterator[None]:
+        """Waits for a place of the caller and holds it during the block."""
+        places = self._places.setdefault(caller, asyncio.Semaphore(self._each))
+        self._users[caller] += 1
+        try:
+            async with places:
+                yield
+        finally:
+            self._users[caller] -= 1
+            if not self._users[caller]:
+                del self._users[caller], self._places[caller]

@@ -268,7 +268,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     async def _read(self, context: Context[Any, Any], seconds: float) -> Any:
         try:
             async with asyncio.timeout(seconds):
-                return await InTurn(context.read(), self._reception.turns)
+                return await InTurn(context.read(), self._reception.turns, RESERVATION.get().caller)
         except TimeoutError as error:
             raise DeadlineExceeded(f"no message arrived within {seconds:g} s") from error
 
@@ -279,7 +279,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             CancelledError: The caller is gone.
         """
         try:
-            await InTurn(context.write(answer), self._reception.turns)
+            await InTurn(context.write(answer), self._reception.turns, RESERVATION.get().caller)
         except grpc.aio.InternalError as error:
             raise asyncio.CancelledError from error
 

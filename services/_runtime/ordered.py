@@ -45,10 +45,16 @@ async def in_order(
         return found
 
     async def read() -> None:
-        async for request in requests:
+        while True:
             await slots.acquire()
-            reservation = parent.child()  # the call's own one holds the size of this request until the next is read
-            running.put_nowait((asyncio.create_task(run(request, parent.held, reservation)), reservation))
+            try:
+                request = await anext(requests)
+            except StopAsyncIteration:
+                return
+            size, reservation = parent.held, parent.child()
+            parent.resize(0)  # a request that has bytes while it waits for its turn would keep others from theirs
+            running.put_nowait((asyncio.create_task(run(request, size, reservation)), reservation))
+            del request
 
     reader = asyncio.create_task(read())
     reader.add_done_callback(lambda _: running.put_nowait(None))

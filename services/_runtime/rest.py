@@ -15,12 +15,12 @@ from contextlib import contextmanager
 import structlog
 import uvicorn
 from fastapi import FastAPI, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
 from services._runtime.files import ReloadedFiles, TlsFiles
 from services._runtime.rest_protocol import bounded_protocol
 from services._runtime.settings import HttpSettings
+from services._runtime.telemetry import Exposition
 
 _TICKS_PER_LOOK = 10  # uvicorn ticks ten times a second
 
@@ -31,9 +31,11 @@ def application() -> FastAPI:
     """Application without KServe's endpoints, behind :class:`services._runtime.rest_guard.Guard`."""
     app = FastAPI(title="eoforge", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
 
+    exposition = Exposition()
+
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return await exposition.answer()
 
     @app.get("/v2/health/live")
     async def live() -> dict[str, bool]:

@@ -150,7 +150,7 @@ class Guard:
         except TimeoutError as error:
             raise DeadlineExceeded(f"the body did not arrive within {self._settings.receive_seconds:g} s") from error
         if coding == "identity":
-            return [await self._reception.turns.copy(lambda: b"".join(parts))]
+            return [await self._reception.turns.copy(lambda: b"".join(parts), reservation.caller)]
         limit = self._settings.max_message_bytes
         await reservation.take(COPIES * most_of(int(length), limit))
         box = [await self._reception.pool.run(decoded, b"".join(parts), coding, limit, cost=int(length))]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Mapping
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from starlette.responses import Response
 
 from eoforge.errors import UsageError
 from services._runtime.settings import HttpSettings
@@ -21,10 +24,32 @@ SECONDS = Histogram(
 )
 IN_FLIGHT = Gauge("eoforge_requests_in_flight", "Calls being answered.")
 
+_REST = 20.0
+"""A text of the metrics is kept for so many times the time that it took to make."""
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 TRACER = trace.get_tracer("eoforge.services")
 _TRACE_CONTEXT = TraceContextTextMapPropagator()
 """Without baggage, which nothing here uses; its parser logs malformed headers word for word."""
+
+
+class Exposition:
+    """Answer to Prometheus, whom nobody authenticates, for one event loop.
+
+    The text is made in a thread, once for all who wait, and kept for a while: requests without end take at most a
+    twentieth of a core, and no time of the event loop.
+    """
+
+    def __init__(self) -> None:
+        self._text, self._until, self._making = b"", 0.0, asyncio.Lock()
+
+    async def answer(self) -> Response:
+        """Answer with all metrics of the process."""
+        async with self._making:
+            if time.monotonic() >= self._until:
+                started = time.monotonic()
+                self._text = await asyncio.to_thread(generate_latest)
+                self._until = time.monotonic() + _REST * (time.monotonic() - started)
+        return Response(self._text, media_type=CONTENT_TYPE_LATEST)
 
 
 def configure_traces(settings: HttpSettings, service: str) -> None:

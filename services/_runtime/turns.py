@@ -1,7 +1,9 @@
 """Large copies on the event loop, of few milliseconds in one turn of it.
 
 gRPC copies a message between its own memory and Python's on the event loop: some milliseconds for a large one. Of
-several that arrive together each is copied in a turn of its own, so that other callers are answered between them.
+several that arrive together each is copied in a turn of its own, so that other callers are answered between them. A
+caller whose copy took long makes the next one after a pause of the same length: an answer to somebody else takes
+several turns, and would otherwise wait for a copy in each of them.
 """
 
 from __future__ import annotations
@@ -25,26 +27,30 @@ class Turns:
 
     def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
         self.clock, self._spent = clock, 0.0
+        self._paused: dict[str, float] = {}
 
-    async def free(self) -> None:
-        """Waits for a turn in which there is time left."""
-        while self._spent >= TURN_SECONDS:
-            await asyncio.sleep(0)
+    async def free(self, caller: str) -> None:
+        """Waits for the end of the caller's pause, and for a turn in which there is time left."""
+        while (pause := self._paused.get(caller, 0.0) - time.monotonic()) > 0 or self._spent >= TURN_SECONDS:
+            await asyncio.sleep(max(pause, 0.0))
+        self._paused.pop(caller, None)
 
-    def take(self, seconds: float) -> None:
-        """Counts time in the present turn."""
+    def take(self, seconds: float, caller: str) -> None:
+        """Counts time in the present turn, and the caller's pause if it was much."""
         if not self._spent:
             asyncio.get_running_loop().call_soon(self._begin)
         self._spent += seconds
+        if seconds >= TURN_SECONDS:
+            self._paused[caller] = time.monotonic() + seconds
 
-    async def copy(self, make: Callable[[], Result]) -> Result:
+    async def copy(self, make: Callable[[], Result], caller: str) -> Result:
         """Result of ``make``, which copies much, in a turn with time left."""
-        await self.free()
+        await self.free(caller)
         started = self.clock()
         try:
             return make()
         finally:
-            self.take(self.clock() - started)
+            self.take(self.clock() - started, caller)
 
     def _begin(self) -> None:
         self._spent = 0.0
@@ -56,16 +62,17 @@ class InTurn(Generic[Result]):
     Args:
         work: A read or write of gRPC; one of its steps makes the copy.
         turns: Of the event loop.
+        caller: Name of the caller.
     """
 
-    def __init__(self, work: Coroutine[Any, Any, Result], turns: Turns) -> None:
-        self._work, self._turns = work, turns
+    def __init__(self, work: Coroutine[Any, Any, Result], turns: Turns, caller: str) -> None:
+        self._work, self._turns, self._caller = work, turns, caller
 
     def __await__(self) -> Generator[Any, Any, Result]:
         error: BaseException | None = None
         while True:
             try:
-                yield from self._turns.free().__await__()
+                yield from self._turns.free(self._caller).__await__()
             except BaseException as raised:
                 error = raised
             started = self._turns.clock()
@@ -75,7 +82,7 @@ class InTurn(Generic[Result]):
                 result: Result = done.value
                 return result
             finally:
-                self._turns.take(self._turns.clock() - started)
+                self._turns.take(self._turns.clock() - started, self._caller)
             error = None
             try:
                 yield awaited

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from services.console import problems, signin
-from services.console.pages import NAV, PAGES
+from services.console.pages import PAGES, nav_of
 from services.console.pictures import Pictures
 from services.console.render import STATIC
 from services.console.security import STATIC_PREFIX, Guard
@@ -61,7 +61,7 @@ def application(settings: ConsoleSettings) -> FastAPI:
 
     @app.get("/")
     async def first() -> Response:
-        return RedirectResponse(NAV[0][1], status_code=303)
+        return RedirectResponse(nav_of(settings)[0][1], status_code=303)
 
     return app
 

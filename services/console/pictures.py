@@ -85,13 +85,14 @@ class Pictures:
         """Patch with pixels and reference map."""
         return self._pixels.get(caller, patch_id, lambda: client.get_patch(patch_id, pixels=True, reference_map=True))
 
-    def thumbnail(self, client: RetrievalClient, caller: Caller, patch_id: str, sensor: str) -> bytes:
-        """PNG of a sensor's image, as the service draws it.
+    def thumbnail(self, client: RetrievalClient, caller: Caller, patch_id: str, sensor: str, owner: str = "") -> bytes:
+        """PNG of a sensor's image, as the service draws it; ``owner`` is empty for our own archive.
 
         Raises:
             NotFound: The patch has no image of this sensor.
         """
-        patch = self._thumbnails.get(caller, patch_id, lambda: client.get_patch(patch_id, thumbnails=True))
+        key = f"{owner}\0{patch_id}"
+        patch = self._thumbnails.get(caller, key, lambda: client.get_patch(patch_id, thumbnails=True))
         png = patch.s1_thumbnail_png if sensor == "s1" else patch.s2_thumbnail_png
         if not png:
             raise NotFound("the patch has no image of this sensor")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -13,7 +13,7 @@ from eoforge.client.base import RemoteError
 from eoforge.errors import EoforgeError, NotFound, UsageError
 from services._runtime.errors import CATALOGUE, Entry, Problem, describe, forget, report
 from services.console.render import page
-from services.console.session import SignInNeeded
+from services.console.session import SAFE_METHODS, SignInNeeded
 
 TITLES = {
     400: "The request was not understood",
@@ -59,7 +59,7 @@ async def answer(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return _refused(request, error)
     problem = problem_of(error, request.state.request_id)
-    if isinstance(error, SignInNeeded) and request.method == "GET":
+    if isinstance(error, SignInNeeded) and _shows_pages(request):
         return _to_sign_in(request)
     report(problem, error)
     forget(error)
@@ -80,15 +80,34 @@ def _page(request: Request, status: int, message: str, retry_after: float | None
     if request.headers.get("accept", "").startswith("application/json"):
         made: Response = JSONResponse({"error": text, "request_id": request.state.request_id}, status)
     else:
-        made = page(request, "problem.html", status, title=title, message=text)
+        made = page(request, "problem.html", status, code=status, title=title, message=text, there=_there(request))
     if retry_after is not None:
         made.headers["Retry-After"] = str(max(1, round(retry_after)))
     return made
 
 
+def _shows_pages(request: Request) -> bool:
+    """Whether a person sees the answer as a page; scripts and pictures cannot follow to the page of a provider."""
+    if request.headers.get("hx-request"):
+        return request.method == "GET"
+    mode, accept = request.headers.get("sec-fetch-mode", "navigate"), request.headers.get("accept", "")
+    return request.method == "GET" and mode == "navigate" and not accept.startswith("application/json")
+
+
+def _there(request: Request) -> str:
+    """Page where the person was: that of the request, or the one that sent a form or asked for a part of itself."""
+    path, query, form = request.url.path, request.url.query, request.method not in SAFE_METHODS
+    shown = urlsplit(request.headers.get("hx-current-url") or request.headers.get("referer") or "")
+    ours = shown.netloc == request.headers.get("host")
+    if form or (ours and "hx-request" in request.headers and shown.path != path):
+        path, query = (shown.path, shown.query) if ours else ("/", "")
+    if path.startswith("/sign-"):
+        return "/"
+    return f"{path}?{query}" if query else path
+
+
 def _to_sign_in(request: Request) -> Response:
-    there = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    target = "/sign-in?next=" + quote(there, safe="")
+    target = "/sign-in?next=" + quote(_there(request), safe="")
     if request.headers.get("hx-request"):
         return Response(status_code=401, headers={"HX-Redirect": target})
     return RedirectResponse(target, status_code=303)

@@ -36,6 +36,7 @@ class Query:
         filter: Conditions on the hits.
         up: Hits that the person marked as similar.
         down: Hits that the person marked as dissimilar.
+        across: Whether the archives of other owners are asked too.
     """
 
     patch_id: str = ""
@@ -46,6 +47,7 @@ class Query:
     filter: SearchFilter = field(default_factory=SearchFilter)
     up: tuple[str, ...] = ()
     down: tuple[str, ...] = ()
+    across: bool = False
 
     @classmethod
     def parse(cls, given: QueryParams) -> Query:
@@ -60,6 +62,9 @@ class Query:
         up, down = (tuple(dict.fromkeys(given.getlist(name))) for name in ("up", "down"))
         if len(up) + len(down) > MAX_MARKS:
             raise UsageError(f"at most {MAX_MARKS} hits can be marked; got {len(up) + len(down)}")
+        across = given.get("across") in _YES
+        if across and (up or down):
+            raise UsageError("hits of several owners cannot be marked: their codes stay with their owners")
         return cls(
             patch_id=given.get("patch_id", "").strip(),
             code=_code(given.get("code", "")),
@@ -79,6 +84,7 @@ class Query:
             ),
             up=up,
             down=tuple(name for name in down if name not in up),
+            across=across,
         )
 
     @property
@@ -97,6 +103,7 @@ class Query:
         found = [("patch_id", self.patch_id), ("code", self.code.hex()), ("from", self.source), ("to", self.target)]
         found = [(name, value) for name, value in found if value]
         found += [("k", str(self.k))] if self.k != plain.k else []
+        found += [("across", "1")] if self.across else []
         found += self.conditions()
         return found + [("up", name) for name in self.up] + [("down", name) for name in self.down]
 
@@ -136,7 +143,7 @@ class Query:
             f"from eoforge.client import {names}",
             "",
             f"with RetrievalClient({address!r}) as client:",
-            f"    hits = client.search({call})",
+            f"    hits = client.search_across({call}).hits" if self.across else f"    hits = client.search({call})",
         ]
         return "\n".join(lines)
 
@@ -144,7 +151,7 @@ class Query:
         """The same search on the command line; for the code of an upload, that of its files."""
         words = ["eoforge", "search", "--server", address]
         words += ["--image", "YOUR_IMAGE.tif"] if self.code else ["--patch-id", self.patch_id, "--from", self.source]
-        words += ["--to", self.target, "-k", str(self.k)]
+        words += ["--to", self.target, "-k", str(self.k), *(["--across"] if self.across else [])]
         for name, value in self.conditions():
             words += [_OPTIONS[name]] if name in _FLAGS else [_OPTIONS[name], value]
         return shlex.join(words)
@@ -193,7 +200,7 @@ def _code(text: str) -> bytes:
 
 
 def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_HITS:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_HITS):
         raise UsageError(f"k: expected a number of hits from 1 to {MAX_HITS}; got {text[:20]!r}")
     return int(text)
 

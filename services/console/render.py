@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eoforge.errors import UsageError
-from services.console.pages import NAV
+from services.console.pages import nav_of
 from services.console.session import CSRF_FIELD, CSRF_HEADER, Session
 from services.console.settings import ConsoleSettings
 
@@ -40,6 +41,11 @@ _environment = Environment(
 )
 _environment.globals |= {"toggled": toggled, "without": without}
 _environment.globals |= {"version": VERSION, "csrf_header": CSRF_HEADER, "infinity": math.inf}
+
+
+def finite(values: Iterable[float]) -> list[float | None]:
+    """Numbers for JSON, which has neither NaN nor infinity."""
+    return [float(value) if math.isfinite(value) else None for value in values]
 
 
 def require_assets() -> None:
@@ -78,7 +84,7 @@ def part(request: Request, template: str, **values: Any) -> str:
         "csrf_input": lambda: Markup('<input type="hidden" name="{}" value="{}">').format(CSRF_FIELD, session.csrf),
         "person": session.name,
         "path": request.url.path,
-        "nav": NAV,
+        "nav": nav_of(settings),
         "settings": settings,
         "request_id": request.state.request_id,
     }

@@ -6,11 +6,11 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from urllib.parse import urlsplit
 
 import structlog
 from fastapi import FastAPI
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
@@ -18,15 +18,23 @@ from starlette.types import Message, Receive, Scope, Send
 from eoforge.errors import LimitExceeded, UsageError
 from services._runtime.admission import Admission, Budget, Reservation
 from services._runtime.errors import DeadlineExceeded, PermissionDenied
+from services._runtime.fair import Shares
 from services._runtime.interceptor import request_id_of
-from services._runtime.telemetry import REQUESTS, SECONDS
+from services._runtime.telemetry import REQUESTS, SECONDS, Exposition
 from services.console import problems
+from services.console.live import MAX_PER_CALLER
 from services.console.session import SAFE_METHODS, Session, Sessions
 from services.console.settings import ConsoleSettings
 from services.console.signin import Provider
 
 LIVE, READY, METRICS, STATIC_PREFIX = "/health/live", "/health/ready", "/metrics", "/static/"
 UPLOADS_AT_ONCE = 8
+AT_ONCE = 8 + MAX_PER_CALLER
+"""Requests of one caller that are answered at the same time, its live pages included; there are 40 threads for all."""
+SIGN_OUT = "/sign-out"
+FILES = "multipart/form-data"
+_FORM = re.compile(rf'(?i:({FILES}); ?boundary="?[!-~]{{1,100}}|application/x-www-form-urlencoded(; ?charset=utf-8)?)')
+"""Kinds of forms. Another character set is none that browsers send, and some take a minute to decode 1 MB."""
 _FIXED_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -64,6 +72,7 @@ class Guard:
         self._uploads, self._draining = frozenset(uploads), draining
         self._admission = Admission(settings.max_calls, settings.max_calls_per_caller, settings.max_calls_per_caller)
         self._budget = Budget(UPLOADS_AT_ONCE * settings.max_upload_bytes, settings.receive_seconds)
+        self._shares, self._exposition = Shares(AT_ONCE), Exposition()
         self._headers = _FIXED_HEADERS | {"content-security-policy": content_security_policy(settings)}
         if settings.secure:
             self._headers["strict-transport-security"] = "max-age=31536000"
@@ -77,7 +86,7 @@ class Guard:
         request_id = request_id_of(request.headers.get("x-request-id"))
         structlog.contextvars.bind_contextvars(request_id=request_id)
         headers = {**self._headers, "x-request-id": request_id}
-        if (probe := self._probe(scope["path"])) is not None:
+        if (probe := await self._probe(scope["path"])) is not None:
             await probe(scope, receive, _with(send, lambda: headers, list))
             return
         static = scope["path"].startswith(STATIC_PREFIX)
@@ -100,16 +109,18 @@ class Guard:
             await guarded(message)
 
         limit = asyncio.timeout(self._settings.max_call_seconds)
+        known = bool(session.subject) or self._provider is None  # others get no page that takes a thread for long
         who = session.subject or (request.client.host if request.client else "unknown")
         reservation = Reservation(self._budget, who)
         try:
             async with limit:
                 with self._admission.enter(who):
                     self._check_host(request)
-                    await self._check_body(request, reservation)
                     if self._provider is not None:
                         state["session"] = await self._provider.renewed(session)
-                    await self._app(scope, receive, answer)
+                    await self._check_body(request, state["session"], reservation)
+                    async with self._shares.enter(who) if known else nullcontext():
+                        await self._app(scope, receive, answer)
         except Exception as raised:
             if begun:  # the application's handler answered, or the answer broke off
                 return
@@ -120,10 +131,10 @@ class Guard:
             reservation.resize(0)
             self._record(scope, status, time.perf_counter() - started)
 
-    def _probe(self, path: str) -> Response | None:
+    async def _probe(self, path: str) -> Response | None:
         """Answer to a probe or to Prometheus, which have no session."""
         if path == METRICS:
-            return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+            return await self._exposition.answer()
         if path == LIVE:
             return JSONResponse({"live": True})
         if path == READY:
@@ -138,30 +149,36 @@ class Guard:
             UsageError: The request names another host.
             PermissionDenied: Another site's page sends a form here.
         """
-        known = self._settings.host_names
-        if known and request.url.hostname not in known:
+        known, host = self._settings.host_names, request.headers.get("host", "")
+        if known and _host_of(f"//{host}") not in known:
             raise UsageError(f"this console answers at {' and '.join(sorted(known))}; the request names another host")
         if request.method in SAFE_METHODS:
             return
         site, origin = request.headers.get("sec-fetch-site", "same-origin"), request.headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+        foreign = origin is not None and origin.partition("://")[2] != host
         if site not in ("same-origin", "none") or foreign:
             raise PermissionDenied("the form was sent by a page of another site; nothing was changed")
 
-    async def _check_body(self, request: Request, reservation: Reservation) -> None:
-        """Refuses a body by its declared length, which is therefore required, and waits for room.
+    async def _check_body(self, request: Request, session: Session, reservation: Reservation) -> None:
+        """Refuses a body by its sender, its kind and its declared length, which is therefore required; waits for room.
 
         Raises:
-            UsageError: The length is not declared.
+            SignInNeeded: The sender has not signed in.
+            UsageError: The length is not declared, or the body is no form.
             LimitExceeded: It is above the limit of its path.
             Overloaded: Others fill all room for uploads.
         """
         if request.method in SAFE_METHODS:
             return
+        if request.url.path != SIGN_OUT:
+            self._sessions.caller(session)
         length = request.headers.get("content-length", "0")
         if "transfer-encoding" in request.headers or not re.fullmatch("[0-9]{1,15}", length):
             raise UsageError("a form needs a Content-Length header, and no Transfer-Encoding")
-        uploads = request.url.path in self._uploads
+        form = _FORM.fullmatch(request.headers.get("content-type", ""))
+        if form is None and int(length):
+            raise UsageError(f"a form is application/x-www-form-urlencoded or {FILES}, in UTF-8; got another kind")
+        uploads = request.url.path in self._uploads and form is not None and form[1] is not None
         limit = self._settings.max_upload_bytes if uploads else self._settings.max_form_bytes
         if int(length) > limit:
             raise LimitExceeded(
@@ -176,6 +193,14 @@ class Guard:
         SECONDS.labels(name).observe(seconds)
         session: Session = scope["state"]["session"]
         log.info("call", method=name, code=status, caller=session.subject, milliseconds=round(seconds * 1e3, 2))
+
+
+def _host_of(address: str) -> str | None:
+    """Host of an address, as far as it has one."""
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
 
 
 def content_security_policy(settings: ConsoleSettings) -> str:

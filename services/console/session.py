@@ -28,6 +28,8 @@ from services.console.settings import LEAST_KEY_BYTES, ConsoleSettings
 
 MAX_COOKIE_CHARS, MAX_COOKIES = 3800, 4
 CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
+MAX_PARTS, MAX_FIELD_BYTES = 100, 64 << 10
+"""Files of a form, its other fields, and bytes of one of these."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -208,7 +210,10 @@ async def require_csrf(request: Request) -> None:
     """
     if request.method in SAFE_METHODS:
         return
-    given = request.headers.get(CSRF_HEADER) or (await request.form()).get(CSRF_FIELD)
+    given: object = request.headers.get(CSRF_HEADER)
+    if not given:
+        form = await request.form(max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_FIELD_BYTES)
+        given = form.get(CSRF_FIELD)
     session: Session = request.state.session
     if not isinstance(given, str) or not hmac.compare_digest(given.encode(), session.csrf.encode()):
         raise PermissionDenied(

@@ -26,6 +26,14 @@ class ConsoleSettings(HttpSettings):
     federation_target: str | None = Field(
         None, description="Coordinator, HOST:PORT, or several separated by commas; unset: no page of federations."
     )
+    compression_target: str | None = Field(
+        None, description="Compression service, HOST:PORT; unset: learned streams are listed without their quality."
+    )
+    owner_targets: str = Field(
+        "",
+        description="Retrieval services of other owners, OWNER=HOST:PORT separated by commas: pictures of their hits "
+        "are asked there, when somebody looks, and the caller's token goes there too.",
+    )
     service_ca_file: Path | None = Field(None, description="CA certificate (PEM) of these services; turns TLS on.")
     service_tls: Literal["auto", "on", "off"] = Field(
         "auto", description="TLS to these services; auto: except to the loopback address. off: the network encrypts."
@@ -105,6 +113,18 @@ class ConsoleSettings(HttpSettings):
         return frozenset({"localhost", "127.0.0.1", "::1", self.host}) if is_loopback(self.host) else frozenset()
 
     @property
+    def owners(self) -> dict[str, str]:
+        """Address of the retrieval service of each owner whose pictures may be asked.
+
+        Raises:
+            UsageError: An entry has another form.
+        """
+        pairs = [entry.strip().partition("=") for entry in self.owner_targets.split(",") if entry.strip()]
+        if wrong := [name for name, _, target in pairs if not (name and ":" in target)]:
+            raise UsageError(f"EOFORGE_OWNER_TARGETS: expected OWNER=HOST:PORT; got {wrong[0][:80]!r}")
+        return {name: target for name, _, target in pairs}
+
+    @property
     def base_map_origin(self) -> str:
         """Origin of the base map's tiles; empty without one."""
         parts = urlsplit(self.base_map_url or "")
@@ -117,6 +137,7 @@ class ConsoleSettings(HttpSettings):
             UsageError: With what to set.
         """
         super().require_consistent()
+        _ = self.owners
         if self.signs_in and not (self.oidc_client_id and self.public_url):
             raise UsageError("EOFORGE_OIDC_ISSUER needs EOFORGE_OIDC_CLIENT_ID and EOFORGE_PUBLIC_URL too")
         if self.signs_in and self.token is not None:

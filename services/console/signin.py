@@ -6,6 +6,7 @@ import re
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
 import jwt
@@ -24,6 +25,8 @@ from services.console.settings import ConsoleSettings
 SIGN_IN_SECONDS = 600.0
 RENEW_BEFORE_SECONDS = 30.0
 PROVIDER_SECONDS = 10.0
+MAX_SIGN_INS, MAX_PLACE_CHARS = 3, 2000
+"""Sign-ins of one browser that wait for the provider, and length of the address that each leads to."""
 _RETRY_S = 5.0
 _CODE = re.compile("[a-z_]{1,40}")
 _LOCAL_PATH = re.compile(r"/(?![/\\])[^\s\\]*")
@@ -63,6 +66,8 @@ class Provider:
     async def begin(self, request: Request, there: str) -> Response:
         """Redirection to the provider; state, nonce and PKCE's verifier wait in a cookie.
 
+        Several tabs may begin at the same time, as they do when a session has ended: the last few are kept.
+
         Args:
             request: The request.
             there: Page to show after the sign-in.
@@ -78,8 +83,10 @@ class Provider:
             )
         except (httpx2.HTTPError, RuntimeError, ValueError, KeyError) as error:
             raise _unreachable(error) from error
-        content = {"kept": request.scope["session"], "there": there}
-        for value in self._cookies.write(content, request.cookies):
+        (state,) = parse_qs(urlsplit(answer.headers["location"]).query)["state"]
+        begun = dict(list(self._begun(request).items())[1 - MAX_SIGN_INS :])
+        begun[state] = {"kept": request.scope["session"], "there": there}
+        for value in self._cookies.write({"begun": begun}, request.cookies):
             answer.headers.append("set-cookie", value)
         return answer
 
@@ -90,10 +97,11 @@ class Provider:
             Unauthenticated: The answer is none to a sign-in of this browser, or the provider refused.
             NotReady: The provider cannot be reached.
         """
-        content = self._cookies.read(request.cookies)
-        if content is None:
+        begun = self._begun(request)
+        if not begun:
             raise Unauthenticated("this sign-in was not begun in this browser, or took too long; sign in again")
-        request.scope["session"] = content["kept"]
+        this = begun.pop(request.query_params.get("state", ""), {"kept": {}, "there": "/"})
+        request.scope["session"] = this["kept"]
         try:
             found = await self._client.authorize_access_token(request)
         except OAuthError as error:
@@ -109,11 +117,17 @@ class Provider:
         names = (claims.get(key) for key in ("name", "preferred_username", "email", "sub"))
         name = next(str(name)[:80] for name in names if name)
         request.state.session = Session().signed_in(name=name, subject=str(claims["sub"])[:256], **self._tokens(found))
-        answer = RedirectResponse(content["there"], status_code=303)
-        for value in self._cookies.clear(request.cookies):
+        answer = RedirectResponse(this["there"], status_code=303)
+        present = request.cookies
+        for value in self._cookies.write({"begun": begun}, present) if begun else self._cookies.clear(present):
             answer.headers.append("set-cookie", value)
         log.info("signed in", caller=claims["sub"])
         return answer
+
+    def _begun(self, request: Request) -> dict[str, Any]:
+        """Sign-ins of this browser that wait for the provider's answer, by state: what authlib keeps, and the page."""
+        begun = (self._cookies.read(request.cookies) or {}).get("begun")
+        return begun if isinstance(begun, dict) else {}
 
     async def renewed(self, session: Session) -> Session:
         """Session with a new token if its token is about to end and the provider gave a refresh token."""
@@ -126,6 +140,21 @@ class Provider:
             log.warning("token was not renewed", caller=session.subject, why=type(error).__name__)
             return session  # which ends when its token does
         return Session(**{**vars(session), **tokens, "refresh": tokens["refresh"] or session.refresh})
+
+    async def end_address(self) -> str:
+        """Page of the provider at which people end their session there; empty if it has none, or does not answer.
+
+        The redirection of a form would not reach it, because the policy lets forms lead to our own pages alone.
+        """
+        try:
+            found = str((await self._client.load_server_metadata()).get("end_session_endpoint") or "")
+        except (httpx2.HTTPError, RuntimeError, ValueError, KeyError) as error:
+            log.warning("the provider does not answer", why=type(error).__name__)
+            return ""
+        if urlsplit(found).scheme not in ("https", "http"):
+            return ""
+        joint = "&" if "?" in found else "?"
+        return f"{found}{joint}{urlencode({'client_id': self._settings.oidc_client_id})}"
 
     def _tokens(self, found: dict[str, Any]) -> dict[str, Any]:
         """Part of a session that comes from the provider's tokens.
@@ -148,7 +177,8 @@ class Provider:
 @router.get("/sign-in")
 async def sign_in(request: Request, next: str = "/") -> Response:
     """Sends people to the provider; ``next`` is a path of the console, and any other value counts as its first page."""
-    return await _provider(request).begin(request, next if _LOCAL_PATH.fullmatch(next) else "/")
+    local = _LOCAL_PATH.fullmatch(next) and len(next) <= MAX_PLACE_CHARS
+    return await _provider(request).begin(request, next if local else "/")
 
 
 @router.get("/sign-in/callback")
@@ -161,7 +191,8 @@ async def callback(request: Request) -> Response:
 async def sign_out(request: Request) -> Response:
     """Ends the session of this browser."""
     request.state.session = Session()
-    return page(request, "signed_out.html")
+    provider: Provider | None = request.app.state.provider
+    return page(request, "signed_out.html", end=await provider.end_address() if provider is not None else "")
 
 
 def _provider(request: Request) -> Provider:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from eoforge.client import FederationClient, RetrievalClient
+from eoforge.client import CompressionClient, FederationClient, RetrievalClient
 from eoforge.client.base import ServiceClient
 from eoforge.errors import NotFound
 from eoforge.storage.addresses import TableRef, open_table
@@ -30,10 +30,13 @@ class Sources:
 
     Args:
         settings: Their addresses.
+
+    Attributes:
+        owners: Address of the retrieval service of each other owner whose pictures may be asked.
     """
 
     def __init__(self, settings: ConsoleSettings) -> None:
-        self._settings = settings
+        self._settings, self.owners = settings, settings.owners
         self._clients: OrderedDict[tuple[str, str | None], Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -44,6 +47,24 @@ class Sources:
             NotConfigured: The console was given none.
         """
         return self._client(RetrievalClient, self._settings.retrieval_target, "RETRIEVAL", caller)
+
+    def owner(self, name: str, caller: Caller) -> RetrievalClient:
+        """Client of another owner's retrieval service with the caller's token.
+
+        Raises:
+            NotConfigured: The console was given none.
+        """
+        if name not in self.owners:
+            raise NotConfigured("the pictures of this owner stay with it: this console may not ask there")
+        return self._client(RetrievalClient, self.owners[name], f"OWNER {name}", caller)
+
+    def compression(self, caller: Caller) -> CompressionClient:
+        """Client of the compression service with the caller's token.
+
+        Raises:
+            NotConfigured: The console was given none.
+        """
+        return self._client(CompressionClient, self._settings.compression_target, "COMPRESSION", caller)
 
     def federation(self, caller: Caller) -> FederationClient:
         """Client of the coordinator with the caller's token.

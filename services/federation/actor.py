@@ -288,7 +288,10 @@ class RunActor:
         written: pb.RunEvent = await self._in_thread(self._journal.append, pb.RunEvent(**event), actor)
         log.info("event", run=self.run.run_id, sequence=written.sequence, kind=next(iter(event)), actor=actor)
         self._changed = time.monotonic()
-        self._context.signal.notify()
+        # An update of this round gives no silo another task: what follows from it is an event of its own. A late one
+        # of an earlier round ends the task of its sender.
+        accepted = event.get("accepted")
+        self._context.signal.notify(tasks=accepted is None or accepted.round != self.run.round.number)
         return written
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:

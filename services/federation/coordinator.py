@@ -291,7 +291,6 @@ class Coordinator:
     def _schedule_all(self) -> None:
         for actor in self.actors.values():
             actor.schedule_advance()
-        self.signal.notify()
 
     def all_actors(self) -> list[RunActor]:
         """Actors of all runs, as a copy: the set may change while a caller waits."""

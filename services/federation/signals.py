@@ -6,19 +6,26 @@ import asyncio
 
 
 class Signal:
-    """Event that wakes all waiters at once.
+    """Events that wake all waiters at once: those that want every change, or those that wait for tasks.
 
-    A waiter takes :meth:`current` before it reads the state, so that it misses no change.
+    A waiter takes :meth:`current` or :meth:`current_task` before it reads the state, so that it misses no change.
     """
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        self._any, self._task = asyncio.Event(), asyncio.Event()
 
     def current(self) -> asyncio.Event:
         """Event that the next change sets."""
-        return self._event
+        return self._any
 
-    def notify(self) -> None:
-        """Wakes all waiters."""
-        self._event.set()
-        self._event = asyncio.Event()
+    def current_task(self) -> asyncio.Event:
+        """Event that the next change sets after which a silo may have another task."""
+        return self._task
+
+    def notify(self, *, tasks: bool = True) -> None:
+        """Wakes all waiters; without ``tasks`` not those that wait for tasks, of whom there may be a thousand."""
+        self._any.set()
+        self._any = asyncio.Event()
+        if tasks:
+            self._task.set()
+            self._task = asyncio.Event()

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 from kserve import InferRequest, InferResponse, Model
 
+from eoforge.data.backscatter import require_decibels
 from eoforge.data.bands import S1_BANDS
 from eoforge.errors import DataRefused, UsageError
 from services._runtime.batching import Batcher, BatchMetrics
@@ -65,7 +66,7 @@ class PredictModel(Model):
         Raises:
             UsageError: An input is missing or has another type or shape.
             LimitExceeded: There are too many patches, or too many numbers to answer as JSON.
-            DataRefused: Pixels of a band that the network reads carry no data.
+            DataRefused: Pixels of a band that the network reads carry no data, or no backscatter in dB.
         """
         patches = await self._pool.run(self._patches, payload)
         rows = await self._batcher.submit([(self._served, patch) for patch in patches], None)
@@ -76,9 +77,12 @@ class PredictModel(Model):
         for group in self._served.groups:
             given = input_array(payload, group.column, DATATYPES[group.dtype], group.shape, self._settings.max_patches)
             needed = [i for i, band in enumerate(group.bands) if band in self._served.bands]
-            complete = np.isfinite(given) if set(group.bands) <= set(S1_BANDS) else given != 0
+            radar = set(group.bands) <= set(S1_BANDS)
+            complete = np.isfinite(given) if radar else given != 0
             if not complete[:, needed].all():
                 raise DataRefused(f"input {group.column} has pixels without data; patches must be complete")
+            if radar:
+                require_decibels(given[:, needed], f"input {group.column}")
             arrays[group.column] = given
         counts = {len(given) for given in arrays.values()}
         if len(counts) != 1:

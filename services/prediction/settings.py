@@ -14,8 +14,8 @@ class PredictionSettings(RuntimeSettings):
     """Settings of the served bundles and limits of one request; see :class:`RuntimeSettings` for the others."""
 
     bundle_uris: str = Field(
-        description="Run bundles that classify or segment, paths or s3:// URIs separated by commas; one for each "
-        "choice of sensors."
+        description="Run bundles that classify, segment or regress, paths or s3:// URIs separated by commas; one for "
+        "each choice of sensors."
     )
     model_name: str = Field("eoforge-predict", description="Prefix of the OIP V2 model names (-s1, -s2 and -s1s2).")
     device: str | None = Field(None, description="Torch device of the networks; unset takes the CPU.")

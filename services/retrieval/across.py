@@ -33,7 +33,7 @@ from services.retrieval import answers, owners
 from services.retrieval.foreign import Asked, checked
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.state import Served
-from services.retrieval.upstream import Upstream
+from services.retrieval.upstream import Skipped, Upstream
 
 ANSWERS = prometheus_client.Counter(
     "eoforge_owner_answers_total", "Answers of other owners by outcome.", ("owner", "status")
@@ -79,8 +79,18 @@ class Part:
 
     hits: Sequence[pb.Hit]
     report: pb.OwnerAnswer
-    exact: bool = True
+    exact: bool = False
     recall: float = 1.0
+
+    @property
+    def answered(self) -> bool:
+        """Whether the owner answered."""
+        return self.report.status == pb.OWNER_STATUS_ANSWERED
+
+    @property
+    def complete(self) -> bool:
+        """Whether no patch of the owner is missing that belongs among the hits: rounded distances do not tell."""
+        return self.answered and self.exact and self.report.distance_step == 1
 
 
 class Across:
@@ -121,7 +131,7 @@ class Across:
         try:
             (own, refusal), others = await self._asked(query, max(SHARE_OF_TIME * left, 0.0))
             parts = [own, *others]
-            if refusal is not None and not any(part.report.status == pb.OWNER_STATUS_ANSWERED for part in parts):
+            if refusal is not None and not any(part.answered for part in parts):
                 raise refusal
             merged = await self._pool.run(_merged, parts, query)
         finally:
@@ -186,6 +196,9 @@ class Across:
             report.index_version, report.candidates = found.index_version, found.candidates
             report.distance_step = max(found.distance_step, 1)
             part = Part(found.hits, report, found.exact, found.recall)
+        except Skipped as error:
+            ANSWERS.labels(settings.owner, owner_status(pb.OWNER_STATUS_LATE)).inc()
+            return Part((), _report(settings.owner, pb.OWNER_STATUS_LATE, str(error)))
         except TimeoutError:
             report = _late(settings.owner, settings.deadline_seconds)
         except OtherBundle as error:
@@ -244,11 +257,11 @@ def _merged(parts: Sequence[Part], query: Query) -> pb.SearchResponse:
         query_code=query.code.tobytes(),
         index_version=query.served.snapshot.version,
         bundle_id=query.served.snapshot.info.bundle_id,
-        exact=all(part.exact for part in parts),
+        exact=all(part.complete for part in parts),
         recall=min(part.recall for part in parts),
         candidates=sum(part.report.candidates for part in parts),
         owners=[part.report for part in parts],
-        partial=any(part.report.status != pb.OWNER_STATUS_ANSWERED for part in parts),
+        partial=not all(part.answered for part in parts),
     )
     counts = Counter(hit.owner for hit in response.hits)
     for report in response.owners:

@@ -21,6 +21,8 @@ HIT_ELEMENTS, HEAD_ELEMENTS = 64, 64
 """Upper bounds of the fields of a hit, its metadata included, and of what an answer holds besides hits."""
 MAX_TEXT = {"patch_id": 128, "s1_name": 128, "country": 64, "mgrs_tile": 16}
 """Most characters of the texts of a patch."""
+HIT_FIELDS = frozenset(("patch", "modality", "distance", "owner", "owner_address"))
+"""Fields of a hit of another owner; its address is replaced by ours."""
 MAX_ANSWER_DEPTH = 8
 MAX_PATCHES = 1 << 48
 """Most patches that an owner may say it has, so that sums stay numbers of the API."""
@@ -98,8 +100,8 @@ def _checked_hit(hit: pb.Hit, asked: Asked, before: tuple[int, str], bits: int, 
         raise DataRefused("expected the sensor that was asked for; got another one")
     if hit.distance > bits or hit.distance % step:
         raise DataRefused(f"expected a distance of 0 to {bits} in steps of {step}; got {hit.distance}")
-    if hit.thumbnail_png:
-        raise DataRefused("expected no picture, as none was asked for; got one")
+    if more := {field.name for field, _ in hit.ListFields()} - HIT_FIELDS:
+        raise DataRefused(f"expected no {min(more)}, as none was asked for; got one")
     _check_patch(hit.patch)
     place = (hit.distance, hit.patch.patch_id)
     if place <= before:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.codec.geotiff import GeoTiff, open_raster
 from eoforge.codec.raster import averaged
+from eoforge.data.backscatter import require_decibels
 from eoforge.data.bands import GROUP_OF, GROUPS, MODALITIES, S2_10M, canonical_band, require_modality
 from eoforge.errors import DataRefused, LimitExceeded, UsageError
 from eoforge.geo.gdal import MAX_BANDS
@@ -73,7 +74,7 @@ def assemble(bands: Iterable[tuple[str, Array]], modality: str, needed: Sequence
 
     Raises:
         UsageError: A needed band is missing, or a band is named twice.
-        DataRefused: A needed band holds NaN or infinity (radar) or 0, which means no data (optical).
+        DataRefused: A needed band holds NaN or infinity (radar) or 0, which means no data (optical), or is not in dB.
     """
     known = MODALITIES[require_modality(modality)]
     columns = empty_columns(known)
@@ -91,6 +92,8 @@ def assemble(bands: Iterable[tuple[str, Array]], modality: str, needed: Sequence
         columns[group.column][group.bands.index(name)] = _to_native(samples, group.size)
         if name in needed and not (np.isfinite(samples).all() if modality == "s1" else samples.all()):
             raise DataRefused(f"band {name} has pixels without data; queries need a complete patch")
+        if name in needed and modality == "s1":
+            require_decibels(samples, f"band {name}")
     missing = [b for b in needed if b not in found]
     if missing:
         raise UsageError(f"the index needs the {modality} bands {', '.join(needed)}; missing: {', '.join(missing)}")

@@ -15,6 +15,7 @@ from kserve import InferRequest, InferResponse, Model
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.client.messages import owner_status
+from eoforge.data.backscatter import require_decibels
 from eoforge.data.bands import GROUPS, require_modality
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
 from eoforge.index.ivf.table import require_recall
@@ -33,6 +34,7 @@ from services.retrieval.state import IndexHolder, Served
 
 GROUP_BY_COLUMN = {g.column: g for g in GROUPS}
 MAX_FILTER_CHARS, MAX_MODALITY_CHARS = 32_768, 32
+_CERTAINTY = "parameter min_recall or across"
 _ACROSS, _STATUS = "parameter across", ", ".join(owner_status(n) for n in pb.OwnerStatus.values() if n)
 
 
@@ -73,7 +75,7 @@ class EncodeModel(Model):
         Raises:
             UsageError: An input is missing or has another type or shape.
             LimitExceeded: There are too many images.
-            DataRefused: Pixels carry no data.
+            DataRefused: Pixels carry no data, or no backscatter in dB.
         """
         self._partners.require_own()
         served = self._holder.current
@@ -90,6 +92,8 @@ class EncodeModel(Model):
             complete = np.isfinite(given) if self._modality == "s1" else given != 0
             if not complete[:, needed].all():
                 raise DataRefused(f"input {column} has pixels without data; images must be complete")
+            if self._modality == "s1":
+                require_decibels(given[:, needed], f"input {column}")
             arrays[column] = given
         if len({len(a) for a in arrays.values()}) != 1:
             raise UsageError("all inputs need the same number of images")
@@ -130,6 +134,8 @@ class SearchModel(Model):
         return [
             tensor("patch_id", "BYTES", -1, -1, order="by distance, then by patch id"),
             tensor("distance", "INT32", -1, -1, unit="bits that differ", range=f"0 to {bits}"),
+            tensor("exact", "BOOL", 1, needs=_CERTAINTY),
+            tensor("recall", "FP64", 1, needs=_CERTAINTY, range="0 to 1, as measured at 10 hits"),
             tensor("owner", "BYTES", -1, -1, needs=_ACROSS, order="as patch_id"),
             tensor("asked_owner", "BYTES", -1, needs=_ACROSS, order="by name"),
             tensor("asked_status", "BYTES", -1, needs=_ACROSS, order="as asked_owner", range=_STATUS),
@@ -162,6 +168,7 @@ class SearchModel(Model):
         values = dict.fromkeys(("patch_id", "distance", "owner"), k) | dict.fromkeys(
             ("asked_owner", "asked_status"), asked
         )
+        values |= {"exact": 1, "recall": 1}
         require_json_fits(payload, values, self._settings)
         message = _filter_message(payload)
         recall = _min_recall(payload, self._settings)
@@ -174,11 +181,14 @@ class SearchModel(Model):
         k = _number_of_hits(payload)
         codes = self._codes(payload, served)
         count = len(codes) * min(k, len(snapshot))
-        require_json_fits(payload, {"patch_id": count, "distance": count}, self._settings)
+        tells = "min_recall" in (payload.parameters or {}) or self._settings.min_recall < 1
+        values = {"patch_id": count, "distance": count} | ({"exact": 1, "recall": 1} if tells else {})
+        require_json_fits(payload, values, self._settings)
         chosen = answers.search_filter(_filter_message(payload))
-        distances, rows, *_ = snapshot.search(self._modality, codes, k, chosen, _min_recall(payload, self._settings))
-        ids = snapshot.metadata(rows.ravel()).column("patch_id").to_pylist()
-        return {"patch_id": np.array(ids, dtype=object).reshape(rows.shape), "distance": distances}
+        found = snapshot.search(self._modality, codes, k, chosen, _min_recall(payload, self._settings))
+        ids = snapshot.metadata(found.rows.ravel()).column("patch_id").to_pylist()
+        outputs = {"patch_id": np.array(ids, dtype=object).reshape(found.rows.shape), "distance": found.distances}
+        return outputs | (_certainty(found.exact, found.recall) if tells else {})
 
     def _codes(self, payload: InferRequest, served: Served) -> Any:
         """Codes ``[N, K/8]`` of the queries."""
@@ -219,7 +229,13 @@ def _across_outputs(found: pb.SearchResponse) -> dict[str, Any]:
         "owner": texts["owner"][None],
         "asked_owner": texts["asked_owner"],
         "asked_status": texts["asked_status"],
+        **_certainty(found.exact, found.recall),
     }
+
+
+def _certainty(exact: bool, recall: float) -> dict[str, Any]:
+    """Outputs that say whether an answer is exact."""
+    return {"exact": np.array([exact]), "recall": np.array([recall], np.float64)}
 
 
 def _filter_message(payload: InferRequest) -> pb.Filter:

@@ -48,6 +48,9 @@ class Upstream(BaseModel):
     attempts: int = Field(default=3, ge=1, le=10)
     max_answer_bytes: int = Field(default=HEAD_BYTES + MAX_K * HIT_BYTES, ge=HEAD_BYTES, le=64 << 20)
     max_calls: int = Field(default=32, ge=1, le=4096)
+    skip_after: int = Field(default=5, ge=1, le=1000)
+    """Time-outs in a row after which the owner is not asked for ``skip_seconds``."""
+    skip_seconds: float = Field(default=30.0, gt=0, le=3600)
 
     @field_validator("address", "public_address")
     @classmethod

@@ -8,9 +8,10 @@ query that says that it comes from another owner needs an entry.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 
 import structlog
+from google.protobuf.message import Message
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.data.modalities import MODALITY_NAMES
@@ -27,7 +28,12 @@ from services.retrieval.paging import DEFAULT_PAGE
 MAX_VISITED = 8
 """Most owners that a query may name as passed."""
 _OWNER = re.compile(owners.OWNER_PATTERN)
-_HIDDEN = frozenset(f.name for f in pb.PatchMetadata.DESCRIPTOR.fields) - {"patch_id"}
+ASKED = frozenset(
+    ("code", "query_modality", "target_modality", "filter", "page_size", "min_recall", "visited", "bundle_id")
+)
+"""Fields of a request of another owner. What is not listed is refused: a field that is added later is no right."""
+_HIT = frozenset(("patch", "modality", "distance"))
+"""Fields of a hit that may leave, of the patch those that the partner has."""
 
 audit = structlog.get_logger("audit")
 Search = Callable[[], Awaitable[pb.SearchResponse]]
@@ -129,10 +135,12 @@ def require_allowed(request: pb.SearchRequest, partner: owners.Partner) -> None:
     if request.WhichOneof("query") != "code":
         with argument("code"):
             raise UsageError("a query of another owner is a code; got none")
-    for name in ("include_thumbnails", "page_token"):
-        if getattr(request, name):
-            with argument(name):
-                raise UsageError(f"{name} is not for other owners: pictures and pages are asked by people themselves")
+    for field, _ in request.ListFields():
+        if field.name not in ASKED:
+            with argument(field.name):
+                raise UsageError(
+                    f"{field.name} is not for other owners: pictures, codes and pages are asked by people themselves"
+                )
     refused = [name for name in _filters(request) if name not in partner.filters]
     if refused:
         with argument(f"filter.{refused[0]}"):
@@ -146,10 +154,10 @@ def require_allowed(request: pb.SearchRequest, partner: owners.Partner) -> None:
 def reduced(response: pb.SearchResponse, partner: owners.Partner, owner: str) -> pb.SearchResponse:
     """Answer without what may not leave, with distances as precise as they may be."""
     step, hits = partner.distance_step, list(response.hits)
-    withheld = _HIDDEN.difference(partner.fields)
+    shown = {"patch_id", *partner.fields}
     for hit in hits:
-        for name in withheld:
-            hit.patch.ClearField(name)
+        _keep(hit, _HIT)
+        _keep(hit.patch, shown)
         hit.owner = owner
         if step > 1:
             largest = 8 * len(response.query_code) // step * step
@@ -169,6 +177,13 @@ def reduced(response: pb.SearchResponse, partner: owners.Partner, owner: str) ->
     if "candidates" in partner.fields:
         answer.candidates = response.candidates
     return answer
+
+
+def _keep(message: Message, names: Set[str]) -> None:
+    """Clears all fields of a message but the named ones."""
+    for field, _ in message.ListFields():
+        if field.name not in names:
+            message.ClearField(field.name)
 
 
 def _filters(request: pb.SearchRequest) -> list[str]:

@@ -18,6 +18,7 @@ from eoforge.bundle import Bundle
 from eoforge.data.bands import GROUPS, MODALITIES
 from eoforge.errors import BundleError, DataRefused, NotFound
 from eoforge.index.encoder import Encoder
+from eoforge.index.ivf.search import IvfSnapshot
 from eoforge.index.snapshot import Opening, Snapshot, open_snapshot
 from eoforge.index.streams import StreamReader, holds_streams
 from eoforge.methods import get_method
@@ -98,11 +99,16 @@ def require_match(newer: Snapshot, served: Snapshot) -> None:
 
     Raises:
         DataRefused: The newer version lacks a served modality, more than half of the served patches, or is of another
-            engine.
+            engine; or its IVF index is not built yet.
     """
     where = f"version {newer.version} of {newer.uri}"
     if type(newer) is not type(served):
         raise DataRefused(f"{where} was made for another engine than version {served.version}; restart the service")
+    if isinstance(newer, IvfSnapshot) and isinstance(served, IvfSnapshot) and newer.indexed < 0.5 <= served.indexed:
+        raise DataRefused(
+            f"the index of {where} was built from {newer.indexed:.0%} of its codes; expected at least half. Build it, "
+            "and it is taken up"
+        )
     lost = set(served.modalities) - set(newer.modalities)
     if lost:
         raise DataRefused(f"{where} has no codes of {', '.join(sorted(lost))}, which version {served.version} has")

@@ -18,14 +18,21 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.client.base import retry_wait
-from eoforge.errors import UsageError
+from eoforge.errors import EoforgeError, UsageError
 from services._runtime.files import ReloadedFiles
 from services.retrieval import owners
+from services.retrieval.breaker import Breaker
 
 SEARCH = "/" + pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name + "/Search"
 MAX_TOKEN_CHARS = 8192
 FIRST_WAIT_S = 0.05
 CLOSE_S = 60.0
+SHARE_OF_DEADLINE = 0.5
+"""Part of its deadline that an owner must have had for a time-out to count."""
+
+
+class Skipped(EoforgeError):
+    """Owner that was not asked, because it did not answer in time before."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Upstream:
         self._gone = False
         """Whether the last call found nobody: then one attempt is enough, so that searches do not wait for it."""
         self._places = asyncio.Semaphore(settings.max_calls)
+        self._breaker = Breaker(settings.skip_after, settings.skip_seconds)
 
     async def ask(self, request: pb.SearchRequest, seconds: float) -> bytes:
         """Serialised answer of the owner.
@@ -73,12 +81,27 @@ class Upstream:
             seconds: Time for it, in which it is repeated if need be.
 
         Raises:
+            Skipped: The owner did not answer in time before, so that it is not asked now.
             TimeoutError: There was no answer in that time.
             grpc.aio.AioRpcError: The last attempt failed, or the owner refused.
         """
+        if wait := self._breaker.wait():
+            raise Skipped(
+                f"not asked: no answer came in time {self.settings.skip_after} times in a row; it is asked again in "
+                f"{wait:.0f} s"
+            )
         message, end = request.SerializeToString(deterministic=True), time.monotonic() + seconds
-        async with asyncio.timeout(seconds), self._places:
-            return await self._hedged(message, end)
+        try:
+            async with asyncio.timeout(seconds), self._places:
+                answer = await self._hedged(message, end)
+        except (TimeoutError, grpc.aio.AioRpcError) as error:
+            late = isinstance(error, TimeoutError) or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            # The time of a hasty caller says nothing about the owner.
+            if not late or seconds >= SHARE_OF_DEADLINE * self.settings.deadline_seconds:
+                self._breaker.record(late)
+            raise
+        self._breaker.record(late=False)
+        return answer
 
     async def close(self) -> None:
         """Ends the connections."""

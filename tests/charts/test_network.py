@@ -68,6 +68,20 @@ def test_other_owners_are_reached_and_counted_among_the_needs() -> None:
     assert policies.unreachable(found, pod) == ["north:443/TCP", "west:8081/TCP"]
 
 
+def test_other_owners_may_be_limited_to_their_addresses() -> None:
+    values = support.values_of("across")
+    block = {"ipBlock": {"cidr": "192.0.2.0/24"}}
+    values["retrieval"]["networkPolicy"] = {"upstreamPeers": [block]}
+    found = support.objects(support.render(support.UMBRELLA, values))
+    policy = support.pick(found, "NetworkPolicy", "eo-retrieval")["spec"]
+    rules = [rule for rule in policy["egress"] if {p["port"] for p in rule["ports"]} == {443, 8081}]
+    assert [rule["to"] for rule in rules] == [[block]]
+    assert policies.unreachable(found, support.server_pod(found, "retrieval")) == []
+    assert not allowed(found, support.server_pod(found, "retrieval"), "Egress", STRANGER, 8081)
+    open_to_all = support.server_pod(support.scenario("across"), "retrieval")
+    assert allowed(support.scenario("across"), open_to_all, "Egress", STRANGER, 8081)
+
+
 def test_named_clients_shut_everyone_else_out() -> None:
     found = support.scenario("minio")
     pod = support.server_pod(found, "retrieval")

@@ -27,7 +27,8 @@ ACROSS: dict[str, Any] = {
     "upstreams": [
         {"owner": "north", "address": "north.example:443", "publicAddress": "n.example:443", "tls": True}
         | {"caSecret": "ca", "clientCertSecret": "client", "tokenSecret": "token"}
-        | {"deadlineSeconds": 1.5, "hedgeSeconds": 0.5, "attempts": 2, "maxAnswerBytes": 1048576, "maxCalls": 8},
+        | {"deadlineSeconds": 1.5, "hedgeSeconds": 0.5, "attempts": 2, "maxAnswerBytes": 1048576, "maxCalls": 8}
+        | {"skipAfter": 3, "skipSeconds": 12.5},
         {"owner": "west", "address": "west.example:8081"},
     ],
     "partners": [

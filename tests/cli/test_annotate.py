@@ -92,6 +92,9 @@ def test_bad_files_are_refused_by_line(patches: str, tmp_path: Path, run, capsys
         ([good[0], good[1], ["x", "y", "similar"]], "line 3"),
         ([good[0], ["x", "x", "similar"]], "two different patches"),
         ([[*good[0], "seconds"], [*good[1], "soon"]], "line 2"),
+        ([[*good[0], "seconds"], [*good[1], "nan"]], "line 2"),
+        ([good[0], [*good[1], "a cell too many"]], "line 2"),
+        ([good[0], ["a" * 200_000, "b", "skip"]], "field larger"),
     ):
         with sheet.open("w", newline="") as file:
             csv.writer(file).writerows(rows)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import struct
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pytest
 import rasterio
@@ -26,10 +24,10 @@ from eoforge.codec.container import inspect
 from eoforge.codec.geotiff import GeoTiff, open_raster, read_raster
 from eoforge.codec.learned.model import Codec
 from eoforge.codec.learned.streams import write
-from eoforge.codec.profile import MAX_VALUES, BandProfile, ControlPoint, GridProfile, Profile, unpack_profile
+from eoforge.codec.profile import BandProfile, ControlPoint, GridProfile, Profile
 from eoforge.codec.raster import Georeference, Raster
 from eoforge.codec.validity import invalid_of, is_nodata
-from eoforge.errors import DataRefused, EoforgeError, LimitExceeded
+from eoforge.errors import DataRefused
 from eoforge.geo.gdal import open_geotiff
 
 SIDE = 36
@@ -341,37 +339,6 @@ def profiled(profile: Profile) -> Raster:
     return Raster({"B02": optical()}, profile=profile)
 
 
-@pytest.mark.parametrize(
-    ("part", "words"),
-    [
-        (GridProfile({"B02": BandProfile(tags={"a=b": "x"})}), "tag 'a=b'"),
-        (GridProfile({"B02": BandProfile()}, tags={"a": "x\0y"}), "tag 'a'"),
-        (GridProfile({"B02": BandProfile()}, tags={"bidx": "9"}), "tag 'bidx'"),
-        (GridProfile({"B02": BandProfile(tags={"ns": "RPC"})}), "tag 'ns'"),
-        (GridProfile({"B02": BandProfile(scale=float("nan"))}), "not finite"),
-        (GridProfile({"B02": BandProfile(unit="\x01")}), "unit"),
-        (GridProfile({"B02": BandProfile()}, rpcs={"line_off": [1.0]}), "RPCs"),
-        (GridProfile({"B02": BandProfile()}, points_crs="/etc/hostname"), "EPSG:<code>"),
-        (GridProfile({"B03": BandProfile()}), "B03"),
-    ],
-)
-def test_a_profile_that_no_geotiff_can_hold_is_refused(part: GridProfile, words: str) -> None:
-    with pytest.raises(DataRefused, match=words):
-        compress_bounded(profiled(Profile({"s2_10m": part})), 0)
-
-
-def test_a_profile_that_is_too_large_is_refused() -> None:
-    noise = RNG.bytes(1 << 17).hex()
-    with pytest.raises(LimitExceeded, match="tags, ground control points and RPCs"):
-        compress_bounded(profiled(Profile({"s2_10m": GridProfile({"B02": BandProfile()}, tags={"a": noise})})), 0)
-
-
-def test_a_profile_of_too_many_values_is_refused() -> None:
-    points = tuple(ControlPoint(0, 0, 0, 0) for _ in range(MAX_VALUES // 2))
-    with pytest.raises(LimitExceeded, match="commas"):
-        compress_bounded(profiled(Profile({"s2_10m": GridProfile({"B02": BandProfile()}, points=points)})), 0)
-
-
 @pytest.mark.parametrize("nodata", [1e300, -1e300])
 def test_a_nodata_value_beyond_float32_marks_nothing(nodata: float) -> None:
     profile = Profile({"s1": GridProfile({"VV": BandProfile()}, nodata=nodata)})
@@ -402,31 +369,3 @@ def test_tags_with_the_names_of_arguments_are_left_out_and_named(tmp_path: Path)
     assert raster.profile is not None
     assert raster.profile.grids["s2_10m"].tags["AB"] == "kept"
     assert write_cogs(decompress([compress_bounded(raster, 0)])[0])
-
-
-def resealed(stream: bytes) -> bytes:
-    return stream[:-4] + struct.pack("<I", google_crc32c.value(stream[:-4]))
-
-
-CROWD = b'{"grids":{"s2_10m":{"bands":{"B02":{}},"points":[' + b"0," * 500_000 + b"0]}}}"
-"""Wrong values for each of which the parser would keep an error: 290 MB of them."""
-
-
-def test_a_crowd_of_wrong_values_is_refused_before_it_is_parsed() -> None:
-    with pytest.raises(DataRefused, match=f"more than {MAX_VALUES} values"):
-        unpack_profile(zlib.compress(CROWD, 9), ["B02"])
-
-
-def test_a_damaged_profile_is_refused() -> None:
-    stream = compress_bounded(profiled(Profile({"s2_10m": GridProfile({"B02": BandProfile()}, nodata=0.0)})), 5)
-    start = stream.index(b"\x78\xda")
-    (length,) = struct.unpack_from("<I", stream, start - 4)
-    assert inspect(stream).profile is not None
-    for text in (b"{}", b"[", b'{"grids":{"s2_10m":{"bands":{},"x":1}}}', b" " * (1 << 21), CROWD):
-        packed = zlib.compress(text, 9)
-        bad = stream[: start - 4] + struct.pack("<I", len(packed)) + packed + stream[start + length :]
-        with pytest.raises(DataRefused, match="profile"):
-            inspect(resealed(bad))
-    for size in (0, length - 1, length + 1, 1 << 31):
-        with pytest.raises(EoforgeError):
-            inspect(resealed(stream[: start - 4] + struct.pack("<I", size) + stream[start:]))

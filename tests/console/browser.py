@@ -35,21 +35,26 @@ def running_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def open_page(browser: Browser, base: str, *, expected: tuple[str, ...] = (), **context: Any) -> Iterator[Page]:
-    """A page of a browser without history; errors of its scripts and breaches of its policy fail the test.
+def open_page(
+    browser: Browser, base: str, *, expected: tuple[str, ...] = (), others: tuple[str, ...] = (), **context: Any
+) -> Iterator[Page]:
+    """A page of a browser without history; errors of scripts, breaches of the policy and other hosts fail the test.
 
     Args:
         browser: The browser.
         base: Address of the console.
         expected: Words of errors that the test provokes.
+        others: Beginnings of addresses that may be asked besides the console: nothing comes from a foreign server.
         context: Options of the browser's context.
     """
     errors: list[str] = []
+    here = (f"{base}/", "data:", "about:", *others)
     made = browser.new_context(base_url=base, reduced_motion="reduce", **({"viewport": DESK} | context))
     made.set_default_timeout(WAIT_MS)
     page = made.new_page()
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    page.on("request", lambda asked: None if asked.url.startswith(here) else errors.append(f"foreign: {asked.url}"))
     try:
         yield page
     finally:

@@ -164,6 +164,7 @@ def test_a_dead_store_keeps_the_answer_in_the_form(visitor: httpx.Client, sessio
     assert dead.status_code == 503
     assert "is kept in this form" in words_of(dead)
     assert "/tmp" not in dead.text
+    assert "hx-post" not in dead.text, "the page has no part that an answer could replace"
     kept = fields_of(dead, "kept")
     assert kept == form | {"csrf": kept["csrf"]}
     assert session.annotations().rows == ()

@@ -88,6 +88,7 @@ def test_quarantine_has_reasons_and_pictures(visitor: httpx.Client, grown: Grown
     asked = {"ingest": grown.second.ingest_id, "patch": grown.bad, "sensor": "s2"}
     picture = visitor.get("/archive/quarantine/picture", params=asked)
     assert picture.headers["content-type"] == "image/png"
+    assert picture.headers["cache-control"].startswith("private"), "no proxy keeps it for others"
     pixels = np.asarray(Image.open(io.BytesIO(picture.content)).convert("RGB"))
     assert (pixels == (255, 0, 200)).all(axis=-1).sum() == 6
 
@@ -98,6 +99,10 @@ def test_quarantine_has_reasons_and_pictures(visitor: httpx.Client, grown: Grown
         ("/archive?version=99", 404, "has no version 99"),
         ("/archive?version=0", 400, "version"),
         ("/archive?version=<b>", 400, "version"),
+        (f"/archive?version={10**30}", 400, "version"),
+        (f"/archive?before={10**30}", 400, "before"),
+        (f"/archive/changes?older=1&newer={2**64}", 400, "newer"),
+        (f"/archive/quarantine?start={10**30}", 400, "start"),
         ("/archive/changes?older=1&newer=99", 404, "has no version 99"),
         ("/archive/footprints?west=3&south=0&east=2&north=1", 400, "west < east"),
         ("/archive/footprints?west=nan&south=0&east=2&north=1", 400, "west"),

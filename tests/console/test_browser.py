@@ -16,6 +16,13 @@ DRAWN = "chosen => [...document.querySelectorAll(chosen)].slice(0, 5).every(i =>
 """Whether the first pictures of a selector have arrived."""
 
 
+PIXEL = (
+    "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c020000000b4944415478da6364f80f00010501012718e366"
+    "0000000049454e44ae426082"
+)
+"""A PNG of one pixel, in hexadecimal digits."""
+
+
 @pytest.fixture(scope="module")
 def name(archive: RetrievalFixture) -> str:
     return archive.pairs[0].meta.patch_id
@@ -173,6 +180,19 @@ def test_errors_are_pages_that_read_well(browser: Browser, console: Running) -> 
         page.keyboard.press("Enter")
         expect(page.locator("#results .problem, .problem")).to_contain_text("No patch 'nothing'")
         expect(page.locator("#search-form")).to_be_visible()
+
+
+def test_a_base_map_comes_from_the_server_of_the_settings_alone(
+    browser: Browser, retrieval: Running, name: str
+) -> None:
+    tiles, credit = "https://tiles.example/{z}/{x}/{y}.png", "the makers of the map"
+    made = console_of(retrieval_target=retrieval.target, base_map_url=tiles, base_map_credit=credit)
+    with running(made) as run, open_page(browser, run.rest, others=("https://tiles.example/",)) as page:  # type: ignore[arg-type]
+        tile = {"body": bytes.fromhex(PIXEL), "content_type": "image/png"}
+        page.context.route("https://tiles.example/**", lambda route: route.fulfill(**tile))
+        page.goto(f"/patch/{name}")
+        expect(page.locator(".leaflet-control-attribution")).to_have_text(credit)
+        page.wait_for_function("() => document.querySelector('.leaflet-tile-loaded')?.naturalWidth === 1")
 
 
 def test_a_service_that_is_down(browser: Browser) -> None:

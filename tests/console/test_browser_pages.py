@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.services.federation.helpers import ManualSilo, deltas, server_for, st
 from tests.services.support import Running, running, until
 
 WIDE = """() => [...document.querySelectorAll('main *')]
-  .filter(e => e.getBoundingClientRect().right > innerWidth && !e.closest('.leaflet-container'))
+  .filter(e => e.getBoundingClientRect().right > innerWidth && !e.closest('.leaflet-container, .scroll'))
   .map(e => `${e.tagName} ${e.className} ${e.id} ${e.textContent.slice(0, 30)}`).slice(0, 8)"""
 """Script that names elements beyond the right edge."""
 
@@ -77,14 +78,41 @@ def press(page: Page, key: str) -> None:
     page.wait_for_function(f"before => {now} && {now} !== before", arg=before)
 
 
-@pytest.mark.parametrize("path", ["/archive", "/archive/quarantine", "/runs", "/federation", "/annotate"])
-def test_pages_are_readable_on_a_phone_and_in_the_dark(browser: Browser, site: Site, path: str) -> None:
+def require_readable_on_a_phone(browser: Browser, site: Site, path: str, ready: str = "main") -> None:
+    """Looks at a page on a phone in the dark, once an element is there: accessible, nothing wider than the screen."""
     with open_page(browser, site.address, viewport=PHONE, color_scheme="dark") as page:
         page.goto(path)
+        page.wait_for_selector(ready)
         require_accessible(page)
-        keep(page, f"phone-dark{path.replace('/', '-')}")
+        name = re.sub(r"/run-\w+$", "/run", path.partition("?")[0])
+        keep(page, f"phone-dark{name.replace('/', '-')}")
         wide = page.evaluate(WIDE)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], f"too wide: {wide}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/archive",
+        "/archive/quarantine",
+        "/archive/changes?older=2&newer=8",
+        "/runs",
+        "/runs/bundle?name=first/bundle",
+        "/runs/compare?first=first/bundle&second=second/bundle",
+        "/annotate",
+    ],
+)
+def test_pages_are_readable_on_a_phone_and_in_the_dark(browser: Browser, site: Site, path: str) -> None:
+    require_readable_on_a_phone(browser, site, path)
+
+
+def test_a_federation_is_readable_on_a_phone_and_in_the_dark(browser: Browser, site: Site, tmp_path: Path) -> None:
+    silo = ManualSilo(site.coordinator.target, tmp_path)
+    with FederationClient(site.coordinator.target, attempts=2) as client:
+        run = start_run(client, [silo], tmp_path)
+        for path in ("/federation", f"/federation/runs/{run}"):
+            require_readable_on_a_phone(browser, site, path, '#live[data-live="yes"]')
+        client.cancel(run)
 
 
 def test_the_archive_has_a_map_its_versions_and_its_quarantine(browser: Browser, site: Site) -> None:
@@ -242,9 +270,11 @@ def test_disagreements_are_adjudicated(browser: Browser, site: Site) -> None:
     session.select_next()
     for who, answer in (("anna", "similar"), ("ben", "dissimilar")):
         session.answer(session.rounds()[0].pairs[0], answer, who, 1.0, f"{who}-0")
+    for path in ("/annotate/two?as=cleo", "/annotate/two/disagreements"):
+        require_readable_on_a_phone(browser, site, path)
     with open_page(browser, site.address) as page:
         page.goto("/annotate/two?as=cleo")
-        page.get_by_role("link", name="1 disagreements").click()
+        page.get_by_role("link", name="1 disagreement").click()
         require_accessible(page)
         keep(page, "annotate-disagreements")
         page.get_by_role("button", name="Similar", exact=True).click()

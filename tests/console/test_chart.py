@@ -63,6 +63,7 @@ def test_the_pod_has_settings_that_the_console_takes(name: str) -> None:
     settings = settings_of(container)
     assert settings.retrieval_target == "eo-retrieval-api:8081"
     assert settings.federation_target == "eo-federation-api:8081"
+    assert settings.compression_target == "eo-compression-api:8081"
     assert settings.patches_uri == "s3://lake/patches.lance"
     names = {variable["name"] for variable in container["env"] if variable["name"].startswith("EOFORGE_")}
     known = {f"EOFORGE_{field.upper()}" for field in ConsoleSettings.model_fields}
@@ -95,7 +96,7 @@ def test_services_routes_and_probes_meet_the_port(name: str) -> None:
 def test_the_console_reaches_its_services_and_the_provider_and_nothing_else(name: str) -> None:
     found = support.scenario(name)
     pod = support.server_pod(found, "console")
-    for service in ("retrieval", "federation"):
+    for service in ("retrieval", "federation", "compression"):
         other = support.server_pod(found, service)
         assert allowed(found, pod, "Egress", beside(other), 8081)
         assert allowed(found, other, "Ingress", beside(pod), 8081), "also where its clients are named"

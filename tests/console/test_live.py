@@ -198,6 +198,7 @@ def test_the_service_decides_who_may(tmp_path: Path) -> None:
         ("/federation/runs/absent/curves", 404),
         ("/federation/runs/%3Cscript%3Ealert(1)%3C%2Fscript%3E", 404),
         ("/federation/runs/%3Cscript%3E", 400),
+        (f"/federation/runs/absent/events?after={10**30}", 400),
     ],
 )
 def test_unknown_runs_are_clear_pages(visitor: httpx.Client, path: str, status: int) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
+import json
+import shlex
 import shutil
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
@@ -14,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from eoforge.cli import main
 from eoforge.client import RetrievalClient
 from eoforge.codec.coder import Coder, MaxError, Rate
 from eoforge.index.streams import compress_archive
@@ -42,11 +46,9 @@ def test_hits_are_those_of_the_service_in_its_order(
         assert f"{hit.distance} bits" in page.text
 
 
-def test_the_python_that_a_page_shows_finds_the_same(
-    browser_of_one: httpx.Client, archive: RetrievalFixture, name: str
+def test_the_python_and_the_command_that_a_page_shows_find_the_same(
+    browser_of_one: httpx.Client, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import html
-
     given = {"patch_id": name, "to": "s2", "k": "4", "since": "2015-01-01", "split": ["train", "test"]}
     page = browser_of_one.get("/search", params=given)
     shown = html.unescape(page.text.split('<pre tabindex="0"><code>')[1].split("</code>")[0])
@@ -57,8 +59,11 @@ def test_the_python_that_a_page_shows_finds_the_same(
     assert hits
     assert all(f"/thumbnail/s2/{quote(hit.patch_id)}" in page.text for hit in hits)
     command = html.unescape(page.text.split('<pre tabindex="0"><code>')[2].split("</code>")[0])
-    assert command.startswith("eoforge search --server 127.0.0.1:")
     assert "--since 2015-01-01" in command
+    program, *words = shlex.split(command)
+    assert (program, main([*words, "--json"])) == ("eoforge", 0)
+    said = json.loads(capsys.readouterr().out)
+    assert [row["patch_id"] for row in said] == [hit.patch_id for hit in hits]
 
 
 def test_a_filter_narrows_and_an_empty_answer_says_so(browser_of_one: httpx.Client, name: str) -> None:
@@ -112,6 +117,15 @@ def test_a_file_that_is_no_image_is_refused_by_name(browser_of_one: httpx.Client
     assert answer.status_code == 422
     assert "B02.tif" in answer.text
     assert "/tmp" not in answer.text
+
+
+def test_a_large_image_is_refused_before_its_pixels_are_read(browser_of_one: httpx.Client) -> None:
+    """A file of half a megabyte took 400 MB, as often as a person sent it at the same time."""
+    tiff = write_tiff(dict.fromkeys(("VV", "VH"), np.full((1800, 1800), -10, np.float32)), compress="deflate")
+    form = {"csrf": csrf_of(browser_of_one.get("/search")), "to": "s1"}
+    answer = browser_of_one.post("/search/upload", data=form, files={"files": ("x.tif", tiff, "image/tiff")})
+    assert answer.status_code == 413
+    assert "1800 x 1800 pixels; at most 2684354" in answer.text
 
 
 def test_exports_hold_the_hits(browser_of_one: httpx.Client, name: str) -> None:
@@ -182,6 +196,7 @@ def test_malformed_parameters_are_named(browser_of_one: httpx.Client) -> None:
     for given, words in (
         ({"bbox": "1,2,3"}, "bbox: expected west,south,east,north"),
         ({"k": "0"}, "k: expected a number of hits from 1 to 200"),
+        ({"k": "000000001999"}, "k: expected a number of hits from 1 to 200"),
         ({"from": "s3"}, "modality must be one of s1, s2"),
         ({"since": "tomorrow"}, "since: expected a day"),
         ({"code": "zz"}, "code: expected hexadecimal digits"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -14,8 +15,9 @@ from scripts.settings_table import table
 from services.console.session import Cookies, Session, Sessions
 from services.console.settings import ConsoleSettings
 from tests.console.browser import ROOT
-from tests.console.conftest import csrf_of
-from tests.services.support import Running
+from tests.console.conftest import console_of, csrf_of
+from tests.services.retrieval.fixtures import RetrievalFixture
+from tests.services.support import Running, running, until
 
 UPLOAD = {"files": ("x.tif", b"x", "image/tiff")}
 
@@ -36,7 +38,14 @@ def test_the_token_of_another_person_is_refused(console: Running, browser_of_one
 
 
 @pytest.mark.parametrize(
-    "headers", [{"origin": "https://evil.test"}, {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}]
+    "headers",
+    [
+        {"origin": "https://evil.test"},
+        {"origin": "http://["},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ],
 )
 def test_a_form_of_another_site_is_refused_before_its_body_is_read(
     browser_of_one: httpx.Client, headers: dict[str, str]
@@ -68,10 +77,48 @@ def test_a_body_without_a_length_is_refused(browser_of_one: httpx.Client) -> Non
     assert "Content-Length" in answer.text
 
 
-def test_another_host_name_is_refused(console: Running) -> None:
-    answer = httpx.get(f"{console.rest}/search", headers={"host": "rebound.test"})
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "multipart/form-data; boundary=x; charset=punycode",  # 256 kB of it held the event loop for 3 s
+        "multipart/form-data; charset=idna; boundary=x",
+        "application/x-www-form-urlencoded; charset=utf-7",
+        "text/plain",
+        "",
+    ],
+)
+def test_a_form_of_another_kind_is_refused_before_it_is_read(console: Running, kind: str) -> None:
+    answer = httpx.post(f"{console.rest}/search/upload", content=b"--x--", headers={"content-type": kind})
+    assert answer.status_code == 400
+    assert "form-data, in UTF-8; got another kind" in answer.text
+
+
+def test_a_form_without_files_is_small_also_where_files_may_come(console: Running) -> None:
+    kind = {"content-type": "application/x-www-form-urlencoded"}  # 60 MB of "&" took 27 s
+    answer = httpx.post(f"{console.rest}/search/upload", content=b"&" * 70_000, headers=kind)
+    assert answer.status_code == 413
+    assert "a form may have 65,536 bytes" in answer.text.lower()
+
+
+@pytest.mark.parametrize("host", ["rebound.test", "127.0.0.1@rebound.test", "[::1", "\xe9", ""])
+def test_another_host_name_is_refused(console: Running, host: str) -> None:
+    answer = httpx.get(f"{console.rest}/search", headers=[("host", host.encode("latin-1"))])
     assert answer.status_code == 400
     assert "another host" in answer.text
+
+
+def test_a_slow_service_of_one_caller_leaves_threads_for_others(archive: RetrievalFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as silent:  # takes connections and never answers
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        given = {"retrieval_target": target, "patches_uri": archive.patches, "service_seconds": 20.0}
+        with running(console_of(**given)) as run, ThreadPoolExecutor(60) as pool:  # type: ignore[arg-type]
+            near = httpx.HTTPTransport(local_address="127.0.0.2")
+            with httpx.Client(base_url=run.rest, transport=near, timeout=60) as busy:
+                waiting = [pool.submit(busy.get, "/search") for _ in range(60)]
+                until(lambda: len(run.server._server.server_state.tasks) == 60)  # type: ignore[attr-defined]
+                assert httpx.get(f"{run.rest}/archive", timeout=15).status_code == 200
+                assert not any(one.done() for one in waiting), "they wait for the service still"
+                silent.close()
 
 
 def test_cookies_of_somebody_else_are_no_session(tmp_path: Path) -> None:

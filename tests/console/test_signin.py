@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
+import socket
 from collections.abc import Iterator
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from eoforge.storage.seaweed import free_ports
-from services.console.session import Sessions
+from services.console.session import Session, Sessions
 from services.console.settings import ConsoleSettings
 from tests.console.conftest import console_of, csrf_of, running_retrieval
-from tests.console.provider import CLIENT, Provider, running_provider
+from tests.console.provider import Provider, running_provider, secret, signing_in, trusting
 from tests.services.retrieval.fixtures import RetrievalFixture
 from tests.services.support import Running, running
 
@@ -32,32 +30,8 @@ def guarded_retrieval(
     archive: RetrievalFixture, provider: Provider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     """A retrieval service that takes the provider's tokens alone."""
-    keys = provider.jwks(tmp_path_factory.mktemp("jwks"))
-    given = {"token_key_file": keys, "token_audience": CLIENT, "token_issuer": provider.issuer}
-    with running_retrieval(archive, **given) as run:
+    with running_retrieval(archive, **trusting(provider, tmp_path_factory.mktemp("jwks"))) as run:
         yield run
-
-
-@cache
-def secret() -> Path:
-    """File with the client's secret."""
-    path = Path(tempfile.mkdtemp()) / "secret"
-    path.write_text("the client's secret\n")
-    return path
-
-
-def signing_in(provider: Provider, **values: Any) -> dict[str, Any]:
-    """Settings of a console whose people sign in there."""
-    (port,) = free_ports(1)
-    given = {
-        "rest_port": port,
-        "public_url": f"http://127.0.0.1:{port}",
-        "oidc_issuer": provider.issuer,
-        "oidc_client_id": CLIENT,
-        "oidc_client_secret_file": secret(),
-        "oidc_service_token": "id_token",
-    }
-    return given | values
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +85,35 @@ def test_sign_in_leads_to_the_page_that_was_wanted_with_rights_of_the_person(
     assert person.get("/search").status_code == 303
 
 
+def test_several_tabs_sign_in_at_the_same_time(person: httpx.Client) -> None:
+    wanted = [f"/search?k={number}" for number in range(1, 5)]
+    addresses = [to_provider(person, there) for there in wanted]
+    answers = [person.get(back_from_provider(address, sub="alice")) for address in reversed(addresses)]
+    led = [answer.headers.get("location") for answer in reversed(answers)]
+    assert led == [None, *wanted[1:]], "the last three are kept"
+    assert not [name for name in person.cookies if "sign_in" in name]
+
+
+def test_a_very_long_address_is_forgotten(person: httpx.Client) -> None:
+    sent = person.get("/sign-in", params={"next": "/search?patch_id=" + "x" * 30_000})
+    assert person.get(back_from_provider(sent.headers["location"], sub="bob")).headers["location"] == "/"
+
+
 def test_signing_out_needs_the_token_of_the_form(person: httpx.Client) -> None:
     person.get(back_from_provider(to_provider(person), sub="bob"))
     assert person.post("/sign-out").status_code == 403
     assert person.get("/search").status_code == 200
+
+
+def test_an_upload_of_a_stranger_is_refused_before_its_body_is_sent(private: Running) -> None:
+    host, port = private.rest.removeprefix("http://").split(":")
+    head = (
+        f"POST /search/upload HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-length: 60000000\r\n"
+        "content-type: multipart/form-data; boundary=x\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=10) as line:
+        line.sendall(head.encode())
+        assert line.recv(1 << 12).startswith(b"HTTP/1.1 401")
 
 
 def test_the_answer_to_another_browser_is_refused(person: httpx.Client, private: Running) -> None:
@@ -174,6 +173,69 @@ def test_a_token_that_ends_is_renewed(tmp_path: Path) -> None:
             second, _ = sessions.load(dict(person.cookies))
     assert second.token != first.token
     assert (second.subject, second.csrf, second.began) == (first.subject, first.csrf, first.began)
+
+
+def test_a_cookie_of_another_console_signs_nobody_in(person: httpx.Client, provider: Provider, tmp_path: Path) -> None:
+    person.get(back_from_provider(to_provider(person), sub="grace"))
+    assert person.get("/search").status_code == 200
+    key = tmp_path / "key"
+    key.write_text("another key of another console....")
+    others = Sessions(ConsoleSettings(session_key_file=key))
+    for header in others.headers(Session(name="grace", subject="grace", token="t"), {}):
+        person.cookies.set(*header.partition(";")[0].split("=", 1))
+    answer = person.get("/search")
+    assert answer.headers["location"] == "/sign-in?next=%2Fsearch"
+    assert "eoforge_session" in answer.headers["set-cookie"], "a session of nobody takes its place"
+
+
+def test_a_public_client_shows_its_verifier_and_no_secret() -> None:
+    with running_provider(public=True) as provider:
+        settings = signing_in(provider)
+        with running(console_of(**settings)) as run, httpx.Client(base_url=run.rest) as person:  # type: ignore[arg-type]
+            done = person.get(back_from_provider(to_provider(person), sub="frank"))
+        assert done.status_code == 303
+        assert provider.ways == ["none"]
+        assert len(provider.verified) == 1
+
+
+def test_a_wrong_secret_is_a_page(provider: Provider) -> None:
+    settings = signing_in(provider, oidc_client_secret_file=secret("another secret"))
+    with running(console_of(**settings)) as run, httpx.Client(base_url=run.rest) as person:  # type: ignore[arg-type]
+        answer = person.get(back_from_provider(to_provider(person), sub="grace"))
+    assert answer.status_code == 401
+    assert "invalid_client" in answer.text
+    assert "another secret" not in answer.text
+
+
+def test_who_signs_out_is_told_where_to_end_the_session_of_the_provider(
+    person: httpx.Client, provider: Provider
+) -> None:
+    person.get(back_from_provider(to_provider(person), sub="heidi"))
+    out = person.post("/sign-out", data={"csrf": csrf_of(person.get("/search"))})
+    assert f'href="{provider.issuer}/oauth2/end_session?client_id=eoforge-console"' in out.text
+
+
+def test_an_ended_session_leads_back_to_the_page_and_never_to_a_part_of_it(tmp_path: Path, provider: Provider) -> None:
+    key = tmp_path / "key"
+    key.write_text("k" * 32)
+    settings = signing_in(provider, session_key_file=key)
+    with running(console_of(**settings)) as run, httpx.Client(base_url=run.rest) as person:  # type: ignore[arg-type]
+        person.get(back_from_provider(to_provider(person), sub="ivan"))
+        sessions = Sessions(ConsoleSettings(**settings))
+        session, _ = sessions.load(dict(person.cookies))
+        for header in sessions.headers(replace(session, expires=1.0, refresh=""), {}):
+            person.cookies.set(*header.partition(";")[0].split("=", 1))
+        there = {"hx-request": "true", "hx-current-url": f"{run.rest}/annotate/coast?as=anna"}
+        part = person.get("/annotate/coast/work?as=anna", headers=there)
+        assert part.headers["hx-redirect"] == "/sign-in?next=%2Fannotate%2Fcoast%3Fas%3Danna"
+        form = {"csrf": session.csrf, "first": "a", "second": "b", "answer": "similar", "request_id": "x"}
+        answer = person.post("/annotate/coast/answer", data=form, headers=there)
+        assert answer.status_code == 401
+        assert 'href="/sign-in?next=/annotate/coast%3Fas%3Danna"' in answer.text
+        foreign = person.post("/annotate/coast/answer", data=form, headers={"referer": "https://evil.test/x"})
+        assert 'href="/sign-in?next=/"' in foreign.text
+        for headers in ({"accept": "application/json"}, {"sec-fetch-mode": "no-cors", "accept": "image/png"}):
+            assert person.get("/annotate/coast/curves", headers=headers).status_code == 401, "nobody sees a redirection"
 
 
 def test_a_provider_that_is_down_is_a_page() -> None:

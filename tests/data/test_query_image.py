@@ -91,6 +91,10 @@ def test_larger_images_are_cropped_or_cut_into_windows(tmp_path: Path) -> None:
     assert cut.notes[1] == "1 of 4 windows have pixels without data and were left out"
     with pytest.raises(LimitExceeded, match="at most 400"):
         read_query_image([written(tmp_path / "c.tif", B02=np.ones((2520, 2520), np.uint16))])
+    with pytest.raises(LimitExceeded, match="2 x 2 patches; at most 3"):
+        read_query_image([tmp_path / "b.tif"], most_windows=3)
+    with pytest.raises(LimitExceeded, match="1800 x 1800 pixels; at most 2684354"):
+        read_query_image([written(tmp_path / "d.tif", B02=np.ones((1800, 1800), np.uint16))], most_windows=64)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +103,7 @@ def test_larger_images_are_cropped_or_cut_into_windows(tmp_path: Path) -> None:
         ({"B02": band("B02", 120)}, "s1", DataRefused, "is of Sentinel-2 .* the query says s1"),
         ({"VV": band("VV", 120)}, "s2", DataRefused, "is of Sentinel-1"),
         ({"VV": np.full((120, 120), 0.1, np.float32)}, None, DataRefused, "linear backscatter"),
+        ({"VV": np.full((120, 120), -1e30, np.float32)}, None, DataRefused, "expected dB, -100 to 50"),
         ({"B02": np.full((120, 120), 7, np.uint8)}, None, DataRefused, "8 bits"),
         ({"B02": np.zeros((120, 120), np.uint16)}, None, DataRefused, "without data"),
     ],

@@ -122,6 +122,7 @@ def test_ids_that_are_not_in_the_table_are_named(table, tmp_path) -> None:
         (["a,tall"], r"biomass in line 2 of .* must be a finite number or empty; got 'tall'"),
         (["a,1", "b,inf"], r"line 3 of .* got 'inf'"),
         ([",1"], "line 2 of .* has no patch_id"),
+        (["a," + "1" * 200_000], "line 2 of .* is no CSV: field larger"),
     ],
 )
 def test_a_malformed_file_is_refused_by_its_line(table, tmp_path, lines, says) -> None:

@@ -7,18 +7,20 @@ from datetime import timedelta
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from eoforge.data.labels import CLASSES
 from eoforge.data.search_filter import SearchFilter
 from eoforge.data.tables.schema import METADATA_COLUMNS
 from eoforge.errors import DataRefused, NotFound, StoreError, UsageError
+from eoforge.hashing.checksum import row_checksums
 from eoforge.index.build import build_index, plan_index
 from eoforge.index.catalog import IndexSnapshot
 from eoforge.index.ivf import build, recall
 from eoforge.index.ivf.build import build_ivf, commit_ivf, index_shards, plan_ivf
 from eoforge.index.ivf.search import IvfSnapshot
-from eoforge.index.ivf.table import ENGINE_KEY, IVF, IvfInfo
+from eoforge.index.ivf.table import ENGINE_KEY, IVF, IvfInfo, indexed_fragments
 from eoforge.index.snapshot import Opening, open_snapshot
 from eoforge.storage.addresses import TableRef, open_table
 from tests.index.conftest import PixelEncoder, make_bundle, write_patches
@@ -139,6 +141,8 @@ def test_a_recall_out_of_range_is_refused(opened, wrong):
 def test_a_recall_that_no_setting_reaches_is_named():
     info = IvfInfo(partitions=8, trained_rows=1, recall={1: 0.5, 8: 0.93})
     assert [info.probes_for(r) for r in (0.1, 0.5, 0.51, 0.93)] == [1, 1, 8, 8]
+    measured = IvfInfo(partitions=8, trained_rows=1, queries=200, recall={1: 0.94, 2: 0.99, 4: 0.9985, 8: 1.0})
+    assert [measured.probes_for(r) for r in (0.9, 0.95, 0.99, 0.999)] == [1, 2, 4, 8], "few queries measured them"
     with pytest.raises(UsageError, match=r"has recall 0\.95; the best has 0\.9300\. Ask for at most that, or for 1"):
         info.probes_for(0.95)
 
@@ -162,7 +166,7 @@ def test_appended_patches_are_indexed_with_the_same_partitions(tmp_path, pairs, 
     info = archive.index()
     assert (info.partitions, info.trained_rows, info.counts) == (before.ivf.partitions, 40, {"s1": 30, "s2": 30})
     table = open_table(archive.codes)
-    assert build._indexed(table) == {f.fragment_id for f in table.get_fragments()}
+    assert indexed_fragments(table) == {f.fragment_id for f in table.get_fragments()}
     grown, fresh = IvfSnapshot.open(TableRef(archive.codes)), IndexSnapshot.open(TableRef(archive.codes))
     queries = np.zeros((1, 2), np.uint8)
     assert hits(grown, grown.search("s2", queries, 30)) == hits(fresh, fresh.search("s2", queries, 30))
@@ -171,6 +175,40 @@ def test_appended_patches_are_indexed_with_the_same_partitions(tmp_path, pairs, 
     assert plan_ivf(archive.codes).shards == 0, "nothing is left to index"
     monkeypatch.setattr(build, "RETRAIN", 1)
     assert archive.index().trained_rows == 60
+
+
+def test_codes_that_came_after_the_index_are_counted(tmp_path, pairs, small_partitions):
+    archive = Archive(tmp_path, pairs[:20])
+    assert IvfSnapshot.open(TableRef(archive.codes)).indexed == 1
+    write_patches(archive.patches, pairs[20:30])
+    build_index(archive.bundle.uri, TableRef(archive.patches), archive.codes, PixelEncoder(), engine=IVF)
+    grown = IvfSnapshot.open(TableRef(archive.codes))
+    assert (grown.ivf.counts, grown.count("s1"), len(grown)) == ({"s1": 20, "s2": 20}, 30, 30)
+    assert grown.indexed == pytest.approx(2 / 3)
+    assert grown.search("s2", np.zeros((1, 2), np.uint8), 40).candidates == 30
+
+
+def test_versions_are_compared_by_patch_and_code(archive, opened, tmp_path):
+    rows = open_table(archive.codes).to_table().combine_chunks()
+
+    def other(name, rows):
+        codes = rows["code"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+        names = (rows[column].combine_chunks() for column in ("modality", "patch_id"))
+        place = rows.schema.get_field_index("row_crc")
+        rows = rows.set_column(place, rows.schema.field("row_crc"), pa.array(row_checksums(codes, *names)))
+        lance.write_dataset(rows, str(tmp_path / name))
+        return IvfSnapshot.open(TableRef(str(tmp_path / name)))
+
+    def replaced(column, values):
+        field = rows.schema.field(column)
+        return rows.set_column(rows.schema.get_field_index(column), field, pa.chunked_array([values.cast(field.type)]))
+
+    ids = rows["patch_id"].combine_chunks()
+    flipped = rows["code"].combine_chunks().flatten().to_numpy() ^ 1
+    assert opened.held_by(opened) == len(opened)
+    assert opened.held_by(other("half", rows.slice(0, len(rows) // 2))) == len(opened) // 2
+    assert opened.held_by(other("ids", replaced("patch_id", pc.binary_join_element_wise(ids, "x", "-")))) == 0
+    assert opened.held_by(other("codes", replaced("code", pa.FixedSizeListArray.from_arrays(flipped, 2)))) == 0
 
 
 def test_a_run_goes_on_where_it_was_killed(tmp_path, pairs, small_partitions, monkeypatch):

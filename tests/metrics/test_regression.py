@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from eoforge.errors import UsageError
-from eoforge.metrics.regression import Intervals, interval_figures, regression_figures
+from eoforge.index.predictor import Values
+from eoforge.metrics.regression import Intervals, interval_figures, least_held, regression_figures
 
 
 def test_measures_are_those_of_scikit_learn() -> None:
@@ -45,5 +46,17 @@ def test_the_conformal_score_is_the_smallest_that_is_large_enough() -> None:
     assert few.half_width(np.array([1.0, 9.0])) == pytest.approx([few.factor] * 2)
     assert few.factor == pytest.approx(2.919986 * np.sqrt(2.5))  # Student's quantile of 0.95 with 2 degrees of freedom
     assert Intervals.fit(errors[:9], np.zeros(9), 0.9).factor == 9.0
+    assert [least_held(level) for level in (0.5, 0.8, 0.9, 0.95)] == [1, 4, 9, 19]
     with pytest.raises(UsageError, match=r"got 0, 0\.9"):
         Intervals.fit(errors[:0], errors[:0], 0.9)
+
+
+def test_too_few_values_give_the_whole_valid_range() -> None:
+    """No interval but an infinite one holds for any distribution; a target without a range assumes normal errors."""
+    rule = Intervals.fit(np.array([0.0, 0.01]), np.zeros(2), 0.9, low=2, high=5)
+    assert rule.kind == "whole"
+    found = Values.of(np.array([2.0, 3.5, 5.0]), rule.half_width(np.zeros(3)), 2, 5)
+    assert found.lower.tolist() == [2, 2, 2]
+    assert found.upper.tolist() == [5, 5, 5]
+    assert Intervals.fit(np.ones(8), np.zeros(8), 0.9, low=2).kind == "student"
+    assert Intervals.fit(np.ones(9), np.zeros(9), 0.9, low=2, high=5).kind == "conformal"

@@ -51,6 +51,21 @@ def test_a_table_is_predicted_once(patches: str, bundle: Bundle, tmp_path: Path)
     assert (counted["predictions"], counted["incomplete"]) == (COUNT, 0)
 
 
+def test_a_regressor_is_trained_and_predicts_a_value_for_every_patch(patches: str, tmp_path: Path) -> None:
+    """The same two pipelines: a bundle that regresses needs nothing of its own."""
+    settings = ["target=forest_share", "epochs=1", "batch_size=4", "width=8", "hidden=8", "embedding=8", "folds=2"]
+    training = {"table": patches, "runs": str(tmp_path / "runs"), "method": "dml_s2r", "preset": "tiny"}
+    trained = run_local("train", tmp_path / "kfp", {**training, "overrides": settings}).outputs["bundle"]
+    made = run_local(
+        "predict",
+        tmp_path / "kfp",
+        {"bundle": trained, "table": patches, "predictions": str(tmp_path / "values.lance")},
+    )
+    rows = open_table(made.outputs["predictions_table"]).to_table(columns=["value", "lower", "upper"]).to_pylist()
+    assert len(rows) == COUNT
+    assert all(0 <= row["lower"] <= row["value"] <= row["upper"] <= 1 for row in rows)
+
+
 def test_an_evaluation_shows_confusion_and_roc(patches: str, bundle: Bundle, tmp_path: Path) -> None:
     made = run_local("evaluate", tmp_path / "kfp", {"bundle": bundle.uri, "table": patches})
     shown = made.find("evaluate", "classes").metadata

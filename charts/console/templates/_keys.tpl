@@ -24,6 +24,8 @@
 - settings.publicUrl
 - settings.retrievalTarget
 - settings.federationTarget
+- settings.compressionTarget
+- settings.ownerTargets
 - settings.serviceTls
 - settings.serviceSeconds
 - settings.patchesUri
@@ -62,6 +64,7 @@
 - auth.sessionKey.key
 - upstream.retrieval
 - upstream.federation
+- upstream.compression
 - upstream.port
 - upstream.caSecret
 - listenAddress

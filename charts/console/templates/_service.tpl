@@ -36,7 +36,7 @@ single: false
 {{- if not (get $settings $key) -}}{{- $_ := set $settings $key (printf "s3://%s/%s" $s3.bucket $path) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $name := list "retrieval" "federation" -}}
+{{- range $name := list "retrieval" "federation" "compression" -}}
 {{- $key := printf "%sTarget" $name -}}
 {{- if and (get $.Values.upstream $name) (not (get $settings $key)) -}}
 {{- $_ := set $settings $key (include "console.sibling" (dict "root" $ "name" $name)) -}}

@@ -75,8 +75,9 @@
 {{- end }}
 {{- end -}}
 
-{{/* Egress to the ports of the upstreams. */}}
+{{/* Egress to the ports of the upstreams, at networkPolicy.upstreamPeers. */}}
 {{- define "eoforge-common.upstreamEgress" -}}
+{{- $peers := .Values.networkPolicy.upstreamPeers }}
 {{- with .Values.upstreams }}
 {{- $ports := list }}
 {{- range . }}
@@ -86,6 +87,9 @@
     {{- range uniq $ports }}
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
+  {{- with $peers }}
+  to: {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end }}
 {{- end -}}
 

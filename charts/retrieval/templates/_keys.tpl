@@ -105,6 +105,7 @@
 - networkPolicy.metricsPeers
 - networkPolicy.restPeers
 - networkPolicy.storePeers
+- networkPolicy.upstreamPeers
 - networkPolicy.extraEgress
 - autoscaling.type
 - autoscaling.minReplicas

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from eoforge.data.csv_table import plain
 from eoforge.data.export.parquet import write_boxes
 
 COLUMNS: dict[str, pa.DataType] = {
@@ -28,7 +29,6 @@ COLUMNS: dict[str, pa.DataType] = {
 OPTIONAL: dict[str, pa.DataType] = {"window": pa.list_(pa.int32()), "owner": pa.string()}
 """Columns of images that were cut into several queries, and of searches across archives; absent elsewhere."""
 BOX = ("lon_min", "lat_min", "lon_max", "lat_max")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_hits(hits: Sequence[Mapping[str, Any]], out: Path) -> int:
@@ -59,7 +59,7 @@ def hits_csv(hits: Sequence[Mapping[str, Any]]) -> str:
     for row in _ranked(hits):
         acquired = row["acquired"].isoformat() if row["acquired"] is not None else ""
         values = row | {"labels": "; ".join(row["labels"]), "acquired": acquired}
-        writer.writerow([*(_plain(values[name]) for name in columns), *(row["footprint"] or [""] * len(BOX))])
+        writer.writerow([*(plain(values[name]) for name in columns), *(row["footprint"] or [""] * len(BOX))])
     return out.getvalue()
 
 
@@ -75,7 +75,3 @@ def _ranked(hits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         seen[query] += 1
         rows.append({**hit, "rank": seen[query], "labels": list(hit["labels"])})
     return rows
-
-
-def _plain(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

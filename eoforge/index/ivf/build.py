@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from eoforge.data.tables.commit import Job, table_identity
 from eoforge.errors import DataRefused, NotFound, StoreError
 from eoforge.index.ivf.recall import measure
-from eoforge.index.ivf.table import IVF, VECTOR_INDEX, IvfInfo, engine_of
+from eoforge.index.ivf.table import IVF, VECTOR_INDEX, IvfInfo, engine_of, indexed_fragments
 from eoforge.progress import track
 from eoforge.storage.addresses import TableRef, open_table, plain
 
@@ -77,7 +77,7 @@ def plan_ivf(codes_uri: str) -> IvfPlan:
     if not rows:
         raise DataRefused(f"{codes_uri} has no codes to build an index of")
     info = IvfInfo.of(table.schema, codes_uri)
-    indexed = _indexed(table)
+    indexed = indexed_fragments(table)
     anew = info is None or not indexed or rows > RETRAIN * info.trained_rows
     fragments = [f.fragment_id for f in table.get_fragments() if anew or f.fragment_id not in indexed]
     parts = [table_identity(table), str(fragments), str(anew), str(table.version if anew else 0)]
@@ -203,12 +203,6 @@ def build_ivf(codes_uri: str) -> IvfInfo:
             index_shards(codes_uri, plan.job_id, shard, 1)
             progress.advance()
     return commit_ivf(codes_uri, plan.job_id)
-
-
-def _indexed(table: lance.LanceDataset) -> set[int]:
-    """Fragments that the vector index covers."""
-    of_codes = [index for index in table.describe_indices() if index.name == VECTOR_INDEX]
-    return {int(f) for index in of_codes for segment in index.segments for f in segment.fragment_ids}
 
 
 def _trained(table: lance.LanceDataset, partitions: int, rows: int) -> Any:

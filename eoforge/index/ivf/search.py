@@ -14,13 +14,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eoforge.data.search_filter import SearchFilter
-from eoforge.data.tables.schema import METADATA_COLUMNS, ROW_CRC
+from eoforge.data.tables.schema import METADATA_COLUMNS, ROW_CRC, sql_list
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, StoreError, UsageError
 from eoforge.hashing.checksum import row_checksums
 from eoforge.index.cache.columns import require_countries
 from eoforge.index.code_table import CodeTableInfo
 from eoforge.index.ivf.filters import condition
-from eoforge.index.ivf.table import IvfInfo, require_recall
+from eoforge.index.ivf.table import IvfInfo, indexed_fragments, require_recall
 from eoforge.index.search import MAX_K, Codes, Found, Rows
 from eoforge.storage.addresses import TableRef, lance_uri, open_table, plain, storage_options
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY = 1 << 30
 """Bound of the partitions and indexes of filters that Lance keeps in memory."""
+SAMPLED = 512
+"""Codes by which two versions are compared."""
 _SPARE = 32
 """Hits beyond the wanted ones, so that equal distances at the end are mostly cut in the order of patch ids."""
 
@@ -41,6 +43,7 @@ class IvfSnapshot:
         version: Version of the table.
         info: Bundle and patches of the codes.
         ivf: Facts of the index; None before it is built, when every search is exact.
+        indexed: Share of the codes that the index was built from; the others are compared one by one.
     """
 
     def __init__(self, ref: TableRef, table: lance.LanceDataset) -> None:
@@ -50,8 +53,14 @@ class IvfSnapshot:
         self.ivf = IvfInfo.of(table.schema, ref.uri)
         self._table = table
         self._counted = lru_cache(1_024)(lambda where: int(table.count_rows(filter=where)))
-        sensors = ("s1", "s2")
-        self._counts = self.ivf.counts if self.ivf else {m: self._counted(condition(None, m)) for m in sensors}
+        rows, covered = int(table.count_rows()), indexed_fragments(table)
+        inside = sum(f.count_rows() for f in table.get_fragments() if f.fragment_id in covered)
+        self.indexed = inside / rows if rows else 1.0
+        # Codes may have come or gone since the index was built.
+        known = self.ivf is not None and sum(self.ivf.counts.values()) == rows
+        self._counts = (
+            self.ivf.counts if known and self.ivf else {m: self._counted(condition(None, m)) for m in ("s1", "s2")}
+        )
 
     @classmethod
     def open(cls, codes: TableRef, memory: int = DEFAULT_MEMORY) -> IvfSnapshot:
@@ -179,9 +188,21 @@ class IvfSnapshot:
         recall = 1.0 if probes is None or self.ivf is None else self.ivf.recall[probes]
         return Found(np.stack([d for d, _ in found]), np.stack([r for _, r in found]), candidates, exact, recall)
 
-    def held_by(self, other: Any) -> int:
-        """Number of patches that another version has too; tables of codes only grow, so the smaller number."""
-        return min(len(self), len(other))
+    def held_by(self, other: IvfSnapshot) -> int:
+        """Number of patches that another version has too, estimated from ``SAMPLED`` codes at random places.
+
+        Of one bundle a code must be the same too, by its checksum.
+        """
+        count = int(self._table.count_rows())
+        if not count:
+            return 0
+        rng = np.random.Generator(np.random.Philox(key=0))
+        places = np.sort(rng.choice(count, min(count, SAMPLED), replace=False))
+        columns = ["patch_id", "modality", *([ROW_CRC] if self.info.bundle_id == other.info.bundle_id else [])]
+        mine = self._table.take(places.tolist(), columns=columns).to_pylist()
+        theirs = other._read(columns=columns, filter=f"patch_id IN ({sql_list({row['patch_id'] for row in mine})})")
+        same = {tuple(row.values()) for row in mine} & {tuple(row.values()) for row in theirs.to_pylist()}
+        return round(len(self) * len(same) / len(mine))
 
     def _nearest(
         self, query: npt.NDArray[np.uint8], k: int, where: str, probes: int | None, candidates: int

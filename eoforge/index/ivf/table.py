@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 
 from eoforge.data.tables.schema import METADATA_FIELDS
 from eoforge.errors import DataRefused, UsageError
 
+if TYPE_CHECKING:
+    import lance
+
 EXACT, IVF = "exact", "ivf"
 ENGINES = (EXACT, IVF)
 ENGINE_KEY, IVF_KEY = "eoforge.engine", "eoforge.ivf"
 VECTOR_INDEX = "code_ivf"
+DEVIATIONS = 1.64
+"""Standard errors between a measured recall and one that is promised: 95 % on one side."""
 K = 10
 """Hits per query of the measured recall (recall@10)."""
 
@@ -31,6 +37,12 @@ def with_metadata(schema: pa.Schema) -> pa.Schema:
 def engine_of(schema: pa.Schema) -> str:
     """Engine that a table of codes was made for."""
     return (schema.metadata or {}).get(ENGINE_KEY.encode(), EXACT.encode()).decode()
+
+
+def indexed_fragments(table: lance.LanceDataset) -> set[int]:
+    """Fragments that the vector index was built from."""
+    of_codes = [index for index in table.describe_indices() if index.name == VECTOR_INDEX]
+    return {int(f) for index in of_codes for segment in index.segments for f in segment.fragment_ids}
 
 
 @dataclass(frozen=True)
@@ -76,19 +88,24 @@ class IvfInfo:
             raise DataRefused(f"the facts of the IVF index of {uri} are malformed: {error}") from error
 
     def probes_for(self, min_recall: float) -> int:
-        """Fewest partitions whose measured recall is at least ``min_recall``.
+        """Fewest partitions whose recall is at least ``min_recall``, with the certainty of ``DEVIATIONS``.
 
         Raises:
             UsageError: No measured number of partitions has that recall.
         """
-        reached = [probes for probes, recall in self.recall.items() if recall >= min_recall]
+        sure = {probes: self._at_least(recall) for probes, recall in self.recall.items()}
+        reached = [probes for probes, recall in sure.items() if recall >= min_recall]
         if not reached:
-            best = max(self.recall.values(), default=0.0)
+            best = max(sure.values(), default=0.0)
             raise UsageError(
                 f"no measured setting of this index has recall {min_recall:g}; the best has {best:.4f}. Ask for at "
                 "most that, or for 1, an exact search"
             )
         return min(reached)
+
+    def _at_least(self, recall: float) -> float:
+        """Lower bound of a measured recall: few queries measured it. Hits of one query count as one observation."""
+        return recall - DEVIATIONS * math.sqrt(recall * (1 - recall) / self.queries) if self.queries else recall
 
 
 def require_recall(value: float) -> float:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from eoforge.data.tables.schema import PRIMARY_KEY
-from eoforge.errors import UsageError
+from eoforge.errors import DamagedObject, UsageError
+from eoforge.storage.addresses import address_of
 
 if TYPE_CHECKING:
     import lance
@@ -151,12 +152,19 @@ def record_batch(rows: Iterable[Annotation]) -> pa.RecordBatch:
 
 
 def read_annotations(table: lance.LanceDataset) -> Annotations:
-    """Rows of one version of the table, in the order of their commits."""
+    """Rows of one version of the table, in the order of their commits.
+
+    Raises:
+        DamagedObject: It is no table of annotations.
+    """
     rows = []
-    for row in table.to_table().to_pylist():
-        own = {name: row[name] for name in _OWN}
-        own |= {"answer": Answer(row["answer"]), "kind": Kind(row["kind"])}
-        rows.append(Annotation(pair=Pair(row["first"], row["second"]), **own))
+    try:
+        for row in table.to_table().to_pylist():
+            own = {name: row[name] for name in _OWN}
+            own |= {"answer": Answer(row["answer"]), "kind": Kind(row["kind"])}
+            rows.append(Annotation(pair=Pair(row["first"], row["second"]), **own))
+    except (KeyError, ValueError, TypeError, UsageError) as error:
+        raise DamagedObject(f"{address_of(table)} is no table of annotations: {error}") from error
     return Annotations(tuple(rows))
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import hashlib
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow.csv
 import pyarrow.parquet
 
-from eoforge.errors import NotFound, UsageError
+from eoforge.data.csv_table import MAX_BYTES, plain, read_rows
+from eoforge.errors import DataRefused, NotFound, UsageError
 from eoforge.methods.anneal.annotations import Annotation, Annotations, Answer, Pair, record_batch
 
 OPEN_COLUMNS = ("first", "second", "answer")
-_MAX_BYTES = 256 << 20
 
 
 def write_annotations(annotations: Annotations, path: Path) -> None:
@@ -29,6 +28,10 @@ def write_annotations(annotations: Annotations, path: Path) -> None:
 
     table = pa.Table.from_batches([record_batch(annotations.rows)])
     if path.suffix == ".csv":
+        texts = [i for i, field in enumerate(table.schema) if pa.types.is_string(field.type)]
+        for i in texts:  # an annotator chooses a name
+            values = pa.array([plain(value) for value in table.column(i).to_pylist()], pa.string())
+            table = table.set_column(i, table.field(i), values)
         pyarrow.csv.write_csv(table, path)
     elif path.suffix == ".parquet":
         pyarrow.parquet.write_table(table, path)
@@ -61,22 +64,19 @@ def read_answers(path: Path, annotator: str, iteration_of: dict[Pair, tuple[int,
     """
     if not path.is_file():
         raise NotFound(f"no file {path}")
-    if path.stat().st_size > _MAX_BYTES:
-        raise UsageError(f"{path} has {path.stat().st_size} bytes; at most {_MAX_BYTES} are read")
+    if path.stat().st_size > MAX_BYTES:
+        raise UsageError(f"{path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read")
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-        rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} is no CSV in UTF-8: {error}") from error
-    if missing := set(OPEN_COLUMNS) - set(reader.fieldnames or ()):
-        raise UsageError(f"{path} needs the columns {', '.join(OPEN_COLUMNS)}; it lacks {', '.join(sorted(missing))}")
+        rows = list(read_rows(path.read_bytes(), str(path), OPEN_COLUMNS))
+    except DataRefused as error:
+        raise UsageError(str(error)) from error
     when = dt.datetime.now(dt.UTC)
     found = {}
-    for number, row in enumerate(rows, start=2):
-        if not (row["answer"] or "").strip():
+    for number, row in rows:
+        if not row["answer"].strip():
             continue
         try:
-            pair = Pair.of(row["first"] or "", row["second"] or "")
+            pair = Pair.of(row["first"], row["second"])
             answer = Answer(row["answer"].strip().lower())
             seconds = float(row.get("seconds") or 0.0)
         except ValueError as error:
@@ -88,7 +88,10 @@ def read_answers(path: Path, annotator: str, iteration_of: dict[Pair, tuple[int,
                 f"line {number} of {path}: {pair.first[:100]!r} and {pair.second[:100]!r} are no pair of it"
             )
         request = _request_id((annotator, pair.first, pair.second, answer))
-        found[request] = Annotation(request, pair, answer, annotator, when, seconds, *iteration_of[pair])
+        try:
+            found[request] = Annotation(request, pair, answer, annotator, when, seconds, *iteration_of[pair])
+        except UsageError as error:
+            raise UsageError(f"line {number} of {path}: {error}") from error
     return list(found.values())
 
 

@@ -12,6 +12,8 @@ from eoforge.errors import DamagedObject, UsageError
 from eoforge.methods.anneal.annotations import Pair
 from eoforge.storage.addresses import join, relative_to, resolve
 
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, UsageError)
+"""Errors of reading what was stored where the bytes are something else."""
 FOLDER = "rounds"
 """Folder of the batches in a session."""
 
@@ -66,9 +68,13 @@ class Round:
         """
         try:
             content: dict[str, Any] = json.loads(data)
-            pairs = tuple(Pair.of(first, second) for first, second in content["pairs"])
-            return cls(**{**content, "pairs": pairs})
-        except (ValueError, KeyError, TypeError, UsageError) as error:
+            pairs = tuple(Pair.of(str(first), str(second)) for first, second in content["pairs"])
+            figures = {str(name): float(value) for name, value in content.get("figures", {}).items()}
+            found = cls(**{**content, "pairs": pairs, "figures": figures, "iteration": int(content["iteration"])})
+            if not (isinstance(found.model, str) and isinstance(found.bundle, str)):
+                raise TypeError("expected addresses as texts")
+            return found
+        except MALFORMED as error:
             raise DamagedObject(f"{where} is no batch of pairs: {error}") from error
 
 

@@ -13,7 +13,7 @@ from eoforge.errors import DamagedObject, DataRefused, UsageError
 from eoforge.methods.anneal.agreement import agreement
 from eoforge.methods.anneal.annotations import Annotations, Kind, Pair
 from eoforge.methods.anneal.config import Config
-from eoforge.methods.anneal.round_files import Round, RoundFigures
+from eoforge.methods.anneal.round_files import MALFORMED, Round, RoundFigures
 from eoforge.storage.addresses import TableRef, join, open_table, relative_to, resolve
 
 SETTINGS = "session.json"
@@ -71,7 +71,7 @@ class Settings:
             patches, identity = content["patches"], content["patches"]["identity"]
             ref = TableRef(resolve(patches["uri"], join(address, SETTINGS)), int(patches["version"]))
             settings = cls(ref, from_dict(Config, content["config"]), content["votes"], content["ahead"])
-        except (ValueError, KeyError, TypeError, UsageError) as error:
+        except MALFORMED as error:
             raise DamagedObject(f"the settings of the session at {address} cannot be read: {error}") from error
         found = table_identity(open_table(ref))
         if identity and found and identity != found:

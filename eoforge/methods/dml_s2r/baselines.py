@@ -5,7 +5,6 @@ Shape legend: B inputs of this rank, N of all ranks. All terms are means over th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import cast
 
@@ -16,7 +15,7 @@ from eoforge.methods.dml_s2r import loss
 from eoforge.methods.dml_s2r.config import Config
 from eoforge.methods.dml_s2r.inference import Coreg, Direct, Inference, Neighbours, build
 from eoforge.methods.dml_s2r.model import ValueNetwork
-from eoforge.methods.dml_s2r.objective import DmlS2r, Frozen, Objective, View, follow
+from eoforge.methods.dml_s2r.objective import DmlS2r, Frozen, Objective, Student, View
 from eoforge.nn.build import seeded
 from eoforge.nn.distributed import gather_rows
 
@@ -53,22 +52,16 @@ class Supervised(Objective):
 class MeanTeacher(Supervised):
     """Agreement with the average of the network's weights under another view (Tarvainen and Valpola, 2017).
 
-    The teacher predicts. Its average begins as a plain mean, so that the initial weights do not count for long
-    (*confirmed*: decay ``min(1 - 1 / (step + 1), average)`` in the released code).
+    The average, which is the teacher, predicts.
     """
-
-    steps: Tensor
 
     def __init__(self, config: Config, inference: Direct) -> None:
         super().__init__(config, inference)
-        self.register_buffer("steps", torch.tensor(0))
-        self.student = copy.deepcopy(self.network)
-        self.network.requires_grad_(False)
+        self.student = Student(self.network)
 
     def losses(self, view: View, values_B: Tensor, epoch: int) -> dict[str, Tensor]:
-        follow(self.network, self.student, min(1 - 1 / (int(self.steps) + 1), self.config.average))
-        self.steps = self.steps + 1
-        outputs_N2, values_N = gather_rows(self.student(view(False))), gather_rows(values_B)
+        self.student.lead(self.network, self.config.average)
+        outputs_N2, values_N = gather_rows(self.student.network(view(False))), gather_rows(values_B)
         with torch.no_grad():
             taught_N2 = gather_rows(self.network(view(False)))
         task = self.task_term(outputs_N2, values_N)

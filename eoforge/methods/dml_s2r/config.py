@@ -34,7 +34,11 @@ class Config(TrainConfig):
         high: Greatest valid value; shares have 1.
         out_of_range: Whether labels out of that range are refused or clipped and counted. Predictions are always
             brought into the range.
-        holdout: Share of the labelled patches that calibrate the intervals and choose the epoch, and train nothing.
+        folds: Parts of the labelled patches. For each part one more network is trained without its labels; the errors
+            of these networks calibrate the intervals and choose the epoch, and the network that is kept learns from
+            every label. Training takes ``folds + 1`` times as long, prediction does not. 0 holds out one part instead.
+        holdout: Share of the labelled patches that calibrate the intervals and choose the epoch, and train nothing; for
+            ``folds=0``.
         level: Share of the truth that an interval should hold.
         sensors: Sensors of the input; "s1s2" stacks the bands of both, Sentinel-1 first.
         s1_bands: Radar bands in channel order.
@@ -63,7 +67,7 @@ class Config(TrainConfig):
         weights: Weights of these: "uniform", or "softmin" of the distance.
         unlabelled_weight: Weight of a baseline's loss on unlabelled patches.
         dropout: Dropout of the networks of UCVME.
-        average: Decay of the teacher's weights.
+        average: Decay of the averaged weights by which DML-S2R and the mean teacher predict; 0 takes the last ones.
         confidence: Probability from which RankUp believes an order.
     """
 
@@ -77,6 +81,7 @@ class Config(TrainConfig):
     low: float | None = None
     high: float | None = None
     out_of_range: Policy = "refuse"
+    folds: int = 5
     holdout: float = 0.2
     level: float = 0.9
     sensors: Literal["s1", "s2", "s1s2"] = "s2"
@@ -95,8 +100,8 @@ class Config(TrainConfig):
     margin: float = 0.2
     mining: Literal["difference", "pseudo"] = "difference"
     mined: int = 4
-    metric_weight: float = 1.0
-    pair_weight: float = 0.0
+    metric_weight: float = 3.0
+    pair_weight: float = 1.0
     alternate: int = 1
     labelled_share: float = 0.5
     neighbours: int = 10
@@ -123,6 +128,8 @@ class Config(TrainConfig):
         for name in ("dropout", "average", "confidence"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 0 and less than 1; got {getattr(self, name)}")
+        if self.folds < 0 or self.folds == 1:
+            raise UsageError(f"folds must be at least 2, or 0 for a held-out part; got {self.folds}")
         if not 0 < self.labels <= 1:
             raise UsageError(f"labels is a share of the training split, above 0 and at most 1; got {self.labels}")
         if not self.target:
@@ -166,6 +173,7 @@ class Config(TrainConfig):
             size=30,
             backbone="tiny",
             width=16,
+            average=0.98,
         )
 
     @classmethod

@@ -47,22 +47,15 @@ class Inference(nn.Module, ABC):
         """Inputs to encodings ``[B, E]``, of which all else is made."""
 
     @abstractmethod
-    def decide(self, encoded_BE: Tensor, own_B: Tensor | None = None) -> Estimate:
-        """Estimates from encodings.
+    def decide(self, encoded_BE: Tensor) -> Estimate:
+        """Estimates from encodings."""
 
-        Args:
-            encoded_BE: Encodings.
-            own_B: For inputs that are remembered themselves: their number, which is left out. Systems that remember
-                nothing of held-out inputs do not read it.
-        """
-
-    def remember(self, encoded_RE: Tensor, values_R: Tensor, held_R: Tensor, pool_PE: Tensor) -> None:
+    def remember(self, encoded_RE: Tensor, values_R: Tensor, pool_PE: Tensor) -> None:
         """Takes the labelled inputs, and ``pool`` unlabelled ones, by their encodings; after training.
 
         Args:
             encoded_RE: Labelled inputs.
             values_R: Their values.
-            held_R: Which of them did not train, bool.
             pool_PE: Unlabelled inputs.
         """
 
@@ -84,7 +77,7 @@ class Direct(Inference):
     def encode(self, inputs: Tensor) -> Tensor:
         return torch.cat([network(inputs) for network in self.networks], dim=1).float()
 
-    def decide(self, encoded_BE: Tensor, own_B: Tensor | None = None) -> Estimate:
+    def decide(self, encoded_BE: Tensor) -> Estimate:
         outputs_BN2 = encoded_BE.reshape(len(encoded_BE), -1, 2)
         value_B = outputs_BN2[..., 0].mean(dim=1)
         if not self.variance:
@@ -97,7 +90,6 @@ class Neighbours(Inference):
     """``y(x) = sum_l w_l (y_l + f^d(x, x_l))`` over the nearest labelled inputs by the direction of phi.
 
     Weights are equal or fall with the distance; the spread is the weighted deviation of the single estimates (*ours*).
-    Held-out labelled inputs are neighbours too: their labels need no training to be of use (*ours*).
 
     Args:
         twin: phi and f^d.
@@ -119,18 +111,14 @@ class Neighbours(Inference):
         features_BD: Tensor = self.twin.encoder(inputs)
         return features_BD
 
-    def nearest(self, features_BD: Tensor, own_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Distances and positions ``[B, K]`` of the nearest references, without the input itself."""
+    def nearest(self, features_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances and positions ``[B, K]`` of the nearest references."""
         distance_BR = torch.cdist(functional.normalize(features_BD, dim=1), functional.normalize(self.features, dim=1))
-        count = min(self.neighbours, len(self.values))
-        if own_B is not None:
-            distance_BR = distance_BR.scatter(1, own_B[:, None], torch.inf)
-            count = min(count, len(self.values) - 1)
-        near = distance_BR.topk(count, dim=1, largest=False)
+        near = distance_BR.topk(min(self.neighbours, len(self.values)), dim=1, largest=False)
         return near.values, near.indices
 
-    def decide(self, encoded_BE: Tensor, own_B: Tensor | None = None) -> Estimate:
-        distance_BK, near_BK = self.nearest(encoded_BE, own_B)
+    def decide(self, encoded_BE: Tensor) -> Estimate:
+        distance_BK, near_BK = self.nearest(encoded_BE)
         weight_BK = torch.full_like(distance_BK, 1 / distance_BK.shape[1])
         if self.weights == "softmin":
             scale_B1 = distance_BK.mean(dim=1, keepdim=True).clamp(min=1e-6)
@@ -140,7 +128,7 @@ class Neighbours(Inference):
         spread_B = (weight_BK * (estimate_BK - value_B[:, None]).square()).sum(dim=1).sqrt()
         return Estimate(value_B, spread_B)
 
-    def remember(self, encoded_RE: Tensor, values_R: Tensor, held_R: Tensor, pool_PE: Tensor) -> None:
+    def remember(self, encoded_RE: Tensor, values_R: Tensor, pool_PE: Tensor) -> None:
         self.features, self.values = encoded_RE, values_R
 
 
@@ -163,7 +151,7 @@ class Coreg(Inference):
         encoded: Tensor = inputs.float() if self.network is None else self.network.encoder(inputs)
         return encoded
 
-    def decide(self, encoded_BE: Tensor, own_B: Tensor | None = None) -> Estimate:
+    def decide(self, encoded_BE: Tensor) -> Estimate:
         both = [
             neighbour_mean(encoded_BE, self.get_buffer(f"features_{i}"), self.get_buffer(f"values_{i}"), power)
             for i, power in enumerate(POWERS)
@@ -171,8 +159,8 @@ class Coreg(Inference):
         value_B = torch.stack(both).mean(dim=0)
         return Estimate(value_B, torch.zeros_like(value_B))
 
-    def remember(self, encoded_RE: Tensor, values_R: Tensor, held_R: Tensor, pool_PE: Tensor) -> None:
-        known = co_train(encoded_RE[~held_R], values_R[~held_R], pool_PE, self.seed)
+    def remember(self, encoded_RE: Tensor, values_R: Tensor, pool_PE: Tensor) -> None:
+        known = co_train(encoded_RE, values_R, pool_PE, self.seed)
         for number, (features, values) in enumerate(known):
             setattr(self, f"features_{number}", features)
             setattr(self, f"values_{number}", values)

@@ -1,4 +1,4 @@
-"""Choice of the labelled patches, the part of them that is held out, and the batches that hold both kinds.
+"""Choice of the labelled patches, their folds, and the batches that hold labelled and unlabelled patches.
 
 Shape legend: N labelled patches, T patches of the training split.
 """
@@ -24,8 +24,10 @@ LEAST = 6
 """Labelled patches that a training needs."""
 LEAST_HELD = 2
 SCORED = 10
-"""Held-out patches from which on they choose the epoch; with fewer the last one is kept."""
+"""Labelled patches with an error of a network that did not see them, from which on these choose the epoch; with fewer
+the last one is kept."""
 Rows = npt.NDArray[np.int64]
+_NONE = -1
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,20 @@ class Labelled:
     Attributes:
         patches: Ids ``[N]``.
         values: Their targets ``[N]``, in the unit of the target.
-        held: Which of them are held out, bool ``[N]``.
+        folds: Number of the fold of each, int ``[N]``; -1 for patches that every network sees.
+        left_out: For each network the fold whose labels it does not see, or None; the first network is kept.
         facts: Counts, for ``config.json``.
     """
 
     patches: tuple[str, ...]
     values: npt.NDArray[np.float64]
-    held: npt.NDArray[np.bool_]
+    folds: Rows
+    left_out: tuple[int | None, ...]
     facts: dict[str, Any]
 
     @classmethod
     def choose(cls, values: dict[str, float], config: Config, facts: dict[str, Any]) -> Labelled:
-        """Labelled patches of a training, with the held-out part drawn by the seed.
+        """Labelled patches of a training, with folds, or one held-out part, that are drawn by the seed.
 
         Raises:
             DataRefused: There are too few of them.
@@ -57,26 +61,48 @@ class Labelled:
                 f"training needs at least {LEAST} labelled patches of the training split; got {len(names)} with a "
                 f"value of {config.target}. Label more, or raise labels (now {config.labels:g})"
             )
-        count = max(LEAST_HELD, round(config.holdout * len(names)))
-        held_names = set(_drawn(names, count, "held out", config.seed))
-        held = np.array([name in held_names for name in names])
-        facts = {"labelled": len(names), "held_out": count, **facts}
-        return cls(names, np.array(list(values.values()), dtype=np.float64), held, facts)
+        order = {name: place for place, name in enumerate(_drawn(names, len(names), "held out", config.seed))}
+        places = np.array([order[name] for name in names])
+        left_out: tuple[int | None, ...]
+        if config.folds:
+            count = min(config.folds, len(names))
+            folds, left_out = places % count, (None, *range(count))
+        else:
+            held = max(LEAST_HELD, round(config.holdout * len(names)))
+            folds, left_out = np.where(places < held, 0, _NONE), (0,)
+        known = {"labelled": len(names), "folds": config.folds, "scored": int((folds != _NONE).sum())}
+        return cls(names, np.array(list(values.values()), dtype=np.float64), folds, left_out, {**known, **facts})
 
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Mean and deviation of the values that train, by which targets are standardised."""
-        trained = self.values[~self.held]
-        return float(trained.mean()), float(trained.std()) or 1.0
+    def scale(self, left_out: int | None) -> tuple[float, float]:
+        """Mean and deviation of the values that a network sees, by which its targets are standardised."""
+        seen = self.values if left_out is None else self.values[self.folds != left_out]
+        return float(seen.mean()), float(seen.std()) or 1.0
 
-    def standardised(self) -> dict[str, float]:
-        """Patch id -> standardised target of the patches that train; no held-out value is in it."""
-        mean, deviation = self.scale
+    def standardised(self, left_out: int | None) -> dict[str, float]:
+        """Patch id -> standardised target of the patches whose labels a network sees."""
+        mean, deviation = self.scale(left_out)
         return {
             name: (float(value) - mean) / deviation
-            for name, value, held in zip(self.patches, self.values, self.held, strict=True)
-            if not held
+            for name, value, fold in zip(self.patches, self.values, self.folds.tolist(), strict=True)
+            if left_out is None or fold != left_out
         }
+
+    def trained(self) -> list[str]:
+        """Ids of the patches whose labels any network sees: all, but for a held-out part."""
+        return [name for name, fold in zip(self.patches, self.folds, strict=True) if self.left_out != (fold,)]
+
+    def truth(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Targets of the named patches, in the unit of the target."""
+        return self.values[self._rows(names)]
+
+    def in_fold(self, names: Sequence[str], fold: int | None) -> npt.NDArray[np.bool_]:
+        """Which of the named patches are in a fold; none for None."""
+        inside: npt.NDArray[np.bool_] = self.folds[self._rows(names)] == fold
+        return inside if fold is not None else np.zeros(len(names), dtype=bool)
+
+    def _rows(self, names: Sequence[str]) -> list[int]:
+        rows = {name: row for row, name in enumerate(self.patches)}
+        return [rows[name] for name in names]
 
 
 def _drawn(names: Sequence[str], count: int, purpose: str, seed: int) -> list[str]:

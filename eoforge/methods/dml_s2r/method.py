@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from eoforge.bundle import Bundle
@@ -25,6 +24,7 @@ from eoforge.methods.dml_s2r.model import stacked
 from eoforge.methods.learner import Learner
 from eoforge.methods.run import Recipe, train_run
 from eoforge.methods.value_prediction import BundleValuePredictor, ValueRule
+from eoforge.metrics.regression import least_held
 from eoforge.nn.build import choose_device
 from eoforge.nn.seeds import derive_seed
 from eoforge.storage.addresses import TableRef, normalise
@@ -54,12 +54,12 @@ class DmlS2rMethod(ConfiguredMethod):
             method=self.name,
             bands=config.sensor_bands,
             learner=lambda normalisation: RegressionLearner(config, normalisation, labelled),
-            network=lambda learner: cast("RegressionLearner", learner).inference,
+            network=lambda learner: cast("RegressionLearner", learner).networks.inference,
             facts=lambda learner: _facts(config, labelled, learner, data, read),
             card=_card(config, labelled),
-            training_loader=partial(MixedLoader, chosen=list(labelled.standardised()), config=config),
-            validation_loader=every if labelled.facts["held_out"] >= SCORED else None,
-            measured_on="the held-out labelled patches of the `train` split",
+            training_loader=partial(MixedLoader, chosen=labelled.trained(), config=config),
+            validation_loader=every if labelled.facts["scored"] >= SCORED else None,
+            measured_on="labelled patches of the `train` split, each by a network that did not see its label",
             read=read,
         )
         return train_run(recipe, data, out, config, resume=resume)
@@ -109,14 +109,14 @@ def _facts(
         for batch in _chosen(names, data, batch_size=config.batch_size, **read):
             yield batch.to(where)
 
-    encoded, pool = trained.encoded(batches(list(labelled.patches))), None
-    if wanted := trained.inference.pool:
-        others = [name for name in patches_of(data, "train") if name not in trained.values]
+    networks, pool = trained.networks, None
+    if wanted := networks.inference.pool:
+        others = list(set(patches_of(data, "train")) - set(labelled.patches))
         others = sorted(others, key=lambda name: derive_seed("pool", config.seed, name))[:wanted]
-        pool = trained.encoded(batches(others)).encodings if others else None
-    intervals = trained.intervals(encoded, pool)
+        pool = trained.encoded(batches(others))[0] if others else None
+    intervals = networks.finish(*trained.encoded(batches(list(labelled.patches))), pool)
     learner.cpu()
-    target, (mean, deviation) = config.described_target(), labelled.scale
+    target, (mean, deviation) = config.described_target(), labelled.scale(labelled.left_out[0])
     return {
         "tasks": [Task.REGRESS.value],
         "interpolation": config.interpolation,
@@ -133,11 +133,13 @@ def _facts(
 def _card(config: Config, labelled: Labelled) -> str:
     target = config.described_target()
     unit = f" ({target.unit})" if target.unit else ""
-    known = np.count_nonzero(~labelled.held)
+    scored = labelled.facts["scored"]
+    by = f"{config.folds} networks that each left out a fold of them" if config.folds else f"{scored} held-out patches"
+    few = "" if scored >= (least := least_held(config.level)) else f", too few: {least} would need no assumption"
     return (
-        f"A number per patch with an interval: `{target.name}`{unit}, by {config.system}, from {known} labelled "
-        f"patches; {labelled.facts['held_out']} more calibrate the intervals, which should hold {config.level:.0%} of "
-        "the truth."
+        f"A number per patch with an interval: `{target.name}`{unit}, by {config.system}, from "
+        f"{len(labelled.trained())} labelled patches. Intervals should hold {config.level:.0%} of the truth; the "
+        f"errors of {by} calibrate them{few}."
     )
 
 

@@ -68,38 +68,63 @@ class Frozen(nn.Module, Generic[ModuleT]):
         self.network.eval()
 
 
-@torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """Moves the weights of ``teacher`` towards those of ``student``, and copies buffers: a mean teacher."""
-    for weight, learned in zip(teacher.parameters(), student.parameters(), strict=True):
-        weight.lerp_(learned, 1 - decay)
-    for buffer, newest in zip(teacher.buffers(), student.buffers(), strict=True):
-        buffer.copy_(newest)
-    teacher.eval()
+class Student(nn.Module, Generic[ModuleT]):
+    """The network that learns, where an average of its weights over the steps predicts.
+
+    Attributes:
+        network: It begins as a copy of ``average``, which does not learn from then on.
+    """
+
+    network: ModuleT
+    steps: Tensor
+
+    def __init__(self, average: ModuleT) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(average)
+        self.register_buffer("steps", torch.tensor(0))
+        average.requires_grad_(False)
+
+    @torch.no_grad()
+    def lead(self, average: nn.Module, decay: float) -> None:
+        """Moves the weights of ``average`` towards those of the network, and copies buffers; once a step.
+
+        The average begins as a plain mean, so that the initial weights do not count for long (*confirmed*: decay
+        ``min(1 - 1 / (step + 1), decay)`` in the released code of the mean teacher).
+        """
+        decay = min(1 - 1 / (int(self.steps) + 1), decay)
+        self.steps = self.steps + 1
+        for weight, learned in zip(average.parameters(), self.network.parameters(), strict=True):
+            weight.lerp_(learned, 1 - decay)
+        for buffer, newest in zip(average.buffers(), self.network.buffers(), strict=True):
+            buffer.copy_(newest)
+        average.eval()
 
 
 class DmlS2r(Objective):
     """The two steps: f^d from labelled pairs, then the metric from triplets of all inputs, in turn.
 
     In the second step f^d, frozen at the start of the phase, says which inputs have near targets. Both steps train the
-    same phi with one optimiser (*ours*: the reconstruction has one for each).
+    same phi with one optimiser (*ours*: the reconstruction has one for each). The average of the weights over the steps
+    predicts (*ours*).
     """
 
     inference: Neighbours
 
     def __init__(self, config: Config, inference: Neighbours) -> None:
         super().__init__(config, inference)
-        self.miner = Frozen(inference.twin)
+        self.student = Student(inference.twin)
+        self.miner = Frozen(self.student.network)
 
     def losses(self, view: View, values_B: Tensor, epoch: int) -> dict[str, Tensor]:
+        self.student.lead(self.inference.twin, self.config.average)
         inputs = view(False)
-        features_ND = gather_rows(self.inference.twin.encoder(inputs))
+        features_ND = gather_rows(self.student.network.encoder(inputs))
         values_N = gather_rows(values_B)
         known_N = ~values_N.isnan()
         pairs = self.pair_term(features_ND[known_N], values_N[known_N])
         if self.config.step(epoch) == 1:
             return {"loss": pairs, "pairs": pairs, "metric": torch.zeros_like(pairs)}
-        self.miner.refresh(self.inference.twin, epoch // self.config.alternate)
+        self.miner.refresh(self.student.network, epoch // self.config.alternate)
         with torch.no_grad():
             frozen_ND = gather_rows(self.miner.network.encoder(inputs))
             delta_NN = self.target_distance(frozen_ND, values_N)
@@ -119,7 +144,7 @@ class DmlS2r(Objective):
 
     def pair_term(self, features_ND: Tensor, values_N: Tensor) -> Tensor:
         """Loss of the first step over labelled inputs."""
-        return loss.pair_loss(self.inference.twin.difference(features_ND, features_ND), values_N)
+        return loss.pair_loss(self.student.network.difference(features_ND, features_ND), values_N)
 
     def metric_term(self, features_ND: Tensor, delta_NN: Tensor) -> Tensor:
         """Loss of the second step."""

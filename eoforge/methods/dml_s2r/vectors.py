@@ -14,12 +14,11 @@ from torch import Tensor
 
 from eoforge.data.targets import Target
 from eoforge.index.predictor import Values
-from eoforge.methods.dml_s2r.baselines import build_objective
 from eoforge.methods.dml_s2r.config import Config
+from eoforge.methods.dml_s2r.crossfit import CrossFit
 from eoforge.methods.dml_s2r.inference import Coreg, Inference
-from eoforge.methods.dml_s2r.labels import Labelled, mixed_rows
+from eoforge.methods.dml_s2r.labels import Labelled, Rows, mixed_rows
 from eoforge.methods.dml_s2r.learner import STRONG, with_noise
-from eoforge.methods.dml_s2r.objective import Objective
 from eoforge.methods.schedule import relative_rate
 from eoforge.metrics.regression import Floats, Intervals
 from eoforge.nn.seeds import derive_seed
@@ -66,38 +65,30 @@ def fit_vectors(config: Config, features_NF: Tensor, rows: npt.NDArray[np.int64]
         DataRefused: There are too few labelled vectors.
     """
     labelled = Labelled.choose({str(row): float(v) for row, v in zip(rows, values, strict=True)}, config, {})
-    trained = {int(name): value for name, value in labelled.standardised().items()}
     inputs = (features_NF.mean(dim=0), features_NF.std(dim=0).clamp(min=1e-6))
     standard_NF = _standard(features_NF, inputs)
-    values_N = torch.full((len(standard_NF),), float("nan"))
-    values_N[list(trained)] = torch.tensor(list(trained.values()))
-    objective = build_objective(config, standard_NF.shape[1])
-    inference = objective.inference
+    networks = CrossFit(config, labelled, standard_NF.shape[1])
+    inference = networks.inference
     if not (isinstance(inference, Coreg) and inference.network is None):
-        _train(config, objective, standard_NF, values_N)
-    inference.eval()
-    mean, deviation = labelled.scale
-    held_R = torch.from_numpy(labelled.held)
+        _train(networks, standard_NF, np.sort([int(name) for name in labelled.trained()]))
+    networks.eval()
+    others = torch.from_numpy(np.setdiff1d(np.arange(len(standard_NF)), rows))
     with torch.no_grad():
-        encoded = inference.encode(standard_NF[[int(name) for name in labelled.patches]])
-        pool_P = torch.from_numpy(np.flatnonzero(np.isnan(values_N.numpy())))[: inference.pool]
-        known_R = torch.from_numpy((labelled.values - mean) / deviation).float()
-        inference.remember(encoded, known_R, held_R, inference.encode(standard_NF[pool_P]))
-        found = inference.decide(encoded[held_R], held_R.nonzero()[:, 0])
-    target = config.described_target()
-    errors = target.clipped(found.value.double().numpy() * deviation + mean) - labelled.values[labelled.held]
-    intervals = Intervals.fit(errors, found.spread.double().numpy() * deviation, config.level)
-    return VectorModel(inference, (mean, deviation), intervals, inputs, target)
+        encoded = networks.encode(standard_NF[[int(name) for name in labelled.patches]])
+        pool = networks.encode(standard_NF[others[: inference.pool]])
+    intervals = networks.finish(encoded, labelled.patches, pool)
+    return VectorModel(inference, labelled.scale(labelled.left_out[0]), intervals, inputs, config.described_target())
 
 
-def _train(config: Config, objective: Objective, standard_NF: Tensor, values_N: Tensor) -> None:
-    known, everything = np.flatnonzero(~np.isnan(values_N.numpy())), np.arange(len(values_N))
-    parameters = [p for p in objective.parameters() if p.requires_grad]
+def _train(networks: CrossFit, standard_NF: Tensor, known: Rows) -> None:
+    config, everything = networks.config, np.arange(len(standard_NF))
+    labels_PN = networks.labels([str(row) for row in everything])
+    parameters = [p for p in networks.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, config.beta2)
     )
     steps = max(1, len(everything) // config.batch_size)
-    objective.train()
+    networks.train()
     for epoch in range(config.epochs):
         part = config.labelled_part(epoch)
         for number in range(steps):
@@ -113,7 +104,7 @@ def _train(config: Config, objective: Objective, standard_NF: Tensor, values_N: 
             def view(strong: bool, inputs: Tensor = inputs) -> Tensor:
                 return with_noise(inputs, config.jitter * (STRONG if strong else 1.0))
 
-            terms = objective.losses(view, values_N[batch], epoch)
+            terms = networks.losses(view, labels_PN[:, batch], epoch)
             optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()  # type: ignore[no-untyped-call]  # torch has no types for it
             optimizer.step()

@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 from kserve import InferRequest
 
+from eoforge.data.backscatter import DECIBELS
 from eoforge.data.bands import BandGroup
 from eoforge.errors import LimitExceeded, UsageError
 
 DATATYPES = {
+    "bool": "BOOL",
     "uint8": "UINT8",
     "uint16": "UINT16",
     "int32": "INT32",
     "int64": "INT64",
     "float32": "FP32",
+    "float64": "FP64",
     "object": "BYTES",
 }
 """NumPy dtype names to the protocol's."""
@@ -32,7 +35,7 @@ MAX_NAME = 80
 """Characters of a foreign name in a message."""
 _MEANING = {
     "uint16": {"unit": "digital number: reflectance x 10000", "range": "1 to 65535; 0 is no data"},
-    "float32": {"unit": "dB", "range": "finite numbers"},
+    "float32": {"unit": "dB", "range": "{:g} to {:g}".format(*DECIBELS)},
 }
 """What the pixels of a sensor are, by their type."""
 

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 PAGES: tuple[str, ...] = ("search", "patch", "archive", "runs", "federation", "annotate")
 """Modules, in the order of their routes."""
-NAV: tuple[tuple[str, str], ...] = (
-    ("Search", "/search"),
-    ("Archive", "/archive"),
-    ("Runs", "/runs"),
-    ("Federation", "/federation"),
-    ("Annotate", "/annotate"),
+NAV: tuple[tuple[str, str, str], ...] = (
+    ("Search", "/search", "retrieval_target"),
+    ("Archive", "/archive", "patches_uri"),
+    ("Runs", "/runs", "runs_uri"),
+    ("Federation", "/federation", "federation_target"),
+    ("Annotate", "/annotate", "annotations_uri"),
 )
-"""Title and path of the pages in the navigation."""
+"""Title, path, and the setting that it needs, of the pages in the navigation."""
+
+
+def nav_of(settings: object) -> list[tuple[str, str]]:
+    """Title and path of the pages that a console can show; of one without services and tables, all."""
+    found = [(title, path) for title, path, needed in NAV if getattr(settings, needed) is not None]
+    return found or [(title, path) for title, path, _ in NAV]

@@ -25,7 +25,7 @@ from services.console.annotation import (
 from services.console.batches import BATCHES
 from services.console.pair_pictures import Shown, bands_of, picture, shown_patches
 from services.console.problems import problem_of
-from services.console.render import page
+from services.console.render import finite, page
 from services.console.session import SignedIn, caller
 
 router = APIRouter(prefix="/annotate", dependencies=[Depends(caller)])
@@ -60,8 +60,10 @@ def answer(request: Request, signed_in: SignedIn, name: Session, posted: Annotat
         open_session(request, name).answer(pair_of(posted), posted.answer, who, posted.seconds, posted.request_id)
     except (StoreError, OSError, NotFound, DataRefused, DamagedObject) as error:
         problem = problem_of(error, request.state.request_id)
-        whole = "annotate/kept.html" if request.headers.get("hx-request") is None else "annotate/kept_form.html"
-        kept = page(request, whole, problem.entry.http, name=name, posted=posted, message=problem.message)
+        partial = "hx-request" in request.headers
+        shown = {"name": name, "posted": posted, "message": problem.message, "partial": partial}
+        template = "annotate/kept_form.html" if partial else "annotate/kept.html"
+        kept = page(request, template, problem.entry.http, **shown)
         kept.headers.update(KEPT)
         return kept
     return _next(request, name, who, posted.who)
@@ -127,7 +129,7 @@ def curves(request: Request, name: Session) -> JSONResponse:
     charts = []
     for key in names:
         points = [(one.iteration, one.figures[key]) for one in rounds if key in one.figures]
-        curve = {"name": key.replace("_", " "), "x": [n for n, _ in points], "y": [v for _, v in points]}
+        curve = {"name": key.replace("_", " "), "x": [n for n, _ in points], "y": finite(v for _, v in points)}
         charts.append({"title": key.replace("_", " "), "unit": "batch", "curves": [curve]})
     return JSONResponse({"charts": charts})
 

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/archive", dependencies=[Depends(caller)])
 VERSIONS, FINDINGS = 12, 24
+PRIVATE = {"cache-control": "private, max-age=3600"}
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-Version = Annotated[int | None, Query(ge=1)]
+MOST = 1 << 53
+"""Most that a version, or a place in a list, can be in an address: JSON's and Lance's numbers end soon after it."""
+
+Version = Annotated[int | None, Query(ge=1, le=MOST)]
 
 
 @router.get("")
@@ -71,8 +75,8 @@ def footprints(
 @router.get("/changes")
 def changes(
     request: Request,
-    older: Annotated[int, Query(ge=1)],
-    newer: Annotated[int, Query(ge=1)],
+    older: Annotated[int, Query(ge=1, le=MOST)],
+    newer: Annotated[int, Query(ge=1, le=MOST)],
 ) -> HTMLResponse:
     """What a version changed in comparison to another one."""
     refs = [TableRef(address_of(_table(request, number)), number) for number in (older, newer)]
@@ -85,7 +89,7 @@ def changes(
 def quarantine(
     request: Request,
     reason: Annotated[str | None, Query(max_length=64)] = None,
-    start: Annotated[int, Query(ge=0)] = 0,
+    start: Annotated[int, Query(ge=0, le=MOST)] = 0,
 ) -> HTMLResponse:
     """Findings of ingestions, by reason, with pictures of the patches."""
     found = findings(address_of(_table(request)), reason=reason or None, start=start, count=FINDINGS)
@@ -116,7 +120,7 @@ def picture(
         raise NotFound("the archive that this patch came from, or its ingestion, is not there any more") from error
     if sensor not in found:
         raise NotFound("no band of this sensor can be decoded")
-    return Response(thumbnail_png(found[sensor]), media_type="image/png", headers={"cache-control": "max-age=3600"})
+    return Response(thumbnail_png(found[sensor]), media_type="image/png", headers=PRIVATE)
 
 
 def _table(request: Request, version: int | None = None) -> lance.LanceDataset:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Path, Request
+from fastapi import APIRouter, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -19,7 +19,7 @@ from eoforge.client.federation_live import MAX_RUNS, live_runs
 from eoforge.client.federation_text import line, phase_name, status_name
 from services.console.live import RETRY_MILLISECONDS, STREAMS, LiveAnswer, message
 from services.console.problems import problem_of
-from services.console.render import page, part
+from services.console.render import finite, page, part
 from services.console.session import Caller, SignedIn
 from services.console.settings import ConsoleSettings
 from services.console.sources import Sources
@@ -73,12 +73,14 @@ def run(request: Request, caller: SignedIn, run_id: RunId, done: str = "") -> HT
 
 
 @router.get("/runs/{run_id}/events")
-async def run_events(request: Request, caller: SignedIn, run_id: RunId, after: int = 0) -> LiveAnswer:
+async def run_events(
+    request: Request, caller: SignedIn, run_id: RunId, after: Annotated[int, Query(ge=0, le=1 << 53)] = 0
+) -> LiveAnswer:
     """Stream of the events of a run, and of its state after them."""
     client = _client(request, caller)
     # Before the answer begins, so that an unknown run is an error page and no broken stream.
     first = await run_in_threadpool(client.state, run_id)
-    after = max(after, first.sequence - LINES)
+    after = min(max(after, first.sequence - LINES), first.sequence)
 
     async def changes(goes_on: Callable[[], bool]) -> AsyncIterator[str]:
         async with live_runs(client) as live:
@@ -134,7 +136,7 @@ def charts(found: pb.Run) -> list[dict[str, Any]]:
         for kind in ("training", "evaluation"):
             points = [(s.number, getattr(s, kind)[name]) for s in found.history if name in getattr(s, kind)]
             if points:
-                lines.append({"name": kind, "x": [n for n, _ in points], "y": [v for _, v in points]})
+                lines.append({"name": kind, "x": [n for n, _ in points], "y": finite(v for _, v in points)})
         made.append({"title": name.replace("_", " "), "unit": "round", "curves": lines})
     return made
 

@@ -46,7 +46,7 @@ def patch(request: Request, caller: SignedIn, patch_id: str) -> Response:
         radar=radar_colours(),
         near=near,
         sametime=sametime,
-        streams=_streams(request, found),
+        streams=_streams(request, caller, found),
         sensors=SENSORS,
         sensor=sensor,
     )
@@ -60,9 +60,12 @@ def drawn(request: Request, caller: SignedIn, patch_id: str, name: str) -> Respo
 
 
 @router.get("/thumbnail/{sensor}/{patch_id}")
-def thumbnail(request: Request, caller: SignedIn, sensor: Literal["s1", "s2"], patch_id: str) -> Response:
-    """Small picture of a sensor's image."""
-    return _png(_pictures(request).thumbnail(_client(request, caller), caller, patch_id, sensor))
+def thumbnail(
+    request: Request, caller: SignedIn, sensor: Literal["s1", "s2"], patch_id: str, owner: str = ""
+) -> Response:
+    """Small picture of a sensor's image; of another owner's patch, asked there."""
+    client = _sources(request).owner(owner, caller) if owner else _client(request, caller)
+    return _png(_pictures(request).thumbnail(client, caller, patch_id, sensor, owner))
 
 
 def _neighbours(client: RetrievalClient, index: IndexInfo, patch: Patch, sensor: str) -> tuple[list[Hit], list[Hit]]:
@@ -75,11 +78,14 @@ def _neighbours(client: RetrievalClient, index: IndexInfo, patch: Patch, sensor:
     return nearest_places(near, info.patch_id, info.footprint)[:SHOWN], by_time[:SHOWN]
 
 
-def _streams(request: Request, patch: Patch) -> list[StreamRow] | None:
+def _streams(request: Request, caller: SignedIn, patch: Patch) -> list[StreamRow] | None:
     """Streams of a patch; None where the console was given no table of them."""
-    if request.app.state.settings.streams_uri is None:
+    settings, sources = request.app.state.settings, _sources(request)
+    if settings.streams_uri is None:
         return None
-    return streams_of(_sources(request).table("streams"), patch)
+    service = sources.compression(caller) if settings.compression_target is not None else None
+    decode = None if service is None else lambda stream: service.decompress(stream).bands
+    return streams_of(sources.table("streams"), patch, decode)
 
 
 def _png(content: bytes) -> Response:

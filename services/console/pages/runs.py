@@ -26,7 +26,7 @@ from eoforge.bundle.format import PLAIN_NAME
 from eoforge.errors import BundleError, DataRefused, NotFound, UsageError
 from eoforge.storage.addresses import join, normalise
 from services.console.problems import NotConfigured
-from services.console.render import page
+from services.console.render import finite, page
 from services.console.session import caller
 from services.console.settings import ConsoleSettings
 
@@ -143,7 +143,6 @@ def _charts(shown: list[tuple[str, Bundle]]) -> list[dict[str, Any]]:
 
 
 def _thinned(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> dict[str, list[float | None]]:
-    """At most ``POINTS`` points of a curve, evenly spaced, with its last one; JSON has no NaN."""
+    """At most ``POINTS`` points of a curve, evenly spaced, with its last one."""
     at = np.unique(np.linspace(0, max(len(y) - 1, 0), min(len(y), POINTS)).astype(int))
-    values = [float(value) if np.isfinite(value) else None for value in y[at]]
-    return {"x": x[at].astype(float).tolist(), "y": values}
+    return {"x": finite(x[at].tolist()), "y": finite(y[at].tolist())}

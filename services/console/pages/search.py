@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,13 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.datastructures import FormData, UploadFile
 
 from eoforge.client import Hit, IndexInfo, Patch, RetrievalClient
-from eoforge.client.messages import HIT_BYTES
+from eoforge.client.messages import HIT_BYTES, OwnerAnswer
 from eoforge.data.export.hits import hits_csv, write_hits
 from eoforge.data.labels import CLASSES
 from eoforge.data.search_filter import COUNTRIES
 from eoforge.data.split import SPLITS
 from eoforge.errors import NotFound, UsageError
+from services._runtime.errors import Overloaded
 from services._runtime.settings import is_loopback
 from services.console.feedback import RULE, reranked
 from services.console.places import MOST, patch_at, patches_in
@@ -31,6 +33,9 @@ from services.console.sources import Sources
 UPLOADS = ("/search/upload",)
 MAX_FILES = 24
 MAX_WINDOWS = 64
+READING_SECONDS = 10.0
+_READING = threading.Lock()
+"""One image at a time: a small file may hold 82 MiB of pixels, of which several copies are made."""
 SENSORS = {"s1": "radar (Sentinel-1)", "s2": "optical (Sentinel-2)"}
 WORLD = (-180.0, -90.0, 180.0, 90.0)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -50,7 +55,7 @@ def search(request: Request, caller: SignedIn) -> Response:
         if found is None:
             raise NotFound(f"the index has no {SENSORS[query.source]} patch at longitude {lon:g}, latitude {lat:g}")
         return RedirectResponse(query.url(patch_id=found.patch_id, code=b""), status_code=303)
-    own, hits = _answer(client, index, query)
+    own, hits, owners = _answer(client, index, query)
     answer = page(
         request,
         "search/page.html",
@@ -58,6 +63,8 @@ def search(request: Request, caller: SignedIn) -> Response:
         index=index,
         own=own,
         hits=hits,
+        owners=owners,
+        pictured=_sources(request).owners,
         sensors=SENSORS,
         labels=sorted(CLASSES),
         countries=choices(query, COUNTRIES),
@@ -75,7 +82,7 @@ def export(request: Request, caller: SignedIn, format: str = "parquet") -> Respo
     """Hits of a search as a file: ``format`` is parquet (GeoParquet) or csv."""
     query = Query.parse(request.query_params)
     client = _sources(request).retrieval(caller)
-    _, hits = _answer(client, _index(client), query)
+    _, hits, _ = _answer(client, _index(client), query)
     rows = [{name: getattr(hit, name) for name in Hit.__slots__ if name not in HIT_BYTES} for hit in hits]
     if format == "csv":
         content, kind = hits_csv(rows).encode(), "text/csv; charset=utf-8"
@@ -116,11 +123,12 @@ def upload(request: Request, caller: SignedIn, form: Annotated[FormData, Depends
     with _files(form) as paths:
         from eoforge.data.query_image import read_query_image  # the pages without an image need no GDAL
 
-        image = read_query_image(paths, bands, sensor)
-    if len(image.windows) > MAX_WINDOWS:
-        raise UsageError(
-            f"the image covers {len(image.windows)} patches; at most {MAX_WINDOWS} can be searched at once"
-        )
+        if not _READING.acquire(timeout=READING_SECONDS):
+            raise Overloaded("other images are being read; try again in a moment", READING_SECONDS)
+        try:
+            image = read_query_image(paths, bands, sensor, MAX_WINDOWS)
+        finally:
+            _READING.release()
     found = client.encode([window.bands for window in image.windows], image.modality)
     queries = [Query(code=encoded.code, source=image.modality, target=target) for encoded in found]
     if len(queries) == 1 and not image.notes:
@@ -129,21 +137,25 @@ def upload(request: Request, caller: SignedIn, form: Annotated[FormData, Depends
     return page(request, "search/windows.html", windows=windows, notes=image.notes, sensor=SENSORS[image.modality])
 
 
-def _answer(client: RetrievalClient, index: IndexInfo, query: Query) -> tuple[Patch | None, list[Hit]]:
-    """Patch that is searched for, if it is one, and the hits; without a query, the patches that pass its filter."""
-    if query.given and (query.up or query.down):
-        return client.get_patch(query.patch_id) if query.patch_id else None, reranked(client, query)
-    if query.patch_id:
-        own = client.get_patch(query.patch_id)
-        hits = client.search(
-            patch_id=query.patch_id, source=query.source, target=query.target, k=query.k, filter=query.filter
-        )
-        return own, hits
-    if query.code:
-        return None, client.search(code=query.code, target=query.target, k=query.k, filter=query.filter)
-    if query.narrowed:
-        return None, patches_in(client, index, query.target, query.filter.bbox or WORLD, query.filter, query.k)
-    return None, []
+def _answer(
+    client: RetrievalClient, index: IndexInfo, query: Query
+) -> tuple[Patch | None, list[Hit], list[OwnerAnswer]]:
+    """Patch that is searched for, if it is one, the hits, and the owners that were asked if others were.
+
+    Without a query, the hits are the patches that pass its filter.
+    """
+    if not query.given:
+        box = query.filter.bbox or WORLD
+        return None, patches_in(client, index, query.target, box, query.filter, query.k) if query.narrowed else [], []
+    own = client.get_patch(query.patch_id) if query.patch_id else None
+    if query.up or query.down:
+        return own, reranked(client, query), []
+    asked: dict[str, Any] = {"target": query.target, "k": query.k, "filter": query.filter}
+    asked |= {"patch_id": query.patch_id, "source": query.source} if query.patch_id else {"code": query.code}
+    if query.across:
+        found = client.search_across(**asked)
+        return own, found.hits, found.owners
+    return own, client.search(**asked), []
 
 
 def _index(client: RetrievalClient) -> IndexInfo:

@@ -7,6 +7,14 @@
   let shown = performance.now();
   let map = null;
 
+  function say(text) {
+    const note = document.createElement("p");
+    note.className = "notice";
+    note.setAttribute("role", "status");
+    note.textContent = text;
+    work.prepend(note);
+  }
+
   // The answer is remembered before it is sent and forgotten when the server has stored it: a lost connection or an
   // ended session loses nothing. It carries its request id, so that sending it twice counts once.
   document.addEventListener("submit", (event) => {
@@ -19,25 +27,21 @@
   }, true);
   document.addEventListener("htmx:afterRequest", (event) => {
     if (!event.detail.pathInfo.requestPath.endsWith("/answer")) return;
-    const refused = [400, 409].includes(event.detail.xhr.status); // sending it again would not help
+    const { status } = event.detail.xhr;
+    const refused = [400, 409].includes(status); // sending it again would not help
     if (event.detail.successful || refused) sessionStorage.removeItem(kept);
+    if (status === 401) say("Your answer is kept in this tab. It is stored after the next sign-in, and counts once.");
   });
   document.addEventListener("htmx:beforeSwap", (event) => {
     if (event.detail.xhr.getResponseHeader("x-answer-kept")) event.detail.shouldSwap = true;
   });
-  document.addEventListener("htmx:sendError", () => {
-    const note = document.createElement("p");
-    note.className = "notice";
-    note.setAttribute("role", "status");
-    note.textContent = "The console cannot be reached. Your answer is kept; give it again, it counts once.";
-    work.prepend(note);
-  });
+  document.addEventListener("htmx:sendError", () => say("The console cannot be reached. Your answer is kept; give it again, it counts once."));
 
   function resend() {
     const found = sessionStorage.getItem(kept);
     if (!found) return;
     const values = JSON.parse(found);
-    htmx.ajax("POST", `${location.pathname}/answer`, { target: "#work", values });
+    htmx.ajax("POST", `${location.pathname}/answer`, { target: "#work", swap: "innerHTML settle:0ms", values });
   }
 
   document.addEventListener("keydown", (event) => {

@@ -60,5 +60,5 @@
   }
 
   map.on("moveend", show);
-  map.fitBounds([[south, west], [north, east]]);
+  map.fitBounds(L.latLngBounds([[south, west], [north, east]]).pad(0.1));
 })();

@@ -38,7 +38,7 @@
       points: { show: data[0].length < 40 },
     }));
     const options = {
-      width: 300, height: 190, legend: { live: false }, scales: { x: { time: false } },
+      width: 300, height: 190, legend: { live: false }, scales: { x: { time: false, range: (_, least, most) => (data[0].length > 1 ? [least, most] : [data[0][0], data[0][0] + 1]) } },
       series: [{ label: chart.unit }, ...series], axes: [{ ...axis, incrs: whole }, { ...axis, size: 56 }],
     };
     return { made, plot, options, data };

@@ -52,9 +52,11 @@ class EndOfRun:
         Raises:
             NotFound: The run has not appeared in time.
         """
-        left = None if self._appeared else self._until - asyncio.get_running_loop().time()
+        if self._appeared:
+            await change.wait()
+            return
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout_at(self._until):
                 await change.wait()
         except TimeoutError as error:
             raise NotFound(

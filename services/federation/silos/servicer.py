@@ -92,7 +92,7 @@ class SiloServicer(federation_pb2_grpc.SiloServiceServicer):
         self._coordinator.silos.count_stream(silo, +1)
         try:
             while not self._coordinator.draining:
-                change = self._coordinator.signal.current()
+                change = self._coordinator.signal.current_task()
                 self._coordinator.require_lead()  # or the silo would wait where nothing happens any more
                 more = False
                 for actor in self._coordinator.all_actors():

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from eoforge.data.tables import commit as exactly_once
+from eoforge.data.tables import staged as staged_rows
 from eoforge.data.tables.commit import CommitResult, Job, changed_keys, commit, create_table, write_fragments
 from eoforge.data.tables.schema import PRIMARY_KEY
 from eoforge.errors import ConflictError, DataRefused, StoreError, UsageError
@@ -71,6 +72,20 @@ def test_first_load_is_one_version_and_committing_again_changes_nothing(table: s
     assert [commit(table, job, 3, KEYS) for _ in range(3)] == [first] * 3
     assert open_table(TableRef(table)).version == 2
     assert list(rows(table)) == [("a", "k"), ("b", "k"), ("c", "k")], "shard order"
+
+
+def test_keys_of_a_table_are_compared_in_parts(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later load must not hold the keys of the whole table."""
+    monkeypatch.setattr(staged_rows, "COMPARED", 3)
+    for number, names in enumerate(("ab", "cde", "f", "gh")):
+        load(table, f"load-{number}", [list(names)])
+    parts = list(staged_rows._parts(open_table(TableRef(table)), ["name"], 3))
+    assert [part.column("name").to_pylist() for part in parts] == [["a", "b", "c", "d", "e"], ["f", "g", "h"]]
+    mixed = commit(table, staged(table, "mixed", [["b", "x"], ["h", "b", "y"]], "b"), 2, KEYS, digest="digest")
+    assert (mixed.added, mixed.changed, mixed.skipped) == (2, 2, 1)
+    same = load(table, "same", [["a"], ["h", "x"]], "b")
+    assert (same.added, same.changed, same.skipped) == (0, 1, 2)
+    assert rows(table) == {(n, "k"): "b" if n in "abhxy" else "a" for n in "abcdefghxy"}
 
 
 def test_rows_that_are_there_are_left_out_and_their_fragment_is_rewritten_without_them(table: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.anneal.report import area, claims, summary
+from benchmarks.anneal.report import MEASURES, area, claims, report_page, summary
 
 
 def cell(name: str, seed: int, heights: list[float]) -> dict:
@@ -36,3 +36,11 @@ def test_claims_count_points_of_the_mean_and_areas_of_every_seed() -> None:
     row = next(r for r in summary(cells) if r["name"] == "random")
     assert row["points"][1]["map@20"] == pytest.approx((0.25, 0.2121), abs=1e-3)
     assert row["area"]["map@20"][0] == pytest.approx((0.1 + 0.35) / 2)
+
+
+def test_the_page_has_a_picture_of_every_measure_and_the_settings_as_a_table() -> None:
+    cells = [cell(name, seed, [0.1, 0.2, 0.3]) for name in ("anneal bcgue", "random", "all labels") for seed in (0, 1)]
+    text = report_page({"rows": summary(cells), "seeds": 2, "config": {"bits": 128, "start": ""}})
+    assert text.count("<figure>") == len(MEASURES)
+    assert ">128</td>" in text
+    assert "{" not in text.partition("</style>")[2], "no dictionary as text"

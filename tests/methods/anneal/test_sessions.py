@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
+import json
 import os
 import signal
 import subprocess
@@ -10,14 +12,18 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eoforge.errors import ConflictError, DamagedObject, NotFound, UsageError, WrongState
 from eoforge.methods.anneal.annotations import Annotation, Answer, Kind, Pair
 from eoforge.methods.anneal.config import Config
+from eoforge.methods.anneal.exchange import write_annotations
 from eoforge.methods.anneal.round_files import Round
 from eoforge.methods.anneal.sessions import AnnotationSession
 from eoforge.storage.objects import ObjectStore
@@ -184,6 +190,45 @@ def test_a_session_is_created_once(start: Start, tmp_path: Path) -> None:
     ObjectStore(session.address).put("session.json", b"{}")
     with pytest.raises(DamagedObject, match="settings of the session"):
         AnnotationSession.open(session.address)
+
+
+NUMBERS = st.integers() | st.floats() | st.just(10**400)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+PARTS = {"iteration": 0, "pairs": [["a", "b"]], "model": "m", "annotations": 1, "figures": {"score": 0.5}, "bundle": ""}
+
+
+@given(st.dictionaries(st.sampled_from(sorted(PARTS)), ANYTHING, max_size=2))
+@settings(max_examples=150, deadline=None)
+def test_a_damaged_batch_is_refused_by_name_and_a_whole_one_has_its_types(changes: dict[str, object]) -> None:
+    """A page lists all sessions: one that raises anything else would keep the others out of it."""
+    with suppress(DamagedObject):
+        found = Round.parse(json.dumps(PARTS | changes).encode(), "rounds/0000.json")
+        assert all(isinstance(value, float) for value in found.figures.values())
+        assert all(isinstance(pair, Pair) for pair in found.pairs)
+        assert isinstance(found.iteration, int)
+
+
+@pytest.mark.parametrize("damage", [b"[" * 100_000, b"[]", b"{", b'{"patches": {"uri": 1, "version": 1e999}}'])
+def test_damaged_settings_of_a_session_are_refused_by_name(start: Start, damage: bytes) -> None:
+    session = start()
+    ObjectStore(session.address).put("session.json", damage)
+    with pytest.raises(DamagedObject, match="settings of the session"):
+        AnnotationSession.open(session.address)
+    ObjectStore(session.address).put("rounds/0001.json", damage)
+    with pytest.raises(DamagedObject, match="no batch of pairs"):
+        session.rounds()
+
+
+def test_a_name_is_no_formula_in_a_spreadsheet(start: Start, tmp_path: Path) -> None:
+    session = start()
+    session.answer(PAIRS[0], "similar", "=HYPERLINK(1)", 1.0, "r")
+    write_annotations(session.annotations(), tmp_path / "all.csv")
+    (row,) = csv.DictReader((tmp_path / "all.csv").open())
+    assert (row["who"], row["first"], row["seconds"]) == ("'=HYPERLINK(1)", PAIRS[0].first, "1")
 
 
 def test_imports_are_stored_whole_and_once(start: Start) -> None:

@@ -20,6 +20,7 @@ SMALL = {
     "batch_size": "8",
     "epochs": "4",
     "labels": "0.6",
+    "folds": "2",
 }
 
 

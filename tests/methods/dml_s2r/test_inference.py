@@ -24,9 +24,7 @@ def remembered(config: Config) -> Neighbours:
     assert isinstance(inference, Neighbours)
     known = drawn(9, 5, seed=1)
     with torch.no_grad():
-        inference.remember(
-            inference.encode(known), drawn(9, seed=2), torch.zeros(9, dtype=torch.bool), torch.zeros(0, 6)
-        )
+        inference.remember(inference.encode(known), drawn(9, seed=2), torch.zeros(0, 6))
     return inference.eval()
 
 
@@ -88,8 +86,7 @@ def test_what_was_remembered_is_loaded_again(system: str) -> None:
     config = replace(CONFIG, system=system)
     first, second = build(config, vector=5), build(replace(config, seed=1), vector=5)
     known, inputs = drawn(9, 5, seed=1), drawn(4, 5, seed=3)
-    held = torch.arange(9) > 6
-    first.remember(first.encode(known), drawn(9, seed=2), held, first.encode(drawn(20, 5, seed=4)))
+    first.remember(first.encode(known), drawn(9, seed=2), first.encode(drawn(20, 5, seed=4)))
     second.load_state_dict(first.state_dict())
     first.eval(), second.eval()
     for ours, theirs in zip(*(one.decide(one.encode(inputs)) for one in (first, second)), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -54,20 +55,33 @@ def test_no_label_of_another_patch_is_read(measured, pairs, brightness, whole, t
     assert found.config["labels"]["missing"] == 0
 
 
-def test_held_out_labels_train_nothing(measured, pairs, brightness, whole, tmp_path) -> None:
-    labelled = labelled_patches(measured, METHOD.config("tiny", COLUMN))
-    held = {name for name, out in zip(labelled.patches, labelled.held, strict=True) if out}
-    assert len(held) == whole.config["labels"]["held_out"] == 4
+def test_a_held_out_part_trains_nothing(measured, pairs, brightness, tmp_path) -> None:
+    config = METHOD.config("tiny", {**COLUMN, "folds": "0"})
+    labelled = labelled_patches(measured, config)
+    held = {name for name, fold in zip(labelled.patches, labelled.folds, strict=True) if fold == 0}
+    first = METHOD.train(measured, str(tmp_path / "first"), config)
+    assert len(held) == first.config["labels"]["scored"] == 4
     changed = [v + 100 * (p.meta.patch_id in held) for p, v in zip(pairs, brightness, strict=True)]
     table = with_column(str(tmp_path / "patches.lance"), pairs, np.array(changed))
-    found = METHOD.train(table, str(tmp_path / "runs"), METHOD.config("tiny", COLUMN))
-    ours, theirs = found.weights(), whole.weights()
+    found = METHOD.train(table, str(tmp_path / "runs"), config)
+    ours, theirs = found.weights(), first.weights()
     # Held-out labels are neighbours of predictions, and nothing else.
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == ["values"]
     assert int((ours["values"] != theirs["values"]).sum()) == len(held)
-    rules = [one.config["values"]["intervals"] for one in (found, whole)]
+    rules = [one.config["values"]["intervals"] for one in (found, first)]
     widths = [rule["factor"] for rule in rules]
     assert widths[0] > 10 * widths[1]
+    assert [rule["kind"] for rule in rules] == ["student", "student"]
+    assert "4 held-out patches calibrate them, too few: 9 would need no assumption" in first.read("README.md").decode()
+
+
+def test_folds_lose_no_label_and_score_every_one(measured, whole) -> None:
+    """The kept network learns from all of them; each has an error of a network that did not see it."""
+    labelled = labelled_patches(measured, METHOD.config("tiny", COLUMN))
+    assert len(labelled.trained()) == len(labelled.patches) == whole.config["labels"]["scored"]
+    rule = whole.config["values"]["intervals"]
+    assert (rule["kind"], rule["held"]) == ("conformal", len(labelled.patches))
+    assert whole.metrics["validation_rmse"] > 0
 
 
 def test_killed_between_the_two_steps_it_resumes_bit_for_bit(measured, whole, runs) -> None:
@@ -80,6 +94,27 @@ def test_killed_between_the_two_steps_it_resumes_bit_for_bit(measured, whole, ru
     assert same_weights(resumed, whole)
     assert resumed.read("curve.csv") == whole.read("curve.csv")
     assert resumed.config == whole.config
+
+
+def test_two_ranks_train_as_one(measured, runs, tmp_path) -> None:
+    """Pairs and triplets are of the patches of both ranks. Noise is drawn by each rank, so there is none here."""
+    settings = {**COLUMN, "jitter": "0", "epochs": "3"}
+    alone = METHOD.train(measured, str(tmp_path), METHOD.config("tiny", settings))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]  # it finds a port
+    worker = ["-m", "tests.methods.train_worker", str(measured), runs, "--method", "dml_s2r"]
+    command = [*launcher, *worker, *(f"{key}={value}" for key, value in settings.items())]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    uris = re.findall(r"bundle: (\S+)", done.stdout)
+    assert len(uris) == 2
+    assert uris[0] == uris[1]
+    together = load_bundle(uris[0])
+    assert together.metrics["ranks"] == 2
+    losses = [[row["loss"] for row in bundle.metrics["history"]] for bundle in (together, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    weights = alone.weights()
+    for name, tensor in together.weights().items():
+        assert torch.allclose(tensor, weights[name], atol=5e-3), name
 
 
 @pytest.mark.parametrize("system", ["dml_s2r", "mean_teacher", "self_training"])
@@ -101,7 +136,7 @@ def test_the_seed_decides(measured, whole, tmp_path) -> None:
 
 def test_batches_of_the_first_step_are_labelled_and_of_the_second_mixed(measured) -> None:
     config = METHOD.config("tiny", COLUMN)
-    known = list(labelled_patches(measured, config).standardised())
+    known = labelled_patches(measured, config).trained()
     loader = MixedLoader(
         measured, batch_size=8, modalities=("s2",), filter=PatchFilter(splits=("train",)), chosen=known, config=config
     )
@@ -224,6 +259,7 @@ def test_what_cannot_train_is_refused(measured, runs, value_bundle) -> None:
     for options, says in (
         ({"labels": "0"}, "above 0 and at most 1; got 0"),
         ({"holdout": "1"}, "holdout must be greater than 0 and less than 1"),
+        ({"folds": "1"}, "folds must be at least 2, or 0 for a held-out part; got 1"),
         ({"system": "magic"}, "system must be one of dml_s2r, supervised"),
         ({"low": "2", "high": "1"}, "low < high"),
     ):

@@ -85,6 +85,7 @@ def test_bad_decisions_are_named(audited, tmp_path):
         ("patch_id,class\na,b\n", "it lacks present"),
         ("patch_id,class,present\na,Forest,1\n", r"line 2: expected one of the 19 classes .* got 'Forest' and '1'"),
         ("patch_id,class,present\nnobody,Pastures,1\n", "nobody is no patch of the training split"),
+        ("patch_id,class,present\n" + "a" * 200_000, "line 2 of .* is no CSV"),
     ):
         path.write_text(text)
         with pytest.raises(DataRefused, match=message):

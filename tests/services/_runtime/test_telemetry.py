@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from services._runtime.settings import RuntimeSettings
 from services._runtime.telemetry import configure_traces
 from tests.services._runtime.failing_service import NAME, get
-from tests.services.support import until
+from tests.services.support import Running, until
 
 
 def test_a_call_continues_the_trace_of_its_caller(stub: Any) -> None:
@@ -30,6 +34,38 @@ def test_a_call_continues_the_trace_of_its_caller(stub: Any) -> None:
     assert f"{span.context.trace_id:032x}" == trace_id
     assert f"{span.parent.span_id:016x}" == span_id
     assert span.attributes["rpc.grpc.status"] == "OK"
+
+
+class Slow:
+    """Collector of metrics that takes its time."""
+
+    def __init__(self) -> None:
+        self.asked, self.goes_on = threading.Semaphore(0), threading.Event()
+
+    def describe(self) -> list[Any]:
+        return []
+
+    def collect(self) -> list[Any]:
+        self.asked.release()
+        self.goes_on.wait(30)
+        return []
+
+
+def test_metrics_are_made_beside_the_event_loop_and_once_for_all_who_ask(server: Running) -> None:
+    slow = Slow()
+    REGISTRY.register(slow)
+    try:
+        with ThreadPoolExecutor(40) as pool, httpx.Client(timeout=60) as client:
+            scrapes = [pool.submit(client.get, f"{server.rest}/metrics") for _ in range(40)]
+            assert slow.asked.acquire(timeout=30)
+            try:
+                assert httpx.get(f"{server.rest}/v2/health/live", timeout=10).status_code == 200
+            finally:
+                slow.goes_on.set()
+            assert len({scrape.result().text for scrape in scrapes}) == 1
+    finally:
+        REGISTRY.unregister(slow)
+    assert not slow.asked.acquire(blocking=False), "one text for all of them"
 
 
 def test_no_endpoint_costs_no_exporter_and_one_sends_spans_there(monkeypatch: pytest.MonkeyPatch) -> None:

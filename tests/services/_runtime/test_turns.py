@@ -39,7 +39,7 @@ def test_copies_that_end_together_are_made_in_turns_of_their_own() -> None:
             return turn
 
         async def read(seconds: float) -> int:
-            return await InTurn(message(seconds), turns)
+            return await InTurn(message(seconds), turns, "a")
 
         count()
         large = [asyncio.create_task(read(1.5 * TURN_SECONDS)) for _ in range(5)]
@@ -52,6 +52,28 @@ def test_copies_that_end_together_are_made_in_turns_of_their_own() -> None:
     large, small = asyncio.run(run())
     assert len(set(large)) == 5
     assert len(set(small)) == 1
+
+
+def test_who_copies_much_leaves_others_as_much_time() -> None:
+    async def run() -> list[str]:
+        now, ended = [0.0], []
+        turns = Turns(lambda: now[0])
+
+        async def read(caller: str, seconds: float, turn_count: int) -> None:
+            for _ in range(turn_count):  # an answer takes several turns
+
+                async def step() -> None:
+                    now[0] += seconds
+
+                await InTurn(step(), turns, caller)
+                await asyncio.sleep(0)
+            ended.append(caller)
+
+        large = [asyncio.create_task(read("many", 10 * TURN_SECONDS, 1)) for _ in range(4)]
+        await asyncio.gather(*large, asyncio.create_task(read("one", 0.0, 5)))
+        return ended
+
+    assert asyncio.run(run()) == ["many", "one", "many", "many", "many"]
 
 
 def test_errors_and_cancellation_reach_the_read() -> None:
@@ -70,7 +92,7 @@ def test_errors_and_cancellation_reach_the_read() -> None:
                 raise
 
         async def wrapped(work: Any) -> Any:
-            return await InTurn(work, Turns())
+            return await InTurn(work, Turns(), "a")
 
         with pytest.raises(ValueError, match="broken"):
             await wrapped(failing())

@@ -13,7 +13,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as oip_pb2
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.errors import LimitExceeded, StoreError, UsageError
-from services._runtime.admission import Admission, Budget, Reservation
+from services._runtime.admission import BYTES, Admission, Budget, Reservation
 from services._runtime.auth import CALLER, Caller
 from services._runtime.errors import Overloaded, describe
 from services._runtime.fair import EXPENSIVE_BYTES, FairPool
@@ -81,6 +81,34 @@ def test_the_budget_is_shared_and_bounded() -> None:
         greedy.resize(0)
         await waiting
         modest.resize(0)
+
+    asyncio.run(main())
+
+
+def test_calls_that_hold_bytes_do_not_wait_for_each_other() -> None:
+    async def main() -> None:
+        budget, most = Budget(100, timeout=0.5), 0.0
+        calls = [Reservation(budget, "a") for _ in range(3)]
+        for call in calls:
+            await call.take(16)
+        new = Reservation(budget, "a")
+        waiting = asyncio.create_task(new.take(16))
+        await asyncio.sleep(0)
+
+        async def answer(call: Reservation) -> None:
+            nonlocal most
+            await call.take(20)
+            await call.take(3)
+            most = max(most, BYTES._value.get())
+            await asyncio.sleep(0)
+            call.resize(0)
+
+        await asyncio.gather(*map(answer, calls), waiting)
+        assert most == 3 * 16 + 23  # one at a time goes beyond half of all
+        new.resize(0)
+        assert BYTES._value.get() == 0
+        with pytest.raises(Overloaded):  # and nobody that holds nothing
+            await asyncio.gather(*(Reservation(budget, "a").take(26) for _ in range(2)))
 
     asyncio.run(main())
 

@@ -173,6 +173,21 @@ def test_one_answer_counts_and_a_repeat_is_harmless(served: Running, client: Fed
     assert len(client.run(run).round.accepted) == 1
 
 
+def test_an_update_wakes_those_who_watch_and_not_a_thousand_silos_that_wait_for_tasks(
+    served: Running, client: FederationClient, tmp_path: Path
+) -> None:
+    silos = [ManualSilo(served.target, tmp_path) for _ in range(2)]
+    run = start_run(client, silos, tmp_path)
+    signal = coordinator_of(served).signal
+    anything, task = signal.current(), signal.current_task()
+    silos[0].send(run, 1, deltas())
+    assert (anything.is_set(), task.is_set()) == (True, False)
+    silos[1].send(run, 1, deltas())
+    assert next(silos[0].tasks).round == 2
+    assert task.is_set()
+    client.cancel(run)
+
+
 def test_the_deadline_seals_with_a_quorum_and_late_updates_are_dropped(
     served: Running, client: FederationClient, tmp_path: Path
 ) -> None:

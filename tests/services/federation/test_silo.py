@@ -22,7 +22,7 @@ from eoforge.federated.silo.silo import Silo
 from eoforge.federated.strategy import LocalResult, Task
 from eoforge.storage.tensorfile import Array, read_file
 from tests.federated.quadratic import Quadratic, spec, write_model
-from tests.services.federation.helpers import JOIN_S, SiloThread, server_for, wait_connected
+from tests.services.federation.helpers import JOIN_S, ManualSilo, SiloThread, deltas, server_for, wait_connected
 from tests.services.support import running
 
 
@@ -59,6 +59,47 @@ def test_a_silo_killed_after_training_neither_trains_again_nor_loses_its_state(
         assert [list(s.silos) for s in client.run("run").history] == [["a", "b"]] * 3
     assert first.trainer.trained + again.trainer.trained == [0, 1, 2]
     assert int(read_file(tmp_path / "a" / "run" / "state.safetensors")["rounds"]) == 3
+
+
+def test_a_silo_that_comes_back_after_days_takes_part_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed with an update that it had not sent; meanwhile four rounds went on, and the coordinator was restarted."""
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    def asked(silo: ManualSilo) -> int:
+        return next(task for task in silo.tasks if task.kind == pb.TASK_KIND_TRAIN).round
+
+    policy = {"rounds": 6, "min_silos": 1, "selection": pb.SELECTION_FRACTION, "fraction": 0.5, "over_selection": 1.0}
+    policy |= {"late": pb.LATE_POLICY_FOLD, "late_discount": 0.5}  # the first update ends a round
+    with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
+        stays = ManualSilo(served.target, tmp_path, name="b")
+        with monkeypatch.context() as patch:
+            patch.setattr(Silo, "_upload", killed)
+            first = SiloThread(served.target, "a", tmp_path)
+            wait_connected(client, 2)
+            model = client.put_model(write_model(tmp_path / "model.safetensors"))
+            client.create_run(spec(model, policy=policy), "run")
+            first.thread.join(JOIN_S)
+        assert isinstance(first.error, Killed)
+        first.silo._client.close()
+        for number in range(1, 5):
+            assert asked(stays) == number
+            stays.send("run", number, deltas())
+        assert asked(stays) == 5
+        stays.client.close()
+    assert (tmp_path / "a" / "run" / "update-1.json").exists()
+    with running(server_for(tmp_path / "store")) as served, FederationClient(served.target) as client:
+        stays = ManualSilo(served.target, tmp_path, name="b")
+        again = SiloThread(served.target, "a", tmp_path, until="run")
+        wait_connected(client, 2)
+        assert asked(stays) == 5
+        stays.send("run", 5, deltas())
+        assert again.join() == pb.RUN_STATUS_FINISHED
+        rounds = [list(summary.silos) for summary in client.run("run").history]
+    assert rounds == [["b"]] * 5 + [["a"]]
+    assert first.trainer.trained + again.trainer.trained == [0, 5]
+    assert not list((tmp_path / "a" / "run").glob("update-*")), "what no round takes any more is dropped"
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,8 @@ def test_refusals_and_their_reasons(stub: Any, made: PredictionFixture) -> None:
     good = made.columns("s1s2")
     dark, torn = good["s2_10m"].copy(), good["s1"].copy()
     dark[0, 2, 5, 5], torn[1, 0, 0, 0] = 0, np.nan
+    far, linear = good["s1"].copy(), 10 ** (good["s1"] / 10)
+    far[2, 1, 7, 7] = 3e38
     many = {name: np.concatenate([array, array]) for name, array in good.items()}
     cases = {
         "a sensor is missing": ({k: v for k, v in good.items() if k != "s1"}, "INVALID_ARGUMENT"),
@@ -165,6 +167,8 @@ def test_refusals_and_their_reasons(stub: Any, made: PredictionFixture) -> None:
         "too many": (many, "LIMIT_EXCEEDED"),
         "no data": (good | {"s2_10m": dark}, "DATA_REFUSED"),
         "not a number": (good | {"s1": torn}, "DATA_REFUSED"),
+        "no backscatter": (good | {"s1": far}, "DATA_REFUSED"),
+        "another unit": (good | {"s1": linear.astype(np.float32)}, "DATA_REFUSED"),
     }
     for name, (arrays, reason) in cases.items():
         with pytest.raises(grpc.RpcError) as caught:

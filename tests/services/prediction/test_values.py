@@ -35,7 +35,6 @@ def value_bundle(runs: str) -> Bundle:
     inference.remember(
         torch.randn(10, 8, generator=draw),
         torch.randn(10, generator=draw),
-        torch.zeros(10, dtype=torch.bool),
         torch.zeros(0, 8),
     )
     bands = {sensor: list(names) for sensor, names in config.sensor_bands.items()}

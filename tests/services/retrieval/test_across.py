@@ -139,7 +139,7 @@ def test_client_and_command_line(
             patch_id=own, source="s1", target="s2", k=5, filter=SearchFilter(splits=("train", "test"))
         )
     assert [owner.status for owner in answer.owners] == ["ANSWERED"] * 3
-    assert not answer.partial
+    assert (answer.partial, answer.exact, answer.recall) == (False, True, 1.0)
     assert {hit.owner for hit in answer.hits} <= set(OWNERS)
     near = {"north": upstream("north", federation["north"].target, pkis["north"]), "gone": upstream("gone", "[::1]:9")}
     values = {"owner": "south", "upstreams": tuple(near.values())}
@@ -151,6 +151,9 @@ def test_client_and_command_line(
         assert main(command) == 0
         printed = capsys.readouterr()
         assert "without gone (UNREACHABLE): it cannot be reached" in printed.err
+        assert "the answer is not exact" in printed.err
+        assert main([*command, "--min-recall", "1.5"]) == 2
+        assert "min_recall must be above 0 and at most 1" in capsys.readouterr().err
         assert f"  north  {next(row['patch_id'] for row in rows if row['owner'] == 'north')}" in printed.out
         assert main(["search", "--server", run.target, "-k", "3", "--patch-id", own, "--json"]) == 0
         assert all("owner" not in row for row in json.loads(capsys.readouterr().out))
@@ -177,6 +180,7 @@ def test_open_inference_protocol(owners: Owners, federation: dict[str, Running],
         assert outputs["patch_id"] == ([1, 10], [hit.patch.patch_id for hit in found.hits])
         assert outputs["distance"] == ([1, 10], [hit.distance for hit in found.hits])
         assert outputs["owner"] == ([1, 10], [hit.owner for hit in found.hits])
+        assert (outputs["exact"], outputs["recall"]) == (([1], [False]), ([1], [1.0])), "an owner is left out"
         assert outputs["asked_owner"] == ([3], ["gone", "north", "south"])
         assert outputs["asked_status"] == ([3], ["UNREACHABLE", "ANSWERED", "ANSWERED"])
         for wrong in (

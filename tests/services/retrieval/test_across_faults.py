@@ -34,6 +34,7 @@ from tests.services.retrieval.owners import (
     query,
     upstream,
 )
+from tests.services.support import until
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,41 @@ def test_hostile_owners_are_refused_by_name_and_the_rest_is_returned(owners: Own
         assert words in said[name][1], name
     assert "passwd" not in str(found)
     assert found.partial
+    assert not found.exact, "what an owner did not send may be nearer"
     assert [hit.owner for hit in found.hits] == ["south"] * EACH
+
+
+def test_an_owner_that_hangs_is_not_asked_again_and_again(owners: Owners) -> None:
+    calls: list[str] = []
+    answers = threading.Event()
+
+    def hangs(request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
+        calls.append(context.peer())
+        return good_answer(request, "hangs") if answers.is_set() else silent(request, context)
+
+    patience = {"deadline_seconds": 0.2, "skip_after": 2, "skip_seconds": 1.0}
+    with pretender(hangs) as address, hub(owners, upstream("hangs", address, **patience)) as stub:
+        for _ in range(2):
+            assert "no answer within 0.2 s" in across(stub, owners)[1]["hangs"][1]
+        for _ in range(3):
+            found, said = across(stub, owners)
+            assert said["hangs"][0] == "LATE"
+            assert said["hangs"][1].startswith("not asked: no answer came in time 2 times in a row")
+            assert (found.partial, len(found.hits)) == (True, EACH)
+        assert len(calls) == 2
+        answers.set()
+        until(lambda: across(stub, owners)[1]["hangs"][0] == "ANSWERED")
+        assert len(calls) == 3, "one probe"
+        assert across(stub, owners)[1]["hangs"] == ("ANSWERED", "")
+
+
+def test_a_hasty_caller_does_not_close_the_way_to_an_owner(owners: Owners) -> None:
+    with pretender(silent) as address, hub(owners, upstream("slow", address, skip_after=1)) as stub:
+        for _ in range(2):
+            response = stub.Search(query(owners, "s1", "s2", across=True), timeout=0.5)
+            assert [o.message for o in response.owners if o.owner == "slow"] == [
+                "no answer within 30 s or the caller's time"
+            ]
 
 
 def test_a_client_survives_malformed_details_of_errors() -> None:
@@ -178,7 +213,20 @@ def test_an_answer_is_exact_where_every_owner_s_is(owners: Owners) -> None:
         with hub(owners, *asked) as stub:
             found, said = across(stub, owners, min_recall=0.9)
     assert {status for status, _ in said.values()} == {"ANSWERED"}
-    assert (found.exact, found.recall) == (False, 0.95)
+    assert (found.exact, found.recall, found.partial) == (False, 0.95, False)
+
+
+def test_an_answer_with_rounded_distances_is_not_exact(owners: Owners) -> None:
+    def rounds(request: pb.SearchRequest, _: Any) -> pb.SearchResponse:
+        answer = good_answer(request, "coarse")
+        answer.distance_step = 4
+        answer.hits[0].distance, answer.hits[1].distance = 4, 8
+        return answer
+
+    with pretender(rounds) as address, hub(owners, upstream("coarse", address)) as stub:
+        found, said = across(stub, owners)
+    assert said["coarse"] == ("ANSWERED", "")
+    assert (found.exact, found.recall, found.partial) == (False, 1.0, False)
 
 
 def test_a_token_is_sent_and_read_again_when_it_changes(owners: Owners, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,12 +14,17 @@ import pytest
 
 from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
+from eoforge.cli import main
 from eoforge.client import RemoteNotFound, RetrievalClient, SearchFilter
-from eoforge.errors import UsageError
+from eoforge.errors import DataRefused, UsageError
 from eoforge.index.build import build_index
 from eoforge.index.ivf import build
 from eoforge.index.ivf.build import build_ivf
-from eoforge.storage.addresses import TableRef
+from eoforge.index.ivf.search import IvfSnapshot
+from eoforge.index.ivf.table import VECTOR_INDEX
+from eoforge.index.snapshot import Opening
+from eoforge.storage.addresses import TableRef, open_table
+from services.retrieval.state import load, require_match
 from tests.services.conftest import server_for
 from tests.services.retrieval.fixtures import FIRST, RetrievalFixture, make_retrieval_fixture
 from tests.services.support import Running, running
@@ -59,6 +66,15 @@ def test_answers_are_those_of_the_exact_index(both: tuple[RetrievalFixture, Retr
             ours.search(patch_id="none", source="s1", target="s2")
 
 
+def test_pixels_of_a_hit_are_found_without_reading_all_ids(both: tuple[RetrievalFixture, RetrievalFixture]) -> None:
+    patches = load(TableRef(both[1].codes), Opening()).patches
+    plan = patches.scanner(columns=["patch_id"], filter="patch_id IN ('a', 'b')").explain_plan()
+    assert "ScalarIndexQuery" in plan
+    codes = open_table(both[1].codes)
+    plan = codes.scanner(columns=["patch_id"], filter="_rowid IN (1, 3)", with_row_id=True).explain_plan()
+    assert "full_filter=--, refine_filter=--" in plan, "the condition would be checked row by row"
+
+
 def test_an_answer_says_whether_it_is_exact(both: tuple[RetrievalFixture, RetrievalFixture], server: Running) -> None:
     known = both[0].pairs[3].meta.patch_id
     request = pb.SearchRequest(patch_id=known, query_modality=1, target_modality=2, page_size=5)
@@ -79,6 +95,35 @@ def test_an_answer_says_whether_it_is_exact(both: tuple[RetrievalFixture, Retrie
                 stub.Search(request, timeout=60)
 
 
+def test_a_version_without_its_index_is_not_taken_up(
+    both: tuple[RetrievalFixture, RetrievalFixture], tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "codes.lance")
+    shutil.copytree(both[1].codes, uri)
+    served = IvfSnapshot.open(TableRef(uri))
+    require_match(served, served)
+    table = open_table(uri)
+    table.drop_index(VECTOR_INDEX)
+    with pytest.raises(DataRefused, match="was built from 0% of its codes; expected at least half"):
+        require_match(IvfSnapshot.open(TableRef(uri)), served)
+    table = open_table(uri)
+    table.update({"patch_id": "concat('x', patch_id)"})
+    before = IvfSnapshot.open(TableRef(uri, served.version + 1))
+    with pytest.raises(DataRefused, match=f"holds 0 of the {len(served)} patches"):
+        require_match(IvfSnapshot.open(TableRef(uri)), before)
+
+
+def test_the_command_line_takes_it_too(
+    both: tuple[RetrievalFixture, RetrievalFixture], server: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = both[0].pairs[3].meta.patch_id
+    command = ["search", "--server", server.target, "--patch-id", known, "--from", "s2", "--json", "--min-recall"]
+    assert main([*command, "0.01"]) == 0
+    assert known in capsys.readouterr().out
+    assert main([*command, "1.5"]) == 2
+    assert "min_recall must be above 0 and at most 1" in capsys.readouterr().err
+
+
 def test_the_open_protocol_and_the_client_take_it_too(
     both: tuple[RetrievalFixture, RetrievalFixture], server: Running
 ) -> None:
@@ -86,7 +131,11 @@ def test_the_open_protocol_and_the_client_take_it_too(
     query = {"name": "patch_id", "shape": [1], "datatype": "BYTES", "data": [known]}
     body: dict[str, Any] = {"inputs": [query], "parameters": {"query_modality": "s1", "min_recall": 0.01}}
     where = f"{server.rest}/v2/models/eoforge-retrieval-search-s2/infer"
-    assert httpx.post(where, json=body, timeout=60).status_code == 200
+    outputs = {o["name"]: o["data"] for o in httpx.post(where, json=body, timeout=60).json()["outputs"]}
+    assert outputs["exact"] == [False]
+    assert 0 < outputs["recall"][0] <= 1
+    del body["parameters"]["min_recall"]
+    assert [o["name"] for o in httpx.post(where, json=body, timeout=60).json()["outputs"]] == ["patch_id", "distance"]
     body["parameters"]["min_recall"] = "high"
     refused = httpx.post(where, json=body, timeout=60)
     assert refused.status_code == 400

@@ -17,6 +17,7 @@ from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.errors import UsageError
 from eoforge.logs import configure_logs
 from services.retrieval.owners import Partner
+from services.retrieval.partners import reduced
 from services.retrieval.settings import RetrievalSettings
 from tests.services.conftest import server_for, settings_for
 from tests.services.retrieval.fixtures import BITS, FIRST, RetrievalFixture
@@ -68,6 +69,15 @@ def test_only_what_may_leave_leaves(server: Running, signer: Signer) -> None:
     assert order == sorted(order), "the order does not tell what the distances do not"
 
 
+def test_no_field_of_a_hit_leaves_that_is_not_named() -> None:
+    """Codes of hits left with the answer; a field that is added to the API is as hidden as they are."""
+    hit = pb.Hit(modality=pb.MODALITY_S2, distance=30, thumbnail_png=b"x", code=CODE, owner_address="here:1")
+    hit.patch.patch_id, hit.patch.country, hit.patch.mgrs_tile = "p", "Finland", "35VNK"
+    (left,) = reduced(pb.SearchResponse(hits=[hit], query_code=CODE), PARTNERS[1], "north").hits
+    assert {field.name for field, _ in left.ListFields()} == {"patch", "modality", "distance", "owner"}
+    assert {field.name for field, _ in left.patch.ListFields()} == {"patch_id", "country"}
+
+
 @pytest.mark.parametrize(
     ("request_", "field", "words"),
     [
@@ -77,6 +87,7 @@ def test_only_what_may_leave_leaves(server: Running, signer: Signer) -> None:
         (question(filter=pb.Filter(exclude_snow=True)), "filter.exclude_snow", "does not filter by exclude_snow"),
         (question(across=True), "across", "not passed on"),
         (question(include_thumbnails=True), "include_thumbnails", "not for other owners"),
+        (question(include_codes=True), "include_codes", "not for other owners"),
         (question(page_token="x"), "page_token", "not for other owners"),
         (question(code=None, patch_id="x"), "code", "is a code; got none"),
         (question(visited=["south", "north"]), "visited", "the way south > north > north"),

@@ -28,7 +28,7 @@ def _band(name: str, side: int = 120, kind: str = "u2", fill: int = 1) -> pb.Ban
 
 
 def _s1(**change: Any) -> pb.BandImage:
-    bands = {n: _band(n, kind="f4") for n in ("VV", "VH")} | change
+    bands = {n: _band(n, kind="f4", fill=-10) for n in ("VV", "VH")} | change
     return pb.BandImage(modality=pb.MODALITY_S1, bands=[b for b in bands.values() if b is not None])
 
 
@@ -62,6 +62,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "too few samples": ({"bands": _s1(VV=_band("VV", kind="u2"))}, "INVALID_ARGUMENT"),
     "claims to be huge": ({"bands": _s1(VV=pb.Band(name="VV", height=1 << 31, width=1 << 31))}, "INVALID_ARGUMENT"),
     "NaN": ({"bands": _s1(VV=NAN)}, "DATA_REFUSED"),
+    "no backscatter": ({"bands": _s1(VV=_band("VV", kind="f4", fill=10**38))}, "DATA_REFUSED"),
+    "linear backscatter": ({"bands": _s1(VV=_band("VV", kind="f4", fill=1))}, "DATA_REFUSED"),
     "no modality": ({"bands": pb.BandImage()}, "INVALID_ARGUMENT"),
     "contradicting modality": ({"bands": _s1(), "query_modality": 2}, "INVALID_ARGUMENT"),
     "too many bands": (

@@ -151,6 +151,10 @@ def test_what_is_refused(server: Running, stub: Any, archive: RetrievalFixture) 
         "unequal numbers": (request(encode, good | {"s2_20m": good["s2_20m"][:1]}), "INVALID_ARGUMENT"),
         "too many images": (request(encode, inputs(archive, "s2", 5)), "LIMIT_EXCEEDED"),
         "nodata": (request(encode, {c: a * 0 for c, a in good.items()}), "DATA_REFUSED"),
+        "no backscatter": (
+            request(encode.replace("s2", "s1"), {"s1": inputs(archive, "s1", 1)["s1"] * 1e30}),
+            "DATA_REFUSED",
+        ),
         "unknown model": (request("nobody", good), "NOT_FOUND"),
         "k too large": (request(search, {"code": code, "k": np.array([5000], np.int32)}), "LIMIT_EXCEEDED"),
         "k of none": (request(search, {"code": code, "k": np.array([0], np.int32)}), "INVALID_ARGUMENT"),
