@@ -48,6 +48,7 @@ CASES: dict[str, str] = {
     "rs_jcif": "benchmarks.methods.rs_jcif",
     "reben": "benchmarks.methods.reben epochs=12",
     "dml_s2r": "benchmarks.regression",
+    "dml_s2r_images": "benchmarks.regression.images",
     "anneal": "benchmarks.anneal",
     "spatial_leakage": "benchmarks.methods.spatial_leakage",
     "prediction_service": "benchmarks.services.prediction",
