@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote, urlsplit
 
 from fastapi import Request
@@ -33,6 +34,8 @@ TITLES = {
 
 
 UNREACHABLE = "the service behind this page cannot be reached at the moment; try again later"
+LOCAL_PATH = re.compile(r"/(?![/\\])[^\s\\]*")
+"""Path that a browser cannot take for the address of another site."""
 
 
 class NotConfigured(NotFound):
@@ -99,12 +102,13 @@ def _shows_pages(request: Request) -> bool:
 
 def _there(request: Request) -> str:
     """Page where the person was: that of the request, or the one that sent a form or asked for a part of itself."""
-    path, query, form = request.url.path, request.url.query, request.method not in SAFE_METHODS
+    path, query = request.scope.get("raw_path", b"/").decode("ascii", "replace"), request.url.query
+    form = request.method not in SAFE_METHODS
     shown = urlsplit(request.headers.get("hx-current-url") or request.headers.get("referer") or "")
     ours = shown.netloc == request.headers.get("host")
     if form or (ours and "hx-request" in request.headers and shown.path != path):
         path, query = (shown.path, shown.query) if ours else ("/", "")
-    if path.startswith("/sign-"):
+    if path.startswith("/sign-") or not LOCAL_PATH.fullmatch(path):
         return "/"
     return f"{path}?{query}" if query else path
 

@@ -18,6 +18,7 @@ from joserfc.errors import JoseError
 
 from eoforge.errors import EoforgeError, UsageError
 from services._runtime.errors import NotReady, Unauthenticated
+from services.console.problems import LOCAL_PATH
 from services.console.render import page
 from services.console.session import Cookies, Session
 from services.console.settings import ConsoleSettings
@@ -29,7 +30,6 @@ MAX_SIGN_INS, MAX_PLACE_CHARS = 3, 2000
 """Sign-ins of one browser that wait for the provider, and length of the address that each leads to."""
 _RETRY_S = 5.0
 _CODE = re.compile("[a-z_]{1,40}")
-_LOCAL_PATH = re.compile(r"/(?![/\\])[^\s\\]*")
 
 log = structlog.get_logger("signin")
 router = APIRouter()
@@ -179,7 +179,7 @@ class Provider:
 @router.get("/sign-in")
 async def sign_in(request: Request, next: str = "/") -> Response:
     """Sends people to the provider; ``next`` is a path of the console, and any other value counts as its first page."""
-    local = _LOCAL_PATH.fullmatch(next) and len(next) <= MAX_PLACE_CHARS
+    local = LOCAL_PATH.fullmatch(next) and len(next) <= MAX_PLACE_CHARS
     return await _provider(request).begin(request, next if local else "/")
 
 

@@ -128,6 +128,20 @@ def test_a_slow_service_of_one_caller_leaves_threads_for_others(archive: Retriev
                 silent.close()
 
 
+@pytest.mark.parametrize("path", ["//evil.test/", "/\\evil.test", "/%5Cevil.test", "/%09/evil.test"])
+def test_no_page_of_an_error_leads_to_another_site(console: Running, path: str) -> None:
+    host, port = console.rest.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as line:
+        line.sendall(f"GET {path} HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n".encode())
+        answer = ""
+        while piece := line.recv(1 << 16):
+            answer += piece.decode()
+    assert answer.startswith("HTTP/1.1 404")
+    (again,) = re.findall('href="([^"]*)">Try again', answer)
+    assert again in ("/", path)
+    assert not again.startswith(("//", "/\\"))
+
+
 def test_cookies_of_somebody_else_are_no_session(tmp_path: Path) -> None:
     mine, theirs = Sessions(ConsoleSettings()), Sessions(ConsoleSettings())
     session = Session(name="Eve", subject="eve", token="t")
