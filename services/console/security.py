@@ -108,7 +108,8 @@ class Guard:
                 status, begun = message["status"], True
             await guarded(message)
 
-        limit = asyncio.timeout(self._settings.max_call_seconds)
+        settings = self._settings
+        limit = asyncio.timeout(settings.max_call_seconds)
         known = bool(session.subject) or self._provider is None  # others get no page that takes a thread for long
         who = session.subject or (request.client.host if request.client else "unknown")
         reservation = Reservation(self._budget, who)
@@ -119,12 +120,13 @@ class Guard:
                     if self._provider is not None:
                         state["session"] = await self._provider.renewed(session)
                     await self._check_body(request, state["session"], reservation)
+                    body = receive if request.method in SAFE_METHODS else _in_time(receive, settings.receive_seconds)
                     async with self._shares.enter(who) if known else nullcontext():
-                        await self._app(scope, receive, answer)
+                        await self._app(scope, body, answer)
         except Exception as raised:
             if begun:  # the application's handler answered, or the answer broke off
                 return
-            late = DeadlineExceeded(f"an answer may take {self._settings.max_call_seconds:g} s")
+            late = DeadlineExceeded(f"an answer may take {settings.max_call_seconds:g} s")
             response = await problems.answer(request, late if limit.expired() else raised)
             await response(scope, receive, answer)
         finally:
@@ -184,7 +186,8 @@ class Guard:
             raise LimitExceeded(
                 f"{'an upload' if uploads else 'a form'} may have {limit:,} bytes; this one has {int(length):,}"
             )
-        await reservation.take(int(length))
+        if uploads:  # other forms are small, and need no room that slow uploads can hold
+            await reservation.take(int(length))
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
@@ -193,6 +196,32 @@ class Guard:
         SECONDS.labels(name).observe(seconds)
         session: Session = scope["state"]["session"]
         log.info("call", method=name, code=status, caller=session.subject, milliseconds=round(seconds * 1e3, 2))
+
+
+def _in_time(receive: Receive, seconds: float) -> Receive:
+    """``receive`` of a body that has so many seconds to arrive.
+
+    Raises:
+        DeadlineExceeded: It has not arrived by then.
+        UsageError: The sender is gone.
+    """
+    end, whole = asyncio.get_running_loop().time() + seconds, False
+
+    async def receiving() -> Message:
+        nonlocal whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(end):
+                message = await receive()
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the form did not arrive within {seconds:g} s") from error
+        if message["type"] == "http.disconnect":
+            raise UsageError("the connection ended before the form had arrived")
+        whole = not message.get("more_body", False)
+        return message
+
+    return receiving
 
 
 def _host_of(address: str) -> str | None:

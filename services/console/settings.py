@@ -125,8 +125,8 @@ class ConsoleSettings(HttpSettings):
             UsageError: An entry has another form.
         """
         pairs = [entry.strip().partition("=") for entry in self.owner_targets.split(",") if entry.strip()]
-        if wrong := [name for name, _, target in pairs if not (name and _TARGET.fullmatch(target))]:
-            raise UsageError(f"EOFORGE_OWNER_TARGETS: expected OWNER=HOST:PORT; got {wrong[0][:80]!r}")
+        if not all(name and _TARGET.fullmatch(target) for name, _, target in pairs):
+            raise UsageError("EOFORGE_OWNER_TARGETS: expected OWNER=HOST:PORT, without scheme, user and password")
         return {name: target for name, _, target in pairs}
 
     @property

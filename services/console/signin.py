@@ -102,6 +102,8 @@ class Provider:
             raise Unauthenticated("this sign-in was not begun in this browser, or took too long; sign in again")
         this = begun.pop(request.query_params.get("state", ""), {"kept": {}, "there": "/"})
         request.scope["session"] = this["kept"]
+        if not (request.query_params.get("code") or request.query_params.get("error")):
+            raise Unauthenticated("the provider's answer does not hold; sign in again")
         try:
             found = await self._client.authorize_access_token(request)
         except OAuthError as error:

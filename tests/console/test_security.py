@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -206,6 +207,34 @@ def test_pages_are_not_kept_and_files_are(browser_of_one: httpx.Client) -> None:
     assert style.headers["content-encoding"] == "gzip"
     assert "content-encoding" not in browser_of_one.get("/search").headers, "a page's length must not tell its secret"
     assert browser_of_one.get("/static/vendor/../../settings.py").status_code == 404
+
+
+def begun(run: Running, path: str, length: int, address: str = "127.0.0.1") -> socket.socket:
+    """Connection on which a form has begun that does not go on."""
+    host, port = run.rest.removeprefix("http://").split(":")
+    line = socket.create_connection((host, int(port)), timeout=30, source_address=(address, 0))
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: multipart/form-data; boundary=x\r\n"
+        f"content-length: {length}\r\n\r\n-"
+    )
+    line.sendall(head.encode())
+    return line
+
+
+def test_a_form_that_does_not_arrive_is_not_waited_for() -> None:
+    with running(console_of(receive_seconds=2.0)) as run, begun(run, "/sign-out", 5000) as line:  # type: ignore[arg-type]
+        line.settimeout(30)
+        assert line.recv(1 << 12).startswith(b"HTTP/1.1 504")
+
+
+def test_uploads_that_do_not_arrive_leave_room_for_other_forms() -> None:
+    with ExitStack() as stack:
+        run = stack.enter_context(running(console_of(max_upload_bytes=1024, receive_seconds=15.0)))  # type: ignore[arg-type]
+        for address in ("127.0.0.2", "127.0.0.3"):
+            for _ in range(4):
+                stack.enter_context(begun(run, "/search/upload", 1024, address))
+        until(lambda: len(run.server._server.server_state.tasks) == 8)  # type: ignore[attr-defined]
+        assert httpx.post(f"{run.rest}/sign-out", data={"csrf": "x"}, timeout=30).status_code == 403
 
 
 def test_probes_and_metrics_need_no_session(browser_of_one: httpx.Client) -> None:

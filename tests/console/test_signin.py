@@ -136,6 +136,16 @@ def test_who_declines_at_the_provider_is_told_so(person: httpx.Client) -> None:
     assert "<b>x</b>" not in answer.text
 
 
+@pytest.mark.parametrize("code", ["", "&code=", "&code=forged", "&code=%00", "&code=" + "z" * 20_000])
+def test_an_answer_without_the_code_of_the_provider_signs_nobody_in(person: httpx.Client, code: str) -> None:
+    address = to_provider(person)
+    state = dict(part.split("=", 1) for part in urlsplit(address).query.split("&"))["state"]
+    answer = person.get(f"/sign-in/callback?state={state}{code}")
+    assert answer.status_code == 401
+    assert "sign in again" in answer.text
+    assert person.get("/search").status_code == 303
+
+
 @pytest.mark.parametrize("there", ["//evil.test/", "https://evil.test/", "/\\evil.test", "javascript:alert(1)"])
 def test_no_sign_in_leads_to_another_site(person: httpx.Client, there: str) -> None:
     sent = person.get("/sign-in", params={"next": there})
