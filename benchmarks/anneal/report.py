@@ -118,7 +118,7 @@ def report_page(result: Mapping[str, Any]) -> str:
         whole = table(("strategy", *(f"area of {m}" for m in MEASURES), "CPU seconds"), body)
         sections.append(section(data, whole, *pictures))
     sections.append(section("Settings", table(("setting", "value"), result["config"].items())))
-    lead = f"Means over {result['seeds']} seeds; the shade is one standard deviation. Dashed: baselines."
+    lead = f"Means over {len(result['seeds'])} seeds; the shade is one standard deviation. Dashed: baselines."
     return page("Active learning from pairs", lead, sections, "Queries: test split. Gallery: training split.")
 
 

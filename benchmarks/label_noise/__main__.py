@@ -30,7 +30,7 @@ from benchmarks.label_noise.cell import Training, run
 from benchmarks.label_noise.claims import conclusions
 from benchmarks.label_noise.noise import Shift, noise_of
 from benchmarks.label_noise.report import report_page, table_text
-from benchmarks.label_noise.samples import Samples, eurosat, synthetic
+from benchmarks.label_noise.samples import EUROSAT, Samples, eurosat, synthetic
 from benchmarks.label_noise.variants import VARIANTS
 from eoforge.data.noise.scene import Noise
 from eoforge.progress import track
@@ -38,8 +38,6 @@ from eoforge.progress import track
 CODE = 2
 """Raised when the meaning of a cell changes, so that stored cells are not mixed."""
 _DIGITS = 4
-REAL = Path(os.environ.get("EOFORGE_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-EUROSAT = REAL / "eurosat-rgb-subset"
 DATA = ("synthetic", "eurosat", "maps")
 
 

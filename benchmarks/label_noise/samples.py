@@ -8,6 +8,7 @@ CPU second, and a table of hundreds of trainings some minutes. Maps are trained 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from eoforge.data.synthetic.archive import synthetic_pairs
 from eoforge.losses.robust import Target
 from eoforge.nn.seeds import derive_seed
 
+EUROSAT = (
+    Path(os.environ.get("EOFORGE_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+    / "eurosat-rgb-subset"
+)
 SIDE = 15
 """Side of the images of maps in pixels of 80 m."""
 ARCHIVE_SEED = 11

@@ -38,12 +38,12 @@ LEAST_LABELS = 8
 EPOCHS = 11
 """Of every system; chosen on other seeds than those that are reported, for supervised training too."""
 VARIANTS: dict[str, dict[str, Any]] = {
-    "dml_s2r_plain": {"metric_weight": 1.0, "pair_weight": 0.0, "average": 0.0},
-    "dml_s2r_labels": {"metric_weight": 0.0},
+    "dml_s2r_plain": {"metric_weight": 1.0, "pair_weight": 0.0, "pseudo_weight": 0.0, "average": 0.0},
+    "dml_s2r_labels": {"metric_weight": 0.0, "pseudo_weight": 0.0},
     "dml_s2r_pair": {"difference": "pair"},
     "dml_s2r_log_ratio": {"metric": "log_ratio", "metric_weight": 0.3},
 }
-"""DML-S2R as the plain alternation, without the metric loss, with the other form of f^d, and with the other loss."""
+"""DML-S2R as the plain alternation, without unlabelled inputs, with the other form of f^d, and with the other loss."""
 NAMED = (*SYSTEMS, *VARIANTS)
 OURS_ALONE = (
     "difference",
@@ -53,6 +53,7 @@ OURS_ALONE = (
     "mined",
     "metric_weight",
     "pair_weight",
+    "pseudo_weight",
     "alternate",
     "neighbours",
     "weights",

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from eoforge.errors import DataRefused, LimitExceeded
+from eoforge.federated.privacy.clipping import sum_of_squares
 from eoforge.federated.store.chunk_store import StoredFile
 from eoforge.federated.strategy import Range
 from eoforge.storage.tensorfile import Layout, Specs, chunk_span
 
 MAX_NUMBERS, MAX_NAME = 1000, 200
-NORM_BLOCK = 1 << 16
-"""Number of elements that are converted to float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,7 @@ def chunk_facts(layout: Layout, index: int, data: bytes | memoryview, squares: b
         if not (math.isfinite(values.min()) and math.isfinite(values.max())):
             return ChunkFacts(segment.name, 0.0)
         if squares:
-            for start in range(0, len(values), NORM_BLOCK):
-                block = values[start : start + NORM_BLOCK].astype(np.float64)
-                total += float(np.dot(block, block))
+            total += sum_of_squares(values)
     return ChunkFacts(None, total)
 
 

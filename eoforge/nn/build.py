@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from eoforge.errors import UsageError
 from eoforge.nn.seeds import derive_seed
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -21,5 +22,12 @@ def seeded(build: Callable[[], ModuleT], seed: int) -> ModuleT:
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The device named ``device``; if None, CUDA if available, else the CPU."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device named ``device``; if None, CUDA if available, else the CPU.
+
+    Raises:
+        UsageError: torch knows no device of that name.
+    """
+    try:
+        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UsageError(f"expected a device of torch, such as cpu or cuda:0; got {str(device)[:40]!r}") from error

@@ -36,7 +36,7 @@ class HttpSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="EOFORGE_", frozen=True, extra="ignore", allow_inf_nan=False)
 
-    host: str = Field("127.0.0.1", description="Address that all ports bind.")
+    host: str = Field("127.0.0.1", pattern=r"^[0-9A-Za-z.:%_-]{1,255}$", description="Address that all ports bind.")
     rest_port: int = Field(8080, ge=0, le=65535, description="REST port: OIP V2 and /metrics. 0 takes a free one.")
     insecure: bool = Field(False, description="Allow a non-loopback address without TLS or without authentication.")
     tls_cert_file: Path | None = Field(None, description="Server certificate chain (PEM).")

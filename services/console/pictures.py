@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,16 @@ from eoforge.client import Patch, RetrievalClient
 from eoforge.data.bands import GROUP_OF, S1_BANDS, S2_10M, S2_BANDS
 from eoforge.data.labels import CLASSES, IGNORE_INDEX, clc_to_classes
 from eoforge.data.loading.plot import composite, grey, map_colours, rgb, s1_composite, thumbnail_png
-from eoforge.errors import NotFound
+from eoforge.errors import DataRefused, NotFound
 from services.console.session import Caller
 
 KEPT_SECONDS = 300.0
 PIXELS_KEPT, THUMBNAILS_KEPT = 48, 512
 """Patches in memory: 0.3 MB each with pixels, some 60 kB each as two thumbnails."""
+MAX_THUMBNAIL_BYTES = 1 << 17
+"""Of 120 x 120 pixels; other owners' services send what they like."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+Held = TypeVar("Held")
 Bands = dict[str, npt.NDArray[Any]]
 
 
@@ -78,8 +82,8 @@ class Pictures:
     """
 
     def __init__(self) -> None:
-        self._pixels = _Kept(PIXELS_KEPT)
-        self._thumbnails = _Kept(THUMBNAILS_KEPT)
+        self._pixels: _Kept[Patch] = _Kept(PIXELS_KEPT)
+        self._thumbnails: _Kept[dict[str, bytes]] = _Kept(THUMBNAILS_KEPT)
 
     def patch(self, client: RetrievalClient, caller: Caller, patch_id: str) -> Patch:
         """Patch with pixels and reference map."""
@@ -90,36 +94,46 @@ class Pictures:
 
         Raises:
             NotFound: The patch has no image of this sensor.
+            DataRefused: Another owner sent something else than a small picture.
         """
-        key = f"{owner}\0{patch_id}"
-        patch = self._thumbnails.get(caller, key, lambda: client.get_patch(patch_id, thumbnails=True))
-        png = patch.s1_thumbnail_png if sensor == "s1" else patch.s2_thumbnail_png
+        png = self._thumbnails.get(caller, f"{owner}\0{patch_id}", lambda: _small(client, patch_id))[sensor]
         if not png:
             raise NotFound("the patch has no image of this sensor")
         return png
 
 
-class _Kept:
-    """Patches by caller and name; an entry is dropped after some minutes, or when there are too many."""
+def _small(client: RetrievalClient, patch_id: str) -> dict[str, bytes]:
+    """Thumbnails of a patch by sensor, and nothing else of what a service may send with them."""
+    patch = client.get_patch(patch_id, thumbnails=True)
+    found = {"s1": patch.s1_thumbnail_png, "s2": patch.s2_thumbnail_png}
+    if any(png and not (len(png) <= MAX_THUMBNAIL_BYTES and png.startswith(_PNG)) for png in found.values()):
+        raise DataRefused(
+            f"expected a thumbnail as PNG of at most {MAX_THUMBNAIL_BYTES} bytes; the service sent another"
+        )
+    return found
+
+
+class _Kept(Generic[Held]):
+    """Pictures by caller and name; an entry is dropped after some minutes, or when there are too many."""
 
     def __init__(self, most: int) -> None:
         self._most, self._lock = most, threading.Lock()
-        self._entries: OrderedDict[tuple[str, str], tuple[float, Patch]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], tuple[float, Held]] = OrderedDict()
 
-    def get(self, caller: Caller, patch_id: str, read: Callable[[], Patch]) -> Patch:
-        """Patch, read by ``read`` unless it is here."""
+    def get(self, caller: Caller, patch_id: str, read: Callable[[], Held]) -> Held:
+        """Pictures of a patch, read by ``read`` unless it is here."""
         key = (hashlib.sha256((caller.token or "").encode()).hexdigest(), patch_id)
         with self._lock:
             found = self._entries.get(key)
             if found is not None and time.monotonic() - found[0] < KEPT_SECONDS:
                 self._entries.move_to_end(key)
                 return found[1]
-        patch = read()
+        made = read()
         with self._lock:
-            self._entries[key] = (time.monotonic(), patch)
+            self._entries[key] = (time.monotonic(), made)
             while len(self._entries) > self._most:
                 self._entries.popitem(last=False)
-        return patch
+        return made
 
 
 def views_of(patch: Patch) -> dict[str, View]:

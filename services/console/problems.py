@@ -33,6 +33,7 @@ TITLES = {
 }
 
 
+UNREACHABLE = "the service behind this page cannot be reached at the moment; try again later"
 LOCAL_PATH = re.compile(r"/(?![/\\])[^\s\\]*")
 """Path that a browser cannot take for the address of another site."""
 
@@ -51,7 +52,7 @@ def problem_of(error: BaseException, request_id: str) -> Problem:
     if error.code == "DEADLINE_EXCEEDED":
         entry, words = CATALOGUE["DEADLINE_EXCEEDED"], "the service did not answer in time; try again later"
     else:
-        words = "the service behind this page cannot be reached at the moment; try again later"
+        words = UNREACHABLE
         entry = Entry(CATALOGUE["NOT_READY"].status, 503, words)  # fixed words: the log holds the address
     return Problem("SERVICE_UNAVAILABLE", entry, f"{words} (request id {request_id})", request_id)
 

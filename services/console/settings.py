@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -12,6 +13,10 @@ from eoforge.errors import UsageError
 from services._runtime.settings import MOST_BYTES, MOST_SECONDS, HttpSettings, is_loopback
 
 LEAST_KEY_BYTES = 32
+_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)"
+_PORT = r":(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_URL = re.compile(rf"https?://{_HOST}(?:{_PORT})?(?:[/?]|$)")
+_TARGET = re.compile(rf"unix:[!-~]+|dns:[!-~]+|(?:ipv[46]:)?{_HOST}{_PORT}(?:,{_HOST}{_PORT})*")
 
 
 class ConsoleSettings(HttpSettings):
@@ -120,7 +125,7 @@ class ConsoleSettings(HttpSettings):
             UsageError: An entry has another form.
         """
         pairs = [entry.strip().partition("=") for entry in self.owner_targets.split(",") if entry.strip()]
-        if wrong := [name for name, _, target in pairs if not (name and ":" in target)]:
+        if wrong := [name for name, _, target in pairs if not (name and _TARGET.fullmatch(target))]:
             raise UsageError(f"EOFORGE_OWNER_TARGETS: expected OWNER=HOST:PORT; got {wrong[0][:80]!r}")
         return {name: target for name, _, target in pairs}
 
@@ -144,8 +149,15 @@ class ConsoleSettings(HttpSettings):
             raise UsageError("EOFORGE_TOKEN would give everyone one identity; with EOFORGE_OIDC_ISSUER leave it out")
         for name in ("public_url", "oidc_issuer", "base_map_url"):
             value = getattr(self, name)
-            parts = urlsplit(value or "")
-            if value is not None and not (parts.scheme in ("http", "https") and parts.hostname):
-                raise UsageError(f"EOFORGE_{name.upper()}: expected an https:// address; got {value[:200]!r}")
-            if value is not None and parts.scheme == "http" and not (self.insecure or is_loopback(str(parts.hostname))):
+            if value is None:
+                continue
+            if not (_URL.match(value) and value.isascii() and value.isprintable()):  # it may hold a password
+                raise UsageError(f"EOFORGE_{name.upper()}: expected https://HOST or https://HOST:PORT, and a path")
+            if value.startswith("http:") and not (self.insecure or is_loopback(str(urlsplit(value).hostname))):
                 raise UsageError(f"EOFORGE_{name.upper()}: expected https:// (or EOFORGE_INSECURE=true)")
+        for name in ("retrieval_target", "federation_target", "compression_target"):
+            value = getattr(self, name)
+            if value is not None and not _TARGET.fullmatch(value):
+                raise UsageError(f"EOFORGE_{name.upper()}: expected HOST:PORT, without scheme, user and password")
+        if self.token is not None and not re.fullmatch("[!-~]{1,8192}", self.token.get_secret_value()):
+            raise UsageError("EOFORGE_TOKEN: expected 1 to 8192 letters, digits and signs of ASCII on one line")

@@ -7,18 +7,23 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import structlog
+
 from eoforge.client import CompressionClient, FederationClient, RetrievalClient
 from eoforge.client.base import ServiceClient
-from eoforge.errors import NotFound
+from eoforge.errors import NotFound, UsageError
 from eoforge.storage.addresses import TableRef, open_table
-from services.console.problems import NotConfigured
+from services._runtime.errors import NotReady
+from services.console.problems import UNREACHABLE, NotConfigured
 from services.console.session import Caller
 from services.console.settings import ConsoleSettings
 
 if TYPE_CHECKING:
     import lance
 
+log = structlog.get_logger("sources")
 MAX_CLIENTS = 64
+RETRY_S = 5.0
 ATTEMPTS = 2
 TABLES = {"patches": "EOFORGE_PATCHES_URI", "streams": "EOFORGE_STREAMS_URI"}
 TLS = {"auto": None, "on": True, "off": False}
@@ -33,12 +38,20 @@ class Sources:
 
     Attributes:
         owners: Address of the retrieval service of each other owner whose pictures may be asked.
+
+    Raises:
+        UsageError: A file cannot be read, or a token would be sent without encryption.
     """
 
     def __init__(self, settings: ConsoleSettings) -> None:
         self._settings, self.owners = settings, settings.owners
         self._clients: OrderedDict[tuple[str, str | None], Any] = OrderedDict()
         self._lock = threading.Lock()
+        shown = settings.token.get_secret_value() if settings.token is not None else None
+        targets = (settings.retrieval_target, settings.federation_target, settings.compression_target)
+        for target in (*filter(None, targets), *self.owners.values()):
+            # What is wrong with files and encryption is said at the start, and not to visitors.
+            self._open(ServiceClient, target, "token" if settings.signs_in else shown).close()
 
     def retrieval(self, caller: Caller) -> RetrievalClient:
         """Client of the retrieval service with the caller's token.
@@ -102,20 +115,27 @@ class Sources:
     def _client(self, kind: Callable[..., Client], target: str | None, name: str, caller: Caller) -> Client:
         if target is None:
             raise NotConfigured(f"this console was given no {name.lower()} service (EOFORGE_{name}_TARGET)")
-        settings, key = self._settings, (name, caller.token)
+        key = (name, caller.token)
         with self._lock:
             client: Client | None = self._clients.pop(key, None)
             if client is None:
-                ca = settings.service_ca_file
-                client = kind(
-                    target,
-                    token=caller.token,
-                    ca_file=str(ca) if ca else None,
-                    tls=TLS[settings.service_tls],
-                    timeout=settings.service_seconds,
-                    attempts=ATTEMPTS,
-                )
+                try:
+                    client = self._open(kind, target, caller.token)
+                except UsageError as error:  # a file is gone; its name is not for visitors
+                    log.error("no client can be made", service=name, why=str(error))
+                    raise NotReady(UNREACHABLE, RETRY_S) from error
             self._clients[key] = client
             while len(self._clients) > MAX_CLIENTS:
                 self._clients.popitem(last=False)  # its last user's reference closes it
             return client
+
+    def _open(self, kind: Callable[..., Client], target: str, token: str | None) -> Client:
+        settings = self._settings
+        return kind(
+            target,
+            token=token,
+            ca_file=str(settings.service_ca_file) if settings.service_ca_file else None,
+            tls=TLS[settings.service_tls],
+            timeout=settings.service_seconds,
+            attempts=ATTEMPTS,
+        )

@@ -6,7 +6,7 @@ Tensors are read and made in threads.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -17,6 +17,7 @@ from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.client.messages import owner_status
 from eoforge.data.backscatter import require_decibels
 from eoforge.data.bands import GROUPS, require_modality
+from eoforge.data.search_filter import SearchFilter
 from eoforge.errors import DataRefused, LimitExceeded, NotFound, UsageError
 from eoforge.index.ivf.table import require_recall
 from eoforge.index.search import MAX_K
@@ -35,6 +36,8 @@ from services.retrieval.state import IndexHolder, Served
 GROUP_BY_COLUMN = {g.column: g for g in GROUPS}
 MAX_FILTER_CHARS, MAX_MODALITY_CHARS = 32_768, 32
 _CERTAINTY = "parameter min_recall or across"
+AT_ONCE = 8
+"""Queries of a request that are searched in one go."""
 _ACROSS, _STATUS = "parameter across", ", ".join(owner_status(n) for n in pb.OwnerStatus.values() if n)
 
 
@@ -101,6 +104,16 @@ class EncodeModel(Model):
         return [Raster(self._modality, {c: a[i] for c, a in arrays.items()}) for i in range(count)]
 
 
+class _Asked(NamedTuple):
+    """Queries of one request: codes ``[N, K/8]``, hits, filter, least recall, and whether the answer tells its own."""
+
+    codes: Any
+    k: int
+    chosen: SearchFilter
+    min_recall: float
+    tells: bool
+
+
 class SearchModel(Model):
     """Search model: codes or patch ids to the ``k`` nearest patches of one sensor.
 
@@ -157,7 +170,13 @@ class SearchModel(Model):
             query = await self._pool.run(self._query, payload, served)
             found = await self._others.search(query, None)
             return response(self.name, payload, await self._pool.run(_across_outputs, found))
-        return response(self.name, payload, await self._pool.run(self._nearest, payload, served))
+        asked = await self._pool.run(self._asked, payload, served)
+        groups = np.array_split(asked.codes, -(-len(asked.codes) // AT_ONCE))
+        # One group after the other: a search of a large index takes long, and callers take turns between them.
+        parts = [await self._pool.run(self._nearest, served, asked, group) for group in groups]
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in ("patch_id", "distance")}
+        certainty = {name: np.min([part[name] for part in parts], axis=0) for name in set(parts[0]) - set(outputs)}
+        return response(self.name, payload, outputs | certainty)
 
     def _query(self, payload: InferRequest, served: Served) -> Query:
         """Query across archives: one code, which other services take one at a time."""
@@ -174,7 +193,7 @@ class SearchModel(Model):
         recall = _min_recall(payload, self._settings)
         return Query(served, codes[0], self._modality, message, answers.search_filter(message), k, recall)
 
-    def _nearest(self, payload: InferRequest, served: Served) -> dict[str, Any]:
+    def _asked(self, payload: InferRequest, served: Served) -> _Asked:
         snapshot = served.snapshot
         if self._modality not in snapshot.modalities:
             raise NotFound(f"the index holds no codes of {self._modality}")
@@ -185,10 +204,14 @@ class SearchModel(Model):
         values = {"patch_id": count, "distance": count} | ({"exact": 1, "recall": 1} if tells else {})
         require_json_fits(payload, values, self._settings)
         chosen = answers.search_filter(_filter_message(payload))
-        found = snapshot.search(self._modality, codes, k, chosen, _min_recall(payload, self._settings))
+        return _Asked(codes, k, chosen, _min_recall(payload, self._settings), tells)
+
+    def _nearest(self, served: Served, asked: _Asked, codes: Any) -> dict[str, Any]:
+        snapshot = served.snapshot
+        found = snapshot.search(self._modality, codes, asked.k, asked.chosen, asked.min_recall)
         ids = snapshot.metadata(found.rows.ravel()).column("patch_id").to_pylist()
         outputs = {"patch_id": np.array(ids, dtype=object).reshape(found.rows.shape), "distance": found.distances}
-        return outputs | (_certainty(found.exact, found.recall) if tells else {})
+        return outputs | (_certainty(found.exact, found.recall) if asked.tells else {})
 
     def _codes(self, payload: InferRequest, served: Served) -> Any:
         """Codes ``[N, K/8]`` of the queries."""

@@ -56,7 +56,8 @@ class Upstream(BaseModel):
     @classmethod
     def _host_and_port(cls, value: str) -> str:
         if value and not _ADDRESS.fullmatch(value):
-            raise ValueError(f"expected HOST:PORT; got {value[:80]!r}")
+            shown = "a text with a user, or more" if "@" in value else repr(value[:80])  # it may hold a password
+            raise ValueError(f"expected HOST:PORT; got {shown}")
         return value
 
     @property
@@ -121,7 +122,7 @@ def listed(value: Any) -> Any:
         return value
     try:
         found = json.loads(value or "[]")
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"expected a list in JSON: {error}") from error
     if not isinstance(found, list):
         raise ValueError("expected a list in JSON")

@@ -6,22 +6,25 @@ import csv
 import html
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from urllib.parse import quote
 
+import grpc
 import httpx
 import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, expect
 
+from eoforge.api.retrieval.v1 import retrieval_pb2 as pb
 from eoforge.client import RetrievalClient
 from eoforge.client.messages import AcrossAnswer
 from eoforge.storage.seaweed import free_ports
 from services.retrieval.owners import EVERY_HUB, Partner
 from tests.console.browser import PHONE, keep, open_page, require_accessible
 from tests.console.conftest import console_of, known_method, running_retrieval
-from tests.console.console_support import refused, words_of
+from tests.console.console_support import console_with, refused, words_of
 from tests.services.retrieval.owners import EACH, EVERYTHING, Owners, make_owners, upstream
 from tests.services.support import Running, running
 
@@ -136,6 +139,26 @@ def test_pictures_of_other_owners_are_asked_where_the_settings_allow_it(visitor:
     refused(visitor.get(f"/thumbnail/s2/{own}", params={"owner": "north"}), 404, "No patch")
     for owner in ("west", "127.0.0.1:9", "<b>"):
         refused(visitor.get(f"/thumbnail/s2/{theirs}", params={"owner": owner}), 404, "may not ask there")
+
+
+@pytest.mark.parametrize("picture", [b"<svg onload=alert(1)>", b"\x89PNG\r\n\x1a\n" + bytes(1 << 20)])
+def test_of_an_owner_small_pictures_are_taken_and_nothing_else(picture: bytes) -> None:
+    def answer(request: pb.GetPatchRequest, _: object) -> pb.GetPatchResponse:
+        return pb.GetPatchResponse(patch=pb.PatchMetadata(patch_id=request.patch_id), s2_thumbnail_png=picture)
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        answer, pb.GetPatchRequest.FromString, pb.GetPatchResponse.SerializeToString
+    )
+    service = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"GetPatch": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with console_with(owner_targets=f"evil=127.0.0.1:{port}") as visitor:
+            refused(visitor.get("/thumbnail/s2/x", params={"owner": "evil"}), 422, "a thumbnail as PNG of at most")
+    finally:
+        server.stop(0).wait()
 
 
 def test_a_mark_and_a_service_without_upstreams_are_clear_pages(

@@ -17,7 +17,13 @@ from services.console.settings import ConsoleSettings
 from tests.console.browser import ROOT
 from tests.console.conftest import console_of, csrf_of
 from tests.services.retrieval.fixtures import RetrievalFixture
-from tests.services.support import Running, running, until
+from tests.services.support import Pki, Running, make_pki, running, until
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return make_pki(tmp_path_factory.mktemp("pki"))
+
 
 UPLOAD = {"files": ("x.tif", b"x", "image/tiff")}
 
@@ -221,11 +227,35 @@ def test_probes_and_metrics_need_no_session(browser_of_one: httpx.Client) -> Non
         ),
         ({"public_url": "http://console.test"}, "expected https://"),
         ({"base_map_url": "javascript:alert(1)"}, "EOFORGE_BASE_MAP_URL"),
+        ({"base_map_url": "https://h; script-src */{z}"}, "EOFORGE_BASE_MAP_URL"),
+        ({"public_url": "https://[::1"}, "expected https://HOST"),
+        ({"public_url": "https://me:SECRET@c.test"}, "expected https://HOST"),
+        ({"public_url": "https://c.test:99999"}, "expected https://HOST"),
+        ({"retrieval_target": "http://me:SECRET@c.test:1"}, "EOFORGE_RETRIEVAL_TARGET: expected HOST:PORT"),
+        ({"federation_target": ""}, "EOFORGE_FEDERATION_TARGET: expected HOST:PORT"),
+        ({"token": "a\nb"}, "EOFORGE_TOKEN"),
     ],
 )
 def test_settings_that_expose_the_console_are_refused(values: dict[str, str], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=words) as refused:
         ConsoleSettings(**values).require_consistent()
+    assert "SECRET" not in str(refused.value)
+
+
+def test_files_of_the_services_are_looked_at_at_the_start_and_not_named_to_visitors(pki: Pki, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    given = {"retrieval_target": "127.0.0.1:9", "service_ca_file": ca}
+    with pytest.raises(UsageError, match=re.escape(str(ca))):
+        console_of(**given)()
+    with pytest.raises(UsageError, match="sent in the clear"):
+        console_of(retrieval_target="far.test:1", service_tls="off", token="t")()
+    ca.write_bytes(pki.path("ca.pem").read_bytes())
+    with running(console_of(**given)) as run:  # type: ignore[arg-type]
+        ca.unlink()
+        answer = httpx.get(f"{run.rest}/search")
+    assert answer.status_code == 503
+    assert "cannot be reached at the moment" in answer.text
+    assert str(tmp_path) not in answer.text
 
 
 def test_the_readme_lists_all_settings() -> None:

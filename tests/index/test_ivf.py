@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import lance
@@ -246,9 +247,22 @@ def test_engines_are_not_mixed(archive, tmp_path, pairs):
 
 
 def test_damaged_facts_and_codes_are_refused(archive, tmp_path, memory):
-    schema = pa.schema([], metadata={ENGINE_KEY: IVF, "eoforge.ivf": '{"recall": 3}'})
-    with pytest.raises(DataRefused, match="facts of the IVF index of here are malformed"):
-        IvfInfo.of(schema, "here")
+    good = {"partitions": 4, "trained_rows": 1, "recall": {"1": 0.5, "4": 1.0}, "counts": {"s1": 1, "s2": 0}}
+    for damage in (
+        '{"recall": 3}',
+        "[" * 100_000,
+        *(
+            json.dumps(good | change)
+            for change in (
+                {"partitions": 10**30}, {"partitions": "4"}, {"partitions": 0}, {"recall": {"9": 1.0}},
+                {"recall": {"1": float("nan")}}, {"recall": {"1": 2}}, {"counts": {"s1": -1}}, {"counts": {"s3": 1}},
+                {"counts": {"s1": True}}, {"countries": [1]}, {"countries": 1},
+            )
+        ),
+    ):  # fmt: skip
+        schema = pa.schema([], metadata={ENGINE_KEY: IVF, "eoforge.ivf": damage})
+        with pytest.raises(DataRefused, match="facts of the IVF index of here are malformed"):
+            IvfInfo.of(schema, "here")
     table = open_table(archive.codes)
     rows = table.to_table()
     wrong = pa.array(np.zeros(rows.num_rows, np.uint32))

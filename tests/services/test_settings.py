@@ -9,6 +9,7 @@ import pytest
 
 from eoforge.api.retrieval.v1 import retrieval_pb2_grpc
 from eoforge.errors import UsageError
+from eoforge.nn.build import choose_device
 from scripts.chart_schema import settings_class
 from services import process
 from services._runtime.settings import RuntimeSettings
@@ -44,6 +45,29 @@ def test_every_number_has_an_upper_bound_and_is_refused_beyond_it(service: str) 
     for name in largest:
         with pytest.raises(UsageError, match=f"EOFORGE_{name.upper()}"):
             settings(**REQUIRED, **{name: 2**64})
+
+
+@pytest.mark.parametrize("service", [*SERVICES, "console"])
+def test_nonsense_is_taken_or_refused_in_few_words_that_show_no_password(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = of(service)
+    for name in settings.model_fields:
+        for nonsense in ("", "1e999", "x" * 100_000, "[" * 100_000, "http://me:SECRET@[x", "s3://me:SECRET@b/x"):
+            with monkeypatch.context() as patch:
+                for key, value in (REQUIRED | {name: nonsense}).items():
+                    patch.setenv(f"EOFORGE_{key.upper()}", value)
+                try:
+                    settings().require_consistent()
+                except UsageError as error:
+                    said = str(error)
+                    assert "SECRET" not in said, name
+                    assert len(said) < 3000, name
+
+
+def test_a_device_that_torch_does_not_know_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="expected a device of torch, such as cpu or cuda:0; got 'nonsense'"):
+        choose_device("nonsense")
 
 
 def test_a_service_runs_with_every_number_at_its_bound() -> None:

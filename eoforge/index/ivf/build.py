@@ -181,7 +181,9 @@ def commit_ivf(codes_uri: str, job_id: str) -> IvfInfo:
     except (OSError, RuntimeError, ValueError) as error:  # Lance has no errors of its own
         raise StoreError(f"cannot commit the index of {codes_uri}: {plain(error)}") from error
     table = open_table(TableRef(codes_uri))
-    names = pc.unique(table.to_table(columns=["country"]).column("country")).drop_null().to_pylist()
+    names: set[str] = set()
+    for batch in table.scanner(columns=["country"]).to_batches():  # of a billion codes, 12 GB in one piece
+        names.update(pc.unique(batch.column("country")).drop_null().to_pylist())
     queries, recall = measure(table, plan.partitions)
     info = IvfInfo(
         partitions=plan.partitions,

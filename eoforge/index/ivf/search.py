@@ -116,10 +116,8 @@ class IvfSnapshot:
             NotFound: The modality or the patch is not in the index, or the patch lacks this sensor.
         """
         self.require(modality)
-        name = patch_id.replace("'", "''")
-        rows = self._read(
-            columns=["patch_id"], filter=f"patch_id = '{name}' AND modality = '{modality}'", with_row_id=True
-        )
+        where = f"patch_id = {sql_list([patch_id])} AND modality = '{modality}'"
+        rows = self._read(columns=["patch_id"], filter=where, with_row_id=True)
         if not rows.num_rows:
             raise NotFound(f"patch {patch_id!r} with {modality} is not in the index {self.uri}@{self.version}")
         return int(rows.column("_rowid")[0].as_py())

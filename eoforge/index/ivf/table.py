@@ -21,6 +21,7 @@ ENGINE_KEY, IVF_KEY = "eoforge.engine", "eoforge.ivf"
 VECTOR_INDEX = "code_ivf"
 DEVIATIONS = 1.64
 """Standard errors between a measured recall and one that is promised: 95 % on one side."""
+MAX_PARTITIONS = 1 << 24
 K = 10
 """Hits per query of the measured recall (recall@10)."""
 
@@ -83,9 +84,28 @@ class IvfInfo:
         try:
             values = json.loads(text)
             values["recall"] = {int(probes): float(recall) for probes, recall in values["recall"].items()}
-            return cls(**values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            found = cls(**values)
+            found.require_possible()
+            return found
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise DataRefused(f"the facts of the IVF index of {uri} are malformed: {error}") from error
+
+    def require_possible(self) -> None:
+        """Check of facts that were read from a store.
+
+        Raises:
+            ValueError: A number is out of range.
+            TypeError: A fact has another type.
+        """
+        numbers = (self.partitions, self.trained_rows, self.queries, *self.counts.values())
+        if not all(type(number) is int for number in numbers):
+            raise TypeError("expected partitions, rows, queries and counts as integers")
+        if not 1 <= self.partitions <= MAX_PARTITIONS or min(numbers) < 0 or set(self.counts) - {"s1", "s2"}:
+            raise ValueError(f"expected 1 to {MAX_PARTITIONS} partitions, and counts from 0 on of s1 and s2")
+        if not all(1 <= probes <= self.partitions and 0 <= recall <= 1 for probes, recall in self.recall.items()):
+            raise ValueError("expected recalls of 0 to 1 for 1 partition to all of them")
+        if not all(isinstance(name, str) for name in self.countries):
+            raise TypeError("expected names of countries")
 
     def probes_for(self, min_recall: float) -> int:
         """Fewest partitions whose recall is at least ``min_recall``, with the certainty of ``DEVIATIONS``.

@@ -203,11 +203,15 @@ class Annotations:
         """The last adjudication of each pair."""
         return {row.pair: row for row in self.standing if row.kind is Kind.ADJUDICATION}
 
+    @cached_property
+    def answers(self) -> tuple[Annotation, ...]:
+        """The last answer of each person about each pair; feedback that came later changes the vote, not the count."""
+        return tuple({(row.pair, row.who): row for row in self.standing if row.kind is Kind.ANSWER}.values())
+
     @property
     def decisions(self) -> int:
         """Number of decisions that a budget counts: answers and adjudications other than "skip", no feedback."""
-        answers = [v for votes in self.votes.values() for v in votes.values() if v.kind is Kind.ANSWER]
-        return sum(row.answer is not Answer.SKIP for row in (*answers, *self.adjudicated.values()))
+        return sum(row.answer is not Answer.SKIP for row in (*self.answers, *self.adjudicated.values()))
 
     def last_of(self, who: str) -> Annotation | None:
         """The annotator's last answer that stands."""

@@ -9,13 +9,14 @@ from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.errors import UsageError
 from eoforge.hashing.lengths import require_code_bits
 from eoforge.methods.learner import TrainConfig
+from eoforge.methods.sensors import SensorBands
 from eoforge.nn.backbones import require_backbone
 
 Strategy = Literal["anneal", "uncertainty", "diversity", "random", "badge"]
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(SensorBands, TrainConfig):
     """Settings beyond those of every training run (:class:`~eoforge.methods.learner.TrainConfig`).
 
     ``epochs`` are passes over the annotated pairs after each batch of answers, ``batch_size`` is a number of pairs.
@@ -32,12 +33,12 @@ class Config(TrainConfig):
         width: First width of the tiny backbones.
         bits: Length K of code and embedding, a multiple of 8 in 16..512.
         hidden: Hidden width of the head that is trained.
-        margin: Distance m from which dissimilar pairs cost nothing, for embeddings of length 1.
+        margin: Distance m from which dissimilar pairs cost nothing; unrelated embeddings of length 1 have about 1.4.
         contrastive_weight: Weight of the contrastive loss.
         bce_weight: Weight of the binary classifier of pairs.
         quantisation_weight: Weight of the distance between embeddings and their codes.
-        anchor_weight: Weight of the squared change of cosines between random patches since the initial embedding,
-            which keeps a head from forgetting it while pairs are few.
+        anchor_weight: Weight of the squared change of cosines between random patches since the initial embedding, over
+            the number of annotated pairs: it keeps a head from forgetting while pairs are few, and many outweigh it.
         retrain: "warm" continues from the weights of the last batch, "fresh" starts from the initial ones.
         strategy: Choice of pairs: "anneal" (uncertain and diverse), one half of it alone ("uncertainty",
             "diversity"), "badge" (gradient embeddings of pairs), or "random".
@@ -63,15 +64,15 @@ class Config(TrainConfig):
     width: int = 32
     bits: int = 128
     hidden: int = 512
-    margin: float = 1.0
+    margin: float = 1.4
     contrastive_weight: float = 1.0
     bce_weight: float = 1.0
     quantisation_weight: float = 0.1
-    anchor_weight: float = 30.0
+    anchor_weight: float = 300.0
     retrain: Literal["warm", "fresh"] = "warm"
     strategy: Strategy = "anneal"
-    uncertainty: Literal["mgue", "bcgue"] = "bcgue"
-    shortlist: int = 10
+    uncertainty: Literal["mgue", "bcgue"] = "mgue"
+    shortlist: int = 3
     bootstrap: int = 100
     batch: int = 100
     rounds: int = 10
@@ -103,9 +104,9 @@ class Config(TrainConfig):
             raise UsageError(f"bootstrap must be at least 2, a near and a far pair; got {self.bootstrap}")
 
     @property
-    def sensor_bands(self) -> dict[str, tuple[str, ...]]:
-        """Bands of the sensor, in channel order."""
-        return {self.modality: self.s1_bands if self.modality == "s1" else self.s2_bands}
+    def sensors(self) -> str:
+        """The sensor of the patches."""
+        return self.modality
 
     @property
     def budget(self) -> int:
@@ -116,9 +117,9 @@ class Config(TrainConfig):
     def tiny(cls) -> Config:
         """Settings that train on 1,000 patches in about a minute on two CPU cores."""
         return cls(
-            epochs=30,
+            epochs=20,
             batch_size=64,
-            learning_rate=5e-3,
+            learning_rate=2e-3,
             warmup_epochs=0.0,
             size=60,
             interpolation="bilinear",  # from 120 to 60 this is the mean of 2 x 2 pixels, which reduces speckle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,7 @@ class PairLearner:
         if not len(known.pairs):
             return head.eval(), {}
         optimizer = torch.optim.AdamW(head.parameters(), weight_decay=config.weight_decay, betas=(0.9, config.beta2))
+        config = replace(config, anchor_weight=config.anchor_weight / len(known.pairs))
         pairs, similar = torch.from_numpy(known.pairs), torch.from_numpy(known.similar)
         weight = balance(similar)
         reference = self.initial()
@@ -143,8 +144,9 @@ class PairLearner:
     @torch.inference_mode()
     def _pair_values(self, head: PairHead, pairs_P2: Rows) -> tuple[npt.NDArray[np.float64], ...]:
         """Distances ``[P]``, descriptors ``[P, 2K]``, classifier inputs ``[P, 2K]`` and probabilities ``[P]``."""
-        embedding = self.embed(head)
-        first, second = (embedding[torch.from_numpy(pairs_P2[:, side])] for side in (0, 1))
+        rows, place = np.unique(pairs_P2, return_inverse=True)  # an archive has more patches than a pool
+        embedding = self.embed(head, self.features[torch.from_numpy(rows)])
+        first, second = (embedding[torch.from_numpy(side)] for side in place.reshape(-1, 2).T)
         values = (
             pair_distances(first, second),
             pair_descriptors(first, second),

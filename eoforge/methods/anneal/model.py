@@ -101,8 +101,7 @@ class Anneal(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        channels = len(config.sensor_bands[config.modality])
-        self.encoder, self.width = build_backbone(config.backbone, channels, config.size, config.width)
+        self.encoder, self.width = build_backbone(config.backbone, config.channels, config.size, config.width)
         self.head = PairHead(self.width, config.bits, config.hidden)
         self.features = config.bits
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from sklearn.cluster import KMeans, kmeans_plusplus
+from sklearn.metrics import pairwise_distances_argmin_min
 from threadpoolctl import threadpool_limits
 
 from eoforge.methods.anneal.config import Config
@@ -61,8 +62,9 @@ def k_center(descriptor_PD: Floats, known_TD: Floats, number: int) -> Rows:
     Source: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach" (ICLR 2018).
     """
     least = np.full(len(descriptor_PD), np.inf)
-    for centre in known_TD:
-        least = np.minimum(least, _squared(descriptor_PD, centre))
+    if len(known_TD):
+        with threadpool_limits(1):
+            least = pairwise_distances_argmin_min(descriptor_PD, known_TD)[1] ** 2
     chosen: list[int] = []
     for _ in range(min(number, len(descriptor_PD))):
         chosen.append(int(least.argmax()) if chosen or len(known_TD) else 0)

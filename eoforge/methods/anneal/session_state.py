@@ -11,7 +11,7 @@ from eoforge.config import from_dict
 from eoforge.data.tables.commit import table_identity
 from eoforge.errors import DamagedObject, DataRefused, UsageError
 from eoforge.methods.anneal.agreement import agreement
-from eoforge.methods.anneal.annotations import Annotations, Kind, Pair
+from eoforge.methods.anneal.annotations import Annotations, Pair
 from eoforge.methods.anneal.config import Config
 from eoforge.methods.anneal.round_files import MALFORMED, Round, RoundFigures
 from eoforge.storage.addresses import TableRef, join, open_table, relative_to, resolve
@@ -143,7 +143,7 @@ class Status:
     def of(cls, settings: Settings, rounds: Sequence[Round], annotations: Annotations, address: str) -> Status:
         """State after these batches and annotations of the session at ``address``."""
         agreed = agreement(annotations)
-        answers = [row for votes in annotations.votes.values() for row in votes.values() if row.kind is Kind.ANSWER]
+        answers = annotations.answers
         return cls(
             state=settings.state(rounds, annotations),
             iteration=len(rounds) - 1,

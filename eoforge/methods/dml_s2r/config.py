@@ -9,16 +9,16 @@ from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.data.targets import Policy, Target, with_defaults
 from eoforge.errors import UsageError
 from eoforge.methods.learner import TrainConfig
+from eoforge.methods.sensors import SensorBands
 
 System = Literal["dml_s2r", "supervised", "mean_teacher", "self_training", "coreg", "tnnr", "ucvme", "rankup"]
 SYSTEMS: tuple[System, ...] = (
     "dml_s2r", "supervised", "mean_teacher", "self_training", "coreg", "tnnr", "ucvme", "rankup",
 )  # fmt: skip
-_SENSORS: dict[str, tuple[str, ...]] = {"s1": ("s1",), "s2": ("s2",), "s1s2": ("s1", "s2")}
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(SensorBands, TrainConfig):
     """Settings beyond those of every training run (:class:`~eoforge.methods.learner.TrainConfig`).
 
     Attributes:
@@ -61,6 +61,8 @@ class Config(TrainConfig):
         metric_weight: Weight of the loss of the second step.
         pair_weight: Weight of the first step's loss within the second step, over the labelled pairs of its batches; 0
             is the plain alternation.
+        pseudo_weight: Weight, within the second step, of f^d's error against values that come from the nearest labelled
+            inputs of the batch.
         alternate: Epochs of one step before the other one follows.
         labelled_share: Share of a batch that is labelled, where a batch holds unlabelled patches too.
         neighbours: Labelled patches from which a prediction is made.
@@ -102,6 +104,7 @@ class Config(TrainConfig):
     mined: int = 4
     metric_weight: float = 3.0
     pair_weight: float = 1.0
+    pseudo_weight: float = 0.3
     alternate: int = 1
     labelled_share: float = 0.5
     neighbours: int = 10
@@ -121,7 +124,7 @@ class Config(TrainConfig):
         require_bands(self.s1_bands, "s1")
         require_bands(self.s2_bands, "s2")
         self._require_positive("size", "width", "hidden", "embedding", "mined", "alternate", "neighbours", "margin")
-        self._require_not_negative("jitter", "metric_weight", "pair_weight", "unlabelled_weight")
+        self._require_not_negative("jitter", "metric_weight", "pair_weight", "pseudo_weight", "unlabelled_weight")
         for name in ("holdout", "level", "labelled_share"):
             if not 0 < getattr(self, name) < 1:
                 raise UsageError(f"{name} must be greater than 0 and less than 1; got {getattr(self, name)}")
@@ -150,17 +153,6 @@ class Config(TrainConfig):
         if self.system in ("supervised", "coreg") or (self.system == "dml_s2r" and self.step(epoch) == 1):
             return 1.0
         return self.labelled_share
-
-    @property
-    def sensor_bands(self) -> dict[str, tuple[str, ...]]:
-        """Bands per sensor of the input, in channel order."""
-        bands = {"s1": self.s1_bands, "s2": self.s2_bands}
-        return {sensor: bands[sensor] for sensor in _SENSORS[self.sensors]}
-
-    @property
-    def channels(self) -> int:
-        """Number of bands of the input."""
-        return sum(map(len, self.sensor_bands.values()))
 
     @classmethod
     def tiny(cls) -> Config:

@@ -53,6 +53,21 @@ def pseudo_values(difference_NN: Tensor, distance_NN: Tensor, values_N: Tensor, 
     return torch.where(values_N.isnan(), estimate_NL.gather(1, near_NK).mean(dim=1), values_N)
 
 
+def pseudo_pair_loss(difference_NN: Tensor, pseudo_N: Tensor, known_N: Tensor) -> Tensor:
+    """Mean over unlabelled i and all j of ``((z_i - z_j) - f^d(i, j))^2``, z being labels and pseudo-values (*ours*).
+
+    Zero if there is no unlabelled input, or no pseudo-value.
+
+    Args:
+        difference_NN: f^d of the network that learns.
+        pseudo_N: From :func:`pseudo_values`; NaN where there is none.
+        known_N: Which inputs have a label.
+    """
+    error_NN = (pseudo_N[:, None] - pseudo_N[None]).nan_to_num() - difference_NN
+    chosen_NN = (~known_N[:, None] & ~pseudo_N.isnan()[:, None]).expand_as(error_NN)
+    return torch.where(chosen_NN, error_NN.square(), 0.0).sum() / chosen_NN.sum().clamp(min=1)
+
+
 def mine(delta_NN: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Positives and negatives ``[N, K]`` of each anchor: the nearest and farthest others by delta (*ours*).
 

@@ -101,11 +101,12 @@ class Student(nn.Module, Generic[ModuleT]):
 
 
 class DmlS2r(Objective):
-    """The two steps: f^d from labelled pairs, then the metric from triplets of all inputs, in turn.
+    """The two steps: f^d from labelled pairs, then the metric and f^d from all inputs, in turn.
 
-    In the second step f^d, frozen at the start of the phase, says which inputs have near targets. Both steps train the
-    same phi with one optimiser (*ours*: the reconstruction has one for each). The average of the weights over the steps
-    predicts (*ours*).
+    In the second step a guide says which inputs have near targets, from another view: the average of the weights, which
+    also predicts (*ours*). Triplets by its f^d train phi. Values from the nearest labelled inputs by its phi, the rule
+    of the prediction, train f^d on unlabelled inputs: so each step guides the other one. Both train the same phi with
+    one optimiser (*ours*: the reconstruction has one for each).
     """
 
     inference: Neighbours
@@ -113,41 +114,46 @@ class DmlS2r(Objective):
     def __init__(self, config: Config, inference: Neighbours) -> None:
         super().__init__(config, inference)
         self.student = Student(inference.twin)
-        self.miner = Frozen(self.student.network)
 
     def losses(self, view: View, values_B: Tensor, epoch: int) -> dict[str, Tensor]:
-        self.student.lead(self.inference.twin, self.config.average)
-        inputs = view(False)
-        features_ND = gather_rows(self.student.network.encoder(inputs))
+        guide, learner = self.inference.twin, self.student.network
+        self.student.lead(guide, self.config.average)
+        features_ND = gather_rows(learner.encoder(view(False)))
         values_N = gather_rows(values_B)
         known_N = ~values_N.isnan()
         pairs = self.pair_term(features_ND[known_N], values_N[known_N])
         if self.config.step(epoch) == 1:
-            return {"loss": pairs, "pairs": pairs, "metric": torch.zeros_like(pairs)}
-        self.miner.refresh(self.student.network, epoch // self.config.alternate)
+            zero = torch.zeros_like(pairs)
+            return {"loss": pairs, "pairs": pairs, "metric": zero, "unlabelled": zero}
         with torch.no_grad():
-            frozen_ND = gather_rows(self.miner.network.encoder(inputs))
-            delta_NN = self.target_distance(frozen_ND, values_N)
+            guide_ND = gather_rows(guide.encoder(view(False)))
+            difference_NN = guide.difference(guide_ND, guide_ND)
+            pseudo_N = self.pseudo_values(guide_ND, difference_NN, values_N)
+            mined_N = pseudo_N if self.config.mining == "pseudo" else values_N
+            delta_NN = loss.target_distance(difference_NN, mined_N)
         metric = self.metric_term(features_ND, delta_NN)
-        # Ranks exchange the gradients of every parameter, so that f^d needs one even where its weight is 0.
-        total = self.config.metric_weight * metric + self.config.pair_weight * pairs
-        return {"loss": total, "pairs": pairs, "metric": metric}
+        unlabelled = loss.pseudo_pair_loss(learner.difference(features_ND, features_ND), pseudo_N, known_N)
+        # Ranks exchange the gradients of every parameter, so that f^d needs one even where its weights are 0.
+        total = (
+            self.config.metric_weight * metric
+            + self.config.pair_weight * pairs
+            + self.config.pseudo_weight * unlabelled
+        )
+        return {"loss": total, "pairs": pairs, "metric": metric, "unlabelled": unlabelled}
 
-    def target_distance(self, frozen_ND: Tensor, values_N: Tensor) -> Tensor:
-        """delta ``[N, N]`` by the frozen network, from its features."""
-        difference_NN = self.miner.network.difference(frozen_ND, frozen_ND)
-        if self.config.mining == "difference" or bool(values_N.isnan().all()):
-            return loss.target_distance(difference_NN, values_N)
-        distance_NN = loss.square_distance(frozen_ND)
-        values_N = loss.pseudo_values(difference_NN, distance_NN, values_N, self.config.neighbours)
-        return loss.target_distance(difference_NN, values_N)
+    def pseudo_values(self, guide_ND: Tensor, difference_NN: Tensor, values_N: Tensor) -> Tensor:
+        """Labels, and for other inputs values from the nearest labelled ones of the batch; NaN if it has none."""
+        if bool(values_N.isnan().all()):
+            return values_N
+        distance_NN = loss.square_distance(guide_ND)
+        return loss.pseudo_values(difference_NN, distance_NN, values_N, self.config.neighbours)
 
     def pair_term(self, features_ND: Tensor, values_N: Tensor) -> Tensor:
         """Loss of the first step over labelled inputs."""
         return loss.pair_loss(self.student.network.difference(features_ND, features_ND), values_N)
 
     def metric_term(self, features_ND: Tensor, delta_NN: Tensor) -> Tensor:
-        """Loss of the second step."""
+        """Loss of the second step's triplets."""
         positives, negatives = loss.mine(delta_NN, self.config.mined)
         distance_NN = loss.square_distance(features_ND)
         if self.config.metric == "triplet":

@@ -9,6 +9,7 @@ from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.data.labels import NUM_CLASSES
 from eoforge.errors import UsageError
 from eoforge.methods.learner import TrainConfig
+from eoforge.methods.sensors import SensorBands
 
 PAPER_BACKBONES: tuple[str, ...] = (
     "resnet50",
@@ -22,13 +23,12 @@ PAPER_BACKBONES: tuple[str, ...] = (
 """Backbones of the published weights, by their names in timm."""
 DECODERS: tuple[str, ...] = ("unet", "unetplusplus", "fpn", "linknet", "manet", "pan", "upernet", "deeplabv3plus")
 """Decoders of pixel maps, by their names in segmentation_models_pytorch."""
-_SENSORS: dict[str, tuple[str, ...]] = {"s1": ("s1",), "s2": ("s2",), "s1s2": ("s1", "s2")}
 _OFFICIAL_TRAIN, _OFFICIAL_VALIDATION = 237_871, 122_342
 _WARMUP_STEPS = 1000
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(SensorBands, TrainConfig):
     """Settings beyond those of every training run (:class:`~eoforge.methods.learner.TrainConfig`).
 
     Attributes:
@@ -95,17 +95,6 @@ class Config(TrainConfig):
                 raise UsageError(f"decoder must be one of {', '.join(DECODERS)}; got {self.decoder!r}")
             if self.loss == "asymmetric":
                 raise UsageError("the asymmetric loss is one of labels; pixels take bce (cross entropy) or focal")
-
-    @property
-    def sensor_bands(self) -> dict[str, tuple[str, ...]]:
-        """Bands per sensor of the input, in channel order."""
-        bands = {"s1": self.s1_bands, "s2": self.s2_bands}
-        return {sensor: bands[sensor] for sensor in _SENSORS[self.sensors]}
-
-    @property
-    def channels(self) -> int:
-        """Number of bands of the input."""
-        return sum(map(len, self.sensor_bands.values()))
 
     @property
     def outputs(self) -> int:

@@ -8,11 +8,12 @@ from typing import Literal
 from eoforge.data.bands import S1_BANDS, S2_BANDS_10, require_bands
 from eoforge.hashing.lengths import require_code_bits
 from eoforge.methods.learner import TrainConfig
+from eoforge.methods.sensors import SensorBands
 from eoforge.nn.backbones import require_backbone
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(SensorBands, TrainConfig):
     """Settings beyond those of every training run (:class:`~eoforge.methods.learner.TrainConfig`).
 
     Attributes:
@@ -77,11 +78,6 @@ class Config(TrainConfig):
             "size", "width", "projection", "hash_hidden", "temperature", "hash_temperature", "ramp_start"
         )
         self._require_not_negative("similarity_weight", "discrepancy_weight", "quantisation_weight", "balance_weight")
-
-    @property
-    def sensor_bands(self) -> dict[str, tuple[str, ...]]:
-        """Bands per sensor, in channel order."""
-        return {"s1": self.s1_bands, "s2": self.s2_bands}
 
     @classmethod
     def tiny(cls) -> Config:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from eoforge.api.federation.v1 import federation_pb2 as pb
 from eoforge.errors import DataRefused
-from eoforge.federated.privacy.clipping import clipped_and_noised, l2_norm
+from eoforge.federated.privacy.clipping import NORM_BLOCK, clipped_and_noised, l2_norm, sum_of_squares
 from eoforge.federated.privacy.policy import epsilon, exhausted
 
 UPDATE = {
@@ -72,3 +74,17 @@ def test_the_budget_ends_before_the_round_that_would_exceed_it() -> None:
     assert ended == [False, False, False, True, True]  # three rounds are paid for
     run.spec.privacy.max_epsilon = 0
     assert not exhausted(run)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_squares_are_summed_in_float64(dtype: type) -> None:
+    values = np.random.default_rng(0).standard_normal((3, NORM_BLOCK // 2 + 1)).astype(dtype)
+    assert sum_of_squares(values) == pytest.approx(math.fsum(float(v) ** 2 for v in values.flat), rel=1e-12)
+    assert sum_of_squares(np.array([6e4], np.float16)) == float(np.float16(6e4)) ** 2, "beyond float16"
+    assert sum_of_squares(np.empty(0, dtype)) == 0
+
+
+def test_norms_ignore_integers_and_pass_infinity_on() -> None:
+    assert l2_norm({"w": np.array([3.0]), "b": np.array([[4.0]], np.float32), "n": np.array([7])}) == 5
+    assert l2_norm({"w": np.array([1e200])}) == math.inf
+    assert math.isnan(l2_norm({"w": np.array([math.nan])}))

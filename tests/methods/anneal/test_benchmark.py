@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
+from benchmarks.anneal.archive import archive_of
+from benchmarks.anneal.cell import ALL, CLASS_LABELS, STRATEGIES, run
 from benchmarks.anneal.report import MEASURES, area, claims, report_page, summary
+from benchmarks.label_noise.samples import Samples
+from eoforge.config import build_config
+from eoforge.methods.anneal.config import Config
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    """Three classes of 20 samples, which lie around three points."""
+    number = np.arange(60)
+    labels = number[:, None] % 3 == np.arange(3)
+    noise = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    features = torch.from_numpy(labels.astype(np.float32)).repeat(1, 3)[:, :8] + 0.3 * noise
+    return Samples("single", features, labels, np.where(number < 40, 0, 2), ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_cell_of_every_strategy_has_a_curve_by_cost(name: str, samples: Samples) -> None:
+    settings = {"bits": "16", "hidden": "8", "bootstrap": "12", "batch": "6", "rounds": "1", "epochs": "2"}
+    found = run(archive_of(samples), name, build_config(Config, "tiny", settings))
+    decisions = [point["decisions"] for point in found["points"]]
+    assert decisions == {ALL: [40], CLASS_LABELS: [12, 18]}.get(name, [12, 18])
+    for point in found["points"]:
+        assert {"map@20", "ndcg@20", "r_precision", "bits", "seconds"} <= point.keys()
+        assert 1 / 3 < point["map@20"] <= 1
 
 
 def cell(name: str, seed: int, heights: list[float]) -> dict:
@@ -40,7 +68,7 @@ def test_claims_count_points_of_the_mean_and_areas_of_every_seed() -> None:
 
 def test_the_page_has_a_picture_of_every_measure_and_the_settings_as_a_table() -> None:
     cells = [cell(name, seed, [0.1, 0.2, 0.3]) for name in ("anneal bcgue", "random", "all labels") for seed in (0, 1)]
-    text = report_page({"rows": summary(cells), "seeds": 2, "config": {"bits": 128, "start": ""}})
+    text = report_page({"rows": summary(cells), "seeds": [0, 1], "config": {"bits": 128, "start": ""}})
     assert text.count("<figure>") == len(MEASURES)
     assert ">128</td>" in text
     assert "{" not in text.partition("</style>")[2], "no dictionary as text"

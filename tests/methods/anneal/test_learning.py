@@ -114,7 +114,19 @@ def test_the_anchor_keeps_the_initial_embedding(learner: PairLearner) -> None:
         e0, e1 = trainer.embed(start), trainer.embed(trainer.train(start, known, 1)[0])
         return float((e0 @ e0.T - e1 @ e1.T).square().mean())
 
-    assert change(100.0) < 0.5 * change(0.0)
+    assert change(100.0 * len(known.pairs)) < 0.5 * change(0.0)
+
+
+def test_the_weight_of_the_anchor_is_shared_by_the_pairs(learner: PairLearner) -> None:
+    pairs = learner.first_pairs(learner.initial())
+    config = replace(CONFIG, epochs=3, anchor_weight=60.0, quantisation_weight=0.0)
+    for number in (6, 20):
+        known = answered(pairs[:number])
+        _, terms = PairLearner(learner.features, config).train(learner.initial(), known, 1)
+        assert terms["anchor"] > 0
+        assert terms["loss"] == pytest.approx(
+            terms["contrastive"] + terms["bce"] + 60 / number * terms["anchor"], rel=1e-5
+        )
 
 
 def test_without_answers_nothing_is_learned(learner: PairLearner) -> None:

@@ -145,6 +145,15 @@ def test_feedback_of_a_search_trains_and_costs_no_budget(start: Start) -> None:
         session.record_feedback("p7", "nowhere", True, "ana", "f-2")
 
 
+def test_feedback_about_an_answered_pair_gives_no_decision_back(start: Start) -> None:
+    session = start()
+    session.answer(PAIRS[0], "similar", "ana", 1.0, "a-1")
+    session.record_feedback(PAIRS[0].second, PAIRS[0].first, False, "ana", "f-1")
+    assert session.annotations().labels() == {PAIRS[0]: False}  # the last word counts
+    status = session.status()
+    assert (status.answered, status.annotators) == (1, {"ana": 1})
+
+
 def test_what_is_malformed_is_refused_and_nothing_is_stored(start: Start) -> None:
     session = start()
     version = session.version()

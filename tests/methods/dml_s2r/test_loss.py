@@ -93,3 +93,11 @@ def test_pseudo_values_come_from_the_nearest_labelled_inputs() -> None:
         near = sorted((0, 2, 3), key=lambda one, i=i: float(distance[i, one]))[:2]
         expected = sum(float(values[one] + difference[i, one]) for one in near) / 2
         assert float(found[i]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_pseudo_pairs_are_those_of_unlabelled_inputs() -> None:
+    difference, values, known = drawn(16).view(4, 4), drawn(4, 1), torch.tensor([True, False, True, False])
+    total = sum(float(values[i] - values[j] - difference[i, j]) ** 2 for i in (1, 3) for j in range(4))
+    assert float(loss.pseudo_pair_loss(difference, values, known)) == pytest.approx(total / 8, rel=1e-5)
+    assert float(loss.pseudo_pair_loss(difference, values, torch.ones(4, dtype=torch.bool))) == 0
+    assert float(loss.pseudo_pair_loss(difference, torch.full((4,), NAN), torch.zeros(4, dtype=torch.bool))) == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,11 @@ from eoforge.index.ivf.search import IvfSnapshot
 from eoforge.index.ivf.table import VECTOR_INDEX
 from eoforge.index.snapshot import Opening
 from eoforge.storage.addresses import TableRef, open_table
+from services._runtime.fair import FairPool
 from services.retrieval.state import load, require_match
 from tests.services.conftest import server_for
-from tests.services.retrieval.fixtures import FIRST, RetrievalFixture, make_retrieval_fixture
-from tests.services.support import Running, running
+from tests.services.retrieval.fixtures import BITS, FIRST, RetrievalFixture, make_retrieval_fixture
+from tests.services.support import Running, running, until
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,47 @@ def test_pixels_of_a_hit_are_found_without_reading_all_ids(both: tuple[Retrieval
     codes = open_table(both[1].codes)
     plan = codes.scanner(columns=["patch_id"], filter="_rowid IN (1, 3)", with_row_id=True).explain_plan()
     assert "full_filter=--, refine_filter=--" in plan, "the condition would be checked row by row"
+
+
+@pytest.mark.parametrize("name", ["'", "x' OR '1'='1", "\\", "\0", "%", "\U0001f4a5" * 128, "--", ";", "\n"])
+def test_no_text_is_more_than_a_name(server: Running, name: str) -> None:
+    with RetrievalClient(server.target, attempts=1) as client, pytest.raises(RemoteNotFound, match="no patch"):
+        client.search(patch_id=name, source="s1", target="s2")
+
+
+def test_many_queries_of_one_request_leave_turns_to_others(
+    both: tuple[RetrievalFixture, RetrievalFixture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    asked: list[str] = []
+    first, goes_on = threading.Event(), threading.Event()
+    search, run_in = IvfSnapshot.search, FairPool.run
+
+    def noted(self: IvfSnapshot, modality: str, queries: Any, *rest: Any) -> Any:
+        sizes.append(len(queries))
+        first.set()
+        assert goes_on.wait(30)
+        return search(self, modality, queries, *rest)
+
+    async def noted_run(self: FairPool, function: Any, *rest: Any, **named: Any) -> Any:
+        asked.append(function.__name__)
+        return await run_in(self, function, *rest, **named)
+
+    tensor = {"name": "code", "shape": [40, BITS // 8], "datatype": "UINT8", "data": [7] * (40 * BITS // 8)}
+    with running(server_for(both[1], search_workers=1)) as run, ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(IvfSnapshot, "search", noted)
+        monkeypatch.setattr(FairPool, "run", noted_run)
+        url = f"{run.rest}/v2/models/eoforge-retrieval-search-s2/infer"
+        many = pool.submit(httpx.post, url, json={"inputs": [tensor]}, timeout=60)
+        assert first.wait(30)
+        with RetrievalClient(run.target) as client:
+            one = pool.submit(client.search, code=bytes(8), target="s2", k=1)
+            until(lambda: "nearest" in asked)
+            goes_on.set()
+            assert one.result()
+        answer = {o["name"]: o for o in many.result().json()["outputs"]}
+    assert sizes == [8, 1, 8, 8, 8, 8]
+    assert answer["distance"]["shape"][0] == 40
 
 
 def test_an_answer_says_whether_it_is_exact(both: tuple[RetrievalFixture, RetrievalFixture], server: Running) -> None:

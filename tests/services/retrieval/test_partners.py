@@ -204,6 +204,8 @@ def test_contradictory_settings_are_refused(archive: RetrievalFixture, values: d
         ("UPSTREAMS", "[{", "expected a list in JSON"),
         ("UPSTREAMS", '[{"owner": "No Name", "address": "a:1"}]', "EOFORGE_UPSTREAMS_0_OWNER"),
         ("UPSTREAMS", '[{"owner": "a", "address": "https://a"}]', "expected HOST:PORT; got 'https://a'"),
+        ("UPSTREAMS", '[{"owner": "a", "address": "me:SECRET@a:1"}]', "expected HOST:PORT; got a text with a user"),
+        ("UPSTREAMS", "[" * 100_000, "expected a list in JSON"),
         ("UPSTREAMS", '[{"owner": "a", "address": "a:1", "cert_file": "x"}]', "needs both cert_file and key_file"),
         ("UPSTREAMS", '[{"owner": "a", "address": "a:1", "deadline_seconds": 1e9}]', "DEADLINE_SECONDS"),
     ],
