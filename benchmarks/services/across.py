@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ HUB, OTHERS = "hub", ("east", "north", "west")
 EACH, K, SEQUENTIAL, WARM = 100, 10, 200, 20
 
 
-def archives(folder: Path, patches: int) -> dict[str, str]:
+def archives(folder: Path, patches: int, owners: Sequence[str] = (HUB, *OTHERS)) -> dict[str, str]:
     """Codes of each owner, from one bundle that was trained for a moment: the figures do not depend on it."""
     method, codes, bundle = get_method("ss_cm_rsir"), {}, None
-    for number, owner in enumerate((HUB, *OTHERS)):
+    for number, owner in enumerate(owners):
         uri = str(folder / owner / "patches.lance")
         rows = record_batch(list(synthetic_pairs(patches, seed=number)))
         table = TableRef(uri, lance.write_dataset(rows, uri, schema=PATCHES).version)

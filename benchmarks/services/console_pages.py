@@ -26,7 +26,7 @@ from eoforge.methods.anneal.config import Config
 from eoforge.methods.anneal.sessions import AnnotationSession
 from eoforge.storage.addresses import TableRef, open_table
 
-PATCHES, VISITS, SEARCHES = 200, 7, 20
+PATCHES, VISITS, SEARCHES = 100, 7, 20
 
 
 def visit(browser: Browser, address: str, path: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def search(browser: Browser, address: str, names: list[str]) -> dict[str, Any]:
 
 def measure(folder: Path, patches: int) -> dict[str, Any]:
     """Figures of all pages."""
-    codes = archives(folder, patches)[HUB]
+    codes = archives(folder, patches, [HUB])[HUB]
     table = str(folder / HUB / "patches.lance")
     session = AnnotationSession.create(str(folder / "sessions" / "coast"), TableRef(table), Config.tiny())
     session.select_next()
