@@ -123,14 +123,17 @@ def test_the_measured_recall_chooses_the_partitions(opened, memory):
     for wanted in (None, SearchFilter(labels_any=CLASSES), SearchFilter(splits=("test",))):
         every = opened.search("s2", np.zeros((1, 2), np.uint8), 40, wanted, 0.01)
         assert every.distances.shape == (1, every.candidates), "partitions that hold too few rows are not all"
-    # The recall that the table states is that of such searches.
-    good = total = 0
-    for patch_id in memory.metadata().column("patch_id").to_pylist():
-        query = memory.code_of(patch_id, "s1")[None]
-        last = memory.search("s2", query, 10).distances[0, -1]
-        good += int((opened.search("s2", query, 10, None, 0.01).distances[0] <= last).sum())
-        total += 10
-    assert good / total == pytest.approx(info.recall[1], abs=0.2)
+    # The recall that the table states is that of such searches, in the worse direction.
+    seen = []
+    for source, target in (("s1", "s2"), ("s2", "s1")):
+        good = total = 0
+        for patch_id in memory.metadata().column("patch_id").to_pylist():
+            query = memory.code_of(patch_id, source)[None]
+            last = memory.search(target, query, 10).distances[0, -1]
+            good += int((opened.search(target, query, 10, None, 0.01).distances[0] <= last).sum())
+            total += 10
+        seen.append(good / total)
+    assert min(seen) == pytest.approx(info.recall[1], abs=0.05)
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, 1.1, float("nan")])
