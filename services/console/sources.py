@@ -112,6 +112,8 @@ class Sources:
                     token=caller.token,
                     ca_file=str(ca) if ca else None,
                     tls=TLS[settings.service_tls],
+                    # That of the operator's own services; the way to other owners is another.
+                    encrypted_network=settings.service_tls == "off" and target not in self.owners.values(),
                     timeout=settings.service_seconds,
                     attempts=ATTEMPTS,
                 )
