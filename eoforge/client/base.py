@@ -64,6 +64,7 @@ class ServiceClient:
         cert_file: Client certificate (PEM) for mutual TLS, together with ``key_file``.
         key_file: Private key (PEM) of the client.
         tls: Whether to use TLS; None for TLS except to the loopback address. ``False`` is for encrypted networks.
+        encrypted_network: Whether the network encrypts, so that the token may go without TLS.
         timeout: Deadline of one attempt in seconds.
         attempts: Number of attempts of a call while the server is unavailable, overloaded or restarting.
     """
@@ -79,12 +80,13 @@ class ServiceClient:
         cert_file: str | None = None,
         key_file: str | None = None,
         tls: bool | None = None,
+        encrypted_network: bool = False,
         timeout: float = 30.0,
         attempts: int = 5,
     ) -> None:
         if (cert_file is None) != (key_file is None):
             raise UsageError("mutual TLS needs both cert_file and key_file; got one of them")
-        self._files, self._tls = (ca_file, key_file, cert_file), tls
+        self._files, self._tls, self._encrypted = (ca_file, key_file, cert_file), tls, encrypted_network
         self._target, self._timeout, self._attempts = target, timeout, attempts
         self._closed = False
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
@@ -117,7 +119,7 @@ class ServiceClient:
             raise UsageError("expected the address of a service, HOST:PORT; got an empty address")
         ca_file, key_file, cert_file = self._files
         tls = bool(ca_file or cert_file) or not is_loopback(target) if self._tls is None else self._tls
-        if self._metadata and not tls and not is_loopback(target):
+        if self._metadata and not (tls or self._encrypted or is_loopback(target)):
             raise UsageError(f"a token for {target} would be sent in the clear: use TLS (ca_file=..., or tls=True)")
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

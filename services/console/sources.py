@@ -136,6 +136,8 @@ class Sources:
             token=token,
             ca_file=str(settings.service_ca_file) if settings.service_ca_file else None,
             tls=TLS[settings.service_tls],
+            # That of the operator's own services; the way to other owners is another.
+            encrypted_network=settings.service_tls == "off" and target not in self.owners.values(),
             timeout=settings.service_seconds,
             attempts=ATTEMPTS,
         )

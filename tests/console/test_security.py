@@ -13,8 +13,9 @@ import pytest
 
 from eoforge.errors import UsageError
 from scripts.settings_table import table
-from services.console.session import Cookies, Session, Sessions
+from services.console.session import Caller, Cookies, Session, Sessions
 from services.console.settings import ConsoleSettings
+from services.console.sources import Sources
 from tests.console.browser import ROOT
 from tests.console.conftest import console_of, csrf_of
 from tests.services.retrieval.fixtures import RetrievalFixture
@@ -290,3 +291,13 @@ def test_files_of_the_services_are_looked_at_at_the_start_and_not_named_to_visit
 def test_the_readme_lists_all_settings() -> None:
     readme = (ROOT / "services" / "console" / "README.md").read_text()
     assert table("services.console.settings") in readme, "run python -m scripts.settings_table and paste the result"
+
+
+def test_a_token_goes_without_tls_only_to_own_services_of_a_network_that_encrypts() -> None:
+    caller = Caller("alice", "alice", "a token", "csrf")
+    own = {"retrieval_target": "retrieval.example:8081", "owner_targets": "north=north.example:8081"}
+    sources = Sources(ConsoleSettings(**own, service_tls="off"))
+    sources.retrieval(caller)
+    with pytest.raises(UsageError, match="in the clear"):
+        sources.owner("north", caller)
+    sources.close()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pyarrow.parquet as pq
@@ -18,11 +16,9 @@ from services.console.render import ASSETS
 from tests.cluster import release
 from tests.cluster.kubectl import Object
 from tests.cluster.pods.callers import cli, hits_of, python
-from tests.cluster.pods.sandbox import HOST
 from tests.cluster.pods.trial import BUCKET, GRPC, READY_S, TABLE, Trial
 from tests.cluster.release import RELEASE
 from tests.console.console_support import csrf_of, fields_of, words_of
-from tests.console.provider import CLIENT, running_provider
 
 SESSION = f"""
 from eoforge.methods.anneal.config import Config
@@ -38,16 +34,15 @@ print(AnnotationSession.create("{BUCKET}/annotations/trial", TableRef("{TABLE}")
 
 
 @contextmanager
-def changed(trial: Trial, console: Object, **retrieval: Any) -> Iterator[None]:
-    """The release with other values of the console, and of retrieval if there are any, while the block runs."""
-    change = trial.replace_pods if retrieval else trial.upgrade
+def changed(trial: Trial, console: Object) -> Iterator[None]:
+    """The release with other values of the console while the block runs."""
     trial.console = console
     try:
-        change(kserve=True, **retrieval)
+        trial.upgrade(kserve=True)
         yield
     finally:
         trial.console = {}
-        change(kserve=True)
+        trial.upgrade(kserve=True)
 
 
 def test_a_search_gives_the_hits_of_the_service(filled: Trial) -> None:
@@ -103,28 +98,6 @@ def test_without_a_token_the_page_says_that_the_service_refused(filled: Trial) -
         page = filled.search_page()
         assert page.status_code == 401, words_of(page)
         assert hits_of(page) == []
-    assert len(hits_of(filled.search_page())) == 5
-
-
-def test_people_sign_in_and_search_with_their_own_tokens(filled: Trial) -> None:
-    """The pod asks the provider outside the cluster; retrieval takes the provider's tokens alone."""
-    with running_provider(host=HOST) as provider, filled.browser() as browser:
-        keys = base64.b64encode(httpx.get(f"{provider.issuer}/jwks").content).decode()
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "provider"}, "data": {"jwks.json": keys}}
-        filled.place.kubectl.apply(secret)
-        tokens = {"existingSecret": "provider", "key": "jwks.json", "audience": CLIENT, "issuer": provider.issuer}
-        settings = {"oidcIssuer": provider.issuer, "oidcClientId": CLIENT, "oidcServiceToken": "id_token"}
-        settings["publicUrl"] = str(browser.base_url).rstrip("/")
-        auth = {"anonymous": False, "sessionKey": {"existingSecret": "eoforge-console"}}
-        with changed(filled, {"extraEnv": [], "auth": auth, "settings": settings}, auth={"tokens": tokens}):
-            asked = {"patch_id": filled.patch, "from": "s1", "to": "s2", "k": "5"}
-            sent = browser.get(browser.get("/search", params=asked).headers["location"])
-            back = httpx.post(sent.headers["location"], data={"sub": "alice"}).headers["location"]
-            page = browser.get(browser.get(back).headers["location"])
-            assert page.status_code == 200, words_of(page)
-            assert "alice" in words_of(page)
-            assert len(hits_of(page)) == 5
-            assert filled.search_page().headers["location"].startswith("/sign-in?next="), "a stranger"
     assert len(hits_of(filled.search_page())) == 5
 
 

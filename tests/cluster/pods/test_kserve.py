@@ -69,9 +69,8 @@ def test_predictions_come_from_outside(filled: Trial) -> None:
         for tensor in stub.ModelMetadata(oip_pb2.ModelMetadataRequest(name=model), **known).inputs:
             shape = [1, *tensor.shape[1:]]
             request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
-            request.raw_input_contents.append(
-                np.ones(shape, {"FP32": "<f4", "UINT16": "<u2"}[tensor.datatype]).tobytes()
-            )
+            kind, value = {"FP32": ("<f4", -12.0), "UINT16": ("<u2", 1000)}[tensor.datatype]  # dB; reflectance
+            request.raw_input_contents.append(np.full(shape, value, kind).tobytes())
         answer = stub.ModelInfer(request, **known)
     found = dict(zip([o.name for o in answer.outputs], answer.raw_output_contents, strict=True))
     probabilities = np.frombuffer(found["probabilities"], "<f4")

@@ -136,10 +136,10 @@ class Trial:
             helm.upgrade(chart, RELEASE, values, namespace=self.place.name, wait="hookOnly", timeout=READY_S)
         self.wait_ready()
 
-    def replace_pods(self, *, kserve: bool, **retrieval: Any) -> None:
+    def replace_pods(self, *, kserve: bool) -> None:
         """Upgrades the release so that every pod of retrieval is replaced, and waits until all are ready."""
         before = {pod["metadata"]["name"] for pod in self.pods("retrieval")}
-        self.upgrade(kserve=kserve, podAnnotations={"trial": f"after {sorted(before)[0]}"}, **retrieval)
+        self.upgrade(kserve=kserve, podAnnotations={"trial": f"after {sorted(before)[0]}"})
         # KServe's status is that of the former pods for a moment.
         release.wait_until(
             lambda: before.isdisjoint(pod["metadata"]["name"] for pod in self.pods("retrieval")), "new pods", READY_S
