@@ -105,7 +105,7 @@ def serve(kind: str, folder: str, extra: dict[str, Any], ready: Any, busy: Any) 
 
     def made() -> Any:
         if kind == "retrieval":
-            from benchmarks.services.retrieval import snapshot
+            from benchmarks.services.retrieval import snapshot, write
             from eoforge.bundle import load_bundle
             from eoforge.methods import get_method
             from eoforge.storage.addresses import TableRef
@@ -113,7 +113,10 @@ def serve(kind: str, folder: str, extra: dict[str, Any], ready: Any, busy: Any) 
             from services.retrieval.settings import RetrievalSettings
             from services.retrieval.state import IndexHolder, Served
 
-            held, bundle = snapshot(PATCHES), load_bundle((Path(folder) / "bundle").read_text())
+            index = Path(folder) / "index"
+            if not index.exists():
+                write(index, PATCHES)
+            held, bundle = snapshot(index), load_bundle((Path(folder) / "bundle").read_text())
             encoder = get_method(bundle.config["method"]).load(bundle, None)
 
             class Fixed(IndexHolder):
