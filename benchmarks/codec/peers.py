@@ -52,13 +52,13 @@ class Peer:
 
 PEERS: dict[str, Peer] = {
     "jpeg2000": Peer(
-        lambda pixels, level: imagecodecs.jpeg2k_encode(pixels, level=level, codecformat="j2k", numthreads=1),
+        lambda pixels, level: imagecodecs.jpeg2k_encode(pixels, level=level, codecformat="j2k", numthreads=1),  # type: ignore[arg-type]
         imagecodecs.jpeg2k_decode,
         30.0,
         100.0,
     ),
     "jpegxl": Peer(
-        lambda pixels, quality: imagecodecs.jpegxl_encode(pixels, distance=25.0 / 2.0**quality, numthreads=1),
+        lambda pixels, quality: imagecodecs.jpegxl_encode(pixels, distance=25.0 / 2.0**quality, numthreads=1),  # type: ignore[arg-type]
         lambda data: np.squeeze(imagecodecs.jpegxl_decode(data, numthreads=1)),
         0.0,
         11.0,

@@ -71,7 +71,7 @@ def write_lmdb(path: Path, patches: int) -> Keys:
                     meta = pair.meta
                     transaction.put(meta.patch_id.encode(), save({b: bands[b] for b in S2_BANDS}))
                     transaction.put(meta.s1_name.encode(), save({b: bands[b] for b in S1_BANDS}))
-                    keys.append((meta.patch_id, meta.s1_name))
+                    keys.append((meta.patch_id, meta.s1_name))  # type: ignore[arg-type]
     return keys
 
 
@@ -79,7 +79,7 @@ def peer_patches(env: lmdb.Environment, keys: Keys) -> Iterator[dict[str, Any]]:
     """Bands of each patch by name."""
     with env.begin(buffers=False) as transaction:
         for patch_id, s1_name in keys:
-            yield load(transaction.get(patch_id.encode())) | load(transaction.get(s1_name.encode()))
+            yield load(transaction.get(patch_id.encode())) | load(transaction.get(s1_name.encode()))  # type: ignore[arg-type]
 
 
 def peer_native(env: lmdb.Environment, keys: Keys, batch_size: int) -> None:

@@ -79,7 +79,7 @@ def silo(target: str, tls: Path, name: str, folder: Path) -> None:
     configure_logs(as_json=True, level=logging.ERROR)
     with RecordingClient(target, **options(tls, name)) as client:
         client.notes = folder / f"{name}.acknowledged"
-        Silo(client, lambda _: ConstantTrainer(), folder / name, samples=1).run(until_end_of="soak")
+        Silo(client, lambda _: ConstantTrainer(), folder / name, samples=1).run(until_end_of="soak")  # type: ignore[arg-type]
 
 
 class RandomKills(threading.Thread):

@@ -65,7 +65,7 @@ def compare(codes: Codes, queries: Codes, k: int, rounds: int, allow: npt.NDArra
     peer.add(codes)
     # A variable keeps the bitmap alive: the selector of faiss does not.
     bitmap = None if allow is None else np.packbits(allow, bitorder="little")
-    params = None if bitmap is None else faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bitmap))
+    params = None if bitmap is None else faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bitmap))  # type: ignore[arg-type, call-arg]
     if not np.array_equal(ours.search(queries, k, allow)[0], peer.search(queries, k, params=params)[0]):
         raise SystemExit("distances differ from faiss's")
     best = best_ms(

@@ -64,7 +64,7 @@ def pack_case(device: torch.device, small: bool) -> Case:
         f"pack_bits {list(x.shape)} bf16",
         lambda: pack_bits(x),
         lambda: same(pack_bits(x), eager["eager"]()),
-        eager,
+        eager,  # type: ignore[arg-type]
         size,
     )
 

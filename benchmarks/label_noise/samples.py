@@ -86,7 +86,7 @@ def synthetic(patches: int, cache: Path | None = None, *, maps: bool = False) ->
     else:
         found = _drawn(patches)
         if stored is not None:
-            np.savez(stored, **found)
+            np.savez(stored, **found)  # type: ignore[arg-type]
     images = torch.from_numpy(found["images" if maps else "described"])
     scene = _normalised("multi", images, found["labels"], found["split"], CLASSES)
     if not maps:
@@ -104,7 +104,7 @@ def _drawn(patches: int) -> dict[str, np.ndarray]:
         found["described"].append(torch.cat([described(b) for b in bands]).numpy())
         found["labels"].append([name in pair.meta.labels for name in CLASSES])
         found["split"].append(SPLITS.index(pair.meta.split))
-        found["maps"].append(clc_to_classes(pair.reference_map)[step // 2 :: step, step // 2 :: step])
+        found["maps"].append(clc_to_classes(pair.reference_map)[step // 2 :: step, step // 2 :: step])  # type: ignore[arg-type]
     return {name: np.array(values) for name, values in found.items()}
 
 

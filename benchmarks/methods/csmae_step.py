@@ -201,7 +201,7 @@ def main() -> int:
     rows, failures = [], 0
     for variant in VARIANTS:
         settings = Settings(
-            variant=variant, vit=options.vit, size=options.size, patch=options.patch,
+            variant=variant, vit=options.vit, size=options.size, patch=options.patch,  # type: ignore[arg-type]
             decoder_width=options.decoder_width, decoder_depth=options.decoder_depth,
         )  # fmt: skip
         try:

@@ -134,7 +134,7 @@ def score(table: TableRef, runs: str, overrides: dict[str, str]) -> dict[str, fl
     """Test figures of one training run."""
     config = METHOD.config("tiny", overrides)
     bundle = METHOD.train(table, runs, config)
-    (measures,) = measure_labels(bundle, METHOD, table).measures.values()  # both sensors, or the only one
+    (measures,) = measure_labels(bundle, METHOD, table).measures.values()  # type: ignore[arg-type]  # both sensors, or the only one
     averages = measures.averages
     figures = {name: averages[name] for name in ("map_macro", "map_micro", "f1_micro")}
     return {**figures, "best_epoch": bundle.metrics["best_epoch"], "seconds": bundle.metrics["training_seconds"]}
@@ -191,7 +191,7 @@ def tiff_batches(archive: Path, table: TableRef, batch_size: int) -> Iterator[Pa
         for group in GROUPS:
             stacked = np.stack([[_pixels(archive, meta, band) for band in group.bands] for meta in part])
             pixels[group.column] = torch.from_numpy(stacked)
-        masks = torch.tensor([mask_of(meta.labels) for meta in part])
+        masks = torch.tensor([mask_of(meta.labels) for meta in part])  # type: ignore[arg-type]
         yield PatchBatch(patch_id=[meta.patch_id for meta in part], label_mask=masks, **pixels)
 
 

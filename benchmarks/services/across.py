@@ -103,7 +103,11 @@ async def measure(target: str, codes: str, ways: dict[str, bool], load: bool) ->
 
             async def call(patch_id: str, across: bool = across) -> Any:
                 request = pb.SearchRequest(
-                    patch_id=patch_id, query_modality=1, target_modality=2, page_size=K, across=across
+                    patch_id=patch_id,
+                    query_modality=1,  # type: ignore[arg-type]
+                    target_modality=2,  # type: ignore[arg-type]
+                    page_size=K,
+                    across=across,
                 )
                 return await stub.Search(request, timeout=60)
 

@@ -126,7 +126,11 @@ async def measure(target: str, index: IndexSnapshot) -> dict[str, Any]:
         def caller(wanted: pb.Filter | None) -> Callable[[int], Awaitable[Any]]:
             def call(row: int) -> Awaitable[Any]:
                 request = pb.SearchRequest(
-                    patch_id=names[row], query_modality=1, target_modality=2, page_size=K, filter=wanted
+                    patch_id=names[row],
+                    query_modality=1,  # type: ignore[arg-type]
+                    target_modality=2,  # type: ignore[arg-type]
+                    page_size=K,
+                    filter=wanted,
                 )
                 awaited: Awaitable[Any] = stub.Search(request, timeout=60)
                 return awaited

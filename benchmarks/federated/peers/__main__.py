@@ -100,7 +100,7 @@ def compare(python: Path | None, megabytes: list[int], silos: list[int], rounds:
                 flush=True,
             )
         ratios = (
-            {} if crash else {system: _ratios(found["ours"], found[system]) for system in there if system != "ours"}
+            {} if crash else {system: _ratios(found["ours"], found[system]) for system in there if system != "ours"}  # type: ignore[arg-type]
         )
         rows.append({"megabytes": size, "silos": count, "crash": crash, "found": found, "times_ours": ratios})
         if any(ratios.values()):
