@@ -278,6 +278,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         Raises:
             CancelledError: The caller is gone.
         """
+        self._reception.budget.within(RESERVATION.get())  # sending may take as long as the reader likes
         try:
             await InTurn(context.write(answer), self._reception.turns, RESERVATION.get().caller)
         except grpc.aio.InternalError as error:

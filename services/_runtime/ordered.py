@@ -29,8 +29,8 @@ async def in_order(
 ) -> AsyncGenerator[Answer, None]:
     """Answers of a stream of requests, in their order; at most ``window`` are worked on at the same time.
 
-    Requests and answers that wait to be read count in the caller's share of bytes in flight; a stream whose share is
-    used up goes on when its reader has read.
+    Requests that are worked on and answers that wait to be read count in the caller's share of bytes in flight; a
+    stream whose share is used up goes on when its reader has read. Its one request that waits for that is not counted.
 
     Close the generator (``contextlib.aclosing``): that stops the work.
     """

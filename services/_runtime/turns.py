@@ -18,6 +18,10 @@ TURN_SECONDS = 0.002
 """Time for copies in one turn, after which the next one waits; a small message takes some microseconds of it."""
 
 
+MOST_PAUSED = 1000
+"""Callers from which on those whose pause is over are forgotten."""
+
+
 class Turns:
     """Time that copies took in the present turn of the event loop.
 
@@ -41,7 +45,10 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._begin)
         self._spent += seconds
         if seconds >= TURN_SECONDS:
-            self._paused[caller] = time.monotonic() + seconds
+            now = time.monotonic()
+            if len(self._paused) >= MOST_PAUSED:
+                self._paused = {name: until for name, until in self._paused.items() if until > now}
+            self._paused[caller] = now + seconds
 
     async def copy(self, make: Callable[[], Result], caller: str) -> Result:
         """Result of ``make``, which copies much, in a turn with time left."""

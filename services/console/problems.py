@@ -59,6 +59,8 @@ def problem_of(error: BaseException, request_id: str) -> Problem:
 
 async def answer(request: Request, error: Exception) -> Response:
     """Page of an error; a redirection to the sign-in for people who have not signed in."""
+    if isinstance(error, HTTPException) and isinstance(error.__cause__, EoforgeError):
+        error = error.__cause__  # FastAPI has read the form, and makes any error of that its own
     if isinstance(error, RequestValidationError):
         fields = sorted({str(found["loc"][-1]) for found in error.errors()})
         error = UsageError(f"a value of the form is missing or has another form: {', '.join(fields)[:200]}")
@@ -104,7 +106,10 @@ def _there(request: Request) -> str:
     """Page where the person was: that of the request, or the one that sent a form or asked for a part of itself."""
     path, query = request.scope.get("raw_path", b"/").decode("ascii", "replace"), request.url.query
     form = request.method not in SAFE_METHODS
-    shown = urlsplit(request.headers.get("hx-current-url") or request.headers.get("referer") or "")
+    try:
+        shown = urlsplit(request.headers.get("hx-current-url") or request.headers.get("referer") or "")
+    except ValueError:  # such as http://[
+        shown = urlsplit("")
     ours = shown.netloc == request.headers.get("host")
     if form or (ours and "hx-request" in request.headers and shown.path != path):
         path, query = (shown.path, shown.query) if ours else ("/", "")

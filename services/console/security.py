@@ -33,8 +33,11 @@ AT_ONCE = 8 + MAX_PER_CALLER
 """Requests of one caller that are answered at the same time, its live pages included; there are 40 threads for all."""
 SIGN_OUT = "/sign-out"
 FILES = "multipart/form-data"
-_FORM = re.compile(rf'(?i:({FILES}); ?boundary="?[!-~]{{1,100}}|application/x-www-form-urlencoded(; ?charset=utf-8)?)')
-"""Kinds of forms. Another character set is none that browsers send, and some take a minute to decode 1 MB."""
+_FORM = re.compile(
+    rf'(?ai:({FILES}); ?boundary="?[\w+.-]{{1,70}}"?|application/x-www-form-urlencoded(; ?charset=utf-8)?)'
+)
+"""Kinds of forms; no parameter follows a boundary. Another character set is none that browsers send, and some take a
+minute to decode 1 MB."""
 _FIXED_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -120,9 +123,9 @@ class Guard:
                     if self._provider is not None:
                         state["session"] = await self._provider.renewed(session)
                     await self._check_body(request, state["session"], reservation)
-                    body = receive if request.method in SAFE_METHODS else _in_time(receive, settings.receive_seconds)
                     async with self._shares.enter(who) if known else nullcontext():
-                        await self._app(scope, body, answer)
+                        safe = request.method in SAFE_METHODS
+                        await self._app(scope, receive if safe else _in_time(receive, settings.receive_seconds), answer)
         except Exception as raised:
             if begun:  # the application's handler answered, or the answer broke off
                 return

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Self
 import jwt
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from fastapi import Depends, Request
+from starlette.datastructures import FormData
 
 from eoforge.errors import EoforgeError, UsageError
 from services._runtime.errors import PermissionDenied
@@ -200,6 +201,11 @@ SignedIn = Annotated[Caller, Depends(caller)]
 """Parameter of a route: its caller; people who have not signed in are sent to do so."""
 
 
+async def form_of(request: Request) -> FormData:
+    """Dependency: the form of a request within the bounds on its parts; read once."""
+    return await request.form(max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_FIELD_BYTES)
+
+
 async def require_csrf(request: Request) -> None:
     """Dependency of all routes: a request that changes something carries its session's token.
 
@@ -212,7 +218,7 @@ async def require_csrf(request: Request) -> None:
         return
     given: object = request.headers.get(CSRF_HEADER)
     if not given:
-        form = await request.form(max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=MAX_FIELD_BYTES)
+        form = await form_of(request)
         given = form.get(CSRF_FIELD)
     session: Session = request.state.session
     if not isinstance(given, str) or not hmac.compare_digest(given.encode(), session.csrf.encode()):

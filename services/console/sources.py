@@ -130,14 +130,14 @@ class Sources:
             return client
 
     def _open(self, kind: Callable[..., Client], target: str, token: str | None) -> Client:
-        settings = self._settings
+        settings, foreign = self._settings, target in self.owners.values()
         return kind(
             target,
             token=token,
             ca_file=str(settings.service_ca_file) if settings.service_ca_file else None,
-            tls=TLS[settings.service_tls],
-            # That of the operator's own services; the way to other owners is another.
-            encrypted_network=settings.service_tls == "off" and target not in self.owners.values(),
+            # The setting is about the network of the operator's own services; the way to other owners is another.
+            tls=None if foreign else TLS[settings.service_tls],
+            encrypted_network=settings.service_tls == "off" and not foreign,
             timeout=settings.service_seconds,
             attempts=ATTEMPTS,
         )

@@ -125,9 +125,10 @@ class Across:
         """
         if not self._upstreams:
             raise UsageError("this service knows no archives of other owners: EOFORGE_UPSTREAMS names none")
-        left = self._max_seconds if deadline is None else min(deadline - time.monotonic(), self._max_seconds)
-        reservation = RESERVATION.get().child()
+        reservation = RESERVATION.get()
+        held = reservation.held
         await reservation.take(sum(upstream.settings.max_answer_bytes for upstream in self._upstreams))
+        left = self._max_seconds if deadline is None else min(deadline - time.monotonic(), self._max_seconds)
         try:
             (own, refusal), others = await self._asked(query, max(SHARE_OF_TIME * left, 0.0))
             parts = [own, *others]
@@ -135,7 +136,7 @@ class Across:
                 raise refusal
             merged = await self._pool.run(_merged, parts, query)
         finally:
-            reservation.resize(0)
+            reservation.resize(held)
         merged.owner = self._owner
         return merged
 

@@ -22,13 +22,19 @@ class Breaker:
         self._limit, self._pause, self._clock = limit, pause_seconds, clock
         self._late, self._until = 0, 0.0
 
-    def wait(self) -> float:
-        """0 where the owner may be asked now, and seconds until the next probe otherwise."""
+    def wait(self, *, probe: bool = True) -> float:
+        """0 where the owner may be asked now, and seconds until the next probe otherwise.
+
+        Args:
+            probe: Whether the query may be the probe: it has time enough to tell something.
+        """
         if self._late < self._limit:
             return 0.0
         now = self._clock()
         if now < self._until:
             return self._until - now
+        if not probe:
+            return self._pause
         self._until = now + self._pause  # a probe that its caller gives up needs no clean-up: the next one follows
         return 0.0
 

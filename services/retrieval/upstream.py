@@ -85,7 +85,9 @@ class Upstream:
             TimeoutError: There was no answer in that time.
             grpc.aio.AioRpcError: The last attempt failed, or the owner refused.
         """
-        if wait := self._breaker.wait():
+        # The time of a hasty caller says nothing about the owner, and neither does a wait for a place.
+        fair, asked = seconds >= SHARE_OF_DEADLINE * self.settings.deadline_seconds, False
+        if wait := self._breaker.wait(probe=fair):
             raise Skipped(
                 f"not asked: no answer came in time {self.settings.skip_after} times in a row; it is asked again in "
                 f"{wait:.0f} s"
@@ -93,11 +95,11 @@ class Upstream:
         message, end = request.SerializeToString(deterministic=True), time.monotonic() + seconds
         try:
             async with asyncio.timeout(seconds), self._places:
+                asked = True
                 answer = await self._hedged(message, end)
         except (TimeoutError, grpc.aio.AioRpcError) as error:
             late = isinstance(error, TimeoutError) or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            # The time of a hasty caller says nothing about the owner.
-            if not late or seconds >= SHARE_OF_DEADLINE * self.settings.deadline_seconds:
+            if not late or (fair and asked):
                 self._breaker.record(late)
             raise
         self._breaker.record(late=False)

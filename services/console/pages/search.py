@@ -27,14 +27,14 @@ from services.console.feedback import RULE, reranked
 from services.console.places import MOST, patch_at, patches_in
 from services.console.query import Query, box_of, choices, point_of
 from services.console.render import page
-from services.console.session import SignedIn
+from services.console.session import SignedIn, form_of
 from services.console.sources import Sources
 
 UPLOADS = ("/search/upload",)
 MAX_FILES = 24
 MAX_WINDOWS = 64
 READING_SECONDS = 10.0
-_READING = threading.Lock()
+_READING, _WAITING = threading.Lock(), threading.BoundedSemaphore(4)
 """One image at a time: a small file may hold 82 MiB of pixels, of which several copies are made."""
 SENSORS = {"s1": "radar (Sentinel-1)", "s2": "optical (Sentinel-2)"}
 WORLD = (-180.0, -90.0, 180.0, 90.0)
@@ -109,9 +109,21 @@ def footprints(request: Request, caller: SignedIn, bbox: str) -> Response:
     )
 
 
-async def form_of(request: Request) -> FormData:
-    """Dependency: the form of a request, which the check of its token has read already."""
-    return await request.form()
+@contextmanager
+def _turn_to_read() -> Iterator[None]:
+    """Turn to read an image, one at a time; few wait for it, because each takes a thread of the pages."""
+    busy = Overloaded("other images are being read; try again in a moment", READING_SECONDS)
+    if not _WAITING.acquire(blocking=False):
+        raise busy
+    try:
+        if not _READING.acquire(timeout=READING_SECONDS):
+            raise busy
+        try:
+            yield
+        finally:
+            _READING.release()
+    finally:
+        _WAITING.release()
 
 
 @router.post("/search/upload")
@@ -123,12 +135,8 @@ def upload(request: Request, caller: SignedIn, form: Annotated[FormData, Depends
     with _files(form) as paths:
         from eoforge.data.query_image import read_query_image  # the pages without an image need no GDAL
 
-        if not _READING.acquire(timeout=READING_SECONDS):
-            raise Overloaded("other images are being read; try again in a moment", READING_SECONDS)
-        try:
+        with _turn_to_read():
             image = read_query_image(paths, bands, sensor, MAX_WINDOWS)
-        finally:
-            _READING.release()
     found = client.encode([window.bands for window in image.windows], image.modality)
     queries = [Query(code=encoded.code, source=image.modality, target=target) for encoded in found]
     if len(queries) == 1 and not image.notes:

@@ -38,15 +38,15 @@ def test_copies_that_end_together_are_made_in_turns_of_their_own() -> None:
             copied.append(turn)
             return turn
 
-        async def read(seconds: float) -> int:
-            return await InTurn(message(seconds), turns, "a")
+        async def read(caller: str, seconds: float) -> int:
+            return await InTurn(message(seconds), turns, caller)
 
         count()
-        large = [asyncio.create_task(read(1.5 * TURN_SECONDS)) for _ in range(5)]
+        large = [asyncio.create_task(read("a", 1.5 * TURN_SECONDS)) for _ in range(5)]
         await asyncio.sleep(0)
         arrived.set_result(None)
         first = await asyncio.gather(*large)
-        small = [asyncio.create_task(read(0.0)) for _ in range(5)]
+        small = [asyncio.create_task(read("b", 0.0)) for _ in range(5)]
         return first, await asyncio.gather(*small)
 
     large, small = asyncio.run(run())
