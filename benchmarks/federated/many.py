@@ -161,7 +161,11 @@ def measure(silos: int, share: float, megabytes: float, rounds: int) -> dict[str
             made = Silos(coordinator.target, tls, names, folder / "update")
             running = asyncio.run_coroutine_threadsafe(made.run(), loop)
             with FederationClient(coordinator.target, **options(tls, "bench")) as client:
-                while made.connected + len(made.failed) < silos:
+                while made.connected < silos:
+                    if running.done():
+                        running.result()
+                    if made.failed:
+                        raise SystemExit(f"silos failed: {made.failed}")
                     time.sleep(0.05)
                 found: dict[str, Any] = {
                     "silos": silos,
@@ -176,10 +180,7 @@ def measure(silos: int, share: float, megabytes: float, rounds: int) -> dict[str
                 time.sleep(IDLE_S)
                 found["idle_cpu_share"] = round((cpu_s(process) - cpu) / IDLE_S, 3)
                 policy = pb.RoundPolicy(rounds=rounds, min_silos=1, selection=pb.SELECTION_FRACTION)
-                policy.fraction, policy.over_selection = (
-                    share,
-                    0.01,
-                )  # one more: the silo that went away is not waited for
+                policy.fraction, policy.over_selection = share, 0.01  # one more: who went away is not waited for
                 policy.missed_quorum = pb.MISSED_QUORUM_FAIL
                 policy.deadline.FromSeconds(120)
                 model = client.put_model(str(folder / "model"))

@@ -9,6 +9,7 @@ Bundles of a folder that exists are not trained again. The test split is measure
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -74,16 +75,16 @@ def main() -> int:
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     table = archive(args.work, args.patches)
-    cells = []
+    config, cells = get_method("dml_s2r").config("tiny", SETTINGS), []
+    stamp = hashlib.sha256(json.dumps([args.patches, asdict(config)], default=str).encode()).hexdigest()[:8]
     for target, share, seed, system in product(args.targets, args.shares, range(args.seeds), SYSTEMS):
         named = {"target": target, "labels": share, "seed": seed, "system": system}
-        path = args.work / f"{target}-{share:g}-{seed}-{system}.json"
+        path = args.work / f"{target}-{share:g}-{seed}-{system}-{stamp}.json"
         if not path.exists():
             path.write_text(json.dumps(run_cell(table, args.work / "runs", named)) + "\n")
         cells.append(json.loads(path.read_text()))
     rows = summary(cells)
     print(table_text(rows))
-    config = get_method("dml_s2r").config("tiny", SETTINGS)
     found = {"patches": args.patches, "seeds": args.seeds, "settings": asdict(config), "rows": rows}
     found["against_supervised"] = verdict(cells)
     print(json.dumps(found["against_supervised"], indent=1))

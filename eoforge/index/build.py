@@ -60,9 +60,10 @@ def plan_index(bundle_uri: str, table: TableRef, codes_uri: str, shard_rows: int
     if engine and engine not in ENGINES:
         raise UsageError(f"unknown engine {engine[:80]!r}{did_you_mean(engine, ENGINES)}")
     codes_uri = table_to_write(codes_uri)
+    inputs = Inputs.open(code_info, bundle_uri, table, codes_uri, shard_rows)
     if table.version is None and _engine(engine, codes_uri) == IVF:
         ensure_indexes(table.uri)  # a service finds pixels of a hit by the patch id, and must not read all ids for it
-    inputs = Inputs.open(code_info, bundle_uri, table, codes_uri, shard_rows)
+        inputs = Inputs.open(code_info, bundle_uri, table, codes_uri, shard_rows)  # at the version with the indexes
     info = inputs.info
     schema = codes_schema(info.bits, inputs.bundle.config["embedding_dim"], info.metadata(inputs.uri))
     made = table_for(info, inputs.uri, with_metadata(schema) if engine == IVF else schema, "codes")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import stamina
 
-from eoforge.errors import ConflictError
-from eoforge.storage.addresses import TableRef, address_of, normalise, open_table
+from eoforge.errors import ConflictError, StoreError
+from eoforge.storage.addresses import TableRef, address_of, normalise, open_table, plain
 
 if TYPE_CHECKING:
     import lance
@@ -29,6 +29,7 @@ def ensure_indexes(table: str) -> int:
 
     Raises:
         ConflictError: Other writers committed first in every attempt.
+        StoreError: The store cannot be reached, or may not be written.
     """
     uri = normalise(table)
     try:
@@ -39,6 +40,8 @@ def ensure_indexes(table: str) -> int:
             with attempt:
                 return _ensure(open_table(TableRef(uri)))
     except OSError as error:
+        if not _is_conflict(error):
+            raise StoreError(f"cannot index {uri}: {plain(error)}") from error
         raise ConflictError(
             f"other writers of {uri} committed first, {_ATTEMPTS} times, while the table was indexed: {error}"
         ) from error

@@ -100,11 +100,13 @@ class StagedRows:
 def _parts(table: lance.LanceDataset, columns: list[str], rows: int) -> Iterator[pa.Table]:
     """Columns of a table with row addresses, in parts of at least so many rows; the last one may be smaller."""
     held: list[pa.RecordBatch] = []
+    count = 0
     for batch in table.scanner(columns=columns, with_row_address=True).to_batches():
         held.append(batch)
-        if sum(part.num_rows for part in held) >= rows:
+        count += batch.num_rows
+        if count >= rows:
             yield pa.Table.from_batches(held)
-            held = []
+            held, count = [], 0
     if held:
         yield pa.Table.from_batches(held)
 

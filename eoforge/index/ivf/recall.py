@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 QUERIES = 200
 """Queries per direction."""
-ENOUGH = 0.9995
-"""Recall above which more partitions are not tried."""
+ENOUGH = 1.0
+"""Recall from which on more partitions are not tried: a lower one is promised with a margin for the few queries."""
 
 
 def probe_settings(partitions: int) -> list[int]:

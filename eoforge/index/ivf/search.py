@@ -197,7 +197,7 @@ class IvfSnapshot:
         rng = np.random.Generator(np.random.Philox(key=0))
         places = np.sort(rng.choice(count, min(count, SAMPLED), replace=False))
         columns = ["patch_id", "modality", *([ROW_CRC] if self.info.bundle_id == other.info.bundle_id else [])]
-        mine = self._table.take(places.tolist(), columns=columns).to_pylist()
+        mine = self._read(columns=columns, rows=places.tolist()).to_pylist()
         theirs = other._read(columns=columns, filter=f"patch_id IN ({sql_list({row['patch_id'] for row in mine})})")
         same = {tuple(row.values()) for row in mine} & {tuple(row.values()) for row in theirs.to_pylist()}
         return round(len(self) * len(same) / len(mine))
@@ -238,9 +238,9 @@ class IvfSnapshot:
         order = np.argsort(found.column("_rowid").to_numpy())[place]
         return found.take(pa.array(order[back])).select(columns)
 
-    def _read(self, **scan: Any) -> pa.Table:
+    def _read(self, *, rows: list[int] | None = None, **scan: Any) -> pa.Table:
         try:
-            return self._table.to_table(**scan)
+            return self._table.to_table(**scan) if rows is None else self._table.take(rows, **scan)
         except (OSError, RuntimeError, ValueError) as error:  # Lance has no errors of its own
             raise StoreError(f"cannot read the codes: {plain(error)}") from error
 

@@ -70,8 +70,8 @@ def advance(session: SessionFiles, out: str | None = None) -> Round:
     known = known_pairs(annotations, features)
     before = _load_head(session, learner, rounds[-1].model)
     head, losses = learner.train(before if config.retrain == "warm" else learner.initial(), known, iteration)
-    figures: dict[str, float] = {"decisions": annotations.decisions, "pairs": len(known.pairs)}
-    figures["similar"] = int(known.similar.sum())
+    figures = {"decisions": float(annotations.decisions), "pairs": float(len(known.pairs))}
+    figures["similar"] = float(known.similar.sum())
     figures |= {f"train_{name}": value for name, value in losses.items()}
     figures |= retrieval_figures(learner, head, features.validation, features.pool)
     newest = known_pairs(annotations, features, rounds[-1])

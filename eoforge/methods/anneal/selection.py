@@ -62,7 +62,7 @@ def k_center(descriptor_PD: Floats, known_TD: Floats, number: int) -> Rows:
     Source: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach" (ICLR 2018).
     """
     least = np.full(len(descriptor_PD), np.inf)
-    if len(known_TD):
+    if len(known_TD) and len(descriptor_PD):
         with threadpool_limits(1):
             least = pairwise_distances_argmin_min(descriptor_PD, known_TD)[1] ** 2
     chosen: list[int] = []

@@ -44,7 +44,9 @@ def otsu(values_P: Floats, bins: int = 256) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         gap = total[:-1] / below - (total[-1] - total[:-1]) / above
     variance = np.where((below > 0) & (above > 0), below * above * gap**2, -1.0)
-    best = np.flatnonzero(variance >= variance.max() * (1 - 1e-12))  # all cuts of a gap between the groups are equal
+    best = np.flatnonzero(
+        variance >= variance.max() - 1e-12 * abs(variance.max())
+    )  # all cuts of a gap between the groups are equal
     return float((edges[best[0] + 1] + edges[best[-1] + 1]) / 2)
 
 

@@ -70,7 +70,11 @@ class Labelled:
         else:
             held = max(LEAST_HELD, round(config.holdout * len(names)))
             folds, left_out = np.where(places < held, 0, _NONE), (0,)
-        known = {"labelled": len(names), "folds": config.folds, "scored": int((folds != _NONE).sum())}
+        known = {
+            "labelled": len(names),
+            "folds": len(left_out) - 1 if config.folds else 0,
+            "scored": int((folds != _NONE).sum()),
+        }
         return cls(names, np.array(list(values.values()), dtype=np.float64), folds, left_out, {**known, **facts})
 
     def scale(self, left_out: int | None) -> tuple[float, float]:

@@ -134,7 +134,8 @@ def _card(config: Config, labelled: Labelled) -> str:
     target = config.described_target()
     unit = f" ({target.unit})" if target.unit else ""
     scored = labelled.facts["scored"]
-    by = f"{config.folds} networks that each left out a fold of them" if config.folds else f"{scored} held-out patches"
+    folds = labelled.facts["folds"]
+    by = f"{folds} networks that each left out a fold of them" if folds else f"{scored} held-out patches"
     few = "" if scored >= (least := least_held(config.level)) else f", too few: {least} would need no assumption"
     return (
         f"A number per patch with an interval: `{target.name}`{unit}, by {config.system}, from "
