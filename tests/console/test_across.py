@@ -183,7 +183,8 @@ def test_in_the_browser_a_foreign_picture_is_fetched_when_somebody_looks(browser
         page.keyboard.press("Enter")
         expect(page.locator("#results-title")).to_contain_text("from 3 of 4 owners")
         assert "across=1" in page.url
-        page.wait_for_load_state("networkidle")
+        shown = "[...document.querySelectorAll('li.hit img')].filter(image => image.complete && image.naturalWidth)"
+        page.wait_for_function(f"() => {shown}.length > 2")
         assert asked == [], "nobody has looked"
         picture = page.locator("li.hit details").first
         picture.locator("summary").focus()
