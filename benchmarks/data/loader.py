@@ -69,9 +69,10 @@ def write_lmdb(path: Path, patches: int) -> Keys:
                 for pair in chunk:
                     bands = {b: getattr(pair, g.column)[i] for g in GROUPS for i, b in enumerate(g.bands)}
                     meta = pair.meta
+                    assert meta.s1_name is not None, "a synthetic pair has both sensors"
                     transaction.put(meta.patch_id.encode(), save({b: bands[b] for b in S2_BANDS}))
                     transaction.put(meta.s1_name.encode(), save({b: bands[b] for b in S1_BANDS}))
-                    keys.append((meta.patch_id, meta.s1_name))  # type: ignore[arg-type]
+                    keys.append((meta.patch_id, meta.s1_name))
     return keys
 
 

@@ -60,7 +60,7 @@ def cell_of(
     if not path.exists():
         if name == peer.NAME:
             assert python is not None
-            row = peer.run(samples, noise, seed, training, python)  # type: ignore[arg-type]
+            row = peer.run(samples, noise, seed, training, python)
         else:
             variant = VARIANTS[name]
             row = run(samples, variant.objective, noise, seed, variant.settings(samples), training)

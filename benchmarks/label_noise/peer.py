@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.label_noise.cell import Training, fit, outcome
-from benchmarks.label_noise.noise import corrupted
+from benchmarks.label_noise.noise import Shift, corrupted
 from benchmarks.label_noise.samples import Samples
 from eoforge.data.noise.scene import Noise
 from eoforge.methods.noise_robust.settings import NoiseSettings
@@ -38,7 +38,7 @@ def version(python: Path | None) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def run(samples: Samples, noise: Noise, seed: int, training: Training, python: Path) -> dict[str, Any]:
+def run(samples: Samples, noise: Noise | Shift, seed: int, training: Training, python: Path) -> dict[str, Any]:
     """Figures of one cell, as :func:`benchmarks.label_noise.cell.run` gives them."""
     rows = samples.rows("train")
     noisy = corrupted(samples, rows, noise)

@@ -104,7 +104,8 @@ def _drawn(patches: int) -> dict[str, np.ndarray]:
         found["described"].append(torch.cat([described(b) for b in bands]).numpy())
         found["labels"].append([name in pair.meta.labels for name in CLASSES])
         found["split"].append(SPLITS.index(pair.meta.split))
-        found["maps"].append(clc_to_classes(pair.reference_map)[step // 2 :: step, step // 2 :: step])  # type: ignore[arg-type]
+        assert pair.reference_map is not None, "a synthetic pair has its map"
+        found["maps"].append(clc_to_classes(pair.reference_map)[step // 2 :: step, step // 2 :: step])
     return {name: np.array(values) for name, values in found.items()}
 
 

@@ -191,7 +191,7 @@ def tiff_batches(archive: Path, table: TableRef, batch_size: int) -> Iterator[Pa
         for group in GROUPS:
             stacked = np.stack([[_pixels(archive, meta, band) for band in group.bands] for meta in part])
             pixels[group.column] = torch.from_numpy(stacked)
-        masks = torch.tensor([mask_of(meta.labels) for meta in part])  # type: ignore[arg-type]
+        masks = torch.tensor([mask_of(meta.labels or ()) for meta in part])
         yield PatchBatch(patch_id=[meta.patch_id for meta in part], label_mask=masks, **pixels)
 
 

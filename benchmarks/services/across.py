@@ -104,8 +104,8 @@ async def measure(target: str, codes: str, ways: dict[str, bool], load: bool) ->
             async def call(patch_id: str, across: bool = across) -> Any:
                 request = pb.SearchRequest(
                     patch_id=patch_id,
-                    query_modality=1,  # type: ignore[arg-type]
-                    target_modality=2,  # type: ignore[arg-type]
+                    query_modality=pb.MODALITY_S1,
+                    target_modality=pb.MODALITY_S2,
                     page_size=K,
                     across=across,
                 )

@@ -127,8 +127,8 @@ async def measure(target: str, index: IndexSnapshot) -> dict[str, Any]:
             def call(row: int) -> Awaitable[Any]:
                 request = pb.SearchRequest(
                     patch_id=names[row],
-                    query_modality=1,  # type: ignore[arg-type]
-                    target_modality=2,  # type: ignore[arg-type]
+                    query_modality=pb.MODALITY_S1,
+                    target_modality=pb.MODALITY_S2,
                     page_size=K,
                     filter=wanted,
                 )
