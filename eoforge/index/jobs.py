@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from eoforge.bundle import ENCODER_CONFIG, Bundle, load_bundle, require_keys
 from eoforge.data.tables.commit import (
@@ -28,17 +27,16 @@ from eoforge.data.tables.commit import (
     table_identity,
     write_fragments,
 )
-from eoforge.data.tables.schema import ACQUIRED
 from eoforge.errors import BundleError, ConflictError, DataRefused, NotFound, UsageError
 from eoforge.index.code_table import PATCHES_ID, PATCHES_VERSION, CodeTableInfo, MadeTableInfo
 from eoforge.index.encoder import Encoder
+from eoforge.index.missing_rows import KEYS, can_have_row, rows_to_make
 from eoforge.progress import Tracker, track
 from eoforge.storage.addresses import TableRef, normalise, open_table, table_exists, table_to_write
 
 if TYPE_CHECKING:
     import lance
 
-KEYS = ("patch_id", "modality")
 _PLAN, _ROWS = "plan.json", "rows.bin"
 
 RowMaker = Callable[["lance.LanceDataset", npt.NDArray[np.int64], pa.Schema, Tracker], Iterator[pa.RecordBatch]]
@@ -210,10 +208,10 @@ def plan_rows(
     job = Job(inputs.uri, job_id)
     _tag_version(patches, f"codes-{job_id}")
     modalities = _modalities(bundle) if "modality" in table.schema.names else None
-    possible = _can_have_row(patches, needed if modalities is None else modalities, every=modalities is None)
+    possible = can_have_row(patches, needed if modalities is None else modalities, every=modalities is None)
     rows = job.find(_ROWS)
     if rows is None:
-        wanted = _rows_to_make(patches, table, modalities)
+        wanted = rows_to_make(patches, table, modalities)
         job.put_if_absent(_ROWS, wanted[possible[wanted]].astype("<i8").tobytes())
         rows = job.get(_ROWS)
     count = len(rows) // 8
@@ -349,7 +347,7 @@ def rebase(bundle_uri: str, table: TableRef, uri: str) -> CodeTableInfo:
     )
     bundle, patches = moved.open_bundle(), moved.open_patches()
     # Tables of older releases name no identity, and a clean-up removes it: digests of all patches decide.
-    missing = len(_rows_to_make(patches, codes, _modalities(bundle)))
+    missing = len(rows_to_make(patches, codes, _modalities(bundle)))
     if missing:
         raise DataRefused(
             f"{moved.patches} are other patches than those of {uri}: {missing} of {patches.count_rows()} have no code "
@@ -364,26 +362,6 @@ def _modalities(bundle: Bundle) -> list[str]:
     return sorted(modality for modality, bands in bundle.config["bands"].items() if bands)
 
 
-def _can_have_row(patches: lance.LanceDataset, sensors: Sequence[str], *, every: bool) -> npt.NDArray[np.bool_]:
-    """Whether each patch has every one, or any one, of the sensors.
-
-    Raises:
-        DataRefused: None of several patches has.
-    """
-    count = patches.count_rows()
-    if not sensors or not count:
-        return np.ones(count, dtype=bool)
-    times = patches.to_table(columns=[ACQUIRED[sensor] for sensor in sensors])
-    has = np.stack([column.is_valid().to_numpy() for column in times.columns])
-    found: npt.NDArray[np.bool_] = np.logical_and.reduce(has) if every else np.logical_or.reduce(has)
-    if not found.any():
-        raise DataRefused(
-            f"none of the {count} patches has {(' and ' if every else ' or ').join(sensors)}, which the bundle reads; "
-            "choose patches that have them, or another bundle"
-        )
-    return found
-
-
 def _tag_version(patches: lance.LanceDataset, tag: str) -> None:
     """Tags the version of the patches, so that a clean-up keeps it."""
     if tag in patches.tags.list():
@@ -393,31 +371,3 @@ def _tag_version(patches: lance.LanceDataset, tag: str) -> None:
     except (OSError, ValueError):
         if tag not in patches.tags.list():  # a concurrent planner may have created the tag
             raise
-
-
-def _rows_to_make(
-    patches: lance.LanceDataset, table: lance.LanceDataset, modalities: Sequence[str] | None
-) -> npt.NDArray[np.int64]:
-    """Positions of patches without a row of their present digest in some modality that they have.
-
-    For a table without modalities (None), of patches without a row of their present digest.
-    """
-    columns = [ACQUIRED[m] for m in modalities or ()]
-    wanted = patches.to_table(columns=["patch_id", "digest", *columns]).combine_chunks()
-    keys = [key for key in KEYS if key in table.schema.names]
-    held = table.to_table(columns=[*keys, "digest"]).combine_chunks()
-    if modalities is None:
-        return np.flatnonzero(~_held(wanted, held))
-    current = np.ones(wanted.num_rows, dtype=bool)
-    for modality in modalities:
-        part = held.filter(pc.equal(held.column("modality"), modality)).combine_chunks()
-        current &= wanted.column(ACQUIRED[modality]).is_null().to_numpy() | _held(wanted, part)
-    return np.flatnonzero(~current)
-
-
-def _held(wanted: pa.Table, held: pa.Table) -> npt.NDArray[np.bool_]:
-    """Whether each patch has a row with its present digest."""
-    place = pc.index_in(wanted.column("patch_id"), value_set=held.column("patch_id").combine_chunks())
-    same = pc.equal(held.column("digest").combine_chunks().take(place.combine_chunks()), wanted.column("digest"))
-    found: npt.NDArray[np.bool_] = pc.fill_null(same, False).to_numpy(zero_copy_only=False)
-    return found
